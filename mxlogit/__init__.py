@@ -1,0 +1,36 @@
+"""Bayesian mixed logit: fit taste distributions to choice data in seconds.
+
+>>> from mxlogit import MixedLogit, datasets
+"""
+
+import logging
+
+from mxlogit import datasets
+from mxlogit.choices import ChoiceData, wide_to_long
+from mxlogit.errors import (
+    ChoiceDataError,
+    ConvergenceWarning,
+    MxlogitError,
+    NotFittedError,
+    SpecificationError,
+)
+from mxlogit.estimator import MixedLogit
+from mxlogit.inference.vi import VI
+from mxlogit.priors import Priors
+
+__version__ = "0.1.0"
+__all__ = [
+    "VI",
+    "ChoiceData",
+    "ChoiceDataError",
+    "ConvergenceWarning",
+    "MixedLogit",
+    "MxlogitError",
+    "NotFittedError",
+    "Priors",
+    "SpecificationError",
+    "datasets",
+    "wide_to_long",
+]
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())

@@ -1,0 +1,7 @@
+"""Choice data: reading, checking and reshaping frames."""
+
+from mxlogit.choices.data import ChoiceData
+from mxlogit.choices.ingest import FrameChoices, read_frame
+from mxlogit.choices.reshape import wide_to_long
+
+__all__ = ["ChoiceData", "FrameChoices", "read_frame", "wide_to_long"]

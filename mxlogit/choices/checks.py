@@ -1,0 +1,182 @@
+"""Every problem that choice data can have, found together and told in one message.
+
+A `Problems` list collects sentences; each says what is wrong, how often, where (first five) and what to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mxlogit.errors import ChoiceDataError, SpecificationError
+
+if TYPE_CHECKING:
+    from mxlogit.choices.data import ChoiceData
+
+_SHOWN = 5
+# Relative size below which an eigenvalue of the scaled Gram matrix (float64 sums) counts as zero.
+_COLLINEAR = 1e-10
+
+
+class Problems:
+    """Sentences about what is wrong, raised together."""
+
+    def __init__(self) -> None:
+        self.sentences: list[str] = []
+
+    def add(self, sentence: str) -> None:
+        """Add one problem."""
+        self.sentences.append(sentence)
+
+    def add_if(self, where: np.ndarray, sentence: str, places: Sequence[object]) -> None:
+        """Add ``sentence`` with count and first places if any entry of ``where`` is True.
+
+        ``sentence`` has the fields {count}, {total} and {places}.
+        """
+        count = int(where.sum())
+        if count:
+            shown = "; ".join(str(place) for place in places[:_SHOWN])
+            more = "; ..." if count > _SHOWN else ""
+            self.add(sentence.format(count=count, total=where.size, places=shown + more))
+
+    def raise_if_any(self) -> None:
+        """Raise all problems at once, if there are any.
+
+        Raises
+        ------
+        ChoiceDataError
+            One problem as it stands, several as a numbered list.
+        """
+        if len(self.sentences) == 1:
+            raise ChoiceDataError(self.sentences[0])
+        if self.sentences:
+            lines = [f"  {i}. {sentence}" for i, sentence in enumerate(self.sentences, 1)]
+            raise ChoiceDataError(f"{len(lines)} problems with the choice data:\n" + "\n".join(lines))
+
+
+def _cells(where: Tensor, data: ChoiceData) -> list[str]:
+    """Name the first flagged (person, situation) cells."""
+    rows = torch.nonzero(where)[:_SHOWN].tolist()
+    return [f"person {data.decision_makers[n]}, situation {t}" for n, t in rows]
+
+
+def check_arrays(data: ChoiceData) -> None:
+    """Check data built from arrays: shapes, finite values, positions, availability, weights.
+
+    Raises
+    ------
+    ChoiceDataError
+        Listing every problem.
+    """
+    n, t, j, k = data.attributes.shape
+    problems = Problems()
+    if tuple(data.chosen.shape) != (n, t):
+        problems.add(f"chosen must have shape {(n, t)}; got {tuple(data.chosen.shape)}.")
+    if tuple(data.weights.shape) != (n,):
+        problems.add(f"weights must have shape {(n,)}; got {tuple(data.weights.shape)}.")
+    if len(data.names) != k or len(set(data.names)) != k:
+        problems.add(f"names must be {k} different names; got {list(data.names)}.")
+    if len(data.decision_makers) != n:
+        problems.add(f"decision_makers must have length {n}; got {len(data.decision_makers)}.")
+    elif len(np.unique(data.decision_makers)) != n:
+        problems.add("decision_makers must be unique: each person is one row of the arrays.")
+    if data.alternatives is not None and len(data.alternatives) != j:
+        problems.add(f"alternatives must have length {j}; got {len(data.alternatives)}.")
+    problems.raise_if_any()
+    _check_array_values(data, problems)
+    problems.raise_if_any()
+
+
+def _check_array_values(data: ChoiceData, problems: Problems) -> None:
+    seen = data.observed
+    outside = seen & ((data.chosen < 0) | (data.chosen >= data.n_alternatives))
+    problems.add_if(
+        outside.cpu().numpy(),
+        f"{{count}} chosen positions are outside 0 to {data.n_alternatives - 1} ({{places}}).",
+        _cells(outside, data),
+    )
+    position = data.chosen.clamp(0, data.n_alternatives - 1)[..., None]
+    closed = seen & ~data.available.gather(2, position)[..., 0] & ~outside
+    problems.add_if(
+        closed.cpu().numpy(),
+        "in {count} choice situations the chosen alternative is not available ({places}).",
+        _cells(closed, data),
+    )
+    usable = (data.available & seen[..., None])[..., None]
+    for column, name in enumerate(data.names):
+        bad = (~torch.isfinite(data.attributes[..., column : column + 1]) & usable).any(-1).any(-1)
+        problems.add_if(
+            bad.cpu().numpy(),
+            f"attribute {name!r} has missing or infinite values in {{count}} choice situations ({{places}}).",
+            _cells(bad, data),
+        )
+    if not bool(seen.any(1).all()):
+        count = int((~seen.any(1)).sum())
+        problems.add(f"{count} decision makers have no observed choice situation; leave them out.")
+    bad_weight = ~(torch.isfinite(data.weights) & (data.weights > 0))
+    problems.add_if(
+        bad_weight.cpu().numpy(),
+        "{count} weights are not positive and finite ({places}).",
+        [f"person {data.decision_makers[i]}" for i in torch.nonzero(bad_weight)[:_SHOWN, 0].tolist()],
+    )
+
+
+def check_identification(data: ChoiceData, names: Sequence[str]) -> list[float]:
+    """Check that the coefficients of ``names`` can be identified from choices among alternatives.
+
+    Parameters
+    ----------
+    data : ChoiceData
+    names : sequence of str
+        The attributes the model uses.
+
+    Returns
+    -------
+    list of float
+        Within-situation standard deviation of each attribute, in its own unit.
+
+    Raises
+    ------
+    SpecificationError
+        If an attribute never varies within a situation, or some are perfectly collinear there.
+    """
+    columns = data.columns(names)
+    gram = data.within_situation_gram()[columns][:, columns]
+    deviation = gram.diagonal().sqrt()
+    size = torch.stack([data.attributes[..., c].abs().max().double() for c in columns]).to(deviation)
+    problems = []
+    constant = deviation <= 1e-7 * size
+    for i in torch.nonzero(constant)[:, 0].tolist():
+        problems.append(
+            f"the coefficient of {names[i]!r} is not identified: the column does not vary across alternatives "
+            f"in any of the {data.n_situations} choice situations. Interact it with an attribute or with "
+            "alternative-specific constants, or leave it out."
+        )
+    vary = torch.nonzero(~constant)[:, 0]
+    groups = _collinear_groups(gram[vary][:, vary])
+    for group in groups:
+        members = [names[int(vary[i])] for i in group]
+        problems.append(
+            f"the coefficients of {members} are not identified: within choice situations one of these columns is "
+            "an exact linear combination of the others. Leave one of them out."
+        )
+    if problems:
+        raise SpecificationError("\n  ".join(problems))
+    return [float(x) for x in deviation]
+
+
+def _collinear_groups(gram: Tensor) -> list[list[int]]:
+    """Columns that take part in each exact linear dependence of a Gram matrix."""
+    if len(gram) < 2:
+        return []
+    deviation = gram.diagonal().sqrt()
+    values, vectors = torch.linalg.eigh(gram / torch.outer(deviation, deviation))
+    groups = []
+    for value, vector in zip(values, vectors.T, strict=True):
+        if value < _COLLINEAR:
+            groups.append(torch.nonzero(vector.abs() > 1e-4)[:, 0].tolist())
+    return groups

@@ -1,0 +1,210 @@
+"""`ChoiceData`: what a frame of choices becomes, and the only form of data the mathematics sees.
+
+Axes are always n (decision maker), t (choice situation of that person), j (alternative), k (attribute).
+Panels of different length and choice sets of different size are padded; masks say what is real.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mxlogit.choices.checks import check_arrays
+from mxlogit.errors import ChoiceDataError
+
+
+@dataclass(frozen=True, eq=False)
+class ChoiceData:
+    """Choices of a panel of decision makers as padded tensors.
+
+    Attributes
+    ----------
+    attributes : Tensor, shape (n, t, j, k)
+        Finite everywhere; zero where padded.
+    available : Tensor, bool, shape (n, t, j)
+        Every situation, padding included, has at least one available alternative.
+    observed : Tensor, bool, shape (n, t)
+        False where the situation is padding.
+    chosen : Tensor, int64, shape (n, t)
+        Position of the chosen alternative; an available one, 0 where padded.
+    weights : Tensor, shape (n,)
+        Weight of each decision maker in sums over people.
+    names : tuple of str
+        Names of the k attributes.
+    decision_makers : ndarray, shape (n,)
+        Labels of the people, in the order of the tensors.
+    alternatives : ndarray or None, shape (j,)
+        Labels of the alternatives; None when positions carry no label.
+    """
+
+    attributes: Tensor
+    available: Tensor
+    observed: Tensor
+    chosen: Tensor
+    weights: Tensor
+    names: tuple[str, ...]
+    decision_makers: np.ndarray
+    alternatives: np.ndarray | None = None
+
+    @classmethod
+    def from_arrays(
+        cls,
+        attributes: Tensor | np.ndarray,
+        chosen: Tensor | np.ndarray,
+        *,
+        names: Sequence[str],
+        available: Tensor | np.ndarray | None = None,
+        observed: Tensor | np.ndarray | None = None,
+        weights: Tensor | np.ndarray | None = None,
+        decision_makers: Sequence[object] | np.ndarray | None = None,
+        alternatives: Sequence[object] | np.ndarray | None = None,
+    ) -> ChoiceData:
+        """Build choice data from arrays, without copying the attributes when they can be used as they are.
+
+        Parameters
+        ----------
+        attributes : array, shape (n, t, j, k)
+            Floating point; float32 and float64 are kept.
+        chosen : array of int, shape (n, t)
+            Position of the chosen alternative, 0 to j - 1; ignored where not observed.
+        names : sequence of str, length k
+        available : array of bool, shape (n, t, j), optional
+            All available by default.
+        observed : array of bool, shape (n, t), optional
+            All observed by default.
+        weights : array, shape (n,), optional
+            One by default; positive.
+        decision_makers : sequence, length n, optional
+            Labels; 0 to n - 1 by default.
+        alternatives : sequence, length j, optional
+            Labels; none by default.
+
+        Returns
+        -------
+        ChoiceData
+
+        Raises
+        ------
+        ChoiceDataError
+            Listing every problem: shapes, missing values, positions out of range, chosen but unavailable.
+        """
+        x = torch.as_tensor(attributes)
+        if x.dim() != 4 or 0 in x.shape[:3]:
+            raise ChoiceDataError(
+                f"attributes must have shape (n, t, j, k) with no empty axis; got {tuple(x.shape)}."
+            )
+        n, t, j, _ = x.shape
+        x = x if x.is_floating_point() else x.to(torch.get_default_dtype())
+        seen = _mask(observed, (n, t), "observed", x.device)
+        opened = _mask(available, (n, t, j), "available", x.device)
+        weight = torch.ones(n) if weights is None else torch.as_tensor(weights)
+        labels = np.arange(n) if decision_makers is None else np.asarray(decision_makers)
+        data = cls(
+            attributes=x,
+            available=opened,
+            observed=seen,
+            chosen=torch.as_tensor(chosen).to(x.device, torch.int64),
+            weights=weight.to(x),
+            names=tuple(str(name) for name in names),
+            decision_makers=labels,
+            alternatives=None if alternatives is None else np.asarray(alternatives),
+        )
+        check_arrays(data)
+        return data._with_padding()
+
+    def _with_padding(self) -> ChoiceData:
+        """Return the same data with the padding invariants; tensors that already obey them are kept."""
+        attributes, available, chosen = self.attributes, self.available, self.chosen
+        if not bool(self.observed.all()):
+            chosen = chosen.masked_fill(~self.observed, 0)
+            first = torch.zeros_like(available)
+            first[..., 0] = True
+            available = torch.where(self.observed[..., None], available, first)
+        usable = available & self.observed[..., None]
+        if not bool(usable.all()):
+            attributes = attributes.masked_fill(~usable[..., None], 0.0)
+        return replace(self, attributes=attributes, available=available, chosen=chosen)
+
+    @property
+    def n_decision_makers(self) -> int:
+        """Number of decision makers."""
+        return self.attributes.shape[0]
+
+    @property
+    def n_situations(self) -> int:
+        """Number of observed choice situations of all decision makers."""
+        return int(self.observed.sum())
+
+    @property
+    def n_alternatives(self) -> int:
+        """Length of the alternative axis."""
+        return self.attributes.shape[2]
+
+    def to(self, *, device: torch.device | str, dtype: torch.dtype) -> ChoiceData:
+        """Return the data on a device, attributes and weights in ``dtype``."""
+        return replace(
+            self,
+            attributes=self.attributes.to(device, dtype),
+            available=self.available.to(device),
+            observed=self.observed.to(device),
+            chosen=self.chosen.to(device),
+            weights=self.weights.to(device, dtype),
+        )
+
+    def columns(self, names: Sequence[str]) -> list[int]:
+        """Positions of attributes by name.
+
+        Raises
+        ------
+        ChoiceDataError
+            If a name is not an attribute.
+        """
+        missing = [name for name in names if name not in self.names]
+        if missing:
+            raise ChoiceDataError(f"the choice data have no attribute {missing}; they have {list(self.names)}.")
+        return [self.names.index(name) for name in names]
+
+    def take(self, people: Tensor) -> ChoiceData:
+        """Return the panels of some people, by an index tensor."""
+        index = people.cpu().numpy()
+        return replace(
+            self,
+            attributes=self.attributes[people],
+            available=self.available[people],
+            observed=self.observed[people],
+            chosen=self.chosen[people],
+            weights=self.weights[people],
+            decision_makers=self.decision_makers[index],
+        )
+
+    def within_situation_gram(self) -> Tensor:
+        """Mean over situations' rows of the attributes' products about their situation mean, (k, k), float64.
+
+        Only available alternatives of observed situations count; identification depends on this matrix
+        alone, because adding a constant to all utilities of a situation changes nothing.
+        """
+        k = self.attributes.shape[-1]
+        gram = torch.zeros(k, k, dtype=torch.float64, device=self.attributes.device)
+        for start in range(0, self.n_decision_makers, 4096):
+            part = slice(start, start + 4096)
+            real = (self.available[part] & self.observed[part][..., None])[..., None]
+            x = self.attributes[part].double()
+            mean = (x * real).sum(2, keepdim=True) / real.sum(2, keepdim=True).clamp(min=1)
+            centred = ((x - mean) * real).flatten(0, 2)
+            gram += centred.T @ centred
+        return gram / max(1, int((self.available & self.observed[..., None]).sum()))
+
+
+def _mask(
+    mask: Tensor | np.ndarray | None, shape: tuple[int, ...], name: str, device: torch.device
+) -> Tensor:
+    if mask is None:
+        return torch.ones(shape, dtype=torch.bool, device=device)
+    tensor = torch.as_tensor(mask).to(device)
+    if tuple(tensor.shape) != shape:
+        raise ChoiceDataError(f"{name} must have shape {shape}; got {tuple(tensor.shape)}.")
+    return tensor.bool()

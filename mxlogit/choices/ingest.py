@@ -1,0 +1,483 @@
+"""From a long frame to `ChoiceData`: the only place where frames become tensors.
+
+A long frame has one row per decision maker, choice situation and alternative. Any eager frame that
+narwhals knows (pandas, polars, pyarrow) is read column by column; it is never changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import narwhals as nw
+import numpy as np
+import pandas as pd
+import torch
+
+from mxlogit.choices.checks import Problems
+from mxlogit.choices.data import ChoiceData
+from mxlogit.errors import ChoiceDataError, suggest
+from mxlogit.spec import CONSTANT_PREFIX, Columns
+
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class FrameChoices:
+    """Choice data read from a frame, with the place of every row.
+
+    Attributes
+    ----------
+    data : ChoiceData
+    index : pandas.Index
+        Index of the frame (0, 1, ... for frames without one).
+    person, situation, alternative : ndarray of int, shape (rows,)
+        Position of every row along the axes n, t, j.
+    situation_labels, alternative_labels : ndarray, shape (rows,)
+        What the situation and alternative columns say in every row.
+    """
+
+    data: ChoiceData
+    index: pd.Index
+    person: np.ndarray
+    situation: np.ndarray
+    alternative: np.ndarray
+    situation_labels: np.ndarray
+    alternative_labels: np.ndarray
+
+    def to(self, device: torch.device) -> FrameChoices:
+        """Return the same with its tensors on ``device``."""
+        return replace(self, data=self.data.to(device=device, dtype=self.data.attributes.dtype))
+
+
+def as_narwhals(frame: Any) -> nw.DataFrame[Any]:
+    """Return a frame in narwhals' form.
+
+    Raises
+    ------
+    ChoiceDataError
+        If it is not an eager frame of a known kind.
+    """
+    try:
+        return nw.from_native(frame, eager_only=True)
+    except TypeError:
+        raise ChoiceDataError(
+            f"expected a long pandas, polars or pyarrow frame (or a ChoiceData); got {type(frame).__name__}."
+        ) from None
+
+
+def constant_labels(alternatives: np.ndarray, base: object) -> list[str]:
+    """Labels of the alternative-specific constants of all alternatives but the base.
+
+    Raises
+    ------
+    ChoiceDataError
+        If the base is not one of the alternatives.
+    """
+    labels = list(alternatives)
+    if base is None:
+        base = labels[0]
+    if base not in labels:
+        raise ChoiceDataError(
+            f"base_alternative {base!r} is not among the alternatives {labels[:10]}."
+            f"{suggest(str(base), [str(label) for label in labels])}"
+        )
+    return [f"{CONSTANT_PREFIX}{label}" for label in labels if label != base]
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Keys of the rows as integers: person, situation within person, alternative, with their labels."""
+
+    person: np.ndarray
+    situation: np.ndarray
+    alternative: np.ndarray
+    people: np.ndarray
+    situation_of: np.ndarray
+    situation_labels: np.ndarray
+    alternatives: np.ndarray | None
+    alternative_labels: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return len(self.people), int(self.situation.max()) + 1, int(self.alternative.max()) + 1
+
+    def place(self, situation: int) -> str:
+        """Words for a choice situation (global number)."""
+        row = int(np.argmax(self.situation_of == situation))
+        return f"person {self.people[self.person[row]]}: situation {self.situation_labels[row]}"
+
+    def row_place(self, row: int) -> str:
+        """Words for a row."""
+        return (
+            f"person {self.people[self.person[row]]}, situation {self.situation_labels[row]}, "
+            f"{self.alternative_labels[row]!r}"
+        )
+
+
+def read_frame(
+    frame: Any,
+    columns: Columns,
+    names: Sequence[str],
+    *,
+    constants: bool = False,
+    base_alternative: object = None,
+    alternatives: np.ndarray | None = None,
+    need_choice: bool = True,
+    chosen: Any = None,
+    weights: Any = None,
+    dtype: torch.dtype = torch.float64,
+) -> FrameChoices:
+    """Read a long frame into choice data, reporting every problem at once.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame, polars.DataFrame or pyarrow.Table
+    columns : Columns
+    names : sequence of str
+        Attribute columns; labels of constants (``asc.<alternative>``) are made, not read.
+    constants : bool
+        Whether to add a dummy for every alternative but the base.
+    base_alternative : object
+        None for the first alternative.
+    alternatives : ndarray, optional
+        The alternatives known from an earlier fit; others are then a problem.
+    need_choice : bool
+        False for prediction: the choice column is not read.
+    chosen, weights : array, optional
+        One value per row, instead of the columns.
+    dtype : torch.dtype
+        Of the attributes.
+
+    Returns
+    -------
+    FrameChoices
+
+    Raises
+    ------
+    ChoiceDataError
+        Listing every problem found.
+    """
+    table = as_narwhals(frame)
+    index = frame.index if isinstance(frame, pd.DataFrame) else pd.RangeIndex(len(table))
+    problems = Problems()
+    read = [name for name in names if not name.startswith(CONSTANT_PREFIX)]
+    choice_column = [columns.choice] if need_choice and chosen is None else []
+    optional = [c for c in (columns.availability, columns.weights if weights is None else None) if c]
+    _check_columns(table, [*columns.keys, *choice_column, *optional, *read], problems)
+    if len(table) == 0:
+        problems.add("the frame has no rows.")
+    problems.raise_if_any()
+    _check_keys(table, columns, problems)
+    problems.raise_if_any()
+    rows = _read_keys(table, columns, alternatives, problems)
+    problems.raise_if_any()
+    available = _read_availability(table, columns.availability, rows, problems)
+    choice = None
+    if need_choice:
+        values = table[columns.choice].to_numpy() if chosen is None else np.asarray(chosen)
+        choice = _read_choice(values, columns, rows, available, problems)
+    weight = _read_weights(table, columns.weights, weights, rows, problems)
+    attributes = _read_attributes(table, read, rows, available, dtype, problems)
+    problems.raise_if_any()
+    data = _assemble(rows, attributes, available, choice, weight, tuple(read))
+    if constants:
+        data = add_constants(data, base_alternative, columns.alternative)
+    return FrameChoices(
+        data,
+        index,
+        rows.person,
+        rows.situation,
+        rows.alternative,
+        rows.situation_labels,
+        rows.alternative_labels,
+    )
+
+
+def _check_columns(table: nw.DataFrame[Any], wanted: Sequence[str], problems: Problems) -> None:
+    missing = [name for name in dict.fromkeys(wanted) if name not in table.columns]
+    for name in missing:
+        hint = suggest(name, table.columns)
+        problems.add(f"the frame has no column {name!r}; it has {list(table.columns)[:20]}.{hint}")
+    repeated = sorted({name for name in wanted if list(table.columns).count(name) > 1})
+    if repeated:
+        problems.add(f"the frame has more than one column called {repeated}.")
+
+
+def _check_keys(table: nw.DataFrame[Any], columns: Columns, problems: Problems) -> None:
+    for name in columns.keys:
+        count = int(pd.isna(table[name].to_numpy()).sum())
+        if count:
+            problems.add(f"column {name!r} has {count} missing values; every row needs its keys.")
+
+
+def _factorize(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Integer codes and sorted labels; order of appearance where labels cannot be compared."""
+    try:
+        codes, labels = pd.factorize(values, sort=True)
+    except TypeError:
+        codes, labels = pd.factorize(values)
+    return codes, np.asarray(labels)
+
+
+def _rank_within(groups: np.ndarray, n_groups: int) -> np.ndarray:
+    """Rank 0, 1, ... of every element within its group, in order of appearance."""
+    order = np.argsort(groups, kind="stable")
+    sizes = np.bincount(groups, minlength=n_groups)
+    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+    rank = np.empty(len(groups), dtype=np.int64)
+    rank[order] = np.arange(len(groups)) - np.repeat(starts, sizes)
+    return rank
+
+
+def _read_keys(
+    table: nw.DataFrame[Any], columns: Columns, known: np.ndarray | None, problems: Problems
+) -> _Rows:
+    person, people = _factorize(table[columns.decision_maker].to_numpy())
+    labels = table[columns.situation].to_numpy()
+    situation_code, situation_names = _factorize(labels)
+    # A situation is the pair (decision maker, situation): ids may restart for every person.
+    pair = person.astype(np.int64) * len(situation_names) + situation_code
+    situation_of, pairs = pd.factorize(pair, sort=True)
+    situation = _rank_within(np.asarray(pairs) // len(situation_names), len(people))[situation_of]
+    alternative_values = table[columns.alternative].to_numpy()
+    alternative, alternatives = _read_alternatives(alternative_values, situation_of, known, problems)
+    rows = _Rows(
+        person, situation, alternative, people, situation_of, labels, alternatives, alternative_values
+    )
+    if not problems.sentences:
+        _check_duplicates(rows, columns, problems)
+    return rows
+
+
+def _read_alternatives(
+    values: np.ndarray, situation_of: np.ndarray, known: np.ndarray | None, problems: Problems
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Positions of the alternatives and their labels; ranks without labels where labels are many."""
+    codes, labels = _factorize(values)
+    if known is not None:
+        position = pd.Index(known).get_indexer(pd.Index(labels))
+        strange = list(labels[position < 0])
+        if strange:
+            problems.add(f"alternatives {strange[:_SHOWN]} were not in the data of the fit: {list(known)[:10]}.")
+        return position[codes], known
+    largest = int(np.bincount(situation_of).max())
+    if len(labels) > max(32, 2 * largest):
+        return _rank_within(situation_of, int(situation_of.max()) + 1), None
+    return codes, labels
+
+
+def _check_duplicates(rows: _Rows, columns: Columns, problems: Problems) -> None:
+    code, _ = _factorize(rows.alternative_labels)
+    key = rows.situation_of.astype(np.int64) * (int(code.max()) + 1) + code
+    repeated = pd.Series(key).duplicated().to_numpy()
+    places = [rows.row_place(row) for row in np.flatnonzero(repeated)[:_SHOWN]]
+    problems.add_if(
+        repeated,
+        "{count} rows repeat an alternative of their choice situation ({places}). Each pair "
+        f"({columns.decision_maker}, {columns.situation}) must list an alternative once; do situation ids need "
+        "another column?",
+        places,
+    )
+
+
+def _numeric(values: np.ndarray) -> np.ndarray | None:
+    """Values as floats with missing as nan; None when they are not numbers."""
+    if values.dtype.kind in "fiub":
+        return values
+    if values.dtype.kind == "O" and any(isinstance(v, str) for v in values[:1000]):
+        return None
+    try:
+        return pd.to_numeric(pd.Series(values)).to_numpy(dtype=np.float64, na_value=np.nan)
+    except (ValueError, TypeError):
+        return None
+
+
+def _read_availability(
+    table: nw.DataFrame[Any], column: str | None, rows: _Rows, problems: Problems
+) -> np.ndarray:
+    if column is None:
+        return np.ones(len(rows.person), dtype=bool)
+    values = _numeric(table[column].to_numpy())
+    if values is None or not np.isin(values, (0, 1)).all():
+        problems.add(f"availability column {column!r} must hold 0/1 or False/True in every row.")
+        return np.ones(len(rows.person), dtype=bool)
+    available = values.astype(bool)
+    count = np.bincount(rows.situation_of, weights=available)
+    empty = count == 0
+    places = [rows.place(s) for s in np.flatnonzero(empty)[:_SHOWN]]
+    problems.add_if(
+        empty, "{count} of {total} choice situations have no available alternative ({places}).", places
+    )
+    return available
+
+
+def _read_choice(
+    values: np.ndarray, columns: Columns, rows: _Rows, available: np.ndarray, problems: Problems
+) -> np.ndarray:
+    if len(values) != len(rows.person):
+        problems.add(f"y has {len(values)} values for {len(rows.person)} rows of X.")
+        return np.zeros(len(rows.person), dtype=bool)
+    numbers = _numeric(values)
+    if numbers is None or not np.isin(numbers, (0, 1)).all():
+        problems.add(
+            f"the choice column {columns.choice!r} must hold 0/1 or False/True, one row of each situation being 1. "
+            f"If it names the chosen alternative, write frame[{columns.choice!r}] = "
+            f"frame[{columns.choice!r}] == frame[{columns.alternative!r}]; one row per situation needs wide_to_long."
+        )
+        return np.zeros(len(rows.person), dtype=bool)
+    chosen = numbers.astype(bool)
+    count = np.bincount(rows.situation_of, weights=chosen)
+    advice = (
+        "Exactly one row of each situation must be chosen. Did a row-wise split cut situations apart? "
+        f"Split by decision maker: GroupKFold with groups=frame[{columns.decision_maker!r}]."
+    )
+    for wrong, words in ((count == 0, "no chosen alternative"), (count > 1, "more than one chosen alternative")):
+        places = [rows.place(s) for s in np.flatnonzero(wrong)[:_SHOWN]]
+        problems.add_if(
+            wrong, f"{{count}} of {{total}} choice situations have {words} ({{places}}).\n  {advice}", places
+        )
+    closed = chosen & ~available
+    places = [rows.row_place(row) for row in np.flatnonzero(closed)[:_SHOWN]]
+    problems.add_if(
+        closed,
+        "in {count} choice situations the chosen alternative is marked unavailable ({places}). Correct column "
+        f"{columns.availability!r}, or drop these situations.",
+        places,
+    )
+    return chosen
+
+
+def _read_weights(
+    table: nw.DataFrame[Any], column: str | None, given: Any, rows: _Rows, problems: Problems
+) -> np.ndarray:
+    """One weight per person, from a column or from one value per row."""
+    ones = np.ones(len(rows.people))
+    if column is None and given is None:
+        return ones
+    values = _numeric(table[column].to_numpy() if given is None else np.asarray(given))
+    if values is None or len(values) != len(rows.person):
+        problems.add("weights must be numbers, one per row of the frame.")
+        return ones
+    weight = np.zeros(len(rows.people))
+    weight[rows.person] = values
+    mixed = values != weight[rows.person]
+    places = [f"person {rows.people[p]}" for p in dict.fromkeys(rows.person[mixed].tolist())]
+    problems.add_if(
+        mixed & np.isfinite(values),
+        "weights differ within {count} rows' decision makers ({places}). A weight belongs to a person: the panel "
+        "is the unit of the likelihood.",
+        places,
+    )
+    bad = ~(np.isfinite(values) & (values > 0))
+    problems.add_if(
+        bad,
+        "{count} weights are not positive and finite ({places}).",
+        [rows.row_place(row) for row in np.flatnonzero(bad)[:_SHOWN]],
+    )
+    return weight
+
+
+def _read_attributes(
+    table: nw.DataFrame[Any],
+    names: Sequence[str],
+    rows: _Rows,
+    available: np.ndarray,
+    dtype: torch.dtype,
+    problems: Problems,
+) -> torch.Tensor:
+    n, t, j = rows.shape
+    attributes = torch.zeros(n, t, j, len(names), dtype=dtype)
+    cell = (rows.person * t + rows.situation) * j + rows.alternative
+    flat = attributes.view(-1, len(names)).numpy()
+    for k, name in enumerate(names):
+        values = _numeric(table[name].to_numpy())
+        if values is None:
+            problems.add(
+                f"column {name!r} holds text, not numbers. Code it as numbers or as 0/1 columns, one per category."
+            )
+            continue
+        _check_finite(name, values, rows, available, problems)
+        flat[cell, k] = np.where(available, values, 0.0)
+    return attributes
+
+
+def _check_finite(
+    name: str, values: np.ndarray, rows: _Rows, available: np.ndarray, problems: Problems
+) -> None:
+    if values.dtype.kind != "f":
+        return
+    missing, infinite = np.isnan(values) & available, np.isinf(values) & available
+    if missing.any() or infinite.any():
+        first = rows.row_place(int(np.argmax(missing | infinite)))
+        problems.add(
+            f"column {name!r} has {missing.sum()} missing and {infinite.sum()} infinite values in rows of available "
+            f"alternatives (first: {first}). Fill or drop them; values of unavailable alternatives are ignored."
+        )
+
+
+def _assemble(
+    rows: _Rows,
+    attributes: torch.Tensor,
+    available: np.ndarray,
+    choice: np.ndarray | None,
+    weight: np.ndarray,
+    names: tuple[str, ...],
+) -> ChoiceData:
+    n, t, j = rows.shape
+    mask = torch.zeros(n, t, j, dtype=torch.bool)
+    observed = torch.zeros(n, t, dtype=torch.bool)
+    chosen = torch.zeros(n, t, dtype=torch.int64)
+    mask.numpy()[rows.person, rows.situation, rows.alternative] = available
+    observed.numpy()[rows.person, rows.situation] = True
+    if choice is None:
+        chosen = mask.to(torch.int8).argmax(-1)
+    else:
+        chosen.numpy()[rows.person[choice], rows.situation[choice]] = rows.alternative[choice]
+    mask[..., 0] |= ~observed
+    return ChoiceData(
+        attributes,
+        mask,
+        observed,
+        chosen,
+        torch.as_tensor(weight).to(attributes),
+        names,
+        rows.people,
+        rows.alternatives,
+    )
+
+
+def add_constants(data: ChoiceData, base: object, column: str) -> ChoiceData:
+    """Append a dummy for every alternative but the base.
+
+    Parameters
+    ----------
+    data : ChoiceData
+    base : object
+        None for the first alternative.
+    column : str
+        Name of the alternative column, for the message.
+
+    Returns
+    -------
+    ChoiceData
+
+    Raises
+    ------
+    ChoiceDataError
+        If alternatives carry no labels, or the base is not among them.
+    """
+    if data.alternatives is None:
+        raise ChoiceDataError(
+            f"constants=True needs alternatives that recur: {column!r} labels no fixed set of alternatives."
+        )
+    labels = constant_labels(data.alternatives, base)
+    base = data.alternatives[0] if base is None else base
+    positions = [j for j, label in enumerate(data.alternatives) if label != base]
+    usable = (data.available & data.observed[..., None]).to(data.attributes)
+    dummies = torch.zeros(*usable.shape, len(positions), dtype=usable.dtype, device=usable.device)
+    for k, j in enumerate(positions):
+        dummies[:, :, j, k] = usable[:, :, j]
+    attributes = torch.cat([data.attributes, dummies], -1)
+    return replace(data, attributes=attributes, names=data.names + tuple(labels))

@@ -1,0 +1,85 @@
+"""The model of one specification as plain torch functions: what every engine maximises or samples.
+
+A `PanelModel` joins the parameter space, the mixing distributions and the priors. It has no data; its
+functions take a panel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mxlogit.likelihood import PanelDifferences, panel_log_prob
+from mxlogit.mixing import Mixing
+from mxlogit.parameters import ParameterSpace, Population
+from mxlogit.priors import PriorDensity
+
+
+@dataclass(frozen=True)
+class PriorInMoves:
+    """The log prior around a population, in relative coordinates: value, gradient (D,), Hessian (D, D)."""
+
+    value: float
+    gradient: Tensor
+    hessian: Tensor
+
+
+@dataclass(frozen=True)
+class PanelModel:
+    """A mixed logit model without data.
+
+    Attributes
+    ----------
+    space : ParameterSpace
+    mixing : Mixing
+    prior : PriorDensity
+    attribute_scale : Tensor, shape (f + k,)
+        Within-situation standard deviation of the attributes: the natural unit of 1 / coefficient.
+    """
+
+    space: ParameterSpace
+    mixing: Mixing
+    prior: PriorDensity
+    attribute_scale: Tensor
+
+    def coefficients(self, population: Population, xi: Tensor) -> Tensor:
+        """Coefficients of each person (n, f + k) from whitened tastes (n, k)."""
+        latent = population.location + xi @ population.scale_tril.mT
+        tastes = self.mixing.tastes(latent, population.location, population.scale)
+        return torch.cat([population.fixed.expand(len(xi), -1), tastes], -1)
+
+    def log_prior(self, vector: Tensor) -> Tensor:
+        """Log prior density of the unconstrained vector (*s, D), Jacobian included."""
+        return self.prior.log_prob(self.space, vector)
+
+    def log_prior_in_moves(self, population: Population) -> PriorInMoves:
+        """The log prior and its derivatives with respect to a relative move at zero.
+
+        The Hessian leaves out the curvature of the coordinates themselves, so it is negative semidefinite.
+        """
+        vector = self.space.unconstrain(population)
+        slope, bend = self.prior.derivatives(self.space, vector)
+        jacobian = self.space.relative_jacobian(population)
+        return PriorInMoves(
+            float(self.log_prior(vector)), jacobian.T @ slope, jacobian.T @ (bend[:, None] * jacobian)
+        )
+
+    def log_joint(self, vector: Tensor, xi: Tensor, panel: PanelDifferences) -> Tensor:
+        """Log joint density of parameters, whitened tastes and choices, people weighted.
+
+        Parameters
+        ----------
+        vector : Tensor, shape (D,)
+        xi : Tensor, shape (n, k)
+        panel : PanelDifferences
+
+        Returns
+        -------
+        Tensor, scalar
+        """
+        population = self.space.constrain(vector)
+        log_prob = panel_log_prob(self.coefficients(population, xi), panel)
+        log_tastes = torch.distributions.Normal(0.0, 1.0).log_prob(xi).sum(-1)
+        return self.log_prior(vector) + ((log_prob + log_tastes) * panel.weights).sum()

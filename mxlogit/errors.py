@@ -1,0 +1,67 @@
+"""Every error and warning that mxlogit raises on purpose, and the helper that suggests a spelling.
+
+Each error also inherits the builtin that a caller would expect, so ``except ValueError`` keeps working.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class MxlogitError(Exception):
+    """Base class of all errors that mxlogit raises on purpose."""
+
+
+class ChoiceDataError(MxlogitError, ValueError):
+    """The choice data cannot be used as they are; the message lists every problem found."""
+
+
+class SpecificationError(MxlogitError, ValueError):
+    """The request itself is wrong: an unknown name, an impossible option, an unidentified coefficient."""
+
+
+class NotFittedError(MxlogitError, ValueError, AttributeError):
+    """A result was asked of an estimator that has not been fitted."""
+
+
+class MissingExtraError(MxlogitError, ImportError):
+    """An optional dependency is needed; the message names the extra to install."""
+
+
+class ConvergenceWarning(UserWarning):
+    """A fit ended without meeting its stopping rule, or one of its diagnostics is poor."""
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """Return " Did you mean 'x'?" for the nearest known name, or an empty string."""
+    nearest = difflib.get_close_matches(str(name), [str(k) for k in known], n=1, cutoff=0.5)
+    return f" Did you mean '{nearest[0]}'?" if nearest else ""
+
+
+def check_option(argument: str, value: object, allowed: Iterable[object]) -> None:
+    """Raise unless ``value`` is one of ``allowed``.
+
+    Raises
+    ------
+    SpecificationError
+        Naming the argument, what is allowed and what came.
+    """
+    allowed = list(allowed)
+    if not any(value is option or value == option for option in allowed):
+        options = ", ".join(repr(option) for option in allowed)
+        hint = suggest(str(value), [str(option) for option in allowed])
+        raise SpecificationError(f"{argument} must be one of {options}; got {value!r}.{hint}")
+
+
+def check_at_least(argument: str, value: float, lowest: float) -> None:
+    """Raise unless ``value`` is a number of at least ``lowest``.
+
+    Raises
+    ------
+    SpecificationError
+        Naming the argument, the bound and what came.
+    """
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not value >= lowest:
+        raise SpecificationError(f"{argument} must be a number of at least {lowest}; got {value!r}.")

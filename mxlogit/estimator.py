@@ -1,0 +1,504 @@
+"""`MixedLogit`: six named calls from a frame to a result, and thin delegates to the result's tables."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.base import BaseEstimator
+from tqdm import tqdm
+
+from mxlogit.choices import ChoiceData, FrameChoices, read_frame
+from mxlogit.choices.checks import check_identification
+from mxlogit.choices.ingest import add_constants
+from mxlogit.density import PanelModel
+from mxlogit.errors import (
+    ChoiceDataError,
+    ConvergenceWarning,
+    NotFittedError,
+    SpecificationError,
+    check_option,
+)
+from mxlogit.fit import Fit
+from mxlogit.inference.method import Method
+from mxlogit.inference.vi import VI
+from mxlogit.likelihood import PanelDifferences, difference_panels
+from mxlogit.marginal import MarginalLikelihood, Sweep
+from mxlogit.mixing import Mixing
+from mxlogit.parameters import ParameterSpace
+from mxlogit.priors import Priors, resolve_priors
+from mxlogit.results import frames, people, prediction
+from mxlogit.spec import CONSTANT_PREFIX, Columns, Specification, make_specification
+
+_DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    """What a fitted estimator remembers beside its result."""
+
+    specification: Specification
+    model: PanelModel
+    panel: PanelDifferences
+    decision_makers: np.ndarray
+    alternatives: np.ndarray | None
+    seed: int
+
+
+class MixedLogit(BaseEstimator):  # type: ignore[misc]
+    r"""Mixed logit choice model with Bayesian inference.
+
+    Decision maker n in situation t gives alternative j the utility
+    :math:`x_F'\alpha + x_R'\beta_n + \varepsilon`, :math:`\beta_n = g(\eta_n)`,
+    :math:`\eta_n \sim N(\zeta, \Omega)`.
+
+    Parameters
+    ----------
+    fixed : sequence of str
+        Attribute columns with one coefficient for everybody.
+    random : sequence of str or mapping column -> distribution
+        Attribute columns whose coefficients vary over decision makers. A list means normal. Distributions:
+        "normal", "lognormal", "negative_lognormal", "truncated_normal", "censored_normal", "uniform",
+        "triangular", "johnson_sb".
+    correlated : bool or sequence of sequences of str
+        Full correlation of the latent normals (True), none (False), or blocks of columns.
+    decision_maker, situation, alternative, choice : str
+        Columns of the long frame. A choice situation is a pair (decision maker, situation): situation ids
+        may restart for every person. ``choice`` holds 0/1 or False/True.
+    availability : str, optional
+        Column of 0/1; alternatives may also simply have no row.
+    weights : str, optional
+        Column of positive weights, constant within a decision maker.
+    constants : bool
+        Add alternative-specific constants ``asc.<alternative>``; they may be named in ``random``.
+    base_alternative : object
+        The alternative without a constant; the first by default.
+    priors : Priors, optional
+        None means ``Priors(standardize=True)``: normal(0, 10) locations, half-Cauchy(2.5) standard
+        deviations in units of standardised attributes, uniform correlations: safe whatever the units.
+    method : "vi" or a settings object such as ``VI(...)``
+        The inference engine.
+    random_state : int, numpy generator or None
+        Same seed, same machine, same result.
+    device : "auto", "cpu", "cuda" or torch.device
+    dtype : "auto", "float32" or "float64"
+        Of the sweep over people; sums over people and population parameters are always float64.
+    verbose : int
+        0: a progress line on terminals for fits longer than a second; 1: a line of text per pass.
+
+    Attributes
+    ----------
+    coef_ : pandas.Series
+        Posterior means by label: columns, ``sd.<column>`` and ``cor.<a>:<b>`` of the latent normals.
+    log_likelihood_, log_likelihood_error_ : float
+        Marginal log likelihood at ``coef_`` by importance sampling, and its Monte Carlo standard error.
+    diagnostics_ : dict
+        ``converged status pareto_k ess elbo newton_decrement passes seconds`` and more.
+    result_ : Fit
+    n_decision_makers_, n_situations_ : int
+
+    References
+    ----------
+    Train (2009), Discrete Choice Methods with Simulation, chapters 6 and 12.
+    Rodrigues (2022), arXiv 2004.05426.
+
+    Examples
+    --------
+    >>> from mxlogit import MixedLogit, datasets
+    >>> df = datasets.load_electricity()
+    >>> est = MixedLogit(fixed=["pf", "cl"], situation="chid", alternative="alt", random_state=0)
+    >>> est.fit(df).coef_.round(2).to_dict()
+    {'pf': -0.13, 'cl': -0.13}
+    """
+
+    def __init__(
+        self,
+        *,
+        fixed: Sequence[str] = (),
+        random: Sequence[str] | Mapping[str, str] = (),
+        correlated: bool | Sequence[Sequence[str]] = True,
+        decision_maker: str = "id",
+        situation: str = "situation",
+        alternative: str = "alternative",
+        choice: str = "choice",
+        availability: str | None = None,
+        weights: str | None = None,
+        constants: bool = False,
+        base_alternative: object = None,
+        priors: Priors | None = None,
+        method: str | Method = "vi",
+        random_state: Any = None,
+        device: str | torch.device = "auto",
+        dtype: str | torch.dtype = "auto",
+        verbose: int = 0,
+    ) -> None:
+        self.fixed = fixed
+        self.random = random
+        self.correlated = correlated
+        self.decision_maker = decision_maker
+        self.situation = situation
+        self.alternative = alternative
+        self.choice = choice
+        self.availability = availability
+        self.weights = weights
+        self.constants = constants
+        self.base_alternative = base_alternative
+        self.priors = priors
+        self.method = method
+        self.random_state = random_state
+        self.device = device
+        self.dtype = dtype
+        self.verbose = verbose
+
+    # -- fitting --------------------------------------------------------------------------------
+
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> MixedLogit:
+        """Fit the model.
+
+        Parameters
+        ----------
+        X : long frame (pandas, polars, pyarrow) or ChoiceData
+            One row per decision maker, situation and alternative. Never changed.
+        y : array, optional
+            0/1 per row, instead of the choice column.
+        sample_weight : array, optional
+            Weight per row, constant within a decision maker, instead of the weights column.
+
+        Returns
+        -------
+        MixedLogit
+            Itself.
+
+        Raises
+        ------
+        ChoiceDataError
+            Listing every problem of the data.
+        SpecificationError
+            If the request is wrong or a coefficient is not identified.
+        """
+        specification = self._specify()
+        method, device, dtype = self._resolve_method(), self._resolve_device(), self._resolve_dtype()
+        seed = _resolve_seed(self.random_state)
+        data = self._read(X, specification, dtype, y=y, sample_weight=sample_weight)
+        constants = [name for name in data.names if name.startswith(CONSTANT_PREFIX)]
+        specification = specification.with_constants(constants)
+        model = _build_model(specification, data, self.priors or Priors(standardize=True))
+        panel = difference_panels(data.to(device=device, dtype=dtype), data.columns(specification.names))
+        fitted = _Fitted(
+            specification, model, panel, data.decision_makers, data.alternatives, seed
+        )
+        n_situations = data.n_situations
+        del data
+        generator = torch.Generator().manual_seed(seed)
+        with _Progress(self.verbose) as callback:
+            result = method.run(model, panel, generator=generator, callback=callback)
+        return self._remember(fitted, result, n_situations)
+
+    def _remember(self, fitted: _Fitted, result: Fit, n_situations: int) -> MixedLogit:
+        """Set every fitted attribute at once, then warn."""
+        self._fitted = fitted
+        self.result_ = result
+        self.coef_ = frames.coefficient_series(fitted.model, result)
+        self.diagnostics_ = dict(result.diagnostics)
+        self.log_likelihood_ = self.diagnostics_["log_likelihood"]
+        self.log_likelihood_error_ = self.diagnostics_["log_likelihood_error"]
+        self.n_decision_makers_ = len(fitted.decision_makers)
+        self.n_situations_ = n_situations
+        for sentence in result.warnings:
+            warnings.warn(sentence, ConvergenceWarning, stacklevel=3)
+        return self
+
+    def _specify(self) -> Specification:
+        return make_specification(
+            fixed=self.fixed,
+            random=self.random,
+            correlated=self.correlated,
+            constants=self.constants,
+            base_alternative=self.base_alternative,
+        )
+
+    def _columns(self) -> Columns:
+        return Columns(
+            self.decision_maker, self.situation, self.alternative, self.choice, self.availability, self.weights
+        )
+
+    def _resolve_method(self) -> Method:
+        if isinstance(self.method, str):
+            check_option("method", self.method, ["vi"])
+            return VI()
+        if not isinstance(self.method, Method):
+            raise SpecificationError(f"method must be 'vi' or a settings object such as VI(); got {self.method!r}.")
+        return self.method
+
+    def _resolve_device(self) -> torch.device:
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            device = torch.device(self.device)
+        except RuntimeError:
+            raise SpecificationError(f"device must be 'auto', 'cpu', 'cuda' or a torch.device; got {self.device!r}.") from None
+        if device.type == "cuda" and not torch.cuda.is_available():
+            raise SpecificationError("device='cuda' was asked for, but torch sees no CUDA device.")
+        return device
+
+    def _resolve_dtype(self) -> torch.dtype:
+        if isinstance(self.dtype, torch.dtype):
+            check_option("dtype", self.dtype, list(_DTYPES.values()))
+            return self.dtype
+        check_option("dtype", self.dtype, ["auto", *_DTYPES])
+        return _DTYPES.get(self.dtype, torch.float32)
+
+    def _read(self, X: Any, specification: Specification, dtype: torch.dtype, **given: Any) -> ChoiceData:
+        """Read X for fitting and check that the coefficients can be identified later on."""
+        if isinstance(X, ChoiceData):
+            if given["y"] is not None or given["sample_weight"] is not None:
+                raise ChoiceDataError("a ChoiceData brings its choices and weights; y and sample_weight must be None.")
+            if specification.constants:
+                X = add_constants(X, specification.base_alternative, self.alternative)
+            return X.to(device="cpu" if not X.attributes.is_cuda else X.attributes.device, dtype=dtype)
+        return read_frame(
+            X,
+            self._columns(),
+            specification.names,
+            constants=specification.constants,
+            base_alternative=specification.base_alternative,
+            chosen=given["y"],
+            weights=given["sample_weight"],
+            dtype=dtype,
+        ).data
+
+    # -- results --------------------------------------------------------------------------------
+
+    def _state(self) -> _Fitted:
+        if not hasattr(self, "_fitted"):
+            raise NotFittedError(f"this {type(self).__name__} is not fitted yet; call fit first.")
+        return self._fitted
+
+    def summary(self, level: float = 0.95) -> pd.DataFrame:
+        """Table of estimates.
+
+        Parameters
+        ----------
+        level : float
+            Probability of the intervals ``lower`` to ``upper``.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Index: labels. Columns: ``estimate`` (posterior mean), ``std_error`` (posterior sd), ``lower``,
+            ``upper``.
+        """
+        fitted = self._state()
+        return frames.summary_frame(fitted.model, self.result_, level)
+
+    def taste_distribution(self) -> pd.DataFrame:
+        """Mean and standard deviation of the transformed tastes in the population, with posterior sds."""
+        fitted = self._state()
+        return frames.taste_frame(fitted.model, self.result_)
+
+    def posterior_samples(self, n: int | None = None) -> pd.DataFrame:
+        """Posterior samples of the population parameters: one row per sample, columns = labels."""
+        self._state()
+        if n is not None and not 0 < n <= len(self.result_.samples):
+            raise SpecificationError(
+                f"n must be between 1 and {len(self.result_.samples)} (VI(n_samples=...) keeps more); got {n!r}."
+            )
+        return frames.samples_frame(self.result_, n)
+
+    def individual_coefficients(
+        self, X: Any = None, statistic: Sequence[str | float] = ("mean", "sd")
+    ) -> pd.DataFrame:
+        """Posterior tastes of decision makers given their choices.
+
+        Parameters
+        ----------
+        X : long frame or ChoiceData, optional
+            Choices of people, also of people never seen in `fit`; the people of the fit by default.
+        statistic : sequence
+            "mean", "sd", and probabilities between 0 and 1 for quantiles.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Index: decision maker. Columns: (taste, statistic). Averaged over the posterior of the population.
+        """
+        fitted = self._state()
+        if X is None:
+            panel, labels = fitted.panel, fitted.decision_makers
+        else:
+            data = self._read_again(X, need_choice=True).data
+            panel, labels = self._difference(data), data.decision_makers
+        return people.individual_frame(fitted.model, self.result_, panel, labels, list(statistic))
+
+    def predict_proba(self, X: Any, tastes: str = "population") -> pd.Series:
+        """Choice probabilities.
+
+        Parameters
+        ----------
+        X : long frame
+            The choice column is not needed.
+        tastes : {"population", "individual"}
+            New people from the population, or the posterior tastes of decision makers seen in `fit`.
+
+        Returns
+        -------
+        pandas.Series
+            On the index of X; sums to one within each choice situation; averaged over the posterior.
+
+        Raises
+        ------
+        ChoiceDataError
+            With ``tastes="individual"``, if X has decision makers that `fit` has not seen.
+        """
+        check_option("tastes", tastes, ["population", "individual"])
+        rows = self._read_again(X, need_choice=False)
+        probability = self._probabilities(rows.data, tastes).numpy()
+        values = probability[rows.person, rows.situation, rows.alternative]
+        return pd.Series(values, index=rows.index, name="probability")
+
+    def predict(self, X: Any, tastes: str = "population") -> pd.Series:
+        """Most likely alternative of every choice situation.
+
+        Returns
+        -------
+        pandas.Series
+            Labels of the alternatives; index: (decision maker, situation).
+        """
+        rows = self._read_again(X, need_choice=False)
+        probability = self._probabilities(rows.data, tastes).numpy()
+        values = probability[rows.person, rows.situation, rows.alternative]
+        cell = pd.Series(values).groupby([rows.person, rows.situation]).idxmax().to_numpy()
+        index = pd.MultiIndex.from_arrays(
+            [rows.data.decision_makers[rows.person[cell]], rows.situation_labels[cell]],
+            names=[self.decision_maker, self.situation],
+        )
+        return pd.Series(rows.alternative_labels[cell], index=index, name=self.alternative)
+
+    def shares(self, X: Any, tastes: str = "population") -> pd.Series:
+        """Predicted share of every alternative: weighted mean probability over choice situations."""
+        rows = self._read_again(X, need_choice=False)
+        probability = self._probabilities(rows.data, tastes).numpy()
+        values = probability[rows.person, rows.situation, rows.alternative]
+        weight = rows.data.weights.numpy()[rows.person]
+        total = pd.Series(values * weight).groupby(rows.alternative_labels).sum()
+        share = total / total.sum()
+        return share.rename_axis(self.alternative).rename("share")
+
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
+        """Mean log likelihood per choice situation, marginal over tastes, at ``coef_``.
+
+        The panel is respected: a person's choices share one draw of tastes. Weighted like the fit.
+        """
+        data = self._read_again(X, need_choice=True, y=y, sample_weight=sample_weight).data
+        fitted, panel = self._state(), self._difference(data)
+        marginal = MarginalLikelihood(panel, fitted.model.space, fitted.model.mixing, fitted.seed)
+        total = marginal.sweep(self.result_.center, Sweep(draws=256, tail=8, key=31, polish=30)).log_likelihood
+        situations = float((panel.weights.double() * panel.n_situations).sum())
+        return total / situations
+
+    def _difference(self, data: ChoiceData) -> PanelDifferences:
+        fitted = self._state()
+        return difference_panels(data, data.columns(fitted.specification.names))
+
+    def _read_again(self, X: Any, *, need_choice: bool, y: Any = None, sample_weight: Any = None) -> FrameChoices:
+        """Read new data as the fit did."""
+        fitted = self._state()
+        like = fitted.panel.values
+        if isinstance(X, ChoiceData):
+            if not need_choice:
+                raise ChoiceDataError("predictions are made on a long frame, whose rows they belong to.")
+            if fitted.specification.constants:
+                X = add_constants(X, fitted.specification.base_alternative, self.alternative)
+            nowhere = np.zeros(0, dtype=np.int64)
+            data = X.to(device=like.device, dtype=like.dtype)
+            return FrameChoices(data, pd.RangeIndex(0), nowhere, nowhere, nowhere, nowhere, nowhere)
+        rows = read_frame(
+            X,
+            self._columns(),
+            fitted.specification.names,
+            constants=fitted.specification.constants,
+            base_alternative=fitted.specification.base_alternative,
+            alternatives=fitted.alternatives if fitted.specification.constants else None,
+            need_choice=need_choice,
+            chosen=y,
+            weights=sample_weight,
+            dtype=like.dtype,
+        )
+        return rows.to(like.device)
+
+    def _probabilities(self, data: ChoiceData, tastes: str) -> torch.Tensor:
+        fitted = self._state()
+        columns = data.columns(fitted.specification.names)
+        if tastes == "population":
+            coefficients = prediction.population_coefficients(
+                fitted.model, self.result_, data.n_decision_makers, fitted.seed
+            )
+        else:
+            coefficients = self._individual_draws(data.decision_makers)
+        return prediction.mean_probabilities(data, columns, coefficients)
+
+    def _individual_draws(self, wanted: np.ndarray) -> torch.Tensor:
+        """Coefficients (draws, n, f + k) from the posterior of known decision makers."""
+        fitted = self._state()
+        position = pd.Index(fitted.decision_makers).get_indexer(pd.Index(wanted))
+        unknown = wanted[position < 0]
+        if len(unknown):
+            raise ChoiceDataError(
+                f"{len(unknown)} decision makers were not in the fit (first: {list(unknown[:5])}). Use "
+                "tastes='population', or individual_coefficients(X) with their choices."
+            )
+        index = torch.as_tensor(position, device=fitted.panel.values.device)
+        tastes = people.taste_samples(fitted.model, self.result_, fitted.panel.take(index)).double().cpu()
+        fixed = fitted.model.space.constrain(self.result_.samples.unconstrained[: len(tastes)]).fixed
+        return torch.cat([fixed[:, None].expand(-1, tastes.shape[1], -1), tastes], -1)
+
+
+def _build_model(specification: Specification, data: ChoiceData, priors: Priors) -> PanelModel:
+    """Check identification and resolve the priors for these data."""
+    scales = check_identification(data, specification.names)
+    space = ParameterSpace(specification.fixed, specification.random, specification.blocks)
+    mixing = Mixing(specification.mixing)
+    prior = resolve_priors(priors, mixing, space.n_fixed, scales)
+    return PanelModel(space, mixing, prior, torch.tensor(scales, dtype=torch.float64))
+
+
+def _resolve_seed(random_state: Any) -> int:
+    """A whole number from a seed or generator; global generators are never touched."""
+    if random_state is None:
+        return int(np.random.default_rng().integers(2**62))
+    if isinstance(random_state, np.random.Generator):
+        return int(random_state.integers(2**62))
+    if isinstance(random_state, np.random.RandomState):
+        return int(random_state.randint(2**31))
+    if isinstance(random_state, (int, np.integer)) and not isinstance(random_state, bool) and random_state >= 0:
+        return int(random_state)
+    raise SpecificationError(
+        f"random_state must be None, a whole number from 0, or a numpy generator; got {random_state!r}."
+    )
+
+
+class _Progress:
+    """A progress line on terminals after a second, or plain lines when verbose."""
+
+    def __init__(self, verbose: int) -> None:
+        self.verbose = verbose
+
+    def __enter__(self) -> _Progress:
+        quiet = True if self.verbose else None
+        self._bar = tqdm(total=0, bar_format="{desc} [{elapsed}]", disable=quiet, delay=1.0, leave=False)
+        return self
+
+    def __call__(self, text: str) -> None:
+        if self.verbose:
+            sys.stderr.write(f"{text}\n")
+        else:
+            self._bar.set_description_str(text)
+
+    def __exit__(self, *details: object) -> None:
+        self._bar.close()

@@ -1,0 +1,94 @@
+"""The result of any engine: samples, a status that is a sentence, the history, and how to get tastes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Protocol
+
+from torch import Tensor
+
+from mxlogit.likelihood import PanelDifferences
+from mxlogit.parameters import Population
+from mxlogit.samples import Samples
+
+
+class Status(Enum):
+    """How a fit ended; the value is the sentence people read."""
+
+    CONVERGED = "Converged: the stopping rule was met."
+    BOUNDARY = "Converged to the boundary: the covariance of the random tastes is close to singular."
+    SEPARATION = "Not converged: some attribute predicts choices perfectly (separation), so a coefficient runs off."
+    ITERATIONS = "Not converged: the iteration limit came before the stopping rule."
+    STALLED = "Not converged: no step increased the objective although the gradient is not zero."
+
+    @property
+    def converged(self) -> bool:
+        """Whether the stopping rule was met."""
+        return self in (Status.CONVERGED, Status.BOUNDARY)
+
+
+@dataclass(frozen=True)
+class HistoryRow:
+    """One line of a fit's decision log.
+
+    Attributes
+    ----------
+    stage : str
+        What was being done, and on how many people.
+    objective : float
+        Log posterior density (ELBO for the classic route), scaled to all people.
+    decrement : float
+        Newton decrement in units of the objective; nan where the route has none.
+    passes : float
+        Passes over all people since the start.
+    seconds : float
+        Since the start.
+    accepted : bool
+    """
+
+    stage: str
+    objective: float
+    decrement: float
+    passes: float
+    seconds: float
+    accepted: bool
+
+
+class TasteSampler(Protocol):
+    """Posterior of people's tastes given their choices and the population."""
+
+    def moments(self, panel: PanelDifferences, population: Population) -> tuple[Tensor, Tensor]:
+        """Posterior mean and standard deviation of each person's random tastes, (n, k) each."""
+        ...
+
+    def sample(self, panel: PanelDifferences, population: Population, n: int, seed: int) -> Tensor:
+        """Posterior samples of each person's random tastes, (n_samples, n, k)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What an engine returns.
+
+    Attributes
+    ----------
+    samples : Samples
+    center : Population
+        The point estimate `coef_` is reported at.
+    status : Status
+    history : list of HistoryRow
+    tastes : TasteSampler
+    diagnostics : dict
+        Numbers and sentences about the quality of the fit.
+    warnings : list of str
+        Plain sentences; also issued as `ConvergenceWarning`.
+    """
+
+    samples: Samples
+    center: Population
+    status: Status
+    history: list[HistoryRow]
+    tastes: TasteSampler
+    diagnostics: dict[str, object]
+    warnings: list[str] = field(default_factory=list)

@@ -1,0 +1,47 @@
+"""The variational factor of the population parameters: a full-covariance Gaussian."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class GaussianFactor:
+    """q(theta) = N(mean, L L') over the unconstrained population vector (float64).
+
+    Attributes
+    ----------
+    mean : Tensor, shape (D,)
+    tril : Tensor, shape (D, D)
+        L, lower triangular with positive diagonal.
+    """
+
+    mean: Tensor
+    tril: Tensor
+
+    def whitened(self, vector: Tensor) -> Tensor:
+        """Coordinates (*s, D) in which q is standard normal."""
+        centred = (vector - self.mean)[..., None]
+        return torch.linalg.solve_triangular(self.tril, centred, upper=False)[..., 0]
+
+    def at(self, whitened: Tensor) -> Tensor:
+        """Vector at whitened coordinates (*s, D)."""
+        return self.mean + whitened @ self.tril.mT
+
+    def log_prob(self, vector: Tensor) -> Tensor:
+        """Log density (*s,) at any point."""
+        z = self.whitened(vector)
+        constant = 0.5 * len(self.mean) * math.log(2.0 * math.pi) + self.tril.diagonal().log().sum()
+        return -0.5 * z.square().sum(-1) - constant
+
+    def sample_and_log_prob(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Draw n vectors (n, D) in antithetic pairs (n even) and their log densities (n,)."""
+        half = torch.randn(
+            (n + 1) // 2, len(self.mean), generator=generator, dtype=self.mean.dtype, device=self.mean.device
+        )
+        vector = self.at(torch.cat([half, -half])[:n])
+        return vector, self.log_prob(vector)

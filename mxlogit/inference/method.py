@@ -1,0 +1,25 @@
+"""What every engine is: a settings object with one method, `run`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
+
+import torch
+
+from mxlogit.density import PanelModel
+from mxlogit.fit import Fit
+from mxlogit.likelihood import PanelDifferences
+
+Callback = Callable[[str], None]
+
+
+@runtime_checkable
+class Method(Protocol):
+    """An inference engine: scikit-learn style settings and a pure function of model and data."""
+
+    def run(
+        self, model: PanelModel, panel: PanelDifferences, *, generator: torch.Generator, callback: Callback
+    ) -> Fit:
+        """Fit ``model`` to ``panel``; all randomness comes from ``generator``."""
+        ...

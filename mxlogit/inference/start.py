@@ -1,0 +1,138 @@
+"""Where a fit begins: the multinomial logit, with the prior, by Newton steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.optimize import linprog
+from torch import Tensor
+
+from mxlogit.density import PanelModel
+from mxlogit.likelihood import PanelDifferences, panel_derivatives
+from mxlogit.parameters import Population
+
+_CHUNK = 4096
+
+
+@dataclass(frozen=True)
+class MultinomialLogit:
+    """Posterior mode of a multinomial logit (all coefficients fixed), float64.
+
+    Attributes
+    ----------
+    coefficients : Tensor, shape (k,)
+    log_likelihood : float
+    information : Tensor, shape (k, k)
+        Minus the Hessian of the log likelihood, without the prior.
+    """
+
+    coefficients: Tensor
+    log_likelihood: float
+    information: Tensor
+
+
+def fit_multinomial_logit(panel: PanelDifferences, prior_deviation: Tensor, steps: int = 50) -> MultinomialLogit:
+    """Fit a multinomial logit with a N(0, prior_deviation^2) prior, by Newton steps with halving.
+
+    Parameters
+    ----------
+    panel : PanelDifferences
+    prior_deviation : Tensor, shape (k,)
+        Infinite entries mean no prior.
+    steps : int
+
+    Returns
+    -------
+    MultinomialLogit
+    """
+    precision = prior_deviation.reciprocal().square()
+    point = torch.zeros_like(prior_deviation)
+    value, gradient, information = _sum_derivatives(point, panel)
+    objective = value - 0.5 * float(precision @ point.square())
+    for _ in range(steps):
+        slope = gradient - precision * point
+        step = _solve_scaled(information + precision.diag(), slope)
+        if 0.5 * float(slope @ step) < 1e-9 * max(1.0, abs(value)):
+            break
+        for _ in range(30):
+            candidate = point + step
+            new_value, new_gradient, new_information = _sum_derivatives(candidate, panel)
+            new_objective = new_value - 0.5 * float(precision @ candidate.square())
+            if new_objective >= objective:
+                break
+            step = 0.5 * step
+        else:
+            break
+        point, value, objective = candidate, new_value, new_objective
+        gradient, information = new_gradient, new_information
+    return MultinomialLogit(point, value, information)
+
+
+def _solve_scaled(matrix: Tensor, right: Tensor) -> Tensor:
+    """Solve a positive semidefinite system after scaling its diagonal to one: units do not matter."""
+    scale = matrix.diagonal().clamp(min=1e-300).rsqrt()
+    scaled = scale[:, None] * matrix * scale + 1e-12 * torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
+    return scale * torch.linalg.solve(scaled, scale * right)
+
+
+def _sum_derivatives(point: Tensor, panel: PanelDifferences) -> tuple[float, Tensor, Tensor]:
+    value, gradient = 0.0, torch.zeros_like(point)
+    information = torch.zeros(len(point), len(point), dtype=point.dtype, device=point.device)
+    for _, part in panel.chunks(_CHUNK):
+        at = panel_derivatives(part.values @ point.to(part.values), part)
+        weight = part.weights.double()
+        value += float(at.log_prob.double() @ weight)
+        gradient += at.gradient.double().T @ weight
+        information += torch.einsum("nkl,n->kl", at.information.double(), weight)
+    return value, gradient, information
+
+
+def weakly_identified(logit: MultinomialLogit, prior_deviation: Tensor) -> Tensor:
+    """Indices of coefficients about which the data say hardly more than the prior.
+
+    A coefficient is listed when it leads a direction in which the information of the data is below 30
+    times the precision of the prior: the mark of separation, or of very few choices.
+    """
+    scaled = prior_deviation[:, None] * logit.information * prior_deviation
+    values, vectors = torch.linalg.eigh(scaled)
+    weak = vectors[:, values < 30.0].abs()
+    return torch.nonzero((weak > 0.5).any(-1))[:, 0]
+
+
+def is_separated(panel: PanelDifferences) -> bool:
+    """Whether some coefficients predict every choice perfectly (Albert and Anderson 1984, Biometrika 71).
+
+    Solves the linear program: is there a direction in which no chosen alternative ever loses and at least
+    one gains?
+    """
+    rows = panel.values.flatten(0, 1)
+    if panel.closed is not None:
+        rows = rows[~panel.closed.flatten()]
+    matrix = rows.double().cpu().numpy()
+    matrix = matrix / np.maximum(np.abs(matrix).max(0), 1e-300)
+    result = linprog(matrix.sum(0), A_ub=matrix, b_ub=np.zeros(len(matrix)), bounds=(-1.0, 1.0), method="highs")
+    return bool(result.status == 0 and result.fun < -1e-6)
+
+
+def start_population(model: PanelModel, logit: MultinomialLogit) -> Population:
+    """Population at which the search begins: the logit's coefficients, half their size as sds.
+
+    Coefficients of sign-restricted families begin at a tenth of a natural unit where the logit's sign is
+    the wrong one.
+    """
+    n_fixed = model.space.n_fixed
+    unit = model.attribute_scale
+    fixed, mean = logit.coefficients[:n_fixed], logit.coefficients[n_fixed:]
+    location = mean.clone()
+    scale = 0.5 * torch.maximum(mean.abs(), 1.0 / unit[n_fixed:])
+    for i, family in enumerate(model.mixing.families):
+        smallest = 0.1 / unit[n_fixed + i]
+        if family.units == "log":
+            location[i], scale[i] = (family.sign * mean[i]).clamp(min=smallest).log(), 0.5
+        elif family.units == "none":
+            location[i], scale[i] = 0.0, 1.0
+        elif family.sign > 0:
+            location[i] = mean[i].clamp(min=smallest)
+    return Population(fixed, location, torch.diag(scale))

@@ -1,0 +1,332 @@
+"""Variational inference: the settings object and the default route from data to posterior."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from sklearn.base import BaseEstimator
+
+from mxlogit.density import PanelModel
+from mxlogit.draws import make_generator
+from mxlogit.errors import SpecificationError, check_at_least, check_option
+from mxlogit.fit import Fit, Status
+from mxlogit.guide.population import GaussianFactor
+from mxlogit.inference.method import Callback
+from mxlogit.inference.newton import Clock, NewtonSearch, NewtonSettings, Optimum
+from mxlogit.inference.posterior import (
+    Anchor,
+    AnchoredTarget,
+    PopulationCheck,
+    check_gaussian,
+    fit_gaussian,
+    laplace_factor,
+    posterior_sweep,
+)
+from mxlogit.inference.start import (
+    MultinomialLogit,
+    fit_multinomial_logit,
+    is_separated,
+    start_population,
+    weakly_identified,
+)
+from mxlogit.likelihood import PanelDifferences
+from mxlogit.marginal import MarginalLikelihood, Sweep
+from mxlogit.parameters import ParameterSpace, Population
+from mxlogit.samples import Samples
+from mxlogit.tastes import PolishedTastes
+
+_CHECKED_PEOPLE = 2_000
+_CHECK_POINTS = 80
+_SMALL_EIGENVALUE = 1e-4
+_SMALL_DEVIATION = 0.02
+
+
+class VI(BaseEstimator):  # type: ignore[misc]
+    r"""Variational inference with an amortized guide and importance weights.
+
+    The guide is q(theta) q(tastes | theta): a full-covariance Gaussian over the unconstrained population
+    vector, and for each person encoder -> polish -> importance weights in whitened coordinates.
+
+    Parameters
+    ----------
+    population : {"newton", "adam"}
+        How q(theta) is found. "newton" (default): trust-region Newton on the importance-sampled marginal
+        likelihood, then natural-gradient steps. "adam": the classic route, encoder and q(theta) trained by
+        stochastic backpropagation of Pyro's ELBO on mini-batches (Rodrigues 2022, arXiv 2004.05426).
+    encoder : {"auto", None, "set"}
+        Network that proposes each person's factor. "auto" is None under "newton", where polishing from the
+        last mode leaves a network nothing to win, and "set" under "adam".
+    polish : "auto" or int
+        Damped Newton steps per person and pass: "auto" is 2 under "newton" and 0 under "adam".
+    flow : None
+        The place of a conditional normalizing flow after the polish; none is trained.
+    draws : int or None
+        Importance draws per person, a multiple of 4, in the last passes. None: 16, quadrupled until new
+        draws do not move the optimum.
+    tail : int or None
+        Degrees of freedom (even, above 2) of the Student-t importance proposal; None for a normal.
+    tolerance : float
+        Newton decrement, in nats, at which the search stops.
+    max_iterations : int
+        Newton iterations per stage.
+    n_samples : int
+        Posterior samples kept.
+    steps : int
+        Adam steps ("adam" only).
+    batch_size : int
+        Decision makers per mini-batch ("adam" only).
+    learning_rate, guide_learning_rate : float
+        First Adam rates of q(theta) and of the encoder; both follow a cosine ("adam" only).
+    max_seconds : float or None
+        Time limit of the Adam loop; the cosine then follows the clock ("adam" only).
+    """
+
+    def __init__(
+        self,
+        *,
+        population: str = "newton",
+        encoder: str | None = "auto",
+        polish: str | int = "auto",
+        flow: str | None = None,
+        draws: int | None = None,
+        tail: int | None = 8,
+        tolerance: float = 0.01,
+        max_iterations: int = 60,
+        n_samples: int = 4000,
+        steps: int = 2000,
+        batch_size: int = 512,
+        learning_rate: float = 0.02,
+        guide_learning_rate: float = 0.002,
+        max_seconds: float | None = None,
+    ) -> None:
+        self.population = population
+        self.encoder = encoder
+        self.polish = polish
+        self.flow = flow
+        self.draws = draws
+        self.tail = tail
+        self.tolerance = tolerance
+        self.max_iterations = max_iterations
+        self.n_samples = n_samples
+        self.steps = steps
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.guide_learning_rate = guide_learning_rate
+        self.max_seconds = max_seconds
+
+    def check(self) -> None:
+        """Raise unless the settings make sense together.
+
+        Raises
+        ------
+        SpecificationError
+            Naming the setting, what is allowed and what came.
+        """
+        check_option("VI(population=...)", self.population, ["newton", "adam"])
+        encoders = ["auto", None] if self.population == "newton" else ["auto", "set"]
+        check_option(f"VI(encoder=...) with population={self.population!r}", self.encoder, encoders)
+        check_option("VI(flow=...)", self.flow, [None])
+        if self.polish != "auto":
+            check_at_least("VI(polish=...)", self.polish, 0)  # type: ignore[arg-type]
+        if self.draws is not None and (not isinstance(self.draws, int) or self.draws < 4 or self.draws % 4):
+            raise SpecificationError(
+                f"VI(draws=...) must be a positive multiple of 4 (antithetic pairs in two halves); got {self.draws!r}."
+            )
+        if self.tail is not None and (not isinstance(self.tail, int) or self.tail < 4 or self.tail % 2):
+            raise SpecificationError(f"VI(tail=...) must be None or an even number above 2; got {self.tail!r}.")
+        for name, lowest in (("max_iterations", 1), ("n_samples", 2), ("steps", 1), ("batch_size", 1)):
+            check_at_least(f"VI({name}=...)", getattr(self, name), lowest)
+        for name in ("tolerance", "learning_rate", "guide_learning_rate"):
+            check_at_least(f"VI({name}=...)", getattr(self, name), 1e-12)
+        if self.max_seconds is not None:
+            check_at_least("VI(max_seconds=...)", self.max_seconds, 1e-3)
+
+    def run(
+        self, model: PanelModel, panel: PanelDifferences, *, generator: torch.Generator, callback: Callback
+    ) -> Fit:
+        """Fit ``model`` to ``panel``.
+
+        Parameters
+        ----------
+        model : PanelModel
+        panel : PanelDifferences
+        generator : torch.Generator
+            The only source of randomness.
+        callback : callable
+            Receives a line of text whenever there is something to tell.
+
+        Returns
+        -------
+        Fit
+        """
+        self.check()
+        seed = int(torch.randint(2**62, (1,), generator=generator))
+        clock = Clock(callback)
+        logit = fit_multinomial_logit(panel, model.prior.deviation)
+        start = start_population(model, logit)
+        if self.population == "adam":
+            # Imported here: the default route needs neither Pyro nor its import time.
+            from mxlogit.inference.classic import run_classic
+
+            return run_classic(self, model, panel, start, seed, clock)
+        return self._run_newton(model, panel, logit, start, seed, clock)
+
+    def _run_newton(
+        self,
+        model: PanelModel,
+        panel: PanelDifferences,
+        logit: MultinomialLogit,
+        start: Population,
+        seed: int,
+        clock: Clock,
+    ) -> Fit:
+        polish = 2 if self.polish == "auto" else int(self.polish)
+        settings = NewtonSettings(self.tolerance, self.max_iterations, self.draws, self.tail, polish)
+        marginal = MarginalLikelihood(panel, model.space, model.mixing, seed)
+        optimum = NewtonSearch(model, marginal, settings, clock).run(start)
+        posterior = find_posterior(model, marginal, optimum, seed, clock)
+        samples = draw_samples(model.space, posterior.factor, self.n_samples, seed)
+        tastes = PolishedTastes(model, seed, self.tail)
+        center = model.space.from_report(samples.mean)
+        fit = Fit(samples, center, optimum.status, clock.history, tastes, {})
+        fit.diagnostics.update(evaluate_center(marginal, center, optimum.sweep.draws, self.tail))
+        clock.passes += 2
+        fit.diagnostics.update(_describe(fit, optimum, posterior, panel, seed, clock))
+        return judge(fit, model, panel, logit)
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """The population factor, how many natural-gradient steps it took, and its importance check."""
+
+    factor: GaussianFactor
+    rounds: int
+    check: PopulationCheck
+
+
+def find_posterior(
+    model: PanelModel, marginal: MarginalLikelihood, optimum: Optimum, seed: int, clock: Clock
+) -> Posterior:
+    """Move from the mode to the Gaussian posterior of the population vector, and check it."""
+    prior = model.log_prior_in_moves(optimum.population)
+    gradient = optimum.evaluation.gradient - prior.gradient
+    information = marginal.information(
+        optimum.population, marginal.propose(optimum.population, optimum.sweep, remember=False)
+    )
+    curvature = optimum.evaluation.curvature if information is None else information.cpu() - prior.hessian
+    start = laplace_factor(model, optimum.population, curvature)
+    sweep = posterior_sweep(optimum.sweep, optimum.evaluation.detail.ess)
+    target = AnchoredTarget(model, marginal, Anchor(optimum.population, gradient, information), sweep)
+    done = 0
+
+    def tick() -> None:
+        nonlocal done
+        done += 1
+        clock.tell(f"posterior: {done} points")
+
+    factor, rounds = fit_gaussian(target, start, tick)
+    check = check_gaussian(target, factor, _CHECK_POINTS, make_generator(seed, 3), tick)
+    clock.passes += 1 + target.evaluations * len(target.marginal.panel) / len(marginal.panel)
+    return Posterior(factor, rounds, check)
+
+
+def draw_samples(space: ParameterSpace, factor: GaussianFactor, n: int, seed: int) -> Samples:
+    """Draw posterior samples from the population factor."""
+    vectors, _ = factor.sample_and_log_prob(n, make_generator(seed, 5))
+    reported = space.report(space.constrain(vectors))
+    return Samples(vectors, reported, tuple(space.labels))
+
+
+def evaluate_center(
+    marginal: MarginalLikelihood, center: Population, draws: int, tail: int | None
+) -> dict[str, object]:
+    """Log likelihood with its Monte Carlo error, mean ESS fraction and ELBO at the point estimate."""
+    final = marginal.sweep(center, Sweep(draws, tail, 7, 10), remember=False)
+    normal = marginal.sweep(center, Sweep(16, None, 8, 10), remember=False)
+    return {
+        "log_likelihood": final.log_likelihood,
+        "log_likelihood_error": final.variance**0.5,
+        "elbo": normal.elbo,
+        "ess": final.ess,
+    }
+
+
+def _describe(
+    fit: Fit,
+    optimum: Optimum,
+    posterior: Posterior,
+    panel: PanelDifferences,
+    seed: int,
+    clock: Clock,
+) -> dict[str, object]:
+    people = torch.randperm(len(panel), generator=make_generator(seed, 11))[:_CHECKED_PEOPLE].sort().values
+    assert isinstance(fit.tastes, PolishedTastes)
+    local = fit.tastes.check(panel.take(people.to(panel.values.device)), fit.center)
+    return {
+        "status": optimum.status.value,
+        "converged": optimum.status.converged,
+        "ess_min": float(local.ess.min()),
+        "pareto_k": posterior.check.pareto_k,
+        "ess_population": posterior.check.ess,
+        "pareto_k_people": float(local.pareto_k.max()),
+        "people_above_k": float((local.pareto_k > 0.7).double().mean()),
+        "newton_decrement": optimum.decrement,
+        "redraw_shift": optimum.redraw**0.5,
+        "draws": optimum.sweep.draws,
+        "posterior_rounds": posterior.rounds,
+        "passes": clock.passes,
+        "seconds": clock.seconds(),
+        "guide": "polish + Student-t importance weights; no encoder and no flow (nothing to win under Newton)",
+    }
+
+
+def judge(fit: Fit, model: PanelModel, panel: PanelDifferences, logit: MultinomialLogit) -> Fit:
+    """Turn poor diagnostics into sentences and into the status."""
+    warnings, status = list(fit.warnings), fit.status
+    names = (*model.space.fixed, *model.space.random)
+    weak = [names[i] for i in weakly_identified(logit, model.prior.deviation).tolist()]
+    if weak and is_separated(panel):
+        status = Status.SEPARATION
+        warnings.append(f"Separation: {weak} predict choices perfectly; only the prior bounds their coefficients.")
+    elif weak:
+        warnings.append(f"The data say hardly more than the prior about the coefficients of {weak}.")
+    edge = boundary_sentences(model, fit.center)
+    if edge and status is Status.CONVERGED:
+        status = Status.BOUNDARY
+    warnings += edge + _quality_sentences(fit)
+    if not status.converged:
+        warnings.insert(0, status.value)
+    fit.diagnostics.update(status=status.value, converged=status.converged)
+    return Fit(fit.samples, fit.center, status, fit.history, fit.tastes, fit.diagnostics, warnings)
+
+
+def boundary_sentences(model: PanelModel, center: Population) -> list[str]:
+    """Say which standard deviations or correlations lie at the edge of the parameter space."""
+    sentences = []
+    scale, n_fixed = center.scale, model.space.n_fixed
+    for i, name in enumerate(model.space.random):
+        linear = model.mixing.families[i].units == "linear"
+        unit = float(model.attribute_scale[n_fixed + i]) if linear else 1.0
+        if float(scale[i]) * unit < _SMALL_DEVIATION:
+            sentences.append(f"The standard deviation of {name!r} is close to zero: its taste hardly varies.")
+    correlation = center.scale_tril / scale[:, None]
+    if len(scale) and float(torch.linalg.eigvalsh(correlation @ correlation.T).amin()) < _SMALL_EIGENVALUE:
+        sentences.append("The correlation matrix of the random tastes is close to singular (the boundary).")
+    return sentences
+
+
+def _quality_sentences(fit: Fit) -> list[str]:
+    sentences = []
+    k_population, above = fit.diagnostics.get("pareto_k"), fit.diagnostics.get("people_above_k")
+    if isinstance(k_population, float) and k_population > 0.7:
+        sentences.append(
+            f"Pareto k of the population posterior is {k_population:.2f} (above 0.7): it is not close to Gaussian, so "
+            "its tails and intervals are approximate."
+        )
+    if isinstance(above, float) and above > 0.05:
+        sentences.append(
+            f"Pareto k exceeds 0.7 for {above:.0%} of the decision makers: their tastes and the log likelihood are "
+            "approximate."
+        )
+    return sentences

@@ -1,0 +1,262 @@
+r"""The one place where utilities become choice probabilities.
+
+The kernel works on differences to the chosen alternative: with :math:`d_{tj} = x_{tj} - x_{t,chosen}`,
+
+.. math:: \log P(y_n | \beta) = -\sum_t \log\bigl(1 + \sum_{j \ne chosen} e^{d_{tj}'\beta}\bigr),
+
+so a situation costs J - 1 rows and the chosen alternative needs no bookkeeping. Unavailable and padded
+alternatives have utility minus infinity; a padded situation then contributes exactly zero.
+
+This module knows tensors only: no frames, no population, no draws.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+# Utility differences below this bound cannot overflow exp() in float32, so no shift is needed.
+_SAFE_EXPONENT = 60.0
+
+
+class PanelData(Protocol):
+    """What the kernel needs of choice data (see `mxlogit.choices.ChoiceData` for shapes)."""
+
+    attributes: Tensor
+    available: Tensor
+    observed: Tensor
+    chosen: Tensor
+    weights: Tensor
+
+
+@dataclass(frozen=True)
+class PanelDifferences:
+    """Attributes differenced against the chosen alternative, ready for the kernel.
+
+    Attributes
+    ----------
+    values : Tensor, shape (n, r, k)
+        x_j - x_chosen for the J - 1 other alternatives of each situation; r = t * (J - 1), the
+        alternatives of a situation being adjacent. Zero where closed.
+    closed : Tensor or None, bool, shape (n, r)
+        True where the alternative is unavailable or the situation is padding; None when nowhere.
+    n_others : int
+        J - 1.
+    weights : Tensor, shape (n,)
+        Weight of each decision maker in sums over people.
+    n_situations : Tensor, shape (n,)
+        Number of observed situations of each decision maker.
+    """
+
+    values: Tensor
+    closed: Tensor | None
+    n_others: int
+    weights: Tensor
+    n_situations: Tensor
+
+    def __len__(self) -> int:
+        return self.values.shape[0]
+
+    def take(self, people: slice | Tensor) -> PanelDifferences:
+        """Return the panels of some people (a view for a slice, a copy for an index)."""
+        closed = None if self.closed is None else self.closed[people]
+        return PanelDifferences(
+            self.values[people], closed, self.n_others, self.weights[people], self.n_situations[people]
+        )
+
+    def chunks(self, size: int) -> Iterator[tuple[slice, PanelDifferences]]:
+        """Iterate over consecutive people, ``size`` at a time, without copying."""
+        for start in range(0, len(self), size):
+            part = slice(start, min(start + size, len(self)))
+            yield part, self.take(part)
+
+    def by_situation(self, rows: Tensor) -> Tensor:
+        """Reshape (n, r, ...) to (n, t, J - 1, ...)."""
+        return rows.unflatten(1, (-1, self.n_others))
+
+
+def difference_panels(data: PanelData, order: list[int] | None = None) -> PanelDifferences:
+    """Difference the attributes of every situation against its chosen alternative.
+
+    Parameters
+    ----------
+    data : ChoiceData
+    order : list of int, optional
+        Columns to use, in the order wanted (fixed coefficients first); all by default.
+
+    Returns
+    -------
+    PanelDifferences
+    """
+    n, t, j, k = data.attributes.shape
+    columns = list(range(k)) if order is None else order
+    others = torch.arange(j - 1, device=data.chosen.device).expand(n, t, j - 1)
+    others = others + (others >= data.chosen[..., None])
+    opened = data.available.gather(2, others) & data.observed[..., None]
+    values = data.attributes.new_empty(n, t, j - 1, len(columns))
+    for position, column in enumerate(columns):
+        attribute = data.attributes[..., column]
+        difference = attribute.gather(2, others) - attribute.gather(2, data.chosen[..., None])
+        values[..., position] = difference.masked_fill_(~opened, 0.0)
+    closed = None if bool(opened.all()) else ~opened.flatten(1)
+    return PanelDifferences(values.flatten(1, 2), closed, j - 1, data.weights, data.observed.sum(1))
+
+
+@dataclass(frozen=True)
+class _Odds:
+    """Odds against the chosen alternative: probability of j = odds[..., j, :] / total.
+
+    Attributes
+    ----------
+    odds : Tensor, shape (n, t, J - 1, s)
+    total : Tensor, shape (n, t, s)
+    log_prob : Tensor, shape (n, s)
+        Sum over situations of the log probability of the choice.
+    """
+
+    odds: Tensor
+    total: Tensor
+    log_prob: Tensor
+
+    def probabilities(self) -> Tensor:
+        """Probabilities of the other alternatives, shape (n, r, s); may overwrite the odds."""
+        total = self.total[:, :, None]
+        prob = self.odds / total if self.odds.requires_grad else self.odds.div_(total)
+        return prob.flatten(1, 2)
+
+
+def _compute_odds(utility: Tensor, panel: PanelDifferences) -> _Odds:
+    """Turn utility differences (n, r, s), which are overwritten, into odds.
+
+    Where a difference could overflow, a situation's odds and total are both divided by its largest odds.
+    """
+    if panel.closed is not None:
+        utility = utility.masked_fill_(panel.closed[..., None], -math.inf)
+    odds = panel.by_situation(utility)
+    if float(utility.detach().amax()) < _SAFE_EXPONENT:
+        odds = odds.exp_()
+        total = odds.sum(2)
+        return _Odds(odds, 1.0 + total, -total.log1p().sum(1))
+    top = odds.detach().amax(2).clamp_(min=0.0)
+    odds = odds.sub_(top[:, :, None]).exp_()
+    total = odds.sum(2) + (-top).exp()
+    return _Odds(odds, total, -(top + total.log()).sum(1))
+
+
+def compute_utility_differences(coefficients: Tensor, panel: PanelDifferences) -> Tensor:
+    """Utility of each other alternative less that of the chosen one.
+
+    Parameters
+    ----------
+    coefficients : Tensor, shape (n, s, k)
+        s coefficient vectors of each person: people first, so that one batched product does all.
+
+    Returns
+    -------
+    Tensor, shape (n, r, s)
+    """
+    return torch.bmm(panel.values, coefficients.mT)
+
+
+def panel_log_prob(beta: Tensor, panel: PanelDifferences) -> Tensor:
+    r"""Log probability of everybody's choices given their tastes, :math:`\log P(y_n | \beta_n)`.
+
+    Parameters
+    ----------
+    beta : Tensor, shape (*s, n, k)
+        Coefficients in the order of the panel's columns; a leading shape of any length.
+    panel : PanelDifferences
+
+    Returns
+    -------
+    Tensor, shape (*s, n)
+        Natural logarithms summed over the situations of a person, not weighted.
+
+    References
+    ----------
+    Train (2009), Discrete Choice Methods with Simulation, chapters 3 and 6.
+    """
+    flat = beta.reshape(-1, *beta.shape[-2:]).transpose(0, 1)
+    utility = compute_utility_differences(flat, panel)
+    return _compute_odds(utility, panel).log_prob.mT.reshape(beta.shape[:-1])
+
+
+def panel_log_prob_of_differences(utility: Tensor, panel: PanelDifferences) -> Tensor:
+    """As `panel_log_prob`, from utility differences (n, r, s), which are overwritten; shape (n, s)."""
+    return _compute_odds(utility, panel).log_prob
+
+
+def panel_probabilities(utility: Tensor, panel: PanelDifferences) -> tuple[Tensor, Tensor]:
+    """Log probabilities (n, s) and probabilities of the other alternatives (n, r, s).
+
+    ``utility`` (n, r, s) is overwritten.
+    """
+    odds = _compute_odds(utility, panel)
+    return odds.log_prob, odds.probabilities()
+
+
+@dataclass(frozen=True)
+class Derivatives:
+    """Value, gradient and information of log P(y_n | beta_n) at one coefficient vector per person.
+
+    Attributes
+    ----------
+    log_prob : Tensor, shape (n,)
+    gradient : Tensor, shape (n, k)
+    information : Tensor, shape (n, k, k)
+        Minus the Hessian: positive semidefinite, since the logit is log-concave.
+    """
+
+    log_prob: Tensor
+    gradient: Tensor
+    information: Tensor
+
+
+def panel_derivatives(
+    utility: Tensor, panel: PanelDifferences, columns: slice = slice(None)
+) -> Derivatives:
+    """Value, gradient and information with respect to some coefficients, in one pass.
+
+    Parameters
+    ----------
+    utility : Tensor, shape (n, r)
+        Utility differences; overwritten.
+    panel : PanelDifferences
+    columns : slice
+        The coefficients to differentiate by; k of them.
+
+    Returns
+    -------
+    Derivatives
+    """
+    log_prob, prob = panel_probabilities(utility[..., None], panel)
+    values = panel.values[..., columns]
+    weighted = values * prob
+    mean = panel.by_situation(weighted).sum(2)
+    information = torch.bmm(weighted.mT, values) - torch.bmm(mean.mT, mean)
+    return Derivatives(log_prob[:, 0], -mean.sum(1), information)
+
+
+def choice_log_probabilities(coefficients: Tensor, attributes: Tensor, available: Tensor) -> Tensor:
+    """Log probabilities of all alternatives.
+
+    Parameters
+    ----------
+    coefficients : Tensor, shape (s, n, k)
+    attributes : Tensor, shape (n, t, j, k)
+    available : Tensor, bool, shape (n, t, j)
+
+    Returns
+    -------
+    Tensor, shape (s, n, t, j)
+        Minus infinity where an alternative is not available.
+    """
+    n, t, j, k = attributes.shape
+    utility = torch.bmm(attributes.reshape(n, t * j, k), coefficients.permute(1, 2, 0))
+    utility = utility.permute(2, 0, 1).unflatten(2, (t, j))
+    return utility.masked_fill(~available, -math.inf).log_softmax(-1)

@@ -1,0 +1,151 @@
+r"""Observed information of the marginal likelihood by Louis' identity, in relative coordinates.
+
+With l the log density of a person's choices and tastes and E_w the weighted mean over draws,
+
+.. math:: -\nabla^2 \log p(y_n) = -E_w[\nabla^2 l] - E_w[\nabla l \nabla l'] + s_n s_n'
+
+(Louis 1982, Journal of the Royal Statistical Society B 44). In relative coordinates
+:math:`\nabla_u l = \xi` and :math:`\nabla_A l = tril(\xi\xi' - I)`, and the expected Hessian depends on the
+draws through their first two moments only. For maps whose shape depends on the population parameters the
+identity would need second derivatives of the map; those families are refused by the caller.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mxlogit.draws import BaseDraws
+from mxlogit.guide.laplace import LocalFactor
+from mxlogit.importance import WeightedDraws, draw_utilities, latent_moments
+from mxlogit.likelihood import PanelDifferences, panel_probabilities
+from mxlogit.mixing import Mixing
+from mxlogit.parameters import ParameterSpace, Population
+
+
+def louis_information(
+    factor: LocalFactor,
+    base: BaseDraws,
+    population: Population,
+    panel: PanelDifferences,
+    mixing: Mixing,
+    space: ParameterSpace,
+) -> Tensor:
+    """Observed information (D, D), float64, of a chunk of people, weighted by their weights.
+
+    Parameters are those of `mxlogit.importance.score_people`.
+    """
+    drawn = draw_utilities(factor, base, population, panel, mixing)
+    log_prob, prob = panel_probabilities(drawn.utility, panel)
+    weighted = drawn.weigh(log_prob)
+    weights = weighted.jackknife_weights
+    first, second = latent_moments(weighted, weights, factor)
+    people = panel.weights.double()
+    moments = torch.einsum("nkl,n->kl", second.double(), people)
+    expected = _latent_hessian(first.double().T @ people, moments, people, space)
+    gradients = _gradients(weighted.xi, prob, panel, space)
+    f = space.n_fixed
+    information = -expected - _spread(gradients, weighted, weights, factor, people, space)
+    information[:f, :f] += _fixed_information(prob, weights, panel, f)
+    return information
+
+
+def _spread(
+    gradients: Tensor,
+    drawn: WeightedDraws,
+    weights: Tensor,
+    factor: LocalFactor,
+    people: Tensor,
+    space: ParameterSpace,
+) -> Tensor:
+    """Sum over people of the weighted covariance of the complete-data gradients, (D, D).
+
+    The information is a small difference of large terms, so the covariance that the Laplace factor would
+    give is taken in closed form and only the difference to it from draws.
+    """
+    f = space.n_fixed
+    control = drawn.base.control_weights
+    covariance = gradients.new_zeros(space.size, space.size, dtype=torch.float64)
+    for each, sign in ((weights, 1.0), (control, -1.0)):
+        mean = (each[..., None] * gradients).sum(1).double()
+        scaled = ((each.double() * people[:, None])[..., None] * gradients.double()).flatten(0, 1)
+        part = scaled.T @ gradients.flatten(0, 1).double() - mean.T @ (people[:, None] * mean)
+        covariance += sign * part
+        if sign < 0:
+            # Fixed coefficients' gradients have no closed-form moments: their part stays uncontrolled.
+            covariance[:f] += part[:f]
+            covariance[f:, :f] += part[f:, :f]
+    covariance[f:, f:] += _normal_covariance(factor, people, space)
+    return covariance
+
+
+def _normal_covariance(factor: LocalFactor, people: Tensor, space: ParameterSpace) -> Tensor:
+    """Sum over people of the covariance of (xi, tril(xi xi')) when xi ~ N(mean, R R')."""
+    mean, cov = factor.mean.double(), factor.covariance.double()
+    i, j = _triangle(space, mean.device)
+    k = space.n_random
+    result = mean.new_zeros(k + len(i), k + len(i))
+    result[:k, :k] = torch.einsum("nkl,n->kl", cov, people)
+    cross = mean[:, None, j] * cov[:, :, i] + mean[:, None, i] * cov[:, :, j]
+    result[:k, k:] = torch.einsum("nka,n->ka", cross, people)
+    result[k:, :k] = result[:k, k:].T
+    second = cov + mean[:, :, None] * mean[:, None, :]
+    # Cov(x_i x_j, x_p x_q) = M_ip M_jq + M_iq M_jp - 2 m_i m_j m_p m_q, M the raw second moments.
+    weighted = people[:, None, None] * second
+    products = torch.zeros_like(result[k:, k:])
+    for a in range(len(i)):
+        first = weighted[:, i[a]][:, i] * second[:, j[a]][:, j]
+        other = weighted[:, i[a]][:, j] * second[:, j[a]][:, i]
+        products[a] = (first + other).sum(0)
+    squares = mean[:, i] * mean[:, j]
+    result[k:, k:] = products - 2.0 * squares.T @ (people[:, None] * squares)
+    return result
+
+
+def _triangle(space: ParameterSpace, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Rows and columns of the free entries of A as index tensors."""
+    rows, columns = space.triangle
+    return (
+        torch.tensor(rows, dtype=torch.int64, device=device),
+        torch.tensor(columns, dtype=torch.int64, device=device),
+    )
+
+
+def _gradients(xi: Tensor, prob: Tensor, panel: PanelDifferences, space: ParameterSpace) -> Tensor:
+    """Complete-data gradients of every draw, shape (n, s, D)."""
+    rows, columns = _triangle(space, xi.device)
+    pairs = xi[..., rows] * xi[..., columns]
+    pairs = pairs - (rows == columns).to(xi)
+    fixed = -torch.bmm(prob.mT, panel.values[..., : space.n_fixed])
+    return torch.cat([fixed, xi, pairs], -1)
+
+
+def _latent_hessian(first: Tensor, second: Tensor, people: Tensor, space: ParameterSpace) -> Tensor:
+    """Expected Hessian of sum_n log N(eta_n; zeta, Omega): from sums of E[xi] (k,) and E[xi xi'] (k, k)."""
+    f, k = space.n_fixed, space.n_random
+    rows, columns = _triangle(space, second.device)
+    hessian = second.new_zeros(space.size, space.size)
+    hessian[f : f + k, f : f + k] = -people.sum() * torch.eye(k, dtype=second.dtype, device=second.device)
+    # -(u'A xi + xi'A u) for the unit matrix A at (row, column).
+    unit = torch.eye(k, dtype=second.dtype, device=second.device)
+    cross = -(unit[:, rows] * first[columns] + unit[:, columns] * first[rows])
+    hessian[f : f + k, f + k :] = cross
+    hessian[f + k :, f : f + k] = cross.T
+    # -xi'(A'B + B'A + AB + BA) xi / 2 for unit matrices A = e_i e_j', B = e_k e_l'.
+    i, j = rows[:, None], columns[:, None]
+    p, q = rows[None, :], columns[None, :]
+    both = 2.0 * second[j, q] * (i == p) + second[i, q] * (j == p) + second[p, j] * (q == i)
+    hessian[f + k :, f + k :] = -0.5 * both
+    return hessian
+
+
+def _fixed_information(prob: Tensor, weights: Tensor, panel: PanelDifferences, n_fixed: int) -> Tensor:
+    """Expected information of the fixed coefficients given tastes, (f, f), weighted by people."""
+    values = panel.values[..., :n_fixed]
+    row_weight = torch.bmm(prob, weights[..., None]) * panel.weights[:, None, None]
+    within = (row_weight * values).flatten(0, 1).double().T @ values.flatten(0, 1).double()
+    # Mean attributes of every situation and draw, (n, t, s, f).
+    means = panel.by_situation(prob).mT @ panel.by_situation(values)
+    scaled = means * (weights * panel.weights[:, None])[:, None, :, None]
+    between = scaled.flatten(0, 2).double().T @ means.flatten(0, 2).double()
+    return within - between

@@ -1,0 +1,57 @@
+"""The generative model as one Pyro program.
+
+fixed, location ~ normal; scale ~ half-Cauchy; correlation factors ~ LKJ; within a plate over decision
+makers: whitened tastes xi ~ N(0, I), tastes beta = g(location + L xi), and the log probability of the
+person's choices. The plate subsamples, so a mini-batch is scaled by N / batch. Hot loops call the torch
+functions of `mxlogit.density` instead; a test holds both equal.
+"""
+
+from __future__ import annotations
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from mxlogit.density import PanelModel
+from mxlogit.likelihood import PanelDifferences, panel_log_prob
+from mxlogit.parameters import Population
+
+PLATE = "decision_makers"
+
+
+def sample_population(model: PanelModel) -> Population:
+    """Sample the population parameters from their priors (Pyro sites fixed, location, scale, correlation_i)."""
+    n_fixed, prior = model.space.n_fixed, model.prior
+    mean, deviation = prior.mean, prior.deviation
+    fixed = pyro.sample("fixed", dist.Normal(mean[:n_fixed], deviation[:n_fixed]).to_event(1))
+    location = pyro.sample("location", dist.Normal(mean[n_fixed:], deviation[n_fixed:]).to_event(1))
+    scale = pyro.sample("scale", dist.HalfCauchy(prior.sd_scale).to_event(1))
+    factors = [
+        pyro.sample(f"correlation_{i}", dist.LKJCholesky(len(block), prior.concentration))
+        for i, block in enumerate(model.space.correlated_blocks)
+    ]
+    return model.space.assemble(fixed, location, scale, factors)
+
+
+def mixed_logit(model: PanelModel, panel: PanelDifferences, people: Tensor | None = None) -> None:
+    """Run the Pyro program of a mixed logit on a panel.
+
+    Parameters
+    ----------
+    model : PanelModel
+    panel : PanelDifferences
+        Of all N people.
+    people : Tensor of int, shape (b,), optional
+        The mini-batch; everybody by default. Local terms are scaled by N / b.
+    """
+    population = sample_population(model).to(panel.values)
+    index = torch.arange(len(panel), device=panel.values.device) if people is None else people
+    part = panel if people is None else panel.take(people)
+    with (
+        pyro.plate(PLATE, len(panel), subsample=index, dim=-1),
+        pyro.poutine.scale(scale=part.weights),
+    ):
+        unit = part.values.new_zeros(model.space.n_random)
+        xi = pyro.sample("xi", dist.Normal(unit, unit + 1.0).to_event(1))
+        pyro.factor("choices", panel_log_prob(model.coefficients(population, xi), part))

@@ -1,0 +1,189 @@
+"""A trust-region Newton ascent for smooth functions of tens of parameters whose passes are expensive.
+
+The maximiser sees an objective only through `Evaluation` records and moves only through ``move``: it knows
+neither likelihoods nor coordinates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+Point = TypeVar("Point")
+
+_SHORTEST_STEP = 1e-6
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Value, gradient and curvature of an objective to be maximised, at one point (float64).
+
+    Attributes
+    ----------
+    value : float
+    gradient : Tensor, shape (D,)
+    curvature : Tensor, shape (D, D)
+        Symmetric approximation of minus the Hessian; may be indefinite.
+    detail : object
+        Whatever the caller wants to find again beside the best evaluation.
+    """
+
+    value: float
+    gradient: Tensor
+    curvature: Tensor
+    detail: Any = None
+
+
+@dataclass(frozen=True)
+class Step:
+    """A proposed step, the increase the quadratic model predicts for it, and whether it met the radius."""
+
+    step: Tensor
+    predicted: float
+    at_boundary: bool
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """One line of the decision log: what was tried and what came of it."""
+
+    value: float
+    decrement: float
+    step_size: float
+    accepted: bool
+
+
+class Reason(Enum):
+    """Why an ascent ended."""
+
+    CONVERGED = "converged"
+    ITERATIONS = "iterations"
+    STALLED = "stalled"
+
+
+@dataclass(frozen=True)
+class Ascent(Generic[Point]):
+    """Where an ascent ended: the best point, its evaluation, its Newton decrement, and why."""
+
+    point: Point
+    evaluation: Evaluation
+    decrement: float
+    reason: Reason
+
+
+def newton_decrement(evaluation: Evaluation, scale: Tensor) -> float:
+    """Increase promised by a full Newton step, in units of the objective.
+
+    Directions of negative or no curvature count with the absolute value of their curvature.
+    """
+    values, vectors = torch.linalg.eigh(scale[:, None] * evaluation.curvature * scale)
+    gradient = vectors.T @ (scale * evaluation.gradient)
+    floor = torch.finfo(values.dtype).eps * float(values.abs().amax()) + 1e-300
+    return float(0.5 * (gradient.square() / values.abs().clamp(min=floor)).sum())
+
+
+def solve_step(evaluation: Evaluation, scale: Tensor, radius: float) -> Step:
+    """Maximise the quadratic model with every scaled coordinate of the step inside the radius.
+
+    The damping is the smallest of a geometric ladder that makes the model concave and the step short
+    enough (Levenberg 1944; More 1978, Lecture Notes in Mathematics 630).
+
+    Parameters
+    ----------
+    evaluation : Evaluation
+    scale : Tensor, shape (D,)
+        Natural size of a step in each coordinate.
+    radius : float
+        Largest absolute scaled coordinate.
+
+    Returns
+    -------
+    Step
+    """
+    values, vectors = torch.linalg.eigh(scale[:, None] * evaluation.curvature * scale)
+    gradient = vectors.T @ (scale * evaluation.gradient)
+    size = float(values.abs().amax()) or 1.0
+    lowest = float(values.amin())
+    damping = 0.0 if lowest > 1e-9 * size else -lowest + 1e-6 * size
+    first = damping
+    while True:
+        step = vectors @ (gradient / (values + damping))
+        if float(step.abs().amax()) <= radius:
+            break
+        damping = max(2.0 * damping, 1e-6 * size)
+    coordinates = vectors.T @ step
+    predicted = float(gradient @ coordinates - 0.5 * (values * coordinates.square()).sum())
+    return Step(scale * step, predicted, damping > first)
+
+
+@dataclass
+class NewtonAscent(Generic[Point]):
+    """Trust-region ascent with acceptance on the objective itself.
+
+    Parameters
+    ----------
+    evaluate : callable
+        Point -> Evaluation.
+    move : callable
+        (Point, step) -> Point.
+    scale : Tensor, shape (D,)
+        Natural size of a step in each coordinate.
+    tolerance : float
+        Newton decrement at which the ascent stops.
+    max_iterations : int
+    largest_radius : float
+    log : callable
+        Receives an `Iteration` after every evaluation.
+    rounding : float
+        Relative size of the objective's rounding errors.
+    """
+
+    evaluate: Callable[[Point], Evaluation]
+    move: Callable[[Point, Tensor], Point]
+    scale: Tensor
+    tolerance: float
+    max_iterations: int
+    largest_radius: float
+    log: Callable[[Iteration], None]
+    rounding: float = 1e-12
+
+    def run(self, point: Point) -> Ascent[Point]:
+        """Ascend from ``point``; steps too short to change the value count as stalled."""
+        radius = self.largest_radius
+        current = self.evaluate(point)
+        decrement = newton_decrement(current, self.scale)
+        self.log(Iteration(current.value, decrement, 0.0, accepted=True))
+        for _ in range(self.max_iterations):
+            if decrement < self._threshold(current):
+                return Ascent(point, current, decrement, Reason.CONVERGED)
+            if radius < _SHORTEST_STEP:
+                return Ascent(point, current, decrement, Reason.STALLED)
+            proposal = solve_step(current, self.scale, radius)
+            candidate = self.move(point, proposal.step)
+            evaluation = self.evaluate(candidate)
+            gain = evaluation.value - current.value
+            length = float((proposal.step / self.scale).abs().amax())
+            accepted = gain > 1e-4 * proposal.predicted
+            if accepted:
+                point, current = candidate, evaluation
+                decrement = newton_decrement(current, self.scale)
+            radius = self._next_radius(radius, length, gain / proposal.predicted)
+            self.log(Iteration(evaluation.value, decrement, length, accepted))
+        converged = decrement < self._threshold(current)
+        return Ascent(point, current, decrement, Reason.CONVERGED if converged else Reason.ITERATIONS)
+
+    def _threshold(self, evaluation: Evaluation) -> float:
+        """The tolerance, or what rounding of the objective hides where that is larger."""
+        return max(self.tolerance, self.rounding * abs(evaluation.value))
+
+    def _next_radius(self, radius: float, length: float, ratio: float) -> float:
+        if not ratio > 0.25:
+            return 0.25 * length
+        if ratio > 0.75:
+            return min(2.0 * max(radius, length), self.largest_radius)
+        return radius

@@ -1,0 +1,277 @@
+r"""Population parameters: named blocks, one unconstrained vector, relative moves and labels.
+
+Three coordinate systems meet here and nowhere else.
+
+- `Population`: :math:`\alpha` (fixed), :math:`\zeta` (locations), :math:`L` (Cholesky factor of
+  :math:`\Omega`), what the likelihood needs.
+- the unconstrained vector :math:`\psi = (\alpha, \zeta, \log\tau, y)`, y the unconstrained partial
+  correlations of each block: what posteriors are Gaussian in.
+- the reported vector (fixed, locations, sds, correlations), what people read.
+
+*Relative* moves :math:`\zeta \leftarrow \zeta + L u,\; L \leftarrow L e^A` make Newton steps independent
+of the units of the attributes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.distributions.transforms import CorrCholeskyTransform
+
+
+@dataclass(frozen=True)
+class Population:
+    """Population parameters in the form the likelihood uses (float64).
+
+    Attributes
+    ----------
+    fixed : Tensor, shape (*s, f)
+    location : Tensor, shape (*s, k)
+        zeta, of the latent normals.
+    scale_tril : Tensor, shape (*s, k, k)
+        L, lower triangular with positive diagonal; Omega = L L'.
+    """
+
+    fixed: Tensor
+    location: Tensor
+    scale_tril: Tensor
+
+    @property
+    def scale(self) -> Tensor:
+        """Standard deviations tau of the latent normals, shape (*s, k)."""
+        return self.scale_tril.square().sum(-1).sqrt()
+
+    def to(self, like: Tensor) -> Population:
+        """Return the same parameters in the dtype and on the device of ``like``."""
+        return Population(self.fixed.to(like), self.location.to(like), self.scale_tril.to(like))
+
+
+@dataclass(frozen=True)
+class ParameterSpace:
+    """The layout of the population parameters of one specification.
+
+    Attributes
+    ----------
+    fixed, random : tuple of str
+        Labels of the fixed (f) and random (k) coefficients.
+    blocks : tuple of tuple of int
+        A partition of range(k): random coefficients in one block are correlated with each other.
+    """
+
+    fixed: tuple[str, ...]
+    random: tuple[str, ...]
+    blocks: tuple[tuple[int, ...], ...]
+
+    @property
+    def n_fixed(self) -> int:
+        """Number f of fixed coefficients."""
+        return len(self.fixed)
+
+    @property
+    def n_random(self) -> int:
+        """Number k of random coefficients."""
+        return len(self.random)
+
+    @property
+    def correlated_blocks(self) -> tuple[tuple[int, ...], ...]:
+        """Blocks of at least two coefficients."""
+        return tuple(block for block in self.blocks if len(block) > 1)
+
+    @property
+    def pairs(self) -> list[tuple[int, int]]:
+        """Correlated pairs (a, b), a < b, in row order of the lower triangle of each block."""
+        return [(block[j], block[i]) for block in self.blocks for i in range(len(block)) for j in range(i)]
+
+    @property
+    def size(self) -> int:
+        """Length D of the unconstrained and of the reported vector."""
+        return self.n_fixed + 2 * self.n_random + len(self.pairs)
+
+    @property
+    def labels(self) -> list[str]:
+        """Labels of the reported vector: columns, ``sd.`` and ``cor.a:b``."""
+        deviations = [f"sd.{name}" for name in self.random]
+        correlations = [f"cor.{self.random[a]}:{self.random[b]}" for a, b in self.pairs]
+        return [*self.fixed, *self.random, *deviations, *correlations]
+
+    @property
+    def triangle(self) -> tuple[list[int], list[int]]:
+        """Rows and columns of the free entries of L: the lower triangle inside the blocks."""
+        cells = [
+            (max(a, b), min(a, b)) for block in self.blocks for i, a in enumerate(block) for b in block[: i + 1]
+        ]
+        cells.sort()
+        return [row for row, _ in cells], [column for _, column in cells]
+
+    def split(self, vector: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Split a vector (*s, D) into its four parts (fixed, location, scale, correlation)."""
+        sizes = [self.n_fixed, self.n_random, self.n_random, len(self.pairs)]
+        fixed, location, scale, correlation = vector.split(sizes, dim=-1)
+        return fixed, location, scale, correlation
+
+    # -- unconstrained vector -------------------------------------------------------------------
+
+    def correlation_tril(self, partial: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Cholesky factors of the correlations of each correlated block, and their log-Jacobians.
+
+        Parameters
+        ----------
+        partial : Tensor, shape (*s, number of pairs)
+            Unconstrained partial correlations, block after block.
+
+        Returns
+        -------
+        tuple of (list of Tensor (*s, b, b), list of Tensor (*s,))
+            log |d factor / d partial| in the coordinates in which torch's LKJCholesky is a density.
+        """
+        factors, log_jacobians, start = [], [], 0
+        for block in self.correlated_blocks:
+            stop = start + len(block) * (len(block) - 1) // 2
+            transform = CorrCholeskyTransform(cache_size=0)
+            part = partial[..., start:stop]
+            factor = transform(part)
+            log_jacobians.append(transform.log_abs_det_jacobian(part, factor))
+            factors.append(factor)
+            start = stop
+        return factors, log_jacobians
+
+    def assemble(self, fixed: Tensor, location: Tensor, scale: Tensor, factors: list[Tensor]) -> Population:
+        """Build a population from its blocks; L = diag(scale) times the blocks' factors."""
+        tril = torch.diag_embed(torch.ones_like(scale))
+        for block, factor in zip(self.correlated_blocks, factors, strict=True):
+            index = torch.tensor(block, device=scale.device)
+            tril = tril.index_put(
+                (*_leading_index(scale.shape[:-1], scale.device), index[:, None], index[None, :]), factor
+            )
+        return Population(fixed, location, scale[..., None] * tril)
+
+    def constrain(self, vector: Tensor) -> Population:
+        """Map an unconstrained vector (*s, D) to a population."""
+        fixed, location, log_scale, partial = self.split(vector)
+        factors, _ = self.correlation_tril(partial)
+        return self.assemble(fixed, location, log_scale.exp(), factors)
+
+    def unconstrain(self, population: Population) -> Tensor:
+        """Map a population to its unconstrained vector (*s, D)."""
+        scale = population.scale
+        correlation = population.scale_tril / scale[..., None]
+        parts = [population.fixed, population.location, scale.log()]
+        for block in self.correlated_blocks:
+            index = torch.tensor(block, device=scale.device)
+            factor = correlation[..., index[:, None], index[None, :]]
+            parts.append(CorrCholeskyTransform(cache_size=0).inv(factor))
+        return torch.cat(parts, dim=-1)
+
+    def report(self, population: Population) -> Tensor:
+        """Reported vector (*s, D): fixed, locations, standard deviations, correlations."""
+        covariance = population.scale_tril @ population.scale_tril.mT
+        scale = population.scale
+        parts = [population.fixed, population.location, scale]
+        if self.pairs:
+            a, b = torch.tensor(self.pairs, device=scale.device).T
+            parts.append(covariance[..., a, b] / (scale[..., a] * scale[..., b]))
+        return torch.cat(parts, dim=-1)
+
+    def from_report(self, vector: Tensor) -> Population:
+        """Population whose reported vector is ``vector`` (*s, D).
+
+        Raises
+        ------
+        torch.linalg.LinAlgError
+            If the correlations are not those of a positive definite matrix.
+        """
+        fixed, location, scale, correlation = self.split(vector)
+        matrix = torch.diag_embed(torch.ones_like(scale))
+        for column, (a, b) in enumerate(self.pairs):
+            matrix[..., a, b] = matrix[..., b, a] = correlation[..., column]
+        tril = torch.linalg.cholesky(matrix)
+        return Population(fixed, location, scale[..., None] * tril)
+
+    # -- relative moves -------------------------------------------------------------------------
+
+    def move(self, population: Population, step: Tensor) -> Population:
+        """Move by a relative step (alpha, u, A): zeta + L u, L exp(A), alpha + step.
+
+        Parameters
+        ----------
+        population : Population
+            Without leading dimensions.
+        step : Tensor, shape (*s, D)
+            Fixed part (f), u (k) and the free entries of A in the order of `triangle`.
+        """
+        f, k = self.n_fixed, self.n_random
+        tril = population.scale_tril
+        return Population(
+            population.fixed + step[..., :f],
+            population.location + step[..., f : f + k] @ tril.mT,
+            tril @ torch.matrix_exp(self.triangle_matrix(step[..., f + k :])),
+        )
+
+    def triangle_matrix(self, entries: Tensor) -> Tensor:
+        """Lower-triangular matrices (*s, k, k) whose free entries are ``entries`` (*s, cells)."""
+        rows, columns = self.triangle
+        matrix = entries.new_zeros(*entries.shape[:-1], self.n_random, self.n_random)
+        matrix[..., rows, columns] = entries
+        return matrix
+
+    def bend(self, population: Population, gradient: Tensor) -> Tensor:
+        """Second derivatives in a relative step of gradient' psi, shape (D, D), by central differences.
+
+        What a Hessian in unconstrained coordinates lacks against one in relative coordinates.
+        """
+        size, h = self.size, 1e-3
+        unit = h * torch.eye(size, dtype=gradient.dtype)
+        both, apart = unit[:, None] + unit[None, :], unit[:, None] - unit[None, :]
+
+        def value(step: Tensor) -> Tensor:
+            return self.unconstrain(self.move(population, step)) @ gradient
+
+        return (value(both) + value(-both) - value(apart) - value(-apart)) / (4.0 * h * h)
+
+    def relative_jacobian(self, population: Population) -> Tensor:
+        """d (unconstrained vector) / d (relative step) at a zero step, shape (D, D).
+
+        Closed form: dL = L A, and the partial correlations of a row follow from the row's stick-breaking.
+        """
+        f, k, tril, scale = self.n_fixed, self.n_random, population.scale_tril, population.scale
+        jacobian = torch.zeros(self.size, self.size, dtype=tril.dtype, device=tril.device)
+        jacobian[:f, :f] = torch.eye(f, dtype=tril.dtype, device=tril.device)
+        jacobian[f : f + k, f : f + k] = tril
+        rows, columns = self.triangle
+        # d_tril[a] is L times the a-th unit matrix of A: column ``columns[a]`` becomes column rows[a] of L.
+        d_tril = tril.new_zeros(len(rows), k, k)
+        d_tril[torch.arange(len(rows)), :, columns] = tril[:, rows].T
+        d_log_scale = (tril * d_tril).sum(-1) / scale.square()
+        jacobian[f + k : f + 2 * k, f + k :] = d_log_scale.T
+        factor = tril / scale[:, None]
+        d_factor = d_tril / scale[:, None] - factor * d_log_scale[..., None]
+        jacobian[f + 2 * k :, f + k :] = self._partial_differential(factor, d_factor).T
+        return jacobian
+
+    def _partial_differential(self, factor: Tensor, d_factor: Tensor) -> Tensor:
+        """Differentials (a, pairs) of the unconstrained partial correlations from those (a, k, k) of a factor."""
+        parts = [d_factor.new_zeros(len(d_factor), 0)]
+        for block in self.correlated_blocks:
+            index = torch.tensor(block, device=factor.device)
+            part, d_part = factor[index][:, index], d_factor[:, index][:, :, index]
+            left = 1.0 - part.square().cumsum(-1) + part.square()
+            d_left = -2.0 * ((part * d_part).cumsum(-1) - part * d_part)
+            partial = part / left.sqrt()
+            d_partial = d_part / left.sqrt() - 0.5 * part * d_left / left.pow(1.5)
+            rows, columns = torch.tril_indices(len(block), len(block), -1)
+            differential = d_partial[:, rows, columns] / (1.0 - partial[rows, columns].square())
+            parts.append(differential)
+        return torch.cat(parts, -1)
+
+
+def _leading_index(shape: Sequence[int], device: torch.device) -> tuple[Tensor, ...]:
+    """Open grid that indexes all leading axes, for index_put on trailing axes."""
+    grids = []
+    for axis, size in enumerate(shape):
+        view = [1] * (len(shape) + 2)
+        view[axis] = size
+        grids.append(torch.arange(size, device=device).view(view))
+    return tuple(grids)

@@ -1,0 +1,54 @@
+"""Tables of a fit: coefficients, summaries, samples, taste distributions."""
+
+from __future__ import annotations
+
+import pandas as pd
+import torch
+
+from mxlogit.density import PanelModel
+from mxlogit.fit import Fit
+
+
+def coefficient_series(model: PanelModel, fit: Fit) -> pd.Series:
+    """Point estimates by label."""
+    values = model.space.report(fit.center).cpu().numpy()
+    return pd.Series(values, index=list(model.space.labels), name="estimate")
+
+
+def summary_frame(model: PanelModel, fit: Fit, level: float) -> pd.DataFrame:
+    """Estimates, standard errors (posterior sds) and interval limits by label."""
+    lower, upper = fit.samples.quantiles([0.5 * (1.0 - level), 0.5 * (1.0 + level)]).cpu().numpy()
+    return pd.DataFrame(
+        {
+            "estimate": coefficient_series(model, fit),
+            "std_error": fit.samples.deviation.cpu().numpy(),
+            "lower": lower,
+            "upper": upper,
+        }
+    )
+
+
+def samples_frame(fit: Fit, n: int | None) -> pd.DataFrame:
+    """Samples of the reported parameters: the first n rows, all by default."""
+    values = fit.samples.reported if n is None else fit.samples.reported[:n]
+    return pd.DataFrame(values.cpu().numpy(), columns=list(fit.samples.labels))
+
+
+def taste_frame(model: PanelModel, fit: Fit) -> pd.DataFrame:
+    """Mean and standard deviation of the (transformed) tastes in the population.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Index: random coefficients. Columns: ``distribution``, posterior mean and sd of the taste's
+        population mean (``mean``, ``mean_error``) and of its population sd (``sd``, ``sd_error``).
+    """
+    population = model.space.constrain(fit.samples.unconstrained[:500])
+    mean, deviation = model.mixing.moments(population.location, population.scale)
+    columns = {"mean": mean, "sd": deviation}
+    frame = pd.DataFrame(index=list(model.space.random))
+    frame["distribution"] = [family.name for family in model.mixing.families]
+    for name, value in columns.items():
+        frame[name] = torch.nanmean(value, 0).cpu().numpy()
+        frame[f"{name}_error"] = value.std(0).cpu().numpy()
+    return frame

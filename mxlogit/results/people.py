@@ -1,0 +1,119 @@
+"""Tastes of single decision makers, averaged over the posterior of the population."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from mxlogit.density import PanelModel
+from mxlogit.errors import SpecificationError
+from mxlogit.fit import Fit
+from mxlogit.likelihood import PanelDifferences
+from mxlogit.parameters import Population
+
+# Population samples over which people's posteriors are averaged, and taste samples per person.
+_POPULATIONS = 16
+_SAMPLES = 512
+_PEOPLE_AT_ONCE = 5_000
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Posterior mean and standard deviation of people's tastes, (n, k) each."""
+
+    mean: Tensor
+    deviation: Tensor
+
+
+def sampled_populations(model: PanelModel, fit: Fit, n: int) -> list[Population]:
+    """n posterior samples of the population parameters: n / 2 and their mirror images, half a set apart."""
+    half = len(fit.samples) // 2
+    first = list(range(min(n // 2, half)))
+    picks = first + [i + half for i in first]
+    return [model.space.constrain(vector) for vector in fit.samples.unconstrained[picks]]
+
+
+def taste_moments(model: PanelModel, fit: Fit, panel: PanelDifferences) -> Moments:
+    """Posterior moments of tastes by the law of total variance over population samples."""
+    means, variances = [], []
+    for population in sampled_populations(model, fit, _POPULATIONS):
+        mean, deviation = fit.tastes.moments(panel, population)
+        means.append(mean)
+        variances.append(deviation.square())
+    mean = torch.stack(means)
+    variance = torch.stack(variances).mean(0) + mean.var(0, correction=0)
+    return Moments(mean.mean(0), variance.sqrt())
+
+
+def taste_samples(model: PanelModel, fit: Fit, panel: PanelDifferences, n: int = _SAMPLES) -> Tensor:
+    """Posterior samples of tastes (n_samples, n, k), spread over population samples."""
+    populations = sampled_populations(model, fit, _POPULATIONS)
+    each = -(-n // len(populations))
+    parts = [fit.tastes.sample(panel, population, each, i) for i, population in enumerate(populations)]
+    return torch.cat(parts)[:n]
+
+
+def individual_frame(
+    model: PanelModel,
+    fit: Fit,
+    panel: PanelDifferences,
+    labels: np.ndarray,
+    statistic: Sequence[str | float],
+) -> pd.DataFrame:
+    """Table of people's posterior tastes.
+
+    Parameters
+    ----------
+    model, fit : the fitted model
+    panel : PanelDifferences
+        Of the people wanted.
+    labels : ndarray
+        Their names.
+    statistic : sequence
+        "mean", "sd", or probabilities between 0 and 1 for quantiles.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Index: decision maker. Columns: (taste, statistic).
+
+    Raises
+    ------
+    SpecificationError
+        If a statistic is unknown.
+    """
+    wrong = [s for s in statistic if s not in ("mean", "sd") and not (isinstance(s, float) and 0 < s < 1)]
+    if wrong or isinstance(statistic, str):
+        raise SpecificationError(
+            f"statistic must be a list of 'mean', 'sd' and probabilities between 0 and 1; got {statistic!r}."
+        )
+    columns: dict[str | float, np.ndarray] = {}
+    if "mean" in statistic or "sd" in statistic:
+        moments = taste_moments(model, fit, panel)
+        columns["mean"], columns["sd"] = moments.mean.cpu().numpy(), moments.deviation.cpu().numpy()
+    probabilities = [s for s in statistic if isinstance(s, float)]
+    if probabilities:
+        columns.update(_quantiles(model, fit, panel, probabilities))
+    data = {
+        (name, s): columns[s][:, i] for i, name in enumerate(model.space.random) for s in statistic
+    }
+    frame = pd.DataFrame(data, index=pd.Index(labels, name="decision_maker"))
+    frame.columns = pd.MultiIndex.from_tuples(list(data), names=["taste", "statistic"])
+    return frame
+
+
+def _quantiles(
+    model: PanelModel, fit: Fit, panel: PanelDifferences, probabilities: list[float]
+) -> dict[str | float, np.ndarray]:
+    at = torch.tensor(probabilities)
+    parts = []
+    for _, part in panel.chunks(_PEOPLE_AT_ONCE):
+        samples = taste_samples(model, fit, part)
+        parts.append(torch.quantile(samples, at.to(samples), dim=0))
+    values = torch.cat(parts, 1).cpu().numpy()
+    return {p: values[i] for i, p in enumerate(probabilities)}

@@ -1,0 +1,65 @@
+"""Choice probabilities, shares, willingness to pay and elasticities."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from mxlogit.choices import ChoiceData
+from mxlogit.density import PanelModel
+from mxlogit.draws import make_generator
+from mxlogit.fit import Fit
+from mxlogit.likelihood import choice_log_probabilities
+
+# Draws of (population, tastes) per person, and cells (draws x rows) held at once.
+_DRAWS = 1_000
+_CELLS = 4_000_000
+
+
+def population_coefficients(model: PanelModel, fit: Fit, n_people: int, seed: int) -> Tensor:
+    """Coefficients (draws, n, f + k) of new people: each draw has its own posterior population sample."""
+    count = min(_DRAWS, len(fit.samples))
+    generator = make_generator(seed, 23)
+    population = model.space.constrain(fit.samples.unconstrained[:count])
+    half = torch.randn((count + 1) // 2, n_people, model.space.n_random, generator=generator, dtype=torch.float64)
+    # Samples come in antithetic pairs half a set apart; taste draws are mirrored within neighbours instead.
+    xi = torch.stack([half, -half], 1).flatten(0, 1)[:count]
+    latent = population.location[:, None] + xi @ population.scale_tril.mT
+    shape = latent.shape
+    location, scale = population.location[:, None].expand(shape), population.scale[:, None].expand(shape)
+    tastes = model.mixing.tastes(latent, location, scale)
+    return torch.cat([population.fixed[:, None].expand(*shape[:2], -1), tastes], -1)
+
+
+def mean_probabilities(data: ChoiceData, columns: list[int], coefficients: Tensor) -> Tensor:
+    """Choice probabilities averaged over draws.
+
+    Parameters
+    ----------
+    data : ChoiceData
+    columns : list of int
+        Attributes of the model, in its order.
+    coefficients : Tensor, shape (s, n, k)
+
+    Returns
+    -------
+    Tensor, shape (n, t, j)
+        Zero where an alternative is not available.
+    """
+    n, t, j, _ = data.attributes.shape
+    result = torch.zeros(n, t, j, dtype=torch.float64)
+    for part in _chunks(n, t * j * len(coefficients)):
+        people = torch.arange(n)[part].to(data.attributes.device)
+        chunk = data.take(people)
+        x = chunk.attributes[..., columns]
+        log_prob = choice_log_probabilities(coefficients[:, part].to(x), x, chunk.available)
+        result[part] = log_prob.exp().mean(0).double().cpu()
+    return result
+
+
+def _chunks(n: int, cells_per_person: int) -> Iterator[slice]:
+    size = max(1, _CELLS // cells_per_person)
+    for start in range(0, n, size):
+        yield slice(start, min(n, start + size))

@@ -1,0 +1,172 @@
+"""What is asked: a frozen description of a mixed logit model, checked before any data are read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from mxlogit.errors import SpecificationError, suggest
+
+CONSTANT_PREFIX = "asc."
+MIXING_NAMES = (
+    "normal",
+    "lognormal",
+    "negative_lognormal",
+    "truncated_normal",
+    "censored_normal",
+    "uniform",
+    "triangular",
+    "johnson_sb",
+)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Names of the columns of a long frame that say who, when, which and what was chosen."""
+
+    decision_maker: str
+    situation: str
+    alternative: str
+    choice: str
+    availability: str | None = None
+    weights: str | None = None
+
+    @property
+    def keys(self) -> tuple[str, str, str]:
+        """The three columns that identify a row."""
+        return self.decision_maker, self.situation, self.alternative
+
+
+@dataclass(frozen=True)
+class Specification:
+    """A mixed logit model: which attributes, which tastes vary, and how.
+
+    Attributes
+    ----------
+    fixed : tuple of str
+        Attributes with one coefficient for everybody.
+    random : tuple of str
+        Attributes whose coefficients vary over people.
+    mixing : tuple of str
+        Mixing distribution of each random coefficient.
+    blocks : tuple of tuple of int
+        Partition of the random coefficients into correlated blocks.
+    constants : bool
+        Whether alternative-specific constants are added.
+    base_alternative : object
+        The alternative without a constant; None for the first.
+    """
+
+    fixed: tuple[str, ...]
+    random: tuple[str, ...]
+    mixing: tuple[str, ...]
+    blocks: tuple[tuple[int, ...], ...]
+    constants: bool = False
+    base_alternative: object = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All attributes, fixed ones first: the order of the coefficients."""
+        return self.fixed + self.random
+
+    def with_constants(self, constants: Sequence[str]) -> Specification:
+        """Add the constants that are not named already as fixed coefficients.
+
+        Raises
+        ------
+        SpecificationError
+            If a constant is named that does not exist.
+        """
+        named = [name for name in self.names if name.startswith(CONSTANT_PREFIX)]
+        unknown = [name for name in named if name not in constants]
+        if unknown:
+            raise SpecificationError(
+                f"no such alternative-specific constant: {unknown}. There are: {list(constants)}."
+                f"{suggest(unknown[0], constants)}"
+            )
+        extra = tuple(name for name in constants if name not in self.names)
+        return Specification(
+            self.fixed + extra, self.random, self.mixing, self.blocks, self.constants, self.base_alternative
+        )
+
+
+def make_specification(
+    *,
+    fixed: Sequence[str] = (),
+    random: Sequence[str] | Mapping[str, str] = (),
+    correlated: bool | Sequence[Sequence[str]] = True,
+    constants: bool = False,
+    base_alternative: object = None,
+) -> Specification:
+    """Check the request and return its frozen form.
+
+    Parameters are those of `mxlogit.MixedLogit`.
+
+    Returns
+    -------
+    Specification
+
+    Raises
+    ------
+    SpecificationError
+        If a name is listed twice, a distribution is unknown, blocks do not fit, or nothing is asked.
+    """
+    fixed_names = _check_names("fixed", fixed)
+    if isinstance(random, Mapping):
+        random_names = _check_names("random", list(random))
+        mixing = tuple(_check_mixing(name, family) for name, family in random.items())
+    else:
+        random_names = _check_names("random", random)
+        mixing = ("normal",) * len(random_names)
+    both = [name for name in random_names if name in fixed_names]
+    if both:
+        raise SpecificationError(f"{both} are listed both in fixed and in random; choose one.")
+    if not fixed_names and not random_names and not constants:
+        raise SpecificationError("nothing to estimate: name attribute columns in fixed or random.")
+    if base_alternative is not None and not constants:
+        raise SpecificationError("base_alternative has a meaning only with constants=True.")
+    blocks = _make_blocks(random_names, correlated)
+    return Specification(fixed_names, random_names, mixing, blocks, bool(constants), base_alternative)
+
+
+def _check_names(argument: str, names: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(names, str):
+        raise SpecificationError(f"{argument} must be a list of column names; got the string {names!r}: write [{names!r}].")
+    wrong = [name for name in names if not isinstance(name, str)]
+    if wrong:
+        raise SpecificationError(f"{argument} must hold column names (strings); got {wrong[:5]}.")
+    repeated = sorted({name for name in names if list(names).count(name) > 1})
+    if repeated:
+        raise SpecificationError(f"{argument} lists {repeated} more than once.")
+    return tuple(names)
+
+
+def _check_mixing(column: str, family: str) -> str:
+    if family not in MIXING_NAMES:
+        known = ", ".join(repr(name) for name in MIXING_NAMES)
+        raise SpecificationError(
+            f"unknown mixing distribution {family!r} for {column!r}. Known: {known}.{suggest(str(family), MIXING_NAMES)}"
+        )
+    return family
+
+
+def _make_blocks(
+    random: tuple[str, ...], correlated: bool | Sequence[Sequence[str]]
+) -> tuple[tuple[int, ...], ...]:
+    if correlated is True:
+        return (tuple(range(len(random))),) if random else ()
+    if correlated is False:
+        return tuple((i,) for i in range(len(random)))
+    if isinstance(correlated, str) or any(isinstance(block, str) for block in correlated):
+        raise SpecificationError("correlated must be True, False or a list of lists of random columns.")
+    listed = [name for block in correlated for name in block]
+    unknown = [name for name in listed if name not in random]
+    if unknown:
+        raise SpecificationError(
+            f"correlated names {unknown}, which are not in random {list(random)}.{suggest(unknown[0], random)}"
+        )
+    if len(set(listed)) < len(listed):
+        raise SpecificationError("correlated lists a column in two blocks; blocks must not overlap.")
+    blocks = [tuple(sorted(random.index(name) for name in block)) for block in correlated if len(block)]
+    alone = [(i,) for i, name in enumerate(random) if name not in listed]
+    return tuple(sorted([*blocks, *alone]))

@@ -1,0 +1,92 @@
+"""Posterior of people's tastes given their choices: importance-weighted moments and samples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mxlogit.density import PanelModel
+from mxlogit.draws import make_generator
+from mxlogit.importance import WeightedDraws
+from mxlogit.likelihood import PanelDifferences
+from mxlogit.marginal import MarginalLikelihood, Sweep
+from mxlogit.parameters import Population
+from mxlogit.samples import pareto_k
+
+
+@dataclass(frozen=True)
+class PeopleCheck:
+    """Quality of the local factors.
+
+    Attributes
+    ----------
+    ess : Tensor, shape (n,)
+        Effective sample size fractions.
+    pareto_k : Tensor, shape (n,)
+    """
+
+    ess: Tensor
+    pareto_k: Tensor
+
+
+class PolishedTastes:
+    """Tastes by polish and importance weights, for people seen or never seen.
+
+    Parameters
+    ----------
+    model : PanelModel
+    seed : int
+    tail : int or None
+        Degrees of freedom of the proposal.
+    draws : int
+        Importance draws per person and population value.
+    polish : int
+        Most Newton steps per person from xi = 0.
+    """
+
+    def __init__(self, model: PanelModel, seed: int, tail: int | None, draws: int = 128, polish: int = 30) -> None:
+        self.model, self.seed, self.tail, self.draws, self.polish = model, seed, tail, draws, polish
+
+    def _weigh(
+        self, panel: PanelDifferences, population: Population, draws: int
+    ) -> Iterator[tuple[slice, WeightedDraws, Tensor]]:
+        """Every chunk's place, weighted draws and tastes (n, s, k)."""
+        marginal = MarginalLikelihood(panel, self.model.space, self.model.mixing, self.seed)
+        local = population.to(panel.values)
+        proposals = marginal.propose(population, Sweep(draws, self.tail, 900 + draws, self.polish))
+        for proposal, drawn in marginal.weigh(population, proposals):
+            latent = local.location + drawn.xi @ local.scale_tril.mT
+            yield proposal.part, drawn, self.model.mixing.tastes(latent, local.location, local.scale)
+
+    def moments(self, panel: PanelDifferences, population: Population) -> tuple[Tensor, Tensor]:
+        """Posterior mean and standard deviation of each person's random tastes, (n, k) each, float64."""
+        shape = (len(panel), self.model.space.n_random)
+        mean = panel.values.new_zeros(shape, dtype=torch.float64)
+        deviation = torch.zeros_like(mean)
+        for part, drawn, tastes in self._weigh(panel, population, self.draws):
+            weights, tastes = drawn.weights.double()[..., None], tastes.double()
+            centre = (weights * tastes).sum(1)
+            mean[part] = centre
+            deviation[part] = (weights * (tastes - centre[:, None]).square()).sum(1).sqrt()
+        return mean, deviation
+
+    def sample(self, panel: PanelDifferences, population: Population, n: int, seed: int) -> Tensor:
+        """Posterior samples of each person's random tastes, (n_samples, n, k), by resampling the draws."""
+        result = panel.values.new_zeros(n, len(panel), self.model.space.n_random)
+        generator = make_generator(self.seed, seed, 17)
+        for part, drawn, tastes in self._weigh(panel, population, max(self.draws, 4 * n)):
+            picks = torch.multinomial(drawn.weights.cpu(), n, replacement=True, generator=generator)
+            index = picks.to(tastes.device)[..., None].expand(-1, -1, tastes.shape[-1])
+            result[:, part] = tastes.gather(1, index).transpose(0, 1)
+        return result
+
+    def check(self, panel: PanelDifferences, population: Population, draws: int = 256) -> PeopleCheck:
+        """Effective sample sizes and Pareto k of people's importance weights."""
+        ess, shape = panel.values.new_zeros(len(panel)), panel.values.new_zeros(len(panel)).double()
+        for part, drawn, _ in self._weigh(panel, population, draws):
+            ess[part] = drawn.ess_fraction
+            shape[part] = pareto_k(drawn.log_ratio)
+        return PeopleCheck(ess, shape)
