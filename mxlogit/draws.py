@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -47,44 +46,52 @@ def jackknife_softmax(log_values: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class BaseDraws:
-    """Base points of importance sampling and their log density.
+    """Standardised base points of a defensive mixture: a heavy-tailed factor and the prior.
 
     Attributes
     ----------
     points : Tensor, shape (n, s, k)
-        Symmetric about zero: the halves of s hold whole antithetic pairs, so each half is symmetric too.
-    log_density : Tensor, shape (n, s)
-    log_tilt : Tensor, shape (n, s)
-        Log density of the standard normal less ``log_density``: the log weights that an exactly normal
-        target would have. They are the control variate of every weighted sum.
+        Symmetric about zero. The halves of s hold whole antithetic pairs, so each half is symmetric too.
+    from_prior : Tensor, bool, shape (s,)
+        Which points are standard normal and stand for the prior of whitened tastes; the others are
+        Student-t (normal if ``tail`` is None) and stand for a person's local factor.
+    tail : int or None
+        Degrees of freedom of the local component.
     """
 
     points: Tensor
-    log_density: Tensor
-    log_tilt: Tensor
+    from_prior: Tensor
+    tail: int | None
 
-    @cached_property
-    def control_weights(self) -> Tensor:
-        """Signed jackknife weights (n, s), summing to one, that a normal target would have."""
-        return jackknife_softmax(self.log_tilt)
+    @property
+    def prior_share(self) -> float:
+        """Share of the points that come from the prior."""
+        return float(self.from_prior.double().mean())
 
-    @cached_property
-    def control_log_mean(self) -> Tensor:
-        """Jackknifed log mean (n,) of a normal target's weights; its expectation is zero."""
-        return jackknife_log_mean(self.log_tilt)
+    def log_local(self, square: Tensor, dimensions: int) -> Tensor:
+        """Log density of the standardised local component at points of squared length ``square``."""
+        if self.tail is None:
+            return log_standard_normal(square, dimensions)
+        half = 0.5 * (self.tail + dimensions)
+        peak = math.lgamma(half) - math.lgamma(0.5 * self.tail) - 0.5 * dimensions * math.log(self.tail * math.pi)
+        return peak - half * (square / self.tail).log1p()
 
 
-def antithetic_normal(generator: torch.Generator, shape: tuple[int, int, int], like: Tensor) -> Tensor:
-    """Standard normal points (n, s, k) in antithetic pairs, ordered (+a, -a, +b, -b); s a multiple of 4."""
-    n, s, k = shape
-    half = torch.randn(n, 2, s // 4, k, generator=generator, dtype=like.dtype, device=like.device)
-    return torch.stack([half, -half], dim=2).view(n, s, k)
+def log_standard_normal(square: Tensor, dimensions: int) -> Tensor:
+    """Log density of a standard normal at points of squared length ``square``."""
+    return -0.5 * square - 0.5 * dimensions * math.log(2.0 * math.pi)
+
+
+def _prior_positions(count: int, *, defensive: bool) -> Tensor:
+    """Which of ``count`` base points come from the prior: one in eight, at least one."""
+    share = max(1, count // 8) if defensive and count > 1 else 0
+    return torch.arange(count) >= count - share
 
 
 def draw_base_points(
-    generator: torch.Generator, shape: tuple[int, int, int], like: Tensor, tail: int | None
+    generator: torch.Generator, shape: tuple[int, int, int], like: Tensor, tail: int | None, *, defensive: bool
 ) -> BaseDraws:
-    """Draw antithetic base points from a standard normal or a standard Student-t.
+    """Draw antithetic base points.
 
     Parameters
     ----------
@@ -95,24 +102,21 @@ def draw_base_points(
         Gives dtype and device.
     tail : int or None
         Degrees of freedom of a multivariate Student-t, an even number above 2; None for the normal.
+    defensive : bool
+        Whether some points come from the prior (Hesterberg 1995, Technometrics 37): weights are then bounded.
 
     Returns
     -------
     BaseDraws
     """
     n, s, k = shape
-    points = antithetic_normal(generator, shape, like)
-    square = points.square().sum(-1)
-    if tail is None:
-        log_density = -0.5 * square - 0.5 * k * math.log(2.0 * math.pi)
-        return BaseDraws(points, log_density, torch.zeros_like(log_density))
-    # A chi-square with an even number of degrees of freedom is minus twice the log of a product of uniforms.
-    size = (n, 2, s // 4, tail // 2)
-    uniform = torch.rand(size, generator=generator, dtype=like.dtype, device=like.device)
-    half = (1.0 - uniform).prod(-1).log().mul(-2.0 / tail)
-    stretch = torch.stack([half, half], dim=2).view(n, s).rsqrt()
-    constant = math.lgamma((tail + k) / 2) - math.lgamma(tail / 2) - 0.5 * k * math.log(tail * math.pi)
-    square = square * stretch.square()
-    log_density = constant - 0.5 * (tail + k) * (square / tail).log1p()
-    log_normal = -0.5 * square - 0.5 * k * math.log(2.0 * math.pi)
-    return BaseDraws(points * stretch[..., None], log_density, log_normal - log_density)
+    half = torch.randn(n, 2, s // 4, k, generator=generator, dtype=like.dtype, device=like.device)
+    prior = _prior_positions(s // 4, defensive=defensive).to(like.device)
+    if tail is not None:
+        # A chi-square with an even number of degrees of freedom is minus twice the log of a product of uniforms.
+        size = (n, 2, s // 4, tail // 2)
+        uniform = torch.rand(size, generator=generator, dtype=like.dtype, device=like.device)
+        stretch = (1.0 - uniform).prod(-1).log().mul_(-2.0 / tail).rsqrt_()
+        half *= torch.where(prior, torch.ones_like(stretch), stretch)[..., None]
+    points = torch.stack([half, -half], dim=2).view(n, s, k)
+    return BaseDraws(points, prior.repeat(4), tail)

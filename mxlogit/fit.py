@@ -19,13 +19,14 @@ class Status(Enum):
     CONVERGED = "Converged: the stopping rule was met."
     BOUNDARY = "Converged to the boundary: the covariance of the random tastes is close to singular."
     SEPARATION = "Not converged: some attribute predicts choices perfectly (separation), so a coefficient runs off."
+    ITERATIONS_DONE = "Trained for the steps or seconds asked for; stochastic training has no stopping rule."
     ITERATIONS = "Not converged: the iteration limit came before the stopping rule."
     STALLED = "Not converged: no step increased the objective although the gradient is not zero."
 
     @property
     def converged(self) -> bool:
         """Whether the stopping rule was met."""
-        return self in (Status.CONVERGED, Status.BOUNDARY)
+        return self in (Status.CONVERGED, Status.BOUNDARY, Status.ITERATIONS_DONE)
 
 
 @dataclass(frozen=True)

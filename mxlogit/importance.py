@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from mxlogit.draws import BaseDraws, jackknife_log_mean, jackknife_softmax
+from mxlogit.draws import BaseDraws, jackknife_log_mean, jackknife_softmax, log_standard_normal
 from mxlogit.guide.laplace import LocalFactor, fixed_utility
 from mxlogit.likelihood import PanelDifferences, panel_log_prob_of_differences, panel_probabilities
 from mxlogit.mixing import MapValue, Mixing
@@ -35,13 +36,13 @@ class WeightedDraws:
         Whitened tastes.
     log_ratio : Tensor, shape (n, s)
         log P(y_n | xi) + log p(xi) - log q_n(xi).
-    base : BaseDraws
-        Whose control weights belong to a target that is exactly the Laplace factor.
+    log_tilt : Tensor, shape (n, s)
+        The same if the target were exactly the normal factor: the control variate of every weighted sum.
     """
 
     xi: Tensor
     log_ratio: Tensor
-    base: BaseDraws
+    log_tilt: Tensor
 
     @property
     def elbo(self) -> Tensor:
@@ -61,48 +62,72 @@ class WeightedDraws:
     @property
     def log_marginal(self) -> Tensor:
         """Jackknifed, controlled estimate of log p(y_n), shape (n,)."""
-        return jackknife_log_mean(self.log_ratio) - self.base.control_log_mean
+        return jackknife_log_mean(self.log_ratio) - jackknife_log_mean(self.log_tilt)
 
     @property
     def jackknife_weights(self) -> Tensor:
         """Signed weights (n, s), summing to one, of the derivative of `log_marginal`."""
         return jackknife_softmax(self.log_ratio)
 
+    @cached_property
+    def control_weights(self) -> Tensor:
+        """Signed weights (n, s), summing to one, that a normal target would have on these draws."""
+        return jackknife_softmax(self.log_tilt)
+
     @property
     def log_variance(self) -> Tensor:
         """Delta-method variance of the estimate of log p(y_n), shape (n,)."""
-        return (self.weights - self.base.log_tilt.softmax(-1)).square().sum(-1)
+        return (self.weights - self.log_tilt.softmax(-1)).square().sum(-1)
 
 
 @dataclass(frozen=True)
 class DrawnUtility:
-    """Draws of a chunk with their map and utility differences (n, r, s)."""
+    """Draws of a chunk with their log densities (n, s), map and utility differences (n, r, s)."""
 
     xi: Tensor
     log_q: Tensor
-    base: BaseDraws
+    log_factor: Tensor
     value: MapValue
     utility: Tensor
 
     def weigh(self, log_prob: Tensor) -> WeightedDraws:
         """Attach log probabilities (n, s)."""
-        k = self.xi.shape[-1]
-        log_prior = -0.5 * self.xi.square().sum(-1) - 0.5 * k * math.log(2.0 * math.pi)
-        return WeightedDraws(self.xi, log_prob + log_prior - self.log_q, self.base)
+        log_prior = log_standard_normal(self.xi.square().sum(-1), self.xi.shape[-1])
+        return WeightedDraws(self.xi, log_prob + log_prior - self.log_q, self.log_factor - self.log_q)
 
 
 def draw_utilities(
     factor: LocalFactor, base: BaseDraws, population: Population, panel: PanelDifferences, mixing: Mixing
 ) -> DrawnUtility:
-    """Draw whitened tastes from the local factors and compute utility differences (see `weigh_draws`)."""
-    xi = factor.mean[:, None] + base.points @ factor.root.mT
+    """Draw whitened tastes from the mixture and compute utility differences (see `weigh_draws`)."""
+    xi, log_q, log_factor = _draw(factor, base)
     latent = population.location + xi @ population.scale_tril.mT
     value = mixing.evaluate(latent, population.location, population.scale)
-    random = panel.values[..., population.fixed.shape[0] :]
-    utility = torch.bmm(random, value.taste.mT)
+    utility = torch.bmm(panel.values[..., population.fixed.shape[0] :], value.taste.mT)
     if population.fixed.shape[0]:
         utility += fixed_utility(population, panel)[..., None]
-    return DrawnUtility(xi, base.log_density - factor.log_det[:, None], base, value, utility)
+    return DrawnUtility(xi, log_q, log_factor, value, utility)
+
+
+def _draw(factor: LocalFactor, base: BaseDraws) -> tuple[Tensor, Tensor, Tensor]:
+    """Whitened tastes (n, s, k), their log density under the mixture, and under the normal factor."""
+    k = base.points.shape[-1]
+    log_det = factor.log_det[:, None]
+    xi = factor.mean[:, None] + base.points @ factor.root.mT
+    standard = base.points
+    share = base.prior_share
+    if share:
+        prior = base.from_prior
+        xi[:, prior] = base.points[:, prior]
+        standard = standard.clone()
+        standard[:, prior] = (base.points[:, prior] - factor.mean[:, None]) @ factor.precision_tril
+    square = standard.square().sum(-1)
+    log_q = base.log_local(square, k) - log_det
+    log_factor = log_standard_normal(square, k) - log_det
+    if share:
+        log_prior = log_standard_normal(xi.square().sum(-1), k)
+        log_q = torch.logaddexp(log_q + math.log1p(-share), log_prior + math.log(share))
+    return xi, log_q, log_factor
 
 
 def weigh_draws(
@@ -167,7 +192,7 @@ def score_people(
 def latent_moments(drawn: WeightedDraws, weights: Tensor, factor: LocalFactor) -> tuple[Tensor, Tensor]:
     """E_w[xi] (n, k) and E_w[xi xi'] (n, k, k), with the moments of q as control variates."""
     deviation = drawn.xi - factor.mean[:, None]
-    excess = weights - drawn.base.control_weights
+    excess = weights - drawn.control_weights
     first = torch.bmm(excess[:, None], deviation)
     second = torch.bmm((excess[..., None] * deviation).mT, deviation) + factor.covariance
     mean = factor.mean[:, None]

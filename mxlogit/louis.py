@@ -64,7 +64,7 @@ def _spread(
     give is taken in closed form and only the difference to it from draws.
     """
     f = space.n_fixed
-    control = drawn.base.control_weights
+    control = drawn.control_weights
     covariance = gradients.new_zeros(space.size, space.size, dtype=torch.float64)
     for each, sign in ((weights, 1.0), (control, -1.0)):
         mean = (each[..., None] * gradients).sum(1).double()

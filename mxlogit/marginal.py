@@ -39,12 +39,15 @@ class Sweep:
         Passes with the same key meet the same base draws.
     polish : int
         Newton steps per person before drawing.
+    defensive : bool
+        Whether some draws come from the prior, which bounds the weights.
     """
 
     draws: int = 16
     tail: int | None = None
     key: int = 0
     polish: int = 2
+    defensive: bool = True
 
 
 @dataclass
@@ -147,7 +150,8 @@ class MarginalLikelihood:
             if remember:
                 self.modes[part] = factor.mean
             shape = (len(panel), sweep.draws, self.space.n_random)
-            yield Proposal(part, panel, factor, draw_base_points(generator, shape, factor.mean, sweep.tail))
+            base = draw_base_points(generator, shape, factor.mean, sweep.tail, defensive=sweep.defensive)
+            yield Proposal(part, panel, factor, base)
 
     @torch.no_grad()
     def follow(self, population: Population, proposals: Iterable[Proposal]) -> Iterator[Proposal]:

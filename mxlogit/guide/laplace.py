@@ -30,12 +30,15 @@ class LocalFactor:
     mean : Tensor, shape (n, k)
     root : Tensor, shape (n, k, k)
         R, upper triangular: R R' is the covariance.
+    precision_tril : Tensor, shape (n, k, k)
+        Inverse of R', lower triangular: the Cholesky factor of the precision.
     log_det : Tensor, shape (n,)
         log |R|.
     """
 
     mean: Tensor
     root: Tensor
+    precision_tril: Tensor
     log_det: Tensor
 
     @property
@@ -153,4 +156,4 @@ def _laplace_factor(point: _LocalPoint) -> LocalFactor:
         point.precision_tril, identity.expand_as(point.precision_tril), upper=False
     )
     log_det = -point.precision_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    return LocalFactor(point.xi, inverse.mT.contiguous(), log_det)
+    return LocalFactor(point.xi, inverse.mT.contiguous(), point.precision_tril, log_det)

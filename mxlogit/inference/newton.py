@@ -28,6 +28,8 @@ _TRUST_RADIUS = 0.5
 # on what draws cost: (draws times people, tolerance).
 _REDRAW_TOLERANCES = ((400_000, 0.006), (500_000, 0.03), (float("inf"), 0.05))
 _MOST_DRAWS_TIMES_PEOPLE = 6_400_000
+# A search that stalls this close (in multiples of the tolerance) has met the noise of its draws, not failed.
+_NOISE_FLOOR = 10.0
 # Relative rounding of a sum of people's log likelihoods: single precision averages out over people.
 _ROUNDING = {torch.float32: 1e-7, torch.float64: 1e-13}
 _STATUS = {
@@ -146,9 +148,10 @@ class NewtonSearch:
             settled = redraw < allowed and draws > 16
             too_many = 4 * draws * n_people > _MOST_DRAWS_TIMES_PEOPLE and draws >= 64
             if self.settings.draws is not None or settled or too_many:
-                return Optimum(
-                    ascent.point, ascent.evaluation, ascent.decrement, redraw, sweep, _STATUS[ascent.reason]
-                )
+                status = _STATUS[ascent.reason]
+                if ascent.decrement < _NOISE_FLOOR * self.settings.tolerance:
+                    status = Status.CONVERGED
+                return Optimum(ascent.point, ascent.evaluation, ascent.decrement, redraw, sweep, status)
             population, draws, tolerance = ascent.point, 4 * draws, self.settings.tolerance
 
     def _ascend(

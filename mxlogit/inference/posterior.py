@@ -33,6 +33,8 @@ _RATE = 0.7
 # and no variance by more than this factor.
 _SMALL_MOVE = 0.1
 _SMALL_STRETCH = 1.3
+# Longest step of a round, in posterior sds per parameter (root mean square).
+_LONGEST_MOVE = 0.6
 
 
 @dataclass(frozen=True)
@@ -133,17 +135,26 @@ def _natural_step(q: GaussianFactor, at: _Expectations, rate: float) -> Gaussian
         precision = precision + 0.5 * rate**2 * excess @ excess
     covariance = torch.linalg.inv(precision)
     tril = torch.linalg.cholesky(q.tril @ (0.5 * (covariance + covariance.T)) @ q.tril.T)
-    return GaussianFactor(q.mean + rate * q.tril @ (covariance @ at.gradient), tril)
+    step = rate * covariance @ at.gradient
+    shrink = min(1.0, _LONGEST_MOVE * len(q.mean) ** 0.5 / max(float(step.norm()), 1e-300))
+    return GaussianFactor(q.mean + q.tril @ (shrink * step), tril)
 
 
 def fit_gaussian(
     target: AnchoredTarget, start: GaussianFactor, tick: Callable[[], None]
 ) -> tuple[GaussianFactor, int]:
-    """Move the Gaussian factor to the posterior; return it and the number of rounds."""
-    q = start
+    """Move the Gaussian factor to the posterior; return it and the number of rounds.
+
+    If the steps grow instead of shrinking, the posterior is no Gaussian's neighbour: the factor at the mode
+    is returned, with 0 rounds, and the importance check will say so.
+    """
+    q, first = start, 0.0
     for rounds in range(1, _MOST_ROUNDS + 1):
         at = _expect(target, q, tick)
         move = float(at.gradient.norm()) / len(q.mean) ** 0.5
+        first = first or move
+        if move > max(1.5 * first, 1.0):
+            return start, 0
         values = torch.linalg.eigvalsh(at.precision)
         q = _natural_step(q, at, _RATE)
         stretch = max(float(values.amax()), 1.0 / max(float(values.amin()), 1e-3))

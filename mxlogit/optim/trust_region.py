@@ -17,6 +17,8 @@ from torch import Tensor
 Point = TypeVar("Point")
 
 _SHORTEST_STEP = 1e-6
+# Each rejection shortens the step four times: what four rejections in a row do not mend is noise.
+_MOST_REJECTIONS = 4
 
 
 @dataclass(frozen=True)
@@ -158,17 +160,19 @@ class NewtonAscent(Generic[Point]):
         current = self.evaluate(point)
         decrement = newton_decrement(current, self.scale)
         self.log(Iteration(current.value, decrement, 0.0, accepted=True))
+        rejected = 0
         for _ in range(self.max_iterations):
             if decrement < self._threshold(current):
                 return Ascent(point, current, decrement, Reason.CONVERGED)
-            if radius < _SHORTEST_STEP:
+            if radius < _SHORTEST_STEP or rejected >= _MOST_REJECTIONS:
                 return Ascent(point, current, decrement, Reason.STALLED)
             proposal = solve_step(current, self.scale, radius)
             candidate = self.move(point, proposal.step)
             evaluation = self.evaluate(candidate)
             gain = evaluation.value - current.value
             length = float((proposal.step / self.scale).abs().amax())
-            accepted = gain > 1e-4 * proposal.predicted
+            accepted = gain > 0.01 * proposal.predicted
+            rejected = 0 if accepted else rejected + 1
             if accepted:
                 point, current = candidate, evaluation
                 decrement = newton_decrement(current, self.scale)

@@ -1,0 +1,85 @@
+"""The command ``mxlogit``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import pandas as pd
+
+from mxlogit.datasets import load_electricity
+from mxlogit.errors import MxlogitError
+from mxlogit.estimator import MixedLogit
+
+_ATTRIBUTES = ["pf", "cl", "loc", "wk", "tod", "seas"]
+_TOLD = ("status", "log_likelihood", "log_likelihood_error", "elbo", "ess", "ess_min", "pareto_k", "newton_decrement")
+
+
+def _say(text: object = "") -> None:
+    sys.stdout.write(f"{text}\n")
+
+
+def run_demo(picture: str) -> None:
+    """Fit electricity with six correlated normal tastes, print what came of it and draw the tastes."""
+    frame = load_electricity()
+    est = MixedLogit(random=_ATTRIBUTES, situation="chid", alternative="alt", random_state=0)
+    _say(f"Electricity: {frame['id'].nunique()} decision makers, {frame['chid'].nunique()} choice situations.")
+    _say("Fitting six correlated normal tastes ...")
+    est.fit(frame)
+    diagnostics = est.diagnostics_
+    _say(f"{diagnostics['status']} {diagnostics['seconds']:.1f} s, {diagnostics['passes']:.0f} passes.\n")
+    _say(est.summary().round(3).to_string())
+    _say("\nDiagnostics")
+    for name in _TOLD:
+        value = diagnostics[name]
+        _say(f"  {name:22s} {value:.3f}" if isinstance(value, float) else f"  {name:22s} {value}")
+    _say("\nTastes of three people: posterior mean and 90 % interval")
+    _say(_three_people(est, frame).to_string())
+    _say("\nShares of the alternatives")
+    observed = frame.loc[frame["choice"], "alt"].value_counts(normalize=True).sort_index()
+    shares = pd.DataFrame({"predicted": est.shares(frame), "observed": observed})
+    _say(shares.round(4).to_string())
+    _write_picture(est, picture)
+
+
+def _three_people(est: MixedLogit, frame: pd.DataFrame) -> pd.DataFrame:
+    three = frame[frame["id"].isin(frame["id"].unique()[:3])]
+    table = est.individual_coefficients(three, statistic=["mean", 0.05, 0.95])
+    rows = {}
+    for person in table.index:
+        cells = {}
+        for name in _ATTRIBUTES:
+            mean, low, high = table.loc[person, name]
+            cells[name] = f"{mean:.2f} [{low:.2f}, {high:.2f}]"
+        rows[person] = cells
+    return pd.DataFrame(rows).T.rename_axis("id")
+
+
+def _write_picture(est: MixedLogit, path: str) -> None:
+    from mxlogit.plots import plot_taste_distributions
+
+    try:
+        import matplotlib as mpl
+
+        mpl.use("Agg")
+        plot_taste_distributions(est)[0].figure.savefig(path, dpi=150)
+    except ImportError:
+        _say("\nNo picture: install matplotlib with pip install 'mxlogit[plots]'.")
+        return
+    _say(f"\nTaste distributions drawn in {path}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit status."""
+    parser = argparse.ArgumentParser(prog="mxlogit", description="Bayesian mixed logit choice models.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    demo = commands.add_parser("demo", help="fit the electricity panel and show the results")
+    demo.add_argument("--picture", default="mxlogit-demo.png", help="where to write the picture")
+    options = parser.parse_args(arguments)
+    try:
+        run_demo(options.picture)
+    except (MxlogitError, OSError) as error:
+        sys.stderr.write(f"mxlogit: {error}\n")
+        return 1
+    return 0

@@ -1,0 +1,146 @@
+"""Set encoder: each person's local factor from the set of their choice situations, in one pass.
+
+Tokens are situations; what a token holds is the situation's attribute differences in whitened units, pooled
+over the other alternatives, beside its logit score and information at xi = 0. So the network is indifferent
+to the order of situations, of alternatives and of people, takes panels of any length, and sees the
+population parameters it is asked about. The head is zero at first: the factor then is the one-step Newton
+solution from xi = 0, and training learns what that lacks.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from mxlogit.guide.laplace import LocalFactor, fixed_utility
+from mxlogit.likelihood import PanelDifferences, panel_probabilities
+from mxlogit.mixing import Mixing
+from mxlogit.parameters import Population
+
+
+class ResidualBlock(nn.Module):
+    """LayerNorm, linear, GELU, linear, added to the input."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, width)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the block to the last axis."""
+        out: Tensor = x + self.layers(x)
+        return out
+
+
+class SetEncoder(nn.Module):
+    """Amortized local factor (Rodrigues 2022; set pooling after Zaheer et al. 2017, Deep Sets).
+
+    Parameters
+    ----------
+    n_random : int
+        Number k of random coefficients.
+    mixing : Mixing
+    width : int
+        Width of tokens and residual blocks.
+    """
+
+    def __init__(self, n_random: int, mixing: Mixing, width: int = 64) -> None:
+        super().__init__()
+        self.mixing, self.n_random = mixing, n_random
+        cells = n_random * (n_random + 1) // 2
+        self.alternative = nn.Sequential(nn.Linear(n_random + 1, width), nn.GELU())
+        self.token = nn.Linear(width + n_random + cells, width)
+        self.blocks = nn.Sequential(ResidualBlock(width), ResidualBlock(width))
+        self.context = nn.Sequential(nn.Linear(width + 1 + n_random + cells, width), nn.GELU())
+        self.head = nn.Linear(width, n_random + cells)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+        rows, columns = torch.tril_indices(n_random, n_random)
+        self.register_buffer("rows", rows, persistent=False)
+        self.register_buffer("columns", columns, persistent=False)
+
+    def forward(self, population: Population, panel: PanelDifferences) -> LocalFactor:
+        """Return the local factors of a panel at given population parameters.
+
+        Parameters
+        ----------
+        population : Population
+            In the dtype of the panel.
+        panel : PanelDifferences
+            Of n people.
+
+        Returns
+        -------
+        LocalFactor
+        """
+        whitened, prob = self._whiten(population, panel)
+        weighted = whitened * prob
+        mean = weighted.sum(2)
+        score = -mean
+        information = weighted.mT @ whitened - mean[..., :, None] * mean[..., None, :]
+        seen = self._seen(panel)
+        pooled_score, pooled_information = score.sum(1), information.sum(1)
+        features = torch.cat([score, information[..., self.rows, self.columns]], -1)
+        state = self._pool(whitened, prob, features, seen)
+        summary = torch.cat(
+            [
+                state,
+                panel.n_situations[:, None].to(state).log(),
+                _squash(pooled_score),
+                _squash(pooled_information[..., self.rows, self.columns]),
+            ],
+            -1,
+        )
+        return self._factor(pooled_score, pooled_information, self.head(self.context(summary)))
+
+    def _whiten(self, population: Population, panel: PanelDifferences) -> tuple[Tensor, Tensor]:
+        """Differences times d beta / d xi at xi = 0, (n, t, J - 1, k), and probabilities (n, t, J - 1, 1)."""
+        centre = population.location.expand(1, -1)
+        value = self.mixing.evaluate(centre, population.location, population.scale)
+        random = panel.values[..., population.fixed.shape[0] :]
+        utility = fixed_utility(population, panel) + random @ value.taste[0]
+        _, prob = panel_probabilities(utility[..., None], panel)
+        loading = value.slope[0][:, None] * population.scale_tril
+        return panel.by_situation(random @ loading), panel.by_situation(prob)
+
+    def _seen(self, panel: PanelDifferences) -> Tensor:
+        """Weight (n, t, 1) of each situation in the mean: one over the number of observed ones."""
+        if panel.closed is None:
+            ones = panel.values.new_ones(len(panel), panel.values.shape[1] // panel.n_others, 1)
+        else:
+            ones = (~panel.by_situation(panel.closed)).any(-1, keepdim=True).to(panel.values)
+        return ones / ones.sum(1, keepdim=True).clamp(min=1.0)
+
+    def _pool(self, whitened: Tensor, prob: Tensor, features: Tensor, seen: Tensor) -> Tensor:
+        """Mean over situations of the tokens, (n, width)."""
+        alternatives = self.alternative(torch.cat([_squash(whitened), prob], -1))
+        # Closed alternatives have probability zero, so they do not enter.
+        mixed = (alternatives * prob).sum(2)
+        tokens = self.blocks(self.token(torch.cat([mixed, _squash(features)], -1)))
+        pooled: Tensor = (tokens * seen).sum(1)
+        return pooled
+
+    def _factor(self, score: Tensor, information: Tensor, head: Tensor) -> LocalFactor:
+        """Newton solution from xi = 0, shifted and stretched by the head's output."""
+        k = self.n_random
+        identity = torch.eye(k, dtype=score.dtype, device=score.device)
+        tril = torch.linalg.cholesky(information + identity)
+        # Precision factor of q: the Newton one times a lower-triangular stretch, identity at first.
+        stretch = torch.zeros_like(information)
+        stretch[:, self.rows, self.columns] = head[:, k:]
+        diagonal = stretch.diagonal(dim1=-2, dim2=-1)
+        stretch = stretch.tril(-1) + torch.diag_embed(diagonal.exp())
+        precision_tril = tril @ stretch
+        inverse = torch.linalg.solve_triangular(precision_tril, identity.expand_as(information), upper=False)
+        newton = torch.cholesky_solve(score[..., None], tril)[..., 0]
+        mean = newton + (inverse.mT @ head[:, :k, None])[..., 0]
+        log_det = -precision_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        return LocalFactor(mean, inverse.mT, precision_tril, log_det)
+
+
+def _squash(x: Tensor) -> Tensor:
+    """Signed logarithm: features of any size become numbers of order one."""
+    return x.sign() * x.abs().log1p() / math.log(2.0)

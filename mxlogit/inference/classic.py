@@ -1,0 +1,211 @@
+"""The classic route: encoder and q(theta) trained by stochastic backpropagation of Pyro's ELBO.
+
+After Rodrigues (2022, arXiv 2004.05426): mini-batches of decision makers, one reparametrised draw, Adam. It
+starts where the default route starts, follows a cosine schedule, and reports the average of the last
+quarter of the iterates.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pyro
+import torch
+from pyro.infer import Trace_ELBO
+from torch import Tensor
+
+from mxlogit.density import PanelModel
+from mxlogit.draws import draw_base_points, make_generator
+from mxlogit.fit import Fit, HistoryRow, Status
+from mxlogit.guide.amortized import AmortizedGuide
+from mxlogit.guide.population import GaussianFactor
+from mxlogit.importance import weigh_draws
+from mxlogit.inference.newton import Clock
+from mxlogit.likelihood import PanelDifferences
+from mxlogit.marginal import MarginalLikelihood, Sweep
+from mxlogit.model import mixed_logit
+from mxlogit.parameters import Population
+from mxlogit.samples import Samples
+from mxlogit.tastes import PolishedTastes
+
+if TYPE_CHECKING:
+    from mxlogit.inference.vi import VI
+
+_START_DEVIATION = 0.1
+_RECORD_EVERY = 50
+_CLIP = 10.0
+
+
+def run_classic(
+    settings: VI, model: PanelModel, panel: PanelDifferences, start: Population, seed: int, clock: Clock
+) -> Fit:
+    """Train the amortized guide and return its fit.
+
+    Parameters
+    ----------
+    settings : VI
+    model : PanelModel
+    panel : PanelDifferences
+    start : Population
+        The population at which q(theta) is centred at first.
+    seed : int
+    clock : Clock
+
+    Returns
+    -------
+    Fit
+    """
+    devices = [panel.values.device] if panel.values.is_cuda else []
+    # Pyro and torch.distributions know only the global generator: fork it, seed the fork, restore it.
+    with torch.random.fork_rng(devices=devices), pyro.settings.context(module_local_params=True):
+        torch.manual_seed(seed % 2**63)
+        guide = AmortizedGuide(model, _start_factor(model, start), _polish_steps(settings)).to(panel.values.device)
+        guide.encoder.to(panel.values.dtype)
+        factor = _train(settings, guide, panel, clock)
+    return _package(settings, guide, factor, panel, seed, clock)
+
+
+def _polish_steps(settings: VI) -> int:
+    return 0 if settings.polish == "auto" else int(settings.polish)
+
+
+def _start_factor(model: PanelModel, start: Population) -> GaussianFactor:
+    """A narrow Gaussian whose axes are those of relative moves, so that units do not matter."""
+    jacobian = model.space.relative_jacobian(start)
+    n_fixed = model.space.n_fixed
+    size = torch.ones(model.space.size, dtype=torch.float64)
+    size[:n_fixed] = 1.0 / model.attribute_scale[:n_fixed]
+    upper = torch.linalg.qr((_START_DEVIATION * jacobian * size).T, mode="r").R
+    return GaussianFactor(model.space.unconstrain(start), upper.T * upper.diagonal().sign())
+
+
+class _Schedule:
+    """Cosine from 1 to 0 over the steps, or over the seconds when there is a time limit."""
+
+    def __init__(self, settings: VI, clock: Clock) -> None:
+        self.steps, self.limit, self.clock = settings.steps, settings.max_seconds, clock
+
+    def progress(self, step: int) -> float:
+        by_time = 0.0 if self.limit is None else self.clock.seconds() / self.limit
+        by_steps = step / self.steps if self.limit is None else 0.0
+        return min(1.0, max(by_time, by_steps))
+
+    def rate(self, progress: float) -> float:
+        return 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def _train(settings: VI, guide: AmortizedGuide, panel: PanelDifferences, clock: Clock) -> GaussianFactor:
+    """Run Adam; return q(theta) averaged over the last quarter of the run."""
+
+    def program(data: PanelDifferences, people: Tensor) -> None:
+        mixed_logit(guide.model, data, people)
+
+    loss_of = Trace_ELBO()(program, guide)
+    theta = [guide.shift, guide.log_diagonal, guide.below]
+    groups = [
+        {"params": theta, "lr": settings.learning_rate},
+        {"params": list(guide.encoder.parameters()), "lr": settings.guide_learning_rate},
+    ]
+    optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
+    first_rates = [group["lr"] for group in groups]
+    schedule, average, n_averaged, step = _Schedule(settings, clock), _flatten(theta) * 0.0, 0, 0
+    batch = min(settings.batch_size, len(panel))
+    recent: list[float] = []
+    while (progress := schedule.progress(step)) < 1.0:
+        for group, rate in zip(optimizer.param_groups, first_rates, strict=True):
+            group["lr"] = rate * schedule.rate(progress)
+        people = torch.randperm(len(panel))[:batch].to(panel.values.device)
+        optimizer.zero_grad()
+        loss = loss_of(panel, people)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(theta, _CLIP * len(panel))
+        optimizer.step()
+        clock.passes += batch / len(panel)
+        recent = [*recent[-_RECORD_EVERY + 1 :], -float(loss.detach())]
+        step += 1
+        if step % _RECORD_EVERY == 0:
+            _record(clock, step, sum(recent) / len(recent))
+        if progress > 0.75:
+            average, n_averaged = average + _flatten(theta), n_averaged + 1
+    if n_averaged:
+        _unflatten(average / n_averaged, theta)
+    factor = guide.population_factor()
+    return GaussianFactor(factor.mean.detach(), factor.tril.detach())
+
+
+def _flatten(parameters: list[torch.nn.Parameter]) -> Tensor:
+    return torch.cat([p.detach().flatten() for p in parameters])
+
+
+def _unflatten(vector: Tensor, parameters: list[torch.nn.Parameter]) -> None:
+    with torch.no_grad():
+        for part, parameter in zip(vector.split([p.numel() for p in parameters]), parameters, strict=True):
+            parameter.copy_(part.view_as(parameter))
+
+
+def _record(clock: Clock, step: int, elbo: float) -> None:
+    row = HistoryRow(f"Adam step {step}", elbo, math.nan, clock.passes, clock.seconds(), accepted=True)
+    clock.history.append(row)
+    clock.tell(f"Adam step {step}: {clock.passes:.1f} passes, ELBO {elbo:.1f}")
+
+
+def _package(
+    settings: VI,
+    guide: AmortizedGuide,
+    factor: GaussianFactor,
+    panel: PanelDifferences,
+    seed: int,
+    clock: Clock,
+) -> Fit:
+    from mxlogit.inference.vi import boundary_sentences, draw_samples, evaluate_center
+
+    model = guide.model
+    factor = GaussianFactor(factor.mean.cpu(), factor.tril.cpu())
+    samples: Samples = draw_samples(model.space, factor, settings.n_samples, seed)
+    center = model.space.from_report(samples.mean)
+    marginal = MarginalLikelihood(panel, model.space, model.mixing, seed)
+    marginal.sweep(center, Sweep(16, settings.tail, 6, 30))
+    diagnostics = evaluate_center(marginal, center, 64, settings.tail)
+    encoder = encoder_quality(guide, center, panel, seed)
+    diagnostics.update(
+        status=Status.ITERATIONS_DONE.value,
+        converged=True,
+        elbo=clock.history[-1].objective if clock.history else math.nan,
+        elbo_local=encoder.elbo,
+        ess_encoder=encoder.ess,
+        pareto_k=math.nan,
+        passes=clock.passes,
+        seconds=clock.seconds(),
+        guide="set encoder trained by stochastic backpropagation of the ELBO; no flow",
+    )
+    tastes = PolishedTastes(model, seed, settings.tail)
+    warnings = boundary_sentences(model, center)
+    return Fit(samples, center, Status.ITERATIONS_DONE, clock.history, tastes, diagnostics, warnings)
+
+
+@dataclass(frozen=True)
+class EncoderQuality:
+    """Sum of the local bounds and mean ESS fraction of the encoder's factors as they are."""
+
+    elbo: float
+    ess: float
+
+
+@torch.no_grad()
+def encoder_quality(guide: AmortizedGuide, population: Population, panel: PanelDifferences, seed: int) -> EncoderQuality:
+    """Measure the encoder's own factors at given population parameters."""
+    local = population.to(panel.values)
+    elbo, ess = 0.0, 0.0
+    marginal = MarginalLikelihood(panel, guide.model.space, guide.model.mixing, seed)
+    for part, chunk in panel.chunks(marginal.chunk_size(32)):
+        factor = guide.local_factor(local, chunk)
+        generator = make_generator(seed, 41, part.start, device=panel.values.device)
+        shape = (len(chunk), 32, guide.model.space.n_random)
+        base = draw_base_points(generator, shape, factor.mean, None, defensive=False)
+        drawn = weigh_draws(factor, base, local, chunk, guide.model.mixing)
+        elbo += float(drawn.elbo.double() @ chunk.weights.double())
+        ess += float(drawn.ess_fraction.double() @ chunk.weights.double())
+    return EncoderQuality(elbo, ess / float(panel.weights.double().sum()))
+

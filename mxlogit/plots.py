@@ -1,0 +1,90 @@
+"""Pictures of a fit; matplotlib is imported when the first one is asked for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from mxlogit.errors import MissingExtraError, SpecificationError
+
+if TYPE_CHECKING:
+    from mxlogit.estimator import MixedLogit
+
+_SAMPLES = 200
+_DRAWS = 4_000
+
+
+def _pyplot() -> Any:
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError:
+        raise MissingExtraError("plots need matplotlib: pip install 'mxlogit[plots]'.") from None
+    return plt
+
+
+def plot_taste_distributions(est: MixedLogit, axes: Any = None) -> Any:
+    """Draw the population distribution of every taste and the decision makers' posterior means.
+
+    Parameters
+    ----------
+    est : MixedLogit
+        Fitted, with random coefficients.
+    axes : array of matplotlib Axes, optional
+        One for each random coefficient.
+
+    Returns
+    -------
+    ndarray of matplotlib Axes
+        Black line: density at the posterior mean; grey band: 90 % posterior band; bars: people's means.
+
+    Raises
+    ------
+    SpecificationError
+        If the model has no random coefficients.
+    """
+    names = list(est.taste_distribution().index)
+    if not names:
+        raise SpecificationError("the model has no random coefficients to draw.")
+    if axes is None:
+        columns = min(3, len(names))
+        rows = -(-len(names) // columns)
+        figure, axes = _pyplot().subplots(rows, columns, figsize=(3.6 * columns, 2.7 * rows), squeeze=False)
+        for spare in axes.ravel()[len(names) :]:
+            spare.set_visible(False)
+        figure.set_layout_engine("tight")
+    axes = np.asarray(axes).ravel()[: len(names)]
+    people = est.individual_coefficients(statistic=["mean"])
+    tastes = sample_population_tastes(est)
+    for i, (ax, name) in enumerate(zip(axes, names, strict=True)):
+        _draw_density(ax, tastes[..., i], people[(name, "mean")].to_numpy())
+        ax.set_xlabel(f"taste for {name} (utils per unit)")
+        ax.set_ylabel("density")
+    axes[0].legend(frameon=False, fontsize=7, loc="upper left")
+    return axes
+
+
+def sample_population_tastes(est: MixedLogit) -> np.ndarray:
+    """Tastes of simulated people (posterior samples, people, random coefficients)."""
+    fitted = est._state()
+    model, samples = fitted.model, est.result_.samples.unconstrained[:_SAMPLES]
+    population = model.space.constrain(samples)
+    generator = torch.Generator().manual_seed(fitted.seed)
+    xi = torch.randn(_DRAWS, model.space.n_random, generator=generator, dtype=torch.float64)
+    latent = population.location[:, None] + xi @ population.scale_tril.mT
+    location = population.location[:, None].expand_as(latent)
+    scale = population.scale[:, None].expand_as(latent)
+    return model.mixing.tastes(latent, location, scale).numpy()
+
+
+def _draw_density(ax: Any, tastes: np.ndarray, means: np.ndarray) -> None:
+    low, high = np.quantile(tastes, [0.002, 0.998])
+    edges = np.linspace(low, high, 61)
+    centre = 0.5 * (edges[1:] + edges[:-1])
+    density = np.stack([np.histogram(row, bins=edges, density=True)[0] for row in tastes])
+    lower, middle, upper = np.quantile(density, 0.05, 0), density.mean(0), np.quantile(density, 0.95, 0)
+    ax.hist(means, bins=edges[::2], density=True, color="white", edgecolor="0.65", label="people's means")
+    ax.fill_between(centre, lower, upper, color="0.75", alpha=0.8, linewidth=0, label="90 % band")
+    ax.plot(centre, middle, color="black", linewidth=1.4, label="population")
+    ax.axvline(0.0, color="black", linewidth=0.8, linestyle=":")

@@ -1,0 +1,218 @@
+"""Simulated choices for any specification, and the design of the published simulation study."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+
+from mxlogit.choices import ChoiceData
+from mxlogit.errors import SpecificationError, check_at_least
+from mxlogit.mixing import Mixing
+from mxlogit.spec import CONSTANT_PREFIX, make_specification
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What generated the choices.
+
+    Attributes
+    ----------
+    coef : pandas.Series
+        Labels as in ``MixedLogit.coef_``: fixed coefficients, locations, ``sd.`` and ``cor.`` of the latents.
+    tastes : pandas.DataFrame
+        Random coefficients of each decision maker; index: decision maker.
+    """
+
+    coef: pd.Series
+    tastes: pd.DataFrame
+
+
+def simulate_choices(
+    n_decision_makers: int = 500,
+    n_situations: int | tuple[int, int] = 10,
+    n_alternatives: int = 4,
+    *,
+    fixed: Mapping[str, float] | None = None,
+    random: Mapping[str, Sequence[object]] | None = None,
+    correlation: float | np.ndarray | None = None,
+    constants: Sequence[float] | None = None,
+    unavailable: float = 0.0,
+    scales: Mapping[str, float] | None = None,
+    random_state: int = 0,
+) -> tuple[pd.DataFrame, Truth]:
+    """Simulate a long frame of choices from a mixed logit.
+
+    Parameters
+    ----------
+    n_decision_makers, n_alternatives : int
+    n_situations : int or (int, int)
+        Choice situations per person; a pair draws each person's number between the two.
+    fixed : mapping column -> coefficient
+    random : mapping column -> (location, sd) or (location, sd, distribution)
+        Of the latent normals.
+    correlation : float or array (k, k), optional
+        Common correlation or correlation matrix of the latent normals; none by default.
+    constants : sequence of float, optional
+        Utility of alternatives 2, 3, ... against the first (alternatives are labelled "a1", "a2", ...).
+    unavailable : float
+        Probability that an alternative other than the first two is missing from a situation.
+    scales : mapping column -> float
+        Standard deviation of the attribute; one by default. Coefficients refer to the scaled attribute.
+    random_state : int
+
+    Returns
+    -------
+    tuple of (pandas.DataFrame, Truth)
+        Columns ``id situation alternative choice`` and the attributes (normal, independent).
+
+    Raises
+    ------
+    SpecificationError
+        If nothing is asked, a distribution is unknown, or the correlation is not positive definite.
+    """
+    fixed, random = dict(fixed or {}), {k: tuple(v) for k, v in (random or {}).items()}
+    families = {name: str(value[2]) if len(value) > 2 else "normal" for name, value in random.items()}
+    make_specification(fixed=list(fixed), random=families, constants=constants is not None)
+    check_at_least("n_decision_makers", n_decision_makers, 1)
+    check_at_least("n_alternatives", n_alternatives, 2)
+    rng = np.random.default_rng(random_state)
+    location = np.array([float(value[0]) for value in random.values()])  # type: ignore[arg-type]
+    scale = np.array([float(value[1]) for value in random.values()])  # type: ignore[arg-type]
+    matrix = _correlation_matrix(correlation, len(random))
+    tastes = _draw_tastes(rng, n_decision_makers, location, scale, matrix, list(families.values()))
+    low, high = (n_situations, n_situations) if isinstance(n_situations, int) else n_situations
+    counts = rng.integers(low, high + 1, n_decision_makers)
+    frame = _draw_attributes(rng, counts, n_alternatives, [*fixed, *random], scales or {})
+    person = frame["id"].to_numpy() - 1
+    utility = frame[list(fixed)].to_numpy() @ np.array(list(fixed.values())) if fixed else np.zeros(len(frame))
+    utility = utility + (frame[list(random)].to_numpy() * tastes[person]).sum(1)
+    if constants is not None:
+        utility += np.concatenate([[0.0], constants])[np.tile(np.arange(n_alternatives), counts.sum())]
+    keep = (np.tile(np.arange(n_alternatives), counts.sum()) < 2) | (rng.random(len(frame)) >= unavailable)
+    noisy = np.where(keep, utility + rng.gumbel(size=len(frame)), -np.inf).reshape(-1, n_alternatives)
+    chosen = noisy.argmax(1)[:, None] == np.arange(n_alternatives)
+    frame.insert(3, "choice", chosen.ravel())
+    truth = _make_truth(fixed, random, location, scale, matrix, correlation is not None, constants, tastes)
+    return frame[keep].reset_index(drop=True), truth
+
+
+def _correlation_matrix(correlation: float | np.ndarray | None, k: int) -> np.ndarray:
+    matrix = np.eye(k)
+    if correlation is not None:
+        matrix = np.asarray(correlation, dtype=float)
+        if matrix.ndim == 0:
+            matrix = np.full((k, k), float(matrix))
+            np.fill_diagonal(matrix, 1.0)
+    if matrix.shape != (k, k) or (k and np.linalg.eigvalsh(matrix).min() <= 0):
+        raise SpecificationError(f"correlation must be a number or a positive definite ({k}, {k}) matrix.")
+    return matrix
+
+
+def _draw_tastes(
+    rng: np.random.Generator,
+    n: int,
+    location: np.ndarray,
+    scale: np.ndarray,
+    correlation: np.ndarray,
+    families: list[str],
+) -> np.ndarray:
+    if not families:
+        return np.zeros((n, 0))
+    latent = location + scale * (rng.standard_normal((n, len(families))) @ np.linalg.cholesky(correlation).T)
+    arguments = (torch.from_numpy(x) for x in np.broadcast_arrays(latent, location, scale))
+    return Mixing(families).tastes(*(x.clone() for x in arguments)).numpy()
+
+
+def _draw_attributes(
+    rng: np.random.Generator, counts: np.ndarray, n_alternatives: int, names: list[str], scales: Mapping[str, float]
+) -> pd.DataFrame:
+    person = np.repeat(np.arange(1, len(counts) + 1), counts * n_alternatives)
+    within = np.concatenate([np.repeat(np.arange(1, c + 1), n_alternatives) for c in counts])
+    labels = np.array([f"a{j}" for j in range(1, n_alternatives + 1)])
+    frame = pd.DataFrame({"id": person, "situation": within, "alternative": np.tile(labels, counts.sum())})
+    for name in names:
+        frame[name] = scales.get(name, 1.0) * rng.standard_normal(len(frame))
+    return frame
+
+
+def _make_truth(
+    fixed: dict[str, float],
+    random: dict[str, tuple[object, ...]],
+    location: np.ndarray,
+    scale: np.ndarray,
+    correlation: np.ndarray,
+    correlated: bool,
+    constants: Sequence[float] | None,
+    tastes: np.ndarray,
+) -> Truth:
+    names = list(random)
+    values = dict(fixed)
+    for j, value in enumerate(constants or (), start=2):
+        values[f"{CONSTANT_PREFIX}a{j}"] = value
+    values.update(zip(names, location, strict=True))
+    values.update({f"sd.{name}": s for name, s in zip(names, scale, strict=True)})
+    if correlated:
+        pairs = [(i, j) for j in range(len(names)) for i in range(j)]
+        values.update({f"cor.{names[i]}:{names[j]}": correlation[i, j] for i, j in pairs})
+    people = pd.RangeIndex(1, len(tastes) + 1, name="id")
+    return Truth(pd.Series(values, dtype=float), pd.DataFrame(tastes, index=people, columns=names))
+
+
+FIXED = (-0.8, 0.8, 1.2)
+LOCATION = (-0.8, 0.8, 1.0, -0.8, 1.5)
+
+
+@dataclass(frozen=True)
+class StudyData:
+    """One data set of the published simulation study and what generated it.
+
+    Attributes
+    ----------
+    data : ChoiceData
+        Attributes ``f1 f2 f3`` (fixed) and ``r1`` to ``r5`` (random), float32.
+    fixed, location : ndarray, shape (3,) and (5,)
+    covariance : ndarray, shape (5, 5)
+    tastes : ndarray, shape (n, 5)
+    best_share : float
+        Per cent of situations in which the chosen alternative has the largest systematic utility.
+    """
+
+    data: ChoiceData
+    fixed: np.ndarray
+    location: np.ndarray
+    covariance: np.ndarray
+    tastes: np.ndarray
+    best_share: float
+
+
+def simulate_published_study(n_decision_makers: int, n_situations: int, run: int) -> StudyData:
+    """Regenerate a data set of the simulation study of Rodrigues (2022, arXiv 2004.05426).
+
+    Parameters
+    ----------
+    n_decision_makers, n_situations : int
+        The published sizes are (500, 5), (2000, 10), (10000, 10) and (50000, 10).
+    run : int
+        Seed of numpy's legacy generator: 1 to 30 in the study.
+
+    Returns
+    -------
+    StudyData
+    """
+    n, t, j = n_decision_makers, n_situations, 5
+    rng = np.random.RandomState(run)
+    x_fixed, x_random = rng.rand(n * t * j, 3), rng.rand(n * t * j, 5)
+    z, u = rng.randn(5, n), rng.rand(n * t * j)
+    covariance = 0.8 + 0.2 * np.eye(5)
+    tastes = np.array(LOCATION) + (np.linalg.cholesky(covariance) @ z).T
+    utility = x_fixed @ np.array(FIXED) + (x_random * np.repeat(tastes, t * j, axis=0)).sum(1)
+    utility = utility.reshape(n, t, j)
+    chosen = (utility - np.log(-np.log(u)).reshape(n, t, j)).argmax(2)
+    attributes = np.concatenate([x_fixed, x_random], 1).astype(np.float32).reshape(n, t, j, 8)
+    data = ChoiceData.from_arrays(attributes, chosen, names=["f1", "f2", "f3", "r1", "r2", "r3", "r4", "r5"])
+    best = 100.0 * float((utility.argmax(2) == chosen).mean())
+    return StudyData(data, np.array(FIXED), np.array(LOCATION), covariance, tastes, best)
