@@ -62,9 +62,7 @@ class PanelModel:
         vector = self.space.unconstrain(population)
         slope, bend = self.prior.derivatives(self.space, vector)
         jacobian = self.space.relative_jacobian(population)
-        return PriorInMoves(
-            float(self.log_prior(vector)), jacobian.T @ slope, jacobian.T @ (bend[:, None] * jacobian)
-        )
+        return PriorInMoves(float(self.log_prior(vector)), jacobian.T @ slope, jacobian.T @ (bend[:, None] * jacobian))
 
     def log_joint(self, vector: Tensor, xi: Tensor, panel: PanelDifferences) -> Tensor:
         """Log joint density of parameters, whitened tastes and choices, people weighted.

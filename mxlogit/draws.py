@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+
 def _seed_of(*words: int) -> int:
     """Mix words into one 63-bit seed (the finaliser of SplitMix64, Steele et al. 2014)."""
     state = 0x9E3779B97F4A7C15

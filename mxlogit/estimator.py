@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,10 +11,8 @@ import numpy as np
 import pandas as pd
 import torch
 from sklearn.base import BaseEstimator
-from tqdm import tqdm
 
 from mxlogit.choices import ChoiceData, FrameChoices, read_frame
-from mxlogit.choices.checks import check_identification
 from mxlogit.choices.ingest import add_constants
 from mxlogit.density import PanelModel
 from mxlogit.errors import (
@@ -27,16 +24,12 @@ from mxlogit.errors import (
 )
 from mxlogit.fit import Fit
 from mxlogit.inference.method import Method
-from mxlogit.inference.vi import VI
 from mxlogit.likelihood import PanelDifferences, difference_panels
 from mxlogit.marginal import MarginalLikelihood, Sweep
-from mxlogit.mixing import Mixing
-from mxlogit.parameters import ParameterSpace
-from mxlogit.priors import Priors, resolve_priors
+from mxlogit.priors import Priors
+from mxlogit.request import Progress, build_model, resolve_device, resolve_dtype, resolve_method, resolve_seed
 from mxlogit.results import frames, people, prediction
 from mxlogit.spec import CONSTANT_PREFIX, Columns, Specification, make_specification
-
-_DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
 @dataclass(frozen=True)
@@ -183,20 +176,18 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
             If the request is wrong or a coefficient is not identified.
         """
         specification = self._specify()
-        method, device, dtype = self._resolve_method(), self._resolve_device(), self._resolve_dtype()
-        seed = _resolve_seed(self.random_state)
+        method, seed = resolve_method(self.method), resolve_seed(self.random_state)
+        device, dtype = resolve_device(self.device), resolve_dtype(self.dtype)
         data = self._read(X, specification, dtype, y=y, sample_weight=sample_weight)
         constants = [name for name in data.names if name.startswith(CONSTANT_PREFIX)]
         specification = specification.with_constants(constants)
-        model = _build_model(specification, data, self.priors or Priors(standardize=True))
+        model = build_model(specification, data, self.priors or Priors(standardize=True))
         panel = difference_panels(data.to(device=device, dtype=dtype), data.columns(specification.names))
-        fitted = _Fitted(
-            specification, model, panel, data.decision_makers, data.alternatives, seed
-        )
+        fitted = _Fitted(specification, model, panel, data.decision_makers, data.alternatives, seed)
         n_situations = data.n_situations
         del data
         generator = torch.Generator().manual_seed(seed)
-        with _Progress(self.verbose) as callback:
+        with Progress(self.verbose) as callback:
             result = method.run(model, panel, generator=generator, callback=callback)
         return self._remember(fitted, result, n_situations)
 
@@ -227,32 +218,6 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
         return Columns(
             self.decision_maker, self.situation, self.alternative, self.choice, self.availability, self.weights
         )
-
-    def _resolve_method(self) -> Method:
-        if isinstance(self.method, str):
-            check_option("method", self.method, ["vi"])
-            return VI()
-        if not isinstance(self.method, Method):
-            raise SpecificationError(f"method must be 'vi' or a settings object such as VI(); got {self.method!r}.")
-        return self.method
-
-    def _resolve_device(self) -> torch.device:
-        if self.device == "auto":
-            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        try:
-            device = torch.device(self.device)
-        except RuntimeError:
-            raise SpecificationError(f"device must be 'auto', 'cpu', 'cuda' or a torch.device; got {self.device!r}.") from None
-        if device.type == "cuda" and not torch.cuda.is_available():
-            raise SpecificationError("device='cuda' was asked for, but torch sees no CUDA device.")
-        return device
-
-    def _resolve_dtype(self) -> torch.dtype:
-        if isinstance(self.dtype, torch.dtype):
-            check_option("dtype", self.dtype, list(_DTYPES.values()))
-            return self.dtype
-        check_option("dtype", self.dtype, ["auto", *_DTYPES])
-        return _DTYPES.get(self.dtype, torch.float32)
 
     def _read(self, X: Any, specification: Specification, dtype: torch.dtype, **given: Any) -> ChoiceData:
         """Read X for fitting and check that the coefficients can be identified later on."""
@@ -311,9 +276,7 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
             )
         return frames.samples_frame(self.result_, n)
 
-    def individual_coefficients(
-        self, X: Any = None, statistic: Sequence[str | float] = ("mean", "sd")
-    ) -> pd.DataFrame:
+    def individual_coefficients(self, X: Any = None, statistic: Sequence[str | float] = ("mean", "sd")) -> pd.DataFrame:
         """Posterior tastes of decision makers given their choices.
 
         Parameters
@@ -457,48 +420,3 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
         tastes = people.taste_samples(fitted.model, self.result_, fitted.panel.take(index)).double().cpu()
         fixed = fitted.model.space.constrain(self.result_.samples.unconstrained[: len(tastes)]).fixed
         return torch.cat([fixed[:, None].expand(-1, tastes.shape[1], -1), tastes], -1)
-
-
-def _build_model(specification: Specification, data: ChoiceData, priors: Priors) -> PanelModel:
-    """Check identification and resolve the priors for these data."""
-    scales = check_identification(data, specification.names)
-    space = ParameterSpace(specification.fixed, specification.random, specification.blocks)
-    mixing = Mixing(specification.mixing)
-    prior = resolve_priors(priors, mixing, space.n_fixed, scales)
-    return PanelModel(space, mixing, prior, torch.tensor(scales, dtype=torch.float64))
-
-
-def _resolve_seed(random_state: Any) -> int:
-    """A whole number from a seed or generator; global generators are never touched."""
-    if random_state is None:
-        return int(np.random.default_rng().integers(2**62))
-    if isinstance(random_state, np.random.Generator):
-        return int(random_state.integers(2**62))
-    if isinstance(random_state, np.random.RandomState):
-        return int(random_state.randint(2**31))
-    if isinstance(random_state, (int, np.integer)) and not isinstance(random_state, bool) and random_state >= 0:
-        return int(random_state)
-    raise SpecificationError(
-        f"random_state must be None, a whole number from 0, or a numpy generator; got {random_state!r}."
-    )
-
-
-class _Progress:
-    """A progress line on terminals after a second, or plain lines when verbose."""
-
-    def __init__(self, verbose: int) -> None:
-        self.verbose = verbose
-
-    def __enter__(self) -> _Progress:
-        quiet = True if self.verbose else None
-        self._bar = tqdm(total=0, bar_format="{desc} [{elapsed}]", disable=quiet, delay=1.0, leave=False)
-        return self
-
-    def __call__(self, text: str) -> None:
-        if self.verbose:
-            sys.stderr.write(f"{text}\n")
-        else:
-            self._bar.set_description_str(text)
-
-    def __exit__(self, *details: object) -> None:
-        self._bar.close()

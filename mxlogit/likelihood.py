@@ -27,11 +27,30 @@ _SAFE_EXPONENT = 60.0
 class PanelData(Protocol):
     """What the kernel needs of choice data (see `mxlogit.choices.ChoiceData` for shapes)."""
 
-    attributes: Tensor
-    available: Tensor
-    observed: Tensor
-    chosen: Tensor
-    weights: Tensor
+    @property
+    def attributes(self) -> Tensor:
+        """Attributes (n, t, j, k)."""
+        ...
+
+    @property
+    def available(self) -> Tensor:
+        """Availability (n, t, j)."""
+        ...
+
+    @property
+    def observed(self) -> Tensor:
+        """Observed situations (n, t)."""
+        ...
+
+    @property
+    def chosen(self) -> Tensor:
+        """Chosen positions (n, t)."""
+        ...
+
+    @property
+    def weights(self) -> Tensor:
+        """Weights (n,)."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -217,9 +236,7 @@ class Derivatives:
     information: Tensor
 
 
-def panel_derivatives(
-    utility: Tensor, panel: PanelDifferences, columns: slice = slice(None)
-) -> Derivatives:
+def panel_derivatives(utility: Tensor, panel: PanelDifferences, columns: slice = slice(None)) -> Derivatives:
     """Value, gradient and information with respect to some coefficients, in one pass.
 
     Parameters

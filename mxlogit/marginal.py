@@ -162,9 +162,7 @@ class MarginalLikelihood:
             yield replace(proposal, factor=factor)
 
     @torch.no_grad()
-    def weigh(
-        self, population: Population, proposals: Iterable[Proposal]
-    ) -> Iterator[tuple[Proposal, WeightedDraws]]:
+    def weigh(self, population: Population, proposals: Iterable[Proposal]) -> Iterator[tuple[Proposal, WeightedDraws]]:
         """Weigh the draws of proposals at ``population``."""
         local = population.to(self.panel.values)
         for proposal in proposals:
@@ -183,9 +181,7 @@ class MarginalLikelihood:
         local = population.to(self.panel.values)
         total = PassResult.zeros(self.space.size, self.panel.values.device)
         for proposal in proposals:
-            drawn, scores = score_people(
-                proposal.factor, proposal.base, local, proposal.panel, self.mixing, self.space
-            )
+            drawn, scores = score_people(proposal.factor, proposal.base, local, proposal.panel, self.mixing, self.space)
             total.add(drawn, scores.double(), proposal.panel.weights.double())
         return total.finish(float(self.panel.weights.double().sum()))
 

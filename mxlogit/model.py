@@ -27,8 +27,9 @@ def sample_population(model: PanelModel) -> Population:
     fixed = pyro.sample("fixed", dist.Normal(mean[:n_fixed], deviation[:n_fixed]).to_event(1))
     location = pyro.sample("location", dist.Normal(mean[n_fixed:], deviation[n_fixed:]).to_event(1))
     scale = pyro.sample("scale", dist.HalfCauchy(prior.sd_scale).to_event(1))
+    concentration = mean.new_tensor(prior.concentration)
     factors = [
-        pyro.sample(f"correlation_{i}", dist.LKJCholesky(len(block), prior.concentration))
+        pyro.sample(f"correlation_{i}", dist.LKJCholesky(len(block), concentration))
         for i, block in enumerate(model.space.correlated_blocks)
     ]
     return model.space.assemble(fixed, location, scale, factors)

@@ -100,9 +100,7 @@ class ParameterSpace:
     @property
     def triangle(self) -> tuple[list[int], list[int]]:
         """Rows and columns of the free entries of L: the lower triangle inside the blocks."""
-        cells = [
-            (max(a, b), min(a, b)) for block in self.blocks for i, a in enumerate(block) for b in block[: i + 1]
-        ]
+        cells = [(max(a, b), min(a, b)) for block in self.blocks for i, a in enumerate(block) for b in block[: i + 1]]
         cells.sort()
         return [row for row, _ in cells], [column for _, column in cells]
 
@@ -232,7 +230,7 @@ class ParameterSpace:
         return (value(both) + value(-both) - value(apart) - value(-apart)) / (4.0 * h * h)
 
     def relative_jacobian(self, population: Population) -> Tensor:
-        """d (unconstrained vector) / d (relative step) at a zero step, shape (D, D).
+        """D (unconstrained vector) / d (relative step) at a zero step, shape (D, D).
 
         Closed form: dL = L A, and the partial correlations of a row follow from the row's stick-breaking.
         """

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from mxlogit.estimator import MixedLogit
 
 _SAMPLES = 200
-_DRAWS = 4_000
+_QUANTILES = 4_000
 
 
 def _pyplot() -> Any:
@@ -56,7 +56,7 @@ def plot_taste_distributions(est: MixedLogit, axes: Any = None) -> Any:
         figure.set_layout_engine("tight")
     axes = np.asarray(axes).ravel()[: len(names)]
     people = est.individual_coefficients(statistic=["mean"])
-    tastes = sample_population_tastes(est)
+    tastes = population_quantiles(est)
     for i, (ax, name) in enumerate(zip(axes, names, strict=True)):
         _draw_density(ax, tastes[..., i], people[(name, "mean")].to_numpy())
         ax.set_xlabel(f"taste for {name} (utils per unit)")
@@ -65,14 +65,12 @@ def plot_taste_distributions(est: MixedLogit, axes: Any = None) -> Any:
     return axes
 
 
-def sample_population_tastes(est: MixedLogit) -> np.ndarray:
-    """Tastes of simulated people (posterior samples, people, random coefficients)."""
-    fitted = est._state()
-    model, samples = fitted.model, est.result_.samples.unconstrained[:_SAMPLES]
+def population_quantiles(est: MixedLogit) -> np.ndarray:
+    """Equally likely tastes of the population (posterior samples, quantiles, random coefficients)."""
+    model, samples = est._state().model, est.result_.samples.unconstrained[:_SAMPLES]
     population = model.space.constrain(samples)
-    generator = torch.Generator().manual_seed(fitted.seed)
-    xi = torch.randn(_DRAWS, model.space.n_random, generator=generator, dtype=torch.float64)
-    latent = population.location[:, None] + xi @ population.scale_tril.mT
+    z = torch.special.ndtri((torch.arange(_QUANTILES, dtype=torch.float64) + 0.5) / _QUANTILES)
+    latent = population.location[:, None] + population.scale[:, None] * z[:, None]
     location = population.location[:, None].expand_as(latent)
     scale = population.scale[:, None].expand_as(latent)
     return model.mixing.tastes(latent, location, scale).numpy()

@@ -91,9 +91,11 @@ class PriorDensity:
         # log of 2 / (pi s (1 + (tau / s)^2)) plus log tau, the Jacobian of the logarithm.
         cauchy = math.log(2.0 / math.pi) + ratio - torch.nn.functional.softplus(2.0 * ratio)
         total = normal.sum(-1) + cauchy.sum(-1) + (power * _log_sech_squared(partial)).sum(-1)
-        return total - torch.lgamma(power).sum() * 2.0 + (
-            torch.lgamma(2.0 * power) - (2.0 * power - 1.0) * math.log(2.0)
-        ).sum()
+        return (
+            total
+            - torch.lgamma(power).sum() * 2.0
+            + (torch.lgamma(2.0 * power) - (2.0 * power - 1.0) * math.log(2.0)).sum()
+        )
 
     def derivatives(self, space: ParameterSpace, vector: Tensor) -> tuple[Tensor, Tensor]:
         """Gradient of `log_prob` at one vector, and the diagonal of its (diagonal) Hessian; (D,) each."""

@@ -74,7 +74,7 @@ def simulate_choices(
     SpecificationError
         If nothing is asked, a distribution is unknown, or the correlation is not positive definite.
     """
-    fixed, random = dict(fixed or {}), {k: tuple(v) for k, v in (random or {}).items()}
+    fixed, random = dict(fixed or {}), dict(random or {})
     families = {name: str(value[2]) if len(value) > 2 else "normal" for name, value in random.items()}
     make_specification(fixed=list(fixed), random=families, constants=constants is not None)
     check_at_least("n_decision_makers", n_decision_makers, 1)
@@ -96,7 +96,7 @@ def simulate_choices(
     noisy = np.where(keep, utility + rng.gumbel(size=len(frame)), -np.inf).reshape(-1, n_alternatives)
     chosen = noisy.argmax(1)[:, None] == np.arange(n_alternatives)
     frame.insert(3, "choice", chosen.ravel())
-    truth = _make_truth(fixed, random, location, scale, matrix, correlation is not None, constants, tastes)
+    truth = _make_truth(fixed, random, location, scale, matrix, constants, tastes, correlated=correlation is not None)
     return frame[keep].reset_index(drop=True), truth
 
 
@@ -140,14 +140,15 @@ def _draw_attributes(
 
 
 def _make_truth(
-    fixed: dict[str, float],
-    random: dict[str, tuple[object, ...]],
+    fixed: Mapping[str, float],
+    random: Mapping[str, Sequence[object]],
     location: np.ndarray,
     scale: np.ndarray,
     correlation: np.ndarray,
-    correlated: bool,
     constants: Sequence[float] | None,
     tastes: np.ndarray,
+    *,
+    correlated: bool,
 ) -> Truth:
     names = list(random)
     values = dict(fixed)

@@ -131,7 +131,9 @@ def make_specification(
 
 def _check_names(argument: str, names: Sequence[str]) -> tuple[str, ...]:
     if isinstance(names, str):
-        raise SpecificationError(f"{argument} must be a list of column names; got the string {names!r}: write [{names!r}].")
+        raise SpecificationError(
+            f"{argument} must be a list of column names; got the string {names!r}: write [{names!r}]."
+        )
     wrong = [name for name in names if not isinstance(name, str)]
     if wrong:
         raise SpecificationError(f"{argument} must hold column names (strings); got {wrong[:5]}.")
@@ -144,15 +146,12 @@ def _check_names(argument: str, names: Sequence[str]) -> tuple[str, ...]:
 def _check_mixing(column: str, family: str) -> str:
     if family not in MIXING_NAMES:
         known = ", ".join(repr(name) for name in MIXING_NAMES)
-        raise SpecificationError(
-            f"unknown mixing distribution {family!r} for {column!r}. Known: {known}.{suggest(str(family), MIXING_NAMES)}"
-        )
+        hint = suggest(str(family), MIXING_NAMES)
+        raise SpecificationError(f"unknown mixing distribution {family!r} for {column!r}. Known: {known}.{hint}")
     return family
 
 
-def _make_blocks(
-    random: tuple[str, ...], correlated: bool | Sequence[Sequence[str]]
-) -> tuple[tuple[int, ...], ...]:
+def _make_blocks(random: tuple[str, ...], correlated: bool | Sequence[Sequence[str]]) -> tuple[tuple[int, ...], ...]:
     if correlated is True:
         return (tuple(range(len(random))),) if random else ()
     if correlated is False:

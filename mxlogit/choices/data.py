@@ -94,9 +94,7 @@ class ChoiceData:
         """
         x = torch.as_tensor(attributes)
         if x.dim() != 4 or 0 in x.shape[:3]:
-            raise ChoiceDataError(
-                f"attributes must have shape (n, t, j, k) with no empty axis; got {tuple(x.shape)}."
-            )
+            raise ChoiceDataError(f"attributes must have shape (n, t, j, k) with no empty axis; got {tuple(x.shape)}.")
         n, t, j, _ = x.shape
         x = x if x.is_floating_point() else x.to(torch.get_default_dtype())
         seen = _mask(observed, (n, t), "observed", x.device)
@@ -199,9 +197,7 @@ class ChoiceData:
         return gram / max(1, int((self.available & self.observed[..., None]).sum()))
 
 
-def _mask(
-    mask: Tensor | np.ndarray | None, shape: tuple[int, ...], name: str, device: torch.device
-) -> Tensor:
+def _mask(mask: Tensor | np.ndarray | None, shape: tuple[int, ...], name: str, device: torch.device) -> Tensor:
     if mask is None:
         return torch.ones(shape, dtype=torch.bool, device=device)
     tensor = torch.as_tensor(mask).to(device)

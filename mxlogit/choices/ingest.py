@@ -16,11 +16,17 @@ import pandas as pd
 import torch
 
 from mxlogit.choices.checks import Problems
+from mxlogit.choices.columns import (
+    SHOWN,
+    RowKeys,
+    read_attributes,
+    read_availability,
+    read_choice,
+    read_weights,
+)
 from mxlogit.choices.data import ChoiceData
 from mxlogit.errors import ChoiceDataError, suggest
 from mxlogit.spec import CONSTANT_PREFIX, Columns
-
-_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -86,36 +92,6 @@ def constant_labels(alternatives: np.ndarray, base: object) -> list[str]:
     return [f"{CONSTANT_PREFIX}{label}" for label in labels if label != base]
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """Keys of the rows as integers: person, situation within person, alternative, with their labels."""
-
-    person: np.ndarray
-    situation: np.ndarray
-    alternative: np.ndarray
-    people: np.ndarray
-    situation_of: np.ndarray
-    situation_labels: np.ndarray
-    alternatives: np.ndarray | None
-    alternative_labels: np.ndarray
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        return len(self.people), int(self.situation.max()) + 1, int(self.alternative.max()) + 1
-
-    def place(self, situation: int) -> str:
-        """Words for a choice situation (global number)."""
-        row = int(np.argmax(self.situation_of == situation))
-        return f"person {self.people[self.person[row]]}: situation {self.situation_labels[row]}"
-
-    def row_place(self, row: int) -> str:
-        """Words for a row."""
-        return (
-            f"person {self.people[self.person[row]]}, situation {self.situation_labels[row]}, "
-            f"{self.alternative_labels[row]!r}"
-        )
-
-
 def read_frame(
     frame: Any,
     columns: Columns,
@@ -173,13 +149,13 @@ def read_frame(
     problems.raise_if_any()
     rows = _read_keys(table, columns, alternatives, problems)
     problems.raise_if_any()
-    available = _read_availability(table, columns.availability, rows, problems)
+    available = read_availability(table, columns.availability, rows, problems)
     choice = None
     if need_choice:
         values = table[columns.choice].to_numpy() if chosen is None else np.asarray(chosen)
-        choice = _read_choice(values, columns, rows, available, problems)
-    weight = _read_weights(table, columns.weights, weights, rows, problems)
-    attributes = _read_attributes(table, read, rows, available, dtype, problems)
+        choice = read_choice(values, columns, rows, available, problems)
+    weight = read_weights(table, columns.weights, weights, rows, problems)
+    attributes = read_attributes(table, read, rows, available, dtype, problems)
     problems.raise_if_any()
     data = _assemble(rows, attributes, available, choice, weight, tuple(read))
     if constants:
@@ -231,9 +207,7 @@ def _rank_within(groups: np.ndarray, n_groups: int) -> np.ndarray:
     return rank
 
 
-def _read_keys(
-    table: nw.DataFrame[Any], columns: Columns, known: np.ndarray | None, problems: Problems
-) -> _Rows:
+def _read_keys(table: nw.DataFrame[Any], columns: Columns, known: np.ndarray | None, problems: Problems) -> RowKeys:
     person, people = _factorize(table[columns.decision_maker].to_numpy())
     labels = table[columns.situation].to_numpy()
     situation_code, situation_names = _factorize(labels)
@@ -243,9 +217,7 @@ def _read_keys(
     situation = _rank_within(np.asarray(pairs) // len(situation_names), len(people))[situation_of]
     alternative_values = table[columns.alternative].to_numpy()
     alternative, alternatives = _read_alternatives(alternative_values, situation_of, known, problems)
-    rows = _Rows(
-        person, situation, alternative, people, situation_of, labels, alternatives, alternative_values
-    )
+    rows = RowKeys(person, situation, alternative, people, situation_of, labels, alternatives, alternative_values)
     if not problems.sentences:
         _check_duplicates(rows, columns, problems)
     return rows
@@ -260,7 +232,7 @@ def _read_alternatives(
         position = pd.Index(known).get_indexer(pd.Index(labels))
         strange = list(labels[position < 0])
         if strange:
-            problems.add(f"alternatives {strange[:_SHOWN]} were not in the data of the fit: {list(known)[:10]}.")
+            problems.add(f"alternatives {strange[:SHOWN]} were not in the data of the fit: {list(known)[:10]}.")
         return position[codes], known
     largest = int(np.bincount(situation_of).max())
     if len(labels) > max(32, 2 * largest):
@@ -268,11 +240,11 @@ def _read_alternatives(
     return codes, labels
 
 
-def _check_duplicates(rows: _Rows, columns: Columns, problems: Problems) -> None:
+def _check_duplicates(rows: RowKeys, columns: Columns, problems: Problems) -> None:
     code, _ = _factorize(rows.alternative_labels)
     key = rows.situation_of.astype(np.int64) * (int(code.max()) + 1) + code
     repeated = pd.Series(key).duplicated().to_numpy()
-    places = [rows.row_place(row) for row in np.flatnonzero(repeated)[:_SHOWN]]
+    places = [rows.row_place(row) for row in np.flatnonzero(repeated)[:SHOWN]]
     problems.add_if(
         repeated,
         "{count} rows repeat an alternative of their choice situation ({places}). Each pair "
@@ -282,143 +254,8 @@ def _check_duplicates(rows: _Rows, columns: Columns, problems: Problems) -> None
     )
 
 
-def _numeric(values: np.ndarray) -> np.ndarray | None:
-    """Values as floats with missing as nan; None when they are not numbers."""
-    if values.dtype.kind in "fiub":
-        return values
-    if values.dtype.kind == "O" and any(isinstance(v, str) for v in values[:1000]):
-        return None
-    try:
-        return pd.to_numeric(pd.Series(values)).to_numpy(dtype=np.float64, na_value=np.nan)
-    except (ValueError, TypeError):
-        return None
-
-
-def _read_availability(
-    table: nw.DataFrame[Any], column: str | None, rows: _Rows, problems: Problems
-) -> np.ndarray:
-    if column is None:
-        return np.ones(len(rows.person), dtype=bool)
-    values = _numeric(table[column].to_numpy())
-    if values is None or not np.isin(values, (0, 1)).all():
-        problems.add(f"availability column {column!r} must hold 0/1 or False/True in every row.")
-        return np.ones(len(rows.person), dtype=bool)
-    available = values.astype(bool)
-    count = np.bincount(rows.situation_of, weights=available)
-    empty = count == 0
-    places = [rows.place(s) for s in np.flatnonzero(empty)[:_SHOWN]]
-    problems.add_if(
-        empty, "{count} of {total} choice situations have no available alternative ({places}).", places
-    )
-    return available
-
-
-def _read_choice(
-    values: np.ndarray, columns: Columns, rows: _Rows, available: np.ndarray, problems: Problems
-) -> np.ndarray:
-    if len(values) != len(rows.person):
-        problems.add(f"y has {len(values)} values for {len(rows.person)} rows of X.")
-        return np.zeros(len(rows.person), dtype=bool)
-    numbers = _numeric(values)
-    if numbers is None or not np.isin(numbers, (0, 1)).all():
-        problems.add(
-            f"the choice column {columns.choice!r} must hold 0/1 or False/True, one row of each situation being 1. "
-            f"If it names the chosen alternative, write frame[{columns.choice!r}] = "
-            f"frame[{columns.choice!r}] == frame[{columns.alternative!r}]; one row per situation needs wide_to_long."
-        )
-        return np.zeros(len(rows.person), dtype=bool)
-    chosen = numbers.astype(bool)
-    count = np.bincount(rows.situation_of, weights=chosen)
-    advice = (
-        "Exactly one row of each situation must be chosen. Did a row-wise split cut situations apart? "
-        f"Split by decision maker: GroupKFold with groups=frame[{columns.decision_maker!r}]."
-    )
-    for wrong, words in ((count == 0, "no chosen alternative"), (count > 1, "more than one chosen alternative")):
-        places = [rows.place(s) for s in np.flatnonzero(wrong)[:_SHOWN]]
-        problems.add_if(
-            wrong, f"{{count}} of {{total}} choice situations have {words} ({{places}}).\n  {advice}", places
-        )
-    closed = chosen & ~available
-    places = [rows.row_place(row) for row in np.flatnonzero(closed)[:_SHOWN]]
-    problems.add_if(
-        closed,
-        "in {count} choice situations the chosen alternative is marked unavailable ({places}). Correct column "
-        f"{columns.availability!r}, or drop these situations.",
-        places,
-    )
-    return chosen
-
-
-def _read_weights(
-    table: nw.DataFrame[Any], column: str | None, given: Any, rows: _Rows, problems: Problems
-) -> np.ndarray:
-    """One weight per person, from a column or from one value per row."""
-    ones = np.ones(len(rows.people))
-    if column is None and given is None:
-        return ones
-    values = _numeric(table[column].to_numpy() if given is None else np.asarray(given))
-    if values is None or len(values) != len(rows.person):
-        problems.add("weights must be numbers, one per row of the frame.")
-        return ones
-    weight = np.zeros(len(rows.people))
-    weight[rows.person] = values
-    mixed = values != weight[rows.person]
-    places = [f"person {rows.people[p]}" for p in dict.fromkeys(rows.person[mixed].tolist())]
-    problems.add_if(
-        mixed & np.isfinite(values),
-        "weights differ within {count} rows' decision makers ({places}). A weight belongs to a person: the panel "
-        "is the unit of the likelihood.",
-        places,
-    )
-    bad = ~(np.isfinite(values) & (values > 0))
-    problems.add_if(
-        bad,
-        "{count} weights are not positive and finite ({places}).",
-        [rows.row_place(row) for row in np.flatnonzero(bad)[:_SHOWN]],
-    )
-    return weight
-
-
-def _read_attributes(
-    table: nw.DataFrame[Any],
-    names: Sequence[str],
-    rows: _Rows,
-    available: np.ndarray,
-    dtype: torch.dtype,
-    problems: Problems,
-) -> torch.Tensor:
-    n, t, j = rows.shape
-    attributes = torch.zeros(n, t, j, len(names), dtype=dtype)
-    cell = (rows.person * t + rows.situation) * j + rows.alternative
-    flat = attributes.view(-1, len(names)).numpy()
-    for k, name in enumerate(names):
-        values = _numeric(table[name].to_numpy())
-        if values is None:
-            problems.add(
-                f"column {name!r} holds text, not numbers. Code it as numbers or as 0/1 columns, one per category."
-            )
-            continue
-        _check_finite(name, values, rows, available, problems)
-        flat[cell, k] = np.where(available, values, 0.0)
-    return attributes
-
-
-def _check_finite(
-    name: str, values: np.ndarray, rows: _Rows, available: np.ndarray, problems: Problems
-) -> None:
-    if values.dtype.kind != "f":
-        return
-    missing, infinite = np.isnan(values) & available, np.isinf(values) & available
-    if missing.any() or infinite.any():
-        first = rows.row_place(int(np.argmax(missing | infinite)))
-        problems.add(
-            f"column {name!r} has {missing.sum()} missing and {infinite.sum()} infinite values in rows of available "
-            f"alternatives (first: {first}). Fill or drop them; values of unavailable alternatives are ignored."
-        )
-
-
 def _assemble(
-    rows: _Rows,
+    rows: RowKeys,
     attributes: torch.Tensor,
     available: np.ndarray,
     choice: np.ndarray | None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,12 +14,12 @@ from mxlogit.errors import ChoiceDataError, suggest
 
 def wide_to_long(
     frame: pd.DataFrame,
-    attributes: Mapping[str, Mapping[object, str | float]],
+    attributes: Mapping[str, Mapping[Any, Any]],
     *,
     choice: str,
     decision_maker: str = "id",
     situation: str | None = None,
-    availability: Mapping[object, str] | None = None,
+    availability: Mapping[Any, str] | None = None,
     keep: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Turn one row per choice situation into one row per alternative.
@@ -85,7 +86,7 @@ def wide_to_long(
     return pd.DataFrame(long)
 
 
-def _stack(frame: pd.DataFrame, sources: Mapping[object, str | float]) -> np.ndarray:
+def _stack(frame: pd.DataFrame, sources: Mapping[Any, Any]) -> np.ndarray:
     parts = [
         frame[source].to_numpy() if isinstance(source, str) else np.full(len(frame), source)
         for source in sources.values()
@@ -95,11 +96,11 @@ def _stack(frame: pd.DataFrame, sources: Mapping[object, str | float]) -> np.nda
 
 def _check_wide(
     frame: pd.DataFrame,
-    attributes: Mapping[str, Mapping[object, str | float]],
+    attributes: Mapping[str, Mapping[Any, Any]],
     columns: Sequence[str],
     situation: str | None,
-    availability: Mapping[object, str] | None,
-) -> list[object]:
+    availability: Mapping[Any, str] | None,
+) -> list[Any]:
     if not isinstance(frame, pd.DataFrame):
         raise ChoiceDataError(f"wide_to_long needs a pandas DataFrame; got {type(frame).__name__}.")
     if not attributes:

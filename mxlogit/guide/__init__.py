@@ -1,0 +1,1 @@
+"""The variational family: encoder, polish, population factor, and their Pyro program."""

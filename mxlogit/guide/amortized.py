@@ -29,6 +29,9 @@ class AmortizedGuide(nn.Module):
         Newton steps after the encoder; gradients stop at the polished point.
     """
 
+    base_mean: Tensor
+    base_tril: Tensor
+
     def __init__(self, model: PanelModel, start: GaussianFactor, polish_steps: int = 0) -> None:
         super().__init__()
         self.model, self.polish_steps = model, polish_steps

@@ -25,9 +25,7 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.layers = nn.Sequential(
-            nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, width)
-        )
+        self.layers = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the block to the last axis."""
@@ -46,6 +44,9 @@ class SetEncoder(nn.Module):
     width : int
         Width of tokens and residual blocks.
     """
+
+    rows: Tensor
+    columns: Tensor
 
     def __init__(self, n_random: int, mixing: Mixing, width: int = 64) -> None:
         super().__init__()

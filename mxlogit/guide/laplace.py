@@ -77,9 +77,7 @@ def fixed_utility(population: Population, panel: PanelDifferences) -> Tensor:
     return panel.values[..., :n_fixed] @ population.fixed
 
 
-def _evaluate(
-    xi: Tensor, population: Population, panel: PanelDifferences, mixing: Mixing, base: Tensor
-) -> _LocalPoint:
+def _evaluate(xi: Tensor, population: Population, panel: PanelDifferences, mixing: Mixing, base: Tensor) -> _LocalPoint:
     n_fixed = population.fixed.shape[0]
     latent = population.location + xi @ population.scale_tril.mT
     value = mixing.evaluate(latent, population.location, population.scale)
@@ -138,9 +136,7 @@ def polish(
     return _laplace_factor(point)
 
 
-def follow(
-    start: Tensor, population: Population, panel: PanelDifferences, mixing: Mixing
-) -> LocalFactor:
+def follow(start: Tensor, population: Population, panel: PanelDifferences, mixing: Mixing) -> LocalFactor:
     """Follow modes to a nearby population by one full Newton step, from a single evaluation.
 
     For populations so close to where ``start`` was polished that a step cannot fail; the covariance is
@@ -152,8 +148,6 @@ def follow(
 
 def _laplace_factor(point: _LocalPoint) -> LocalFactor:
     identity = torch.eye(point.xi.shape[-1], dtype=point.xi.dtype, device=point.xi.device)
-    inverse = torch.linalg.solve_triangular(
-        point.precision_tril, identity.expand_as(point.precision_tril), upper=False
-    )
+    inverse = torch.linalg.solve_triangular(point.precision_tril, identity.expand_as(point.precision_tril), upper=False)
     log_det = -point.precision_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
     return LocalFactor(point.xi, inverse.mT.contiguous(), point.precision_tril, log_det)

@@ -1,0 +1,1 @@
+"""Inference engines: settings objects whose `run` turns a model and a panel into a `Fit`."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyro
 import torch
@@ -22,7 +22,9 @@ from mxlogit.fit import Fit, HistoryRow, Status
 from mxlogit.guide.amortized import AmortizedGuide
 from mxlogit.guide.population import GaussianFactor
 from mxlogit.importance import weigh_draws
+from mxlogit.inference.assess import draw_samples, evaluate_center, judge
 from mxlogit.inference.newton import Clock
+from mxlogit.inference.start import MultinomialLogit
 from mxlogit.likelihood import PanelDifferences
 from mxlogit.marginal import MarginalLikelihood, Sweep
 from mxlogit.model import mixed_logit
@@ -39,7 +41,13 @@ _CLIP = 10.0
 
 
 def run_classic(
-    settings: VI, model: PanelModel, panel: PanelDifferences, start: Population, seed: int, clock: Clock
+    settings: VI,
+    model: PanelModel,
+    panel: PanelDifferences,
+    logit: MultinomialLogit,
+    start: Population,
+    seed: int,
+    clock: Clock,
 ) -> Fit:
     """Train the amortized guide and return its fit.
 
@@ -48,6 +56,7 @@ def run_classic(
     settings : VI
     model : PanelModel
     panel : PanelDifferences
+    logit : MultinomialLogit
     start : Population
         The population at which q(theta) is centred at first.
     seed : int
@@ -64,7 +73,7 @@ def run_classic(
         guide = AmortizedGuide(model, _start_factor(model, start), _polish_steps(settings)).to(panel.values.device)
         guide.encoder.to(panel.values.dtype)
         factor = _train(settings, guide, panel, clock)
-    return _package(settings, guide, factor, panel, seed, clock)
+    return judge(_package(settings, guide, factor, panel, seed, clock), model, panel, logit)
 
 
 def _polish_steps(settings: VI) -> int:
@@ -104,12 +113,9 @@ def _train(settings: VI, guide: AmortizedGuide, panel: PanelDifferences, clock: 
 
     loss_of = Trace_ELBO()(program, guide)
     theta = [guide.shift, guide.log_diagonal, guide.below]
-    groups = [
-        {"params": theta, "lr": settings.learning_rate},
-        {"params": list(guide.encoder.parameters()), "lr": settings.guide_learning_rate},
-    ]
+    first_rates = [settings.learning_rate, settings.guide_learning_rate]
+    groups: list[dict[str, Any]] = [{"params": theta}, {"params": list(guide.encoder.parameters())}]
     optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
-    first_rates = [group["lr"] for group in groups]
     schedule, average, n_averaged, step = _Schedule(settings, clock), _flatten(theta) * 0.0, 0, 0
     batch = min(settings.batch_size, len(panel))
     recent: list[float] = []
@@ -159,8 +165,6 @@ def _package(
     seed: int,
     clock: Clock,
 ) -> Fit:
-    from mxlogit.inference.vi import boundary_sentences, draw_samples, evaluate_center
-
     model = guide.model
     factor = GaussianFactor(factor.mean.cpu(), factor.tril.cpu())
     samples: Samples = draw_samples(model.space, factor, settings.n_samples, seed)
@@ -170,8 +174,6 @@ def _package(
     diagnostics = evaluate_center(marginal, center, 64, settings.tail)
     encoder = encoder_quality(guide, center, panel, seed)
     diagnostics.update(
-        status=Status.ITERATIONS_DONE.value,
-        converged=True,
         elbo=clock.history[-1].objective if clock.history else math.nan,
         elbo_local=encoder.elbo,
         ess_encoder=encoder.ess,
@@ -181,8 +183,7 @@ def _package(
         guide="set encoder trained by stochastic backpropagation of the ELBO; no flow",
     )
     tastes = PolishedTastes(model, seed, settings.tail)
-    warnings = boundary_sentences(model, center)
-    return Fit(samples, center, Status.ITERATIONS_DONE, clock.history, tastes, diagnostics, warnings)
+    return Fit(samples, center, Status.ITERATIONS_DONE, clock.history, tastes, diagnostics)
 
 
 @dataclass(frozen=True)
@@ -194,7 +195,9 @@ class EncoderQuality:
 
 
 @torch.no_grad()
-def encoder_quality(guide: AmortizedGuide, population: Population, panel: PanelDifferences, seed: int) -> EncoderQuality:
+def encoder_quality(
+    guide: AmortizedGuide, population: Population, panel: PanelDifferences, seed: int
+) -> EncoderQuality:
     """Measure the encoder's own factors at given population parameters."""
     local = population.to(panel.values)
     elbo, ess = 0.0, 0.0
@@ -208,4 +211,3 @@ def encoder_quality(guide: AmortizedGuide, population: Population, panel: PanelD
         elbo += float(drawn.elbo.double() @ chunk.weights.double())
         ess += float(drawn.ess_fraction.double() @ chunk.weights.double())
     return EncoderQuality(elbo, ess / float(panel.weights.double().sum()))
-

@@ -18,8 +18,6 @@ Callback = Callable[[str], None]
 class Method(Protocol):
     """An inference engine: scikit-learn style settings and a pure function of model and data."""
 
-    def run(
-        self, model: PanelModel, panel: PanelDifferences, *, generator: torch.Generator, callback: Callback
-    ) -> Fit:
+    def run(self, model: PanelModel, panel: PanelDifferences, *, generator: torch.Generator, callback: Callback) -> Fit:
         """Fit ``model`` to ``panel``; all randomness comes from ``generator``."""
         ...

@@ -39,7 +39,6 @@ _STATUS = {
 }
 
 
-
 @dataclass
 class Clock:
     """Seconds and passes since the start of a fit, its history, and whom to tell."""
@@ -55,9 +54,7 @@ class Clock:
 
     def record(self, stage: str, iteration: Iteration) -> None:
         """Append a line to the history and report progress."""
-        row = HistoryRow(
-            stage, iteration.value, iteration.decrement, self.passes, self.seconds(), iteration.accepted
-        )
+        row = HistoryRow(stage, iteration.value, iteration.decrement, self.passes, self.seconds(), iteration.accepted)
         self.history.append(row)
         self.tell(f"{stage}: {self.passes:.1f} passes, log posterior {row.objective:.1f}")
 
@@ -111,9 +108,7 @@ class NewtonSearch:
     clock : Clock
     """
 
-    def __init__(
-        self, model: PanelModel, marginal: MarginalLikelihood, settings: NewtonSettings, clock: Clock
-    ) -> None:
+    def __init__(self, model: PanelModel, marginal: MarginalLikelihood, settings: NewtonSettings, clock: Clock) -> None:
         self.model, self.marginal, self.settings, self.clock = model, marginal, settings, clock
         n_fixed, space = model.space.n_fixed, model.space
         self.step_scale = torch.ones(space.size, dtype=torch.float64)

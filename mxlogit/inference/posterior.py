@@ -140,9 +140,7 @@ def _natural_step(q: GaussianFactor, at: _Expectations, rate: float) -> Gaussian
     return GaussianFactor(q.mean + q.tril @ (shrink * step), tril)
 
 
-def fit_gaussian(
-    target: AnchoredTarget, start: GaussianFactor, tick: Callable[[], None]
-) -> tuple[GaussianFactor, int]:
+def fit_gaussian(target: AnchoredTarget, start: GaussianFactor, tick: Callable[[], None]) -> tuple[GaussianFactor, int]:
     """Move the Gaussian factor to the posterior; return it and the number of rounds.
 
     If the steps grow instead of shrinking, the posterior is no Gaussian's neighbour: the factor at the mode

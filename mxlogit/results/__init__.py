@@ -1,0 +1,1 @@
+"""Tables and predictions of a fit, whatever engine made it."""

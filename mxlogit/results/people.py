@@ -31,7 +31,7 @@ class Moments:
 
 
 def sampled_populations(model: PanelModel, fit: Fit, n: int) -> list[Population]:
-    """n posterior samples of the population parameters: n / 2 and their mirror images, half a set apart."""
+    """N posterior samples of the population parameters: n / 2 and their mirror images, half a set apart."""
     half = len(fit.samples) // 2
     first = list(range(min(n // 2, half)))
     picks = first + [i + half for i in first]
@@ -99,9 +99,7 @@ def individual_frame(
     probabilities = [s for s in statistic if isinstance(s, float)]
     if probabilities:
         columns.update(_quantiles(model, fit, panel, probabilities))
-    data = {
-        (name, s): columns[s][:, i] for i, name in enumerate(model.space.random) for s in statistic
-    }
+    data = {(name, s): columns[s][:, i] for i, name in enumerate(model.space.random) for s in statistic}
     frame = pd.DataFrame(data, index=pd.Index(labels, name="decision_maker"))
     frame.columns = pd.MultiIndex.from_tuples(list(data), names=["taste", "statistic"])
     return frame

@@ -1,0 +1,92 @@
+"""What every variational route says at its end: samples, the value at the point estimate, plain sentences."""
+
+from __future__ import annotations
+
+import torch
+
+from mxlogit.density import PanelModel
+from mxlogit.draws import make_generator
+from mxlogit.fit import Fit, Status
+from mxlogit.guide.population import GaussianFactor
+from mxlogit.inference.start import MultinomialLogit, is_separated, weakly_identified
+from mxlogit.likelihood import PanelDifferences
+from mxlogit.marginal import MarginalLikelihood, Sweep
+from mxlogit.parameters import ParameterSpace, Population
+from mxlogit.samples import Samples
+
+_SMALL_EIGENVALUE = 1e-4
+_SMALL_DEVIATION = 0.02
+_WORST_K = 0.7
+_MANY_PEOPLE = 0.05
+
+
+def draw_samples(space: ParameterSpace, factor: GaussianFactor, n: int, seed: int) -> Samples:
+    """Draw posterior samples from the population factor."""
+    vectors, _ = factor.sample_and_log_prob(n, make_generator(seed, 5))
+    reported = space.report(space.constrain(vectors))
+    return Samples(vectors, reported, tuple(space.labels))
+
+
+def evaluate_center(
+    marginal: MarginalLikelihood, center: Population, draws: int, tail: int | None
+) -> dict[str, object]:
+    """Log likelihood with its Monte Carlo error, mean ESS fraction and ELBO at the point estimate."""
+    final = marginal.sweep(center, Sweep(draws, tail, 7, 10), remember=False)
+    normal = marginal.sweep(center, Sweep(16, None, 8, 10, defensive=False), remember=False)
+    return {
+        "log_likelihood": final.log_likelihood,
+        "log_likelihood_error": final.variance**0.5,
+        "elbo": normal.elbo,
+        "ess": final.ess,
+    }
+
+
+def judge(fit: Fit, model: PanelModel, panel: PanelDifferences, logit: MultinomialLogit) -> Fit:
+    """Turn poor diagnostics into sentences and into the status."""
+    warnings, status = list(fit.warnings), fit.status
+    names = (*model.space.fixed, *model.space.random)
+    weak = [names[i] for i in weakly_identified(logit, model.prior.deviation).tolist()]
+    if weak and is_separated(panel):
+        status = Status.SEPARATION
+        warnings.append(f"Separation: {weak} predict choices perfectly; only the prior bounds their coefficients.")
+    elif weak:
+        warnings.append(f"The data say hardly more than the prior about the coefficients of {weak}.")
+    edge = boundary_sentences(model, fit.center)
+    if edge and status is Status.CONVERGED:
+        status = Status.BOUNDARY
+    warnings += edge + _quality_sentences(fit)
+    if not status.converged:
+        warnings.insert(0, status.value)
+    fit.diagnostics.update(status=status.value, converged=status.converged)
+    return Fit(fit.samples, fit.center, status, fit.history, fit.tastes, fit.diagnostics, warnings)
+
+
+def boundary_sentences(model: PanelModel, center: Population) -> list[str]:
+    """Say which standard deviations or correlations lie at the edge of the parameter space."""
+    sentences = []
+    scale, n_fixed = center.scale, model.space.n_fixed
+    for i, name in enumerate(model.space.random):
+        linear = model.mixing.families[i].units == "linear"
+        unit = float(model.attribute_scale[n_fixed + i]) if linear else 1.0
+        if float(scale[i]) * unit < _SMALL_DEVIATION:
+            sentences.append(f"The standard deviation of {name!r} is close to zero: its taste hardly varies.")
+    correlation = center.scale_tril / scale[:, None]
+    if len(scale) and float(torch.linalg.eigvalsh(correlation @ correlation.T).amin()) < _SMALL_EIGENVALUE:
+        sentences.append("The correlation matrix of the random tastes is close to singular (the boundary).")
+    return sentences
+
+
+def _quality_sentences(fit: Fit) -> list[str]:
+    sentences = []
+    k_population, above = fit.diagnostics.get("pareto_k"), fit.diagnostics.get("people_above_k")
+    if isinstance(k_population, float) and k_population > _WORST_K:
+        sentences.append(
+            f"Pareto k of the population posterior is {k_population:.2f} (above 0.7): it is not close to Gaussian, so "
+            "its tails and intervals are approximate."
+        )
+    if isinstance(above, float) and above > _MANY_PEOPLE:
+        sentences.append(
+            f"Pareto k exceeds 0.7 for {above:.0%} of the decision makers: their tastes and the log likelihood are "
+            "approximate."
+        )
+    return sentences

@@ -1,0 +1,101 @@
+"""From constructor arguments to what a fit needs: method, device, dtype, seed, model, progress."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from mxlogit.choices import ChoiceData
+from mxlogit.choices.checks import check_identification
+from mxlogit.density import PanelModel
+from mxlogit.errors import SpecificationError, check_option
+from mxlogit.inference.method import Method
+from mxlogit.inference.vi import VI
+from mxlogit.mixing import Mixing
+from mxlogit.parameters import ParameterSpace
+from mxlogit.priors import Priors, resolve_priors
+from mxlogit.spec import Specification
+
+_DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+def resolve_method(method: str | Method) -> Method:
+    """Return the settings object of a method given by name or as an object."""
+    if isinstance(method, str):
+        check_option("method", method, ["vi"])
+        return VI()
+    if not isinstance(method, Method):
+        raise SpecificationError(f"method must be 'vi' or a settings object such as VI(); got {method!r}.")
+    return method
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """Return the device to compute on; "auto" is CUDA where there is one."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        wanted = torch.device(device)
+    except (RuntimeError, TypeError):
+        raise SpecificationError(f"device must be 'auto', 'cpu', 'cuda' or a torch.device; got {device!r}.") from None
+    if wanted.type == "cuda" and not torch.cuda.is_available():
+        raise SpecificationError("device='cuda' was asked for, but torch sees no CUDA device.")
+    return wanted
+
+
+def resolve_dtype(dtype: str | torch.dtype) -> torch.dtype:
+    """Return the floating point type of the sweep; "auto" is float32."""
+    if isinstance(dtype, torch.dtype):
+        check_option("dtype", dtype, list(_DTYPES.values()))
+        return dtype
+    check_option("dtype", dtype, ["auto", *_DTYPES])
+    return _DTYPES.get(dtype, torch.float32)
+
+
+def resolve_seed(random_state: Any) -> int:
+    """A whole number from a seed or generator; global generators are never touched."""
+    if random_state is None:
+        return int(np.random.default_rng().integers(2**62))
+    if isinstance(random_state, np.random.Generator):
+        return int(random_state.integers(2**62))
+    if isinstance(random_state, np.random.RandomState):
+        return int(random_state.randint(2**31))
+    if isinstance(random_state, (int, np.integer)) and not isinstance(random_state, bool) and random_state >= 0:
+        return int(random_state)
+    raise SpecificationError(
+        f"random_state must be None, a whole number from 0, or a numpy generator; got {random_state!r}."
+    )
+
+
+class Progress:
+    """A progress line on terminals after a second, or plain lines when verbose."""
+
+    def __init__(self, verbose: int) -> None:
+        self.verbose = verbose
+
+    def __enter__(self) -> Progress:
+        quiet = True if self.verbose else None
+        self._bar = tqdm(total=0, bar_format="{desc} [{elapsed}]", disable=quiet, delay=1.0, leave=False)
+        return self
+
+    def __call__(self, text: str) -> None:
+        """Show a line of text."""
+        if self.verbose:
+            sys.stderr.write(f"{text}\n")
+        else:
+            self._bar.set_description_str(text)
+
+    def __exit__(self, *details: object) -> None:
+        self._bar.close()
+
+
+def build_model(specification: Specification, data: ChoiceData, priors: Priors) -> PanelModel:
+    """Check identification and resolve the priors for these data."""
+    scales = check_identification(data, specification.names)
+    space = ParameterSpace(specification.fixed, specification.random, specification.blocks)
+    mixing = Mixing(specification.mixing)
+    prior = resolve_priors(priors, mixing, space.n_fixed, scales)
+    return PanelModel(space, mixing, prior, torch.tensor(scales, dtype=torch.float64))

@@ -1,0 +1,207 @@
+"""The marginal likelihood against quadrature, finite differences and the laws of panels."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from mxlogit.draws import draw_base_points, jackknife_log_mean, jackknife_softmax, make_generator
+from mxlogit.guide.laplace import follow, polish
+from mxlogit.likelihood import panel_log_prob
+from mxlogit.marginal import MarginalLikelihood, Sweep
+from mxlogit.mixing import FAMILIES, Mixing
+from mxlogit.parameters import ParameterSpace, Population
+
+# Importance noise of 262,144 draws on five people (about five standard errors of the worst family).
+NOISE = 2.5e-3
+
+
+def population_of(space, generator, size=0.4):
+    return space.constrain(size * torch.randn(space.size, generator=generator, dtype=torch.float64))
+
+
+def marginal_of(panel, space, families):
+    return MarginalLikelihood(panel, space, Mixing(families), seed=3)
+
+
+def value(marginal, population, sweep):
+    return marginal.log_prob_people(population, marginal.propose(population, sweep))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_quadrature_of_one_random_coefficient(panel, family):
+    """One random coefficient: the integral by a 4,001-point rule on the latent normal."""
+    space = ParameterSpace(("a", "b", "c", "d"), ("e",), ((0,),))
+    fixed = torch.tensor([0.5, -0.4, 0.2, 0.1], dtype=torch.float64)
+    population = Population(fixed, torch.tensor([0.6]).double(), torch.tensor([[0.9]]).double())
+    mixing = Mixing([family])
+    z = torch.linspace(-8, 8, 4001, dtype=torch.float64)
+    latent = (0.6 + 0.9 * z)[:, None]
+    taste = mixing.tastes(latent, torch.full_like(latent, 0.6), torch.full_like(latent, 0.9))
+    beta = torch.cat([fixed.expand(4001, 4), taste], 1)[:, None].expand(4001, 5, 5)
+    log_weight = (-0.5 * z.square()).log_softmax(0)
+    expected = (panel_log_prob(beta, panel) + log_weight[:, None]).logsumexp(0)
+    got = value(marginal_of(panel, space, [family]), population, Sweep(262_144, 8, 1, 30))
+    torch.testing.assert_close(got, expected, atol=NOISE, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "families",
+    [
+        ["normal", "normal", "normal"],
+        ["lognormal", "uniform", "triangular"],
+        ["truncated_normal", "censored_normal", "johnson_sb"],
+        ["negative_lognormal", "normal", "uniform"],
+    ],
+)
+def test_score_by_finite_differences(panel, space, families, generator):
+    """The score of the marginal likelihood equals differences of its value along relative moves."""
+    marginal, population = marginal_of(panel, space, families), population_of(space, generator)
+    sweep, h = Sweep(65_536, 8, 1, 30), 1e-2
+    score = marginal.sweep(population, sweep).score
+    for i, step in enumerate(h * torch.eye(space.size, dtype=torch.float64)):
+        up, down = (float(value(marginal, space.move(population, s), sweep) @ panel.weights) for s in (step, -step))
+        assert float(score[i]) == pytest.approx((up - down) / (2 * h), abs=0.02)
+
+
+def test_information_by_finite_differences(panel, space, generator):
+    marginal, population = marginal_of(panel, space, ["normal", "lognormal", "normal"]), population_of(space, generator)
+    sweep, h = Sweep(65_536, 8, 1, 30), 0.05
+    information = marginal.information(population, marginal.propose(population, sweep))
+    centre = float(value(marginal, population, sweep) @ panel.weights)
+    for direction in torch.randn(6, space.size, generator=generator, dtype=torch.float64):
+        unit = direction / direction.norm()
+        up, down = (float(value(marginal, space.move(population, s * h * unit), sweep) @ panel.weights) for s in (1, -1))
+        expected = -(up + down - 2 * centre) / h**2
+        assert float(unit @ information @ unit) == pytest.approx(expected, abs=0.03)
+
+
+def test_no_information_in_closed_form_for_direct_families(panel, space, generator):
+    marginal = marginal_of(panel, space, ["uniform", "normal", "normal"])
+    assert marginal.information(population_of(space, generator), []) is None
+
+
+def test_zero_variance_equals_the_multinomial_logit(panel, space, generator):
+    population = population_of(space, generator)
+    tiny = Population(population.fixed, population.location, 1e-7 * population.scale_tril)
+    marginal = marginal_of(panel, space, ["normal"] * 3)
+    beta = torch.cat([tiny.fixed, tiny.location]).expand(5, 5)
+    torch.testing.assert_close(value(marginal, tiny, Sweep(64, 8, 1, 5)), panel_log_prob(beta, panel), atol=1e-5, rtol=0)
+
+
+def test_singular_covariance_cannot_break_the_polish(panel, space, generator):
+    population = population_of(space, generator)
+    tril = population.scale_tril.clone()
+    tril[2, 2] = 0.0
+    tril *= 1e4
+    singular = Population(population.fixed, population.location, tril)
+    factor = polish(torch.zeros(5, 3, dtype=torch.float64), singular, panel, Mixing(["normal"] * 3), 50)
+    assert torch.isfinite(factor.mean).all()
+    assert torch.isfinite(factor.log_det).all()
+
+
+def test_polish_ends_at_the_mode(panel, space, generator):
+    """The gradient of the local log posterior by autograd vanishes at the polished point."""
+    population, mixing = population_of(space, generator), Mixing(["normal", "lognormal", "normal"])
+    factor = polish(torch.zeros(5, 3, dtype=torch.float64), population, panel, mixing, 60, tolerance=1e-16)
+    xi = factor.mean.clone().requires_grad_()
+    latent = population.location + xi @ population.scale_tril.T
+    tastes = mixing.tastes(latent, population.location.expand_as(latent), population.scale.expand_as(latent))
+    beta = torch.cat([population.fixed.expand(5, -1), tastes], 1)
+    (panel_log_prob(beta, panel) - 0.5 * xi.square().sum(1)).sum().backward()
+    assert float(xi.grad.abs().max()) < 1e-6
+
+
+def test_undamped_steps_are_tamed(panel, space, generator):
+    """From a far start every iteration still improves everybody's target."""
+    population, mixing = population_of(space, generator), Mixing(["normal"] * 3)
+    far = 30.0 * torch.randn(5, 3, generator=generator, dtype=torch.float64)
+    near = polish(torch.zeros(5, 3, dtype=torch.float64), population, panel, mixing, 60)
+    torch.testing.assert_close(polish(far, population, panel, mixing, 200).mean, near.mean, atol=1e-3, rtol=0)
+
+
+def test_following_a_mode_is_a_newton_step(panel, space, generator):
+    population, mixing = population_of(space, generator), Mixing(["normal"] * 3)
+    factor = polish(torch.zeros(5, 3, dtype=torch.float64), population, panel, mixing, 60)
+    moved = space.move(population, 1e-3 * torch.ones(space.size, dtype=torch.float64))
+    exact = polish(factor.mean, moved, panel, mixing, 60, tolerance=1e-16)
+    torch.testing.assert_close(follow(factor.mean, moved, panel, mixing).mean, exact.mean, atol=1e-5, rtol=0)
+
+
+def test_weight_two_equals_the_person_twice(data, space, generator):
+    """With the same draws the weighted sums are equal: here draws are exact (zero variance of tastes)."""
+    from mxlogit.likelihood import difference_panels
+
+    population = population_of(space, generator)
+    tiny = Population(population.fixed, population.location, 1e-7 * population.scale_tril)
+    twice = data.take(torch.tensor([0, 1, 1, 2, 3, 4]))
+    weights = data.weights.clone()
+    weights[1] = 1.0
+    once = marginal_of(difference_panels(data), space, ["normal"] * 3).sweep(tiny, Sweep(16, 8, 1, 5))
+    listed = difference_panels(twice)
+    listed = type(listed)(listed.values, listed.closed, listed.n_others, weights[[0, 1, 1, 2, 3, 4]], listed.n_situations)
+    doubled = marginal_of(listed, space, ["normal"] * 3).sweep(tiny, Sweep(16, 8, 1, 5))
+    assert once.log_likelihood == pytest.approx(doubled.log_likelihood, abs=1e-6)
+    torch.testing.assert_close(once.score, doubled.score, atol=1e-4, rtol=0)
+
+
+def test_chunks_do_not_matter_for_the_value(panel, space, generator, monkeypatch):
+    import mxlogit.marginal as module
+
+    population, sweep = population_of(space, generator), Sweep(65_536, 8, 1, 30)
+    whole = value(marginal_of(panel, space, ["normal"] * 3), population, sweep)
+    monkeypatch.setattr(module, "_LARGEST_CHUNK", 2)
+    parts = value(marginal_of(panel, space, ["normal"] * 3), population, sweep)
+    torch.testing.assert_close(parts, whole, atol=2 * NOISE, rtol=0)
+
+
+def test_same_key_same_draws(panel, space, generator):
+    population = population_of(space, generator)
+    marginal = marginal_of(panel, space, ["normal"] * 3)
+    one, two, other = (value(marginal, population, Sweep(16, 8, key, 30)) for key in (1, 1, 2))
+    torch.testing.assert_close(one, two, atol=1e-9, rtol=0)
+    assert float((one - other).abs().max()) > 1e-6
+
+
+@pytest.mark.parametrize("defensive", [True, False])
+@pytest.mark.parametrize("tail", [8, None])
+def test_base_points_have_the_moments_and_symmetry_they_claim(tail, defensive):
+    like = torch.zeros(1, dtype=torch.float64)
+    base = draw_base_points(make_generator(1, 2), (4000, 64, 3), like, tail, defensive=defensive)
+    for half in base.points.chunk(2, dim=1):
+        torch.testing.assert_close(half.sum(1), torch.zeros(4000, 3, dtype=torch.float64), atol=1e-12, rtol=0)
+    local = base.points[:, ~base.from_prior]
+    expected = 1.0 if tail is None else tail / (tail - 2)
+    assert float(local.var()) == pytest.approx(expected, rel=0.03)
+    assert float(base.points[:, base.from_prior].var()) == pytest.approx(1.0, rel=0.03) if defensive else True
+    radius = torch.linspace(0, 40, 40_001, dtype=torch.float64)
+    density = base.log_local(radius.square(), 1).exp()
+    assert 2 * float(torch.trapezoid(density, radius)) == pytest.approx(1.0, abs=1e-4)
+
+
+def test_jackknife_weights_are_the_gradient_of_the_jackknifed_mean(generator):
+    log_values = torch.randn(5, 8, generator=generator, dtype=torch.float64, requires_grad=True)
+    jackknife_log_mean(log_values).sum().backward()
+    torch.testing.assert_close(jackknife_softmax(log_values.detach()), log_values.grad, atol=1e-12, rtol=0)
+
+
+def test_jackknife_removes_the_first_order_bias(generator):
+    """E log(mean of exp(N(0, .5))) over 16 draws: bias -Var/2S without, far less with the jackknife."""
+    log_values = 0.7 * torch.randn(200_000, 16, generator=generator, dtype=torch.float64)
+    truth = 0.5 * 0.7**2
+    plain = float((log_values.logsumexp(-1) - math.log(16)).mean()) - truth
+    jackknifed = float(jackknife_log_mean(log_values).mean()) - truth
+    assert plain < -0.015
+    assert abs(jackknifed) < 0.003
+
+
+def test_control_variates_make_a_gaussian_posterior_exact(space, generator):
+    """Where people have no observed choice the posterior is the prior, and the factor is exact: no noise at all."""
+    from mxlogit.likelihood import PanelDifferences
+
+    values = torch.zeros(5, 4, 5, dtype=torch.float64)
+    panel = PanelDifferences(values, None, 1, torch.ones(5).double(), torch.full((5,), 4))
+    result = marginal_of(panel, space, ["normal"] * 3).sweep(population_of(space, generator), Sweep(16, 8, 1, 2))
+    assert result.log_likelihood == pytest.approx(5 * 4 * math.log(0.5), abs=1e-10)
+    np.testing.assert_allclose(result.score.numpy(), 0.0, atol=1e-10)

@@ -1,0 +1,146 @@
+"""The Pyro program and its guide against the plain torch functions."""
+
+import pyro
+import pytest
+import torch
+from pyro import poutine
+
+from mxlogit.guide.amortized import AmortizedGuide
+from mxlogit.guide.population import GaussianFactor
+from mxlogit.likelihood import panel_log_prob
+from mxlogit.model import mixed_logit
+
+
+@pytest.fixture(autouse=True)
+def forked():
+    """Pyro samples from the global generator: keep it as it was."""
+    with torch.random.fork_rng(devices=[]), pyro.settings.context(module_local_params=True):
+        torch.manual_seed(4)
+        yield
+    assert list(pyro.get_param_store().keys()) == []
+
+
+@pytest.fixture
+def guide(model, generator):
+    start = GaussianFactor(
+        0.3 * torch.randn(model.space.size, generator=generator, dtype=torch.float64),
+        0.2 * torch.eye(model.space.size, dtype=torch.float64),
+    )
+    guide = AmortizedGuide(model, start).double()
+    with torch.no_grad():
+        guide.encoder.head.weight.normal_(0.0, 0.1)
+    return guide
+
+
+def sites_of(model, vector, xi):
+    """Values of the program's sites at an unconstrained vector and whitened tastes."""
+    fixed, location, log_scale, partial = model.space.split(vector)
+    factors, _ = model.space.correlation_tril(partial)
+    named = {f"correlation_{i}": factor for i, factor in enumerate(factors)}
+    return {"fixed": fixed, "location": location, "scale": log_scale.exp(), "xi": xi, **named}
+
+
+def log_jacobian(model, vector):
+    _, _, log_scale, partial = model.space.split(vector)
+    return log_scale.sum() + sum(model.space.correlation_tril(partial)[1])
+
+
+@pytest.mark.parametrize("people", [None, torch.tensor([3, 1])])
+def test_log_joint_of_the_trace_equals_torch(model, panel, generator, people):
+    vector = 0.4 * torch.randn(model.space.size, generator=generator, dtype=torch.float64)
+    part = panel if people is None else panel.take(people)
+    xi = torch.randn(len(part), 3, generator=generator, dtype=torch.float64)
+    program = poutine.condition(mixed_logit, sites_of(model, vector, xi))
+    trace = poutine.trace(program).get_trace(model, panel, people)
+    scale = len(panel) / len(part)
+    local = model.log_joint(vector, xi, part) - model.log_prior(vector)
+    expected = model.log_prior(vector) - log_jacobian(model, vector) + scale * local
+    torch.testing.assert_close(trace.log_prob_sum(), expected, atol=1e-10, rtol=0)
+
+
+def test_elbo_of_pyro_equals_torch_under_the_same_noise(model, panel, guide):
+    traced = poutine.trace(guide).get_trace(panel)
+    replayed = poutine.trace(poutine.replay(mixed_logit, traced)).get_trace(model, panel)
+    vector, xi = traced.nodes["vector"]["value"], traced.nodes["xi"]["value"]
+    population = model.space.constrain(vector)
+    factor = guide.local_factor(population, panel)
+    covariance = factor.covariance
+    log_q = torch.distributions.MultivariateNormal(factor.mean, covariance).log_prob(xi)
+    expected = model.log_joint(vector, xi, panel) - guide.population_factor().log_prob(vector)
+    expected = expected - (log_q * panel.weights).sum()
+    torch.testing.assert_close(replayed.log_prob_sum() - traced.log_prob_sum(), expected, atol=1e-9, rtol=0)
+
+
+def test_scaled_batches_average_to_the_whole(model, panel, generator):
+    """With fixed noise per person, the mean of the scaled batch log joints over a partition is the full one."""
+    vector = 0.4 * torch.randn(model.space.size, generator=generator, dtype=torch.float64)
+    xi = torch.randn(5, 3, generator=generator, dtype=torch.float64)
+
+    def log_joint(people):
+        program = poutine.condition(mixed_logit, sites_of(model, vector, xi[people]))
+        return poutine.trace(program).get_trace(model, panel, people).log_prob_sum()
+
+    parts = [log_joint(torch.tensor([i])) for i in range(5)]
+    whole = log_joint(torch.arange(5))
+    torch.testing.assert_close(torch.stack(parts).mean(), whole, atol=1e-10, rtol=0)
+
+
+def test_prior_samples_run_through_the_program(model, panel):
+    trace = poutine.trace(mixed_logit).get_trace(model, panel)
+    assert torch.isfinite(trace.log_prob_sum())
+    assert trace.nodes["xi"]["value"].shape == (5, 3)
+
+
+def test_encoder_starts_at_the_one_step_newton_solution(model, panel, generator):
+    from mxlogit.guide.encoder import SetEncoder
+    from mxlogit.guide.laplace import follow
+
+    population = model.space.constrain(0.3 * torch.randn(model.space.size, generator=generator, dtype=torch.float64))
+    factor = SetEncoder(3, model.mixing).double()(population, panel)
+    newton = follow(torch.zeros(5, 3, dtype=torch.float64), population, panel, model.mixing)
+    torch.testing.assert_close(factor.mean, newton.mean, atol=1e-9, rtol=0)
+    torch.testing.assert_close(factor.covariance, newton.covariance, atol=1e-9, rtol=0)
+    torch.testing.assert_close(factor.log_det, newton.log_det, atol=1e-9, rtol=0)
+
+
+def rows(factor):
+    return torch.cat([factor.mean, factor.covariance.flatten(1), factor.log_det[:, None]], 1)
+
+
+def test_encoder_symmetries(model, data, panel, guide, generator):
+    """Order of situations, of alternatives, of people, padding and batching do not matter."""
+    from dataclasses import replace
+
+    from mxlogit.likelihood import difference_panels
+
+    population = model.space.constrain(0.3 * torch.randn(model.space.size, generator=generator, dtype=torch.float64))
+    encode = lambda panel: rows(guide.encoder(population, panel))  # noqa: E731
+    expected = encode(panel)
+    situations, alternatives = torch.tensor([2, 0, 1]), torch.tensor([1, 3, 0, 2])
+    people = torch.tensor([4, 2, 0, 1, 3])
+    shuffled = {
+        "attributes": data.attributes[:, situations],
+        "available": data.available[:, situations],
+        "observed": data.observed[:, situations],
+        "chosen": data.chosen[:, situations],
+    }
+    relabelled = {
+        "attributes": data.attributes[:, :, alternatives],
+        "available": data.available[:, :, alternatives],
+        "chosen": torch.argsort(alternatives)[data.chosen],
+    }
+    pad = lambda x: torch.cat([x, torch.zeros_like(x[:, :1])], 1)  # noqa: E731
+    padded = {name: pad(getattr(data, name)) for name in ("attributes", "available", "observed", "chosen")}
+    padded["available"][:, -1, 0] = True
+    for change in (shuffled, relabelled, padded):
+        torch.testing.assert_close(encode(difference_panels(replace(data, **change))), expected, atol=1e-10, rtol=0)
+    torch.testing.assert_close(encode(panel.take(people)), expected[people], atol=1e-10, rtol=0)
+    split = torch.cat([encode(panel.take(slice(0, 2))), encode(panel.take(slice(2, 5)))])
+    torch.testing.assert_close(split, expected, atol=1e-10, rtol=0)
+
+
+def test_encoder_gradients_reach_every_weight(model, panel, guide):
+    loss = pyro.infer.Trace_ELBO()(lambda data: mixed_logit(model, data), guide)
+    loss(panel).backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in guide.parameters())
+    assert panel_log_prob(torch.zeros(5, 5).double(), panel).shape == (5,)

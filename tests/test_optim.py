@@ -1,0 +1,121 @@
+"""Trust-region ascent and the natural-gradient posterior on problems with known answers."""
+
+import pytest
+import torch
+
+from mxlogit.guide.population import GaussianFactor
+from mxlogit.inference.posterior import check_gaussian, fit_gaussian
+from mxlogit.optim.trust_region import Evaluation, NewtonAscent, Reason, newton_decrement, solve_step
+
+SIZE = 6
+
+
+@pytest.fixture
+def matrix(generator):
+    root = torch.randn(SIZE, SIZE, generator=generator, dtype=torch.float64)
+    return root @ root.T + torch.eye(SIZE, dtype=torch.float64)
+
+
+def test_one_newton_step_is_exact_on_a_quadratic(matrix, generator):
+    gradient = torch.randn(SIZE, generator=generator, dtype=torch.float64)
+    scale = torch.rand(SIZE, generator=generator, dtype=torch.float64) + 0.5
+    step = solve_step(Evaluation(0.0, gradient, matrix), scale, radius=1e6)
+    torch.testing.assert_close(step.step, torch.linalg.solve(matrix, gradient), atol=1e-9, rtol=0)
+    decrement = 0.5 * float(gradient @ torch.linalg.solve(matrix, gradient))
+    assert newton_decrement(Evaluation(0.0, gradient, matrix), scale) == pytest.approx(decrement)
+    assert step.predicted == pytest.approx(decrement)
+
+
+def test_steps_stay_inside_the_radius_and_ascend_under_negative_curvature(matrix, generator):
+    gradient = torch.randn(SIZE, generator=generator, dtype=torch.float64)
+    indefinite = matrix - 3.0 * torch.eye(SIZE, dtype=torch.float64)
+    assert torch.linalg.eigvalsh(indefinite).min() < 0
+    for radius in (0.01, 0.3, 2.0):
+        step = solve_step(Evaluation(0.0, gradient, indefinite), torch.ones(SIZE).double(), radius)
+        assert float(step.step.abs().max()) <= radius * (1 + 1e-9)
+        assert float(step.step @ gradient) > 0
+        assert step.at_boundary
+
+
+@pytest.mark.parametrize("start", [-1.2, 3.0])
+def test_ascent_finds_the_top_of_a_curved_valley(start):
+    """The Rosenbrock function, by its exact Hessian."""
+
+    def evaluate(point):
+        function = lambda x: -(100 * (x[1] - x[0] ** 2) ** 2 + (1 - x[0]) ** 2)  # noqa: E731
+        x = point.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(function(x), x)
+        hessian = torch.autograd.functional.hessian(function, point)
+        return Evaluation(float(function(point)), gradient, -hessian)
+
+    rows = []
+    ascent = NewtonAscent(evaluate, torch.add, torch.ones(2).double(), 1e-12, 200, 1.0, rows.append)
+    end = ascent.run(torch.tensor([start, 1.0], dtype=torch.float64))
+    assert end.reason is Reason.CONVERGED
+    torch.testing.assert_close(end.point, torch.ones(2).double(), atol=1e-5, rtol=0)
+    accepted = [row.value for row in rows if row.accepted]
+    assert accepted == sorted(accepted)
+
+
+def test_an_objective_that_only_lies_is_given_up():
+    def evaluate(point):
+        return Evaluation(-float(point.abs().sum() > 0), torch.ones(2).double(), torch.eye(2).double())
+
+    ascent = NewtonAscent(evaluate, torch.add, torch.ones(2).double(), 1e-9, 100, 1.0, lambda row: None)
+    assert ascent.run(torch.zeros(2).double()).reason is Reason.STALLED
+
+
+class Target:
+    """A log density of two coordinates with known moments: Gaussian, or skewed along the first axis."""
+
+    def __init__(self, precision, centre, skew=0.0):
+        self.precision, self.centre, self.skew = precision, centre, skew
+
+    def gradient(self, vector):
+        shift = vector - self.centre
+        cubic = torch.zeros_like(vector)
+        cubic[0] = self.skew * (shift[0].exp() - 1.0)
+        return -self.precision @ shift - cubic
+
+
+def nothing():
+    return None
+
+
+def test_gaussian_target_is_found_exactly(matrix, generator):
+    centre = torch.randn(SIZE, generator=generator, dtype=torch.float64)
+    start = GaussianFactor(centre + 0.3, torch.eye(SIZE).double() * 0.5)
+    q = start
+    for _ in range(12):
+        q, _ = fit_gaussian(Target(matrix, centre), q, nothing)
+    torch.testing.assert_close(q.mean, centre, atol=1e-3, rtol=0)
+    torch.testing.assert_close(q.tril @ q.tril.T, torch.linalg.inv(matrix), atol=2e-2, rtol=0)
+
+
+def test_gaussian_posterior_has_even_weights(matrix, generator):
+    q = GaussianFactor(torch.zeros(SIZE).double(), torch.linalg.cholesky(torch.linalg.inv(matrix)))
+    check = check_gaussian(Target(matrix, q.mean), q, 80, generator, nothing)
+    assert check.ess == pytest.approx(1.0, abs=1e-9)
+    assert check.pareto_k < 0
+
+
+def test_mean_and_not_mode_of_a_skewed_posterior(generator):
+    """The density exp(-x^2/2 - 3(e^x - 1 - x)), whose mode is 0: its mean by quadrature, against the fit."""
+    target = Target(torch.eye(2).double(), torch.zeros(2).double(), skew=3.0)
+    x = torch.linspace(-8, 6, 20_001, dtype=torch.float64)
+    log_density = -0.5 * x**2 - 3.0 * (x.exp() - 1.0 - x)
+    weight = log_density.softmax(0)
+    mean = float((weight * x).sum())
+    start = GaussianFactor(torch.zeros(2).double(), torch.eye(2).double())
+    q, _ = fit_gaussian(target, start, nothing)
+    assert mean < -0.05
+    assert abs(float(q.mean[0]) - mean) < 0.35 * abs(mean)
+    assert check_gaussian(target, q, 80, generator, nothing).ess > check_gaussian(target, start, 80, generator, nothing).ess
+
+
+def test_gaussian_factor_density_is_that_of_torch(matrix, generator):
+    q = GaussianFactor(torch.arange(SIZE).double(), torch.linalg.cholesky(matrix))
+    vectors, log_q = q.sample_and_log_prob(10, generator)
+    expected = torch.distributions.MultivariateNormal(q.mean, scale_tril=q.tril).log_prob(vectors)
+    torch.testing.assert_close(log_q, expected, atol=1e-10, rtol=0)
+    torch.testing.assert_close(vectors.mean(0), q.mean, atol=1e-10, rtol=0)
