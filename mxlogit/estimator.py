@@ -417,6 +417,4 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
                 "tastes='population', or individual_coefficients(X) with their choices."
             )
         index = torch.as_tensor(position, device=fitted.panel.values.device)
-        tastes = people.taste_samples(fitted.model, self.result_, fitted.panel.take(index)).double().cpu()
-        fixed = fitted.model.space.constrain(self.result_.samples.unconstrained[: len(tastes)]).fixed
-        return torch.cat([fixed[:, None].expand(-1, tastes.shape[1], -1), tastes], -1)
+        return people.coefficient_samples(fitted.model, self.result_, fitted.panel.take(index)).cpu()

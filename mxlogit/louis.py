@@ -45,7 +45,7 @@ def louis_information(
     expected = _latent_hessian(first.double().T @ people, moments, people, space)
     gradients = _gradients(weighted.xi, prob, panel, space)
     f = space.n_fixed
-    information = -expected - _spread(gradients, weighted, weights, factor, people, space)
+    information = -expected - _spread(gradients, weighted, weights, factor, panel.weights, space)
     information[:f, :f] += _fixed_information(prob, weights, panel, f)
     return information
 
@@ -55,7 +55,7 @@ def _spread(
     drawn: WeightedDraws,
     weights: Tensor,
     factor: LocalFactor,
-    people: Tensor,
+    panel_weights: Tensor,
     space: ParameterSpace,
 ) -> Tensor:
     """Sum over people of the weighted covariance of the complete-data gradients, (D, D).
@@ -64,19 +64,25 @@ def _spread(
     give is taken in closed form and only the difference to it from draws.
     """
     f = space.n_fixed
-    control = drawn.control_weights
-    covariance = gradients.new_zeros(space.size, space.size, dtype=torch.float64)
-    for each, sign in ((weights, 1.0), (control, -1.0)):
-        mean = (each[..., None] * gradients).sum(1).double()
-        scaled = ((each.double() * people[:, None])[..., None] * gradients.double()).flatten(0, 1)
-        part = scaled.T @ gradients.flatten(0, 1).double() - mean.T @ (people[:, None] * mean)
-        covariance += sign * part
-        if sign < 0:
-            # Fixed coefficients' gradients have no closed-form moments: their part stays uncontrolled.
-            covariance[:f] += part[:f]
-            covariance[f:, :f] += part[f:, :f]
-    covariance[f:, f:] += _normal_covariance(factor, people, space)
+    scale = panel_weights[:, None]
+    mean, controlled = (torch.bmm(w[:, None], gradients)[:, 0].double() for w in (weights, drawn.control_weights))
+    fixed = _weighted_product(gradients[..., :f], gradients, weights * scale)
+    latent = _weighted_product(gradients[..., f:], gradients[..., f:], (weights - drawn.control_weights) * scale)
+    covariance = fixed.new_zeros(space.size, space.size)
+    # Fixed coefficients' gradients have no closed-form moments: their part stays uncontrolled.
+    covariance[:f] = fixed
+    covariance[f:, :f] = fixed[:, f:].T
+    covariance[f:, f:] = latent
+    people = panel_weights.double()[:, None]
+    covariance -= mean.T @ (people * mean)
+    covariance[f:, f:] += controlled[:, f:].T @ (people * controlled[:, f:])
+    covariance[f:, f:] += _normal_covariance(factor, panel_weights.double(), space)
     return covariance
+
+
+def _weighted_product(left: Tensor, right: Tensor, weights: Tensor) -> Tensor:
+    """Sum over people and draws of weight times outer product, (a, b), float64 from a product in the data's type."""
+    return ((weights[..., None] * left).flatten(0, 1).T @ right.flatten(0, 1)).double()
 
 
 def _normal_covariance(factor: LocalFactor, people: Tensor, space: ParameterSpace) -> Tensor:

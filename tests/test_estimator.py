@@ -3,6 +3,7 @@
 import pickle
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -228,7 +229,9 @@ def test_only_fixed_coefficients_is_a_multinomial_logit(frame):
 
 
 def test_constants_and_availability(frame):
-    est = make(random=["z", "asc.a2"], constants=True, correlated=False).fit(frame)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        est = make(random=["z", "asc.a2"], constants=True, correlated=False).fit(frame)
     assert list(est.coef_.index) == ["x", "asc.a3", "asc.a4", "z", "asc.a2", "sd.z", "sd.asc.a2"]
     one = frame[(frame["id"] == 1) & (frame["alternative"] != "a4")].drop(columns="choice")
     assert np.isfinite(est.predict_proba(one)).all()
@@ -246,8 +249,9 @@ def test_separation_is_said(frame):
 
 def test_zero_variance_is_said():
     frame, _ = simulate_choices(400, 8, 3, fixed={"x": 1.0, "z": 0.5}, random_state=3)
-    with pytest.warns(ConvergenceWarning, match=r"standard deviation of 'z' is close to zero|population posterior"):
+    with pytest.warns(ConvergenceWarning, match="standard deviation of 'z' cannot be told from zero"):
         est = make(method=VI(draws=16)).fit(frame)
+    assert est.diagnostics_["converged"] is True
     assert est.coef_["sd.z"] < 0.25
 
 
@@ -271,17 +275,25 @@ def test_bad_settings_are_explained(frame, options, words):
         make(method=VI(**options)).fit(frame)
 
 
-def test_the_classic_route_finds_the_same_posterior(frame, est):
-    """Adam on Pyro's ELBO, far fewer digits, same place: means within one posterior sd."""
+def test_the_classic_route_runs_on_the_same_functions(frame, est):
+    """A short Adam run on Pyro's ELBO ends near the default route's posterior and leaves no trace."""
     import pyro
 
-    classic = make(method=VI(population="adam", steps=400, batch_size=150)).fit(frame)
-    assert ((classic.coef_ - est.coef_).abs() < est.summary()["std_error"]).all()
-    ratio = classic.summary()["std_error"] / est.summary()["std_error"]
-    assert ratio.between(0.5, 1.6).all()
+    classic = make(method=VI(population="adam", steps=400, batch_size=150, learning_rate=0.05)).fit(frame)
+    assert ((classic.coef_ - est.coef_).abs() < 3.0 * est.summary()["std_error"]).all()
     assert classic.diagnostics_["ess_encoder"] > 0.8
+    assert classic.log_likelihood_ < est.log_likelihood_ + 1.0
     assert classic.individual_coefficients().shape == (150, 2)
     assert list(pyro.get_param_store().keys()) == []
+
+
+@pytest.mark.slow
+def test_the_classic_route_finds_the_same_posterior(frame, est):
+    """A long Adam run: means within two thirds of a posterior sd, sds within a third."""
+    classic = make(method=VI(population="adam", steps=4000, batch_size=150, learning_rate=0.05)).fit(frame)
+    assert ((classic.coef_ - est.coef_).abs() < 0.67 * est.summary()["std_error"]).all()
+    ratio = classic.summary()["std_error"] / est.summary()["std_error"]
+    assert ratio.between(0.67, 1.5).all()
 
 
 def test_import_is_light():

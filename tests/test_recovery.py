@@ -62,9 +62,11 @@ def test_blocks_weights_and_ragged_panels():
         unavailable=0.3,
         random_state=5,
     )
-    est = MixedLogit(
-        fixed=["x"], random=["a", "b", "c"], correlated=[["a", "c"]], constants=True, random_state=0
-    ).fit(frame)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        est = MixedLogit(
+            fixed=["x"], random=["a", "b", "c"], correlated=[["a", "c"]], constants=True, random_state=0
+        ).fit(frame)
     truth.coef["cor.a:c"] = 0.0
     assert (standardised_errors(est, truth).abs() < WIDTH).all()
 

@@ -33,7 +33,8 @@ class RowKeys:
     @property
     def shape(self) -> tuple[int, int, int]:
         """Lengths of the axes n, t, j."""
-        return len(self.people), int(self.situation.max()) + 1, int(self.alternative.max()) + 1
+        n_alternatives = int(self.alternative.max()) + 1 if self.alternatives is None else len(self.alternatives)
+        return len(self.people), int(self.situation.max()) + 1, n_alternatives
 
     def place(self, situation: int) -> str:
         """Words for a choice situation (global number)."""

@@ -15,8 +15,13 @@ from mxlogit.parameters import ParameterSpace, Population
 from mxlogit.samples import Samples
 
 _SMALL_EIGENVALUE = 1e-4
+# Standard deviations in utils, for an attribute's typical difference: negligible; and modest, which is called
+# zero only if the posterior of its logarithm is this wide.
 _SMALL_DEVIATION = 0.02
+_MODEST_DEVIATION = 0.3
+_VAGUE_LOG_DEVIATION = 0.5
 _WORST_K = 0.7
+_EVEN_WEIGHTS = 0.7
 _MANY_PEOPLE = 0.05
 
 
@@ -51,7 +56,7 @@ def judge(fit: Fit, model: PanelModel, panel: PanelDifferences, logit: Multinomi
         warnings.append(f"Separation: {weak} predict choices perfectly; only the prior bounds their coefficients.")
     elif weak:
         warnings.append(f"The data say hardly more than the prior about the coefficients of {weak}.")
-    edge = boundary_sentences(model, fit.center)
+    edge = boundary_sentences(model, fit)
     if edge and status is Status.CONVERGED:
         status = Status.BOUNDARY
     warnings += edge + _quality_sentences(fit)
@@ -61,15 +66,20 @@ def judge(fit: Fit, model: PanelModel, panel: PanelDifferences, logit: Multinomi
     return Fit(fit.samples, fit.center, status, fit.history, fit.tastes, fit.diagnostics, warnings)
 
 
-def boundary_sentences(model: PanelModel, center: Population) -> list[str]:
+def boundary_sentences(model: PanelModel, fit: Fit) -> list[str]:
     """Say which standard deviations or correlations lie at the edge of the parameter space."""
     sentences = []
-    scale, n_fixed = center.scale, model.space.n_fixed
-    for i, name in enumerate(model.space.random):
+    center, space = fit.center, model.space
+    scale = center.scale
+    _, _, log_scales, _ = space.split(fit.samples.unconstrained)
+    for i, name in enumerate(space.random):
         linear = model.mixing.families[i].units == "linear"
-        unit = float(model.attribute_scale[n_fixed + i]) if linear else 1.0
-        if float(scale[i]) * unit < _SMALL_DEVIATION:
-            sentences.append(f"The standard deviation of {name!r} is close to zero: its taste hardly varies.")
+        unit = float(model.attribute_scale[space.n_fixed + i]) if linear else 1.0
+        size, vague = float(scale[i]) * unit, float(log_scales[:, i].std()) > _VAGUE_LOG_DEVIATION
+        if size < _SMALL_DEVIATION or (size < _MODEST_DEVIATION and vague):
+            sentences.append(
+                f"The standard deviation of {name!r} cannot be told from zero (the boundary): its taste may not vary."
+            )
     correlation = center.scale_tril / scale[:, None]
     if len(scale) and float(torch.linalg.eigvalsh(correlation @ correlation.T).amin()) < _SMALL_EIGENVALUE:
         sentences.append("The correlation matrix of the random tastes is close to singular (the boundary).")
@@ -79,7 +89,10 @@ def boundary_sentences(model: PanelModel, center: Population) -> list[str]:
 def _quality_sentences(fit: Fit) -> list[str]:
     sentences = []
     k_population, above = fit.diagnostics.get("pareto_k"), fit.diagnostics.get("people_above_k")
-    if isinstance(k_population, float) and k_population > _WORST_K:
+    ess = fit.diagnostics.get("ess_population")
+    # Where the weights are even, the shape of their tail is estimated from noise and does not matter.
+    uneven = isinstance(ess, float) and ess < _EVEN_WEIGHTS
+    if isinstance(k_population, float) and k_population > _WORST_K and uneven:
         sentences.append(
             f"Pareto k of the population posterior is {k_population:.2f} (above 0.7): it is not close to Gaussian, so "
             "its tails and intervals are approximate."

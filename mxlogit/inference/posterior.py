@@ -26,13 +26,16 @@ from mxlogit.parameters import Population
 from mxlogit.samples import pareto_k
 
 _MOST_PEOPLE = 2_000
+# Rounds: two, or three where the first would move the mean by more than _LARGE_MOVE.
 _MOST_ROUNDS = 3
+_LARGE_MOVE = 0.3
 # Full steps overshoot where the posterior is skewed (measured on the study design at N = 500 and 2,000).
 _RATE = 0.7
 # A round is the last when a full step would move the mean by less than this (whitened length per root D)
 # and no variance by more than this factor.
 _SMALL_MOVE = 0.1
 _SMALL_STRETCH = 1.3
+_EVEN_WEIGHTS = 0.75
 # Longest step of a round, in posterior sds per parameter (root mean square).
 _LONGEST_MOVE = 0.6
 
@@ -156,7 +159,8 @@ def fit_gaussian(target: AnchoredTarget, start: GaussianFactor, tick: Callable[[
         values = torch.linalg.eigvalsh(at.precision)
         q = _natural_step(q, at, _RATE)
         stretch = max(float(values.amax()), 1.0 / max(float(values.amin()), 1e-3))
-        if move < _SMALL_MOVE and stretch < _SMALL_STRETCH:
+        settled = move < _SMALL_MOVE and stretch < _SMALL_STRETCH
+        if settled or (rounds == _MOST_ROUNDS - 1 and first < _LARGE_MOVE):
             return q, rounds
     return q, _MOST_ROUNDS
 
@@ -215,4 +219,4 @@ def laplace_factor(model: PanelModel, population: Population, curvature: Tensor)
 
 def posterior_sweep(sweep: Sweep, ess: float) -> Sweep:
     """The sweep of this stage: differences around the mode need fewer draws than the mode did."""
-    return replace(sweep, draws=16 if ess > 0.8 else 64, key=sweep.key + 1)
+    return replace(sweep, draws=16 if ess > _EVEN_WEIGHTS else 128, key=sweep.key + 1)

@@ -54,7 +54,7 @@ def fit_multinomial_logit(panel: PanelDifferences, prior_deviation: Tensor, step
     for _ in range(steps):
         slope = gradient - precision * point
         step = _solve_scaled(information + precision.diag(), slope)
-        if 0.5 * float(slope @ step) < 1e-9 * max(1.0, abs(value)):
+        if 0.5 * float(slope @ step) < 1e-14 * max(1.0, abs(value)):
             break
         for _ in range(30):
             candidate = point + step

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from sklearn.base import BaseEstimator
@@ -31,7 +31,8 @@ from mxlogit.parameters import Population
 from mxlogit.tastes import PolishedTastes
 
 _CHECKED_PEOPLE = 2_000
-_CHECK_POINTS = 80
+_CHECK_POINTS = 48
+_INFORMATION_DRAWS = 64
 
 
 class VI(BaseEstimator):  # type: ignore[misc]
@@ -201,8 +202,9 @@ def find_posterior(
     """Move from the mode to the Gaussian posterior of the population vector, and check it."""
     prior = model.log_prior_in_moves(optimum.population)
     gradient = optimum.evaluation.gradient - prior.gradient
+    few = replace(optimum.sweep, draws=min(_INFORMATION_DRAWS, optimum.sweep.draws))
     information = marginal.information(
-        optimum.population, marginal.propose(optimum.population, optimum.sweep, remember=False)
+        optimum.population, marginal.propose(optimum.population, few, remember=False)
     )
     curvature = optimum.evaluation.curvature if information is None else information.cpu() - prior.hessian
     start = laplace_factor(model, optimum.population, curvature)

@@ -46,15 +46,19 @@ def taste_moments(model: PanelModel, fit: Fit, panel: PanelDifferences) -> Momen
         means.append(mean)
         variances.append(deviation.square())
     mean = torch.stack(means)
-    variance = torch.stack(variances).mean(0) + mean.var(0, correction=0)
+    variance = torch.stack(variances).mean(0) + (mean - mean.mean(0)).square().mean(0)
     return Moments(mean.mean(0), variance.sqrt())
 
 
-def taste_samples(model: PanelModel, fit: Fit, panel: PanelDifferences, n: int = _SAMPLES) -> Tensor:
-    """Posterior samples of tastes (n_samples, n, k), spread over population samples."""
+def coefficient_samples(model: PanelModel, fit: Fit, panel: PanelDifferences, n: int = _SAMPLES) -> Tensor:
+    """Posterior samples of people's coefficients (n_samples, n, f + k), spread over population samples."""
     populations = sampled_populations(model, fit, _POPULATIONS)
     each = -(-n // len(populations))
-    parts = [fit.tastes.sample(panel, population, each, i) for i, population in enumerate(populations)]
+    parts = []
+    for i, population in enumerate(populations):
+        tastes = fit.tastes.sample(panel, population, each, i).double()
+        fixed = population.fixed.to(tastes).expand(*tastes.shape[:2], -1)
+        parts.append(torch.cat([fixed, tastes], -1))
     return torch.cat(parts)[:n]
 
 
@@ -111,7 +115,7 @@ def _quantiles(
     at = torch.tensor(probabilities)
     parts = []
     for _, part in panel.chunks(_PEOPLE_AT_ONCE):
-        samples = taste_samples(model, fit, part)
+        samples = coefficient_samples(model, fit, part)[..., model.space.n_fixed :]
         parts.append(torch.quantile(samples, at.to(samples), dim=0))
     values = torch.cat(parts, 1).cpu().numpy()
     return {p: values[i] for i, p in enumerate(probabilities)}
