@@ -107,7 +107,7 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
     >>> df = datasets.load_electricity()
     >>> est = MixedLogit(fixed=["pf", "cl"], situation="chid", alternative="alt", random_state=0)
     >>> est.fit(df).coef_.round(2).to_dict()
-    {'pf': -0.13, 'cl': -0.13}
+    {'pf': 0.06, 'cl': -0.06}
     """
 
     def __init__(

@@ -151,14 +151,13 @@ def _check_mixing(column: str, family: str) -> str:
     return family
 
 
-def _make_blocks(random: tuple[str, ...], correlated: bool | Sequence[Sequence[str]]) -> tuple[tuple[int, ...], ...]:
+def _make_blocks(random: tuple[str, ...], correlated: object) -> tuple[tuple[int, ...], ...]:
     if correlated is True:
         return (tuple(range(len(random))),) if random else ()
     if correlated is False:
         return tuple((i,) for i in range(len(random)))
-    if isinstance(correlated, str) or any(isinstance(block, str) for block in correlated):
-        raise SpecificationError("correlated must be True, False or a list of lists of random columns.")
-    listed = [name for block in correlated for name in block]
+    listed_blocks = _check_blocks(correlated)
+    listed = [name for block in listed_blocks for name in block]
     unknown = [name for name in listed if name not in random]
     if unknown:
         raise SpecificationError(
@@ -166,6 +165,15 @@ def _make_blocks(random: tuple[str, ...], correlated: bool | Sequence[Sequence[s
         )
     if len(set(listed)) < len(listed):
         raise SpecificationError("correlated lists a column in two blocks; blocks must not overlap.")
-    blocks = [tuple(sorted(random.index(name) for name in block)) for block in correlated if len(block)]
+    blocks = [tuple(sorted(random.index(name) for name in block)) for block in listed_blocks if block]
     alone = [(i,) for i, name in enumerate(random) if name not in listed]
     return tuple(sorted([*blocks, *alone]))
+
+
+def _check_blocks(correlated: object) -> list[list[str]]:
+    """Return the blocks as lists of names."""
+    if isinstance(correlated, Sequence) and not isinstance(correlated, str):
+        blocks = [block for block in correlated if isinstance(block, Sequence) and not isinstance(block, str)]
+        if len(blocks) == len(correlated):
+            return [list(block) for block in blocks]
+    raise SpecificationError("correlated must be True, False or a list of lists of random columns.")

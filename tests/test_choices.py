@@ -15,7 +15,9 @@ COLUMNS = Columns("id", "situation", "alternative", "choice")
 
 @pytest.fixture
 def frame():
-    made, _ = simulate_choices(6, (2, 4), 4, fixed={"x": 1.0}, random={"z": (0.5, 1.0)}, unavailable=0.3, random_state=1)
+    made, _ = simulate_choices(
+        6, (2, 4), 4, fixed={"x": 1.0}, random={"z": (0.5, 1.0)}, unavailable=0.3, random_state=1
+    )
     return made
 
 
@@ -91,10 +93,19 @@ BAD = {
     "missing column": (lambda f: f.drop(columns="x"), "no column 'x'"),
     "suggestion": (lambda f: f.rename(columns={"situation": "situations"}), "Did you mean 'situations'"),
     "empty": (lambda f: f.iloc[:0], "no rows"),
-    "missing value": (lambda f: change(f, 4, "x", None).assign(x=lambda d: d["x"].astype(float)), "1 missing and 0 infinite"),
-    "infinite value": (lambda f: change(f, 4, "x", np.inf).assign(x=lambda d: d["x"].astype(float)), "0 missing and 1 infinite"),
+    "missing value": (
+        lambda f: change(f, 4, "x", None).assign(x=lambda d: d["x"].astype(float)),
+        "1 missing and 0 infinite",
+    ),
+    "infinite value": (
+        lambda f: change(f, 4, "x", np.inf).assign(x=lambda d: d["x"].astype(float)),
+        "0 missing and 1 infinite",
+    ),
     "text": (lambda f: f.assign(x="cheap"), "column 'x' holds text"),
-    "no choice": (lambda f: f.assign(choice=f["choice"] & (f.index != first_chosen(f))), "1 of .* no chosen alternative"),
+    "no choice": (
+        lambda f: f.assign(choice=f["choice"] & (f.index != first_chosen(f))),
+        "1 of .* no chosen alternative",
+    ),
     "two choices": (lambda f: f.assign(choice=f["choice"] | (f["alternative"] == "a1")), "more than one chosen"),
     "label as choice": (lambda f: f.assign(choice="a1"), "must hold 0/1"),
     "missing key": (lambda f: change(f, 3, "id", None), "'id' has 1 missing"),
@@ -214,9 +225,16 @@ def test_arrays_are_not_copied_when_they_can_be_used():
 
 
 def test_wide_equals_long():
-    wide = pd.DataFrame({"id": [1, 1, 2], "chosen": ["bus", "car", "car"], "tb": [30, 20, 25], "tc": [25, 25, 10], "ok": [1, 1, 0]})
+    wide = pd.DataFrame(
+        {"id": [1, 1, 2], "chosen": ["bus", "car", "car"], "tb": [30, 20, 25], "tc": [25, 25, 10], "ok": [1, 1, 0]}
+    )
     wide.loc[2, "chosen"] = "bus"
-    long = wide_to_long(wide, {"time": {"bus": "tb", "car": "tc"}, "toll": {"bus": 0.0, "car": 2.5}}, choice="chosen", availability={"car": "ok"})
+    long = wide_to_long(
+        wide,
+        {"time": {"bus": "tb", "car": "tc"}, "toll": {"bus": 0.0, "car": 2.5}},
+        choice="chosen",
+        availability={"car": "ok"},
+    )
     assert long["time"].tolist() == [30, 25, 20, 25, 25, 10]
     assert long["choice"].tolist() == [True, False, False, True, True, False]
     assert long["situation"].tolist() == [0, 0, 1, 1, 0, 0]

@@ -24,9 +24,7 @@ def make(**options):
 
 @pytest.fixture(scope="module")
 def simulated():
-    return simulate_choices(
-        150, (3, 6), 4, fixed={"x": 1.0}, random={"z": (0.5, 1.0)}, unavailable=0.2, random_state=2
-    )
+    return simulate_choices(150, (3, 6), 4, fixed={"x": 1.0}, random={"z": (0.5, 1.0)}, unavailable=0.2, random_state=2)
 
 
 @pytest.fixture(scope="module")
@@ -287,6 +285,13 @@ def test_the_classic_route_runs_on_the_same_functions(frame, est):
     assert list(pyro.get_param_store().keys()) == []
 
 
+@pytest.mark.parametrize("options", [{"encoder": "rodrigues2022"}, {"polish": 1}])
+def test_variants_of_the_classic_route_run(frame, options):
+    classic = make(method=VI(population="adam", steps=60, batch_size=100, n_samples=200, **options)).fit(frame)
+    assert np.isfinite(classic.coef_).all()
+    assert 0.0 < classic.diagnostics_["ess_encoder"] <= 1.0
+
+
 @pytest.mark.slow
 def test_the_classic_route_finds_the_same_posterior(frame, est):
     """A long Adam run: means within two thirds of a posterior sd, sds within a third."""
@@ -296,6 +301,19 @@ def test_the_classic_route_finds_the_same_posterior(frame, est):
     assert ratio.between(0.67, 1.5).all()
 
 
+def test_verbose_tells_every_pass(frame, capsys):
+    make(verbose=1).fit(frame)
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) > 5
+    assert "log posterior" in told[0]
+    make(verbose=0).fit(frame)
+    assert capsys.readouterr().err == ""
+
+
 def test_import_is_light():
-    code = "import sys, mxlogit; print([m for m in ('matplotlib', 'arviz', 'jax', 'pyro', 'polars') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    code = (
+        "import sys, mxlogit; print([m for m in ('matplotlib', 'arviz', 'jax', 'pyro', 'polars') if m in sys.modules])"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    )

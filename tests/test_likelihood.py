@@ -68,7 +68,10 @@ def test_gradient_and_information_by_finite_differences(panel, beta):
     for k in range(5):
         step = torch.zeros(5, dtype=torch.float64)
         step[k] = h
-        up, down = (panel_derivatives(compute_utility_differences((point + s)[:, None], panel)[..., 0], panel) for s in (step, -step))
+        up, down = (
+            panel_derivatives(compute_utility_differences((point + s)[:, None], panel)[..., 0], panel)
+            for s in (step, -step)
+        )
         torch.testing.assert_close(at.gradient[:, k], (up.log_prob - down.log_prob) / (2 * h), atol=1e-8, rtol=0)
         torch.testing.assert_close(at.information[:, k], (down.gradient - up.gradient) / (2 * h), atol=1e-8, rtol=0)
 
@@ -82,22 +85,31 @@ def test_autograd_through_the_kernel_equals_the_analytic_gradient(panel, beta):
 
 def test_single_precision_is_close(data, panel, beta):
     single = difference_panels(data.to(device="cpu", dtype=torch.float32))
-    torch.testing.assert_close(panel_log_prob(beta.float(), single).double(), panel_log_prob(beta, panel), atol=2e-5, rtol=0)
+    torch.testing.assert_close(
+        panel_log_prob(beta.float(), single).double(), panel_log_prob(beta, panel), atol=2e-5, rtol=0
+    )
 
 
 def test_relabelled_alternatives_change_nothing(data, panel, beta, generator):
     order = torch.randperm(data.n_alternatives, generator=generator)
     position = torch.argsort(order)
     moved = replace(
-        data, attributes=data.attributes[:, :, order], available=data.available[:, :, order], chosen=position[data.chosen]
+        data,
+        attributes=data.attributes[:, :, order],
+        available=data.available[:, :, order],
+        chosen=position[data.chosen],
     )
-    torch.testing.assert_close(panel_log_prob(beta, difference_panels(moved)), panel_log_prob(beta, panel), atol=EXACT, rtol=0)
+    torch.testing.assert_close(
+        panel_log_prob(beta, difference_panels(moved)), panel_log_prob(beta, panel), atol=EXACT, rtol=0
+    )
 
 
 def test_a_constant_added_to_a_situation_changes_nothing(data, panel, beta, generator):
     shift = torch.randn(5, 3, 1, 5, generator=generator, dtype=torch.float64)
     moved = replace(data, attributes=data.attributes + shift)
-    torch.testing.assert_close(panel_log_prob(beta, difference_panels(moved)), panel_log_prob(beta, panel), atol=EXACT, rtol=0)
+    torch.testing.assert_close(
+        panel_log_prob(beta, difference_panels(moved)), panel_log_prob(beta, panel), atol=EXACT, rtol=0
+    )
 
 
 def test_unavailable_equals_removed(data, beta):
@@ -110,12 +122,20 @@ def test_unavailable_equals_removed(data, beta):
     with_closed = replace(data, available=closed, chosen=chosen)
     cut = replace(data, attributes=data.attributes[:, :, :3], available=opened[:, :, :3], chosen=chosen)
     torch.testing.assert_close(
-        panel_log_prob(beta, difference_panels(with_closed)), panel_log_prob(beta, difference_panels(cut)), atol=EXACT, rtol=0
+        panel_log_prob(beta, difference_panels(with_closed)),
+        panel_log_prob(beta, difference_panels(cut)),
+        atol=EXACT,
+        rtol=0,
     )
 
 
 def test_two_alternatives_equal_the_binary_logit(data, beta):
-    two = replace(data, attributes=data.attributes[:, :, :2], available=torch.ones(5, 3, 2, dtype=torch.bool), chosen=data.chosen.clamp(max=1))
+    two = replace(
+        data,
+        attributes=data.attributes[:, :, :2],
+        available=torch.ones(5, 3, 2, dtype=torch.bool),
+        chosen=data.chosen.clamp(max=1),
+    )
     x = two.attributes[:, :, 1] - two.attributes[:, :, 0]
     sign = 2.0 * two.chosen - 1.0
     v = torch.einsum("ntk,nk->nt", x, beta[0])

@@ -72,7 +72,9 @@ def test_information_by_finite_differences(panel, space, generator):
     centre = float(value(marginal, population, sweep) @ panel.weights)
     for direction in torch.randn(6, space.size, generator=generator, dtype=torch.float64):
         unit = direction / direction.norm()
-        up, down = (float(value(marginal, space.move(population, s * h * unit), sweep) @ panel.weights) for s in (1, -1))
+        up, down = (
+            float(value(marginal, space.move(population, s * h * unit), sweep) @ panel.weights) for s in (1, -1)
+        )
         expected = -(up + down - 2 * centre) / h**2
         assert float(unit @ information @ unit) == pytest.approx(expected, abs=0.03)
 
@@ -87,7 +89,9 @@ def test_zero_variance_equals_the_multinomial_logit(panel, space, generator):
     tiny = Population(population.fixed, population.location, 1e-7 * population.scale_tril)
     marginal = marginal_of(panel, space, ["normal"] * 3)
     beta = torch.cat([tiny.fixed, tiny.location]).expand(5, 5)
-    torch.testing.assert_close(value(marginal, tiny, Sweep(64, 8, 1, 5)), panel_log_prob(beta, panel), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        value(marginal, tiny, Sweep(64, 8, 1, 5)), panel_log_prob(beta, panel), atol=1e-5, rtol=0
+    )
 
 
 def test_singular_covariance_cannot_break_the_polish(panel, space, generator):
@@ -140,7 +144,9 @@ def test_weight_two_equals_the_person_twice(data, space, generator):
     weights[1] = 1.0
     once = marginal_of(difference_panels(data), space, ["normal"] * 3).sweep(tiny, Sweep(16, 8, 1, 5))
     listed = difference_panels(twice)
-    listed = type(listed)(listed.values, listed.closed, listed.n_others, weights[[0, 1, 1, 2, 3, 4]], listed.n_situations)
+    listed = type(listed)(
+        listed.values, listed.closed, listed.n_others, weights[[0, 1, 1, 2, 3, 4]], listed.n_situations
+    )
     doubled = marginal_of(listed, space, ["normal"] * 3).sweep(tiny, Sweep(16, 8, 1, 5))
     assert once.log_likelihood == pytest.approx(doubled.log_likelihood, abs=1e-6)
     torch.testing.assert_close(once.score, doubled.score, atol=1e-4, rtol=0)

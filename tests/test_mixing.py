@@ -48,7 +48,9 @@ def test_derivatives_by_finite_differences(name):
     def difference(up, down):
         return (family.map(*up).taste - family.map(*down).taste) / (2 * h)
 
-    torch.testing.assert_close(at.slope, difference((latent + h, location, scale), (latent - h, location, scale)), atol=1e-7, rtol=1e-7)
+    torch.testing.assert_close(
+        at.slope, difference((latent + h, location, scale), (latent - h, location, scale)), atol=1e-7, rtol=1e-7
+    )
     by_location = difference((latent, location + h, scale), (latent, location - h, scale))
     by_scale = difference((latent, location, scale + h), (latent, location, scale - h))
     if family.direct:
@@ -59,11 +61,13 @@ def test_derivatives_by_finite_differences(name):
         assert by_scale.abs().max() == 0
 
 
-@pytest.mark.parametrize("name", MIXING_NAMES)
+# The exponential of an extreme latent is infinite, rightly.
+BOUNDED = [name for name in MIXING_NAMES if "lognormal" not in name]
+
+
+@pytest.mark.parametrize("name", BOUNDED)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_extreme_latents_stay_finite(name, dtype):
-    if name in ("lognormal", "negative_lognormal"):
-        pytest.skip("the exponential of an extreme latent is infinite, rightly")
     for location in (-8.0, 0.0, 8.0):
         latent = torch.linspace(location - 12.0, location + 12.0, 101, dtype=dtype)
         at = FAMILIES[name].map(latent, torch.full_like(latent, location), torch.ones_like(latent))

@@ -6,6 +6,7 @@ import torch
 from pyro import poutine
 
 from mxlogit.guide.amortized import AmortizedGuide
+from mxlogit.guide.encoder import PublishedEncoder, SetEncoder
 from mxlogit.guide.population import GaussianFactor
 from mxlogit.likelihood import panel_log_prob
 from mxlogit.model import mixed_logit
@@ -26,7 +27,7 @@ def guide(model, generator):
         0.3 * torch.randn(model.space.size, generator=generator, dtype=torch.float64),
         0.2 * torch.eye(model.space.size, dtype=torch.float64),
     )
-    guide = AmortizedGuide(model, start).double()
+    guide = AmortizedGuide(model, start, SetEncoder(3, model.mixing)).double()
     with torch.no_grad():
         guide.encoder.head.weight.normal_(0.0, 0.1)
     return guide
@@ -92,7 +93,6 @@ def test_prior_samples_run_through_the_program(model, panel):
 
 
 def test_encoder_starts_at_the_one_step_newton_solution(model, panel, generator):
-    from mxlogit.guide.encoder import SetEncoder
     from mxlogit.guide.laplace import follow
 
     population = model.space.constrain(0.3 * torch.randn(model.space.size, generator=generator, dtype=torch.float64))
@@ -144,3 +144,43 @@ def test_encoder_gradients_reach_every_weight(model, panel, guide):
     loss(panel).backward()
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in guide.parameters())
     assert panel_log_prob(torch.zeros(5, 5).double(), panel).shape == (5,)
+
+
+def test_polished_guide_trains_its_encoder_on_its_own_bound(model, panel, guide):
+    """The final bound sends the encoder no gradient; its own bound does, and peaks at the exact posterior."""
+    guide.polish_steps = 2
+    loss = pyro.infer.Trace_ELBO()(lambda data: mixed_logit(model, data), guide)
+    loss(panel).backward()
+    assert all(p.grad is None for p in guide.encoder.parameters())
+    population = model.space.constrain(guide.population_factor().mean.detach())
+    guide.encoder_bound(population, panel).backward()
+    assert all(p.grad is not None for p in guide.encoder.parameters())
+
+
+def test_encoder_bound_is_below_the_marginal_likelihood(model, panel, guide):
+    from mxlogit.marginal import MarginalLikelihood, Sweep
+
+    population = model.space.constrain(guide.population_factor().mean.detach())
+    with torch.no_grad():
+        bounds = torch.stack([guide.encoder_bound(population, panel) for _ in range(400)])
+    marginal = MarginalLikelihood(panel, model.space, model.mixing, 1)
+    value = marginal.sweep(population, Sweep(4096, 8, 1, 30)).log_likelihood
+    assert float(bounds.mean()) < value
+    assert float(bounds.mean()) > value - 5.0
+
+
+def test_published_encoder_whitens_its_factor(model, panel, generator):
+    """Its factor of xi is that of latent tastes under the map eta = zeta + L xi."""
+    encoder = PublishedEncoder(3, 3 * 6).double().eval()
+    one = model.space.constrain(0.3 * torch.randn(model.space.size, generator=generator, dtype=torch.float64))
+    other = model.space.constrain(0.3 * torch.randn(model.space.size, generator=generator, dtype=torch.float64))
+
+    def latent(population):
+        factor = encoder(population, panel)
+        tril = population.scale_tril
+        identity = factor.root @ factor.precision_tril.mT
+        torch.testing.assert_close(identity, torch.eye(3).double().expand(5, 3, 3), atol=1e-9, rtol=0)
+        return population.location + factor.mean @ tril.T, tril @ factor.covariance @ tril.T
+
+    for a, b in zip(latent(one), latent(other), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-9, rtol=0)

@@ -110,7 +110,10 @@ def test_mean_and_not_mode_of_a_skewed_posterior(generator):
     q, _ = fit_gaussian(target, start, nothing)
     assert mean < -0.05
     assert abs(float(q.mean[0]) - mean) < 0.35 * abs(mean)
-    assert check_gaussian(target, q, 80, generator, nothing).ess > check_gaussian(target, start, 80, generator, nothing).ess
+    assert (
+        check_gaussian(target, q, 80, generator, nothing).ess
+        > check_gaussian(target, start, 80, generator, nothing).ess
+    )
 
 
 def test_gaussian_factor_density_is_that_of_torch(matrix, generator):

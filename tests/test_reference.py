@@ -42,7 +42,10 @@ def test_multinomial_logit_of_train(reference):
     expected = json.loads((reference / "msle_train.json").read_text())["mnl"]
     frame = datasets.load_train()
     frame = frame.assign(
-        price=-frame["price"] / 100 * 2.20371, time=-frame["time"] / 60, change=-frame["change"], comfort=-frame["comfort"]
+        price=-frame["price"] / 100 * 2.20371,
+        time=-frame["time"] / 60,
+        change=-frame["change"],
+        comfort=-frame["comfort"],
     )
     est, coef, log_likelihood = maximum_likelihood(frame, fixed=["price", "time", "change", "comfort"])
     assert log_likelihood == pytest.approx(expected["loglik"], abs=1e-3)

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from mxlogit.density import PanelModel
-from mxlogit.guide.encoder import SetEncoder
+from mxlogit.draws import log_standard_normal
 from mxlogit.guide.laplace import LocalFactor, polish
 from mxlogit.guide.population import GaussianFactor
-from mxlogit.likelihood import PanelDifferences
+from mxlogit.likelihood import PanelDifferences, panel_log_prob
 from mxlogit.parameters import Population
 
 PLATE = "decision_makers"
@@ -25,17 +25,19 @@ class AmortizedGuide(nn.Module):
     model : PanelModel
     start : GaussianFactor
         First value of q(theta).
+    encoder : nn.Module
+        Maps (population, panel) to a `LocalFactor`.
     polish_steps : int
-        Newton steps after the encoder; gradients stop at the polished point.
+        Newton steps after the encoder. Gradients stop at the polished point, so the encoder then learns from its
+        own bound, `encoder_bound`.
     """
 
     base_mean: Tensor
     base_tril: Tensor
 
-    def __init__(self, model: PanelModel, start: GaussianFactor, polish_steps: int = 0) -> None:
+    def __init__(self, model: PanelModel, start: GaussianFactor, encoder: nn.Module, polish_steps: int = 0) -> None:
         super().__init__()
-        self.model, self.polish_steps = model, polish_steps
-        self.encoder = SetEncoder(model.space.n_random, model.mixing)
+        self.model, self.polish_steps, self.encoder = model, polish_steps, encoder
         # Coordinates whitened by the start: one learning rate then fits all parameters.
         self.register_buffer("base_mean", start.mean)
         self.register_buffer("base_tril", start.tril)
@@ -56,6 +58,16 @@ class AmortizedGuide(nn.Module):
             return factor
         with torch.no_grad():
             return polish(factor.mean, population, panel, self.model.mixing, self.polish_steps)
+
+    def encoder_bound(self, population: Population, panel: PanelDifferences) -> Tensor:
+        """One-draw evidence lower bound of the encoder's unpolished factors, summed over the panel."""
+        factor: LocalFactor = self.encoder(population, panel)
+        noise = torch.randn_like(factor.mean)
+        xi = factor.mean + (factor.root @ noise[..., None])[..., 0]
+        k = self.model.space.n_random
+        log_prob = panel_log_prob(self.model.coefficients(population, xi), panel)
+        log_ratio = log_standard_normal(xi.square().sum(-1), k) - log_standard_normal(noise.square().sum(-1), k)
+        return ((log_prob + log_ratio + factor.log_det) * panel.weights).sum()
 
     def forward(self, panel: PanelDifferences, people: Tensor | None = None) -> None:
         """Run the guide: the Pyro counterpart of `mxlogit.model.mixed_logit`."""

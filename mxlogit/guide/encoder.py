@@ -1,4 +1,4 @@
-"""Set encoder: each person's local factor from the set of their choice situations, in one pass.
+"""Encoders: each person's local factor from the set of their choice situations, in one pass.
 
 Tokens are situations; what a token holds is the situation's attribute differences in whitened units, pooled
 over the other alternatives, beside its logit score and information at xi = 0. So the network is indifferent
@@ -140,6 +140,68 @@ class SetEncoder(nn.Module):
         mean = newton + (inverse.mT @ head[:, :k, None])[..., 0]
         log_det = -precision_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         return LocalFactor(mean, inverse.mT, precision_tril, log_det)
+
+
+class PublishedEncoder(nn.Module):
+    """The network of Rodrigues (2022, arXiv 2004.05426), version 0.1 of its code, for comparison.
+
+    Every situation's attributes and availability, flat -> BatchNorm -> linear -> maximum over situations ->
+    ReLU -> BatchNorm -> linear -> ReLU -> mean and Cholesky factor of the person's *latent tastes*. It does not see
+    the population parameters and serves one number of alternatives only. Differences to the chosen alternative
+    stand for the attributes and the one-hot choice.
+
+    Parameters
+    ----------
+    n_random : int
+        Number k of random coefficients.
+    n_inputs : int
+        Numbers per situation: (J - 1) times (f + k + 1).
+    width : int
+        Of both hidden layers.
+    """
+
+    rows: Tensor
+    columns: Tensor
+
+    def __init__(self, n_random: int, n_inputs: int, width: int = 200) -> None:
+        super().__init__()
+        self.n_random = n_random
+        cells = n_random * (n_random + 1) // 2
+        self.norm = nn.BatchNorm1d(n_inputs)
+        self.token = nn.Linear(n_inputs, width)
+        self.pooled_norm = nn.BatchNorm1d(width)
+        self.hidden = nn.Linear(width, width)
+        self.head = nn.Linear(width, n_random + cells)
+        rows, columns = torch.tril_indices(n_random, n_random)
+        self.register_buffer("rows", rows, persistent=False)
+        self.register_buffer("columns", columns, persistent=False)
+
+    def forward(self, population: Population, panel: PanelDifferences) -> LocalFactor:
+        """Return the local factors of whitened tastes (shapes as in `SetEncoder.forward`)."""
+        values = panel.by_situation(panel.values).flatten(2)
+        closed = panel.values.new_zeros(panel.values.shape[:2], dtype=torch.bool)
+        closed = panel.by_situation(closed if panel.closed is None else panel.closed)
+        inputs = torch.cat([values, (~closed).to(values)], -1)
+        tokens = self.token(self.norm(inputs.flatten(0, 1))).unflatten(0, inputs.shape[:2])
+        padding = closed.all(-1, keepdim=True)
+        pooled = tokens.masked_fill(padding, -math.inf).amax(1).relu()
+        head = self.head(self.hidden(self.pooled_norm(pooled)).relu())
+        return self._whiten(head, population)
+
+    def _whiten(self, head: Tensor, population: Population) -> LocalFactor:
+        """Factor of xi = L^-1 (eta - zeta) from that of the latent tastes eta."""
+        k = self.n_random
+        root = head.new_zeros(len(head), k, k)
+        root[:, self.rows, self.columns] = head[:, k:]
+        diagonal = nn.functional.softplus(root.diagonal(dim1=-2, dim2=-1)) + 1e-4
+        root = root.tril(-1) + torch.diag_embed(diagonal)
+        inverse = torch.linalg.solve_triangular(population.scale_tril, torch.eye(k).to(root), upper=False)
+        whitened = inverse @ root
+        identity = torch.eye(k).to(root).expand_as(root)
+        precision_tril = torch.linalg.solve_triangular(whitened, identity, upper=False).mT
+        log_det = whitened.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        mean = (head[:, :k] - population.location) @ inverse.mT
+        return LocalFactor(mean, whitened, precision_tril, log_det)
 
 
 def _squash(x: Tensor) -> Tensor:

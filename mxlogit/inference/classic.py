@@ -20,6 +20,7 @@ from mxlogit.density import PanelModel
 from mxlogit.draws import draw_base_points, make_generator
 from mxlogit.fit import Fit, HistoryRow, Status
 from mxlogit.guide.amortized import AmortizedGuide
+from mxlogit.guide.encoder import PublishedEncoder, SetEncoder
 from mxlogit.guide.population import GaussianFactor
 from mxlogit.importance import weigh_draws
 from mxlogit.inference.assess import draw_samples, evaluate_center, judge
@@ -70,10 +71,21 @@ def run_classic(
     # Pyro and torch.distributions know only the global generator: fork it, seed the fork, restore it.
     with torch.random.fork_rng(devices=devices), pyro.settings.context(module_local_params=True):
         torch.manual_seed(seed % 2**63)
-        guide = AmortizedGuide(model, _start_factor(model, start), _polish_steps(settings)).to(panel.values.device)
-        guide.encoder.to(panel.values.dtype)
+        encoder = _make_encoder(settings, model, panel).to(panel.values)
+        guide = AmortizedGuide(model, _start_factor(model, start), encoder, _polish_steps(settings))
+        guide.to(panel.values.device)
         factor = _train(settings, guide, panel, clock)
     return judge(_package(settings, guide, factor, panel, seed, clock), model, panel, logit)
+
+
+def _make_encoder(settings: VI, model: PanelModel, panel: PanelDifferences) -> torch.nn.Module:
+    if settings.encoder == "rodrigues2022":
+        return PublishedEncoder(model.space.n_random, panel.n_others * (panel.values.shape[-1] + 1))
+    return SetEncoder(model.space.n_random, model.mixing)
+
+
+def _encoder_name(settings: VI) -> str:
+    return "set" if settings.encoder == "auto" else str(settings.encoder)
 
 
 def _polish_steps(settings: VI) -> int:
@@ -126,6 +138,9 @@ def _train(settings: VI, guide: AmortizedGuide, panel: PanelDifferences, clock: 
         optimizer.zero_grad()
         loss = loss_of(panel, people)
         loss.backward()
+        if guide.polish_steps:
+            population = guide.model.space.constrain(guide.population_factor().mean.detach()).to(panel.values)
+            (-len(panel) / batch * guide.encoder_bound(population, panel.take(people))).backward()
         torch.nn.utils.clip_grad_norm_(theta, _CLIP * len(panel))
         optimizer.step()
         clock.passes += batch / len(panel)
@@ -137,6 +152,7 @@ def _train(settings: VI, guide: AmortizedGuide, panel: PanelDifferences, clock: 
             average, n_averaged = average + _flatten(theta), n_averaged + 1
     if n_averaged:
         _unflatten(average / n_averaged, theta)
+    guide.eval()
     factor = guide.population_factor()
     return GaussianFactor(factor.mean.detach(), factor.tril.detach())
 
@@ -180,7 +196,7 @@ def _package(
         pareto_k=math.nan,
         passes=clock.passes,
         seconds=clock.seconds(),
-        guide="set encoder trained by stochastic backpropagation of the ELBO; no flow",
+        guide=f"{_encoder_name(settings)} encoder trained by stochastic backpropagation of the ELBO; no flow",
     )
     tastes = PolishedTastes(model, seed, settings.tail)
     return Fit(samples, center, Status.ITERATIONS_DONE, clock.history, tastes, diagnostics)

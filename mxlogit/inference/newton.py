@@ -29,7 +29,7 @@ _TRUST_RADIUS = 0.5
 _REDRAW_TOLERANCES = ((400_000, 0.006), (500_000, 0.03), (float("inf"), 0.05))
 _MOST_DRAWS_TIMES_PEOPLE = 6_400_000
 # A search that stalls this close (in multiples of the tolerance) has met the noise of its draws, not failed.
-_NOISE_FLOOR = 10.0
+_NOISE_FLOOR = 20.0
 # Relative rounding of a sum of people's log likelihoods: single precision averages out over people.
 _ROUNDING = {torch.float32: 1e-7, torch.float64: 1e-13}
 _STATUS = {
@@ -133,7 +133,7 @@ class NewtonSearch:
         """Ascend over everybody with more and more draws until new draws do not matter."""
         n_people = len(self.marginal.panel)
         draws = self.settings.draws or 16
-        tolerance = 3.0 * self.settings.tolerance if self.settings.draws is None else self.settings.tolerance
+        tolerance = 6.0 * self.settings.tolerance if self.settings.draws is None else self.settings.tolerance
         while True:
             sweep = Sweep(draws, self.settings.tail, 100 + draws, self.settings.polish)
             first = len(self.clock.history)

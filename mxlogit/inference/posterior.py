@@ -36,6 +36,8 @@ _RATE = 0.7
 _SMALL_MOVE = 0.1
 _SMALL_STRETCH = 1.3
 _EVEN_WEIGHTS = 0.75
+# Where weights are uneven a few hundred people get up to 256 draws each, many get 64.
+_DRAWS_TIMES_PEOPLE = 128_000
 # Longest step of a round, in posterior sds per parameter (root mean square).
 _LONGEST_MOVE = 0.6
 
@@ -217,6 +219,8 @@ def laplace_factor(model: PanelModel, population: Population, curvature: Tensor)
     return GaussianFactor(model.space.unconstrain(population), tril)
 
 
-def posterior_sweep(sweep: Sweep, ess: float) -> Sweep:
-    """The sweep of this stage: differences around the mode need fewer draws than the mode did."""
-    return replace(sweep, draws=16 if ess > _EVEN_WEIGHTS else 128, key=sweep.key + 1)
+def posterior_sweep(sweep: Sweep, ess: float, n_people: int) -> Sweep:
+    """Return the sweep of this stage: differences around the mode need fewer draws than the mode did."""
+    people = min(n_people, _MOST_PEOPLE)
+    draws = 16 if ess > _EVEN_WEIGHTS else max(64, min(256, 64 * (_DRAWS_TIMES_PEOPLE // (64 * people))))
+    return replace(sweep, draws=draws, key=sweep.key + 1)

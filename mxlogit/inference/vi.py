@@ -47,9 +47,10 @@ class VI(BaseEstimator):  # type: ignore[misc]
         How q(theta) is found. "newton" (default): trust-region Newton on the importance-sampled marginal
         likelihood, then natural-gradient steps. "adam": the classic route, encoder and q(theta) trained by
         stochastic backpropagation of Pyro's ELBO on mini-batches (Rodrigues 2022, arXiv 2004.05426).
-    encoder : {"auto", None, "set"}
+    encoder : {"auto", None, "set", "rodrigues2022"}
         Network that proposes each person's factor. "auto" is None under "newton", where polishing from the
-        last mode leaves a network nothing to win, and "set" under "adam".
+        last mode leaves a network nothing to win, and "set" under "adam"; "rodrigues2022" is the published
+        network, for comparison.
     polish : "auto" or int
         Damped Newton steps per person and pass: "auto" is 2 under "newton" and 0 under "adam".
     flow : None
@@ -84,7 +85,7 @@ class VI(BaseEstimator):  # type: ignore[misc]
         flow: str | None = None,
         draws: int | None = None,
         tail: int | None = 8,
-        tolerance: float = 0.01,
+        tolerance: float = 0.005,
         max_iterations: int = 60,
         n_samples: int = 4000,
         steps: int = 2000,
@@ -117,7 +118,7 @@ class VI(BaseEstimator):  # type: ignore[misc]
             Naming the setting, what is allowed and what came.
         """
         check_option("VI(population=...)", self.population, ["newton", "adam"])
-        encoders = ["auto", None] if self.population == "newton" else ["auto", "set"]
+        encoders = ["auto", None] if self.population == "newton" else ["auto", "set", "rodrigues2022"]
         check_option(f"VI(encoder=...) with population={self.population!r}", self.encoder, encoders)
         check_option("VI(flow=...)", self.flow, [None])
         if self.polish != "auto":
@@ -203,12 +204,10 @@ def find_posterior(
     prior = model.log_prior_in_moves(optimum.population)
     gradient = optimum.evaluation.gradient - prior.gradient
     few = replace(optimum.sweep, draws=min(_INFORMATION_DRAWS, optimum.sweep.draws))
-    information = marginal.information(
-        optimum.population, marginal.propose(optimum.population, few, remember=False)
-    )
+    information = marginal.information(optimum.population, marginal.propose(optimum.population, few, remember=False))
     curvature = optimum.evaluation.curvature if information is None else information.cpu() - prior.hessian
     start = laplace_factor(model, optimum.population, curvature)
-    sweep = posterior_sweep(optimum.sweep, optimum.evaluation.detail.ess)
+    sweep = posterior_sweep(optimum.sweep, optimum.evaluation.detail.ess, len(marginal.panel))
     target = AnchoredTarget(model, marginal, Anchor(optimum.population, gradient, information), sweep)
     done = 0
 

@@ -148,13 +148,19 @@ def main() -> None:
     print(grouped.mean().round(4).to_string())
     print(grouped.sem().round(4).to_string())
     print(bound.loc[[2_000, 10_000]].to_string())
-    memory = pd.DataFrame([measure_memory(n, options.threads) for n in ([10_000] if options.quick else [10_000, 50_000])])
+    memory = pd.DataFrame(
+        [measure_memory(n, options.threads) for n in ([10_000] if options.quick else [10_000, 50_000])]
+    )
     print("\nPeak memory of a fit beyond the package (MB)")
     print(memory.round(0).to_string(index=False))
     if options.json:
         tables = {"electricity": electricity, "study": study, "memory": memory}
         record = {name: table.to_dict("records") for name, table in tables.items()}
-        record["machine"] = {"threads": options.threads, "torch": torch.__version__, "python": platform.python_version()}
+        record["machine"] = {
+            "threads": options.threads,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        }
         options.json.write_text(json.dumps(record, indent=1))
 
 
