@@ -79,6 +79,19 @@ def test_one_choice_per_person_is_handled():
     assert np.isfinite(est.coef_).all()
 
 
+@pytest.mark.parametrize(("people", "situations"), [(3, 2), (10, 1), (20, 2), (50, 3)])
+def test_too_few_people_give_vague_answers_and_warnings(people, situations):
+    """Never an error of linear algebra: finite estimates, wide intervals, and a sentence that says so."""
+    frame, _ = simulate_choices(
+        people, situations, 4, fixed={"x": 1.0}, random={k: (0.5, 1.0) for k in "abcd"}, random_state=people
+    )
+    with pytest.warns(ConvergenceWarning):
+        est = MixedLogit(fixed=["x"], random=list("abcd"), random_state=0).fit(frame)
+    assert np.isfinite(est.summary()).all().all()
+    assert est.summary()["std_error"]["a"] > 0.2
+    assert np.isfinite(est.individual_coefficients()).all().all()
+
+
 @pytest.mark.slow
 @pytest.mark.calibration
 def test_intervals_of_the_published_design_are_calibrated():

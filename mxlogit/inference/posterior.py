@@ -12,6 +12,7 @@ Association 114), so this stage costs the same whatever the number of people.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -38,6 +39,8 @@ _SMALL_STRETCH = 1.3
 _EVEN_WEIGHTS = 0.75
 # Where weights are uneven a few hundred people get up to 256 draws each, many get 64.
 _DRAWS_TIMES_PEOPLE = 128_000
+_WIDEST_LOG_SD = 1.5
+_WIDEST_PARTIAL = 1.0
 # Longest step of a round, in posterior sds per parameter (root mean square).
 _LONGEST_MOVE = 0.6
 
@@ -148,12 +151,14 @@ def _natural_step(q: GaussianFactor, at: _Expectations, rate: float) -> Gaussian
 def fit_gaussian(target: AnchoredTarget, start: GaussianFactor, tick: Callable[[], None]) -> tuple[GaussianFactor, int]:
     """Move the Gaussian factor to the posterior; return it and the number of rounds.
 
-    If the steps grow instead of shrinking, the posterior is no Gaussian's neighbour: the factor at the mode
-    is returned, with 0 rounds, and the importance check will say so.
+    If the steps grow instead of shrinking, or sigma points leave the support, the posterior is no Gaussian's
+    neighbour: the factor at the mode is returned, with 0 rounds, and the importance check will say so.
     """
     q, first = start, 0.0
     for rounds in range(1, _MOST_ROUNDS + 1):
         at = _expect(target, q, tick)
+        if not bool(torch.isfinite(at.gradient).all() & torch.isfinite(at.precision).all()):
+            return start, 0
         move = float(at.gradient.norm()) / len(q.mean) ** 0.5
         first = first or move
         if move > max(1.5 * first, 1.0):
@@ -201,22 +206,36 @@ def check_gaussian(
         log_p[pair] = (5.0 * above + middle - below) / 12.0
         log_p[half + pair] = -(5.0 * below + middle - above) / 12.0
         tick()
-    log_weights = log_p - log_q
+    log_weights = torch.nan_to_num(log_p - log_q, nan=-math.inf, posinf=-math.inf)
+    if not bool(torch.isfinite(log_weights).any()):
+        return PopulationCheck(math.inf, 0.0)
     weights = log_weights.softmax(0)
     return PopulationCheck(float(pareto_k(log_weights)), float(1.0 / (weights.square().sum() * n)))
 
 
 def laplace_factor(model: PanelModel, population: Population, curvature: Tensor) -> GaussianFactor:
-    """Gaussian at the mode whose precision is ``curvature`` (relative coordinates, made positive definite)."""
+    """Return a Gaussian at the mode from ``curvature`` (relative coordinates), where to begin.
+
+    Made positive definite, and no wider than the prior lets a parameter be: with few people some directions
+    are flat, and sigma points a prior sd away mean nothing.
+    """
     jacobian = model.space.relative_jacobian(population)
     scale = curvature.diagonal().abs().clamp(min=1e-300).rsqrt()
     values, vectors = torch.linalg.eigh(scale[:, None] * curvature * scale)
-    root = vectors * values.clamp(min=1e-6).rsqrt()
-    half = jacobian @ (scale[:, None] * root)
-    # The R of a QR decomposition of half' is the Cholesky factor of half half' without squaring it.
-    upper = torch.linalg.qr(half.T, mode="r").R
-    tril = upper.T * upper.diagonal().sign()
-    return GaussianFactor(model.space.unconstrain(population), tril)
+    root = values.clamp(min=1e-6).sqrt()[:, None] * (vectors.T / scale) @ torch.linalg.inv(jacobian)
+    # P = root' root + diag(width^-2) by QR, never squaring anything.
+    stacked = torch.cat([root, torch.diag(1.0 / _widest(model))])
+    upper = torch.linalg.qr(stacked, mode="r").R
+    inverse = torch.linalg.solve_triangular(upper, torch.eye(len(upper), dtype=upper.dtype), upper=True)
+    factor = torch.linalg.qr(inverse.T, mode="r").R
+    return GaussianFactor(model.space.unconstrain(population), factor.T * factor.diagonal().sign())
+
+
+def _widest(model: PanelModel) -> Tensor:
+    """Widest sensible posterior sds: the prior's for coefficients, fixed ones for log sds and partial correlations."""
+    space = model.space
+    sizes = ((space.n_random, _WIDEST_LOG_SD), (len(space.pairs), _WIDEST_PARTIAL))
+    return torch.cat([model.prior.deviation, *(model.prior.deviation.new_full((n,), w) for n, w in sizes)])
 
 
 def posterior_sweep(sweep: Sweep, ess: float, n_people: int) -> Sweep:
