@@ -181,7 +181,7 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
         data = self._read(X, specification, dtype, y=y, sample_weight=sample_weight)
         constants = [name for name in data.names if name.startswith(CONSTANT_PREFIX)]
         specification = specification.with_constants(constants)
-        model = build_model(specification, data, self.priors or Priors(standardize=True))
+        model = build_model(specification, data, self.priors)
         panel = difference_panels(data.to(device=device, dtype=dtype), data.columns(specification.names))
         fitted = _Fitted(specification, model, panel, data.decision_makers, data.alternatives, seed)
         n_situations = data.n_situations
@@ -260,6 +260,8 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
             ``upper``.
         """
         fitted = self._state()
+        if not (isinstance(level, float) and 0.0 < level < 1.0):
+            raise SpecificationError(f"level must be a probability between 0 and 1, such as 0.95; got {level!r}.")
         return frames.summary_frame(fitted.model, self.result_, level)
 
     def taste_distribution(self) -> pd.DataFrame:
@@ -270,7 +272,7 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
     def posterior_samples(self, n: int | None = None) -> pd.DataFrame:
         """Posterior samples of the population parameters: one row per sample, columns = labels."""
         self._state()
-        if n is not None and not 0 < n <= len(self.result_.samples):
+        if n is not None and not (isinstance(n, int) and 0 < n <= len(self.result_.samples)):
             raise SpecificationError(
                 f"n must be between 1 and {len(self.result_.samples)} (VI(n_samples=...) keeps more); got {n!r}."
             )

@@ -28,7 +28,7 @@ def resolve_method(method: str | Method) -> Method:
     if isinstance(method, str):
         check_option("method", method, ["vi"])
         return VI()
-    if not isinstance(method, Method):
+    if isinstance(method, type) or not isinstance(method, Method):
         raise SpecificationError(f"method must be 'vi' or a settings object such as VI(); got {method!r}.")
     return method
 
@@ -92,8 +92,11 @@ class Progress:
         self._bar.close()
 
 
-def build_model(specification: Specification, data: ChoiceData, priors: Priors) -> PanelModel:
+def build_model(specification: Specification, data: ChoiceData, priors: Priors | None) -> PanelModel:
     """Check identification and resolve the priors for these data."""
+    priors = Priors(standardize=True) if priors is None else priors
+    if not isinstance(priors, Priors):
+        raise SpecificationError(f"priors must be None or Priors(...); got {priors!r}.")
     scales = check_identification(data, specification.names)
     space = ParameterSpace(specification.fixed, specification.random, specification.blocks)
     mixing = Mixing(specification.mixing)

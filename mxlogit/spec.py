@@ -134,6 +134,8 @@ def _check_names(argument: str, names: Sequence[str]) -> tuple[str, ...]:
         raise SpecificationError(
             f"{argument} must be a list of column names; got the string {names!r}: write [{names!r}]."
         )
+    if not isinstance(names, Sequence):
+        raise SpecificationError(f"{argument} must be a list of column names; got {names!r}.")
     wrong = [name for name in names if not isinstance(name, str)]
     if wrong:
         raise SpecificationError(f"{argument} must hold column names (strings); got {wrong[:5]}.")

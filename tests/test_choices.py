@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from mxlogit import ChoiceData, ChoiceDataError, MixedLogit, SpecificationError, wide_to_long
+from mxlogit import VI, ChoiceData, ChoiceDataError, MixedLogit, SpecificationError, wide_to_long
 from mxlogit.choices import read_frame
 from mxlogit.simulate import simulate_choices
 from mxlogit.spec import Columns
@@ -101,7 +101,10 @@ BAD = {
         lambda f: change(f, 4, "x", np.inf).assign(x=lambda d: d["x"].astype(float)),
         "0 missing and 1 infinite",
     ),
-    "text": (lambda f: f.assign(x="cheap"), "column 'x' holds text"),
+    "dates": (lambda f: f.assign(x=pd.Timestamp("2020-01-01")), "column 'x' holds text or dates"),
+    "complex": (lambda f: f.assign(x=f["x"] + 1j), "column 'x' holds text or dates"),
+    "column twice": (lambda f: pd.concat([f, f[["x"]]], axis=1), "more than one column called"),
+    "text": (lambda f: f.assign(x="cheap"), "column 'x' holds text or dates"),
     "no choice": (
         lambda f: f.assign(choice=f["choice"] & (f.index != first_chosen(f))),
         "1 of .* no chosen alternative",
@@ -141,7 +144,7 @@ def test_all_problems_are_reported_at_once(frame):
         read(spoiled)
     message = str(caught.value)
     assert message.startswith("3 problems")
-    for words in ("column 'x' holds text", "column 'z' has 1 missing", "no chosen alternative"):
+    for words in ("column 'x' holds text or dates", "column 'z' has 1 missing", "no chosen alternative"):
         assert words in message
 
 
@@ -168,6 +171,9 @@ def test_the_next_fit_works_after_a_bad_one(frame):
         ({"fixed": ["x", "asc.bus"], "constants": True}, "no such alternative-specific constant"),
         ({"fixed": ["x"], "method": "em"}, "method must be one of 'vi'"),
         ({"fixed": ["x"], "method": 3}, "settings object"),
+        ({"fixed": ["x"], "method": VI}, "settings object"),
+        ({"fixed": None}, "must be a list of column names"),
+        ({"fixed": ["x"], "priors": "flat"}, "priors must be None or Priors"),
         ({"fixed": ["x"], "device": "gpu7"}, "device must be"),
         ({"fixed": ["x"], "dtype": "float16"}, "dtype must be one of"),
         ({"fixed": ["x"], "random_state": -1}, "random_state"),

@@ -55,6 +55,8 @@ def test_summary_begins_with_the_four_columns(est):
     assert (table["estimate"] < table["upper"]).all()
     narrow = est.summary(level=0.5)
     assert (narrow["upper"] - narrow["lower"] < table["upper"] - table["lower"]).all()
+    with pytest.raises(SpecificationError, match="level must be a probability"):
+        est.summary(level=95)
 
 
 def test_samples_have_the_moments_of_the_summary(est):

@@ -53,7 +53,7 @@ def _numeric(values: np.ndarray) -> np.ndarray | None:
     """Values as floats with missing as nan; None when they are not numbers."""
     if values.dtype.kind in "fiub":
         return values
-    if values.dtype.kind == "O" and any(isinstance(v, str) for v in values[:1000]):
+    if values.dtype.kind != "O" or any(isinstance(v, str) for v in values[:1000]):
         return None
     try:
         return pd.to_numeric(pd.Series(values)).to_numpy(dtype=np.float64, na_value=np.nan)
@@ -160,9 +160,7 @@ def read_attributes(
     for k, name in enumerate(names):
         values = _numeric(table[name].to_numpy())
         if values is None:
-            problems.add(
-                f"column {name!r} holds text, not numbers. Code it as numbers or as 0/1 columns, one per category."
-            )
+            problems.add(f"column {name!r} holds text or dates, not numbers. Code it as numbers or as 0/1 columns.")
             continue
         _check_finite(name, values, rows, available, problems)
         flat[cell, k] = np.where(available, values, 0.0)

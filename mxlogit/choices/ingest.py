@@ -65,6 +65,9 @@ def as_narwhals(frame: Any) -> nw.DataFrame[Any]:
     ChoiceDataError
         If it is not an eager frame of a known kind.
     """
+    if isinstance(frame, pd.DataFrame) and not frame.columns.is_unique:
+        repeated = sorted({str(name) for name in frame.columns[frame.columns.duplicated()]})
+        raise ChoiceDataError(f"the frame has more than one column called {repeated}; rename or drop the copies.")
     try:
         return nw.from_native(frame, eager_only=True)
     except TypeError:
@@ -176,9 +179,6 @@ def _check_columns(table: nw.DataFrame[Any], wanted: Sequence[str], problems: Pr
     for name in missing:
         hint = suggest(name, table.columns)
         problems.add(f"the frame has no column {name!r}; it has {list(table.columns)[:20]}.{hint}")
-    repeated = sorted({name for name in wanted if list(table.columns).count(name) > 1})
-    if repeated:
-        problems.add(f"the frame has more than one column called {repeated}.")
 
 
 def _check_keys(table: nw.DataFrame[Any], columns: Columns, problems: Problems) -> None:

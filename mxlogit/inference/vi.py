@@ -32,6 +32,7 @@ from mxlogit.tastes import PolishedTastes
 
 _CHECKED_PEOPLE = 2_000
 _CHECK_POINTS = 48
+_TOLD_EVERY = 10
 _INFORMATION_DRAWS = 64
 
 
@@ -214,7 +215,8 @@ def find_posterior(
     def tick() -> None:
         nonlocal done
         done += 1
-        clock.tell(f"posterior: {done} points")
+        if done % _TOLD_EVERY == 0:
+            clock.tell(f"posterior: {done} points")
 
     factor, rounds = fit_gaussian(target, start, tick)
     check = check_gaussian(target, factor, _CHECK_POINTS, make_generator(seed, 3), tick)
