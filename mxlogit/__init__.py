@@ -15,11 +15,13 @@ from mxlogit.errors import (
     SpecificationError,
 )
 from mxlogit.estimator import MixedLogit
+from mxlogit.inference.msle import MSLE
 from mxlogit.inference.vi import VI
 from mxlogit.priors import Priors
 
 __version__ = "0.1.0"
 __all__ = [
+    "MSLE",
     "VI",
     "ChoiceData",
     "ChoiceDataError",

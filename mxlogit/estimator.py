@@ -75,7 +75,7 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
     priors : Priors, optional
         None means ``Priors(standardize=True)``: normal(0, 10) locations, half-Cauchy(2.5) standard
         deviations in units of standardised attributes, uniform correlations: safe whatever the units.
-    method : "vi" or a settings object such as ``VI(...)``
+    method : "vi", "msle" or a settings object such as ``VI(...)`` or ``MSLE(...)``
         The inference engine.
     random_state : int, numpy generator or None
         Same seed, same machine, same result.
@@ -177,7 +177,7 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
         """
         specification = self._specify()
         method, seed = resolve_method(self.method), resolve_seed(self.random_state)
-        device, dtype = resolve_device(self.device), resolve_dtype(self.dtype)
+        device, dtype = resolve_device(self.device), resolve_dtype(self.dtype, method)
         data = self._read(X, specification, dtype, y=y, sample_weight=sample_weight)
         constants = [name for name in data.names if name.startswith(CONSTANT_PREFIX)]
         specification = specification.with_constants(constants)

@@ -82,6 +82,8 @@ class Fit:
     tastes : TasteSampler
     diagnostics : dict
         Numbers and sentences about the quality of the fit.
+    covariance : Tensor or None, shape (D, D)
+        Of the reported parameters by the delta method, where the engine has an asymptotic covariance.
     warnings : list of str
         Plain sentences; also issued as `ConvergenceWarning`.
     """
@@ -93,3 +95,4 @@ class Fit:
     tastes: TasteSampler
     diagnostics: dict[str, object]
     warnings: list[str] = field(default_factory=list)
+    covariance: Tensor | None = None

@@ -14,22 +14,26 @@ from mxlogit.choices.checks import check_identification
 from mxlogit.density import PanelModel
 from mxlogit.errors import SpecificationError, check_option
 from mxlogit.inference.method import Method
+from mxlogit.inference.msle import MSLE
 from mxlogit.inference.vi import VI
 from mxlogit.mixing import Mixing
 from mxlogit.parameters import ParameterSpace
 from mxlogit.priors import Priors, resolve_priors
 from mxlogit.spec import Specification
 
+_METHODS: dict[str, type[VI] | type[MSLE]] = {"vi": VI, "msle": MSLE}
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
 def resolve_method(method: str | Method) -> Method:
     """Return the settings object of a method given by name or as an object."""
     if isinstance(method, str):
-        check_option("method", method, ["vi"])
-        return VI()
+        check_option("method", method, list(_METHODS))
+        return _METHODS[method]()
     if isinstance(method, type) or not isinstance(method, Method):
-        raise SpecificationError(f"method must be 'vi' or a settings object such as VI(); got {method!r}.")
+        raise SpecificationError(
+            f"method must be 'vi', 'msle' or a settings object such as VI() or MSLE(); got {method!r}."
+        )
     return method
 
 
@@ -46,13 +50,13 @@ def resolve_device(device: str | torch.device) -> torch.device:
     return wanted
 
 
-def resolve_dtype(dtype: str | torch.dtype) -> torch.dtype:
-    """Return the floating point type of the sweep; "auto" is float32."""
+def resolve_dtype(dtype: str | torch.dtype, method: Method) -> torch.dtype:
+    """Return the floating point type of the sweep; "auto" is float64 for MSLE, else float32."""
     if isinstance(dtype, torch.dtype):
         check_option("dtype", dtype, list(_DTYPES.values()))
         return dtype
     check_option("dtype", dtype, ["auto", *_DTYPES])
-    return _DTYPES.get(dtype, torch.float32)
+    return _DTYPES.get(dtype, torch.float64 if isinstance(method, MSLE) else torch.float32)
 
 
 def resolve_seed(random_state: Any) -> int:

@@ -11,10 +11,11 @@ from torch import Tensor
 from mxlogit.density import PanelModel
 from mxlogit.draws import make_generator
 from mxlogit.importance import WeightedDraws
-from mxlogit.likelihood import PanelDifferences
+from mxlogit.likelihood import PanelDifferences, panel_log_prob
 from mxlogit.marginal import MarginalLikelihood, Sweep
 from mxlogit.parameters import Population
 from mxlogit.samples import pareto_k
+from mxlogit.sequences import draw_normals
 
 
 @dataclass(frozen=True)
@@ -90,3 +91,47 @@ class PolishedTastes:
             ess[part] = drawn.ess_fraction
             shape[part] = pareto_k(drawn.log_ratio)
         return PeopleCheck(ess, shape)
+
+
+class SimulatedTastes:
+    """Tastes by Bayes weights over the draws of a simulated likelihood (Train 2009, section 11.3).
+
+    Parameters
+    ----------
+    model : PanelModel
+    scheme, draws, seed, antithetic
+        As in `mxlogit.sequences.draw_normals`; people of another panel get the blocks of their places.
+    """
+
+    def __init__(self, model: PanelModel, scheme: str, draws: int, seed: int, *, antithetic: bool) -> None:
+        self.model, self.scheme, self.draws, self.seed, self.antithetic = model, scheme, draws, seed, antithetic
+
+    @torch.no_grad()
+    def _weigh(self, panel: PanelDifferences, population: Population) -> tuple[Tensor, Tensor]:
+        """Weights (n, r) and tastes (n, r, k), float64."""
+        space = self.model.space
+        z = draw_normals(self.scheme, len(panel), self.draws, space.n_random, self.seed, antithetic=self.antithetic).to(
+            panel.values
+        )
+        local = population.to(panel.values)
+        latent = local.location + z @ local.scale_tril.mT
+        tastes = self.model.mixing.tastes(latent, local.location, local.scale)
+        parts = []
+        for part, chunk in panel.chunks(256):
+            fixed = local.fixed.expand(*tastes[part].shape[:2], -1)
+            beta = torch.cat([fixed, tastes[part]], -1).transpose(0, 1)
+            parts.append(panel_log_prob(beta, chunk).T)
+        return torch.cat(parts).double().softmax(-1), tastes.double()
+
+    def moments(self, panel: PanelDifferences, population: Population) -> tuple[Tensor, Tensor]:
+        """Conditional mean and standard deviation of each person's random tastes, (n, k) each, float64."""
+        weights, tastes = self._weigh(panel, population)
+        mean = (weights[..., None] * tastes).sum(1)
+        return mean, (weights[..., None] * (tastes - mean[:, None]).square()).sum(1).sqrt()
+
+    def sample(self, panel: PanelDifferences, population: Population, n: int, seed: int) -> Tensor:
+        """Samples of each person's conditional tastes, (n_samples, n, k), by resampling the draws."""
+        weights, tastes = self._weigh(panel, population)
+        picks = torch.multinomial(weights.cpu(), n, replacement=True, generator=make_generator(self.seed, seed, 19))
+        index = picks.to(tastes.device)[..., None].expand(-1, -1, tastes.shape[-1])
+        return tastes.gather(1, index).transpose(0, 1)

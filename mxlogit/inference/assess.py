@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from mxlogit.density import PanelModel
@@ -63,7 +65,7 @@ def judge(fit: Fit, model: PanelModel, panel: PanelDifferences, logit: Multinomi
     if not status.converged:
         warnings.insert(0, status.value)
     fit.diagnostics.update(status=status.value, converged=status.converged)
-    return Fit(fit.samples, fit.center, status, fit.history, fit.tastes, fit.diagnostics, warnings)
+    return replace(fit, status=status, warnings=warnings)
 
 
 def boundary_sentences(model: PanelModel, fit: Fit) -> list[str]:

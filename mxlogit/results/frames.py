@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 import torch
+from scipy.stats import norm
 
 from mxlogit.density import PanelModel
 from mxlogit.fit import Fit
@@ -17,13 +18,33 @@ def coefficient_series(model: PanelModel, fit: Fit) -> pd.Series:
 
 def summary_frame(model: PanelModel, fit: Fit, level: float) -> pd.DataFrame:
     """Estimates, standard errors (posterior sds) and interval limits by label."""
+    estimate = coefficient_series(model, fit)
+    if fit.covariance is not None:
+        return _asymptotic_frame(estimate, fit.covariance, level)
     lower, upper = fit.samples.quantiles([0.5 * (1.0 - level), 0.5 * (1.0 + level)]).cpu().numpy()
     return pd.DataFrame(
         {
-            "estimate": coefficient_series(model, fit),
+            "estimate": estimate,
             "std_error": fit.samples.deviation.cpu().numpy(),
             "lower": lower,
             "upper": upper,
+        }
+    )
+
+
+def _asymptotic_frame(estimate: pd.Series, covariance: torch.Tensor, level: float) -> pd.DataFrame:
+    """Normal intervals, z statistics and two-sided p values."""
+    error = pd.Series(covariance.diagonal().clamp(min=0.0).sqrt().cpu().numpy(), index=estimate.index)
+    width = norm.ppf(0.5 * (1.0 + level)) * error
+    z = estimate / error.where(error > 0)
+    return pd.DataFrame(
+        {
+            "estimate": estimate,
+            "std_error": error,
+            "lower": estimate - width,
+            "upper": estimate + width,
+            "z": z,
+            "p": 2.0 * norm.sf(z.abs()),
         }
     )
 

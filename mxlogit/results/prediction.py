@@ -23,6 +23,8 @@ def population_coefficients(model: PanelModel, fit: Fit, n_people: int, seed: in
     count = min(_DRAWS, len(fit.samples))
     generator = make_generator(seed, 23)
     population = model.space.constrain(fit.samples.unconstrained[:count])
+    if fit.samples.kind != "posterior":
+        population = model.space.constrain(model.space.unconstrain(fit.center).expand(count, -1))
     half = torch.randn((count + 1) // 2, n_people, model.space.n_random, generator=generator, dtype=torch.float64)
     # Samples come in antithetic pairs half a set apart; taste draws are mirrored within neighbours instead.
     xi = torch.stack([half, -half], 1).flatten(0, 1)[:count]
