@@ -21,7 +21,7 @@ from mxlogit.mixing import MapValue
 from mxlogit.parameters import Population
 
 # Rows x draws of a chunk: intermediates live in cache and memory does not grow with people or draws.
-_CELLS_PER_CHUNK = 400_000
+_CELLS_PER_CHUNK = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -62,10 +62,11 @@ class SimulatedLikelihood:
         return self.model.space.size
 
     def population(self, vector: Tensor) -> Population:
-        """Population at coordinates (D,), with the signs of the diagonal of L as they are."""
+        """Population at coordinates (*s, D), with the signs of the diagonal of L as they are."""
         space = self.model.space
         f, k = space.n_fixed, space.n_random
-        return Population(vector[:f], vector[f : f + k], space.triangle_matrix(vector[f + k :]))
+        tril = space.triangle_matrix(vector[..., f + k :])
+        return Population(vector[..., :f], vector[..., f : f + k], tril)
 
     def coordinates(self, population: Population) -> Tensor:
         """Coordinates (D,) of a population."""

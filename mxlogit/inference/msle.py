@@ -33,7 +33,7 @@ _COVARIANCES = ("robust", "hessian", "bhhh")
 # Size of central differences of the score, in standard errors of the multinomial logit.
 _DIFFERENCE = 1e-3
 # Draws of the importance-sampled log likelihood at the estimate.
-_EXACT_DRAWS = 1024
+_EXACT_DRAWS = 256
 
 
 class MSLE(BaseEstimator):  # type: ignore[misc]
@@ -229,12 +229,15 @@ class _Search:
         return [(name, mirrored) for _, name, mirrored in flips]
 
     def _maximise(self, start: Tensor, name: str) -> _Optimum:
+        options: dict[str, object] = {"gtol": self.settings.tolerance, "maxiter": self.settings.max_iterations}
+        if self.settings.optimizer == "bfgs" and len(start):
+            options["hess_inv0"] = self._first_inverse_hessian(start)
         result = minimize(
             self._negative(name),
             (start / self.scales).numpy(),
             jac=True,
             method=_SCIPY[self.settings.optimizer],
-            options={"gtol": self.settings.tolerance, "maxiter": self.settings.max_iterations},
+            options=options,
         )
         vector = torch.from_numpy(result.x) * self.scales
         norm = float(np.abs(result.jac).max()) if len(result.x) else 0.0
@@ -242,6 +245,15 @@ class _Search:
         converged = norm < 10.0 * self.settings.tolerance
         status = Status.CONVERGED if converged else Status.ITERATIONS if result.status == 1 else Status.STALLED
         return _Optimum(vector, -float(result.fun), norm, status, name)
+
+    def _first_inverse_hessian(self, start: Tensor) -> np.ndarray:
+        """Inverse of the people's outer products of scores at the start (Berndt et al. 1974), made definite."""
+        scores = self.simulated.evaluate(start).scores * self.scales
+        outer = (scores * self.simulated.weights[:, None]).T @ scores
+        ridge = 1e-3 * outer.diagonal().mean() * torch.eye(len(outer), dtype=outer.dtype)
+        inverse = torch.linalg.inv(outer + ridge).numpy()
+        symmetric: np.ndarray = 0.5 * (inverse + inverse.T)
+        return symmetric
 
     def _negative(self, name: str) -> Callable[[np.ndarray], tuple[float, np.ndarray]]:
         def loss(scaled: np.ndarray) -> tuple[float, np.ndarray]:
@@ -317,9 +329,8 @@ def _sampling_distribution(
     half = torch.randn((n + 1) // 2, len(vector), generator=make_generator(seed, 5), dtype=torch.float64)
     noise = torch.cat([half, -half])[:n] @ (vectors * values.clamp(min=0.0).sqrt()).T
     space = simulated.model.space
-    populations = [positive_diagonal(simulated.population(vector + step)) for step in noise]
-    unconstrained = torch.stack([space.unconstrain(population) for population in populations])
-    reported = torch.stack([space.report(population) for population in populations])
+    population = positive_diagonal(simulated.population(vector + noise))
+    unconstrained, reported = space.unconstrain(population), space.report(population)
     return Samples(unconstrained, reported, tuple(space.labels), kind="sampling distribution")
 
 
