@@ -73,7 +73,6 @@ def run_classic(
         torch.manual_seed(seed % 2**63)
         encoder = _make_encoder(settings, model, panel).to(panel.values)
         guide = AmortizedGuide(model, _start_factor(model, start), encoder, _polish_steps(settings))
-        guide.to(panel.values.device)
         factor = _train(settings, guide, panel, clock)
     return judge(_package(settings, guide, factor, panel, seed, clock), model, panel, logit)
 

@@ -84,8 +84,9 @@ def _sum_derivatives(point: Tensor, panel: PanelDifferences) -> tuple[float, Ten
         at = panel_derivatives(part.values @ point.to(part.values), part)
         weight = part.weights.double()
         value += float(at.log_prob.double() @ weight)
-        gradient += at.gradient.double().T @ weight
-        information += torch.einsum("nkl,n->kl", at.information.double(), weight)
+        # Population-level sums live where the prior lives, on the CPU.
+        gradient += (at.gradient.double().T @ weight).to(point)
+        information += torch.einsum("nkl,n->kl", at.information.double(), weight).to(point)
     return value, gradient, information
 
 
