@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,6 @@ from sklearn.base import BaseEstimator
 
 from mxlogit.choices import ChoiceData, FrameChoices, read_frame
 from mxlogit.choices.ingest import add_constants
-from mxlogit.density import PanelModel
 from mxlogit.errors import (
     ChoiceDataError,
     ConvergenceWarning,
@@ -27,21 +25,17 @@ from mxlogit.inference.method import Method
 from mxlogit.likelihood import PanelDifferences, difference_panels
 from mxlogit.marginal import MarginalLikelihood, Sweep
 from mxlogit.priors import Priors
-from mxlogit.request import Progress, build_model, resolve_device, resolve_dtype, resolve_method, resolve_seed
+from mxlogit.request import (
+    Fitted,
+    Progress,
+    build_model,
+    resolve_device,
+    resolve_dtype,
+    resolve_method,
+    resolve_seed,
+)
 from mxlogit.results import frames, people, prediction
 from mxlogit.spec import CONSTANT_PREFIX, Columns, Specification, make_specification
-
-
-@dataclass(frozen=True)
-class _Fitted:
-    """What a fitted estimator remembers beside its result."""
-
-    specification: Specification
-    model: PanelModel
-    panel: PanelDifferences
-    decision_makers: np.ndarray
-    alternatives: np.ndarray | None
-    seed: int
 
 
 class MixedLogit(BaseEstimator):  # type: ignore[misc]
@@ -183,7 +177,7 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
         specification = specification.with_constants(constants)
         model = build_model(specification, data, self.priors)
         panel = difference_panels(data.to(device=device, dtype=dtype), data.columns(specification.names))
-        fitted = _Fitted(specification, model, panel, data.decision_makers, data.alternatives, seed)
+        fitted = Fitted(specification, model, panel, data.decision_makers, data.alternatives, seed)
         n_situations = data.n_situations
         del data
         generator = torch.Generator().manual_seed(seed)
@@ -191,7 +185,7 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
             result = method.run(model, panel, generator=generator, callback=callback)
         return self._remember(fitted, result, n_situations)
 
-    def _remember(self, fitted: _Fitted, result: Fit, n_situations: int) -> MixedLogit:
+    def _remember(self, fitted: Fitted, result: Fit, n_situations: int) -> MixedLogit:
         """Set every fitted attribute at once, then warn."""
         self._fitted = fitted
         self.result_ = result
@@ -240,7 +234,7 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
 
     # -- results --------------------------------------------------------------------------------
 
-    def _state(self) -> _Fitted:
+    def _state(self) -> Fitted:
         if not hasattr(self, "_fitted"):
             raise NotFittedError(f"this {type(self).__name__} is not fitted yet; call fit first.")
         return self._fitted
@@ -323,8 +317,7 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
         """
         check_option("tastes", tastes, ["population", "individual"])
         rows = self._read_again(X, need_choice=False)
-        probability = self._probabilities(rows.data, tastes).numpy()
-        values = probability[rows.person, rows.situation, rows.alternative]
+        values = prediction.row_values(rows, self._probabilities(rows.data, tastes))
         return pd.Series(values, index=rows.index, name="probability")
 
     def predict(self, X: Any, tastes: str = "population") -> pd.Series:
@@ -336,24 +329,13 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
             Labels of the alternatives; index: (decision maker, situation).
         """
         rows = self._read_again(X, need_choice=False)
-        probability = self._probabilities(rows.data, tastes).numpy()
-        values = probability[rows.person, rows.situation, rows.alternative]
-        cell = pd.Series(values).groupby([rows.person, rows.situation]).idxmax().to_numpy()
-        index = pd.MultiIndex.from_arrays(
-            [rows.data.decision_makers[rows.person[cell]], rows.situation_labels[cell]],
-            names=[self.decision_maker, self.situation],
-        )
-        return pd.Series(rows.alternative_labels[cell], index=index, name=self.alternative)
+        names = (self.decision_maker, self.situation, self.alternative)
+        return prediction.most_likely(rows, self._probabilities(rows.data, tastes), names)
 
     def shares(self, X: Any, tastes: str = "population") -> pd.Series:
         """Predicted share of every alternative: weighted mean probability over choice situations."""
         rows = self._read_again(X, need_choice=False)
-        probability = self._probabilities(rows.data, tastes).numpy()
-        values = probability[rows.person, rows.situation, rows.alternative]
-        weight = rows.data.weights.numpy()[rows.person]
-        total = pd.Series(values * weight).groupby(rows.alternative_labels).sum()
-        share = total / total.sum()
-        return share.rename_axis(self.alternative).rename("share")
+        return prediction.mean_shares(rows, self._probabilities(rows.data, tastes), self.alternative)
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """Mean log likelihood per choice situation, marginal over tastes, at ``coef_``.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from mxlogit.errors import SpecificationError, check_option
 from mxlogit.inference.method import Method
 from mxlogit.inference.msle import MSLE
 from mxlogit.inference.vi import VI
+from mxlogit.likelihood import PanelDifferences
 from mxlogit.mixing import Mixing
 from mxlogit.parameters import ParameterSpace
 from mxlogit.priors import Priors, resolve_priors
@@ -23,6 +25,18 @@ from mxlogit.spec import Specification
 
 _METHODS: dict[str, type[VI] | type[MSLE]] = {"vi": VI, "msle": MSLE}
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a fitted estimator remembers beside its result."""
+
+    specification: Specification
+    model: PanelModel
+    panel: PanelDifferences
+    decision_makers: np.ndarray
+    alternatives: np.ndarray | None
+    seed: int
 
 
 def resolve_method(method: str | Method) -> Method:

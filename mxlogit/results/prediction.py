@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
-from mxlogit.choices import ChoiceData
+from mxlogit.choices import ChoiceData, FrameChoices
 from mxlogit.density import PanelModel
 from mxlogit.draws import make_generator
 from mxlogit.fit import Fit
@@ -59,6 +61,28 @@ def mean_probabilities(data: ChoiceData, columns: list[int], coefficients: Tenso
         log_prob = choice_log_probabilities(coefficients[:, part].to(x), x, chunk.available)
         result[part] = log_prob.exp().mean(0).double().cpu()
     return result
+
+
+def row_values(rows: FrameChoices, probability: Tensor) -> np.ndarray:
+    """Probability of every row of a frame, from probabilities (n, t, j)."""
+    values: np.ndarray = probability.numpy()[rows.person, rows.situation, rows.alternative]
+    return values
+
+
+def most_likely(rows: FrameChoices, probability: Tensor, names: tuple[str, str, str]) -> pd.Series:
+    """Label of the most likely alternative by (decision maker, situation); ``names`` of the three columns."""
+    values = pd.Series(row_values(rows, probability))
+    cell = values.groupby([rows.person, rows.situation]).idxmax().to_numpy()
+    keys = [rows.data.decision_makers[rows.person[cell]], rows.situation_labels[cell]]
+    index = pd.MultiIndex.from_arrays(keys, names=names[:2])
+    return pd.Series(rows.alternative_labels[cell], index=index, name=names[2])
+
+
+def mean_shares(rows: FrameChoices, probability: Tensor, name: str) -> pd.Series:
+    """Weighted mean probability of every alternative's label; ``name`` of the alternative column."""
+    weighted = pd.Series(row_values(rows, probability) * rows.data.weights.cpu().numpy()[rows.person])
+    total = weighted.groupby(rows.alternative_labels).sum()
+    return (total / total.sum()).rename_axis(name).rename("share")
 
 
 def _chunks(n: int, cells_per_person: int) -> Iterator[slice]:
