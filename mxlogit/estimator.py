@@ -266,7 +266,7 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
     def posterior_samples(self, n: int | None = None) -> pd.DataFrame:
         """Posterior samples of the population parameters: one row per sample, columns = labels."""
         self._state()
-        if n is not None and not (isinstance(n, int) and 0 < n <= len(self.result_.samples)):
+        if n is not None and not (isinstance(n, (int, np.integer)) and 0 < n <= len(self.result_.samples)):
             raise SpecificationError(
                 f"n must be between 1 and {len(self.result_.samples)} (VI(n_samples=...) keeps more); got {n!r}."
             )

@@ -114,6 +114,11 @@ def difference_panels(data: PanelData, order: list[int] | None = None) -> PanelD
     """
     n, t, j, k = data.attributes.shape
     columns = list(range(k)) if order is None else order
+    if j == 1:
+        # Nothing to choose from: one closed alternative, so every log probability is zero.
+        values = data.attributes.new_zeros(n, t, len(columns))
+        nothing = torch.ones(n, t, dtype=torch.bool, device=values.device)
+        return PanelDifferences(values, nothing, 1, data.weights, data.observed.sum(1))
     others = torch.arange(j - 1, device=data.chosen.device).expand(n, t, j - 1)
     others = others + (others >= data.chosen[..., None])
     opened = data.available.gather(2, others) & data.observed[..., None]

@@ -50,13 +50,18 @@ def _identity(latent: Tensor, location: Tensor, scale: Tensor) -> MapValue:
 
 
 def _exponential(latent: Tensor, location: Tensor, scale: Tensor) -> MapValue:
-    taste = latent.exp()
+    taste = _finite_exponential(latent)
     return MapValue(taste, taste)
 
 
 def _negative_exponential(latent: Tensor, location: Tensor, scale: Tensor) -> MapValue:
-    taste = -latent.exp()
+    taste = -_finite_exponential(latent)
     return MapValue(taste, taste)
+
+
+def _finite_exponential(latent: Tensor) -> Tensor:
+    """Exponential held below the square root of the largest number: beyond it choices are certain anyway."""
+    return latent.clamp(max=0.45 * math.log(torch.finfo(latent.dtype).max)).exp()
 
 
 def _censored(latent: Tensor, location: Tensor, scale: Tensor) -> MapValue:

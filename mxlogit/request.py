@@ -82,7 +82,7 @@ def resolve_seed(random_state: Any) -> int:
     if isinstance(random_state, np.random.RandomState):
         return int(random_state.randint(2**31))
     if isinstance(random_state, (int, np.integer)) and not isinstance(random_state, bool) and random_state >= 0:
-        return int(random_state)
+        return int(random_state) % 2**62
     raise SpecificationError(
         f"random_state must be None, a whole number from 0, or a numpy generator; got {random_state!r}."
     )

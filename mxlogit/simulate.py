@@ -79,6 +79,8 @@ def simulate_choices(
     make_specification(fixed=list(fixed), random=families, constants=constants is not None)
     check_at_least("n_decision_makers", n_decision_makers, 1)
     check_at_least("n_alternatives", n_alternatives, 2)
+    if constants is not None and len(constants) != n_alternatives - 1:
+        raise SpecificationError(f"constants must have length {n_alternatives - 1}; got {len(constants)}.")
     rng = np.random.default_rng(random_state)
     location = np.array([float(value[0]) for value in random.values()])  # type: ignore[arg-type]
     scale = np.array([float(value[1]) for value in random.values()])  # type: ignore[arg-type]

@@ -53,7 +53,7 @@ class SimulatedLikelihood:
 
     def __init__(self, model: PanelModel, panel: PanelDifferences, draws: Tensor) -> None:
         self.model, self.panel, self.draws = model, panel, draws
-        self.weights = panel.weights.double()
+        self.weights = panel.weights.double().cpu()
         self.evaluations = 0
 
     @property
@@ -82,7 +82,7 @@ class SimulatedLikelihood:
         parts = [self._evaluate_chunk(local, chunk, self.draws[part]) for part, chunk in self.panel.chunks(size)]
         self.evaluations += 1
         return SimulatedScores(
-            torch.cat([p.log_prob for p in parts]).double(), torch.cat([p.scores for p in parts]).double()
+            torch.cat([p.log_prob for p in parts]).double().cpu(), torch.cat([p.scores for p in parts]).double().cpu()
         )
 
     def _evaluate_chunk(self, population: Population, panel: PanelDifferences, z: Tensor) -> SimulatedScores:

@@ -101,6 +101,7 @@ BAD = {
         lambda f: change(f, 4, "x", np.inf).assign(x=lambda d: d["x"].astype(float)),
         "0 missing and 1 infinite",
     ),
+    "overflow": (lambda f: f.assign(x=f["x"] * 1e20), "values up to .*rescale"),
     "dates": (lambda f: f.assign(x=pd.Timestamp("2020-01-01")), "column 'x' holds text or dates"),
     "complex": (lambda f: f.assign(x=f["x"] + 1j), "column 'x' holds text or dates"),
     "column twice": (lambda f: pd.concat([f, f[["x"]]], axis=1), "more than one column called"),
@@ -261,3 +262,19 @@ def test_bad_wide_frames_are_explained(options, words):
     wide = pd.DataFrame({"id": [1, 2], "chosen": ["bus", "car"], "tb": [30, 20]})
     with pytest.raises(ChoiceDataError, match=words):
         wide_to_long(wide, choice="chosen", **options)
+
+
+def test_given_vectors_of_any_usual_shape(frame):
+    """A column of shape (n, 1) is flattened; anything else is explained."""
+    est = MixedLogit(fixed=["x", "z"], random_state=0)
+    column = est.fit(frame, frame[["choice"]]).coef_
+    np.testing.assert_allclose(column, est.fit(frame).coef_)
+    for weights in (2.0, np.ones((len(frame), 2))):
+        with pytest.raises(ChoiceDataError, match="one value per row"):
+            est.fit(frame, sample_weight=weights)
+
+
+def test_a_single_alternative_says_nothing(frame):
+    est = MixedLogit(fixed=["x"], random=["z"], random_state=0, method=VI(draws=16, n_samples=100)).fit(frame)
+    only = frame[frame["choice"]].assign(alternative="x")
+    assert est.score(only) == pytest.approx(0.0, abs=1e-6)

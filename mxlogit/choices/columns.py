@@ -15,6 +15,8 @@ from mxlogit.choices.checks import Problems
 from mxlogit.spec import Columns
 
 SHOWN = 5
+# Larger attributes overflow in single precision once multiplied.
+_LARGEST = 1e15
 
 
 @dataclass(frozen=True)
@@ -170,6 +172,9 @@ def read_attributes(
 def _check_finite(name: str, values: np.ndarray, rows: RowKeys, available: np.ndarray, problems: Problems) -> None:
     if values.dtype.kind != "f":
         return
+    largest = np.abs(np.where(available & np.isfinite(values), values, 0.0)).max(initial=0.0)
+    if largest > _LARGEST:
+        problems.add(f"column {name!r} has values up to {largest:.0e}; rescale it (to below {_LARGEST:.0e}).")
     missing, infinite = np.isnan(values) & available, np.isinf(values) & available
     if missing.any() or infinite.any():
         first = rows.row_place(int(np.argmax(missing | infinite)))

@@ -139,6 +139,7 @@ def read_frame(
         Listing every problem found.
     """
     table = as_narwhals(frame)
+    chosen, weights = _as_vector("y", chosen), _as_vector("sample_weight", weights)
     index = frame.index if isinstance(frame, pd.DataFrame) else pd.RangeIndex(len(table))
     problems = Problems()
     read = [name for name in names if not name.startswith(CONSTANT_PREFIX)]
@@ -172,6 +173,18 @@ def read_frame(
         rows.situation_labels,
         rows.alternative_labels,
     )
+
+
+def _as_vector(name: str, values: Any) -> np.ndarray | None:
+    """One value per row; a single column is flattened."""
+    if values is None:
+        return None
+    array = np.asarray(values)
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.ndim != 1:
+        raise ChoiceDataError(f"{name} must hold one value per row; got an array of shape {array.shape}.")
+    return array
 
 
 def _check_columns(table: nw.DataFrame[Any], wanted: Sequence[str], problems: Problems) -> None:

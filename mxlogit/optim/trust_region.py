@@ -6,6 +6,7 @@ neither likelihoods nor coordinates.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
@@ -13,6 +14,8 @@ from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
+
+from mxlogit.errors import SpecificationError
 
 Point = TypeVar("Point")
 
@@ -39,6 +42,11 @@ class Evaluation:
     gradient: Tensor
     curvature: Tensor
     detail: Any = None
+
+    def is_finite(self) -> bool:
+        """Whether value, gradient and curvature are all finite."""
+        tensors = torch.isfinite(self.gradient).all() & torch.isfinite(self.curvature).all()
+        return math.isfinite(self.value) and bool(tensors)
 
 
 @dataclass(frozen=True)
@@ -155,9 +163,20 @@ class NewtonAscent(Generic[Point]):
     rounding: float = 1e-12
 
     def run(self, point: Point) -> Ascent[Point]:
-        """Ascend from ``point``; steps too short to change the value count as stalled."""
+        """Ascend from ``point``; steps too short to change the value count as stalled.
+
+        Raises
+        ------
+        SpecificationError
+            If the objective is not finite at ``point``.
+        """
         radius = self.largest_radius
         current = self.evaluate(point)
+        if not current.is_finite():
+            raise SpecificationError(
+                "the objective is not finite where the search begins: rescale attributes of extreme size, or use "
+                "dtype='float64'."
+            )
         decrement = newton_decrement(current, self.scale)
         self.log(Iteration(current.value, decrement, 0.0, accepted=True))
         rejected = 0
@@ -171,7 +190,7 @@ class NewtonAscent(Generic[Point]):
             evaluation = self.evaluate(candidate)
             gain = evaluation.value - current.value
             length = float((proposal.step / self.scale).abs().amax())
-            accepted = gain > 0.01 * proposal.predicted
+            accepted = gain > 0.01 * proposal.predicted and evaluation.is_finite()
             rejected = 0 if accepted else rejected + 1
             if accepted:
                 point, current = candidate, evaluation

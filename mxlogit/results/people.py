@@ -101,7 +101,7 @@ def individual_frame(
         moments = taste_moments(model, fit, panel)
         columns["mean"], columns["sd"] = moments.mean.cpu().numpy(), moments.deviation.cpu().numpy()
     probabilities = [s for s in statistic if isinstance(s, float)]
-    if probabilities:
+    if probabilities and model.space.n_random:
         columns.update(_quantiles(model, fit, panel, probabilities))
     data = {(name, s): columns[s][:, i] for i, name in enumerate(model.space.random) for s in statistic}
     frame = pd.DataFrame(data, index=pd.Index(labels, name="decision_maker"))
