@@ -256,6 +256,8 @@ def test_wide_equals_long():
         ({"attributes": {"time": {"bus": "tb", "car": "tb"}, "cost": {"bus": "tb"}}}, "names alternatives"),
         ({"attributes": {"time": {"bus": "tb", "tram": "tb"}}}, "name no alternative"),
         ({"attributes": {}}, "at least one attribute"),
+        ({"attributes": {"t": {"bus": "tb", "car": 1}}, "availability": {"Bus": "tb"}}, "Did you mean 'bus'"),
+        ({"attributes": {"t": {"bus": "tb", "car": 1}}, "availability": {"bus": "tb"}}, "must hold 0/1"),
     ],
 )
 def test_bad_wide_frames_are_explained(options, words):

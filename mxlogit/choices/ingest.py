@@ -144,7 +144,9 @@ def read_frame(
     problems = Problems()
     read = [name for name in names if not name.startswith(CONSTANT_PREFIX)]
     choice_column = [columns.choice] if need_choice and chosen is None else []
-    optional = [c for c in (columns.availability, columns.weights if weights is None else None) if c]
+    # Predictions need no weights; shares use them where they are.
+    weigh = columns.weights if weights is None and (need_choice or columns.weights in table.columns) else None
+    optional = [c for c in (columns.availability, weigh) if c]
     _check_columns(table, [*columns.keys, *choice_column, *optional, *read], problems)
     if len(table) == 0:
         problems.add("the frame has no rows.")
@@ -158,7 +160,7 @@ def read_frame(
     if need_choice:
         values = table[columns.choice].to_numpy() if chosen is None else np.asarray(chosen)
         choice = read_choice(values, columns, rows, available, problems)
-    weight = read_weights(table, columns.weights, weights, rows, problems)
+    weight = read_weights(table, weigh, weights, rows, problems)
     attributes = read_attributes(table, read, rows, available, dtype, problems)
     problems.raise_if_any()
     data = _assemble(rows, attributes, available, choice, weight, tuple(read))

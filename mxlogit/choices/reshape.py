@@ -110,12 +110,19 @@ def _check_wide(
     for name, sources in attributes.items():
         if set(sources) != set(alternatives):
             problems.add(f"attribute {name!r} names alternatives {list(sources)}; the first names {alternatives}.")
+    for alternative in availability or {}:
+        if alternative not in alternatives:
+            hint = suggest(str(alternative), map(str, alternatives))
+            problems.add(f"availability names {alternative!r}, which is no alternative of {alternatives}.{hint}")
     wanted = [*columns, *([situation] if situation else []), *(availability or {}).values()]
     wanted += [s for sources in attributes.values() for s in sources.values() if isinstance(s, str)]
     for name in dict.fromkeys(wanted):
         if name not in frame.columns:
             problems.add(f"the frame has no column {name!r}.{suggest(name, map(str, frame.columns))}")
     problems.raise_if_any()
+    for name in (availability or {}).values():
+        if not frame[name].isin([0, 1]).all():
+            problems.add(f"availability column {name!r} must hold 0/1 or False/True in every row.")
     strange = ~frame[columns[1]].isin(alternatives).to_numpy()
     problems.add_if(
         strange,

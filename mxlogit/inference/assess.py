@@ -55,7 +55,8 @@ def judge(fit: Fit, model: PanelModel, panel: PanelDifferences, logit: Multinomi
     weak = [names[i] for i in weakly_identified(logit, model.prior.deviation).tolist()]
     if weak and is_separated(panel):
         status = Status.SEPARATION
-        warnings.append(f"Separation: {weak} predict choices perfectly; only the prior bounds their coefficients.")
+        bound = "only the prior bounds" if fit.samples.kind == "posterior" else "the likelihood does not bound"
+        warnings.append(f"Separation: {weak} together predict choices perfectly; {bound} their coefficients.")
     elif weak:
         warnings.append(f"The data say hardly more than the prior about the coefficients of {weak}.")
     edge = boundary_sentences(model, fit)

@@ -159,6 +159,8 @@ class VI(BaseEstimator):  # type: ignore[misc]
         logit = fit_multinomial_logit(panel, model.prior.deviation)
         start = start_population(model, logit)
         if self.population == "adam":
+            if model.space.n_random == 0:
+                raise SpecificationError("VI(population='adam') needs random coefficients; use VI() for fixed ones.")
             # Imported here: the default route needs neither Pyro nor its import time.
             from mxlogit.inference.classic import run_classic
 
