@@ -2,6 +2,8 @@
 
 import numpy as np
 import pandas as pd
+import polars
+import pyarrow
 import pytest
 import torch
 
@@ -58,7 +60,6 @@ def test_the_frame_is_not_changed(frame):
 
 
 def test_polars_and_pyarrow_give_the_same(frame):
-    polars, pyarrow = pytest.importorskip("polars"), pytest.importorskip("pyarrow")
     expected = read(frame).data
     for other in (polars.DataFrame(frame.to_dict("list")), pyarrow.Table.from_pandas(frame, preserve_index=False)):
         got = read(other).data
