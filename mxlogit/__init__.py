@@ -15,6 +15,7 @@ from mxlogit.errors import (
     SpecificationError,
 )
 from mxlogit.estimator import MixedLogit
+from mxlogit.hypotheses import HypothesisTest, likelihood_ratio_test, parameter_function, wald_test
 from mxlogit.inference.msle import MSLE
 from mxlogit.inference.vi import VI
 from mxlogit.priors import Priors
@@ -26,12 +27,16 @@ __all__ = [
     "ChoiceData",
     "ChoiceDataError",
     "ConvergenceWarning",
+    "HypothesisTest",
     "MixedLogit",
     "MxlogitError",
     "NotFittedError",
     "Priors",
     "SpecificationError",
     "datasets",
+    "likelihood_ratio_test",
+    "parameter_function",
+    "wald_test",
     "wide_to_long",
 ]
 

@@ -48,7 +48,7 @@ class PanelModel:
         """Coefficients of each person (n, f + k) from whitened tastes (n, k)."""
         latent = population.location + xi @ population.scale_tril.mT
         tastes = self.mixing.tastes(latent, population.location, population.scale)
-        return torch.cat([population.fixed.expand(len(xi), -1), tastes], -1)
+        return self.mixing.coefficients(population.fixed, tastes)
 
     def log_prior(self, vector: Tensor) -> Tensor:
         """Log prior density of the unconstrained vector (*s, D), Jacobian included."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from mxlogit.errors import (
 )
 from mxlogit.fit import Fit
 from mxlogit.inference.method import Method
-from mxlogit.likelihood import PanelDifferences, difference_panels
+from mxlogit.likelihood import difference_panels
 from mxlogit.marginal import MarginalLikelihood, Sweep
 from mxlogit.priors import Priors
 from mxlogit.request import (
@@ -66,6 +67,12 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
         Add alternative-specific constants ``asc.<alternative>``; they may be named in ``random``.
     base_alternative : object
         The alternative without a constant; the first by default.
+    scale : str, optional
+        A column of ``fixed`` or ``random``, such as a cost: the model is then in willingness-to-pay space, every
+        other coefficient being an amount in units of this column, positive where people pay for more
+        (`mxlogit.money`). With ``method="msle"``.
+    cluster : str, optional
+        Column of cluster labels, constant within a decision maker, for ``MSLE(covariance="clustered")``.
     priors : Priors, optional
         None means ``Priors(standardize=True)``: normal(0, 10) locations, half-Cauchy(2.5) standard
         deviations in units of standardised attributes, uniform correlations: safe whatever the units.
@@ -118,6 +125,8 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
         weights: str | None = None,
         constants: bool = False,
         base_alternative: object = None,
+        scale: str | None = None,
+        cluster: str | None = None,
         priors: Priors | None = None,
         method: str | Method = "vi",
         random_state: Any = None,
@@ -136,6 +145,8 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
         self.weights = weights
         self.constants = constants
         self.base_alternative = base_alternative
+        self.scale = scale
+        self.cluster = cluster
         self.priors = priors
         self.method = method
         self.random_state = random_state
@@ -206,11 +217,18 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
             correlated=self.correlated,
             constants=self.constants,
             base_alternative=self.base_alternative,
+            scale=self.scale,
         )
 
     def _columns(self) -> Columns:
         return Columns(
-            self.decision_maker, self.situation, self.alternative, self.choice, self.availability, self.weights
+            self.decision_maker,
+            self.situation,
+            self.alternative,
+            self.choice,
+            self.availability,
+            self.weights,
+            self.cluster,
         )
 
     def _read(self, X: Any, specification: Specification, dtype: torch.dtype, **given: Any) -> ChoiceData:
@@ -292,7 +310,7 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
             panel, labels = fitted.panel, fitted.decision_makers
         else:
             data = self._read_again(X, need_choice=True).data
-            panel, labels = self._difference(data), data.decision_makers
+            panel, labels = fitted.difference(data), data.decision_makers
         return people.individual_frame(fitted.model, self.result_, panel, labels, list(statistic))
 
     def predict_proba(self, X: Any, tastes: str = "population") -> pd.Series:
@@ -343,15 +361,12 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
         The panel is respected: a person's choices share one draw of tastes. Weighted like the fit.
         """
         data = self._read_again(X, need_choice=True, y=y, sample_weight=sample_weight).data
-        fitted, panel = self._state(), self._difference(data)
+        fitted = self._state()
+        panel = fitted.difference(data)
         marginal = MarginalLikelihood(panel, fitted.model.space, fitted.model.mixing, fitted.seed)
-        total = marginal.sweep(self.result_.center, Sweep(draws=256, tail=8, key=31, polish=30)).log_likelihood
+        total = marginal.measure(self.result_.center, Sweep(draws=256, tail=8, key=31, polish=30)).log_likelihood
         situations = float((panel.weights.double() * panel.n_situations).sum())
         return total / situations
-
-    def _difference(self, data: ChoiceData) -> PanelDifferences:
-        fitted = self._state()
-        return difference_panels(data, data.columns(fitted.specification.names))
 
     def _read_again(self, X: Any, *, need_choice: bool, y: Any = None, sample_weight: Any = None) -> FrameChoices:
         """Read new data as the fit did."""
@@ -367,7 +382,7 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
             return FrameChoices(data, pd.RangeIndex(0), nowhere, nowhere, nowhere, nowhere, nowhere)
         rows = read_frame(
             X,
-            self._columns(),
+            replace(self._columns(), cluster=None),
             fitted.specification.names,
             constants=fitted.specification.constants,
             base_alternative=fitted.specification.base_alternative,
@@ -387,18 +402,6 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
                 fitted.model, self.result_, data.n_decision_makers, fitted.seed
             )
         else:
-            coefficients = self._individual_draws(data.decision_makers)
+            seen = fitted.panel.take(fitted.positions(data.decision_makers))
+            coefficients = people.coefficient_samples(fitted.model, self.result_, seen).cpu()
         return prediction.mean_probabilities(data, columns, coefficients)
-
-    def _individual_draws(self, wanted: np.ndarray) -> torch.Tensor:
-        """Coefficients (draws, n, f + k) from the posterior of known decision makers."""
-        fitted = self._state()
-        position = pd.Index(fitted.decision_makers).get_indexer(pd.Index(wanted))
-        unknown = wanted[position < 0]
-        if len(unknown):
-            raise ChoiceDataError(
-                f"{len(unknown)} decision makers were not in the fit (first: {list(unknown[:5])}). Use "
-                "tastes='population', or individual_coefficients(X) with their choices."
-            )
-        index = torch.as_tensor(position, device=fitted.panel.values.device)
-        return people.coefficient_samples(fitted.model, self.result_, fitted.panel.take(index)).cpu()

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from mxlogit.draws import BaseDraws, jackknife_log_mean, jackknife_softmax, log_standard_normal
-from mxlogit.guide.laplace import LocalFactor, fixed_utility
+from mxlogit.guide.laplace import LocalFactor, drawn_utility
 from mxlogit.likelihood import PanelDifferences, panel_log_prob_of_differences, panel_probabilities
 from mxlogit.mixing import MapValue, Mixing
 from mxlogit.parameters import ParameterSpace, Population
@@ -103,10 +103,7 @@ def draw_utilities(
     xi, log_q, log_factor = _draw(factor, base)
     latent = population.location + xi @ population.scale_tril.mT
     value = mixing.evaluate(latent, population.location, population.scale)
-    utility = torch.bmm(panel.values[..., population.fixed.shape[0] :], value.taste.mT)
-    if population.fixed.shape[0]:
-        utility += fixed_utility(population, panel)[..., None]
-    return DrawnUtility(xi, log_q, log_factor, value, utility)
+    return DrawnUtility(xi, log_q, log_factor, value, drawn_utility(value.taste, population, panel, mixing))
 
 
 def _draw(factor: LocalFactor, base: BaseDraws) -> tuple[Tensor, Tensor, Tensor]:

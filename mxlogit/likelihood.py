@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -52,6 +52,16 @@ class PanelData(Protocol):
         """Weights (n,)."""
         ...
 
+    @property
+    def appearance(self) -> Tensor | None:
+        """Ranks by first appearance (n,)."""
+        ...
+
+    @property
+    def clusters(self) -> Tensor | None:
+        """Clusters (n,)."""
+        ...
+
 
 @dataclass(frozen=True)
 class PanelDifferences:
@@ -70,6 +80,10 @@ class PanelDifferences:
         Weight of each decision maker in sums over people.
     n_situations : Tensor, shape (n,)
         Number of observed situations of each decision maker.
+    appearance : Tensor or None, int64, shape (n,)
+        Rank of each decision maker by first appearance in the source; None where people are in that order.
+    clusters : Tensor or None, int64, shape (n,)
+        Cluster 0, 1, ... of each decision maker, for standard errors.
     """
 
     values: Tensor
@@ -77,16 +91,33 @@ class PanelDifferences:
     n_others: int
     weights: Tensor
     n_situations: Tensor
+    appearance: Tensor | None = None
+    clusters: Tensor | None = None
 
     def __len__(self) -> int:
         return self.values.shape[0]
 
     def take(self, people: slice | Tensor) -> PanelDifferences:
         """Return the panels of some people (a view for a slice, a copy for an index)."""
-        closed = None if self.closed is None else self.closed[people]
         return PanelDifferences(
-            self.values[people], closed, self.n_others, self.weights[people], self.n_situations[people]
+            self.values[people],
+            None if self.closed is None else self.closed[people],
+            self.n_others,
+            self.weights[people],
+            self.n_situations[people],
+            None if self.appearance is None else self.appearance[people],
+            None if self.clusters is None else self.clusters[people],
         )
+
+    def by_appearance(self) -> PanelDifferences:
+        """Return the panels in order of first appearance in the source."""
+        if self.appearance is None:
+            return self
+        return replace(self.take(self.appearance.argsort()), appearance=None)
+
+    def to(self, dtype: torch.dtype) -> PanelDifferences:
+        """Return the panels with attributes and weights in another floating point type."""
+        return replace(self, values=self.values.to(dtype), weights=self.weights.to(dtype))
 
     def chunks(self, size: int) -> Iterator[tuple[slice, PanelDifferences]]:
         """Iterate over consecutive people, ``size`` at a time, without copying."""
@@ -118,7 +149,7 @@ def difference_panels(data: PanelData, order: list[int] | None = None) -> PanelD
         # Nothing to choose from: one closed alternative, so every log probability is zero.
         values = data.attributes.new_zeros(n, t, len(columns))
         nothing = torch.ones(n, t, dtype=torch.bool, device=values.device)
-        return PanelDifferences(values, nothing, 1, data.weights, data.observed.sum(1))
+        return PanelDifferences(values, nothing, 1, data.weights, data.observed.sum(1), data.appearance, data.clusters)
     others = torch.arange(j - 1, device=data.chosen.device).expand(n, t, j - 1)
     others = others + (others >= data.chosen[..., None])
     opened = data.available.gather(2, others) & data.observed[..., None]
@@ -128,7 +159,9 @@ def difference_panels(data: PanelData, order: list[int] | None = None) -> PanelD
         difference = attribute.gather(2, others) - attribute.gather(2, data.chosen[..., None])
         values[..., position] = difference.masked_fill_(~opened, 0.0)
     closed = None if bool(opened.all()) else ~opened.flatten(1)
-    return PanelDifferences(values.flatten(1, 2), closed, j - 1, data.weights, data.observed.sum(1))
+    return PanelDifferences(
+        values.flatten(1, 2), closed, j - 1, data.weights, data.observed.sum(1), data.appearance, data.clusters
+    )
 
 
 @dataclass(frozen=True)

@@ -51,8 +51,8 @@ class Sweep:
 
 
 @dataclass
-class PassResult:
-    """Sums over people of one pass (float64, weighted by the people's weights).
+class LikelihoodSums:
+    """Sums over people of one pass without derivatives (float64, weighted by the people's weights).
 
     Attributes
     ----------
@@ -63,15 +63,32 @@ class PassResult:
         Sum of the evidence lower bounds of the local factors.
     ess : float
         Mean over people of the effective sample size fraction.
+    """
+
+    log_likelihood: float = 0.0
+    variance: float = 0.0
+    elbo: float = 0.0
+    ess: float = 0.0
+
+    def add_draws(self, drawn: WeightedDraws, weights: Tensor) -> None:
+        """Add a chunk of people: their draws and weights (n,)."""
+        self.log_likelihood += float(drawn.log_marginal.double() @ weights)
+        self.variance += float(drawn.log_variance.double() @ weights.square())
+        self.elbo += float(drawn.elbo.double() @ weights)
+        self.ess += float(drawn.ess_fraction.double() @ weights)
+
+
+@dataclass(kw_only=True)
+class PassResult(LikelihoodSums):
+    """Sums over people of one pass.
+
+    Attributes
+    ----------
     score : Tensor, shape (D,)
     outer : Tensor, shape (D, D)
         Centred outer product of the people's scores.
     """
 
-    log_likelihood: float
-    variance: float
-    elbo: float
-    ess: float
     score: Tensor
     outer: Tensor
 
@@ -79,14 +96,11 @@ class PassResult:
     def zeros(cls, size: int, device: torch.device) -> PassResult:
         """Return an empty sum for D = ``size`` parameters."""
         score = torch.zeros(size, dtype=torch.float64, device=device)
-        return cls(0.0, 0.0, 0.0, 0.0, score, torch.outer(score, score))
+        return cls(score=score, outer=torch.outer(score, score))
 
     def add(self, drawn: WeightedDraws, scores: Tensor, weights: Tensor) -> None:
         """Add a chunk of people: their draws, scores (n, D) and weights (n,)."""
-        self.log_likelihood += float(drawn.log_marginal.double() @ weights)
-        self.variance += float(drawn.log_variance.double() @ weights.square())
-        self.elbo += float(drawn.elbo.double() @ weights)
-        self.ess += float(drawn.ess_fraction.double() @ weights)
+        self.add_draws(drawn, weights)
         self.score += scores.T @ weights
         self.outer += scores.T @ (weights[:, None] * scores)
 
@@ -174,6 +188,14 @@ class MarginalLikelihood:
         for proposal, drawn in self.weigh(population, proposals):
             result[proposal.part] = drawn.log_marginal.double()
         return result
+
+    def measure(self, population: Population, sweep: Sweep, *, remember: bool = True) -> LikelihoodSums:
+        """Log likelihood without derivatives, in one pass."""
+        total = LikelihoodSums()
+        for proposal, drawn in self.weigh(population, self.propose(population, sweep, remember=remember)):
+            total.add_draws(drawn, proposal.panel.weights.double())
+        total.ess /= float(self.panel.weights.double().sum())
+        return total
 
     @torch.no_grad()
     def score(self, population: Population, proposals: Iterable[Proposal]) -> PassResult:

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mxlogit.money import to_coefficients
+
 _LOG_SQRT_TAU = 0.5 * math.log(2.0 * math.pi)
 
 
@@ -43,6 +45,27 @@ class MapValue:
     slope: Tensor
     by_location: Tensor | None = None
     by_scale: Tensor | None = None
+
+    def transposed(self) -> MapValue:
+        """Return the same with its last two axes swapped."""
+        parts = (self.taste, self.slope, self.by_location, self.by_scale)
+        return MapValue(*(part if part is None else part.mT for part in parts))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Bend:
+    """Second derivatives of a map g(latent; location, scale), and its direct first one by scale.
+
+    All tensors have the shape of the latents.
+    """
+
+    latent_latent: Tensor
+    latent_location: Tensor
+    latent_scale: Tensor
+    location_location: Tensor
+    location_scale: Tensor
+    scale_scale: Tensor
+    scale: Tensor
 
 
 def _identity(latent: Tensor, location: Tensor, scale: Tensor) -> MapValue:
@@ -99,7 +122,7 @@ def _normal_quantile_of_log(log_p: Tensor) -> Tensor:
     central = torch.where(upper, -torch.expm1(log_p), log_p.exp())
     value = torch.special.ndtri(central)
     # Below the smallest double the leading terms of the tail expansion are exact to 1e-3 or better.
-    twice = (-2.0 * log_p).clamp(min=2.0)
+    twice = (-2.0 * log_p).clamp(min=100.0)
     deep = -(twice - torch.log(twice) - 2.0 * _LOG_SQRT_TAU).sqrt()
     return torch.where(log_p < -700.0, deep, torch.where(upper, -value, value))
 
@@ -133,6 +156,13 @@ def _cast(value: MapValue, dtype: torch.dtype) -> MapValue:
     )
 
 
+def _differentiate(output: Tensor | None, inputs: list[Tensor]) -> list[Tensor]:
+    """Elementwise derivatives of an elementwise function; zero where it does not depend on an input."""
+    if output is None or not output.requires_grad:
+        return [torch.zeros_like(x) for x in inputs]
+    return list(torch.autograd.grad(output.sum(), inputs, retain_graph=True, materialize_grads=True))
+
+
 @dataclass(frozen=True)
 class Family:
     """One mixing distribution.
@@ -158,6 +188,27 @@ class Family:
     sign: int = 0
     direct: bool = False
 
+    def bend(self, latent: Tensor, location: Tensor, scale: Tensor) -> Bend:
+        """Second derivatives of the map, by differentiating its first ones elementwise.
+
+        Parameters
+        ----------
+        latent : Tensor
+        location, scale : Tensor, broadcastable to ``latent``
+
+        Returns
+        -------
+        Bend
+        """
+        with torch.enable_grad():
+            inputs = [x.detach().expand_as(latent).clone().requires_grad_() for x in (latent, location, scale)]
+            value = self.map(*inputs)
+            by_latent = _differentiate(value.slope, inputs)
+            by_location = _differentiate(value.by_location, inputs)
+            by_scale = _differentiate(value.by_scale, inputs)
+        direct = torch.zeros_like(latent) if value.by_scale is None else value.by_scale.detach()
+        return Bend(by_latent[0], by_latent[1], by_latent[2], by_location[1], by_location[2], by_scale[2], scale=direct)
+
 
 FAMILIES: dict[str, Family] = {
     family.name: family
@@ -181,9 +232,12 @@ class Mixing:
     ----------
     names : sequence of str, length k
         Family of each random coefficient.
+    scale_position : int, optional
+        In willingness-to-pay space the place, among all coefficients, of the scale column (`mxlogit.money`).
     """
 
-    def __init__(self, names: Sequence[str]) -> None:
+    def __init__(self, names: Sequence[str], scale_position: int | None = None) -> None:
+        self.scale_position = scale_position
         self.families = tuple(FAMILIES[name] for name in names)
         self.is_identity = all(family.name == "normal" for family in self.families)
         self.direct = tuple(i for i, family in enumerate(self.families) if family.direct)
@@ -221,6 +275,23 @@ class Mixing:
             if part.by_scale is not None and by_scale is not None:
                 by_scale[..., columns] = part.by_scale
         return MapValue(taste, slope, by_location, by_scale)
+
+    def coefficients(self, fixed: Tensor, tastes: Tensor) -> Tensor:
+        """Coefficients of the utility, fixed ones first.
+
+        Parameters
+        ----------
+        fixed : Tensor, shape (..., f)
+            Broadcastable to the leading axes of ``tastes``.
+        tastes : Tensor, shape (..., k)
+            In money where the model is in willingness-to-pay space.
+
+        Returns
+        -------
+        Tensor, shape (..., f + k)
+        """
+        parameters = torch.cat([fixed.to(tastes).expand(*tastes.shape[:-1], -1), tastes], -1)
+        return to_coefficients(parameters, self.scale_position)
 
     def moments(self, location: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the tastes, by quadrature over the latent normal.

@@ -7,17 +7,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from tqdm import tqdm
 
 from mxlogit.choices import ChoiceData
 from mxlogit.choices.checks import check_identification
 from mxlogit.density import PanelModel
-from mxlogit.errors import SpecificationError, check_option
+from mxlogit.errors import ChoiceDataError, SpecificationError, check_option
 from mxlogit.inference.method import Method
 from mxlogit.inference.msle import MSLE
 from mxlogit.inference.vi import VI
-from mxlogit.likelihood import PanelDifferences
+from mxlogit.likelihood import PanelDifferences, difference_panels
 from mxlogit.mixing import Mixing
 from mxlogit.parameters import ParameterSpace
 from mxlogit.priors import Priors, resolve_priors
@@ -37,6 +38,27 @@ class Fitted:
     decision_makers: np.ndarray
     alternatives: np.ndarray | None
     seed: int
+
+    def difference(self, data: ChoiceData) -> PanelDifferences:
+        """Panels of other data with the columns of the fit."""
+        return difference_panels(data, data.columns(self.specification.names))
+
+    def positions(self, wanted: np.ndarray) -> torch.Tensor:
+        """Places of decision makers among those of the fit.
+
+        Raises
+        ------
+        ChoiceDataError
+            If some were not in the fit.
+        """
+        position = pd.Index(self.decision_makers).get_indexer(pd.Index(wanted))
+        unknown = wanted[position < 0]
+        if len(unknown):
+            raise ChoiceDataError(
+                f"{len(unknown)} decision makers were not in the fit (first: {list(unknown[:5])}). Use "
+                "tastes='population', or individual_coefficients(X) with their choices."
+            )
+        return torch.as_tensor(position, device=self.panel.values.device)
 
 
 def resolve_method(method: str | Method) -> Method:
@@ -117,6 +139,6 @@ def build_model(specification: Specification, data: ChoiceData, priors: Priors |
         raise SpecificationError(f"priors must be None or Priors(...); got {priors!r}.")
     scales = check_identification(data, specification.names)
     space = ParameterSpace(specification.fixed, specification.random, specification.blocks)
-    mixing = Mixing(specification.mixing)
+    mixing = Mixing(specification.mixing, specification.scale_position)
     prior = resolve_priors(priors, mixing, space.n_fixed, scales)
     return PanelModel(space, mixing, prior, torch.tensor(scales, dtype=torch.float64))

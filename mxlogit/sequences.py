@@ -1,12 +1,14 @@
 """Draws of simulated likelihood: standard normal points, a different block of one sequence for every person.
 
 Unlike the base points of importance sampling (`mxlogit.draws`) these are fixed for a whole fit and follow
-the conventions of maximum simulated likelihood, so that results of other programs can be reproduced.
+the conventions of maximum simulated likelihood, so that results of other programs can be reproduced. Any
+range of people can be drawn on its own: nothing needs to hold the draws of everybody.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,14 +22,16 @@ SCHEMES = ("halton", "scrambled_halton", "sobol", "mlhs", "pseudo")
 # Elements of every Halton sequence that are dropped, its element 0 (value 0) among them: the convention of
 # mlogit and xlogit (Train 2009, section 9.3.3).
 _DROPPED = 100
+# People who share a seed in the schemes that are random for each person.
+_PEOPLE_PER_SEED = 64
+_SMALLEST = 2.0**-53
 
 
-def draw_normals(
-    scheme: str, n_people: int, n_draws: int, dimensions: int, seed: int, *, antithetic: bool = False
-) -> Tensor:
-    """Return standard normal draws of every person, shape (n, r, k), float64.
+@dataclass(frozen=True)
+class PersonDraws:
+    """Standard normal draws of everybody, made for any range of people when asked for.
 
-    Parameters
+    Attributes
     ----------
     scheme : {"halton", "scrambled_halton", "sobol", "mlhs", "pseudo"}
         "halton": primes in order, first 100 elements dropped, neither shuffled nor scrambled, consecutive
@@ -35,42 +39,87 @@ def draw_normals(
         same layout, digits permuted at random (Owen 2017, arXiv 1706.02808). "sobol": one scrambled Sobol
         sequence in consecutive blocks. "mlhs": modified latin hypercube for each person (Hess, Train and
         Polak 2006, Transportation Research B 40). "pseudo": pseudo-random.
-    n_people, n_draws, dimensions : int
+    n_draws : int
+        Draws r per person.
+    dimensions : int
+        Random coefficients k.
     seed : int
     antithetic : bool
         Second half of each block is minus the first; ``n_draws`` must be even.
-
-    Returns
-    -------
-    Tensor, shape (n, r, k)
+    rotated : bool
+        All points shifted by one random vector modulo one (Cranley and Patterson 1976, SIAM Journal on
+        Numerical Analysis 13): another randomisation of a sequence that has none.
 
     Raises
     ------
     SpecificationError
         If the scheme is unknown or ``n_draws`` is less than one.
     """
-    check_option("draws", scheme, SCHEMES)
-    check_at_least("n_draws", n_draws, 2 if antithetic else 1)
-    count = n_draws // 2 if antithetic else n_draws
-    if dimensions == 0:
-        return torch.zeros(n_people, n_draws, 0, dtype=torch.float64)
-    uniform = _draw_uniform(scheme, n_people, count, dimensions, seed)
-    normal = torch.special.ndtri(torch.from_numpy(uniform))
-    return torch.cat([normal, -normal], 1) if antithetic else normal
 
+    scheme: str
+    n_draws: int
+    dimensions: int
+    seed: int
+    antithetic: bool = False
+    rotated: bool = False
 
-def _draw_uniform(scheme: str, n: int, r: int, k: int, seed: int) -> np.ndarray:
-    rng = np.random.default_rng(seed % 2**63)
-    if scheme == "pseudo":
-        return 1.0 - rng.random((n, r, k))
-    if scheme == "mlhs":
-        points = (np.arange(r)[None, :, None] + rng.random((n, 1, k))) / r
-        return rng.permuted(np.broadcast_to(points, (n, r, k)), axis=1)
-    if scheme == "sobol":
-        engine = qmc.Sobol(k, scramble=True, rng=rng)
-        total = 2 ** math.ceil(math.log2(n * r))
-        points = engine.random(total)[: n * r]
-        return np.clip(points, 2.0**-53, 1.0 - 2.0**-53).reshape(n, r, k)
-    halton = qmc.Halton(k, scramble=scheme == "scrambled_halton", rng=rng)
-    halton.fast_forward(_DROPPED)
-    return np.clip(halton.random(n * r), 2.0**-53, None).reshape(n, r, k)
+    def __post_init__(self) -> None:
+        check_option("draws", self.scheme, SCHEMES)
+        check_at_least("n_draws", self.n_draws, 2 if self.antithetic else 1)
+
+    def another(self) -> PersonDraws:
+        """Return the same scheme under another randomisation."""
+        return replace(self, seed=self.seed + 1, rotated=self.scheme == "halton")
+
+    def normals(self, start: int, stop: int) -> Tensor:
+        """Draws of the people at places ``start`` to ``stop - 1``, shape (n, k, r), float64."""
+        shape = (stop - start, self.dimensions, self.n_draws)
+        if self.dimensions == 0 or stop == start:
+            return torch.zeros(shape, dtype=torch.float64)
+        uniform = self._uniforms(start, stop)
+        if self.rotated:
+            shift = np.random.default_rng([self.seed % 2**63, 1]).random((self.dimensions, 1))
+            uniform += shift
+            np.subtract(uniform, 1.0, out=uniform, where=uniform >= 1.0)
+        np.clip(uniform, _SMALLEST, 1.0 - _SMALLEST, out=uniform)
+        normal = torch.special.ndtri(torch.from_numpy(uniform))
+        return torch.cat([normal, -normal], -1) if self.antithetic else normal
+
+    def _uniforms(self, start: int, stop: int) -> np.ndarray:
+        """Uniform points, shape (n, k, r or half of it), C-contiguous."""
+        count = self.n_draws // 2 if self.antithetic else self.n_draws
+        if self.scheme in ("pseudo", "mlhs"):
+            return self._by_person(start, stop, count)
+        points = self._consecutive(start * count, (stop - start) * count)
+        return np.ascontiguousarray(points.reshape(stop - start, count, self.dimensions).transpose(0, 2, 1))
+
+    def _consecutive(self, first: int, length: int) -> np.ndarray:
+        """Elements of one sequence for everybody, (length, k)."""
+        rng = np.random.default_rng(self.seed % 2**63)
+        if self.scheme == "sobol":
+            engine = qmc.Sobol(self.dimensions, scramble=True, rng=rng)
+            if first:
+                points: np.ndarray = engine.fast_forward(first).random(length)
+                return points
+            # scipy warns where a first call does not ask for a power of two.
+            points = engine.random(2 ** math.ceil(math.log2(length)))[:length]
+            return points
+        halton = qmc.Halton(self.dimensions, scramble=self.scheme == "scrambled_halton", rng=rng)
+        halton.num_generated = _DROPPED + first
+        points = halton.random(length, workers=torch.get_num_threads())
+        return points
+
+    def _by_person(self, start: int, stop: int, count: int) -> np.ndarray:
+        """Independent points of every person, from seeds of whole groups of people."""
+        groups = range(start // _PEOPLE_PER_SEED, (stop - 1) // _PEOPLE_PER_SEED + 1)
+        points = np.concatenate([self._group(group, count) for group in groups])
+        offset = groups[0] * _PEOPLE_PER_SEED
+        return points[start - offset : stop - offset]
+
+    def _group(self, group: int, count: int) -> np.ndarray:
+        rng = np.random.default_rng([self.seed % 2**63, 0, group])
+        shape = (_PEOPLE_PER_SEED, self.dimensions, count)
+        if self.scheme == "pseudo":
+            return rng.random(shape)
+        points = (np.arange(count) + rng.random((*shape[:2], 1))) / count
+        return rng.permuted(points, axis=2)

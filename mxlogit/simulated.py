@@ -1,32 +1,40 @@
-r"""The simulated likelihood of a panel on fixed draws: value, score and Hessian.
+r"""The simulated likelihood of a panel on fixed draws: value, score and exact Hessian.
 
 .. math:: SLL(\phi) = \sum_n w_n \log \tfrac1R \sum_r P(y_n | \alpha, g(\zeta + L z_{nr}))
 
 Coordinates :math:`\phi` are the fixed coefficients, the locations and the free entries of L, whose diagonal
 may have either sign: with draws that are not symmetric the sign matters (Train 2009, chapter 10).
+
+People are swept in chunks, and where one person's draws do not fit a chunk, these in blocks: memory grows
+neither with people nor with draws, but for the draws that fit a stated budget and are kept between passes.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from mxlogit.density import PanelModel
-from mxlogit.guide.laplace import fixed_utility
-from mxlogit.likelihood import PanelDifferences, panel_probabilities
-from mxlogit.mixing import MapValue
+from mxlogit.likelihood import PanelDifferences
 from mxlogit.parameters import Population
+from mxlogit.sequences import PersonDraws
+from mxlogit.simulated_block import Block, draw_tastes, evaluate_block, weigh_block
 
-# Rows x draws of a chunk: intermediates live in cache and memory does not grow with people or draws.
-_CELLS_PER_CHUNK = 1_000_000
+# Rows x draws of a chunk: its intermediates live in cache.
+_CELLS_PER_CHUNK = 500_000
+# Draws are kept between passes up to this size and made anew beyond it.
+_KEPT_BYTES = 300_000_000
+# Numbers made at once when all draws are kept.
+_MADE_AT_ONCE = 2_000_000
 
 
 @dataclass(frozen=True)
 class SimulatedScores:
-    """Value and scores on fixed draws.
+    """Value and derivatives on fixed draws, float64 on the CPU.
 
     Attributes
     ----------
@@ -34,10 +42,13 @@ class SimulatedScores:
         Simulated log probability of each person's choices, not weighted.
     scores : Tensor, shape (n, D)
         Its gradient.
+    hessian : Tensor or None, shape (D, D)
+        Of the weighted sum over people; None where it was not asked for.
     """
 
     log_prob: Tensor
     scores: Tensor
+    hessian: Tensor | None = None
 
 
 class SimulatedLikelihood:
@@ -47,14 +58,44 @@ class SimulatedLikelihood:
     ----------
     model : PanelModel
     panel : PanelDifferences
-    draws : Tensor, shape (n, r, k)
-        Standard normal, in the dtype of the panel.
+        People in the order in which they meet their draws.
+    draws : PersonDraws
+    share : SimulatedLikelihood, optional
+        Another likelihood on the same draws, perhaps in another precision, whose kept draws are used.
+    first : int, optional
+        Use only that many of each person's draws.
+    keep : bool
+        Whether to keep draws that fit the budget; not worth it for a single pass.
     """
 
-    def __init__(self, model: PanelModel, panel: PanelDifferences, draws: Tensor) -> None:
+    def __init__(
+        self,
+        model: PanelModel,
+        panel: PanelDifferences,
+        draws: PersonDraws,
+        *,
+        share: SimulatedLikelihood | None = None,
+        first: int | None = None,
+        keep: bool = True,
+    ) -> None:
         self.model, self.panel, self.draws = model, panel, draws
+        self.n_draws = first or draws.n_draws
         self.weights = panel.weights.double().cpu()
-        self.evaluations = 0
+        self.passes = 0.0
+        self._kept: Tensor | None = share._kept if share is not None else self._keep() if keep else None
+
+    def _keep(self) -> Tensor | None:
+        """All draws (n, k, r) in the panel's type, or None where they exceed the budget."""
+        shape = (len(self.panel), self.draws.dimensions, self.draws.n_draws)
+        kept_size = math.prod(shape) * self.panel.values.element_size()
+        if kept_size > _KEPT_BYTES:
+            return None
+        kept = self.panel.values.new_empty(shape)
+        step = max(1, _MADE_AT_ONCE // max(1, shape[1] * shape[2]))
+        for start in range(0, shape[0], step):
+            stop = min(start + step, shape[0])
+            kept[start:stop] = self.draws.normals(start, stop).to(kept)
+        return kept
 
     @property
     def size(self) -> int:
@@ -74,63 +115,79 @@ class SimulatedLikelihood:
         return torch.cat([population.fixed, population.location, population.scale_tril[rows, columns]])
 
     @torch.no_grad()
-    def evaluate(self, vector: Tensor) -> SimulatedScores:
-        """Value and scores of every person, float64."""
+    def evaluate(self, vector: Tensor, *, curvature: bool = False) -> SimulatedScores:
+        """Value, every person's score and, if asked for, the exact Hessian, in one pass.
+
+        Parameters
+        ----------
+        vector : Tensor, shape (D,)
+        curvature : bool
+
+        Returns
+        -------
+        SimulatedScores
+        """
         local = self.population(vector).to(self.panel.values)
         rows = max(1, self.panel.values.shape[1])
-        size = max(1, _CELLS_PER_CHUNK // (rows * self.draws.shape[1]))
-        parts = [self._evaluate_chunk(local, chunk, self.draws[part]) for part, chunk in self.panel.chunks(size)]
-        self.evaluations += 1
-        return SimulatedScores(
-            torch.cat([p.log_prob for p in parts]).double().cpu(), torch.cat([p.scores for p in parts]).double().cpu()
-        )
+        n, size = len(self.panel), self.size
+        log_prob = torch.empty(n, dtype=torch.float64)
+        scores = torch.empty(n, size, dtype=torch.float64)
+        hessian = torch.zeros(size, size, dtype=torch.float64) if curvature else None
+        people = max(1, _CELLS_PER_CHUNK // (rows * self.n_draws))
+        step = max(1, _CELLS_PER_CHUNK // rows)
+        for part, panel in self.panel.chunks(people):
+            draws = self._normals(part).split(step, dim=-1)
+            blocks = [evaluate_block(self.model, local, panel, z, curvature=curvature) for z in draws]
+            merged = _merge(blocks)
+            log_prob[part] = merged.log_sum.double().cpu() - math.log(self.n_draws)
+            scores[part] = merged.score.double().cpu()
+            if hessian is not None and merged.second is not None:
+                hessian += _sum_second(merged.second.double().cpu(), scores[part], self.weights[part])
+        self.passes += self.n_draws / self.draws.n_draws
+        return SimulatedScores(log_prob, scores, hessian)
 
-    def _evaluate_chunk(self, population: Population, panel: PanelDifferences, z: Tensor) -> SimulatedScores:
-        n_fixed = population.fixed.shape[0]
-        latent = population.location + z @ population.scale_tril.mT
-        value = self.model.mixing.evaluate(latent, population.location, population.scale)
-        utility = torch.bmm(panel.values[..., n_fixed:], value.taste.mT)
-        if n_fixed:
-            utility += fixed_utility(population, panel)[..., None]
-        log_prob, prob = panel_probabilities(utility, panel)
-        weights = log_prob.softmax(-1)
-        log_mean = log_prob.logsumexp(-1) - math.log(z.shape[1])
-        return SimulatedScores(log_mean, self._scores(population, panel, z, value, prob, weights))
+    def _normals(self, part: slice) -> Tensor:
+        """Draws of a range of people, (n, k, r)."""
+        made = self.draws.normals(part.start, part.stop) if self._kept is None else self._kept[part]
+        return made[..., : self.n_draws].to(self.panel.values)
 
-    def _scores(
-        self,
-        population: Population,
-        panel: PanelDifferences,
-        z: Tensor,
-        value: MapValue,
-        prob: Tensor,
-        weights: Tensor,
-    ) -> Tensor:
-        n_fixed = population.fixed.shape[0]
-        by_fixed = torch.bmm(panel.values[..., :n_fixed].mT, torch.bmm(prob, weights[..., None]))[..., 0]
-        # Weighted gradient with respect to the tastes of every draw, (n, r, k).
-        by_taste = -weights[..., None] * torch.bmm(prob.mT, panel.values[..., n_fixed:])
-        by_latent = value.slope * by_taste
-        by_location = by_latent.sum(1)
-        by_tril = torch.bmm(by_latent.mT, z)
-        if value.by_location is not None and value.by_scale is not None:
-            by_location = by_location + (value.by_location * by_taste).sum(1)
-            by_scale = (value.by_scale * by_taste).sum(1)
-            by_tril = by_tril + by_scale[..., None] * (population.scale_tril / population.scale[:, None])
-        rows, columns = self.model.space.triangle
-        return torch.cat([-by_fixed, by_location, by_tril[:, rows, columns]], -1)
+    def thinned(self, n_draws: int) -> SimulatedLikelihood:
+        """Return the likelihood on the first ``n_draws`` of everybody's draws."""
+        return SimulatedLikelihood(self.model, self.panel, self.draws, share=self, first=n_draws)
+
+    def value(self, vector: Tensor) -> float:
+        """Simulated log likelihood."""
+        return float(self.evaluate(vector).log_prob @ self.weights)
 
     def value_and_gradient(self, vector: Tensor) -> tuple[float, Tensor]:
         """Simulated log likelihood and its gradient (D,)."""
         at = self.evaluate(vector)
         return float(at.log_prob @ self.weights), at.scores.T @ self.weights
 
-    def hessian(self, vector: Tensor, steps: Tensor) -> Tensor:
-        """Hessian (D, D) by central differences of the analytic gradient; ``steps`` (D,) are their sizes."""
-        columns = []
-        for i, step in enumerate(torch.diag(steps)):
-            _, up = self.value_and_gradient(vector + step)
-            _, down = self.value_and_gradient(vector - step)
-            columns.append((up - down) / (2.0 * steps[i]))
-        matrix = torch.stack(columns, -1)
-        return 0.5 * (matrix + matrix.T)
+    @torch.no_grad()
+    def weigh_tastes(self, population: Population) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """Every chunk's place, Bayes weights over the draws (n, r) and tastes (n, k, r), float64."""
+        local = population.to(self.panel.values)
+        people = max(1, _CELLS_PER_CHUNK // (max(1, self.panel.values.shape[1]) * self.n_draws))
+        for part, panel in self.panel.chunks(people):
+            drawn = draw_tastes(self.model, local, self._normals(part))
+            weights = weigh_block(self.model, drawn, panel).double().softmax(-1)
+            yield part, weights, drawn.parameters[:, local.fixed.shape[0] :].double()
+
+
+def _merge(blocks: list[Block]) -> Block:
+    """Join the blocks of draws of the same people."""
+    if len(blocks) == 1:
+        return blocks[0]
+    log_sums = torch.stack([block.log_sum for block in blocks])
+    weights = log_sums.softmax(0)
+    score = (weights[..., None] * torch.stack([block.score for block in blocks])).sum(0)
+    seconds = [block.second for block in blocks if block.second is not None]
+    second = (weights[..., None, None] * torch.stack(seconds)).sum(0) if seconds else None
+    return Block(log_sums.logsumexp(0), score, second)
+
+
+def _sum_second(second: Tensor, scores: Tensor, weights: Tensor) -> Tensor:
+    """Weighted sum over people of the Hessian of the log of a mean."""
+    total = torch.einsum("nab,n->ab", second, weights) - scores.T @ (weights[:, None] * scores)
+    return 0.5 * (total + total.T)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mxlogit.errors import SpecificationError, suggest
 
@@ -30,6 +30,7 @@ class Columns:
     choice: str
     availability: str | None = None
     weights: str | None = None
+    cluster: str | None = None
 
     @property
     def keys(self) -> tuple[str, str, str]:
@@ -55,6 +56,8 @@ class Specification:
         Whether alternative-specific constants are added.
     base_alternative : object
         The alternative without a constant; None for the first.
+    scale : str or None
+        In willingness-to-pay space the column whose coefficient scales all others (`mxlogit.money`).
     """
 
     fixed: tuple[str, ...]
@@ -63,6 +66,12 @@ class Specification:
     blocks: tuple[tuple[int, ...], ...]
     constants: bool = False
     base_alternative: object = None
+    scale: str | None = None
+
+    @property
+    def scale_position(self) -> int | None:
+        """Place of the scale column among all coefficients."""
+        return None if self.scale is None else self.names.index(self.scale)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -85,9 +94,7 @@ class Specification:
                 f"{suggest(unknown[0], constants)}"
             )
         extra = tuple(name for name in constants if name not in self.names)
-        return Specification(
-            self.fixed + extra, self.random, self.mixing, self.blocks, self.constants, self.base_alternative
-        )
+        return replace(self, fixed=self.fixed + extra)
 
 
 def make_specification(
@@ -97,6 +104,7 @@ def make_specification(
     correlated: bool | Sequence[Sequence[str]] = True,
     constants: bool = False,
     base_alternative: object = None,
+    scale: str | None = None,
 ) -> Specification:
     """Check the request and return its frozen form.
 
@@ -125,8 +133,20 @@ def make_specification(
         raise SpecificationError("nothing to estimate: name attribute columns in fixed or random.")
     if base_alternative is not None and not constants:
         raise SpecificationError("base_alternative has a meaning only with constants=True.")
+    if scale is not None:
+        _check_scale(scale, [*fixed_names, *random_names], constants=bool(constants))
     blocks = _make_blocks(random_names, correlated)
-    return Specification(fixed_names, random_names, mixing, blocks, bool(constants), base_alternative)
+    return Specification(fixed_names, random_names, mixing, blocks, bool(constants), base_alternative, scale)
+
+
+def _check_scale(scale: object, names: list[str], *, constants: bool) -> None:
+    if scale not in names:
+        raise SpecificationError(
+            f"scale must be one of the columns in fixed or random, such as a cost: {names}; got {scale!r}."
+            f"{suggest(str(scale), names)}"
+        )
+    if len(names) == 1 and not constants:
+        raise SpecificationError(f"scale={scale!r} needs other columns to be valued in its units; there are none.")
 
 
 def _check_names(argument: str, names: Sequence[str]) -> tuple[str, ...]:

@@ -11,11 +11,12 @@ from torch import Tensor
 from mxlogit.density import PanelModel
 from mxlogit.draws import make_generator
 from mxlogit.importance import WeightedDraws
-from mxlogit.likelihood import PanelDifferences, panel_log_prob
+from mxlogit.likelihood import PanelDifferences
 from mxlogit.marginal import MarginalLikelihood, Sweep
 from mxlogit.parameters import Population
 from mxlogit.samples import pareto_k
-from mxlogit.sequences import draw_normals
+from mxlogit.sequences import PersonDraws
+from mxlogit.simulated import SimulatedLikelihood
 
 
 @dataclass(frozen=True)
@@ -99,39 +100,39 @@ class SimulatedTastes:
     Parameters
     ----------
     model : PanelModel
-    scheme, draws, seed, antithetic
-        As in `mxlogit.sequences.draw_normals`; people of another panel get the blocks of their places.
+    draws : PersonDraws
+        People of another panel get the blocks of their places.
+    signs : Tensor, shape (k,)
+        Signs of the columns of L at the maximum of the likelihood: asymmetric draws are used as it used them.
     """
 
-    def __init__(self, model: PanelModel, scheme: str, draws: int, seed: int, *, antithetic: bool) -> None:
-        self.model, self.scheme, self.draws, self.seed, self.antithetic = model, scheme, draws, seed, antithetic
+    def __init__(self, model: PanelModel, draws: PersonDraws, signs: Tensor) -> None:
+        self.model, self.draws, self.signs = model, draws, signs
 
-    @torch.no_grad()
-    def _weigh(self, panel: PanelDifferences, population: Population) -> tuple[Tensor, Tensor]:
-        """Weights (n, r) and tastes (n, r, k), float64."""
-        space = self.model.space
-        z = draw_normals(self.scheme, len(panel), self.draws, space.n_random, self.seed, antithetic=self.antithetic).to(
-            panel.values
-        )
-        local = population.to(panel.values)
-        latent = local.location + z @ local.scale_tril.mT
-        tastes = self.model.mixing.tastes(latent, local.location, local.scale)
-        parts = []
-        for part, chunk in panel.chunks(256):
-            fixed = local.fixed.expand(*tastes[part].shape[:2], -1)
-            beta = torch.cat([fixed, tastes[part]], -1).transpose(0, 1)
-            parts.append(panel_log_prob(beta, chunk).T)
-        return torch.cat(parts).double().softmax(-1), tastes.double()
+    def _weigh(self, panel: PanelDifferences, population: Population) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Places of a chunk of people in the panel, weights (n, r) and tastes (n, k, r), float64."""
+        order = torch.arange(len(panel)) if panel.appearance is None else panel.appearance.argsort().cpu()
+        simulated = SimulatedLikelihood(self.model, panel.by_appearance(), self.draws, keep=False)
+        mirrored = Population(population.fixed, population.location, population.scale_tril * self.signs)
+        for part, weights, tastes in simulated.weigh_tastes(mirrored):
+            yield order[part], weights, tastes
 
     def moments(self, panel: PanelDifferences, population: Population) -> tuple[Tensor, Tensor]:
         """Conditional mean and standard deviation of each person's random tastes, (n, k) each, float64."""
-        weights, tastes = self._weigh(panel, population)
-        mean = (weights[..., None] * tastes).sum(1)
-        return mean, (weights[..., None] * (tastes - mean[:, None]).square()).sum(1).sqrt()
+        mean = torch.zeros(len(panel), self.model.space.n_random, dtype=torch.float64)
+        deviation = torch.zeros_like(mean)
+        for places, weights, tastes in self._weigh(panel, population):
+            centre = (weights[:, None] * tastes).sum(-1)
+            mean[places] = centre.cpu()
+            deviation[places] = (weights[:, None] * (tastes - centre[..., None]).square()).sum(-1).sqrt().cpu()
+        return mean, deviation
 
     def sample(self, panel: PanelDifferences, population: Population, n: int, seed: int) -> Tensor:
         """Samples of each person's conditional tastes, (n_samples, n, k), by resampling the draws."""
-        weights, tastes = self._weigh(panel, population)
-        picks = torch.multinomial(weights.cpu(), n, replacement=True, generator=make_generator(self.seed, seed, 19))
-        index = picks.to(tastes.device)[..., None].expand(-1, -1, tastes.shape[-1])
-        return tastes.gather(1, index).transpose(0, 1)
+        result = torch.zeros(n, len(panel), self.model.space.n_random, dtype=torch.float64)
+        generator = make_generator(self.draws.seed, seed, 19)
+        for places, weights, tastes in self._weigh(panel, population):
+            picks = torch.multinomial(weights.cpu(), n, replacement=True, generator=generator)
+            index = picks[:, None].expand(-1, tastes.shape[1], -1)
+            result[:, places] = tastes.cpu().gather(-1, index).permute(2, 0, 1)
+        return result

@@ -146,6 +146,32 @@ def read_weights(
     return weight
 
 
+def read_clusters(
+    table: nw.DataFrame[Any], column: str | None, rows: RowKeys, problems: Problems
+) -> torch.Tensor | None:
+    """Cluster 0, 1, ... of every person."""
+    if column is None:
+        return None
+    codes, _ = pd.factorize(table[column].to_numpy())
+    missing = codes < 0
+    problems.add_if(
+        missing,
+        f"cluster column {column!r} has {{count}} missing values ({{places}}).",
+        [rows.row_place(row) for row in np.flatnonzero(missing)[:SHOWN]],
+    )
+    cluster = np.zeros(len(rows.people), dtype=np.int64)
+    cluster[rows.person] = codes
+    mixed = codes != cluster[rows.person]
+    places = [f"person {rows.people[p]}" for p in dict.fromkeys(rows.person[mixed].tolist())]
+    problems.add_if(
+        mixed,
+        f"cluster column {column!r} differs within {{count}} rows' decision makers ({{places}}). A person belongs to "
+        "one cluster: the panel is the unit of the likelihood.",
+        places,
+    )
+    return torch.from_numpy(cluster)
+
+
 def read_attributes(
     table: nw.DataFrame[Any],
     names: Sequence[str],

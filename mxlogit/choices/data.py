@@ -39,6 +39,10 @@ class ChoiceData:
         Labels of the people, in the order of the tensors.
     alternatives : ndarray or None, shape (j,)
         Labels of the alternatives; None when positions carry no label.
+    appearance : Tensor or None, int64, shape (n,)
+        Rank of each decision maker by first appearance in the frame read; None where that is the order here.
+    clusters : Tensor or None, int64, shape (n,)
+        Cluster of each decision maker, 0, 1, ...: the unit of clustered standard errors.
     """
 
     attributes: Tensor
@@ -49,6 +53,8 @@ class ChoiceData:
     names: tuple[str, ...]
     decision_makers: np.ndarray
     alternatives: np.ndarray | None = None
+    appearance: Tensor | None = None
+    clusters: Tensor | None = None
 
     @classmethod
     def from_arrays(
@@ -62,6 +68,7 @@ class ChoiceData:
         weights: Tensor | np.ndarray | None = None,
         decision_makers: Sequence[object] | np.ndarray | None = None,
         alternatives: Sequence[object] | np.ndarray | None = None,
+        clusters: Sequence[object] | np.ndarray | None = None,
     ) -> ChoiceData:
         """Build choice data from arrays, without copying the attributes when they can be used as they are.
 
@@ -82,6 +89,8 @@ class ChoiceData:
             Labels; 0 to n - 1 by default.
         alternatives : sequence, length j, optional
             Labels; none by default.
+        clusters : sequence, length n, optional
+            Label of each decision maker's cluster, for clustered standard errors.
 
         Returns
         -------
@@ -110,6 +119,7 @@ class ChoiceData:
             names=tuple(str(name) for name in names),
             decision_makers=labels,
             alternatives=None if alternatives is None else np.asarray(alternatives),
+            clusters=None if clusters is None else _codes(clusters, n),
         )
         check_arrays(data)
         return data._with_padding()
@@ -151,6 +161,8 @@ class ChoiceData:
             observed=self.observed.to(device),
             chosen=self.chosen.to(device),
             weights=self.weights.to(device, dtype),
+            appearance=None if self.appearance is None else self.appearance.to(device),
+            clusters=None if self.clusters is None else self.clusters.to(device),
         )
 
     def columns(self, names: Sequence[str]) -> list[int]:
@@ -177,6 +189,8 @@ class ChoiceData:
             chosen=self.chosen[people],
             weights=self.weights[people],
             decision_makers=self.decision_makers[index],
+            appearance=None if self.appearance is None else self.appearance[people],
+            clusters=None if self.clusters is None else self.clusters[people],
         )
 
     def within_situation_gram(self) -> Tensor:
@@ -195,6 +209,14 @@ class ChoiceData:
             centred = ((x - mean) * real).flatten(0, 2)
             gram += centred.T @ centred
         return gram / max(1, int((self.available & self.observed[..., None]).sum()))
+
+
+def _codes(labels: Sequence[object] | np.ndarray, n: int) -> Tensor:
+    """Whole numbers 0, 1, ... for labels."""
+    array = np.asarray(labels)
+    if array.shape != (n,):
+        raise ChoiceDataError(f"clusters must have length {n}, one label per decision maker; got {array.shape}.")
+    return torch.from_numpy(np.unique(array, return_inverse=True)[1].astype(np.int64))
 
 
 def _mask(mask: Tensor | np.ndarray | None, shape: tuple[int, ...], name: str, device: torch.device) -> Tensor:

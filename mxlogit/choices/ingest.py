@@ -22,6 +22,7 @@ from mxlogit.choices.columns import (
     read_attributes,
     read_availability,
     read_choice,
+    read_clusters,
     read_weights,
 )
 from mxlogit.choices.data import ChoiceData
@@ -146,7 +147,8 @@ def read_frame(
     choice_column = [columns.choice] if need_choice and chosen is None else []
     # Predictions need no weights; shares use them where they are.
     weigh = columns.weights if weights is None and (need_choice or columns.weights in table.columns) else None
-    optional = [c for c in (columns.availability, weigh) if c]
+    cluster = columns.cluster if need_choice else None
+    optional = [c for c in (columns.availability, weigh, cluster) if c]
     _check_columns(table, [*columns.keys, *choice_column, *optional, *read], problems)
     if len(table) == 0:
         problems.add("the frame has no rows.")
@@ -161,9 +163,10 @@ def read_frame(
         values = table[columns.choice].to_numpy() if chosen is None else np.asarray(chosen)
         choice = read_choice(values, columns, rows, available, problems)
     weight = read_weights(table, weigh, weights, rows, problems)
+    clusters = read_clusters(table, cluster, rows, problems)
     attributes = read_attributes(table, read, rows, available, dtype, problems)
     problems.raise_if_any()
-    data = _assemble(rows, attributes, available, choice, weight, tuple(read))
+    data = replace(_assemble(rows, attributes, available, choice, weight, tuple(read)), clusters=clusters)
     if constants:
         data = add_constants(data, base_alternative, columns.alternative)
     return FrameChoices(
@@ -297,7 +300,17 @@ def _assemble(
         names,
         rows.people,
         rows.alternatives,
+        _appearance(rows.person, len(rows.people)),
     )
+
+
+def _appearance(person: np.ndarray, n_people: int) -> torch.Tensor | None:
+    """Rank of every person by first row; None where people are in that order."""
+    if bool((np.diff(person) >= 0).all()):
+        return None
+    first = np.full(n_people, len(person))
+    np.minimum.at(first, person, np.arange(len(person)))
+    return torch.from_numpy(first.argsort().argsort())
 
 
 def add_constants(data: ChoiceData, base: object, column: str) -> ChoiceData:

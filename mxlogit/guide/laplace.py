@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mxlogit.likelihood import PanelDifferences, panel_derivatives
 from mxlogit.mixing import Mixing
+from mxlogit.money import coefficient_jacobian
 from mxlogit.parameters import Population
 
 # A candidate counts as an improvement unless it loses more than rounding can explain.
@@ -77,15 +78,30 @@ def fixed_utility(population: Population, panel: PanelDifferences) -> Tensor:
     return panel.values[..., :n_fixed] @ population.fixed
 
 
+def drawn_utility(tastes: Tensor, population: Population, panel: PanelDifferences, mixing: Mixing) -> Tensor:
+    """Utility differences (n, r, s) at s taste vectors of each person, (n, s, k)."""
+    if mixing.scale_position is not None:
+        return torch.bmm(panel.values, mixing.coefficients(population.fixed, tastes).mT)
+    utility = torch.bmm(panel.values[..., population.fixed.shape[0] :], tastes.mT)
+    if population.fixed.shape[0]:
+        utility += fixed_utility(population, panel)[..., None]
+    return utility
+
+
 def _evaluate(xi: Tensor, population: Population, panel: PanelDifferences, mixing: Mixing, base: Tensor) -> _LocalPoint:
     n_fixed = population.fixed.shape[0]
     latent = population.location + xi @ population.scale_tril.mT
     value = mixing.evaluate(latent, population.location, population.scale)
-    random = panel.values[..., n_fixed:]
-    utility = base + torch.bmm(random, value.taste[..., None])[..., 0]
-    derivatives = panel_derivatives(utility, panel, slice(n_fixed, None))
-    gradient = (value.slope * derivatives.gradient) @ population.scale_tril - xi
     loading = value.slope[..., None] * population.scale_tril
+    if mixing.scale_position is None:
+        utility = base + torch.bmm(panel.values[..., n_fixed:], value.taste[..., None])[..., 0]
+        derivatives = panel_derivatives(utility, panel, slice(n_fixed, None))
+    else:
+        utility = drawn_utility(value.taste[:, None], population, panel, mixing)[..., 0]
+        derivatives = panel_derivatives(utility, panel)
+        parameters = torch.cat([population.fixed.expand(len(xi), -1), value.taste], -1)[..., None]
+        loading = coefficient_jacobian(parameters, mixing.scale_position)[:, :, n_fixed:, 0] @ loading
+    gradient = (loading.mT @ derivatives.gradient[..., None])[..., 0] - xi
     precision = loading.mT @ derivatives.information @ loading
     precision.diagonal(dim1=-2, dim2=-1).add_(1.0)
     tril = torch.linalg.cholesky_ex(precision).L

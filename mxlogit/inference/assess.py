@@ -38,8 +38,8 @@ def evaluate_center(
     marginal: MarginalLikelihood, center: Population, draws: int, tail: int | None
 ) -> dict[str, object]:
     """Log likelihood with its Monte Carlo error, mean ESS fraction and ELBO at the point estimate."""
-    final = marginal.sweep(center, Sweep(draws, tail, 7, 10), remember=False)
-    normal = marginal.sweep(center, Sweep(16, None, 8, 10, defensive=False), remember=False)
+    final = marginal.measure(center, Sweep(draws, tail, 7, 10), remember=False)
+    normal = marginal.measure(center, Sweep(16, None, 8, 10, defensive=False), remember=False)
     return {
         "log_likelihood": final.log_likelihood,
         "log_likelihood_error": final.variance**0.5,

@@ -4,36 +4,42 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from scipy.optimize import minimize
 from sklearn.base import BaseEstimator
 from torch import Tensor
 
 from mxlogit.density import PanelModel
-from mxlogit.draws import make_generator
 from mxlogit.errors import SpecificationError, check_at_least, check_option
-from mxlogit.fit import Fit, HistoryRow, Status
-from mxlogit.inference.assess import evaluate_center, judge
+from mxlogit.fit import Fit
+from mxlogit.inference.assess import judge
 from mxlogit.inference.method import Callback
-from mxlogit.inference.start import MultinomialLogit, fit_multinomial_logit, start_population
+from mxlogit.inference.msle_search import SCIPY, Optimum, SimulatedSearch
+from mxlogit.inference.spread import (
+    COVARIANCES,
+    Spread,
+    column_signs,
+    coordinate_names,
+    information_criteria,
+    positive_diagonal,
+    report_jacobian,
+    sampling_distribution,
+)
+from mxlogit.inference.start import fit_multinomial_logit, in_money, start_population
 from mxlogit.likelihood import PanelDifferences
 from mxlogit.marginal import MarginalLikelihood, Sweep
 from mxlogit.parameters import Population
-from mxlogit.samples import Samples
-from mxlogit.sequences import SCHEMES, draw_normals
+from mxlogit.sequences import SCHEMES, PersonDraws
 from mxlogit.simulated import SimulatedLikelihood
 from mxlogit.tastes import SimulatedTastes
 
-_SCIPY = {"bfgs": "BFGS", "l-bfgs": "L-BFGS-B"}
-_COVARIANCES = ("robust", "hessian", "bhhh")
-# Size of central differences of the score, in standard errors of the multinomial logit.
-_DIFFERENCE = 1e-3
-# Draws of the importance-sampled log likelihood at the estimate.
-_EXACT_DRAWS = 256
+# Draws were not enough when other draws would move an estimate this far (standard errors), or change a
+# standard error by this share.
+_FAR, _UNSTEADY = 0.5, 0.2
+# Importance draws of the exact log likelihood, and its error that is small enough: absolute or relative.
+_FIRST_EXACT_DRAWS, _MOST_EXACT_DRAWS = 32, 512
+_EXACT_ERROR, _EXACT_SHARE = 0.5, 1e-5
 
 
 class MSLE(BaseEstimator):  # type: ignore[misc]
@@ -44,20 +50,25 @@ class MSLE(BaseEstimator):  # type: ignore[misc]
     n_draws : int
         Draws per decision maker.
     draws : {"halton", "scrambled_halton", "sobol", "mlhs", "pseudo"}
-        "halton" follows mlogit and xlogit (see `mxlogit.sequences.draw_normals`).
-    optimizer : {"bfgs", "l-bfgs"}
-        Of scipy, with analytic gradients, in units of the multinomial logit's standard errors.
-    covariance : {"robust", "hessian", "bhhh"}
-        Of the estimates: sandwich over decision makers, inverse Hessian, or inverse sum over decision makers of
-        outer products of scores.
+        "halton" follows mlogit and xlogit: consecutive blocks to people in order of first appearance (see
+        `mxlogit.sequences.PersonDraws`).
+    optimizer : {"newton", "bfgs", "l-bfgs", "trust-region"}
+        "newton": trust-region steps with outer products of scores, first on part of the draws. The others are
+        scipy's BFGS, L-BFGS-B and trust-exact. All finish by Newton steps with the exact Hessian.
+    covariance : {"robust", "hessian", "bhhh", "clustered"}
+        Of the estimates: sandwich over decision makers, inverse Hessian, inverse sum over decision makers of
+        outer products of scores, or sandwich over ``MixedLogit(cluster=...)``.
     n_starts : int
         1: the optimum reached from positive standard deviations. More: also from the most promising flips of
         their signs, since the simulated likelihood is not symmetric in them.
     antithetic : bool
         Second half of each person's draws is minus the first.
+    check_draws : bool
+        Evaluate the optimum on as many other draws: `diagnostics_` then tells how far twice the draws would
+        move estimates and standard errors.
     max_iterations : int
     tolerance : float
-        Largest scaled gradient at the optimum.
+        Expected gain in log likelihood of a further Newton step at which the search stops.
     n_samples : int
         Draws from the asymptotic normal distribution kept for intervals of functions (Krinsky and Robb 1986,
         Review of Economics and Statistics 68).
@@ -72,12 +83,13 @@ class MSLE(BaseEstimator):  # type: ignore[misc]
         *,
         n_draws: int = 500,
         draws: str = "halton",
-        optimizer: str = "bfgs",
+        optimizer: str = "newton",
         covariance: str = "robust",
         n_starts: int = 3,
         antithetic: bool = False,
+        check_draws: bool = True,
         max_iterations: int = 300,
-        tolerance: float = 1e-3,
+        tolerance: float = 5e-7,
         n_samples: int = 4000,
     ) -> None:
         self.n_draws = n_draws
@@ -86,6 +98,7 @@ class MSLE(BaseEstimator):  # type: ignore[misc]
         self.covariance = covariance
         self.n_starts = n_starts
         self.antithetic = antithetic
+        self.check_draws = check_draws
         self.max_iterations = max_iterations
         self.tolerance = tolerance
         self.n_samples = n_samples
@@ -102,8 +115,8 @@ class MSLE(BaseEstimator):  # type: ignore[misc]
             check_at_least(f"MSLE({name}=...)", getattr(self, name), lowest)
         check_at_least("MSLE(tolerance=...)", self.tolerance, 1e-12)
         check_option("MSLE(draws=...)", self.draws, SCHEMES)
-        check_option("MSLE(optimizer=...)", self.optimizer, _SCIPY)
-        check_option("MSLE(covariance=...)", self.covariance, _COVARIANCES)
+        check_option("MSLE(optimizer=...)", self.optimizer, ["newton", *SCIPY])
+        check_option("MSLE(covariance=...)", self.covariance, COVARIANCES)
         if self.antithetic and self.n_draws % 2:
             raise SpecificationError("MSLE(antithetic=True) needs an even n_draws.")
 
@@ -114,249 +127,167 @@ class MSLE(BaseEstimator):  # type: ignore[misc]
         -------
         Fit
             Its samples are draws from the asymptotic sampling distribution.
+
+        Raises
+        ------
+        SpecificationError
+            If a setting is wrong, or clusters are asked for and the data have none.
         """
         self.check()
+        if self.covariance == "clustered" and panel.clusters is None:
+            raise SpecificationError("MSLE(covariance='clustered') needs MixedLogit(cluster='<column>').")
         begin = time.perf_counter()
         seed = int(torch.randint(2**62, (1,), generator=generator))
+        panel = panel.by_appearance()
         logit = fit_multinomial_logit(panel, torch.full_like(model.prior.deviation, math.inf))
-        simulated = SimulatedLikelihood(model, panel, self._draw(model, panel, self.n_draws, seed))
-        search = _Search(self, simulated, _scales(model, logit), callback, begin)
-        start = simulated.coordinates(start_population(model, logit))
-        optimum = search.run(start)
-        fit = self._package(model, panel, simulated, optimum, search, seed)
+        model, start = in_money(model, logit)
+        draws = PersonDraws(self.draws, self.n_draws, model.space.n_random, seed, antithetic=self.antithetic)
+        likelihoods = self._likelihoods(model, panel, draws)
+        search = SimulatedSearch(
+            *likelihoods,
+            _natural_sizes(model),
+            optimizer=self.optimizer,
+            tolerance=self.tolerance,
+            max_iterations=self.max_iterations,
+            callback=callback,
+            begin=begin,
+        )
+        simulated = likelihoods[0]
+        optimum = search.run(simulated.coordinates(start_population(model, start)), self.n_starts)
+        fit = _Report(self, likelihoods, optimum, search, draws).package()
         fit.diagnostics["seconds"] = time.perf_counter() - begin
         return judge(fit, model, panel, logit)
 
-    def _draw(self, model: PanelModel, panel: PanelDifferences, n_draws: int, seed: int) -> Tensor:
-        shape = (len(panel), n_draws, model.space.n_random)
-        return draw_normals(self.draws, *shape, seed, antithetic=self.antithetic).to(panel.values)
-
-    def _package(
-        self,
-        model: PanelModel,
-        panel: PanelDifferences,
-        simulated: SimulatedLikelihood,
-        optimum: _Optimum,
-        search: _Search,
-        seed: int,
-    ) -> Fit:
-        hessian = simulated.hessian(optimum.vector, _DIFFERENCE * search.scales)
-        spread = _Spread(hessian, simulated.evaluate(optimum.vector).scores, simulated.weights, search.scales)
-        covariance = spread.covariance(self.covariance)
-        center = positive_diagonal(simulated.population(optimum.vector))
-        samples = _sampling_distribution(simulated, optimum.vector, covariance, self.n_samples, seed)
-        jacobian = _report_jacobian(simulated, optimum.vector, 1e-3 * _DIFFERENCE * search.scales)
-        marginal = MarginalLikelihood(panel, model.space, model.mixing, seed)
-        marginal.sweep(center, Sweep(16, 8, 6, 30))
-        diagnostics = evaluate_center(marginal, center, _EXACT_DRAWS, 8)
-        diagnostics.update(_criteria(optimum.value, model.space.size, panel))
-        diagnostics.update(self._stability(model, panel, optimum, spread, seed))
-        diagnostics.update(
-            simulated_log_likelihood=optimum.value,
-            start=optimum.start,
-            gradient_norm=optimum.gradient_norm,
-            pareto_k=math.nan,
-            passes=simulated.evaluations,
-            unidentified=[model.space.labels[i] for i in spread.flat],
-        )
-        tastes = SimulatedTastes(model, self.draws, self.n_draws, seed, antithetic=self.antithetic)
-        return Fit(
-            samples,
-            center,
-            optimum.status,
-            search.history,
-            tastes,
-            diagnostics,
-            warnings=spread.sentences(model.space.labels),
-            covariance=jacobian @ covariance @ jacobian.T,
-        )
-
-    def _stability(
-        self, model: PanelModel, panel: PanelDifferences, optimum: _Optimum, spread: _Spread, seed: int
-    ) -> dict[str, object]:
-        """How far twice the draws would move the estimates, in standard errors, and change the likelihood."""
-        doubled = SimulatedLikelihood(model, panel, self._draw(model, panel, 2 * self.n_draws, seed + 1))
-        value, gradient = doubled.value_and_gradient(optimum.vector)
-        inverse = spread.covariance("hessian")
-        move = (inverse @ gradient) / inverse.diagonal().sqrt()
-        return {
-            "simulated_log_likelihood_twice_the_draws": value,
-            "redraw_shift": float(move.abs().max()) if len(move) else 0.0,
-        }
+    def _likelihoods(
+        self, model: PanelModel, panel: PanelDifferences, draws: PersonDraws
+    ) -> tuple[SimulatedLikelihood, SimulatedLikelihood]:
+        """The likelihood in the precision of the data, and that of the search: Newton's needs single precision."""
+        if self.optimizer != "newton" or panel.values.dtype == torch.float32:
+            exact = SimulatedLikelihood(model, panel, draws)
+            return exact, exact
+        rough = SimulatedLikelihood(model, panel.to(torch.float32), draws)
+        return SimulatedLikelihood(model, panel, draws, share=rough), rough
 
 
 @dataclass(frozen=True)
-class _Optimum:
-    """An optimum of the simulated likelihood, in its coordinates."""
+class _Report:
+    """From an optimum to a `Fit`."""
 
-    vector: Tensor
-    value: float
-    gradient_norm: float
-    status: Status
-    start: str
+    settings: MSLE
+    likelihoods: tuple[SimulatedLikelihood, SimulatedLikelihood]
+    optimum: Optimum
+    search: SimulatedSearch
+    draws: PersonDraws
 
-
-class _Search:
-    """scipy's optimisers over scaled coordinates, from one start or several."""
-
-    def __init__(
-        self, settings: MSLE, simulated: SimulatedLikelihood, scales: Tensor, callback: Callback, begin: float
-    ) -> None:
-        self.settings, self.simulated, self.scales, self.callback = settings, simulated, scales, callback
-        self.begin = begin
-        self.history: list[HistoryRow] = []
-
-    def run(self, start: Tensor) -> _Optimum:
-        best = self._maximise(start, "positive standard deviations")
-        for name, vector in self._flips(best.vector)[: self.settings.n_starts - 1]:
-            other = self._maximise(vector, name)
-            if other.value > best.value + 1e-6:
-                best = other
-        return best
-
-    def _flips(self, vector: Tensor) -> list[tuple[str, Tensor]]:
-        """Points with one column of L mirrored, the most likely first."""
-        space = self.simulated.model.space
-        offset = space.n_fixed + space.n_random
-        columns = torch.tensor(space.triangle[1])
-        flips = []
-        for k, name in enumerate(space.random):
-            mirrored = vector.clone()
-            mirrored[offset:][columns == k] *= -1.0
-            value, _ = self.simulated.value_and_gradient(mirrored)
-            flips.append((value, f"sign of {name!r} flipped", mirrored))
-        flips.sort(key=lambda flip: -flip[0])
-        return [(name, mirrored) for _, name, mirrored in flips]
-
-    def _maximise(self, start: Tensor, name: str) -> _Optimum:
-        options: dict[str, object] = {"gtol": self.settings.tolerance, "maxiter": self.settings.max_iterations}
-        if self.settings.optimizer == "bfgs" and len(start):
-            options["hess_inv0"] = self._first_inverse_hessian(start)
-        result = minimize(
-            self._negative(name),
-            (start / self.scales).numpy(),
-            jac=True,
-            method=_SCIPY[self.settings.optimizer],
-            options=options,
+    def package(self) -> Fit:
+        """Covariance, samples, exact likelihood, criteria and the check of the draws."""
+        simulated, vector = self.likelihoods[0], self.optimum.vector
+        model, panel, settings = simulated.model, simulated.panel, self.settings
+        spread = Spread(
+            self.optimum.hessian, self.optimum.at.scores, simulated.weights, self.search.sizes, panel.clusters
         )
-        vector = torch.from_numpy(result.x) * self.scales
-        norm = float(np.abs(result.jac).max()) if len(result.x) else 0.0
-        # scipy calls it a failure when rounding stops the line search next to the optimum.
-        converged = norm < 10.0 * self.settings.tolerance
-        status = Status.CONVERGED if converged else Status.ITERATIONS if result.status == 1 else Status.STALLED
-        return _Optimum(vector, -float(result.fun), norm, status, name)
+        covariance = spread.covariance(settings.covariance)
+        samples = sampling_distribution(simulated, vector, covariance, settings.n_samples, self.draws.seed)
+        jacobian = report_jacobian(simulated, vector, self.search.sizes)
+        center = positive_diagonal(simulated.population(vector))
+        value = float(self.optimum.at.log_prob @ simulated.weights)
+        marginal = MarginalLikelihood(self.likelihoods[1].panel, model.space, model.mixing, self.draws.seed)
+        diagnostics = _exact_likelihood(marginal, center)
+        diagnostics.update(information_criteria(value, model.space.size, panel))
+        warnings = spread.sentences(coordinate_names(simulated)) + _scheme_sentences(self.draws)
+        if settings.check_draws and model.space.n_random:
+            check = self._check_draws(spread)
+            diagnostics.update(check)
+            if not check["draws_enough"]:
+                warnings.append(str(check["draws_verdict"]))
+        diagnostics.update(
+            simulated_log_likelihood=value,
+            start=self.optimum.start,
+            newton_decrement=self.optimum.decrement,
+            pareto_k=math.nan,
+            passes=self.search.passes,
+            unidentified=[coordinate_names(simulated)[i] for i in spread.flat],
+        )
+        found = simulated.population(vector)
+        tastes = SimulatedTastes(model, self.draws, column_signs(found.scale_tril))
+        reported = jacobian @ covariance @ jacobian.T
+        unknown = (jacobian[:, spread.flat] != 0).any(-1)
+        reported[unknown] = reported[:, unknown] = math.nan
+        return Fit(
+            samples,
+            center,
+            self.optimum.status,
+            self.search.history,
+            tastes,
+            diagnostics,
+            warnings=warnings,
+            covariance=reported,
+        )
 
-    def _first_inverse_hessian(self, start: Tensor) -> np.ndarray:
-        """Inverse of the people's outer products of scores at the start (Berndt et al. 1974), made definite."""
-        scores = self.simulated.evaluate(start).scores * self.scales
-        outer = (scores * self.simulated.weights[:, None]).T @ scores
-        ridge = 1e-3 * outer.diagonal().mean() * torch.eye(len(outer), dtype=outer.dtype)
-        inverse = torch.linalg.inv(outer + ridge).numpy()
-        symmetric: np.ndarray = 0.5 * (inverse + inverse.T)
-        return symmetric
+    def _check_draws(self, spread: Spread) -> dict[str, object]:
+        """What other draws, and these with the others, would have said at the optimum.
 
-    def _negative(self, name: str) -> Callable[[np.ndarray], tuple[float, np.ndarray]]:
-        def loss(scaled: np.ndarray) -> tuple[float, np.ndarray]:
-            value, gradient = self.simulated.value_and_gradient(torch.from_numpy(scaled) * self.scales)
-            row = HistoryRow(
-                name, value, math.nan, self.simulated.evaluations, time.perf_counter() - self.begin, accepted=True
-            )
-            self.history.append(row)
-            self.callback(f"{name}: {self.simulated.evaluations} evaluations, log likelihood {value:.3f}")
-            return -value, -(gradient * self.scales).numpy()
+        The second half of twice the draws is another randomisation, so one evaluation answers both.
+        """
+        rough = self.likelihoods[1]
+        other = SimulatedLikelihood(rough.model, rough.panel, self.draws.another()).evaluate(self.optimum.vector)
+        first, weights = self.optimum.at, rough.weights
+        both = torch.stack([first.log_prob, other.log_prob])
+        share = both.softmax(0)[..., None]
+        scores = share[0] * first.scores + share[1] * other.scores
+        log_prob = both.logsumexp(0) - math.log(2.0)
+        error = spread.covariance("hessian").diagonal().sqrt()
+        move = (spread.covariance("hessian") @ (scores.T @ weights)) / error
+        old, new = (_outer_errors(s, weights, self.search.sizes) for s in (first.scores, scores))
+        shift, change = float(move.nan_to_num().abs().max()), float((new / old - 1.0).nan_to_num().abs().max())
+        enough = shift < _FAR and change < _UNSTEADY
+        verdict = (
+            f"Twice the draws would move estimates by up to {shift:.2f} standard errors and change standard errors by "
+            f"up to {change:.0%}: {self.settings.n_draws} draws were {'enough' if enough else 'not enough'}."
+        )
+        return {
+            "simulated_log_likelihood_other_draws": float(other.log_prob @ weights),
+            "simulated_log_likelihood_twice_the_draws": float(log_prob @ weights),
+            "redraw_shift": shift,
+            "std_error_change": change,
+            "draws_enough": enough,
+            "draws_verdict": verdict,
+        }
 
-        return loss
+
+def _exact_likelihood(marginal: MarginalLikelihood, center: Population) -> dict[str, object]:
+    """Importance-sampled log likelihood at the estimate, with draws until its error is small."""
+    draws = _FIRST_EXACT_DRAWS
+    while True:
+        sums = marginal.measure(center, Sweep(draws, 8, 7, 30))
+        error = sums.variance**0.5
+        if error < max(_EXACT_ERROR, _EXACT_SHARE * abs(sums.log_likelihood)) or draws >= _MOST_EXACT_DRAWS:
+            return {"log_likelihood": sums.log_likelihood, "log_likelihood_error": error, "ess": sums.ess}
+        draws *= 4
 
 
-def _scales(model: PanelModel, logit: MultinomialLogit) -> Tensor:
-    """Natural step of every coordinate: the logit's standard errors, those of a coefficient for its row of L."""
-    diagonal = logit.information.diagonal().clamp(min=1e-300).rsqrt()
-    sizes = torch.minimum(diagonal, 1.0 / model.attribute_scale)
+def _outer_errors(scores: Tensor, weights: Tensor, sizes: Tensor) -> Tensor:
+    """Standard errors (D,) by outer products of scores."""
+    scaled = scores * sizes
+    inverse = torch.linalg.pinv(scaled.T @ (weights[:, None] * scaled), hermitian=True)
+    return sizes * inverse.diagonal().clamp(min=0.0).sqrt()
+
+
+def _scheme_sentences(draws: PersonDraws) -> list[str]:
+    count = draws.n_draws // 2 if draws.antithetic else draws.n_draws
+    if draws.scheme != "sobol" or count & (count - 1) == 0:
+        return []
+    return [
+        f"Sobol points are balanced in blocks of powers of two; {count} per person is none: use "
+        f"{2 ** round(math.log2(count))}."
+    ]
+
+
+def _natural_sizes(model: PanelModel) -> Tensor:
+    """Natural size of every coordinate: a coefficient that makes one util of an attribute's typical difference."""
+    unit = 1.0 / model.attribute_scale
     rows, _ = model.space.triangle
     random = torch.ones(model.space.n_random, dtype=torch.float64)
     for i, family in enumerate(model.mixing.families):
-        random[i] = sizes[model.space.n_fixed + i] if family.units == "linear" else 0.1
-    return torch.cat([sizes[: model.space.n_fixed], random, random[rows]])
-
-
-class _Spread:
-    """Covariances of the estimates from the Hessian and the people's scores, in scaled coordinates."""
-
-    def __init__(self, hessian: Tensor, scores: Tensor, weights: Tensor, scales: Tensor) -> None:
-        self.scales = scales
-        information = -scales[:, None] * hessian * scales
-        self.scaled_scores = scores * scales
-        self.weights = weights
-        values, vectors = torch.linalg.eigh(information)
-        largest = float(values.abs().max()) if len(values) else 1.0
-        good = values > 1e-9 * largest
-        inverse = torch.where(good, 1.0 / torch.where(good, values, 1.0), 0.0)
-        self.inverse_hessian = (vectors * inverse) @ vectors.T
-        # Coordinates that lead the directions without curvature: not identified.
-        self.flat = torch.nonzero((vectors[:, ~good].abs() > 0.3).any(-1))[:, 0].tolist()
-
-    def covariance(self, kind: str) -> Tensor:
-        """Covariance matrix (D, D) of the coordinates."""
-        weighted = self.weights[:, None] * self.scaled_scores
-        if kind == "hessian":
-            scaled = self.inverse_hessian
-        elif kind == "bhhh":
-            scaled = torch.linalg.pinv(weighted.T @ self.scaled_scores, hermitian=True)
-        else:
-            scaled = self.inverse_hessian @ (weighted.T @ weighted) @ self.inverse_hessian
-        return self.scales[:, None] * scaled * self.scales
-
-    def sentences(self, labels: list[str]) -> list[str]:
-        """Say which parameters the simulated likelihood does not bound."""
-        if not self.flat:
-            return []
-        names = [labels[i] for i in self.flat if i < len(labels)]
-        return [f"The Hessian is singular at the optimum: {names} are not identified; their standard errors are void."]
-
-
-def positive_diagonal(population: Population) -> Population:
-    """Return the same distribution with positive standard deviations: columns of L mirrored."""
-    tril = population.scale_tril
-    sign = torch.where(tril.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).to(tril)
-    return Population(population.fixed, population.location, tril * sign[..., None, :])
-
-
-def _sampling_distribution(
-    simulated: SimulatedLikelihood, vector: Tensor, covariance: Tensor, n: int, seed: int
-) -> Samples:
-    """Draws from the asymptotic normal distribution of the coordinates, as population parameters."""
-    values, vectors = torch.linalg.eigh(covariance)
-    half = torch.randn((n + 1) // 2, len(vector), generator=make_generator(seed, 5), dtype=torch.float64)
-    noise = torch.cat([half, -half])[:n] @ (vectors * values.clamp(min=0.0).sqrt()).T
-    space = simulated.model.space
-    population = positive_diagonal(simulated.population(vector + noise))
-    unconstrained, reported = space.unconstrain(population), space.report(population)
-    return Samples(unconstrained, reported, tuple(space.labels), kind="sampling distribution")
-
-
-def _report_jacobian(simulated: SimulatedLikelihood, vector: Tensor, steps: Tensor) -> Tensor:
-    """D (reported parameters) / d (coordinates), (D, D), for the delta method."""
-    space = simulated.model.space
-
-    def report(point: Tensor) -> Tensor:
-        return space.report(simulated.population(point))
-
-    columns = [
-        (report(vector + step) - report(vector - step)) / (2.0 * steps[i]) for i, step in enumerate(torch.diag(steps))
-    ]
-    return torch.stack(columns, -1)
-
-
-def _criteria(value: float, size: int, panel: PanelDifferences) -> dict[str, object]:
-    """Information criteria and McFadden's rho-squared against equal probabilities."""
-    opened = panel.values.new_ones(panel.values.shape[:2]) if panel.closed is None else (~panel.closed).to(panel.values)
-    alternatives = 1.0 + panel.by_situation(opened).double().sum(-1)
-    null = -float(alternatives.log().sum(-1) @ panel.weights.double())
-    situations = float(panel.n_situations.double() @ panel.weights.double())
-    return {
-        "aic": 2.0 * size - 2.0 * value,
-        "bic": math.log(situations) * size - 2.0 * value,
-        "null_log_likelihood": null,
-        "rho_squared": 1.0 - value / null,
-        "n_parameters": size,
-    }
+        random[i] = unit[model.space.n_fixed + i] if family.units == "linear" else 0.5
+    return torch.cat([unit[: model.space.n_fixed], random, random[rows]])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -10,10 +10,13 @@ from scipy.optimize import linprog
 from torch import Tensor
 
 from mxlogit.density import PanelModel
+from mxlogit.errors import SpecificationError
 from mxlogit.likelihood import PanelDifferences, panel_derivatives
 from mxlogit.parameters import Population
 
 _CHUNK = 4096
+# Utils per typical difference of the scale column below which willingness to pay has no meaning.
+_SMALLEST_SCALE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,30 @@ def _sum_derivatives(point: Tensor, panel: PanelDifferences) -> tuple[float, Ten
         gradient += (at.gradient.double().T @ weight).to(point)
         information += torch.einsum("nkl,n->kl", at.information.double(), weight).to(point)
     return value, gradient, information
+
+
+def in_money(model: PanelModel, logit: MultinomialLogit) -> tuple[PanelModel, MultinomialLogit]:
+    """The model's units and the logit's coefficients in willingness-to-pay space; as they are outside it.
+
+    Raises
+    ------
+    SpecificationError
+        If the scale column has no effect on choices: nothing can be expressed in its units.
+    """
+    position = model.mixing.scale_position
+    if position is None:
+        return model, logit
+    coefficient = logit.coefficients[position]
+    if float(coefficient.abs() * model.attribute_scale[position]) < _SMALLEST_SCALE:
+        raise SpecificationError(
+            f"the scale column {(*model.space.fixed, *model.space.random)[position]!r} hardly affects choices: its "
+            f"multinomial logit coefficient is {float(coefficient):.2g}, so nothing can be valued in its units."
+        )
+    money = -logit.coefficients / coefficient
+    money[position] = coefficient
+    unit = model.attribute_scale * coefficient.abs()
+    unit[position] = model.attribute_scale[position]
+    return replace(model, attribute_scale=unit), replace(logit, coefficients=money)
 
 
 def weakly_identified(logit: MultinomialLogit, prior_deviation: Tensor) -> Tensor:

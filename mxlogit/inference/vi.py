@@ -152,8 +152,17 @@ class VI(BaseEstimator):  # type: ignore[misc]
         Returns
         -------
         Fit
+
+        Raises
+        ------
+        SpecificationError
+            If a setting is wrong, or the model is in willingness-to-pay space.
         """
         self.check()
+        if model.mixing.scale_position is not None:
+            raise SpecificationError(
+                "willingness-to-pay space (scale=...) needs method='msle'; VI estimates coefficients in utils."
+            )
         seed = int(torch.randint(2**62, (1,), generator=generator))
         clock = Clock(callback)
         logit = fit_multinomial_logit(panel, model.prior.deviation)

@@ -31,7 +31,12 @@ class Moments:
 
 
 def sampled_populations(model: PanelModel, fit: Fit, n: int) -> list[Population]:
-    """N posterior samples of the population parameters: n / 2 and their mirror images, half a set apart."""
+    """N posterior samples of the population parameters: n / 2 and their mirror images, half a set apart.
+
+    The point estimate alone where samples are those of an estimator: tastes are then conditional on it.
+    """
+    if fit.samples.kind != "posterior":
+        return [fit.center]
     half = len(fit.samples) // 2
     first = list(range(min(n // 2, half)))
     picks = first + [i + half for i in first]
@@ -57,8 +62,7 @@ def coefficient_samples(model: PanelModel, fit: Fit, panel: PanelDifferences, n:
     parts = []
     for i, population in enumerate(populations):
         tastes = fit.tastes.sample(panel, population, each, i).double()
-        fixed = population.fixed.to(tastes).expand(*tastes.shape[:2], -1)
-        parts.append(torch.cat([fixed, tastes], -1))
+        parts.append(model.mixing.coefficients(population.fixed, tastes))
     return torch.cat(parts)[:n]
 
 

@@ -34,7 +34,7 @@ def population_coefficients(model: PanelModel, fit: Fit, n_people: int, seed: in
     shape = latent.shape
     location, scale = population.location[:, None].expand(shape), population.scale[:, None].expand(shape)
     tastes = model.mixing.tastes(latent, location, scale)
-    return torch.cat([population.fixed[:, None].expand(*shape[:2], -1), tastes], -1)
+    return model.mixing.coefficients(population.fixed[:, None], tastes)
 
 
 def mean_probabilities(data: ChoiceData, columns: list[int], coefficients: Tensor) -> Tensor:

@@ -1,0 +1,264 @@
+"""Functions of estimated parameters and tests of hypotheses about them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import chi2, norm
+
+from mxlogit.errors import SpecificationError, check_option, suggest
+from mxlogit.estimator import MixedLogit
+
+# Step of numerical derivatives, in standard errors.
+_STEP = 1e-4
+# Log likelihoods of nested fits may cross by this much through rounding.
+_ROUNDING = 1e-6
+
+ParameterFunction = Callable[[pd.Series], Any]
+
+
+@dataclass(frozen=True)
+class HypothesisTest:
+    """A test of a hypothesis.
+
+    Attributes
+    ----------
+    statistic : float
+    degrees_of_freedom : int
+    p_value : float
+        Of the chi-squared distribution.
+    sentence : str
+        What was tested, and what limits the test.
+    """
+
+    statistic: float
+    degrees_of_freedom: int
+    p_value: float
+    sentence: str
+
+    def __str__(self) -> str:
+        return f"{self.sentence} chi2({self.degrees_of_freedom}) = {self.statistic:.3f}, p = {self.p_value:.4g}"
+
+
+def parameter_function(
+    est: MixedLogit, function: ParameterFunction, *, method: str = "auto", level: float = 0.95
+) -> pd.DataFrame:
+    """Estimate functions of the parameters, with their uncertainty.
+
+    Parameters
+    ----------
+    est : MixedLogit
+        Fitted.
+    function : callable
+        Takes a Series of parameters by label (as ``coef_``) and returns a number, or a mapping or Series of
+        named numbers.
+    method : {"auto", "delta", "samples"}
+        "delta": first-order standard errors from the covariance of the estimates, which "auto" takes after
+        ``MSLE``. "samples": the function of every sample of ``posterior_samples()``; after ``MSLE`` these are
+        draws from the asymptotic normal distribution (Krinsky and Robb 1986, Review of Economics and
+        Statistics 68), otherwise the posterior.
+    level : float
+        Probability of the intervals: normal ones for "delta", quantiles for "samples".
+
+    Returns
+    -------
+    pandas.DataFrame
+        Index: names of the functions. Columns: ``estimate std_error lower upper``.
+
+    Raises
+    ------
+    SpecificationError
+        If the method is unknown or the engine gives no covariance.
+
+    Examples
+    --------
+    >>> from mxlogit import MSLE, MixedLogit, datasets, parameter_function
+    >>> df = datasets.load_electricity()
+    >>> est = MixedLogit(fixed=["pf", "cl"], situation="chid", alternative="alt", method=MSLE(), random_state=0).fit(df)
+    >>> parameter_function(est, lambda b: {"ratio": b["cl"] / b["pf"]}).round(2).loc["ratio", "estimate"]
+    np.float64(-0.96)
+    """
+    check_option("method", method, ["auto", "delta", "samples"])
+    coefficients, covariance = est.coef_, est.result_.covariance
+    if method == "delta" and covariance is None:
+        raise SpecificationError("method='delta' needs an asymptotic covariance (MSLE); use method='samples'.")
+    estimate = _evaluate(function, coefficients)
+    if method == "samples" or covariance is None:
+        samples = pd.DataFrame([_evaluate(function, row) for _, row in est.posterior_samples().iterrows()])
+        tails = samples.quantile([0.5 * (1.0 - level), 0.5 * (1.0 + level)]).to_numpy()
+        return _frame(estimate, samples.std().to_numpy(), tails[0], tails[1])
+    matrix = _moved_covariance(function, estimate, coefficients, covariance.cpu().numpy())
+    error = np.sqrt(np.diagonal(matrix))
+    width = norm.ppf(0.5 * (1.0 + level)) * error
+    return _frame(estimate, error, estimate - width, estimate + width)
+
+
+def wald_test(est: MixedLogit, hypothesis: Sequence[str] | Mapping[str, float] | ParameterFunction) -> HypothesisTest:
+    """Test restrictions on the parameters with the covariance of the estimates (Wald 1943).
+
+    Parameters
+    ----------
+    est : MixedLogit
+        Fitted by ``MSLE``.
+    hypothesis : list of str, mapping or callable
+        Labels that are jointly zero; labels and the values they are tested against; or a function of the
+        parameters (see `parameter_function`) that is zero under the hypothesis.
+
+    Returns
+    -------
+    HypothesisTest
+
+    Raises
+    ------
+    SpecificationError
+        If a label is unknown, restrictions repeat each other, or the fit has no covariance.
+    """
+    covariance = est.result_.covariance
+    if covariance is None:
+        raise SpecificationError("a Wald test needs an asymptotic covariance: fit with method='msle'.")
+    function, words, labels = _as_restriction(hypothesis, est.coef_)
+    value = _evaluate(function, est.coef_)
+    matrix = _moved_covariance(function, value, est.coef_, covariance.cpu().numpy())
+    if not np.isfinite(matrix).all() or np.linalg.matrix_rank(matrix, hermitian=True) < len(value):
+        raise SpecificationError(f"the restrictions ({words}) repeat each other or concern unidentified parameters.")
+    statistic = float(value.to_numpy() @ np.linalg.solve(matrix, value.to_numpy()))
+    sentence = f"Wald test of {words}.{_boundary_words(labels)}"
+    return HypothesisTest(statistic, len(value), float(chi2.sf(statistic, len(value))), sentence)
+
+
+def likelihood_ratio_test(restricted: MixedLogit, full: MixedLogit) -> HypothesisTest:
+    """Compare two nested fits of ``MSLE`` on the same data and draws.
+
+    Parameters
+    ----------
+    restricted, full : MixedLogit
+        Fitted; every parameter of ``restricted`` is one of ``full``.
+
+    Returns
+    -------
+    HypothesisTest
+
+    Raises
+    ------
+    SpecificationError
+        If the fits are not nested, differ in data or draws, or the full one is worse (its search missed the
+        maximum).
+    """
+    for name, est in (("restricted", restricted), ("full", full)):
+        if est.result_.covariance is None:
+            raise SpecificationError(f"the {name} model was not fitted by maximum simulated likelihood (MSLE).")
+    extra = [label for label in full.coef_.index if label not in restricted.coef_.index]
+    missing = [label for label in restricted.coef_.index if label not in full.coef_.index]
+    if missing or not extra:
+        raise SpecificationError(
+            f"the models are not nested: the full one lacks {missing[:5]} and adds {extra[:5]}. Are they swapped?"
+        )
+    _check_same(restricted, full)
+    values = [_number(est, "simulated_log_likelihood") for est in (restricted, full)]
+    statistic = 2.0 * (values[1] - values[0])
+    if statistic < -_ROUNDING * abs(values[0]):
+        raise SpecificationError(
+            f"the full model's log likelihood {values[1]:.3f} is below the restricted one's {values[0]:.3f}: its "
+            "search missed the maximum (try MSLE(n_starts=...) or more draws)."
+        )
+    statistic = max(statistic, 0.0)
+    sentence = f"Likelihood ratio test of {extra} = 0.{_boundary_words(extra)}"
+    return HypothesisTest(statistic, len(extra), float(chi2.sf(statistic, len(extra))), sentence)
+
+
+def _number(est: MixedLogit, name: str) -> float:
+    value = est.diagnostics_[name]
+    assert isinstance(value, float)
+    return value
+
+
+def _check_same(restricted: MixedLogit, full: MixedLogit) -> None:
+    """Raise unless two fits saw the same choices and the same kind and number of draws."""
+    for what, one, other in (
+        ("decision makers", restricted.n_decision_makers_, full.n_decision_makers_),
+        ("choice situations", restricted.n_situations_, full.n_situations_),
+        (
+            "choice sets (null log likelihood)",
+            round(_number(restricted, "null_log_likelihood"), 6),
+            round(_number(full, "null_log_likelihood"), 6),
+        ),
+    ):
+        if one != other:
+            raise SpecificationError(f"the models were fitted to different data: {what} {one} against {other}.")
+    draws = [getattr(est.result_.tastes, "draws", None) for est in (restricted, full)]
+    kinds = [(d.scheme, d.n_draws) for d in draws if d is not None and d.dimensions]
+    if len(set(kinds)) > 1:
+        raise SpecificationError(f"the models were fitted with different draws {kinds}: their difference is noise too.")
+
+
+def _as_restriction(
+    hypothesis: Sequence[str] | Mapping[str, float] | ParameterFunction, coefficients: pd.Series
+) -> tuple[ParameterFunction, str, list[str]]:
+    """A function that is zero under the hypothesis, words for it, and the labels it concerns."""
+    if callable(hypothesis):
+        return hypothesis, "a function of the parameters = 0", []
+    if isinstance(hypothesis, str):
+        hypothesis = [hypothesis]
+    values = dict(hypothesis) if isinstance(hypothesis, Mapping) else dict.fromkeys(hypothesis, 0.0)
+    unknown = [label for label in values if label not in coefficients.index]
+    if unknown or not values:
+        hint = suggest(str(unknown[0]), list(coefficients.index)) if unknown else ""
+        raise SpecificationError(f"no such parameters: {unknown}. There are: {list(coefficients.index)}.{hint}")
+    labels, targets = list(values), pd.Series(values, dtype=float)
+    words = ", ".join(f"{label} = {value:g}" for label, value in values.items())
+    return (lambda parameters: parameters[labels] - targets), words, [k for k, v in values.items() if v == 0.0]
+
+
+def _boundary_words(labels: Sequence[str]) -> str:
+    if not any(label.startswith("sd.") for label in labels):
+        return ""
+    return (
+        " A standard deviation of zero lies on the boundary: the true p value is smaller, by half for a single one "
+        "(Self and Liang 1987, Journal of the American Statistical Association 82)."
+    )
+
+
+def _evaluate(function: ParameterFunction, parameters: pd.Series) -> pd.Series:
+    value = function(parameters)
+    if isinstance(value, pd.Series):
+        return value.astype(float)
+    if isinstance(value, Mapping):
+        return pd.Series(dict(value), dtype=float)
+    return pd.Series(np.atleast_1d(np.asarray(value, dtype=float)))
+
+
+def _moved_covariance(
+    function: ParameterFunction, value: pd.Series, coefficients: pd.Series, covariance: np.ndarray
+) -> np.ndarray:
+    """Covariance of functions to first order, by central differences."""
+    error = np.sqrt(np.clip(np.diagonal(covariance), 0.0, None))
+    jacobian = np.zeros((len(value), len(coefficients)))
+    for i in np.flatnonzero(np.isfinite(error) & (error > 0)):
+        step = _STEP * error[i]
+        up, down = coefficients.copy(), coefficients.copy()
+        up.iloc[i] += step
+        down.iloc[i] -= step
+        jacobian[:, i] = (_evaluate(function, up) - _evaluate(function, down)).to_numpy() / (2.0 * step)
+    void = ~np.isfinite(error)
+    concerned = [_depends(function, coefficients, value, int(i)) for i in np.flatnonzero(void)]
+    matrix: np.ndarray = jacobian @ np.where(np.isfinite(covariance), covariance, 0.0) @ jacobian.T
+    for moved in concerned:
+        matrix[moved] = matrix[:, moved] = np.nan
+    return matrix
+
+
+def _depends(function: ParameterFunction, coefficients: pd.Series, value: pd.Series, i: int) -> np.ndarray:
+    """Which functions change with parameter i, whose standard error is missing."""
+    moved = coefficients.copy()
+    moved.iloc[i] += 1e-3 * (1.0 + abs(moved.iloc[i]))
+    changed: np.ndarray = (_evaluate(function, moved) != value).to_numpy()
+    return changed
+
+
+def _frame(estimate: pd.Series, error: np.ndarray, lower: Any, upper: Any) -> pd.DataFrame:
+    table = {"estimate": estimate, "std_error": error, "lower": np.asarray(lower), "upper": np.asarray(upper)}
+    return pd.DataFrame(table, index=estimate.index)

@@ -1,0 +1,341 @@
+"""The search for the maximum of a simulated likelihood: routes, starts over signs, the exact finish.
+
+Every route ends alike: with the exact Hessian at hand, Newton steps in the precision of the data until the
+expected gain of a further step is below the tolerance. So all routes agree in all reported digits.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from scipy.optimize import OptimizeResult, minimize
+from torch import Tensor
+
+from mxlogit.fit import HistoryRow, Status
+from mxlogit.inference.method import Callback
+from mxlogit.optim.trust_region import Ascent, Evaluation, Iteration, NewtonAscent, Reason, newton_decrement, solve_step
+from mxlogit.simulated import SimulatedLikelihood, SimulatedScores
+
+SCIPY = {"bfgs": "BFGS", "l-bfgs": "L-BFGS-B", "trust-region": "trust-exact"}
+# Largest change of a coordinate in one Newton step, in its natural size.
+_RADIUS = 1.0
+# Expected gains (log likelihood) at which the search on few draws and that on all draws end.
+_COARSE, _NEAR = 0.3, 1e-4
+# Gain left at a point whose Hessian serves the next points too: less than 0.05 standard errors away.
+_STALE = 1e-3
+# Rounding of a single-precision sweep, relative to the log likelihood.
+_ROUNDING = 1e-8
+# Draws of the coarse search: this share of all, at least so many.
+_COARSE_SHARE, _FEWEST_DRAWS = 8, 40
+# Secant pairs kept; a pair is used when it saw at least this share of the curvature expected.
+_SECANTS, _USEFUL = 5, 0.05
+# A start over signs wins by more than rounding.
+_BETTER = 1e-2
+_FINISHING_STEPS = 20
+_STATUS = {
+    Reason.CONVERGED: Status.CONVERGED,
+    Reason.ITERATIONS: Status.ITERATIONS,
+    Reason.STALLED: Status.STALLED,
+}
+
+
+@dataclass(frozen=True)
+class Optimum:
+    """A maximum of the simulated likelihood.
+
+    Attributes
+    ----------
+    vector : Tensor, shape (D,)
+        In the likelihood's coordinates.
+    at : SimulatedScores
+        Values and scores there.
+    hessian : Tensor, shape (D, D)
+        Exact, at the optimum or less than 0.05 standard errors from it.
+    decrement : float
+        Expected gain of a further Newton step.
+    status : Status
+    start : str
+        The start that led there.
+    """
+
+    vector: Tensor
+    at: SimulatedScores
+    hessian: Tensor
+    decrement: float
+    status: Status
+    start: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """Where a route ended: coordinates, value, whether its iterations were used up, and from which start."""
+
+    vector: Tensor
+    value: float
+    exhausted: bool
+    start: str
+
+
+class SimulatedSearch:
+    """One search over one likelihood.
+
+    Parameters
+    ----------
+    simulated : SimulatedLikelihood
+        In the precision of the data.
+    rough : SimulatedLikelihood
+        The same likelihood in the precision of the search.
+    sizes : Tensor, shape (D,)
+        Natural size of each coordinate.
+    optimizer : str
+    tolerance : float
+        Expected gain at which a search has converged.
+    max_iterations : int
+    callback : callable
+    begin : float
+        Clock at the start of the fit.
+    """
+
+    def __init__(
+        self,
+        simulated: SimulatedLikelihood,
+        rough: SimulatedLikelihood,
+        sizes: Tensor,
+        *,
+        optimizer: str,
+        tolerance: float,
+        max_iterations: int,
+        callback: Callback,
+        begin: float,
+    ) -> None:
+        self.simulated, self.rough, self.sizes = simulated, rough, sizes
+        self.optimizer, self.tolerance, self.max_iterations = optimizer, tolerance, max_iterations
+        self.callback, self.begin = callback, begin
+        self.history: list[HistoryRow] = []
+        self._others: list[SimulatedLikelihood] = []
+
+    @property
+    def passes(self) -> float:
+        """Passes over all people and draws so far."""
+        every = {id(s): s for s in (self.simulated, self.rough, *self._others)}
+        return sum(s.passes for s in every.values())
+
+    def run(self, start: Tensor, n_starts: int) -> Optimum:
+        """Search from ``start`` and from the most promising flips of signs, then finish at the best."""
+        first = self._coarse(start) if self.optimizer == "newton" else start
+        best = self._search(first, "positive standard deviations")
+        for name, vector in self._flips(best.vector, n_starts - 1):
+            other = self._search(vector, name)
+            if other.value > best.value + _BETTER:
+                best = other
+        return self._finish(best)
+
+    def _flips(self, vector: Tensor, count: int) -> list[tuple[str, Tensor]]:
+        """Points with one column of L mirrored, the most likely first, at most ``count``."""
+        if count < 1:
+            return []
+        space = self.simulated.model.space
+        offset = space.n_fixed + space.n_random
+        columns = torch.tensor(space.triangle[1])
+        flips = []
+        for k, name in enumerate(space.random):
+            mirrored = vector.clone()
+            mirrored[offset:][columns == k] *= -1.0
+            flips.append((self.rough.value(mirrored), f"sign of {name!r} flipped", mirrored))
+        flips.sort(key=lambda flip: -flip[0])
+        return [(name, mirrored) for _, name, mirrored in flips[:count]]
+
+    def _search(self, start: Tensor, name: str) -> Found:
+        if self.optimizer != "newton":
+            return self._search_scipy(start, name)
+        ascent = self._ascend(self.rough, start, _NEAR, name)
+        return Found(ascent.point, ascent.evaluation.value, ascent.reason is Reason.ITERATIONS, name)
+
+    # -- Berndt-Hall-Hall-Hausman steps, few draws first -----------------------------------------
+
+    def _coarse(self, start: Tensor) -> Tensor:
+        """Approach on the first part of everybody's draws: most of the way costs few passes."""
+        few = max(_FEWEST_DRAWS, self.rough.n_draws // _COARSE_SHARE)
+        if 2 * few > self.rough.n_draws:
+            return start
+        likelihood = self.rough.thinned(few)
+        self._others.append(likelihood)
+        return self._ascend(likelihood, start, _COARSE, f"the first {few} draws").point
+
+    def _ascend(self, likelihood: SimulatedLikelihood, start: Tensor, tolerance: float, stage: str) -> Ascent[Tensor]:
+        """Trust-region steps with the people's centred outer product of scores as curvature.
+
+        Berndt, Hall, Hall and Hausman (1974, Annals of Economic and Social Measurement 3); centred, because
+        far from the optimum the mean score is no part of the curvature.
+        """
+        seen: list[tuple[Tensor, Tensor]] = []
+
+        def evaluate(vector: Tensor) -> Evaluation:
+            at = likelihood.evaluate(vector)
+            weights = likelihood.weights
+            gradient = at.scores.T @ weights
+            outer = at.scores.T @ (weights[:, None] * at.scores)
+            outer -= torch.outer(gradient, gradient) / weights.sum()
+            seen.append((vector, gradient))
+            del seen[: -_SECANTS - 1]
+            return Evaluation(float(at.log_prob @ weights), gradient, _with_secants(outer, seen), at)
+
+        return self._newton(evaluate, start, tolerance, self.max_iterations, stage, _ROUNDING)
+
+    def _newton(
+        self,
+        evaluate: Callable[[Tensor], Evaluation],
+        start: Tensor,
+        tolerance: float,
+        iterations: int,
+        stage: str,
+        rounding: float,
+    ) -> Ascent[Tensor]:
+        def log(iteration: Iteration) -> None:
+            self._log(stage, iteration.value, iteration.decrement, accepted=iteration.accepted)
+
+        return NewtonAscent(
+            evaluate, torch.add, self.sizes, tolerance, iterations, _RADIUS, log, rounding=rounding
+        ).run(start)
+
+    def _log(self, stage: str, value: float, decrement: float, *, accepted: bool) -> None:
+        seconds = time.perf_counter() - self.begin
+        self.history.append(HistoryRow(stage, value, decrement, self.passes, seconds, accepted))
+        self.callback(f"{stage}: {self.passes:.1f} passes, log likelihood {value:.3f}")
+
+    # -- scipy ----------------------------------------------------------------------------------
+
+    def _search_scipy(self, start: Tensor, name: str) -> Found:
+        objective = _ScaledLoss(self.rough, self._scales(start))
+        # A gain of the tolerance corresponds to a gradient of this size in units of standard errors.
+        gradient_tolerance = math.sqrt(2.0 * self.tolerance)
+        options: dict[str, object] = {"gtol": gradient_tolerance, "maxiter": self.max_iterations}
+        if self.optimizer == "bfgs" and len(start):
+            options["hess_inv0"] = objective.first_inverse_hessian(start)
+
+        def follow(intermediate_result: OptimizeResult) -> None:
+            self._log(name, -float(intermediate_result.fun), math.nan, accepted=True)
+
+        result = minimize(
+            objective.value,
+            (start / objective.scales).numpy(),
+            jac=objective.gradient,
+            hess=objective.hessian if self.optimizer == "trust-region" else None,
+            method=SCIPY[self.optimizer],
+            options=options,
+            callback=follow,
+        )
+        exhausted = result.nit >= self.max_iterations
+        return Found(torch.from_numpy(result.x) * objective.scales, -float(result.fun), exhausted, name)
+
+    def _scales(self, start: Tensor) -> Tensor:
+        """Standard errors of the coordinates by the outer product of scores at the start; sizes at most."""
+        scores, weights = self.rough.evaluate(start).scores, self.rough.weights
+        information = (weights[:, None] * scores.square()).sum(0)
+        return torch.minimum(self.sizes, information.clamp(min=1e-300).rsqrt())
+
+    # -- finish ---------------------------------------------------------------------------------
+
+    def _finish(self, found: Found) -> Optimum:
+        """Newton steps with the exact Hessian, which is not made anew where it cannot have changed."""
+        evaluate = _ExactEvaluation(self.simulated, self.rough, self.sizes)
+        iterations = 0 if found.exhausted else _FINISHING_STEPS
+        vector = found.vector if found.exhausted else evaluate.first_step(found.vector)
+        ascent = self._newton(evaluate, vector, self.tolerance, iterations, "exact Hessian", 1e-13)
+        status = _STATUS[ascent.reason]
+        if found.exhausted and not status.converged:
+            status = Status.ITERATIONS
+        at = ascent.evaluation
+        return Optimum(ascent.point, at.detail, -at.curvature, ascent.decrement, status, found.start)
+
+
+def _with_secants(curvature: Tensor, seen: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """Curvature that agrees with how the gradient changed between the last points.
+
+    Updates of Broyden, Fletcher, Goldfarb and Shanno, oldest first: what outer products of scores get wrong
+    near the optimum is learnt at no cost.
+    """
+    for (before, old), (after, new) in itertools.pairwise(seen):
+        step, change = after - before, old - new
+        along, bent = float(step @ change), curvature @ step
+        size = float(step @ bent)
+        if along > _USEFUL * size > 0.0:
+            curvature = curvature + torch.outer(change, change) / along - torch.outer(bent, bent) / size
+    return curvature
+
+
+class _ExactEvaluation:
+    """Values and scores in the precision of the data, with the exact Hessian in that of the search.
+
+    The Hessian is kept from the last point where little was left to gain. Its rounding in single precision
+    (relative 1e-5) slows no Newton step and shows in no standard error.
+    """
+
+    def __init__(self, simulated: SimulatedLikelihood, rough: SimulatedLikelihood, sizes: Tensor) -> None:
+        self.simulated, self.rough, self.sizes = simulated, rough, sizes
+        self._hessian: Tensor | None = None
+        self._gain = math.inf
+
+    def first_step(self, vector: Tensor) -> Tensor:
+        """One Newton step from ``vector``, in the precision of the search; none where it promises too much."""
+        evaluation = self._remember(self.rough.evaluate(vector, curvature=True))
+        if self._gain > _STALE:
+            return vector
+        return vector + solve_step(evaluation, self.sizes, _RADIUS).step
+
+    def __call__(self, vector: Tensor) -> Evaluation:
+        at = self.simulated.evaluate(vector)
+        if self._hessian is None or self._gain > _STALE:
+            at = replace(at, hessian=self.rough.evaluate(vector, curvature=True).hessian)
+        return self._remember(at)
+
+    def _remember(self, at: SimulatedScores) -> Evaluation:
+        self._hessian = at.hessian if at.hessian is not None else self._hessian
+        assert self._hessian is not None
+        weights = self.simulated.weights
+        evaluation = Evaluation(float(at.log_prob @ weights), at.scores.T @ weights, -self._hessian, at)
+        self._gain = newton_decrement(evaluation, self.sizes)
+        return evaluation
+
+
+class _ScaledLoss:
+    """What scipy minimises: minus the simulated log likelihood over scaled coordinates."""
+
+    def __init__(self, simulated: SimulatedLikelihood, scales: Tensor) -> None:
+        self.simulated, self.scales = simulated, scales
+        self._last: tuple[bytes, SimulatedScores] | None = None
+
+    def _at(self, scaled: np.ndarray, *, curvature: bool = False) -> SimulatedScores:
+        key = scaled.tobytes()
+        if self._last is None or self._last[0] != key or (curvature and self._last[1].hessian is None):
+            vector = torch.from_numpy(scaled.copy()) * self.scales
+            self._last = key, self.simulated.evaluate(vector, curvature=curvature)
+        return self._last[1]
+
+    def value(self, scaled: np.ndarray) -> float:
+        return -float(self._at(scaled).log_prob @ self.simulated.weights)
+
+    def gradient(self, scaled: np.ndarray) -> np.ndarray:
+        gradient: np.ndarray = -(self.scales * (self._at(scaled).scores.T @ self.simulated.weights)).numpy()
+        return gradient
+
+    def hessian(self, scaled: np.ndarray) -> np.ndarray:
+        exact = self._at(scaled, curvature=True).hessian
+        assert exact is not None
+        hessian: np.ndarray = -(self.scales[:, None] * exact * self.scales).numpy()
+        return hessian
+
+    def first_inverse_hessian(self, start: Tensor) -> np.ndarray:
+        """Inverse of the people's outer products of scores at the start, made definite."""
+        scores = self.simulated.evaluate(start).scores * self.scales
+        outer = (scores * self.simulated.weights[:, None]).T @ scores
+        ridge = 1e-3 * outer.diagonal().mean() * torch.eye(len(outer), dtype=outer.dtype)
+        inverse = torch.linalg.inv(outer + ridge).numpy()
+        symmetric: np.ndarray = 0.5 * (inverse + inverse.T)
+        return symmetric

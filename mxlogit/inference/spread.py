@@ -1,0 +1,153 @@
+"""Sampling uncertainty of maximum simulated likelihood: covariances, delta method, draws, criteria."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from mxlogit.draws import make_generator
+from mxlogit.likelihood import PanelDifferences
+from mxlogit.parameters import Population
+from mxlogit.samples import Samples
+from mxlogit.simulated import SimulatedLikelihood
+
+COVARIANCES = ("robust", "hessian", "bhhh", "clustered")
+# A direction is flat when its curvature is below this share of the largest, in units of standard errors.
+_FLAT = 1e-9
+# Coordinates that lead a flat direction.
+_LEADING = 0.3
+
+
+class Spread:
+    """Covariances of the estimates from the Hessian and the people's scores.
+
+    Parameters
+    ----------
+    hessian : Tensor, shape (D, D)
+        Of the simulated log likelihood at its maximum.
+    scores : Tensor, shape (n, D)
+        Of every person, not weighted.
+    weights : Tensor, shape (n,)
+    sizes : Tensor, shape (D,)
+        Natural size of every coordinate: flatness is judged in these units.
+    clusters : Tensor or None, int64, shape (n,)
+        Cluster of every person.
+
+    Attributes
+    ----------
+    flat : list of int
+        Coordinates that lead directions without curvature: not identified.
+    not_a_maximum : bool
+        Whether some direction curves upwards.
+    """
+
+    def __init__(
+        self, hessian: Tensor, scores: Tensor, weights: Tensor, sizes: Tensor, clusters: Tensor | None = None
+    ) -> None:
+        diagonal = -hessian.diagonal()
+        self.scales = torch.where(diagonal > 0, diagonal.clamp(min=1e-300).rsqrt(), sizes)
+        self.scores = weights[:, None] * scores * self.scales
+        self.weights, self.clusters = weights, clusters
+        values, vectors = torch.linalg.eigh(-self.scales[:, None] * hessian * self.scales)
+        largest = float(values.abs().max()) if len(values) else 1.0
+        good = values > _FLAT * largest
+        inverse = torch.where(good, 1.0 / torch.where(good, values, 1.0), math.nan)
+        self.not_a_maximum = bool((values < -_FLAT * largest).any())
+        self.flat = torch.nonzero((vectors[:, ~good].abs() > _LEADING).any(-1))[:, 0].tolist()
+        bounded = (vectors * torch.where(good, inverse, 0.0)) @ vectors.T
+        self.inverse_hessian = bounded
+
+    def covariance(self, kind: str) -> Tensor:
+        """Covariance matrix (D, D) of the coordinates.
+
+        Parameters
+        ----------
+        kind : {"robust", "hessian", "bhhh", "clustered"}
+            Clustered: sandwich over clusters, times G / (G - 1) for G of them.
+        """
+        if kind == "hessian":
+            scaled = self.inverse_hessian
+        elif kind == "bhhh":
+            inverse_weights = 1.0 / self.weights[:, None]
+            scaled = torch.linalg.pinv((inverse_weights * self.scores).T @ self.scores, hermitian=True)
+        else:
+            scores, factor = self.scores, 1.0
+            if kind == "clustered":
+                assert self.clusters is not None
+                count = int(self.clusters.max()) + 1
+                scores = scores.new_zeros(count, scores.shape[1]).index_add_(0, self.clusters, scores)
+                factor = count / max(1, count - 1)
+            scaled = factor * self.inverse_hessian @ (scores.T @ scores) @ self.inverse_hessian
+        return self.scales[:, None] * scaled * self.scales
+
+    def sentences(self, names: list[str]) -> list[str]:
+        """Say which parameters the simulated likelihood does not bound, given the coordinates' names."""
+        if not self.flat:
+            return []
+        listed = [names[i] for i in self.flat]
+        reason = "not negative definite" if self.not_a_maximum else "singular"
+        return [
+            f"The Hessian is {reason} at the estimate: {listed} are not identified on these draws; their standard "
+            "errors are missing. Fix or drop one of them, or use more draws."
+        ]
+
+
+def coordinate_names(simulated: SimulatedLikelihood) -> list[str]:
+    """Names of the likelihood's coordinates: coefficients, locations, ``sd.x`` and ``chol.x:y``."""
+    space = simulated.model.space
+    cells = zip(*space.triangle, strict=True)
+    names = [f"sd.{space.random[i]}" if i == j else f"chol.{space.random[j]}:{space.random[i]}" for i, j in cells]
+    return [*space.fixed, *space.random, *names]
+
+
+def column_signs(scale_tril: Tensor) -> Tensor:
+    """Signs (*s, k) that make the diagonal of L (*s, k, k) positive."""
+    return torch.where(scale_tril.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).to(scale_tril)
+
+
+def positive_diagonal(population: Population) -> Population:
+    """Return the same distribution with positive standard deviations: columns of L mirrored."""
+    tril = population.scale_tril
+    return Population(population.fixed, population.location, tril * column_signs(tril)[..., None, :])
+
+
+def sampling_distribution(
+    simulated: SimulatedLikelihood, vector: Tensor, covariance: Tensor, n: int, seed: int
+) -> Samples:
+    """Draws from the asymptotic normal distribution of the coordinates, as population parameters."""
+    values, vectors = torch.linalg.eigh(covariance)
+    half = torch.randn((n + 1) // 2, len(vector), generator=make_generator(seed, 5), dtype=torch.float64)
+    noise = torch.cat([half, -half])[:n] @ (vectors * values.clamp(min=0.0).sqrt()).T
+    space = simulated.model.space
+    population = positive_diagonal(simulated.population(vector + noise))
+    unconstrained, reported = space.unconstrain(population), space.report(population)
+    return Samples(unconstrained, reported, tuple(space.labels), kind="sampling distribution")
+
+
+def report_jacobian(simulated: SimulatedLikelihood, vector: Tensor, sizes: Tensor) -> Tensor:
+    """D (reported parameters) / d (coordinates), (D, D), for the delta method."""
+    space, steps = simulated.model.space, 1e-6 * sizes
+
+    def report(points: Tensor) -> Tensor:
+        return space.report(simulated.population(points))
+
+    moves = torch.diag(steps)
+    return ((report(vector + moves) - report(vector - moves)) / (2.0 * steps[:, None])).T
+
+
+def information_criteria(value: float, size: int, panel: PanelDifferences) -> dict[str, object]:
+    """Information criteria and McFadden's rho-squared against equal probabilities."""
+    opened = panel.values.new_ones(panel.values.shape[:2]) if panel.closed is None else (~panel.closed).to(panel.values)
+    alternatives = 1.0 + panel.by_situation(opened).double().sum(-1)
+    null = -float(alternatives.log().sum(-1) @ panel.weights.double())
+    situations = float(panel.n_situations.double() @ panel.weights.double())
+    return {
+        "aic": 2.0 * size - 2.0 * value,
+        "bic": math.log(situations) * size - 2.0 * value,
+        "null_log_likelihood": null,
+        "rho_squared": 1.0 - value / null,
+        "adjusted_rho_squared": 1.0 - (value - size) / null,
+        "n_parameters": size,
+    }

@@ -1,0 +1,319 @@
+r"""Some people on a block of draws: weights, scores and second derivatives of the simulated likelihood.
+
+With :math:`w_r \propto P(y_n | \beta_r)`, the score of a person is :math:`E_w[\nabla \log P]` and the
+Hessian :math:`E_w[\nabla \log P \nabla \log P' + \nabla^2 \log P] - s s'`. In tastes, minus the Hessian of a
+logit is :math:`F = \sum_t (\sum_j p_j x_j x_j' - \bar x_t \bar x_t')`; every coordinate moves one taste, so
+moments over draws of :math:`gg' - F` and of that taste's derivatives are all there is.
+
+Draws are the last axis: products with attributes are then plain batched products, and everything that is
+elementwise runs along contiguous memory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mxlogit.density import PanelModel
+from mxlogit.likelihood import PanelDifferences, panel_probabilities
+from mxlogit.mixing import Bend, MapValue
+from mxlogit.money import pull_back, to_coefficients
+from mxlogit.parameters import Population
+
+_BUFFER_CELLS = 500_000
+
+
+@dataclass(frozen=True)
+class DrawnTastes:
+    """Some people's parameters on a block of draws.
+
+    Attributes
+    ----------
+    z : Tensor, shape (n, k, r)
+        Standard normal draws.
+    latent : Tensor, shape (n, k, r)
+    value : MapValue or None
+        Tastes, slopes and direct derivatives, (n, k, r) each; None where tastes are the latents.
+    parameters : Tensor, shape (n, K, r)
+        Fixed coefficients and tastes: those of the utility, or money (`mxlogit.money`).
+    """
+
+    z: Tensor
+    latent: Tensor
+    value: MapValue | None
+    parameters: Tensor
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some people on a block of draws.
+
+    Attributes
+    ----------
+    log_sum : Tensor, shape (n,)
+        Log of the sum over draws of the probability of the choices.
+    score : Tensor, shape (n, D)
+        Weighted mean gradient of log P.
+    second : Tensor or None, shape (n, D, D)
+        Weighted mean of the gradient's outer product plus the Hessian of log P.
+    """
+
+    log_sum: Tensor
+    score: Tensor
+    second: Tensor | None
+
+
+def draw_tastes(model: PanelModel, population: Population, z: Tensor) -> DrawnTastes:
+    """Turn standard normal draws (n, k, r) into parameters."""
+    latent = population.location[:, None] + population.scale_tril @ z
+    value = None
+    if not model.mixing.is_identity:
+        value = model.mixing.evaluate(latent.mT, population.location, population.scale).transposed()
+    fixed = population.fixed[:, None].expand(len(z), -1, z.shape[-1])
+    return DrawnTastes(z, latent, value, torch.cat([fixed, latent if value is None else value.taste], 1))
+
+
+def _probabilities(model: PanelModel, drawn: DrawnTastes, panel: PanelDifferences) -> tuple[Tensor, Tensor]:
+    coefficients = to_coefficients(drawn.parameters, model.mixing.scale_position, dim=1)
+    return panel_probabilities(torch.bmm(panel.values, coefficients), panel)
+
+
+def weigh_block(model: PanelModel, drawn: DrawnTastes, panel: PanelDifferences) -> Tensor:
+    """Log probability of everybody's choices on every draw, (n, r)."""
+    return _probabilities(model, drawn, panel)[0]
+
+
+def evaluate_block(
+    model: PanelModel, population: Population, panel: PanelDifferences, z: Tensor, *, curvature: bool
+) -> Block:
+    """Evaluate people on draws.
+
+    Parameters
+    ----------
+    model : PanelModel
+    population : Population
+        In the dtype of the panel.
+    panel : PanelDifferences
+    z : Tensor, shape (n, k, r)
+    curvature : bool
+        Whether to compute second moments.
+
+    Returns
+    -------
+    Block
+    """
+    drawn = draw_tastes(model, population, z)
+    log_prob, prob = _probabilities(model, drawn, panel)
+    top = log_prob.amax(-1, keepdim=True)
+    weights = (log_prob - top).exp_()
+    total = weights.sum(-1, keepdim=True)
+    weights /= total
+    gradient = torch.bmm(panel.values.mT, prob).neg_()
+    pulled = pull_back(gradient, drawn.parameters, model.mixing.scale_position)
+    score = _score(model, population, drawn, pulled * weights[:, None])
+    second = None
+    if curvature:
+        design = _design(model, population, drawn)
+        directions = _directions(model, drawn, design)
+        second = _outer_and_information(directions, panel, prob, gradient, weights)
+        if model.mixing.scale_position is not None:
+            _add_money_bends(second, model, design, gradient * weights[:, None])
+        if drawn.value is not None:
+            _add_bends(second, model, population, drawn, pulled * weights[:, None])
+    return Block((top + total.log())[:, 0], score, second)
+
+
+def _score(model: PanelModel, population: Population, drawn: DrawnTastes, weighted: Tensor) -> Tensor:
+    """Weighted mean (n, D) from weighted gradients with respect to the parameters (n, K, r)."""
+    n_fixed = model.space.n_fixed
+    value, by_taste = drawn.value, weighted[:, n_fixed:]
+    by_latent = by_taste if value is None else by_taste * value.slope
+    by_location = by_latent.sum(-1)
+    by_tril = torch.bmm(by_latent, drawn.z.mT)
+    if value is not None and value.by_location is not None and value.by_scale is not None:
+        by_location = by_location + (value.by_location * by_taste).sum(-1)
+        by_scale = (value.by_scale * by_taste).sum(-1)
+        by_tril = by_tril + by_scale[..., None] * (population.scale_tril / population.scale[:, None])
+    rows, columns = model.space.triangle
+    return torch.cat([weighted[:, :n_fixed].sum(-1), by_location, by_tril[:, rows, columns]], -1)
+
+
+def _design(model: PanelModel, population: Population, drawn: DrawnTastes) -> Tensor:
+    """Derivative of the one parameter that each coordinate moves, (n, D, r)."""
+    space, z, value = model.space, drawn.z, drawn.value
+    rows, columns = space.triangle
+    fixed = z.new_ones(len(z), space.n_fixed, z.shape[-1])
+    if value is None:
+        return torch.cat([fixed, torch.ones_like(z), z[:, columns]], 1)
+    by_location, by_tril = value.slope, value.slope[:, rows] * z[:, columns]
+    if value.by_location is not None and value.by_scale is not None:
+        direction = (population.scale_tril / population.scale[:, None])[rows, columns]
+        by_location = by_location + value.by_location
+        by_tril = by_tril + value.by_scale[:, rows] * direction[:, None]
+    return torch.cat([fixed, by_location, by_tril], 1)
+
+
+def _owners(model: PanelModel) -> list[int]:
+    """Which parameter each coordinate moves, length D."""
+    f, k = model.space.n_fixed, model.space.n_random
+    return [*range(f + k), *(f + row for row in model.space.triangle[0])]
+
+
+@dataclass(frozen=True)
+class _Directions:
+    """How utilities move: a sum of products of one attribute with one function of the draws.
+
+    Attributes
+    ----------
+    basis : Tensor, shape (n, m, r)
+        Functions of the draws.
+    attribute, function : list of int, length E
+        Which attribute and which function make each direction.
+    collect : Tensor or None, shape (E, D)
+        Which directions each coordinate is the sum of; None where they are the coordinates.
+    """
+
+    basis: Tensor
+    attribute: list[int]
+    function: list[int]
+    collect: Tensor | None = None
+
+
+def _directions(model: PanelModel, drawn: DrawnTastes, design: Tensor) -> _Directions:
+    """Directions of all coordinates."""
+    f, k = model.space.n_fixed, model.space.n_random
+    owners = _owners(model)
+    if model.mixing.scale_position is not None:
+        return _directions_in_money(model, drawn, design)
+    if drawn.value is not None:
+        return _Directions(design, owners, list(range(len(owners))))
+    # Tastes that are the latents move with 1 and with the draws: few functions for many coordinates.
+    ones = torch.ones_like(drawn.z[:, :1])
+    columns = model.space.triangle[1]
+    return _Directions(torch.cat([ones, drawn.z], 1), owners, [0] * (f + k) + [1 + column for column in columns])
+
+
+def _directions_in_money(model: PanelModel, drawn: DrawnTastes, design: Tensor) -> _Directions:
+    """A valuation moves its own attribute by minus the scale; the scale moves all attributes."""
+    position, owners = model.mixing.scale_position, _owners(model)
+    assert position is not None
+    size = drawn.parameters.shape[1]
+    functions, attribute, coordinate = [], [], []
+    for i, owner in enumerate(owners):
+        if owner != position:
+            functions.append(-drawn.parameters[:, position] * design[:, i])
+            attribute.append(owner)
+            coordinate.append(i)
+            continue
+        for column in range(size):
+            by_scale = design[:, i] if column == position else -drawn.parameters[:, column] * design[:, i]
+            functions.append(by_scale)
+            attribute.append(column)
+            coordinate.append(i)
+    collect = design.new_zeros(len(functions), len(owners))
+    collect[torch.arange(len(functions)), coordinate] = 1.0
+    return _Directions(torch.stack(functions, 1), attribute, list(range(len(functions))), collect)
+
+
+def _outer_and_information(
+    directions: _Directions, panel: PanelDifferences, prob: Tensor, gradient: Tensor, weights: Tensor
+) -> Tensor:
+    """Weighted sum over draws of the gradient's outer product and the Hessian of log P, utilities linear, (n, D, D)."""
+    attribute, function = torch.tensor(directions.attribute), torch.tensor(directions.function)
+    within = _within(directions.basis, panel, prob, weights)
+    pairs, columns = _pair_index(directions.basis.shape[1]), _pair_index(gradient.shape[1])
+    information = within[:, pairs[function[:, None], function], columns[attribute[:, None], attribute]]
+    means = panel.by_situation(panel.values).mT @ panel.by_situation(prob)
+    root = directions.basis * weights[:, None].sqrt()
+    products = _moved_products(directions, means, gradient, root) - information
+    collect = directions.collect
+    return products if collect is None else collect.T @ products @ collect
+
+
+def _moved_products(directions: _Directions, means: Tensor, gradient: Tensor, root: Tensor) -> Tensor:
+    """Products (n, E, E) over situations and draws of means (n, t, K, r), and of gradients (n, K, r), times functions.
+
+    A few people at a time in one buffer: the system clears fresh memory more slowly than these products run.
+    """
+    n, t, _, r = means.shape
+    size = len(directions.attribute)
+    products = means.new_empty(n, size, size)
+    step = max(1, min(n, _BUFFER_CELLS // (size * (t + 1) * r)))
+    buffer = means.new_empty(step, size, t + 1, r)
+    for start in range(0, n, step):
+        part = slice(start, min(start + step, n))
+        moved = buffer[: part.stop - start]
+        for i, (column, row) in enumerate(zip(directions.attribute, directions.function, strict=True)):
+            torch.mul(means[part, :, column], root[part, None, row], out=moved[:, i, :t])
+            torch.mul(gradient[part, column], root[part, row], out=moved[:, i, t])
+        flat = moved.flatten(2)
+        torch.bmm(flat, flat.mT, out=products[part])
+    return products
+
+
+def _within(basis: Tensor, panel: PanelDifferences, prob: Tensor, weights: Tensor) -> Tensor:
+    """Sum over alternatives of E_w[f g p] x y for pairs of functions and of attributes, (n, pairs, pairs)."""
+    first, second = torch.triu_indices(basis.shape[1], basis.shape[1])
+    expected = torch.bmm(basis[:, first] * weights[:, None] * basis[:, second], prob.mT)
+    first, second = torch.triu_indices(panel.values.shape[-1], panel.values.shape[-1])
+    return torch.bmm(expected, panel.values[..., first] * panel.values[..., second])
+
+
+def _pair_index(size: int) -> Tensor:
+    """Place of every pair (i, j) in the rows of the upper triangle, (size, size)."""
+    index = torch.zeros(size, size, dtype=torch.int64)
+    rows, columns = torch.triu_indices(size, size)
+    index[rows, columns] = index[columns, rows] = torch.arange(len(rows))
+    return index
+
+
+def _add_money_bends(second: Tensor, model: PanelModel, design: Tensor, weighted: Tensor) -> None:
+    """Add the curvature of coefficients that are products, given weighted gradients of the coefficients."""
+    position, owners = model.mixing.scale_position, torch.tensor(_owners(model))
+    assert position is not None
+    scale = torch.nonzero(owners == position)[:, 0]
+    for i in range(weighted.shape[1]):
+        if i == position:
+            continue
+        mine = torch.nonzero(owners == i)[:, 0]
+        block = torch.bmm(design[:, mine] * weighted[:, i, None], design[:, scale].mT)
+        second[:, mine[:, None], scale] -= block
+        second[:, scale[:, None], mine] -= block.mT
+
+
+def _add_bends(second: Tensor, model: PanelModel, population: Population, drawn: DrawnTastes, weighted: Tensor) -> None:
+    """Add the curvature of the mixing maps themselves, given weighted gradients (n, K, r)."""
+    f, owners = model.space.n_fixed, torch.tensor(_owners(model))
+    rows, columns = (torch.tensor(index) for index in model.space.triangle)
+    for i, family in enumerate(model.mixing.families):
+        if family.name == "normal":
+            continue
+        cells = rows == i
+        ones = torch.ones_like(drawn.z[:, :1])
+        zero = torch.zeros(int(cells.sum()) + 1).to(ones)
+        lead = zero.clone()
+        lead[0] = 1.0
+        ratio = zero.clone()
+        ratio[1:] = population.scale_tril[i, columns[cells]] / population.scale[i]
+        inputs = torch.stack([lead, ratio]).expand(len(ones), -1, -1)
+        moved = torch.cat([ones, drawn.z[:, columns[cells]]], 1)
+        bend = family.bend(drawn.latent[:, i], population.location[i], population.scale[i])
+        pull = weighted[:, f + i]
+        block = torch.bmm(moved * (pull * bend.latent_latent)[:, None], moved.mT)
+        if family.direct:
+            block = block + _direct_bend(bend, pull, moved, inputs)
+            outside = torch.diag_embed(1.0 - lead) - torch.outer(ratio, ratio)
+            block = block + (pull * bend.scale).sum(-1)[:, None, None] * outside / population.scale[i]
+        mine = torch.nonzero(owners == f + i)[:, 0]
+        second[:, mine[:, None], mine] += block
+
+
+def _direct_bend(bend: Bend, pull: Tensor, moved: Tensor, inputs: Tensor) -> Tensor:
+    """Second derivatives through location and scale: inputs (n, 2, m) are their derivatives."""
+    cross = torch.stack([bend.latent_location * pull, bend.latent_scale * pull], 1)
+    mixed = torch.bmm(torch.bmm(moved, cross.mT), inputs)
+    pairs = [(bend.location_location, bend.location_scale), (bend.location_scale, bend.scale_scale)]
+    inner = torch.stack([torch.stack([(pull * entry).sum(-1) for entry in row], -1) for row in pairs], 1)
+    return mixed + mixed.mT + torch.bmm(torch.bmm(inputs.mT, inner), inputs)
