@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from tqdm import tqdm
 
@@ -51,14 +50,14 @@ class Fitted:
         ChoiceDataError
             If some were not in the fit.
         """
-        position = pd.Index(self.decision_makers).get_indexer(pd.Index(wanted))
-        unknown = wanted[position < 0]
-        if len(unknown):
+        place = {label: i for i, label in enumerate(self.decision_makers.tolist())}
+        unknown = [label for label in wanted.tolist() if label not in place]
+        if unknown:
             raise ChoiceDataError(
-                f"{len(unknown)} decision makers were not in the fit (first: {list(unknown[:5])}). Use "
+                f"{len(unknown)} decision makers were not in the fit (first: {unknown[:5]}). Use "
                 "tastes='population', or individual_coefficients(X) with their choices."
             )
-        return torch.as_tensor(position, device=self.panel.values.device)
+        return torch.tensor([place[label] for label in wanted.tolist()], device=self.panel.values.device)
 
 
 def resolve_method(method: str | Method) -> Method:

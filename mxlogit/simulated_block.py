@@ -225,32 +225,67 @@ def _outer_and_information(
     within = _within(directions.basis, panel, prob, weights)
     pairs, columns = _pair_index(directions.basis.shape[1]), _pair_index(gradient.shape[1])
     information = within[:, pairs[function[:, None], function], columns[attribute[:, None], attribute]]
-    means = panel.by_situation(panel.values).mT @ panel.by_situation(prob)
     root = directions.basis * weights[:, None].sqrt()
-    products = _moved_products(directions, means, gradient, root) - information
+    products = _moved_products(directions, panel, prob, gradient, root) - information
     collect = directions.collect
     return products if collect is None else collect.T @ products @ collect
 
 
-def _moved_products(directions: _Directions, means: Tensor, gradient: Tensor, root: Tensor) -> Tensor:
-    """Products (n, E, E) over situations and draws of means (n, t, K, r), and of gradients (n, K, r), times functions.
+def _moved_products(
+    directions: _Directions, panel: PanelDifferences, prob: Tensor, gradient: Tensor, root: Tensor
+) -> Tensor:
+    """Products (n, E, E) over draws of situations' mean attributes, and of gradients, times functions (n, m, r).
 
-    A few people at a time in one buffer: the system clears fresh memory more slowly than these products run.
+    A few people at a time in buffers: the system clears fresh memory more slowly than these products run.
     """
-    n, t, _, r = means.shape
-    size = len(directions.attribute)
-    products = means.new_empty(n, size, size)
+    n, n_attributes, r = gradient.shape
+    size, t = len(directions.attribute), panel.values.shape[1] // panel.n_others
+    runs = _runs(directions.attribute, directions.function)
     step = max(1, min(n, _BUFFER_CELLS // (size * (t + 1) * r)))
-    buffer = means.new_empty(step, size, t + 1, r)
+    products = gradient.new_empty(n, size, size)
+    means = gradient.new_empty(step * t, n_attributes, r)
+    moved = gradient.new_empty(step, size, t + 1, r)
     for start in range(0, n, step):
         part = slice(start, min(start + step, n))
-        moved = buffer[: part.stop - start]
-        for i, (column, row) in enumerate(zip(directions.attribute, directions.function, strict=True)):
-            torch.mul(means[part, :, column], root[part, None, row], out=moved[:, i, :t])
-            torch.mul(gradient[part, column], root[part, row], out=moved[:, i, t])
-        flat = moved.flatten(2)
+        count = part.stop - start
+        values, odds = (panel.by_situation(x[part]).flatten(0, 1) for x in (panel.values, prob))
+        mean = torch.bmm(values.mT, odds, out=means[: count * t]).unflatten(0, (count, t)).transpose(1, 2)
+        for run in runs:
+            target, factor = moved[:count, run.place], root[part, run.function, None]
+            torch.mul(mean[:, run.attribute], factor, out=target[:, :, :t])
+            torch.mul(gradient[part, run.attribute, None], factor, out=target[:, :, t:])
+        flat = moved[:count].flatten(2)
         torch.bmm(flat, flat.mT, out=products[part])
     return products
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Consecutive directions that one elementwise product makes: their places, attributes and functions."""
+
+    place: slice
+    attribute: slice
+    function: slice
+
+
+def _runs(attribute: list[int], function: list[int]) -> list[_Run]:
+    """Split directions into runs in which attribute and function each stay or step by one."""
+    runs, start, count = [], 0, len(attribute)
+    while start < count:
+        stop, steps = start + 1, (0, 0)
+        while stop < count:
+            move = attribute[stop] - attribute[stop - 1], function[stop] - function[stop - 1]
+            steps = move if stop == start + 1 else steps
+            if move != steps or not set(move) <= {0, 1}:
+                break
+            stop += 1
+        firsts = attribute[start], function[start]
+        slices = [
+            slice(first, first + (stop - start if step else 1)) for first, step in zip(firsts, steps, strict=True)
+        ]
+        runs.append(_Run(slice(start, stop), *slices))
+        start = stop
+    return runs
 
 
 def _within(basis: Tensor, panel: PanelDifferences, prob: Tensor, weights: Tensor) -> Tensor:

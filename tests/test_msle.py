@@ -5,9 +5,24 @@ import math
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
+from oracles import importance_sampled_maximum
 
-from mxlogit import MSLE, VI, ConvergenceWarning, MixedLogit, Priors, SpecificationError, datasets
+from mxlogit import (
+    MSLE,
+    VI,
+    ChoiceData,
+    ChoiceDataError,
+    ConvergenceWarning,
+    MixedLogit,
+    Priors,
+    SpecificationError,
+    datasets,
+    parameter_function,
+)
+from mxlogit.inference import msle as msle_module
+from mxlogit.parameters import Population
 from mxlogit.sequences import SCHEMES
 from mxlogit.simulate import simulate_choices
 
@@ -140,3 +155,251 @@ def test_every_scheme_and_optimiser_reaches_the_neighbourhood(est, frame, draws,
 def test_bad_settings_are_explained(frame, options, words):
     with pytest.raises(SpecificationError, match=words):
         make(**options).fit(frame)
+
+
+# -- draws, starts and order ------------------------------------------------------------------------
+
+
+def test_blocks_of_draws_go_to_people_in_order_of_first_appearance(frame):
+    """Renaming people changes nothing when rows keep their order; the tables are still sorted by name."""
+    renamed = frame.assign(id=1_000 - frame["id"])
+    one, other = make(n_draws=30, check_draws=False).fit(frame), make(n_draws=30, check_draws=False).fit(renamed)
+    pd.testing.assert_series_equal(one.coef_, other.coef_, rtol=1e-7)
+    tastes, mirrored = one.individual_coefficients(), other.individual_coefficients()
+    assert mirrored.index.is_monotonic_increasing
+    np.testing.assert_allclose(tastes.to_numpy(), mirrored.sort_index(ascending=False).to_numpy(), rtol=1e-6)
+
+
+def test_with_antithetic_draws_mirrored_starts_end_at_one_answer(frame, monkeypatch):
+    plain = make(antithetic=True, n_draws=100).fit(frame)
+    original = msle_module.start_population
+
+    def mirrored(model, logit):
+        start = original(model, logit)
+        return Population(start.fixed, start.location, -start.scale_tril)
+
+    monkeypatch.setattr(msle_module, "start_population", mirrored)
+    other = make(antithetic=True, n_draws=100).fit(frame)
+    pd.testing.assert_series_equal(plain.coef_, other.coef_, rtol=1e-5)
+    # Hessians are taken up to 0.014 standard errors from the optimum.
+    np.testing.assert_allclose(plain.summary()["std_error"], other.summary()["std_error"], rtol=1e-3)
+    np.testing.assert_allclose(plain.individual_coefficients(), other.individual_coefficients(), atol=1e-6)
+
+
+@pytest.mark.parametrize("optimizer", ["bfgs", "l-bfgs", "trust-region"])
+def test_all_routes_agree_in_every_reported_digit(frame, optimizer):
+    newton, other = make(n_draws=100).fit(frame), make(n_draws=100, optimizer=optimizer).fit(frame)
+    error = newton.summary()["std_error"]
+    assert ((newton.coef_ - other.coef_).abs() < 1e-3 * error).all()
+    np.testing.assert_allclose(other.summary()["std_error"], error, rtol=3e-3)
+    value = newton.diagnostics_["simulated_log_likelihood"]
+    assert other.diagnostics_["simulated_log_likelihood"] == pytest.approx(value, abs=1e-6)
+
+
+def test_float32_data_give_the_same_digits(frame):
+    double, single = make(n_draws=100).fit(frame), make(n_draws=100)
+    single.dtype = "float32"
+    single.fit(frame)
+    assert ((double.coef_ - single.coef_).abs() < 0.01 * double.summary()["std_error"]).all()
+
+
+@pytest.mark.slow
+def test_many_draws_reach_the_importance_sampled_maximum(frame):
+    """MSLE with 20,000 draws = maximum of the importance-sampled likelihood, to a tenth of a standard error."""
+    est = make(n_draws=20_000, check_draws=False).fit(frame)
+    population, value, _ = importance_sampled_maximum(est, draws=2048)
+    reported = est._fitted.model.space.report(population).numpy()
+    assert (np.abs(est.coef_ - reported) < 0.1 * est.summary()["std_error"]).all()
+    assert est.diagnostics_["simulated_log_likelihood"] == pytest.approx(value, abs=0.3)
+
+
+@pytest.mark.reference
+@pytest.mark.slow
+def test_error_components_of_swissmetro(reference):
+    """Panel with four normals (b12) by importance sampling and at 5,000 antithetic draws.
+
+    Independent error components on three constants are, in differences to Swissmetro, two constants whose
+    covariance is the variance of Swissmetro's component.
+    """
+    expected = json.loads((reference / "msle_swissmetro.json").read_text())["models"]["b12"]
+    est = MixedLogit(
+        fixed=["cost"],
+        random=["time", "asc.TRAIN", "asc.CAR"],
+        correlated=[["asc.TRAIN", "asc.CAR"]],
+        constants=True,
+        base_alternative="SM",
+        availability="available",
+        method=MSLE(n_draws=5_000, draws="pseudo", antithetic=True, n_starts=1),
+        random_state=1,
+    )
+    with pytest.warns(ConvergenceWarning, match="not enough"):
+        est.fit(datasets.load_swissmetro())
+    value = est.diagnostics_["simulated_log_likelihood"]
+    assert value == pytest.approx(expected["loglik"], abs=expected["tolerance"]["published_loglik_abs"])
+    population, maximum, error = importance_sampled_maximum(est, draws=2048)
+    assert maximum == pytest.approx(expected["converged"]["loglik"], abs=1.0)
+    assert error < 0.5
+    covariance = population.scale_tril @ population.scale_tril.T
+    shared = float(covariance[1, 2])
+    estimates = {
+        "b_cost": float(population.fixed[0]),
+        "b_time": float(population.location[0]),
+        "b_time_s": math.sqrt(float(covariance[0, 0])),
+        "asc_car_s": math.sqrt(float(covariance[2, 2]) - shared),
+    }
+    for name, estimate in estimates.items():
+        assert estimate == pytest.approx(expected["converged"]["estimates"][name], abs=0.1), name
+    for name, estimate in (("asc_train_s", float(covariance[1, 1]) - shared), ("asc_sm_s", shared)):
+        assert math.sqrt(estimate) == pytest.approx(expected["converged"]["estimates"][name], abs=0.3), name
+
+
+# -- covariances and identification -----------------------------------------------------------------
+
+
+def test_clustered_by_person_is_robust_and_by_twins_is_not(frame):
+    robust = make(n_draws=50, check_draws=False).fit(frame).summary()["std_error"]
+    own = make(n_draws=50, check_draws=False, covariance="clustered")
+    own.set_params(cluster="id").fit(frame)
+    np.testing.assert_allclose(own.summary()["std_error"], robust * math.sqrt(400 / 399), rtol=1e-9)
+    doubled = pd.concat([frame, frame.assign(id=frame["id"] + 1_000)], ignore_index=True)
+    doubled["twins"] = doubled["id"] % 1_000
+    draws = {"n_draws": 1_000, "check_draws": False}
+    naive = make(**draws).fit(doubled).summary()["std_error"]
+    twins = make(covariance="clustered", **draws).set_params(cluster="twins").fit(doubled).summary()["std_error"]
+    # Every person twice: clustering undoes the false gain of a factor sqrt(2), up to the draws' noise.
+    np.testing.assert_allclose(twins / naive, math.sqrt(2.0), rtol=0.03)
+
+
+def test_clusters_that_split_people_or_are_missing_are_explained(frame):
+    est = make(covariance="clustered")
+    with pytest.raises(SpecificationError, match="cluster="):
+        est.fit(frame)
+    with pytest.raises(ChoiceDataError, match="differs within"):
+        est.set_params(cluster="situation").fit(frame)
+    with pytest.raises(ChoiceDataError, match="no column 'towm'"):
+        est.set_params(cluster="towm").fit(frame)
+
+
+def test_arrays_with_clusters_fit_like_the_frame(frame):
+    fitted = make(n_draws=50, check_draws=False, covariance="clustered").set_params(cluster="id").fit(frame)
+    made, _ = simulate_choices(
+        400, 8, 3, fixed={"x": 1.0}, random={"z": (0.5, 1.0), "w": (0.3, 0.8)}, correlation=0.4, random_state=9
+    )
+    order = ["x", "z", "w"]
+    attributes = made[order].to_numpy().reshape(400, 8, 3, 3)
+    chosen = made["choice"].to_numpy().reshape(400, 8, 3).argmax(-1)
+    data = ChoiceData.from_arrays(attributes, chosen, names=order, clusters=[f"town {i}" for i in range(400)])
+    other = make(n_draws=50, check_draws=False, covariance="clustered").fit(data)
+    pd.testing.assert_frame_equal(fitted.summary(), other.summary(), rtol=1e-7)
+    with pytest.raises(ChoiceDataError, match="clusters must have length 400"):
+        ChoiceData.from_arrays(attributes, chosen, names=order, clusters=[1, 2])
+
+
+def test_a_singular_hessian_names_its_parameters(frame):
+    """With one draw, and an attribute that only one person meets, location and scale are one number."""
+    lonely = frame.assign(rare=np.where(frame["id"] == frame["id"].iloc[0], frame["z"] * np.cos(frame.index), 0.0))
+    est = MixedLogit(
+        fixed=["x"],
+        random=["rare"],
+        method=MSLE(n_draws=1, n_starts=1, covariance="hessian", check_draws=False),
+        random_state=0,
+    )
+    with pytest.warns(ConvergenceWarning, match=r"Hessian is .*\['rare', 'sd.rare'\] are not identified"):
+        est.fit(lonely)
+    table = est.summary()
+    assert table.loc[["rare", "sd.rare"], "std_error"].isna().all()
+    assert np.isfinite(table.loc["x", "std_error"])
+    assert est.diagnostics_["unidentified"] == ["rare", "sd.rare"]
+
+
+def test_a_search_cut_short_says_so(frame):
+    est = make(max_iterations=1)
+    with pytest.warns(ConvergenceWarning, match="iteration limit"):
+        est.fit(frame)
+    assert est.diagnostics_["converged"] is False
+
+
+def test_sobol_wants_powers_of_two(frame):
+    with pytest.warns(ConvergenceWarning, match="powers of two; 100 per person is none: use 128"):
+        make(draws="sobol", n_draws=100).fit(frame)
+
+
+def test_the_check_of_the_draws_tells_few_from_many(frame, est):
+    assert est.diagnostics_["draws_enough"] is True
+    with pytest.warns(ConvergenceWarning, match="5 draws were not enough"):
+        few = make(n_draws=5).fit(frame)
+    assert few.diagnostics_["redraw_shift"] > 3 * est.diagnostics_["redraw_shift"]
+    # Twice the draws is the mean over both sets, so its likelihood is that of all ten draws.
+    values = [few.diagnostics_[f"simulated_log_likelihood{end}"] for end in ("", "_other_draws", "_twice_the_draws")]
+    assert values[2] > min(values[:2])
+
+
+# -- willingness-to-pay space -----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def priced():
+    """Cost coefficient -1 for everybody; valuations of z and w vary, x is worth 0.7."""
+    made, _ = simulate_choices(
+        600, 8, 3, fixed={"x": 0.7, "cost": -1.0}, random={"z": (1.5, 0.8), "w": (-0.5, 0.6)}, random_state=4
+    )
+    return made
+
+
+def in_space(scale, random=("z", "w"), **options):
+    method = MSLE(**{"n_draws": 200, "n_starts": 1, "check_draws": False, **options})
+    fixed = [name for name in ("x", "cost") if name not in random]
+    return MixedLogit(fixed=fixed, random=random, correlated=False, scale=scale, method=method, random_state=1)
+
+
+def test_with_a_fixed_scale_both_spaces_are_one_model(priced):
+    utils, money = in_space(None).fit(priced), in_space("cost").fit(priced)
+    value = utils.diagnostics_["simulated_log_likelihood"]
+    assert money.diagnostics_["simulated_log_likelihood"] == pytest.approx(value, abs=1e-5)
+    assert money.log_likelihood_ == pytest.approx(utils.log_likelihood_, abs=0.5)
+    labels = ["x", "z", "w", "sd.z", "sd.w"]
+    ratio = parameter_function(utils, lambda b: {name: b[name] / abs(b["cost"]) for name in labels})
+    table = money.summary().loc[labels]
+    np.testing.assert_allclose(table["estimate"], ratio["estimate"], rtol=1e-4)
+    np.testing.assert_allclose(table["std_error"], ratio["std_error"], rtol=0.01)
+    assert money.coef_["cost"] == pytest.approx(utils.coef_["cost"], rel=1e-4)
+    np.testing.assert_allclose(money.predict_proba(priced), utils.predict_proba(priced), atol=2e-3)
+    assert money.score(priced) == pytest.approx(utils.score(priced), abs=1e-4)
+    tastes = money.individual_coefficients()["z"]["mean"]
+    expected = utils.individual_coefficients()["z"]["mean"] / abs(utils.coef_["cost"])
+    np.testing.assert_allclose(tastes, expected, atol=1e-3)
+
+
+def test_a_random_scale_is_recovered():
+    """Log-normal cost sensitivity with normal valuations, simulated by hand; three standard errors."""
+    rng = np.random.default_rng(8)
+    n, t, j = 1_500, 8, 3
+    x, cost = rng.normal(size=(n, t, j)), rng.uniform(0.5, 3.0, size=(n, t, j))
+    scale = np.exp(rng.normal(0.2, 0.4, size=(n, 1, 1)))
+    worth = rng.normal(1.2, 0.5, size=(n, 1, 1))
+    chosen = (scale * (worth * x - cost) + rng.gumbel(size=(n, t, j))).argmax(-1)
+    data = ChoiceData.from_arrays(np.stack([x, cost], -1), chosen, names=["x", "cost"])
+    method = MSLE(n_draws=256, draws="sobol", n_starts=1)
+    est = MixedLogit(
+        random={"x": "normal", "cost": "negative_lognormal"},
+        correlated=False,
+        scale="cost",
+        method=method,
+        random_state=2,
+    ).fit(data)
+    truth = pd.Series({"x": 1.2, "cost": 0.2, "sd.x": 0.5, "sd.cost": 0.4})
+    table = est.summary()
+    assert ((table["estimate"] - truth).abs() < 3 * table["std_error"]).all()
+    assert est.diagnostics_["converged"]
+    assert est.diagnostics_["simulated_log_likelihood"] == pytest.approx(est.log_likelihood_, abs=6.0)
+
+
+def test_bad_scales_are_explained(priced):
+    with pytest.raises(SpecificationError, match="Did you mean 'cost'"):
+        in_space("cots").fit(priced)
+    with pytest.raises(SpecificationError, match="needs method='msle'"):
+        MixedLogit(fixed=["x", "cost"], random=["z"], scale="cost", random_state=0).fit(priced)
+    noise = np.random.default_rng(0).permutation(priced["cost"])
+    flat = priced.assign(cost=1e-4 * noise + 0 * priced["cost"])
+    with pytest.raises(SpecificationError, match="nothing can be valued"):
+        in_space("cost").fit(flat.assign(cost=flat["cost"].where(flat.index % 2 == 0, flat["cost"] * 1.0)))

@@ -24,17 +24,19 @@ from mxlogit.simulated import SimulatedLikelihood, SimulatedScores
 
 SCIPY = {"bfgs": "BFGS", "l-bfgs": "L-BFGS-B", "trust-region": "trust-exact"}
 # Largest change of a coordinate in one Newton step, in its natural size.
-_RADIUS = 1.0
+_RADIUS = 0.5
 # Expected gains (log likelihood) at which the search on few draws and that on all draws end.
 _COARSE, _NEAR = 0.3, 1e-4
-# Gain left at a point whose Hessian serves the next points too: less than 0.05 standard errors away.
-_STALE = 1e-3
+# Gain left at a point whose Hessian serves the next points too: 0.014 standard errors away at most.
+_STALE = 1e-4
 # Rounding of a single-precision sweep, relative to the log likelihood.
 _ROUNDING = 1e-8
 # Draws of the coarse search: this share of all, at least so many.
 _COARSE_SHARE, _FEWEST_DRAWS = 8, 40
-# Secant pairs kept; a pair is used when it saw at least this share of the curvature expected.
-_SECANTS, _USEFUL = 5, 0.05
+# Secant pairs kept; a pair is used when it saw the curvature expected within this factor.
+_SECANTS, _LEAST = 5, 0.25
+# A standard deviation that would change sign shrinks by this factor instead, until it is this share of its size.
+_SHRINK, _NEXT_TO_ZERO = 0.2, 0.02
 # A start over signs wins by more than rounding.
 _BETTER = 1e-2
 _FINISHING_STEPS = 20
@@ -56,7 +58,7 @@ class Optimum:
     at : SimulatedScores
         Values and scores there.
     hessian : Tensor, shape (D, D)
-        Exact, at the optimum or less than 0.05 standard errors from it.
+        Exact, at the optimum or at most 0.014 standard errors from it.
     decrement : float
         Expected gain of a further Newton step.
     status : Status
@@ -155,7 +157,11 @@ class SimulatedSearch:
         if self.optimizer != "newton":
             return self._search_scipy(start, name)
         ascent = self._ascend(self.rough, start, _NEAR, name)
-        return Found(ascent.point, ascent.evaluation.value, ascent.reason is Reason.ITERATIONS, name)
+        vector = ascent.point
+        if ascent.reason is Reason.CONVERGED:
+            # The last evaluation promises one more step: the exact Hessian is then taken closer to the optimum.
+            vector = vector + solve_step(ascent.evaluation, self.sizes, _RADIUS).step
+        return Found(vector, ascent.evaluation.value, ascent.reason is Reason.ITERATIONS, name)
 
     # -- Berndt-Hall-Hall-Hausman steps, few draws first -----------------------------------------
 
@@ -201,8 +207,22 @@ class SimulatedSearch:
             self._log(stage, iteration.value, iteration.decrement, accepted=iteration.accepted)
 
         return NewtonAscent(
-            evaluate, torch.add, self.sizes, tolerance, iterations, _RADIUS, log, rounding=rounding
+            evaluate, self._move, self.sizes, tolerance, iterations, _RADIUS, log, rounding=rounding
         ).run(start)
+
+    def _move(self, vector: Tensor, step: Tensor) -> Tensor:
+        """Take a step that keeps the signs of standard deviations, unless they are next to zero.
+
+        The simulated likelihood has an optimum in most orthants; a start belongs to one of them.
+        """
+        moved = vector + step
+        space = self.simulated.model.space
+        rows, columns = (torch.tensor(index, dtype=torch.int64) for index in space.triangle)
+        diagonal = space.n_fixed + space.n_random + torch.nonzero(rows == columns)[:, 0]
+        old, new = vector[diagonal], moved[diagonal]
+        crossing = (old * new < 0) & (old.abs() > _NEXT_TO_ZERO * self.sizes[diagonal])
+        moved[diagonal] = torch.where(crossing, _SHRINK * old, new)
+        return moved
 
     def _log(self, stage: str, value: float, decrement: float, *, accepted: bool) -> None:
         seconds = time.perf_counter() - self.begin
@@ -265,7 +285,7 @@ def _with_secants(curvature: Tensor, seen: list[tuple[Tensor, Tensor]]) -> Tenso
         step, change = after - before, old - new
         along, bent = float(step @ change), curvature @ step
         size = float(step @ bent)
-        if along > _USEFUL * size > 0.0:
+        if size > 0.0 and _LEAST * size < along < size / _LEAST:
             curvature = curvature + torch.outer(change, change) / along - torch.outer(bent, bent) / size
     return curvature
 

@@ -1,0 +1,27 @@
+"""Slow, plain answers that tests and benchmarks compare with."""
+
+import torch
+
+from mxlogit import MixedLogit
+from mxlogit.marginal import MarginalLikelihood, Sweep
+from mxlogit.optim.trust_region import Evaluation, NewtonAscent
+from mxlogit.parameters import Population
+
+
+def importance_sampled_maximum(est: MixedLogit, draws: int, tolerance: float = 1e-3) -> tuple[Population, float, float]:
+    """Maximise the importance-sampled likelihood, without a prior, from a fit's estimate.
+
+    Returns the population, its log likelihood and the Monte Carlo standard error.
+    """
+    model, panel = est._fitted.model, est._fitted.panel
+    marginal = MarginalLikelihood(panel, model.space, model.mixing, 11)
+
+    def evaluate(population: Population) -> Evaluation:
+        result = marginal.sweep(population, Sweep(draws, 8, 1, 8))
+        return Evaluation(result.log_likelihood, result.score, result.outer, result)
+
+    scale = torch.ones(model.space.size, dtype=torch.float64)
+    scale[: model.space.n_fixed] = 1.0 / model.attribute_scale[: model.space.n_fixed]
+    ascent = NewtonAscent(evaluate, model.space.move, scale, tolerance, 60, 0.5, lambda iteration: None)
+    found = ascent.run(est.result_.center)
+    return found.point, found.evaluation.value, found.evaluation.detail.variance**0.5
