@@ -37,9 +37,10 @@ from mxlogit.tastes import SimulatedTastes
 # Draws were not enough when other draws would move an estimate this far (standard errors), or change a
 # standard error by this share.
 _FAR, _UNSTEADY = 0.5, 0.2
-# Importance draws of the exact log likelihood, and its error that is small enough: absolute or relative.
-_FIRST_EXACT_DRAWS, _MOST_EXACT_DRAWS = 32, 512
-_EXACT_ERROR, _EXACT_SHARE = 0.5, 1e-5
+# Importance draws of the exact log likelihood: so many at least are tried, and more while there are few people;
+# its error that is small enough: absolute or relative.
+_FIRST_EXACT_DRAWS, _MOST_EXACT_DRAWS, _MOST_EXACT_WORK = 32, 512, 1_000_000
+_EXACT_ERROR, _EXACT_SHARE = 0.5, 2e-5
 
 
 class MSLE(BaseEstimator):  # type: ignore[misc]
@@ -230,7 +231,8 @@ class _Report:
         The second half of twice the draws is another randomisation, so one evaluation answers both.
         """
         rough = self.likelihoods[1]
-        other = SimulatedLikelihood(rough.model, rough.panel, self.draws.another()).evaluate(self.optimum.vector)
+        others = SimulatedLikelihood(rough.model, rough.panel, self.draws.another(), keep=False)
+        other = others.evaluate(self.optimum.vector)
         first, weights = self.optimum.at, rough.weights
         both = torch.stack([first.log_prob, other.log_prob])
         share = both.softmax(0)[..., None]
@@ -261,7 +263,8 @@ def _exact_likelihood(marginal: MarginalLikelihood, center: Population) -> dict[
     while True:
         sums = marginal.measure(center, Sweep(draws, 8, 7, 30))
         error = sums.variance**0.5
-        if error < max(_EXACT_ERROR, _EXACT_SHARE * abs(sums.log_likelihood)) or draws >= _MOST_EXACT_DRAWS:
+        enough = error < max(_EXACT_ERROR, _EXACT_SHARE * abs(sums.log_likelihood))
+        if enough or (draws >= _MOST_EXACT_DRAWS and 4 * draws * len(marginal.panel) > _MOST_EXACT_WORK):
             return {"log_likelihood": sums.log_likelihood, "log_likelihood_error": error, "ess": sums.ess}
         draws *= 4
 

@@ -26,9 +26,9 @@ SCIPY = {"bfgs": "BFGS", "l-bfgs": "L-BFGS-B", "trust-region": "trust-exact"}
 # Largest change of a coordinate in one Newton step, in its natural size.
 _RADIUS = 0.5
 # Expected gains (log likelihood) at which the search on few draws and that on all draws end.
-_COARSE, _NEAR = 0.3, 1e-4
-# Gain left at a point whose Hessian serves the next points too: 0.014 standard errors away at most.
-_STALE = 1e-4
+_COARSE, _NEAR = 0.3, 2e-3
+# Gain left at a point whose Hessian serves the next points too: 0.02 standard errors away at most.
+_STALE = 2e-4
 # Rounding of a single-precision sweep, relative to the log likelihood.
 _ROUNDING = 1e-8
 # Draws of the coarse search: this share of all, at least so many.
@@ -58,7 +58,7 @@ class Optimum:
     at : SimulatedScores
         Values and scores there.
     hessian : Tensor, shape (D, D)
-        Exact, at the optimum or at most 0.014 standard errors from it.
+        Exact, at the optimum or at most 0.02 standard errors from it.
     decrement : float
         Expected gain of a further Newton step.
     status : Status
