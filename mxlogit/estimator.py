@@ -24,7 +24,6 @@ from mxlogit.errors import (
 from mxlogit.fit import Fit
 from mxlogit.inference.method import Method
 from mxlogit.likelihood import difference_panels
-from mxlogit.marginal import MarginalLikelihood, Sweep
 from mxlogit.priors import Priors
 from mxlogit.request import (
     Fitted,
@@ -362,11 +361,7 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
         """
         data = self._read_again(X, need_choice=True, y=y, sample_weight=sample_weight).data
         fitted = self._state()
-        panel = fitted.difference(data)
-        marginal = MarginalLikelihood(panel, fitted.model.space, fitted.model.mixing, fitted.seed)
-        total = marginal.measure(self.result_.center, Sweep(draws=256, tail=8, key=31, polish=30)).log_likelihood
-        situations = float((panel.weights.double() * panel.n_situations).sum())
-        return total / situations
+        return prediction.mean_log_likelihood(fitted.model, self.result_, fitted.difference(data), fitted.seed)
 
     def _read_again(self, X: Any, *, need_choice: bool, y: Any = None, sample_weight: Any = None) -> FrameChoices:
         """Read new data as the fit did."""

@@ -26,7 +26,7 @@ SCIPY = {"bfgs": "BFGS", "l-bfgs": "L-BFGS-B", "trust-region": "trust-exact"}
 # Largest change of a coordinate in one Newton step, in its natural size.
 _RADIUS = 0.5
 # Expected gains (log likelihood) at which the search on few draws and that on all draws end.
-_COARSE, _NEAR = 0.3, 2e-3
+_COARSE, _NEAR = 1.0, 2e-3
 # Gain left at a point whose Hessian serves the next points too: 0.02 standard errors away at most.
 _STALE = 2e-4
 # Rounding of a single-precision sweep, relative to the log likelihood.

@@ -77,7 +77,7 @@ class Spread:
             if kind == "clustered":
                 assert self.clusters is not None
                 count = int(self.clusters.max()) + 1
-                scores = scores.new_zeros(count, scores.shape[1]).index_add_(0, self.clusters, scores)
+                scores = scores.new_zeros(count, scores.shape[1]).index_add_(0, self.clusters.cpu(), scores)
                 factor = count / max(1, count - 1)
             scaled = factor * self.inverse_hessian @ (scores.T @ scores) @ self.inverse_hessian
         return self.scales[:, None] * scaled * self.scales

@@ -13,7 +13,8 @@ from mxlogit.choices import ChoiceData, FrameChoices
 from mxlogit.density import PanelModel
 from mxlogit.draws import make_generator
 from mxlogit.fit import Fit
-from mxlogit.likelihood import choice_log_probabilities
+from mxlogit.likelihood import PanelDifferences, choice_log_probabilities
+from mxlogit.marginal import MarginalLikelihood, Sweep
 
 # Draws of (population, tastes) per person, and cells (draws x rows) held at once.
 _DRAWS = 1_000
@@ -61,6 +62,13 @@ def mean_probabilities(data: ChoiceData, columns: list[int], coefficients: Tenso
         log_prob = choice_log_probabilities(coefficients[:, part].to(x), x, chunk.available)
         result[part] = log_prob.exp().mean(0).double().cpu()
     return result
+
+
+def mean_log_likelihood(model: PanelModel, fit: Fit, panel: PanelDifferences, seed: int) -> float:
+    """Weighted mean log likelihood per choice situation at the point estimate, by importance sampling."""
+    marginal = MarginalLikelihood(panel, model.space, model.mixing, seed)
+    total = marginal.measure(fit.center, Sweep(draws=256, tail=8, key=31, polish=30)).log_likelihood
+    return total / float((panel.weights.double() * panel.n_situations).sum())
 
 
 def row_values(rows: FrameChoices, probability: Tensor) -> np.ndarray:
