@@ -80,7 +80,7 @@ def parameter_function(
     >>> df = datasets.load_electricity()
     >>> est = MixedLogit(fixed=["pf", "cl"], situation="chid", alternative="alt", method=MSLE(), random_state=0).fit(df)
     >>> parameter_function(est, lambda b: {"ratio": b["cl"] / b["pf"]}).round(2).loc["ratio", "estimate"]
-    np.float64(-0.96)
+    np.float64(-1.08)
     """
     check_option("method", method, ["auto", "delta", "samples"])
     coefficients, covariance = est.coef_, est.result_.covariance

@@ -190,7 +190,7 @@ def _directions(model: PanelModel, drawn: DrawnTastes, design: Tensor) -> _Direc
     if drawn.value is not None:
         return _Directions(design, owners, list(range(len(owners))))
     # Tastes that are the latents move with 1 and with the draws: few functions for many coordinates.
-    ones = torch.ones_like(drawn.z[:, :1])
+    ones = drawn.z.new_ones(len(drawn.z), 1, drawn.z.shape[-1])
     columns = model.space.triangle[1]
     return _Directions(torch.cat([ones, drawn.z], 1), owners, [0] * (f + k) + [1 + column for column in columns])
 

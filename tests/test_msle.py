@@ -253,6 +253,20 @@ def test_error_components_of_swissmetro(reference):
         assert math.sqrt(estimate) == pytest.approx(expected["converged"]["estimates"][name], abs=0.3), name
 
 
+@pytest.mark.reference
+@pytest.mark.parametrize("optimizer", ["newton", "bfgs", "trust-region"])
+def test_without_random_tastes_it_is_the_multinomial_logit(reference, optimizer):
+    expected = json.loads((reference / "msle_electricity.json").read_text())["mnl"]
+    method = MSLE(optimizer=optimizer, antithetic=True, draws="sobol")
+    est = MixedLogit(fixed=ELECTRICITY, situation="chid", alternative="alt", method=method, random_state=0)
+    est.fit(datasets.load_electricity())
+    assert est.diagnostics_["simulated_log_likelihood"] == pytest.approx(expected["loglik"], abs=1e-4)
+    assert est.log_likelihood_ == pytest.approx(expected["loglik"], abs=1e-4)
+    for name, value in expected["estimates"].items():
+        assert est.coef_[name] == pytest.approx(value, abs=1e-5)
+    assert est.individual_coefficients().shape == (361, 0)
+
+
 # -- covariances and identification -----------------------------------------------------------------
 
 

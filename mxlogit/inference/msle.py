@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from sklearn.base import BaseEstimator
@@ -143,6 +143,9 @@ class MSLE(BaseEstimator):  # type: ignore[misc]
         logit = fit_multinomial_logit(panel, torch.full_like(model.prior.deviation, math.inf))
         model, start = in_money(model, logit)
         draws = PersonDraws(self.draws, self.n_draws, model.space.n_random, seed, antithetic=self.antithetic)
+        if model.space.n_random == 0:
+            # A multinomial logit has nothing to integrate.
+            draws = replace(draws, n_draws=1, antithetic=False)
         likelihoods = self._likelihoods(model, panel, draws)
         search = SimulatedSearch(
             *likelihoods,
@@ -192,7 +195,7 @@ class _Report:
         jacobian = report_jacobian(simulated, vector, self.search.sizes)
         center = positive_diagonal(simulated.population(vector))
         value = float(self.optimum.at.log_prob @ simulated.weights)
-        marginal = MarginalLikelihood(self.likelihoods[1].panel, model.space, model.mixing, self.draws.seed)
+        marginal = MarginalLikelihood(panel, model.space, model.mixing, self.draws.seed)
         diagnostics = _exact_likelihood(marginal, center)
         diagnostics.update(information_criteria(value, model.space.size, panel))
         warnings = spread.sentences(coordinate_names(simulated)) + _scheme_sentences(self.draws)
