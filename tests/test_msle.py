@@ -215,6 +215,26 @@ def test_many_draws_reach_the_importance_sampled_maximum(frame):
 
 @pytest.mark.reference
 @pytest.mark.slow
+def test_normal_time_of_swissmetro(reference):
+    """Every situation its own draws (b05): the accurate log likelihood within 0.1 at 10,000 draws."""
+    expected = json.loads((reference / "msle_swissmetro.json").read_text())["models"]["b05b"]["converged"]["loglik"]
+    frame = datasets.load_swissmetro()
+    frame = frame.assign(case=frame["id"] * 100 + frame["situation"])
+    est = MixedLogit(
+        fixed=["cost"],
+        random=["time"],
+        constants=True,
+        base_alternative="SM",
+        decision_maker="case",
+        availability="available",
+        method=MSLE(n_draws=10_000, n_starts=1, check_draws=False),
+        random_state=0,
+    ).fit(frame)
+    assert est.diagnostics_["simulated_log_likelihood"] == pytest.approx(expected, abs=0.1)
+
+
+@pytest.mark.reference
+@pytest.mark.slow
 def test_error_components_of_swissmetro(reference):
     """Panel with four normals (b12) by importance sampling and at 5,000 antithetic draws.
 
