@@ -20,9 +20,10 @@ from mxlogit.louis import louis_information
 from mxlogit.mixing import Mixing
 from mxlogit.parameters import ParameterSpace, Population
 
-# Intermediates of a chunk (rows x draws) stay about this large, so that they live in cache.
-_CELLS_PER_CHUNK = 1_000_000
-_LARGEST_CHUNK = 1024
+# Rows x draws and people of a chunk, by measurement: some sixty small operations a chunk cost more than cache misses
+# (20,000 people, 16 draws: 0.21 s at 1,024 people, 0.16 s at 4,096).
+_CELLS_PER_CHUNK = 4_000_000
+_LARGEST_CHUNK = 4096
 
 
 @dataclass(frozen=True)

@@ -201,7 +201,8 @@ def _check_columns(table: nw.DataFrame[Any], wanted: Sequence[str], problems: Pr
 
 def _check_keys(table: nw.DataFrame[Any], columns: Columns, problems: Problems) -> None:
     for name in columns.keys:
-        count = int(pd.isna(table[name].to_numpy()).sum())
+        keys = table[name]
+        count = int(keys.is_null().sum()) + (int(keys.is_nan().sum()) if keys.dtype.is_float() else 0)
         if count:
             problems.add(f"column {name!r} has {count} missing values; every row needs its keys.")
 

@@ -21,7 +21,11 @@ from mxlogit.optim.trust_region import Ascent, Evaluation, Iteration, NewtonAsce
 from mxlogit.parameters import Population
 
 _STAGE_SIZES = (2_000, 20_000)
-_STAGE_TOLERANCE = 0.5
+# Gains left in log posterior at which a stage ends: on a subsample, and, in multiples of the tolerance, on the first
+# draws of few or of many people. What follows moves the optimum further anyway.
+_STAGE_TOLERANCE = 3.0
+_FIRST_DRAWS_TOLERANCES = (6.0, 25.0)
+_MANY_PEOPLE = 20_000
 _TRUST_RADIUS = 0.5
 # New draws may move the optimum by this squared distance per parameter, in posterior sds, before the
 # number of draws is quadrupled; what remains after quadrupling is about a fifth of it. The demand depends
@@ -133,7 +137,8 @@ class NewtonSearch:
         """Ascend over everybody with more and more draws until new draws do not matter."""
         n_people = len(self.marginal.panel)
         draws = self.settings.draws or 16
-        tolerance = 6.0 * self.settings.tolerance if self.settings.draws is None else self.settings.tolerance
+        multiple = _FIRST_DRAWS_TOLERANCES[n_people > _MANY_PEOPLE] if self.settings.draws is None else 1.0
+        tolerance = multiple * self.settings.tolerance
         while True:
             sweep = Sweep(draws, self.settings.tail, 100 + draws, self.settings.polish)
             first = len(self.clock.history)

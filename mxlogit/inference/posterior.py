@@ -36,7 +36,8 @@ _RATE = 0.7
 # and no variance by more than this factor.
 _SMALL_MOVE = 0.1
 _SMALL_STRETCH = 1.3
-_EVEN_WEIGHTS = 0.75
+# Mean ESS fraction above which importance weights count as even.
+EVEN_WEIGHTS = 0.75
 # Where weights are uneven a few hundred people get up to 256 draws each, many get 64.
 _DRAWS_TIMES_PEOPLE = 128_000
 _WIDEST_LOG_SD = 1.5
@@ -241,5 +242,5 @@ def _widest(model: PanelModel) -> Tensor:
 def posterior_sweep(sweep: Sweep, ess: float, n_people: int) -> Sweep:
     """Return the sweep of this stage: differences around the mode need fewer draws than the mode did."""
     people = min(n_people, _MOST_PEOPLE)
-    draws = 16 if ess > _EVEN_WEIGHTS else max(64, min(256, 64 * (_DRAWS_TIMES_PEOPLE // (64 * people))))
+    draws = 16 if ess > EVEN_WEIGHTS else max(64, min(256, 64 * (_DRAWS_TIMES_PEOPLE // (64 * people))))
     return replace(sweep, draws=draws, key=sweep.key + 1)

@@ -16,6 +16,7 @@ from mxlogit.inference.assess import draw_samples, evaluate_center, judge
 from mxlogit.inference.method import Callback
 from mxlogit.inference.newton import Clock, NewtonSearch, NewtonSettings, Optimum
 from mxlogit.inference.posterior import (
+    EVEN_WEIGHTS,
     Anchor,
     AnchoredTarget,
     PopulationCheck,
@@ -33,7 +34,10 @@ from mxlogit.tastes import PolishedTastes
 _CHECKED_PEOPLE = 2_000
 _CHECK_POINTS = 48
 _TOLD_EVERY = 10
-_INFORMATION_DRAWS = 64
+# Noise of sums over people shrinks with people times draws: draws of the information matrix and of the log likelihood
+# at the estimate, given many people, are what keeps this product, and so many at least.
+_INFORMATION_DRAWS, _FEWEST_INFORMATION_DRAWS, _INFORMATION_WORK = 64, 16, 400_000
+_FEWEST_CENTER_DRAWS, _CENTER_WORK = 32, 1_000_000
 
 
 class VI(BaseEstimator):  # type: ignore[misc]
@@ -191,10 +195,12 @@ class VI(BaseEstimator):  # type: ignore[misc]
         optimum = NewtonSearch(model, marginal, settings, clock).run(start)
         posterior = find_posterior(model, marginal, optimum, seed, clock)
         samples = draw_samples(model.space, posterior.factor, self.n_samples, seed)
-        tastes = PolishedTastes(model, seed, self.tail)
+        even = optimum.evaluation.detail.ess > EVEN_WEIGHTS
+        tastes = PolishedTastes(model, seed, self.tail, even=even)
         center = model.space.from_report(samples.mean)
         fit = Fit(samples, center, optimum.status, clock.history, tastes, {})
-        fit.diagnostics.update(evaluate_center(marginal, center, optimum.sweep.draws, self.tail))
+        fewer = min(optimum.sweep.draws, max(_FEWEST_CENTER_DRAWS, 4 * (_CENTER_WORK // (4 * len(panel)))))
+        fit.diagnostics.update(evaluate_center(marginal, center, fewer, self.tail))
         clock.passes += 2
         fit.diagnostics.update(_describe(fit, optimum, posterior, panel, seed, clock))
         return judge(fit, model, panel, logit)
@@ -215,7 +221,8 @@ def find_posterior(
     """Move from the mode to the Gaussian posterior of the population vector, and check it."""
     prior = model.log_prior_in_moves(optimum.population)
     gradient = optimum.evaluation.gradient - prior.gradient
-    few = replace(optimum.sweep, draws=min(_INFORMATION_DRAWS, optimum.sweep.draws))
+    enough = max(_FEWEST_INFORMATION_DRAWS, 4 * (_INFORMATION_WORK // (4 * len(marginal.panel))))
+    few = replace(optimum.sweep, draws=min(_INFORMATION_DRAWS, enough, optimum.sweep.draws))
     information = marginal.information(optimum.population, marginal.propose(optimum.population, few, remember=False))
     curvature = optimum.evaluation.curvature if information is None else information.cpu() - prior.hessian
     start = laplace_factor(model, optimum.population, curvature)

@@ -19,6 +19,8 @@ from mxlogit.parameters import Population
 # Population samples over which people's posteriors are averaged, and taste samples per person.
 _POPULATIONS = 16
 _SAMPLES = 512
+# People up to whom all of these are used; beyond, fewer in proportion.
+_ALL_POPULATIONS = 2_000
 _PEOPLE_AT_ONCE = 5_000
 
 
@@ -46,7 +48,9 @@ def sampled_populations(model: PanelModel, fit: Fit, n: int) -> list[Population]
 def taste_moments(model: PanelModel, fit: Fit, panel: PanelDifferences) -> Moments:
     """Posterior moments of tastes by the law of total variance over population samples."""
     means, variances = [], []
-    for population in sampled_populations(model, fit, _POPULATIONS):
+    # What the population's uncertainty adds to a person's shrinks with the number of people.
+    count = max(2, min(_POPULATIONS, 2 * (_POPULATIONS * _ALL_POPULATIONS // (2 * max(1, len(panel))))))
+    for population in sampled_populations(model, fit, count):
         mean, deviation = fit.tastes.moments(panel, population)
         means.append(mean)
         variances.append(deviation.square())
