@@ -6,6 +6,7 @@ Each error also inherits the builtin that a caller would expect, so ``except Val
 from __future__ import annotations
 
 import difflib
+import numbers
 from collections.abc import Iterable
 
 
@@ -62,6 +63,19 @@ def check_at_least(argument: str, value: float, lowest: float) -> None:
     SpecificationError
         Naming the argument, the bound and what came.
     """
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if not number or not value >= lowest:
         raise SpecificationError(f"{argument} must be a number of at least {lowest}; got {value!r}.")
+
+
+def check_whole(argument: str, value: object, lowest: int) -> None:
+    """Raise unless ``value`` is a whole number of at least ``lowest``, of Python or numpy.
+
+    Raises
+    ------
+    SpecificationError
+        Naming the argument, the bound and what came.
+    """
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not whole or int(value) < lowest:  # type: ignore[call-overload]
+        raise SpecificationError(f"{argument} must be a whole number of at least {lowest}; got {value!r}.")

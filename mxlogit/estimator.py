@@ -187,7 +187,7 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
         specification = specification.with_constants(constants)
         model = build_model(specification, data, self.priors)
         panel = difference_panels(data.to(device=device, dtype=dtype), data.columns(specification.names))
-        fitted = Fitted(specification, model, panel, data.decision_makers, data.alternatives, seed)
+        fitted = Fitted(specification, model, panel.ranked(), data.decision_makers, data.alternatives, seed)
         n_situations = data.n_situations
         del data
         generator = torch.Generator().manual_seed(seed)

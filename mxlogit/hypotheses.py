@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import chi2, norm
 
-from mxlogit.errors import SpecificationError, check_option, suggest
+from mxlogit.errors import NotFittedError, SpecificationError, check_option, suggest
 from mxlogit.estimator import MixedLogit
 
 # Step of numerical derivatives, in standard errors.
@@ -83,7 +83,9 @@ def parameter_function(
     np.float64(-1.08)
     """
     check_option("method", method, ["auto", "delta", "samples"])
-    coefficients, covariance = est.coef_, est.result_.covariance
+    if not (isinstance(level, float) and 0.0 < level < 1.0):
+        raise SpecificationError(f"level must be a probability between 0 and 1, such as 0.95; got {level!r}.")
+    coefficients, covariance = _fitted(est).coef_, est.result_.covariance
     if method == "delta" and covariance is None:
         raise SpecificationError("method='delta' needs an asymptotic covariance (MSLE); use method='samples'.")
     estimate = _evaluate(function, coefficients)
@@ -117,15 +119,18 @@ def wald_test(est: MixedLogit, hypothesis: Sequence[str] | Mapping[str, float] |
     SpecificationError
         If a label is unknown, restrictions repeat each other, or the fit has no covariance.
     """
-    covariance = est.result_.covariance
+    covariance = _fitted(est).result_.covariance
     if covariance is None:
         raise SpecificationError("a Wald test needs an asymptotic covariance: fit with method='msle'.")
     function, words, labels = _as_restriction(hypothesis, est.coef_)
     value = _evaluate(function, est.coef_)
     matrix = _moved_covariance(function, value, est.coef_, covariance.cpu().numpy())
-    if not np.isfinite(matrix).all() or np.linalg.matrix_rank(matrix, hermitian=True) < len(value):
+    unit = np.sqrt(np.clip(np.diagonal(matrix), 0.0, None))
+    standard = matrix / np.outer(unit, unit) if (unit > 0).all() else np.zeros_like(matrix)
+    if not np.isfinite(standard).all() or np.linalg.matrix_rank(standard, hermitian=True) < len(value):
         raise SpecificationError(f"the restrictions ({words}) repeat each other or concern unidentified parameters.")
-    statistic = float(value.to_numpy() @ np.linalg.solve(matrix, value.to_numpy()))
+    scaled = value.to_numpy() / unit
+    statistic = float(scaled @ np.linalg.solve(standard, scaled))
     sentence = f"Wald test of {words}.{_boundary_words(labels)}"
     return HypothesisTest(statistic, len(value), float(chi2.sf(statistic, len(value))), sentence)
 
@@ -149,7 +154,7 @@ def likelihood_ratio_test(restricted: MixedLogit, full: MixedLogit) -> Hypothesi
         maximum).
     """
     for name, est in (("restricted", restricted), ("full", full)):
-        if est.result_.covariance is None:
+        if _fitted(est).result_.covariance is None:
             raise SpecificationError(f"the {name} model was not fitted by maximum simulated likelihood (MSLE).")
     extra = [label for label in full.coef_.index if label not in restricted.coef_.index]
     missing = [label for label in restricted.coef_.index if label not in full.coef_.index]
@@ -168,6 +173,13 @@ def likelihood_ratio_test(restricted: MixedLogit, full: MixedLogit) -> Hypothesi
     statistic = max(statistic, 0.0)
     sentence = f"Likelihood ratio test of {extra} = 0.{_boundary_words(extra)}"
     return HypothesisTest(statistic, len(extra), float(chi2.sf(statistic, len(extra))), sentence)
+
+
+def _fitted(est: MixedLogit) -> MixedLogit:
+    """Return the estimator; raises NotFittedError if it is not fitted."""
+    if not hasattr(est, "result_"):
+        raise NotFittedError(f"this {type(est).__name__} is not fitted yet; call fit first.")
+    return est
 
 
 def _number(est: MixedLogit, name: str) -> float:
@@ -189,10 +201,43 @@ def _check_same(restricted: MixedLogit, full: MixedLogit) -> None:
     ):
         if one != other:
             raise SpecificationError(f"the models were fitted to different data: {what} {one} against {other}.")
-    draws = [getattr(est.result_.tastes, "draws", None) for est in (restricted, full)]
-    kinds = [(d.scheme, d.n_draws) for d in draws if d is not None and d.dimensions]
+    _check_same_model(restricted, full)
+    _check_same_choices(restricted, full)
+    draws = [est.result_.tastes.draws for est in (restricted, full)]  # type: ignore[attr-defined]
+    kinds = [
+        (d.scheme, d.n_draws, d.antithetic, None if d.scheme == "halton" else d.seed) for d in draws if d.dimensions
+    ]
     if len(set(kinds)) > 1:
-        raise SpecificationError(f"the models were fitted with different draws {kinds}: their difference is noise too.")
+        raise SpecificationError(
+            f"the models were fitted with different draws (scheme, number, antithetic, seed): {kinds}; their "
+            "difference is noise too. Give both the same MSLE settings and random_state."
+        )
+
+
+def _check_same_model(restricted: MixedLogit, full: MixedLogit) -> None:
+    """Raise unless shared random coefficients have the same distribution and both models the same space."""
+    one, other = (est._fitted.specification for est in (restricted, full))
+    if one.scale != other.scale:
+        raise SpecificationError(f"the models are not nested: scale={one.scale!r} against scale={other.scale!r}.")
+    mixing = dict(zip(other.random, other.mixing, strict=True))
+    for name, family in zip(one.random, one.mixing, strict=True):
+        if mixing.get(name, family) != family:
+            raise SpecificationError(
+                f"the models are not nested: {name!r} is {family} in one, {mixing[name]} in the other."
+            )
+
+
+def _check_same_choices(restricted: MixedLogit, full: MixedLogit) -> None:
+    """Raise unless shared attributes, as differences to the chosen alternatives, add up to the same."""
+    for name in restricted._fitted.specification.names:
+        sums = []
+        for est in (restricted, full):
+            values = est._fitted.panel.values[..., est._fitted.specification.names.index(name)].double()
+            sums.append((float(values.sum()), float(values.square().sum())))
+        if not np.allclose(sums[0], sums[1], rtol=1e-6, atol=1e-6 * sums[0][1] ** 0.5):
+            raise SpecificationError(
+                f"the models were fitted to different data: attribute {name!r} or the choices differ."
+            )
 
 
 def _as_restriction(
@@ -205,8 +250,10 @@ def _as_restriction(
         hypothesis = [hypothesis]
     values = dict(hypothesis) if isinstance(hypothesis, Mapping) else dict.fromkeys(hypothesis, 0.0)
     unknown = [label for label in values if label not in coefficients.index]
-    if unknown or not values:
-        hint = suggest(str(unknown[0]), list(coefficients.index)) if unknown else ""
+    if not values:
+        raise SpecificationError("the hypothesis names no parameter; list labels of coef_.")
+    if unknown:
+        hint = suggest(str(unknown[0]), list(coefficients.index))
         raise SpecificationError(f"no such parameters: {unknown}. There are: {list(coefficients.index)}.{hint}")
     labels, targets = list(values), pd.Series(values, dtype=float)
     words = ", ".join(f"{label} = {value:g}" for label, value in values.items())

@@ -113,7 +113,15 @@ class PanelDifferences:
         """Return the panels in order of first appearance in the source."""
         if self.appearance is None:
             return self
+        if bool((self.appearance.diff() > 0).all()):
+            return replace(self, appearance=None)
         return replace(self.take(self.appearance.argsort()), appearance=None)
+
+    def ranked(self) -> PanelDifferences:
+        """Return the panels with ranks by first appearance, which then travel with every part of them."""
+        if self.appearance is not None:
+            return self
+        return replace(self, appearance=torch.arange(len(self), device=self.values.device))
 
     def to(self, dtype: torch.dtype) -> PanelDifferences:
         """Return the panels with attributes and weights in another floating point type."""

@@ -180,6 +180,9 @@ class Family:
         +1 or -1 when all tastes have that sign, else 0.
     direct : bool
         Whether the shape depends on location and scale beyond the latent normal.
+    kinked : bool
+        Whether the slope jumps: scores of single draws then jump too, and second derivatives of single draws lack what
+        the jumps add to those of a mean over draws.
     """
 
     name: str
@@ -187,6 +190,7 @@ class Family:
     units: str = "linear"
     sign: int = 0
     direct: bool = False
+    kinked: bool = False
 
     def bend(self, latent: Tensor, location: Tensor, scale: Tensor) -> Bend:
         """Second derivatives of the map, by differentiating its first ones elementwise.
@@ -217,7 +221,7 @@ FAMILIES: dict[str, Family] = {
         Family("lognormal", _exponential, units="log", sign=1),
         Family("negative_lognormal", _negative_exponential, units="log", sign=-1),
         Family("truncated_normal", _truncated, sign=1, direct=True),
-        Family("censored_normal", _censored, sign=1),
+        Family("censored_normal", _censored, sign=1, kinked=True),
         Family("uniform", _uniform, direct=True),
         Family("triangular", _triangular, direct=True),
         Family("johnson_sb", _logistic, units="none", sign=1),
@@ -240,6 +244,7 @@ class Mixing:
         self.scale_position = scale_position
         self.families = tuple(FAMILIES[name] for name in names)
         self.is_identity = all(family.name == "normal" for family in self.families)
+        self.is_kinked = any(family.kinked for family in self.families)
         self.direct = tuple(i for i, family in enumerate(self.families) if family.direct)
         self._groups = {
             name: [i for i, family in enumerate(self.families) if family.name == name]

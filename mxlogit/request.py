@@ -40,7 +40,7 @@ class Fitted:
 
     def difference(self, data: ChoiceData) -> PanelDifferences:
         """Panels of other data with the columns of the fit."""
-        return difference_panels(data, data.columns(self.specification.names))
+        return difference_panels(data, data.columns(self.specification.names)).ranked()
 
     def positions(self, wanted: np.ndarray) -> torch.Tensor:
         """Places of decision makers among those of the fit.

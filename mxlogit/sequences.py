@@ -87,6 +87,12 @@ class PersonDraws:
         normal = torch.special.ndtri(torch.from_numpy(uniform))
         return torch.cat([normal, -normal], -1) if self.antithetic else normal
 
+    def normals_of(self, places: Tensor) -> Tensor:
+        """Draws of people at any places (n,), shape (n, k, r)."""
+        breaks = torch.nonzero(places.diff() != 1)[:, 0] + 1
+        runs = places.tensor_split(breaks.cpu())
+        return torch.cat([self.normals(int(run[0]), int(run[-1]) + 1) for run in runs])
+
     def _uniforms(self, start: int, stop: int) -> np.ndarray:
         """Uniform points, shape (n, k, r or half of it), C-contiguous."""
         count = self.n_draws // 2 if self.antithetic else self.n_draws

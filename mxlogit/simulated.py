@@ -28,6 +28,9 @@ from mxlogit.simulated_block import Block, draw_tastes, evaluate_block, weigh_bl
 _CELLS_PER_CHUNK = 1_000_000
 # Draws are kept between passes up to this size and made anew beyond it.
 _KEPT_BYTES = 300_000_000
+# Differences of a score that jumps, in standard errors of a coordinate given the others, or in standard deviations of
+# the taste where these are smaller.
+_KINK_STEP = 0.2
 # Numbers made at once when all draws are kept.
 _MADE_AT_ONCE = 2_000_000
 
@@ -66,6 +69,8 @@ class SimulatedLikelihood:
         Use only that many of each person's draws.
     keep : bool
         Whether to keep draws that fit the budget; not worth it for a single pass.
+    places : Tensor, int64, shape (n,), optional
+        Number of everybody's block of draws; with ``keep=False``. People get consecutive blocks by default.
     """
 
     def __init__(
@@ -77,9 +82,10 @@ class SimulatedLikelihood:
         share: SimulatedLikelihood | None = None,
         first: int | None = None,
         keep: bool = True,
+        places: Tensor | None = None,
     ) -> None:
         self.model, self.panel, self.draws = model, panel, draws
-        self.n_draws = first or draws.n_draws
+        self.n_draws, self.places = first or draws.n_draws, places
         self.weights = panel.weights.double().cpu()
         self.passes = 0.0
         self._kept: Tensor | None = share._kept if share is not None else self._keep() if keep else None
@@ -116,7 +122,7 @@ class SimulatedLikelihood:
 
     @torch.no_grad()
     def evaluate(self, vector: Tensor, *, curvature: bool = False) -> SimulatedScores:
-        """Value, every person's score and, if asked for, the exact Hessian, in one pass.
+        """Value, every person's score and, if asked for, the Hessian: exact in one pass, differenced for kinked maps.
 
         Parameters
         ----------
@@ -133,22 +139,44 @@ class SimulatedLikelihood:
         log_prob = torch.empty(n, dtype=torch.float64)
         scores = torch.empty(n, size, dtype=torch.float64)
         hessian = torch.zeros(size, size, dtype=torch.float64) if curvature else None
-        people = max(1, _CELLS_PER_CHUNK // (rows * self.n_draws))
+        smooth = curvature and not self.model.mixing.is_kinked
         step = max(1, _CELLS_PER_CHUNK // rows)
-        for part, panel in self.panel.chunks(people):
+        for part, panel in self.panel.chunks(self._people_at_once()):
             draws = self._normals(part).split(step, dim=-1)
-            blocks = [evaluate_block(self.model, local, panel, z, curvature=curvature) for z in draws]
+            blocks = [evaluate_block(self.model, local, panel, z, curvature=smooth) for z in draws]
             merged = _merge(blocks)
             log_prob[part] = merged.log_sum.double().cpu() - math.log(self.n_draws)
             scores[part] = merged.score.double().cpu()
             if hessian is not None and merged.second is not None:
                 hessian += _sum_second(merged.second.double().cpu(), scores[part], self.weights[part])
         self.passes += self.n_draws / self.draws.n_draws
+        if curvature and not smooth:
+            hessian = self._differenced_hessian(vector, scores)
         return SimulatedScores(log_prob, scores, hessian)
+
+    def _differenced_hessian(self, vector: Tensor, scores: Tensor) -> Tensor:
+        """Hessian (D, D) by central differences of the score, wide enough to see through its jumps."""
+        space, scale = self.model.space, self.population(vector).scale
+        widest = torch.cat([torch.full((space.n_fixed,), math.inf), scale, scale[space.triangle[0]]])
+        steps = _KINK_STEP * torch.minimum((self.weights @ scores.square()).clamp(min=1e-300).rsqrt(), widest)
+        columns = []
+        for i, move in enumerate(torch.diag(steps)):
+            up, down = self.evaluate(vector + move), self.evaluate(vector - move)
+            columns.append((up.scores - down.scores).T @ self.weights / (2.0 * steps[i]))
+        matrix = torch.stack(columns, -1)
+        return 0.5 * (matrix + matrix.T)
+
+    def _people_at_once(self) -> int:
+        return max(1, _CELLS_PER_CHUNK // (max(1, self.panel.values.shape[1]) * self.n_draws))
 
     def _normals(self, part: slice) -> Tensor:
         """Draws of a range of people, (n, k, r)."""
-        made = self.draws.normals(part.start, part.stop) if self._kept is None else self._kept[part]
+        if self._kept is not None:
+            made = self._kept[part]
+        elif self.places is not None:
+            made = self.draws.normals_of(self.places[part])
+        else:
+            made = self.draws.normals(part.start, part.stop)
         return made[..., : self.n_draws].to(self.panel.values)
 
     def thinned(self, n_draws: int) -> SimulatedLikelihood:
@@ -159,17 +187,11 @@ class SimulatedLikelihood:
         """Simulated log likelihood."""
         return float(self.evaluate(vector).log_prob @ self.weights)
 
-    def value_and_gradient(self, vector: Tensor) -> tuple[float, Tensor]:
-        """Simulated log likelihood and its gradient (D,)."""
-        at = self.evaluate(vector)
-        return float(at.log_prob @ self.weights), at.scores.T @ self.weights
-
     @torch.no_grad()
     def weigh_tastes(self, population: Population) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """Every chunk's place, Bayes weights over the draws (n, r) and tastes (n, k, r), float64."""
         local = population.to(self.panel.values)
-        people = max(1, _CELLS_PER_CHUNK // (max(1, self.panel.values.shape[1]) * self.n_draws))
-        for part, panel in self.panel.chunks(people):
+        for part, panel in self.panel.chunks(self._people_at_once()):
             drawn = draw_tastes(self.model, local, self._normals(part))
             weights = weigh_block(self.model, drawn, panel).double().softmax(-1)
             yield part, weights, drawn.parameters[:, local.fixed.shape[0] :].double()

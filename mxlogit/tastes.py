@@ -150,7 +150,7 @@ class SimulatedTastes:
     ----------
     model : PanelModel
     draws : PersonDraws
-        People of another panel get the blocks of their places.
+        Every person gets the block of its rank by first appearance, that of the fit for the people of the fit.
     signs : Tensor, shape (k,)
         Signs of the columns of L at the maximum of the likelihood: asymmetric draws are used as it used them.
     """
@@ -160,8 +160,9 @@ class SimulatedTastes:
 
     def _weigh(self, panel: PanelDifferences, population: Population) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Places of a chunk of people in the panel, weights (n, r) and tastes (n, k, r), float64."""
-        order = torch.arange(len(panel)) if panel.appearance is None else panel.appearance.argsort().cpu()
-        simulated = SimulatedLikelihood(self.model, panel.by_appearance(), self.draws, keep=False)
+        places, order = panel.ranked().appearance.cpu().sort()  # type: ignore[union-attr]
+        ordered = panel.by_appearance()
+        simulated = SimulatedLikelihood(self.model, ordered, self.draws, keep=False, places=places)
         mirrored = Population(population.fixed, population.location, population.scale_tril * self.signs)
         for part, weights, tastes in simulated.weigh_tastes(mirrored):
             yield order[part], weights, tastes

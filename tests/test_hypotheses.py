@@ -8,6 +8,7 @@ from mxlogit import (
     MSLE,
     VI,
     MixedLogit,
+    NotFittedError,
     SpecificationError,
     likelihood_ratio_test,
     parameter_function,
@@ -117,6 +118,14 @@ def test_wrong_comparisons_are_explained(restricted, full, frame):
         likelihood_ratio_test(fit(frame[frame["id"] > 10]), full)
     with pytest.raises(SpecificationError, match="different draws"):
         likelihood_ratio_test(fit(frame, n_draws=100), full)
+    with pytest.raises(SpecificationError, match="'z' is lognormal in one, normal in the other"):
+        likelihood_ratio_test(fit(frame, random={"z": "lognormal", "w": "normal"}), full)
+    with pytest.raises(SpecificationError, match="or the choices differ"):
+        likelihood_ratio_test(fit(frame.assign(z=1.01 * frame["z"])), full)
+    with pytest.raises(SpecificationError, match="level must be"):
+        parameter_function(full, lambda b: b["x"], level=95)
+    with pytest.raises(NotFittedError):
+        wald_test(MixedLogit(fixed=["x"]), ["x"])
     with pytest.raises(SpecificationError, match=r"no such parameters: \['sd.q'\]"):
         wald_test(full, ["sd.q"])
     with pytest.raises(SpecificationError, match="repeat each other"):

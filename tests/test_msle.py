@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from oracles import importance_sampled_maximum
 
 from mxlogit import (
@@ -20,11 +21,13 @@ from mxlogit import (
     SpecificationError,
     datasets,
     parameter_function,
+    wald_test,
 )
 from mxlogit.inference import msle as msle_module
 from mxlogit.parameters import Population
 from mxlogit.sequences import SCHEMES
 from mxlogit.simulate import simulate_choices
+from mxlogit.simulated import SimulatedLikelihood
 
 ELECTRICITY = ["pf", "cl", "loc", "wk", "tod", "seas"]
 
@@ -437,3 +440,74 @@ def test_bad_scales_are_explained(priced):
     flat = priced.assign(cost=1e-4 * noise + 0 * priced["cost"])
     with pytest.raises(SpecificationError, match="nothing can be valued"):
         in_space("cost").fit(flat.assign(cost=flat["cost"].where(flat.index % 2 == 0, flat["cost"] * 1.0)))
+
+
+# -- found in review --------------------------------------------------------------------------------
+
+
+def test_censored_tastes_have_standard_errors():
+    made, _ = simulate_choices(400, 8, 3, fixed={"x": 1.0}, random={"z": (0.3, 1.0, "censored_normal")}, random_state=1)
+    errors = []
+    for n_draws in (200, 4_000):
+        method = MSLE(n_draws=n_draws, n_starts=1, covariance="hessian", check_draws=False)
+        est = MixedLogit(fixed=["x"], random={"z": "censored_normal"}, method=method, random_state=0).fit(made)
+        assert est.diagnostics_["converged"]
+        errors.append(est.summary()["std_error"])
+    np.testing.assert_allclose(errors[0], errors[1], rtol=0.1)
+    # The mean over many draws is smooth: a polynomial through its values has the curvature of the Hessian, part of
+    # which no single draw has.
+    fitted = est._fitted
+    likelihood = SimulatedLikelihood(fitted.model, fitted.panel, est.result_.tastes.draws)
+    vector = likelihood.coordinates(est.result_.center)
+    steps = torch.linspace(-0.3, 0.3, 13, dtype=torch.float64)
+    z = torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64)
+    values = torch.tensor([likelihood.value(vector + h * z) for h in steps], dtype=torch.float64)
+    quartic = torch.linalg.lstsq(torch.stack([steps**i for i in range(5)], -1), values[:, None]).solution[:, 0]
+    curvature = float(likelihood.evaluate(vector, curvature=True).hessian[1, 1])
+    assert curvature == pytest.approx(2.0 * float(quartic[2]), rel=0.05)
+
+
+def warned(est, frame):
+    """Fit and return all that was warned."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        est.fit(frame)
+    return " ".join(str(warning.message) for warning in caught)
+
+
+def test_too_few_clusters_or_people_give_no_tiny_errors(frame):
+    one = make(covariance="clustered", n_draws=50, check_draws=False).set_params(cluster="town")
+    assert "1 clusters are too few" in warned(one, frame.assign(town=1))
+    assert one.summary()["std_error"].isna().all()
+    assert "2 clusters are too few" in warned(one, frame.assign(town=frame["id"] % 2))
+    few = make(covariance="bhhh", n_draws=50, check_draws=False)
+    assert "decision makers are too few" in warned(few, frame[frame["id"] <= 5])
+    assert few.summary()["std_error"].isna().all()
+
+
+def test_separated_coefficients_have_no_standard_error(frame):
+    est = make(n_draws=50, check_draws=False).set_params(fixed=["x", "sure"])
+    assert "Separation" in warned(est, frame.assign(sure=frame["choice"].astype(float)))
+    assert np.isnan(est.summary().loc["sure", "std_error"])
+
+
+def test_samples_and_tests_do_not_depend_on_units(frame):
+    plain = make(n_draws=100, check_draws=False).fit(frame)
+    scaled = make(n_draws=100, check_draws=False).fit(frame.assign(x=frame["x"] * 1e8, z=frame["z"] * 1e-8))
+    np.testing.assert_allclose(scaled.posterior_samples().std(), scaled.summary()["std_error"], rtol=0.15)
+    labels = ["x", "z"]
+    assert wald_test(scaled, labels).statistic == pytest.approx(wald_test(plain, labels).statistic, rel=1e-3)
+
+
+def test_individual_tastes_do_not_depend_on_company(frame, est):
+    """A part of the people of the fit meets the same draws as in the whole."""
+    tastes = est.individual_coefficients()
+    part = est._fitted.panel.take(slice(100, 200))
+    mean, _ = est.result_.tastes.moments(part, est.result_.center)
+    np.testing.assert_allclose(mean, tastes.xs("mean", axis=1, level=1).to_numpy()[100:200], rtol=1e-9)
+
+
+def test_numpy_numbers_are_numbers_and_halves_are_not(frame):
+    make(n_draws=np.int64(200), n_starts=np.int64(1), check_draws=False).fit(frame)
+    with pytest.raises(SpecificationError, match="whole number"):
+        make(n_draws=20.5).fit(frame)

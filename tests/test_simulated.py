@@ -56,7 +56,7 @@ def test_value_equals_a_loop_over_people_and_draws(families, scale_position, pan
 
 @pytest.mark.parametrize("scale_position", [None, 1, 3])
 @pytest.mark.parametrize("blocks", BLOCKS)
-@pytest.mark.parametrize("families", FAMILIES_TRIED)
+@pytest.mark.parametrize("families", [*FAMILIES_TRIED[:3], ["johnson_sb", "lognormal", "normal"]])
 def test_scores_and_exact_hessian_by_finite_differences(families, blocks, scale_position, panel, generator):
     likelihood = SimulatedLikelihood(make_model(families, blocks, scale_position), panel, DRAWS)
     vector, h = make_vector(likelihood, generator), 1e-5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import torch
@@ -53,11 +54,13 @@ def judge(fit: Fit, model: PanelModel, panel: PanelDifferences, logit: Multinomi
     warnings, status = list(fit.warnings), fit.status
     names = (*model.space.fixed, *model.space.random)
     weak = [names[i] for i in weakly_identified(logit, model.prior.deviation).tolist()]
+    posterior = fit.samples.kind == "posterior"
     if weak and is_separated(panel):
         status = Status.SEPARATION
-        bound = "only the prior bounds" if fit.samples.kind == "posterior" else "the likelihood does not bound"
+        bound = "only the prior bounds" if posterior else "the likelihood does not bound"
         warnings.append(f"Separation: {weak} together predict choices perfectly; {bound} their coefficients.")
-    elif weak:
+        fit = _without_errors(fit, weak)
+    elif weak and posterior:
         warnings.append(f"The data say hardly more than the prior about the coefficients of {weak}.")
     edge = boundary_sentences(model, fit)
     if edge and status is Status.CONVERGED:
@@ -67,6 +70,18 @@ def judge(fit: Fit, model: PanelModel, panel: PanelDifferences, logit: Multinomi
         warnings.insert(0, status.value)
     fit.diagnostics.update(status=status.value, converged=status.converged)
     return replace(fit, status=status, warnings=warnings)
+
+
+def _without_errors(fit: Fit, names: list[str]) -> Fit:
+    """Void the standard errors of coefficients that run off, where they are those of an estimator."""
+    if fit.covariance is None:
+        return fit
+    covariance = fit.covariance.clone()
+    for name in names:
+        for i, label in enumerate(fit.samples.labels):
+            if label in (name, f"sd.{name}"):
+                covariance[i] = covariance[:, i] = math.nan
+    return replace(fit, covariance=covariance)
 
 
 def boundary_sentences(model: PanelModel, fit: Fit) -> list[str]:

@@ -11,7 +11,7 @@ from sklearn.base import BaseEstimator
 from torch import Tensor
 
 from mxlogit.density import PanelModel
-from mxlogit.errors import SpecificationError, check_at_least, check_option
+from mxlogit.errors import SpecificationError, check_at_least, check_option, check_whole
 from mxlogit.fit import Fit
 from mxlogit.inference.assess import judge
 from mxlogit.inference.method import Callback
@@ -58,7 +58,8 @@ class MSLE(BaseEstimator):  # type: ignore[misc]
         scipy's BFGS, L-BFGS-B and trust-exact. All finish by Newton steps with the exact Hessian.
     covariance : {"robust", "hessian", "bhhh", "clustered"}
         Of the estimates: sandwich over decision makers, inverse Hessian, inverse sum over decision makers of
-        outer products of scores, or sandwich over ``MixedLogit(cluster=...)``.
+        outer products of scores, or sandwich over ``MixedLogit(cluster=...)``. The sandwiches take people's weights
+        for sampling weights (ten times all weights changes nothing), the other two for numbers of like people.
     n_starts : int
         1: the optimum reached from positive standard deviations. More: also from the most promising flips of
         their signs, since the simulated likelihood is not symmetric in them.
@@ -68,11 +69,16 @@ class MSLE(BaseEstimator):  # type: ignore[misc]
         Evaluate the optimum on as many other draws: `diagnostics_` then tells how far twice the draws would
         move estimates and standard errors.
     max_iterations : int
+        Of each search, and of the finish.
     tolerance : float
         Expected gain in log likelihood of a further Newton step at which the search stops.
     n_samples : int
         Draws from the asymptotic normal distribution kept for intervals of functions (Krinsky and Robb 1986,
         Review of Economics and Statistics 68).
+
+    Notes
+    -----
+    Priors are not used: with perfect separation no maximum exists, and the fit says so.
 
     References
     ----------
@@ -113,7 +119,7 @@ class MSLE(BaseEstimator):  # type: ignore[misc]
             Naming the setting, what is allowed and what came.
         """
         for name, lowest in (("n_draws", 1), ("n_starts", 1), ("max_iterations", 1), ("n_samples", 2)):
-            check_at_least(f"MSLE({name}=...)", getattr(self, name), lowest)
+            check_whole(f"MSLE({name}=...)", getattr(self, name), lowest)
         check_at_least("MSLE(tolerance=...)", self.tolerance, 1e-12)
         check_option("MSLE(draws=...)", self.draws, SCHEMES)
         check_option("MSLE(optimizer=...)", self.optimizer, ["newton", *SCIPY])
@@ -136,7 +142,10 @@ class MSLE(BaseEstimator):  # type: ignore[misc]
         """
         self.check()
         if self.covariance == "clustered" and panel.clusters is None:
-            raise SpecificationError("MSLE(covariance='clustered') needs MixedLogit(cluster='<column>').")
+            raise SpecificationError(
+                "MSLE(covariance='clustered') needs clusters: MixedLogit(cluster='<column>') for a frame, "
+                "ChoiceData.from_arrays(clusters=...) for arrays."
+            )
         begin = time.perf_counter()
         seed = int(torch.randint(2**62, (1,), generator=generator))
         panel = panel.by_appearance()
@@ -198,7 +207,8 @@ class _Report:
         marginal = MarginalLikelihood(panel, model.space, model.mixing, self.draws.seed)
         diagnostics = _exact_likelihood(marginal, center)
         diagnostics.update(information_criteria(value, model.space.size, panel))
-        warnings = spread.sentences(coordinate_names(simulated)) + _scheme_sentences(self.draws)
+        kind = settings.covariance
+        warnings = spread.sentences(coordinate_names(simulated), kind) + _scheme_sentences(self.draws)
         if settings.check_draws and model.space.n_random:
             check = self._check_draws(spread)
             diagnostics.update(check)
@@ -215,7 +225,7 @@ class _Report:
         found = simulated.population(vector)
         tastes = SimulatedTastes(model, self.draws, column_signs(found.scale_tril))
         reported = jacobian @ covariance @ jacobian.T
-        unknown = (jacobian[:, spread.flat] != 0).any(-1)
+        unknown = (jacobian[:, spread.unbounded(kind)] != 0).any(-1)
         reported[unknown] = reported[:, unknown] = math.nan
         return Fit(
             samples,

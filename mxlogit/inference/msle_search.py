@@ -33,13 +33,14 @@ _STALE = 2e-4
 _ROUNDING = 1e-8
 # Draws of the coarse search: this share of all, at least so many.
 _COARSE_SHARE, _FEWEST_DRAWS = 8, 40
+# Expected gain at which a search over kinked maps has converged.
+_KINKED = 1e-3
 # Secant pairs kept; a pair is used when it saw the curvature expected within this factor.
 _SECANTS, _LEAST = 5, 0.25
 # A standard deviation that would change sign shrinks by this factor instead, until it is this share of its size.
 _SHRINK, _NEXT_TO_ZERO = 0.2, 0.02
 # A start over signs wins by more than rounding.
 _BETTER = 1e-2
-_FINISHING_STEPS = 20
 _STATUS = {
     Reason.CONVERGED: Status.CONVERGED,
     Reason.ITERATIONS: Status.ITERATIONS,
@@ -265,10 +266,14 @@ class SimulatedSearch:
     def _finish(self, found: Found) -> Optimum:
         """Newton steps with the exact Hessian, which is not made anew where it cannot have changed."""
         evaluate = _ExactEvaluation(self.simulated, self.rough, self.sizes)
-        iterations = 0 if found.exhausted else _FINISHING_STEPS
+        iterations = 0 if found.exhausted else self.max_iterations
         vector = found.vector if found.exhausted else evaluate.first_step(found.vector)
-        ascent = self._newton(evaluate, vector, self.tolerance, iterations, "exact Hessian", 1e-13)
+        # Jumps of the score bound what can be gained.
+        tolerance = max(self.tolerance, _KINKED) if self.simulated.model.mixing.is_kinked else self.tolerance
+        ascent = self._newton(evaluate, vector, tolerance, iterations, "exact Hessian", 1e-13)
         status = _STATUS[ascent.reason]
+        if self.simulated.model.mixing.is_kinked and ascent.decrement < 10.0 * _KINKED:
+            status = Status.CONVERGED
         if found.exhausted and not status.converged:
             status = Status.ITERATIONS
         at = ascent.evaluation

@@ -49,7 +49,8 @@ class Spread:
         diagonal = -hessian.diagonal()
         self.scales = torch.where(diagonal > 0, diagonal.clamp(min=1e-300).rsqrt(), sizes)
         self.scores = weights[:, None] * scores * self.scales
-        self.weights, self.clusters = weights, clusters
+        self.weights = weights
+        self.clusters = None if clusters is None else clusters.cpu().unique(return_inverse=True)[1]
         values, vectors = torch.linalg.eigh(-self.scales[:, None] * hessian * self.scales)
         largest = float(values.abs().max()) if len(values) else 1.0
         good = values > _FLAT * largest
@@ -76,14 +77,36 @@ class Spread:
             scores, factor = self.scores, 1.0
             if kind == "clustered":
                 assert self.clusters is not None
-                count = int(self.clusters.max()) + 1
-                scores = scores.new_zeros(count, scores.shape[1]).index_add_(0, self.clusters.cpu(), scores)
+                count = self.units(kind)
+                scores = scores.new_zeros(count, scores.shape[1]).index_add_(0, self.clusters, scores)
                 factor = count / max(1, count - 1)
             scaled = factor * self.inverse_hessian @ (scores.T @ scores) @ self.inverse_hessian
         return self.scales[:, None] * scaled * self.scales
 
-    def sentences(self, names: list[str]) -> list[str]:
-        """Say which parameters the simulated likelihood does not bound, given the coordinates' names."""
+    def units(self, kind: str) -> int:
+        """Independent units behind a covariance: people, or clusters."""
+        return int(self.clusters.max()) + 1 if kind == "clustered" and self.clusters is not None else len(self.scores)
+
+    def unbounded(self, kind: str) -> list[int]:
+        """Coordinates whose standard errors are void: flat ones, or all where there are too few units."""
+        size = len(self.scales)
+        if kind != "hessian" and self.units(kind) <= (size if kind == "bhhh" else 1):
+            return list(range(size))
+        return [] if kind == "bhhh" else self.flat
+
+    def sentences(self, names: list[str], kind: str) -> list[str]:
+        """Say what limits a covariance, given the coordinates' names."""
+        sentences, units = [], self.units(kind)
+        if kind != "hessian" and units <= len(self.scales):
+            what = "clusters" if kind == "clustered" else "decision makers"
+            effect = "are missing" if len(self.unbounded(kind)) == len(self.scales) else "are too small"
+            sentences.append(
+                f"{units} {what} are too few for the '{kind}' covariance of {len(self.scales)} parameters: its "
+                f"standard errors {effect}. Use covariance='hessian'."
+            )
+        return sentences + self._flat_sentences(names)
+
+    def _flat_sentences(self, names: list[str]) -> list[str]:
         if not self.flat:
             return []
         listed = [names[i] for i in self.flat]
@@ -117,9 +140,12 @@ def sampling_distribution(
     simulated: SimulatedLikelihood, vector: Tensor, covariance: Tensor, n: int, seed: int
 ) -> Samples:
     """Draws from the asymptotic normal distribution of the coordinates, as population parameters."""
-    values, vectors = torch.linalg.eigh(covariance)
+    # Coordinates of unit variance first: an eigenvalue of 1e-16 of the largest may be all that a coefficient has.
+    deviation = covariance.diagonal().clamp(min=0.0).sqrt()
+    unit = torch.where(deviation > 0, deviation, 1.0)
+    values, vectors = torch.linalg.eigh(covariance / torch.outer(unit, unit))
     half = torch.randn((n + 1) // 2, len(vector), generator=make_generator(seed, 5), dtype=torch.float64)
-    noise = torch.cat([half, -half])[:n] @ (vectors * values.clamp(min=0.0).sqrt()).T
+    noise = deviation * (torch.cat([half, -half])[:n] @ (vectors * values.clamp(min=0.0).sqrt()).T)
     space = simulated.model.space
     population = positive_diagonal(simulated.population(vector + noise))
     unconstrained, reported = space.unconstrain(population), space.report(population)
