@@ -40,7 +40,7 @@ _FAR, _UNSTEADY = 0.5, 0.2
 # Importance draws of the exact log likelihood: so many at least are tried, and more while there are few people;
 # its error that is small enough: absolute or relative.
 _FIRST_EXACT_DRAWS, _MOST_EXACT_DRAWS, _MOST_EXACT_WORK = 32, 512, 1_000_000
-_EXACT_ERROR, _EXACT_SHARE = 0.5, 2e-5
+_EXACT_ERROR, _EXACT_SHARE = 0.6, 2e-5
 
 
 class MSLE(BaseEstimator):  # type: ignore[misc]
