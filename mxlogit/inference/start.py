@@ -15,6 +15,8 @@ from mxlogit.likelihood import PanelDifferences, panel_derivatives
 from mxlogit.parameters import Population
 
 _CHUNK = 4096
+# Gain, relative to the log likelihood, that rounding hides: a search for less in single precision never ends.
+_ROUNDING = {torch.float32: 1e-10, torch.float64: 1e-14}
 # Utils per typical difference of the scale column below which willingness to pay has no meaning.
 _SMALLEST_SCALE = 1e-3
 
@@ -57,7 +59,7 @@ def fit_multinomial_logit(panel: PanelDifferences, prior_deviation: Tensor, step
     for _ in range(steps):
         slope = gradient - precision * point
         step = _solve_scaled(information + precision.diag(), slope)
-        if 0.5 * float(slope @ step) < 1e-14 * max(1.0, abs(value)):
+        if 0.5 * float(slope @ step) < _ROUNDING[panel.values.dtype] * max(1.0, abs(value)):
             break
         for _ in range(30):
             candidate = point + step

@@ -122,12 +122,14 @@ def measure_memory(n: int, n_draws: int) -> dict[str, object]:
     folder = Path(tempfile.mkdtemp())
     np.savez(folder / "data.npz", attributes=data.attributes.numpy(), chosen=data.chosen.numpy())
     code = (
-        "import resource, warnings; warnings.simplefilter('ignore')\n"
+        "import warnings; warnings.simplefilter('ignore')\n"
         "import numpy as np\n"
         "from mxlogit import MSLE, ChoiceData, MixedLogit\n"
         f"arrays = np.load({str(folder / 'data.npz')!r})\n"
         f"data = ChoiceData.from_arrays(arrays['attributes'], arrays['chosen'], names={FIXED + RANDOM})\n"
-        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024\n"
+        # Not getrusage: its maximum includes the parent's at the fork.
+        "line = lambda: next(row for row in open('/proc/self/status') if row.startswith('VmHWM'))\n"
+        "peak = lambda: int(line().split()[1]) / 1024\n"
         "before = peak()\n"
         f"est = MixedLogit(fixed={FIXED}, random={RANDOM}, correlated=False, random_state=0,\n"
         f"    method=MSLE(n_draws={n_draws}, n_starts=1)).fit(data)\n"
