@@ -68,6 +68,18 @@ def check_at_least(argument: str, value: float, lowest: float) -> None:
         raise SpecificationError(f"{argument} must be a number of at least {lowest}; got {value!r}.")
 
 
+def check_probability(argument: str, value: object) -> None:
+    """Raise unless ``value`` lies between 0 and 1.
+
+    Raises
+    ------
+    SpecificationError
+        Naming the argument and what came.
+    """
+    if not (isinstance(value, float) and 0.0 < value < 1.0):
+        raise SpecificationError(f"{argument} must be a probability between 0 and 1, such as 0.95; got {value!r}.")
+
+
 def check_whole(argument: str, value: object, lowest: int) -> None:
     """Raise unless ``value`` is a whole number of at least ``lowest``, of Python or numpy.
 

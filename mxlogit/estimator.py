@@ -20,6 +20,7 @@ from mxlogit.errors import (
     NotFittedError,
     SpecificationError,
     check_option,
+    check_probability,
 )
 from mxlogit.fit import Fit
 from mxlogit.inference.method import Method
@@ -271,8 +272,7 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
             ``upper``.
         """
         fitted = self._state()
-        if not (isinstance(level, float) and 0.0 < level < 1.0):
-            raise SpecificationError(f"level must be a probability between 0 and 1, such as 0.95; got {level!r}.")
+        check_probability("level", level)
         return frames.summary_frame(fitted.model, self.result_, level)
 
     def taste_distribution(self) -> pd.DataFrame:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import chi2, norm
 
-from mxlogit.errors import NotFittedError, SpecificationError, check_option, suggest
+from mxlogit.errors import NotFittedError, SpecificationError, check_option, check_probability, suggest
 from mxlogit.estimator import MixedLogit
 
 # Step of numerical derivatives, in standard errors.
@@ -83,8 +83,7 @@ def parameter_function(
     np.float64(-1.08)
     """
     check_option("method", method, ["auto", "delta", "samples"])
-    if not (isinstance(level, float) and 0.0 < level < 1.0):
-        raise SpecificationError(f"level must be a probability between 0 and 1, such as 0.95; got {level!r}.")
+    check_probability("level", level)
     coefficients, covariance = _fitted(est).coef_, est.result_.covariance
     if method == "delta" and covariance is None:
         raise SpecificationError("method='delta' needs an asymptotic covariance (MSLE); use method='samples'.")

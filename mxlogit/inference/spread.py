@@ -14,8 +14,9 @@ from mxlogit.samples import Samples
 from mxlogit.simulated import SimulatedLikelihood
 
 COVARIANCES = ("robust", "hessian", "bhhh", "clustered")
-# A direction is flat when its curvature is below this share of the largest, in units of standard errors.
-_FLAT = 1e-9
+# A direction is flat when its curvature, coordinates scaled to unit curvature, is below this share of the largest: what
+# rounding leaves of a singular Hessian that was summed in single precision.
+_FLAT = 3e-6
 # Coordinates that lead a flat direction.
 _LEADING = 0.3
 
@@ -54,11 +55,10 @@ class Spread:
         values, vectors = torch.linalg.eigh(-self.scales[:, None] * hessian * self.scales)
         largest = float(values.abs().max()) if len(values) else 1.0
         good = values > _FLAT * largest
-        inverse = torch.where(good, 1.0 / torch.where(good, values, 1.0), math.nan)
+        inverse = torch.where(good, 1.0 / torch.where(good, values, 1.0), 0.0)
         self.not_a_maximum = bool((values < -_FLAT * largest).any())
         self.flat = torch.nonzero((vectors[:, ~good].abs() > _LEADING).any(-1))[:, 0].tolist()
-        bounded = (vectors * torch.where(good, inverse, 0.0)) @ vectors.T
-        self.inverse_hessian = bounded
+        self.inverse_hessian = (vectors * inverse) @ vectors.T
 
     def covariance(self, kind: str) -> Tensor:
         """Covariance matrix (D, D) of the coordinates.
