@@ -99,7 +99,9 @@ def parameter_function(
 
 
 def wald_test(est: MixedLogit, hypothesis: Sequence[str] | Mapping[str, float] | ParameterFunction) -> HypothesisTest:
-    """Test restrictions on the parameters with the covariance of the estimates (Wald 1943).
+    """Test restrictions on the parameters with the covariance of the estimates.
+
+    Wald (1943, Transactions of the American Mathematical Society 54).
 
     Parameters
     ----------

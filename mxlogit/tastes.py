@@ -118,9 +118,9 @@ class PolishedTastes:
         tril = population.scale_tril.double()
         variance = torch.einsum("kl,nlm,km->nk", tril, covariance, tril)
         # Signed weights can make a variance negative where they are very uneven: plain weights cannot.
-        deviation = first - (drawn.weights[..., None] * drawn.xi).sum(1)
-        plain = (drawn.weights[..., None] * ((drawn.xi - first[:, None]) @ population.scale_tril.mT).square()).sum(1)
-        plain = (plain - (deviation @ population.scale_tril.mT).square()).double()
+        weights = drawn.weights[..., None]
+        deviation = drawn.xi - (weights * drawn.xi).sum(1, keepdim=True)
+        plain = (weights * (deviation @ population.scale_tril.mT).square()).sum(1).double()
         variance = torch.where(variance > 0.25 * plain, variance, plain)
         return population.location.double() + first.double() @ tril.T, variance.sqrt()
 

@@ -1,8 +1,9 @@
 """Slow, plain answers that tests and benchmarks compare with."""
 
+import pandas as pd
 import torch
 
-from mxlogit import MixedLogit
+from mxlogit import MSLE, MixedLogit, datasets
 from mxlogit.marginal import MarginalLikelihood, Sweep
 from mxlogit.optim.trust_region import Evaluation, NewtonAscent
 from mxlogit.parameters import Population
@@ -25,3 +26,38 @@ def importance_sampled_maximum(est: MixedLogit, draws: int, tolerance: float = 1
     ascent = NewtonAscent(evaluate, model.space.move, scale, tolerance, 60, 0.5, lambda iteration: None)
     found = ascent.run(est.result_.center)
     return found.point, found.evaluation.value, found.evaluation.detail.variance**0.5
+
+
+def fit_normal_time(method: MSLE) -> MixedLogit:
+    """Swissmetro with a normal time coefficient, every situation its own draws (b05): the published specification."""
+    frame: pd.DataFrame = datasets.load_swissmetro()
+    est = MixedLogit(
+        fixed=["cost"],
+        random=["time"],
+        constants=True,
+        base_alternative="SM",
+        decision_maker="case",
+        availability="available",
+        method=method,
+        random_state=0,
+    )
+    return est.fit(frame.assign(case=frame["id"] * 100 + frame["situation"]))
+
+
+def fit_error_components(method: MSLE) -> MixedLogit:
+    """Swissmetro as a panel with a normal time coefficient and error components on three constants (b12).
+
+    Independent components on three constants are, in differences to Swissmetro, two constants whose covariance is
+    the variance of Swissmetro's component.
+    """
+    est = MixedLogit(
+        fixed=["cost"],
+        random=["time", "asc.TRAIN", "asc.CAR"],
+        correlated=[["asc.TRAIN", "asc.CAR"]],
+        constants=True,
+        base_alternative="SM",
+        availability="available",
+        method=method,
+        random_state=1,
+    )
+    return est.fit(datasets.load_swissmetro())

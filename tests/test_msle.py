@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from oracles import importance_sampled_maximum
+from oracles import fit_error_components, fit_normal_time, importance_sampled_maximum
 
 from mxlogit import (
     MSLE,
@@ -221,42 +221,17 @@ def test_many_draws_reach_the_importance_sampled_maximum(frame):
 def test_normal_time_of_swissmetro(reference):
     """Every situation its own draws (b05): the accurate log likelihood within 0.1 at 10,000 draws."""
     expected = json.loads((reference / "msle_swissmetro.json").read_text())["models"]["b05b"]["converged"]["loglik"]
-    frame = datasets.load_swissmetro()
-    frame = frame.assign(case=frame["id"] * 100 + frame["situation"])
-    est = MixedLogit(
-        fixed=["cost"],
-        random=["time"],
-        constants=True,
-        base_alternative="SM",
-        decision_maker="case",
-        availability="available",
-        method=MSLE(n_draws=10_000, n_starts=1, check_draws=False),
-        random_state=0,
-    ).fit(frame)
+    est = fit_normal_time(MSLE(n_draws=10_000, n_starts=1, check_draws=False))
     assert est.diagnostics_["simulated_log_likelihood"] == pytest.approx(expected, abs=0.1)
 
 
 @pytest.mark.reference
 @pytest.mark.slow
 def test_error_components_of_swissmetro(reference):
-    """Panel with four normals (b12) by importance sampling and at 5,000 antithetic draws.
-
-    Independent error components on three constants are, in differences to Swissmetro, two constants whose
-    covariance is the variance of Swissmetro's component.
-    """
+    """Panel with four normals (b12) by importance sampling and at 5,000 antithetic draws."""
     expected = json.loads((reference / "msle_swissmetro.json").read_text())["models"]["b12"]
-    est = MixedLogit(
-        fixed=["cost"],
-        random=["time", "asc.TRAIN", "asc.CAR"],
-        correlated=[["asc.TRAIN", "asc.CAR"]],
-        constants=True,
-        base_alternative="SM",
-        availability="available",
-        method=MSLE(n_draws=5_000, draws="pseudo", antithetic=True, n_starts=1),
-        random_state=1,
-    )
     with pytest.warns(ConvergenceWarning, match="not enough"):
-        est.fit(datasets.load_swissmetro())
+        est = fit_error_components(MSLE(n_draws=5_000, draws="pseudo", antithetic=True, n_starts=1))
     value = est.diagnostics_["simulated_log_likelihood"]
     assert value == pytest.approx(expected["loglik"], abs=expected["tolerance"]["published_loglik_abs"])
     population, maximum, error = importance_sampled_maximum(est, draws=2048)

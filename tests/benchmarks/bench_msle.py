@@ -28,7 +28,7 @@ from mxlogit import MSLE, ConvergenceWarning, MixedLogit, datasets
 from mxlogit.simulate import simulate_published_study
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from oracles import importance_sampled_maximum
+from oracles import fit_error_components, fit_normal_time, importance_sampled_maximum
 
 REFERENCE = Path(__file__).parent.parent / "reference"
 ELECTRICITY = ["pf", "cl", "loc", "wk", "tod", "seas"]
@@ -66,41 +66,20 @@ def run_ladder(draws: list[int]) -> list[dict[str, object]]:
     return [{**row, "published": ladder[row["draws"]]} for row in rows]
 
 
-def fit_swissmetro(n_draws: int) -> dict[str, object]:
-    """Normal time coefficient, every situation its own draw: the published cross-section specification."""
-    frame = datasets.load_swissmetro()
-    frame = frame.assign(case=frame["id"] * 100 + frame["situation"])
-    est = MixedLogit(
-        fixed=["cost"],
-        random=["time"],
-        constants=True,
-        base_alternative="SM",
-        decision_maker="case",
-        availability="available",
-        method=MSLE(n_draws=n_draws, n_starts=1),
-        random_state=0,
-    )
+def time_normal_time(n_draws: int) -> dict[str, object]:
+    """Normal time coefficient of Swissmetro, beside its accurate log likelihood."""
     begin = time.perf_counter()
-    est.fit(frame)
+    est = fit_normal_time(MSLE(n_draws=n_draws, n_starts=1))
+    seconds = time.perf_counter() - begin
     expected = json.loads((REFERENCE / "msle_swissmetro.json").read_text())["models"]["b05b"]["converged"]["loglik"]
     value = est.diagnostics_["simulated_log_likelihood"]
-    return {"draws": n_draws, "seconds": time.perf_counter() - begin, "simulated": value, "converged": expected}
+    return {"draws": n_draws, "seconds": seconds, "simulated": value, "converged": expected}
 
 
-def fit_error_components(n_draws: int) -> dict[str, object]:
+def time_error_components(n_draws: int) -> dict[str, object]:
     """Panel of Swissmetro with four normals (b12), and the maximum of its importance-sampled likelihood."""
-    est = MixedLogit(
-        fixed=["cost"],
-        random=["time", "asc.TRAIN", "asc.CAR"],
-        correlated=[["asc.TRAIN", "asc.CAR"]],
-        constants=True,
-        base_alternative="SM",
-        availability="available",
-        method=MSLE(n_draws=n_draws, draws="pseudo", antithetic=True, n_starts=1),
-        random_state=1,
-    )
     begin = time.perf_counter()
-    est.fit(datasets.load_swissmetro())
+    est = fit_error_components(MSLE(n_draws=n_draws, draws="pseudo", antithetic=True, n_starts=1))
     seconds = time.perf_counter() - begin
     expected = json.loads((REFERENCE / "msle_swissmetro.json").read_text())["models"]["b12"]
     _, maximum, error = importance_sampled_maximum(est, 2048)
@@ -210,8 +189,8 @@ def measure(*, quick: bool) -> Iterator[tuple[str, list[dict[str, object]]]]:
     full = [(200, 1)] if quick else [(600, 1), (2000, 1), (2000, 3)]
     yield "full covariance", [fit_electricity(correlated=True, n_draws=r, n_starts=starts) for r, starts in full]
     yield "starts", [fit_electricity(correlated=False, n_draws=r, n_starts=7) for r in ([100] if quick else [100, 600])]
-    yield "swissmetro", [fit_swissmetro(200 if quick else 10_000)]
-    yield "error components", [fit_error_components(500 if quick else 5_000)]
+    yield "swissmetro", [time_normal_time(200 if quick else 10_000)]
+    yield "error components", [time_error_components(500 if quick else 5_000)]
     yield "memory", [measure_memory(1_000, 100) if quick else measure_memory(10_000, 1_000)]
     if importlib.util.find_spec("xlogit"):
         # The first fits of a process pay for loading libraries.
