@@ -7,10 +7,15 @@ with the number of people, and the same chunk of people meets the same draws in 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
+
+# Draws that are made together, and people at most, on a CPU and on a GPU.
+_BLOCK = {"cpu": (16_384, 128), "cuda": (1_048_576, 16_384)}
 
 
 def _seed_of(*words: int) -> int:
@@ -32,17 +37,43 @@ def make_generator(*words: int, device: torch.device | str = "cpu") -> torch.Gen
     return generator
 
 
-def jackknife_log_mean(log_values: Tensor) -> Tensor:
-    """Log of the mean over s without its bias of order 1/S: twice the whole less the mean of the halves."""
-    halves = log_values.unflatten(-1, (2, -1)).logsumexp(-1)
-    count = log_values.shape[-1]
-    return 2.0 * log_values.logsumexp(-1) - halves.mean(-1) - math.log(2.0 * count)
+class Jackknife:
+    """The mean of exp(log_values) over draws without the bias of order 1/S of its logarithm.
 
+    Parameters
+    ----------
+    log_values : Tensor, shape (n, s)
+        Each half of s holds whole antithetic pairs.
+    """
 
-def jackknife_softmax(log_values: Tensor) -> Tensor:
-    """Gradient of `jackknife_log_mean`."""
-    halves = log_values.unflatten(-1, (2, -1)).softmax(-1).flatten(-2)
-    return 2.0 * log_values.softmax(-1) - 0.5 * halves
+    def __init__(self, log_values: Tensor) -> None:
+        halves = log_values.unflatten(-1, (2, -1))
+        top = halves.amax(-1, keepdim=True)
+        odds = (halves - top).exp()
+        total = odds.sum(-1, keepdim=True)
+        self._odds = odds / total
+        self._halves = (top + total.log())[..., 0]
+        self._whole = self._halves.logsumexp(-1)
+        self._count = log_values.shape[-1]
+
+    @property
+    def log_mean(self) -> Tensor:
+        """Twice the logarithm of the mean less the mean of those of the halves, shape (n,)."""
+        return 2.0 * self._whole - self._halves.mean(-1) - math.log(2.0 * self._count)
+
+    @cached_property
+    def plain_weights(self) -> Tensor:
+        """Self-normalised weights, shape (n, s)."""
+        return (self._odds * self._share()).flatten(-2)
+
+    @cached_property
+    def weights(self) -> Tensor:
+        """Signed weights (n, s), summing to one: the gradient of `log_mean`."""
+        return (self._odds * (2.0 * self._share() - 0.5)).flatten(-2)
+
+    def _share(self) -> Tensor:
+        """Each half's share of the sum, shape (n, 2, 1)."""
+        return (self._halves - self._whole[:, None]).exp_()[..., None]
 
 
 @dataclass(frozen=True)
@@ -51,23 +82,30 @@ class BaseDraws:
 
     Attributes
     ----------
-    points : Tensor, shape (n, s, k)
-        Symmetric about zero. The halves of s hold whole antithetic pairs, so each half is symmetric too.
-    from_prior : Tensor, bool, shape (s,)
-        Which points are standard normal and stand for the prior of whitened tastes; the others are
-        Student-t (normal if ``tail`` is None) and stand for a person's local factor.
+    points : Tensor, shape (n, k, s)
+        Symmetric about zero. The halves of s hold whole antithetic pairs, so each half is symmetric too: s is
+        (half, sign, position), and in each quarter the last ``n_prior`` positions are standard normal and stand for
+        the prior of whitened tastes; the others are Student-t (normal if ``tail`` is None) and stand for a person's
+        local factor.
+    n_prior : int
+        Of each quarter.
     tail : int or None
         Degrees of freedom of the local component.
     """
 
     points: Tensor
-    from_prior: Tensor
+    n_prior: int
     tail: int | None
 
     @property
     def prior_share(self) -> float:
         """Share of the points that come from the prior."""
-        return float(self.from_prior.double().mean())
+        return 4 * self.n_prior / self.points.shape[-1]
+
+    def prior_part(self, tensor: Tensor) -> Tensor:
+        """View (..., 4, n_prior) of what belongs to points from the prior in a tensor (..., s)."""
+        quarters = tensor.unflatten(-1, (4, -1))
+        return quarters[..., quarters.shape[-1] - self.n_prior :]
 
     def log_local(self, square: Tensor, dimensions: int) -> Tensor:
         """Log density of the standardised local component at points of squared length ``square``."""
@@ -75,7 +113,7 @@ class BaseDraws:
             return log_standard_normal(square, dimensions)
         half = 0.5 * (self.tail + dimensions)
         peak = math.lgamma(half) - math.lgamma(0.5 * self.tail) - 0.5 * dimensions * math.log(self.tail * math.pi)
-        return peak - half * (square / self.tail).log1p()
+        return (square / self.tail).log1p_().mul_(-half).add_(peak)
 
 
 def log_standard_normal(square: Tensor, dimensions: int) -> Tensor:
@@ -83,41 +121,89 @@ def log_standard_normal(square: Tensor, dimensions: int) -> Tensor:
     return -0.5 * square - 0.5 * dimensions * math.log(2.0 * math.pi)
 
 
-def _prior_positions(count: int, *, defensive: bool) -> Tensor:
-    """Which of ``count`` base points come from the prior: one in eight, at least one."""
-    share = max(1, count // 8) if defensive and count > 1 else 0
-    return torch.arange(count) >= count - share
+@dataclass(frozen=True)
+class DrawScheme:
+    """Which base points everybody gets.
 
-
-def draw_base_points(
-    generator: torch.Generator, shape: tuple[int, int, int], like: Tensor, tail: int | None, *, defensive: bool
-) -> BaseDraws:
-    """Draw antithetic base points.
-
-    Parameters
+    Attributes
     ----------
-    generator : torch.Generator
-    shape : tuple (n, s, k)
-        People, draws per person (a multiple of 4), dimensions.
-    like : Tensor
-        Gives dtype and device.
+    key : tuple of int
+        Same key, same points.
+    draws : int
+        Per person, a multiple of 4.
+    dimensions : int
     tail : int or None
         Degrees of freedom of a multivariate Student-t, an even number above 2; None for the normal.
     defensive : bool
         Whether some points come from the prior (Hesterberg 1995, Technometrics 37): weights are then bounded.
-
-    Returns
-    -------
-    BaseDraws
     """
-    n, s, k = shape
-    half = torch.randn(n, 2, s // 4, k, generator=generator, dtype=like.dtype, device=like.device)
-    prior = _prior_positions(s // 4, defensive=defensive).to(like.device)
-    if tail is not None:
-        # A chi-square with an even number of degrees of freedom is minus twice the log of a product of uniforms.
-        size = (n, 2, s // 4, tail // 2)
-        uniform = torch.rand(size, generator=generator, dtype=like.dtype, device=like.device)
-        stretch = (1.0 - uniform).prod(-1).log().mul_(-2.0 / tail).rsqrt_()
-        half *= torch.where(prior, torch.ones_like(stretch), stretch)[..., None]
-    points = torch.stack([half, -half], dim=2).view(n, s, k)
-    return BaseDraws(points, prior.repeat(4), tail)
+
+    key: tuple[int, ...]
+    draws: int
+    dimensions: int
+    tail: int | None
+    defensive: bool
+
+    @property
+    def n_prior(self) -> int:
+        """Points from the prior in each quarter: one in eight, at least one."""
+        quarter = self.draws // 4
+        return max(1, quarter // 8) if self.defensive and quarter > 1 else 0
+
+    def points(self, first: int, count: int, like: Tensor) -> BaseDraws:
+        """Draw the antithetic base points of people ``first`` to ``first + count - 1``.
+
+        A person's points depend on its place alone, not on who is drawn with it: they are made in blocks of people.
+
+        Parameters
+        ----------
+        first, count : int
+        like : Tensor
+            Gives dtype and device.
+
+        Returns
+        -------
+        BaseDraws
+        """
+        quarter, k = self.draws // 4, self.dimensions
+        shapes = [(k, 2, quarter), (0 if self.tail is None else self.tail // 2, 2, quarter)]
+        normal, uniform = (like.new_empty(count, *shape) for shape in shapes)
+        for generator, place in self._blocks(first, count, like.device):
+            place.fill(normal, torch.Tensor.normal_, generator)
+            place.fill(uniform, torch.Tensor.uniform_, generator)
+        if self.tail is not None:
+            # A chi-square with an even number of degrees of freedom is minus twice the log of a product of uniforms.
+            stretch = uniform.neg_().add_(1.0).prod(1).log_().mul_(-2.0 / self.tail).rsqrt_()
+            stretch[..., quarter - self.n_prior :] = 1.0
+            normal *= stretch[:, None]
+        points = torch.stack([normal, -normal], 3)
+        return BaseDraws(points.view(count, k, self.draws), self.n_prior, self.tail)
+
+    def _blocks(self, first: int, count: int, device: torch.device) -> Iterator[tuple[torch.Generator, _Place]]:
+        """Generators of the blocks that the people lie in, and where."""
+        draws, people = _BLOCK["cuda" if device.type == "cuda" else "cpu"]
+        size = max(1, min(people, draws // self.draws))
+        for block in range(first // size, -(-(first + count) // size)):
+            begin, stop = max(first, block * size), min(first + count, (block + 1) * size)
+            inside = slice(begin - block * size, stop - block * size)
+            yield (
+                make_generator(*self.key, block, device=device),
+                _Place(size, inside, slice(begin - first, stop - first)),
+            )
+
+
+@dataclass(frozen=True)
+class _Place:
+    """People ``inside`` a block of ``size``, and their rows in what is wanted."""
+
+    size: int
+    inside: slice
+    rows: slice
+
+    def fill(self, target: Tensor, draw: Callable[..., Tensor], generator: torch.Generator) -> None:
+        """Fill rows with random numbers of the whole block, whoever else is wanted."""
+        if self.inside == slice(0, self.size):
+            draw(target[self.rows], generator=generator)
+            return
+        block = target.new_empty(self.size, *target.shape[1:])
+        target[self.rows] = draw(block, generator=generator)[self.inside]

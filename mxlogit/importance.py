@@ -7,7 +7,8 @@ With draws :math:`\xi_s \sim q_n` and weights :math:`w_s \propto P(y_n | \xi_s) 
 and by Fisher's identity the scores in relative coordinates (`mxlogit.parameters`) are
 :math:`E_w[\xi]` and :math:`tril(E_w[\xi\xi'] - I)`. Two corrections keep few draws honest: the known
 moments of q are control variates, and the jackknife over antithetic halves removes the bias of order 1/S
-of the logarithm and of the self-normalised weights (Quenouille 1956, Biometrika 43).
+of the logarithm and of the self-normalised weights (Quenouille 1956, Biometrika 43). Draws are the last
+axis: what is elementwise runs along contiguous memory.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from mxlogit.draws import BaseDraws, jackknife_log_mean, jackknife_softmax, log_standard_normal
+from mxlogit.draws import BaseDraws, Jackknife, log_standard_normal
 from mxlogit.guide.laplace import LocalFactor, drawn_utility
-from mxlogit.likelihood import PanelDifferences, panel_log_prob_of_differences, panel_probabilities
+from mxlogit.likelihood import Odds, PanelDifferences, Scratch, compute_odds
 from mxlogit.mixing import MapValue, Mixing
 from mxlogit.parameters import ParameterSpace, Population
 
@@ -32,7 +33,7 @@ class WeightedDraws:
 
     Attributes
     ----------
-    xi : Tensor, shape (n, s, k)
+    xi : Tensor, shape (n, k, s)
         Whitened tastes.
     log_ratio : Tensor, shape (n, s)
         log P(y_n | xi) + log p(xi) - log q_n(xi).
@@ -44,6 +45,14 @@ class WeightedDraws:
     log_ratio: Tensor
     log_tilt: Tensor
 
+    @cached_property
+    def _ratio(self) -> Jackknife:
+        return Jackknife(self.log_ratio)
+
+    @cached_property
+    def _tilt(self) -> Jackknife:
+        return Jackknife(self.log_tilt)
+
     @property
     def elbo(self) -> Tensor:
         """Evidence lower bound of each person's factor, shape (n,)."""
@@ -52,7 +61,7 @@ class WeightedDraws:
     @property
     def weights(self) -> Tensor:
         """Self-normalised weights, shape (n, s)."""
-        return self.log_ratio.softmax(-1)
+        return self._ratio.plain_weights
 
     @property
     def ess_fraction(self) -> Tensor:
@@ -62,73 +71,86 @@ class WeightedDraws:
     @property
     def log_marginal(self) -> Tensor:
         """Jackknifed, controlled estimate of log p(y_n), shape (n,)."""
-        return jackknife_log_mean(self.log_ratio) - jackknife_log_mean(self.log_tilt)
+        return self._ratio.log_mean - self._tilt.log_mean
 
     @property
     def jackknife_weights(self) -> Tensor:
         """Signed weights (n, s), summing to one, of the derivative of `log_marginal`."""
-        return jackknife_softmax(self.log_ratio)
+        return self._ratio.weights
 
-    @cached_property
+    @property
     def control_weights(self) -> Tensor:
         """Signed weights (n, s), summing to one, that a normal target would have on these draws."""
-        return jackknife_softmax(self.log_tilt)
+        return self._tilt.weights
 
     @property
     def log_variance(self) -> Tensor:
         """Delta-method variance of the estimate of log p(y_n), shape (n,)."""
-        return (self.weights - self.log_tilt.softmax(-1)).square().sum(-1)
+        return (self.weights - self._tilt.plain_weights).square().sum(-1)
 
 
 @dataclass(frozen=True)
 class DrawnUtility:
-    """Draws of a chunk with their log densities (n, s), map and utility differences (n, r, s)."""
+    """Draws of a chunk with their log densities (n, s), map (n, k, s) and utility differences (n, r, s).
+
+    ``value`` is None where tastes are the latents.
+    """
 
     xi: Tensor
     log_q: Tensor
     log_factor: Tensor
-    value: MapValue
+    value: MapValue | None
     utility: Tensor
 
     def weigh(self, log_prob: Tensor) -> WeightedDraws:
         """Attach log probabilities (n, s)."""
-        log_prior = log_standard_normal(self.xi.square().sum(-1), self.xi.shape[-1])
+        log_prior = log_standard_normal(self.xi.square().sum(1), self.xi.shape[1])
         return WeightedDraws(self.xi, log_prob + log_prior - self.log_q, self.log_factor - self.log_q)
 
 
 def draw_utilities(
-    factor: LocalFactor, base: BaseDraws, population: Population, panel: PanelDifferences, mixing: Mixing
+    factor: LocalFactor,
+    base: BaseDraws,
+    population: Population,
+    panel: PanelDifferences,
+    mixing: Mixing,
+    scratch: Scratch | None = None,
 ) -> DrawnUtility:
     """Draw whitened tastes from the mixture and compute utility differences (see `weigh_draws`)."""
     xi, log_q, log_factor = _draw(factor, base)
-    latent = population.location + xi @ population.scale_tril.mT
-    value = mixing.evaluate(latent, population.location, population.scale)
-    return DrawnUtility(xi, log_q, log_factor, value, drawn_utility(value.taste, population, panel, mixing))
+    tastes, value = population.location[:, None] + population.scale_tril @ xi, None
+    if not mixing.is_identity:
+        value = mixing.evaluate(tastes.mT, population.location, population.scale).transposed()
+        tastes = value.taste
+    return DrawnUtility(xi, log_q, log_factor, value, drawn_utility(tastes, population, panel, mixing, scratch))
 
 
 def _draw(factor: LocalFactor, base: BaseDraws) -> tuple[Tensor, Tensor, Tensor]:
-    """Whitened tastes (n, s, k), their log density under the mixture, and under the normal factor."""
-    k = base.points.shape[-1]
-    log_det = factor.log_det[:, None]
-    xi = factor.mean[:, None] + base.points @ factor.root.mT
-    standard = base.points
-    share = base.prior_share
+    """Whitened tastes (n, k, s), their log density under the mixture, and under the normal factor."""
+    k, share = base.points.shape[1], base.prior_share
+    log_det, mean = factor.log_det[:, None], factor.mean[..., None]
+    xi = torch.baddbmm(mean, factor.root, base.points)
+    square = base.points.square().sum(1)
     if share:
-        prior = base.from_prior
-        xi[:, prior] = base.points[:, prior]
-        standard = standard.clone()
-        standard[:, prior] = (base.points[:, prior] - factor.mean[:, None]) @ factor.precision_tril
-    square = standard.square().sum(-1)
+        prior = base.prior_part(base.points)
+        base.prior_part(xi).copy_(prior)
+        standard = torch.bmm(factor.precision_tril.mT, (prior.flatten(2) - mean).contiguous())
+        base.prior_part(square).copy_(standard.square().sum(1).unflatten(-1, (4, -1)))
     log_q = base.log_local(square, k) - log_det
     log_factor = log_standard_normal(square, k) - log_det
     if share:
-        log_prior = log_standard_normal(xi.square().sum(-1), k)
+        log_prior = log_standard_normal(xi.square().sum(1), k)
         log_q = torch.logaddexp(log_q + math.log1p(-share), log_prior + math.log(share))
     return xi, log_q, log_factor
 
 
 def weigh_draws(
-    factor: LocalFactor, base: BaseDraws, population: Population, panel: PanelDifferences, mixing: Mixing
+    factor: LocalFactor,
+    base: BaseDraws,
+    population: Population,
+    panel: PanelDifferences,
+    mixing: Mixing,
+    scratch: Scratch | None = None,
 ) -> WeightedDraws:
     """Draw from the local factors and weigh the draws.
 
@@ -137,18 +159,20 @@ def weigh_draws(
     factor : LocalFactor
         Of the n people of the panel.
     base : BaseDraws
-        Points (n, s, k).
+        Points (n, k, s).
     population : Population
         In the dtype of the panel.
     panel : PanelDifferences
     mixing : Mixing
+    scratch : Scratch, optional
+        Where to put utility differences.
 
     Returns
     -------
     WeightedDraws
     """
-    drawn = draw_utilities(factor, base, population, panel, mixing)
-    return drawn.weigh(panel_log_prob_of_differences(drawn.utility, panel))
+    drawn = draw_utilities(factor, base, population, panel, mixing, scratch)
+    return drawn.weigh(compute_odds(drawn.utility, panel).log_prob)
 
 
 def score_people(
@@ -158,6 +182,7 @@ def score_people(
     panel: PanelDifferences,
     mixing: Mixing,
     space: ParameterSpace,
+    scratch: Scratch | None = None,
 ) -> tuple[WeightedDraws, Tensor]:
     """Weigh draws and compute each person's score in relative coordinates.
 
@@ -168,19 +193,19 @@ def score_people(
     tuple of (WeightedDraws, Tensor of shape (n, D))
         Scores of the jackknifed log marginal likelihood: fixed part, u, free entries of A.
     """
-    drawn = draw_utilities(factor, base, population, panel, mixing)
-    log_prob, prob = panel_probabilities(drawn.utility, panel)
-    weighted = drawn.weigh(log_prob)
+    drawn = draw_utilities(factor, base, population, panel, mixing, scratch)
+    odds = compute_odds(drawn.utility, panel)
+    weighted = drawn.weigh(odds.log_prob)
     weights = weighted.jackknife_weights
     score_u, score_a = latent_moments(weighted, weights, factor)
     score_a.diagonal(dim1=-2, dim2=-1).sub_(1.0)
     n_fixed = population.fixed.shape[0]
     parts = []
     if n_fixed:
-        mean_prob = torch.bmm(prob, weights[..., None])
+        mean_prob = odds.weigh_probabilities(weights[..., None])
         parts.append(-torch.bmm(panel.values[..., :n_fixed].mT, mean_prob)[..., 0])
-    if mixing.direct:
-        extra_u, extra_a = _direct_scores(drawn.value, weights, prob, population, panel, mixing)
+    if drawn.value is not None and mixing.direct:
+        extra_u, extra_a = _direct_scores(drawn.value, weights, odds, population, panel, mixing)
         score_u, score_a = score_u + extra_u, score_a + extra_a
     rows, columns = space.triangle
     return weighted, torch.cat([*parts, score_u, score_a[:, rows, columns]], -1)
@@ -188,18 +213,18 @@ def score_people(
 
 def latent_moments(drawn: WeightedDraws, weights: Tensor, factor: LocalFactor) -> tuple[Tensor, Tensor]:
     """E_w[xi] (n, k) and E_w[xi xi'] (n, k, k), with the moments of q as control variates."""
-    deviation = drawn.xi - factor.mean[:, None]
+    mean = factor.mean[..., None]
+    deviation = drawn.xi - mean
     excess = weights - drawn.control_weights
-    first = torch.bmm(excess[:, None], deviation)
-    second = torch.bmm((excess[..., None] * deviation).mT, deviation) + factor.covariance
-    mean = factor.mean[:, None]
-    return (first + mean)[:, 0], second + first.mT @ mean + mean.mT @ (first + mean)
+    first = torch.bmm(deviation, excess[..., None])
+    second = torch.bmm(deviation * excess[:, None], deviation.mT) + factor.covariance
+    return (first + mean)[..., 0], second + first @ mean.mT + mean @ (first + mean).mT
 
 
 def _direct_scores(
     value: MapValue,
     weights: Tensor,
-    prob: Tensor,
+    odds: Odds,
     population: Population,
     panel: PanelDifferences,
     mixing: Mixing,
@@ -211,8 +236,8 @@ def _direct_scores(
     assert value.by_location is not None
     assert value.by_scale is not None
     columns = list(mixing.direct)
-    pulls = torch.cat([value.by_location[..., columns], value.by_scale[..., columns]], -1)
-    mean_prob = torch.bmm(prob, weights[..., None] * pulls)
+    pulls = torch.cat([value.by_location[:, columns], value.by_scale[:, columns]], 1)
+    mean_prob = odds.weigh_probabilities((weights[:, None] * pulls).mT)
     attributes = panel.values[..., [population.fixed.shape[0] + c for c in columns]]
     by_location, by_scale = (attributes.repeat(1, 1, 2) * mean_prob).sum(1).neg().chunk(2, -1)
     tril = population.scale_tril

@@ -18,7 +18,7 @@ from torch import Tensor
 from mxlogit.draws import BaseDraws
 from mxlogit.guide.laplace import LocalFactor
 from mxlogit.importance import WeightedDraws, draw_utilities, latent_moments
-from mxlogit.likelihood import PanelDifferences, panel_probabilities
+from mxlogit.likelihood import PanelDifferences, Scratch, panel_probabilities
 from mxlogit.mixing import Mixing
 from mxlogit.parameters import ParameterSpace, Population
 
@@ -30,12 +30,13 @@ def louis_information(
     panel: PanelDifferences,
     mixing: Mixing,
     space: ParameterSpace,
+    scratch: Scratch | None = None,
 ) -> Tensor:
     """Observed information (D, D), float64, of a chunk of people, weighted by their weights.
 
     Parameters are those of `mxlogit.importance.score_people`.
     """
-    drawn = draw_utilities(factor, base, population, panel, mixing)
+    drawn = draw_utilities(factor, base, population, panel, mixing, scratch)
     log_prob, prob = panel_probabilities(drawn.utility, panel)
     weighted = drawn.weigh(log_prob)
     weights = weighted.jackknife_weights
@@ -58,31 +59,32 @@ def _spread(
     panel_weights: Tensor,
     space: ParameterSpace,
 ) -> Tensor:
-    """Sum over people of the weighted covariance of the complete-data gradients, (D, D).
+    """Sum over people of the weighted covariance of the complete-data gradients (D, n, s), (D, D).
 
     The information is a small difference of large terms, so the covariance that the Laplace factor would
     give is taken in closed form and only the difference to it from draws.
     """
     f = space.n_fixed
+    weighted, controlled = gradients * weights, gradients[f:] * drawn.control_weights
+    mean, control_mean = weighted.sum(-1).double(), controlled.sum(-1).double()
     scale = panel_weights[:, None]
-    mean, controlled = (torch.bmm(w[:, None], gradients)[:, 0].double() for w in (weights, drawn.control_weights))
-    fixed = _weighted_product(gradients[..., :f], gradients, weights * scale)
-    latent = _weighted_product(gradients[..., f:], gradients[..., f:], (weights - drawn.control_weights) * scale)
+    fixed = _product(weighted[:f].mul_(scale), gradients)
+    latent = _product(weighted[f:].sub_(controlled).mul_(scale), gradients[f:])
     covariance = fixed.new_zeros(space.size, space.size)
     # Fixed coefficients' gradients have no closed-form moments: their part stays uncontrolled.
     covariance[:f] = fixed
     covariance[f:, :f] = fixed[:, f:].T
     covariance[f:, f:] = latent
-    people = panel_weights.double()[:, None]
-    covariance -= mean.T @ (people * mean)
-    covariance[f:, f:] += controlled[:, f:].T @ (people * controlled[:, f:])
-    covariance[f:, f:] += _normal_covariance(factor, panel_weights.double(), space)
+    people = panel_weights.double()
+    covariance -= (mean * people) @ mean.T
+    covariance[f:, f:] += (control_mean * people) @ control_mean.T
+    covariance[f:, f:] += _normal_covariance(factor, people, space)
     return covariance
 
 
-def _weighted_product(left: Tensor, right: Tensor, weights: Tensor) -> Tensor:
-    """Sum over people and draws of weight times outer product, (a, b), float64 from a product in the data's type."""
-    return ((weights[..., None] * left).flatten(0, 1).T @ right.flatten(0, 1)).double()
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    """Sum over people and draws of the outer product, (a, b), float64 from a product in the data's type."""
+    return (left.flatten(1) @ right.flatten(1).T).double()
 
 
 def _normal_covariance(factor: LocalFactor, people: Tensor, space: ParameterSpace) -> Tensor:
@@ -118,12 +120,13 @@ def _triangle(space: ParameterSpace, device: torch.device) -> tuple[Tensor, Tens
 
 
 def _gradients(xi: Tensor, prob: Tensor, panel: PanelDifferences, space: ParameterSpace) -> Tensor:
-    """Complete-data gradients of every draw, shape (n, s, D)."""
+    """Complete-data gradients of every draw, shape (D, n, s)."""
     rows, columns = _triangle(space, xi.device)
-    pairs = xi[..., rows] * xi[..., columns]
-    pairs = pairs - (rows == columns).to(xi)
-    fixed = -torch.bmm(prob.mT, panel.values[..., : space.n_fixed])
-    return torch.cat([fixed, xi, pairs], -1)
+    tastes = xi.transpose(0, 1)
+    fixed = -torch.bmm(panel.values[..., : space.n_fixed].mT, prob).transpose(0, 1)
+    pairs = tastes[rows] * tastes[columns]
+    pairs -= (rows == columns).to(xi)[:, None, None]
+    return torch.cat([fixed, tastes, pairs])
 
 
 def _latent_hessian(first: Tensor, second: Tensor, people: Tensor, space: ParameterSpace) -> Tensor:
@@ -150,8 +153,8 @@ def _fixed_information(prob: Tensor, weights: Tensor, panel: PanelDifferences, n
     values = panel.values[..., :n_fixed]
     row_weight = torch.bmm(prob, weights[..., None]) * panel.weights[:, None, None]
     within = (row_weight * values).flatten(0, 1).double().T @ values.flatten(0, 1).double()
-    # Mean attributes of every situation and draw, (n, t, s, f).
-    means = panel.by_situation(prob).mT @ panel.by_situation(values)
-    scaled = means * (weights * panel.weights[:, None])[:, None, :, None]
-    between = scaled.flatten(0, 2).double().T @ means.flatten(0, 2).double()
-    return within - between
+    # Mean attributes (f, n, t, s) of every situation and draw.
+    odds = panel.by_situation(prob).flatten(0, 1)
+    means = torch.bmm(panel.by_situation(values).flatten(0, 1).mT, odds).transpose(0, 1).unflatten(1, (len(values), -1))
+    scaled = means * (weights * panel.weights[:, None])[:, None]
+    return within - _product(scaled, means)

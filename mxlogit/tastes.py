@@ -71,7 +71,7 @@ class PolishedTastes:
     def _weigh(
         self, panel: PanelDifferences, population: Population, draws: int
     ) -> Iterator[tuple[slice, WeightedDraws, Tensor]]:
-        """Every chunk's place, weighted draws and tastes (n, s, k)."""
+        """Every chunk's place, weighted draws and tastes (n, k, s)."""
         local = population.to(panel.values)
         for proposal, drawn in self._propose(panel, population, draws):
             yield proposal.part, drawn, self._tastes(drawn, local)
@@ -85,9 +85,9 @@ class PolishedTastes:
         yield from marginal.weigh(population, marginal.propose(population, sweep))
 
     def _tastes(self, drawn: WeightedDraws, population: Population) -> Tensor:
-        """Tastes (n, s, k) of weighted draws."""
-        latent = population.location + drawn.xi @ population.scale_tril.mT
-        return self.model.mixing.tastes(latent, population.location, population.scale)
+        """Tastes (n, k, s) of weighted draws."""
+        latent = population.location[:, None] + population.scale_tril @ drawn.xi
+        return self.model.mixing.tastes(latent.mT, population.location, population.scale).mT
 
     def moments(self, panel: PanelDifferences, population: Population) -> tuple[Tensor, Tensor]:
         """Posterior mean and standard deviation of each person's random tastes, (n, k) each, float64."""
@@ -110,17 +110,17 @@ class PolishedTastes:
         what 170 do with plain weights for means, and 2,000 for standard deviations.
         """
         if not self.model.mixing.is_identity:
-            weights, tastes = drawn.weights.double()[..., None], self._tastes(drawn, population).double()
-            centre = (weights * tastes).sum(1)
-            return centre, (weights * (tastes - centre[:, None]).square()).sum(1).sqrt()
+            weights, tastes = drawn.weights.double()[:, None], self._tastes(drawn, population).double()
+            centre = (weights * tastes).sum(-1)
+            return centre, (weights * (tastes - centre[..., None]).square()).sum(-1).sqrt()
         first, second = latent_moments(drawn, drawn.jackknife_weights, factor)
         covariance = (second - first[:, :, None] * first[:, None]).double()
         tril = population.scale_tril.double()
         variance = torch.einsum("kl,nlm,km->nk", tril, covariance, tril)
         # Signed weights can make a variance negative where they are very uneven: plain weights cannot.
-        weights = drawn.weights[..., None]
-        deviation = drawn.xi - (weights * drawn.xi).sum(1, keepdim=True)
-        plain = (weights * (deviation @ population.scale_tril.mT).square()).sum(1).double()
+        weights = drawn.weights[:, None]
+        deviation = drawn.xi - (weights * drawn.xi).sum(-1, keepdim=True)
+        plain = (weights * (population.scale_tril @ deviation).square()).sum(-1).double()
         variance = torch.where(variance > 0.25 * plain, variance, plain)
         return population.location.double() + first.double() @ tril.T, variance.sqrt()
 
@@ -130,8 +130,8 @@ class PolishedTastes:
         generator = make_generator(self.seed, seed, 17)
         for part, drawn, tastes in self._weigh(panel, population, max(self.draws, 4 * n)):
             picks = torch.multinomial(drawn.weights.cpu(), n, replacement=True, generator=generator)
-            index = picks.to(tastes.device)[..., None].expand(-1, -1, tastes.shape[-1])
-            result[:, part] = tastes.gather(1, index).transpose(0, 1)
+            index = picks.to(tastes.device)[:, None].expand(-1, tastes.shape[1], -1)
+            result[:, part] = tastes.gather(-1, index).permute(2, 0, 1)
         return result
 
     def check(self, panel: PanelDifferences, population: Population, draws: int = 256) -> PeopleCheck:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mxlogit.draws import draw_base_points, jackknife_log_mean, jackknife_softmax, make_generator
+from mxlogit.draws import DrawScheme, Jackknife
 from mxlogit.guide.laplace import follow, polish
 from mxlogit.likelihood import panel_log_prob
 from mxlogit.marginal import MarginalLikelihood, Sweep
@@ -58,7 +58,7 @@ def test_quadrature_of_one_random_coefficient(panel, family):
 def test_score_by_finite_differences(panel, space, families, generator):
     """The score of the marginal likelihood equals differences of its value along relative moves."""
     marginal, population = marginal_of(panel, space, families), population_of(space, generator)
-    sweep, h = Sweep(65_536, 8, 1, 30), 1e-2
+    sweep, h = Sweep(65_536, 8, 1, 30, settled=1e-12), 1e-2
     score = marginal.sweep(population, sweep).score
     for i, step in enumerate(h * torch.eye(space.size, dtype=torch.float64)):
         up, down = (float(value(marginal, space.move(population, s), sweep) @ panel.weights) for s in (step, -step))
@@ -127,7 +127,7 @@ def test_undamped_steps_are_tamed(panel, space, generator):
 
 def test_following_a_mode_is_a_newton_step(panel, space, generator):
     population, mixing = population_of(space, generator), Mixing(["normal"] * 3)
-    factor = polish(torch.zeros(5, 3, dtype=torch.float64), population, panel, mixing, 60)
+    factor = polish(torch.zeros(5, 3, dtype=torch.float64), population, panel, mixing, 60, 1e-12)
     moved = space.move(population, 1e-3 * torch.ones(space.size, dtype=torch.float64))
     exact = polish(factor.mean, moved, panel, mixing, 60, tolerance=1e-16)
     torch.testing.assert_close(follow(factor.mean, moved, panel, mixing).mean, exact.mean, atol=1e-5, rtol=0)
@@ -152,20 +152,24 @@ def test_weight_two_equals_the_person_twice(data, space, generator):
     torch.testing.assert_close(once.score, doubled.score, atol=1e-4, rtol=0)
 
 
-def test_chunks_do_not_matter_for_the_value(panel, space, generator, monkeypatch):
+@pytest.mark.parametrize("largest", [1, 2, 3])
+def test_chunks_do_not_matter(panel, space, generator, monkeypatch, largest):
+    """A person's draws depend on its place alone."""
     import mxlogit.marginal as module
 
-    population, sweep = population_of(space, generator), Sweep(65_536, 8, 1, 30)
-    whole = value(marginal_of(panel, space, ["normal"] * 3), population, sweep)
-    monkeypatch.setattr(module, "_LARGEST_CHUNK", 2)
-    parts = value(marginal_of(panel, space, ["normal"] * 3), population, sweep)
-    torch.testing.assert_close(parts, whole, atol=2 * NOISE, rtol=0)
+    population, sweep = population_of(space, generator), Sweep(16, 8, 1, 30)
+    whole = marginal_of(panel, space, ["normal"] * 3).sweep(population, sweep)
+    monkeypatch.setattr(module, "_LARGEST_CHUNK", largest)
+    parts = marginal_of(panel, space, ["normal"] * 3).sweep(population, sweep)
+    torch.testing.assert_close(parts.score, whole.score, atol=1e-10, rtol=0)
+    torch.testing.assert_close(parts.outer, whole.outer, atol=1e-10, rtol=0)
+    assert parts.log_likelihood == pytest.approx(whole.log_likelihood, abs=1e-10)
 
 
 def test_same_key_same_draws(panel, space, generator):
     population = population_of(space, generator)
     marginal = marginal_of(panel, space, ["normal"] * 3)
-    one, two, other = (value(marginal, population, Sweep(16, 8, key, 30)) for key in (1, 1, 2))
+    one, two, other = (value(marginal, population, Sweep(16, 8, key, 30, settled=1e-20)) for key in (1, 1, 2))
     torch.testing.assert_close(one, two, atol=1e-9, rtol=0)
     assert float((one - other).abs().max()) > 1e-6
 
@@ -174,13 +178,14 @@ def test_same_key_same_draws(panel, space, generator):
 @pytest.mark.parametrize("tail", [8, None])
 def test_base_points_have_the_moments_and_symmetry_they_claim(tail, defensive):
     like = torch.zeros(1, dtype=torch.float64)
-    base = draw_base_points(make_generator(1, 2), (4000, 64, 3), like, tail, defensive=defensive)
-    for half in base.points.chunk(2, dim=1):
-        torch.testing.assert_close(half.sum(1), torch.zeros(4000, 3, dtype=torch.float64), atol=1e-12, rtol=0)
-    local = base.points[:, ~base.from_prior]
+    base = DrawScheme((1, 2), 64, 3, tail, defensive).points(0, 4000, like)
+    for half in base.points.chunk(2, dim=-1):
+        torch.testing.assert_close(half.sum(-1), torch.zeros(4000, 3, dtype=torch.float64), atol=1e-12, rtol=0)
+    local = base.points.unflatten(-1, (4, -1))[..., : 16 - base.n_prior]
+    assert base.prior_share == (0.125 if defensive else 0.0)
     expected = 1.0 if tail is None else tail / (tail - 2)
     assert float(local.var()) == pytest.approx(expected, rel=0.03)
-    assert float(base.points[:, base.from_prior].var()) == pytest.approx(1.0, rel=0.03) if defensive else True
+    assert float(base.prior_part(base.points).var()) == pytest.approx(1.0, rel=0.03) if defensive else True
     radius = torch.linspace(0, 40, 40_001, dtype=torch.float64)
     density = base.log_local(radius.square(), 1).exp()
     assert 2 * float(torch.trapezoid(density, radius)) == pytest.approx(1.0, abs=1e-4)
@@ -188,8 +193,9 @@ def test_base_points_have_the_moments_and_symmetry_they_claim(tail, defensive):
 
 def test_jackknife_weights_are_the_gradient_of_the_jackknifed_mean(generator):
     log_values = torch.randn(5, 8, generator=generator, dtype=torch.float64, requires_grad=True)
-    jackknife_log_mean(log_values).sum().backward()
-    torch.testing.assert_close(jackknife_softmax(log_values.detach()), log_values.grad, atol=1e-12, rtol=0)
+    Jackknife(log_values).log_mean.sum().backward()
+    torch.testing.assert_close(Jackknife(log_values.detach()).weights, log_values.grad, atol=1e-12, rtol=0)
+    torch.testing.assert_close(Jackknife(log_values.detach()).plain_weights, log_values.detach().softmax(-1))
 
 
 def test_jackknife_removes_the_first_order_bias(generator):
@@ -197,7 +203,7 @@ def test_jackknife_removes_the_first_order_bias(generator):
     log_values = 0.7 * torch.randn(200_000, 16, generator=generator, dtype=torch.float64)
     truth = 0.5 * 0.7**2
     plain = float((log_values.logsumexp(-1) - math.log(16)).mean()) - truth
-    jackknifed = float(jackknife_log_mean(log_values).mean()) - truth
+    jackknifed = float(Jackknife(log_values).log_mean.mean()) - truth
     assert plain < -0.015
     assert abs(jackknifed) < 0.003
 

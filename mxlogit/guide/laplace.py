@@ -8,14 +8,15 @@ Gauss-Newton one, positive definite as well.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from mxlogit.likelihood import PanelDifferences, panel_derivatives
+from mxlogit.likelihood import PanelDifferences, Scratch, panel_derivatives
 from mxlogit.mixing import Mixing
-from mxlogit.money import coefficient_jacobian
+from mxlogit.money import coefficient_jacobian, to_coefficients
 from mxlogit.parameters import Population
 
 # A candidate counts as an improvement unless it loses more than rounding can explain.
@@ -50,24 +51,31 @@ class LocalFactor:
 
 @dataclass(frozen=True)
 class _LocalPoint:
-    """The local target at xi: value (n,), gradient (n, k), Cholesky factor of the precision (n, k, k)."""
+    """The local target at xi: value (n,), gradient (n, k), precision P P' and its root's inverse R = P'^-1."""
 
     xi: Tensor
     value: Tensor
     gradient: Tensor
     precision_tril: Tensor
+    root: Tensor
 
     def newton_step(self) -> Tensor:
-        return torch.cholesky_solve(self.gradient[..., None], self.precision_tril)[..., 0]
+        return (self.root @ (self.root.mT @ self.gradient[..., None]))[..., 0]
 
-    def replace_rows(self, other: _LocalPoint, rows: Tensor) -> _LocalPoint:
-        """Take the rows of ``other`` where ``rows`` is True."""
-        return _LocalPoint(
-            torch.where(rows[:, None], other.xi, self.xi),
-            torch.where(rows, other.value, self.value),
-            torch.where(rows[:, None], other.gradient, self.gradient),
-            torch.where(rows[:, None, None], other.precision_tril, self.precision_tril),
-        )
+    def decrement(self, step: Tensor) -> Tensor:
+        """Gain (n,), in nats, that the quadratic model promises of half the way that a Newton step goes."""
+        return 0.5 * (step * self.gradient).sum(-1)
+
+    def _parts(self) -> tuple[Tensor, ...]:
+        return self.xi, self.value, self.gradient, self.precision_tril, self.root
+
+    def take(self, rows: Tensor) -> _LocalPoint:
+        return _LocalPoint(*(part[rows] for part in self._parts()))
+
+    def put(self, rows: Tensor, other: _LocalPoint) -> None:
+        """Overwrite some rows."""
+        for mine, new in zip(self._parts(), other._parts(), strict=True):
+            mine[rows] = new
 
 
 def fixed_utility(population: Population, panel: PanelDifferences) -> Tensor:
@@ -78,34 +86,46 @@ def fixed_utility(population: Population, panel: PanelDifferences) -> Tensor:
     return panel.values[..., :n_fixed] @ population.fixed
 
 
-def drawn_utility(tastes: Tensor, population: Population, panel: PanelDifferences, mixing: Mixing) -> Tensor:
-    """Utility differences (n, r, s) at s taste vectors of each person, (n, s, k)."""
-    if mixing.scale_position is not None:
-        return torch.bmm(panel.values, mixing.coefficients(population.fixed, tastes).mT)
-    utility = torch.bmm(panel.values[..., population.fixed.shape[0] :], tastes.mT)
-    if population.fixed.shape[0]:
-        utility += fixed_utility(population, panel)[..., None]
-    return utility
+def drawn_utility(
+    tastes: Tensor, population: Population, panel: PanelDifferences, mixing: Mixing, scratch: Scratch | None = None
+) -> Tensor:
+    """Utility differences (n, r, s) at s taste vectors of each person, (n, k, s)."""
+    fixed = population.fixed[:, None].expand(len(tastes), -1, tastes.shape[-1])
+    coefficients = to_coefficients(torch.cat([fixed, tastes], 1), mixing.scale_position, dim=1)
+    if scratch is None:
+        return torch.bmm(panel.values, coefficients)
+    shape = (*panel.values.shape[:2], tastes.shape[-1])
+    return torch.bmm(panel.values, coefficients, out=scratch.take(shape, panel.values))
 
 
-def _evaluate(xi: Tensor, population: Population, panel: PanelDifferences, mixing: Mixing, base: Tensor) -> _LocalPoint:
-    n_fixed = population.fixed.shape[0]
+def _evaluate(xi: Tensor, population: Population, panel: PanelDifferences, mixing: Mixing) -> _LocalPoint:
     latent = population.location + xi @ population.scale_tril.mT
-    value = mixing.evaluate(latent, population.location, population.scale)
-    loading = value.slope[..., None] * population.scale_tril
+    taste, loading = latent, population.scale_tril
+    if not mixing.is_identity:
+        value = mixing.evaluate(latent, population.location, population.scale)
+        taste, loading = value.taste, value.slope[..., None] * population.scale_tril
+    utility = drawn_utility(taste[..., None], population, panel, mixing)[..., 0]
+    n_fixed = population.fixed.shape[0]
     if mixing.scale_position is None:
-        utility = base + torch.bmm(panel.values[..., n_fixed:], value.taste[..., None])[..., 0]
         derivatives = panel_derivatives(utility, panel, slice(n_fixed, None))
     else:
-        utility = drawn_utility(value.taste[:, None], population, panel, mixing)[..., 0]
         derivatives = panel_derivatives(utility, panel)
-        parameters = torch.cat([population.fixed.expand(len(xi), -1), value.taste], -1)[..., None]
+        parameters = torch.cat([population.fixed.expand(len(xi), -1), taste], -1)[..., None]
         loading = coefficient_jacobian(parameters, mixing.scale_position)[:, :, n_fixed:, 0] @ loading
-    gradient = (loading.mT @ derivatives.gradient[..., None])[..., 0] - xi
-    precision = loading.mT @ derivatives.information @ loading
+    gradient = _pull(derivatives.gradient[:, None], loading)[:, 0] - xi
+    precision = _pull(_pull(derivatives.information, loading).mT, loading)
     precision.diagonal(dim1=-2, dim2=-1).add_(1.0)
     tril = torch.linalg.cholesky_ex(precision).L
-    return _LocalPoint(xi, derivatives.log_prob - 0.5 * xi.square().sum(-1), gradient, tril)
+    identity = torch.eye(xi.shape[-1], dtype=xi.dtype, device=xi.device).expand_as(tril)
+    root = torch.linalg.solve_triangular(tril, identity, upper=False).mT
+    return _LocalPoint(xi, derivatives.log_prob - 0.5 * xi.square().sum(-1), gradient, tril, root.contiguous())
+
+
+def _pull(left: Tensor, loading: Tensor) -> Tensor:
+    """Product (n, a, k) of (n, a, m) with a loading of each person (n, m, k), or of everybody (m, k) as one product."""
+    if loading.dim() == 3:
+        return left @ loading
+    return (left.flatten(0, 1) @ loading).unflatten(0, left.shape[:2])
 
 
 def polish(
@@ -114,12 +134,13 @@ def polish(
     panel: PanelDifferences,
     mixing: Mixing,
     steps: int,
-    tolerance: float = 1e-7,
+    tolerance: float = 1e-4,
 ) -> LocalFactor:
-    """Take damped Newton steps from ``start`` and return the Laplace factor at the last point.
+    """Take damped Newton steps from ``start`` and return the Laplace factor.
 
-    Each iteration evaluates everybody once: people whose candidate improved take it and a new Newton
-    step, the others halve their step. It stops early when every Newton decrement is below ``tolerance``.
+    Everybody is evaluated once, then those whose Newton decrement is not yet small: who improved takes the candidate
+    and a new Newton step, the others halve theirs. The last step, being small, is taken without another evaluation,
+    so that the mode's error is of the order of the square of the tolerance; the covariance is that of one step before.
 
     Parameters
     ----------
@@ -132,24 +153,29 @@ def polish(
     steps : int
         Largest number of evaluations after the first.
     tolerance : float
-        Half the squared Newton decrement (nats) at which a person is done.
+        Half the squared Newton decrement (nats) below which a person is done.
 
     Returns
     -------
     LocalFactor
     """
-    base = fixed_utility(population, panel)
-    point = _evaluate(start, population, panel, mixing, base)
+    point = _evaluate(start.clone(), population, panel, mixing)
     step = point.newton_step()
+    far = point.decrement(step) >= tolerance
     for _ in range(steps):
-        if 0.5 * float((step * point.gradient).sum(-1).amax()) < tolerance:
+        if not bool(far.any()):
             break
-        candidate = _evaluate(point.xi + step, population, panel, mixing, base)
-        slack = _ROUNDING[start.dtype] * (1.0 + point.value.abs())
-        improved = candidate.value >= point.value - slack
-        point = point.replace_rows(candidate, improved)
-        step = torch.where(improved[:, None], point.newton_step(), 0.5 * step)
-    return _laplace_factor(point)
+        rows = torch.nonzero(far)[:, 0]
+        before = point.take(rows)
+        candidate = _evaluate(before.xi + step[rows], population, panel.take(rows), mixing)
+        slack = _ROUNDING[start.dtype] * (1.0 + before.value.abs())
+        improved = candidate.value >= before.value - slack
+        point.put(rows[improved], candidate.take(improved))
+        step[rows] = torch.where(improved[:, None], candidate.newton_step(), 0.5 * step[rows])
+        far[rows] = point.decrement(step)[rows] >= tolerance
+    mean = torch.where(far[:, None], point.xi, point.xi + step)
+    log_det = -point.precision_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    return LocalFactor(mean, point.root, point.precision_tril, log_det)
 
 
 def follow(start: Tensor, population: Population, panel: PanelDifferences, mixing: Mixing) -> LocalFactor:
@@ -158,12 +184,4 @@ def follow(start: Tensor, population: Population, panel: PanelDifferences, mixin
     For populations so close to where ``start`` was polished that a step cannot fail; the covariance is
     that of the starting point.
     """
-    point = _evaluate(start, population, panel, mixing, fixed_utility(population, panel))
-    return replace(_laplace_factor(point), mean=start + point.newton_step())
-
-
-def _laplace_factor(point: _LocalPoint) -> LocalFactor:
-    identity = torch.eye(point.xi.shape[-1], dtype=point.xi.dtype, device=point.xi.device)
-    inverse = torch.linalg.solve_triangular(point.precision_tril, identity.expand_as(point.precision_tril), upper=False)
-    log_det = -point.precision_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    return LocalFactor(point.xi, inverse.mT.contiguous(), point.precision_tril, log_det)
+    return polish(start, population, panel, mixing, 0, math.inf)

@@ -17,7 +17,7 @@ from pyro.infer import Trace_ELBO
 from torch import Tensor
 
 from mxlogit.density import PanelModel
-from mxlogit.draws import draw_base_points, make_generator
+from mxlogit.draws import DrawScheme
 from mxlogit.fit import Fit, HistoryRow, Status
 from mxlogit.guide.amortized import AmortizedGuide
 from mxlogit.guide.encoder import PublishedEncoder, SetEncoder
@@ -217,11 +217,10 @@ def encoder_quality(
     local = population.to(panel.values)
     elbo, ess = 0.0, 0.0
     marginal = MarginalLikelihood(panel, guide.model.space, guide.model.mixing, seed)
+    scheme = DrawScheme((seed, 41), 32, guide.model.space.n_random, None, defensive=False)
     for part, chunk in panel.chunks(marginal.chunk_size(32)):
         factor = guide.local_factor(local, chunk)
-        generator = make_generator(seed, 41, part.start, device=panel.values.device)
-        shape = (len(chunk), 32, guide.model.space.n_random)
-        base = draw_base_points(generator, shape, factor.mean, None, defensive=False)
+        base = scheme.points(part.start, len(chunk), factor.mean)
         drawn = weigh_draws(factor, base, local, chunk, guide.model.mixing)
         elbo += float(drawn.elbo.double() @ chunk.weights.double())
         ess += float(drawn.ess_fraction.double() @ chunk.weights.double())

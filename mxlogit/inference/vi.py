@@ -37,7 +37,7 @@ _TOLD_EVERY = 10
 # Noise of sums over people shrinks with people times draws: draws of the information matrix and of the log likelihood
 # at the estimate, given many people, are what keeps this product, and so many at least.
 _INFORMATION_DRAWS, _FEWEST_INFORMATION_DRAWS, _INFORMATION_WORK = 64, 16, 400_000
-_FEWEST_CENTER_DRAWS, _CENTER_WORK = 32, 1_000_000
+_FEWEST_CENTER_DRAWS, _MOST_CENTER_DRAWS, _CENTER_WORK = 32, 256, 1_000_000
 
 
 class VI(BaseEstimator):  # type: ignore[misc]
@@ -199,7 +199,7 @@ class VI(BaseEstimator):  # type: ignore[misc]
         tastes = PolishedTastes(model, seed, self.tail, even=even)
         center = model.space.from_report(samples.mean)
         fit = Fit(samples, center, optimum.status, clock.history, tastes, {})
-        fewer = min(optimum.sweep.draws, max(_FEWEST_CENTER_DRAWS, 4 * (_CENTER_WORK // (4 * len(panel)))))
+        fewer = max(_FEWEST_CENTER_DRAWS, min(_MOST_CENTER_DRAWS, 4 * (_CENTER_WORK // (4 * len(panel)))))
         fit.diagnostics.update(evaluate_center(marginal, center, fewer, self.tail))
         clock.passes += 2
         fit.diagnostics.update(_describe(fit, optimum, posterior, panel, seed, clock))
