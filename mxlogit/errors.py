@@ -22,6 +22,10 @@ class SpecificationError(MxlogitError, ValueError):
     """The request itself is wrong: an unknown name, an impossible option, an unidentified coefficient."""
 
 
+class ProcessError(MxlogitError, RuntimeError):
+    """Another process of a fit on several processes failed or was lost; the message names it."""
+
+
 class NotFittedError(MxlogitError, ValueError, AttributeError):
     """A result was asked of an estimator that has not been fitted."""
 

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from sklearn.base import BaseEstimator
 
-from mxlogit.choices import ChoiceData, FrameChoices, read_frame
+from mxlogit.choices import ChoiceData, FrameChoices, PackedChoices, read_frame
 from mxlogit.choices.ingest import add_constants
 from mxlogit.errors import (
     ChoiceDataError,
@@ -24,19 +24,23 @@ from mxlogit.errors import (
 )
 from mxlogit.fit import Fit
 from mxlogit.inference.method import Method
-from mxlogit.likelihood import difference_panels
+from mxlogit.people import People
 from mxlogit.priors import Priors
 from mxlogit.request import (
     Fitted,
     Progress,
     build_model,
+    make_panels,
     resolve_device,
     resolve_dtype,
     resolve_method,
     resolve_seed,
+    share_people,
+    sum_moments,
 )
 from mxlogit.results import frames, people, prediction
 from mxlogit.spec import CONSTANT_PREFIX, Columns, Specification, make_specification
+from mxlogit.team import Team, current_team
 
 
 class MixedLogit(BaseEstimator):  # type: ignore[misc]
@@ -161,8 +165,9 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
 
         Parameters
         ----------
-        X : long frame (pandas, polars, pyarrow) or ChoiceData
-            One row per decision maker, situation and alternative. Never changed.
+        X : long frame (pandas, polars, pyarrow), ChoiceData or PackedChoices
+            One row per decision maker, situation and alternative. Never changed. In a process group of
+            torch.distributed every process gives the same data, which are then split, or its own decision makers.
         y : array, optional
             0/1 per row, instead of the choice column.
         sample_weight : array, optional
@@ -180,23 +185,30 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
         SpecificationError
             If the request is wrong or a coefficient is not identified.
         """
+        team = current_team()
+        with team.together():
+            fitted, people, n_situations = self._prepare(X, team, y=y, sample_weight=sample_weight)
+            generator = torch.Generator().manual_seed(fitted.seed)
+            with Progress(self.verbose if team.rank == 0 else -1) as callback:
+                result = resolve_method(self.method).run(fitted.model, people, generator=generator, callback=callback)
+        return self._remember(fitted, result, len(people), n_situations)
+
+    def _prepare(self, X: Any, team: Team, **given: Any) -> tuple[Fitted, People, int]:
+        """Read the data of this process; agree with the others on seed, people and model."""
         specification = self._specify()
-        method, seed = resolve_method(self.method), resolve_seed(self.random_state)
+        method = resolve_method(self.method)
         device, dtype = resolve_device(self.device), resolve_dtype(self.dtype, method)
-        data = self._read(X, specification, dtype, y=y, sample_weight=sample_weight)
+        seed = team.gather(resolve_seed(self.random_state))[0]
+        data = share_people(self._read(X, specification, dtype, **given), team)
         constants = [name for name in data.names if name.startswith(CONSTANT_PREFIX)]
         specification = specification.with_constants(constants)
-        model = build_model(specification, data, self.priors)
-        panel = difference_panels(data.to(device=device, dtype=dtype), data.columns(specification.names))
-        fitted = Fitted(specification, model, panel.ranked(), data.decision_makers, data.alternatives, seed)
-        n_situations = data.n_situations
-        del data
-        generator = torch.Generator().manual_seed(seed)
-        with Progress(self.verbose) as callback:
-            result = method.run(model, panel, generator=generator, callback=callback)
-        return self._remember(fitted, result, n_situations)
+        moments = sum_moments(data, specification, team)
+        model = build_model(specification, moments, self.priors)
+        panels = make_panels(data, specification, device, dtype)
+        fitted = Fitted(specification, model, panels, data.decision_makers, data.alternatives, seed)
+        return fitted, People.gather(panels, team), moments.n_situations
 
-    def _remember(self, fitted: Fitted, result: Fit, n_situations: int) -> MixedLogit:
+    def _remember(self, fitted: Fitted, result: Fit, n_people: int, n_situations: int) -> MixedLogit:
         """Set every fitted attribute at once, then warn."""
         self._fitted = fitted
         self.result_ = result
@@ -204,7 +216,7 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
         self.diagnostics_ = dict(result.diagnostics)
         self.log_likelihood_ = self.diagnostics_["log_likelihood"]
         self.log_likelihood_error_ = self.diagnostics_["log_likelihood_error"]
-        self.n_decision_makers_ = len(fitted.decision_makers)
+        self.n_decision_makers_ = n_people
         self.n_situations_ = n_situations
         for sentence in result.warnings:
             warnings.warn(sentence, ConvergenceWarning, stacklevel=3)
@@ -231,11 +243,15 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
             self.cluster,
         )
 
-    def _read(self, X: Any, specification: Specification, dtype: torch.dtype, **given: Any) -> ChoiceData:
-        """Read X for fitting and check that the coefficients can be identified later on."""
-        if isinstance(X, ChoiceData):
+    def _read(
+        self, X: Any, specification: Specification, dtype: torch.dtype, **given: Any
+    ) -> ChoiceData | PackedChoices:
+        """Read X for fitting."""
+        if isinstance(X, (ChoiceData, PackedChoices)):
             if given["y"] is not None or given["sample_weight"] is not None:
                 raise ChoiceDataError("a ChoiceData brings its choices and weights; y and sample_weight must be None.")
+            if isinstance(X, PackedChoices):
+                return X.with_constants(specification.base_alternative) if specification.constants else X
             if specification.constants:
                 X = add_constants(X, specification.base_alternative, self.alternative)
             return X.to(device="cpu" if not X.attributes.is_cuda else X.attributes.device, dtype=dtype)
@@ -366,7 +382,7 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
     def _read_again(self, X: Any, *, need_choice: bool, y: Any = None, sample_weight: Any = None) -> FrameChoices:
         """Read new data as the fit did."""
         fitted = self._state()
-        like = fitted.panel.values
+        like = fitted.panel.like
         if isinstance(X, ChoiceData):
             if not need_choice:
                 raise ChoiceDataError("predictions are made on a long frame, whose rows they belong to.")

@@ -8,8 +8,8 @@ from typing import Protocol
 
 from torch import Tensor
 
-from mxlogit.likelihood import PanelDifferences
 from mxlogit.parameters import Population
+from mxlogit.people import PanelSource
 from mxlogit.samples import Samples
 
 
@@ -59,11 +59,11 @@ class HistoryRow:
 class TasteSampler(Protocol):
     """Posterior of people's tastes given their choices and the population."""
 
-    def moments(self, panel: PanelDifferences, population: Population) -> tuple[Tensor, Tensor]:
+    def moments(self, panel: PanelSource, population: Population) -> tuple[Tensor, Tensor]:
         """Posterior mean and standard deviation of each person's random tastes, (n, k) each."""
         ...
 
-    def sample(self, panel: PanelDifferences, population: Population, n: int, seed: int) -> Tensor:
+    def sample(self, panel: PanelSource, population: Population, n: int, seed: int) -> Tensor:
         """Posterior samples of each person's random tastes, (n_samples, n, k)."""
         ...
 

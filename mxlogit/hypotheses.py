@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from scipy.stats import chi2, norm
 
 from mxlogit.errors import NotFittedError, SpecificationError, check_option, check_probability, suggest
@@ -17,6 +18,7 @@ from mxlogit.estimator import MixedLogit
 _STEP = 1e-4
 # Log likelihoods of nested fits may cross by this much through rounding.
 _ROUNDING = 1e-6
+_PEOPLE_AT_ONCE = 4_096
 
 ParameterFunction = Callable[[pd.Series], Any]
 
@@ -233,8 +235,11 @@ def _check_same_choices(restricted: MixedLogit, full: MixedLogit) -> None:
     for name in restricted._fitted.specification.names:
         sums = []
         for est in (restricted, full):
-            values = est._fitted.panel.values[..., est._fitted.specification.names.index(name)].double()
-            sums.append((float(values.sum()), float(values.square().sum())))
+            column, total = est._fitted.specification.names.index(name), torch.zeros(2, dtype=torch.float64)
+            for _, part in est._fitted.panel.chunks(_PEOPLE_AT_ONCE):
+                values = part.values[..., column].double()
+                total += torch.stack([values.sum(), values.square().sum()]).cpu()
+            sums.append(total.tolist())
         if not np.allclose(sums[0], sums[1], rtol=1e-6, atol=1e-6 * sums[0][1] ** 0.5):
             raise SpecificationError(
                 f"the models were fitted to different data: attribute {name!r} or the choices differ."

@@ -55,8 +55,8 @@ class WeightedDraws:
 
     @property
     def elbo(self) -> Tensor:
-        """Evidence lower bound of each person's factor, shape (n,)."""
-        return self.log_ratio.mean(-1)
+        """Evidence lower bound of each person's normal factor, shape (n,), by reweighting the draws to it."""
+        return (self._tilt.plain_weights * (self.log_ratio - self.log_tilt)).sum(-1)
 
     @property
     def weights(self) -> Tensor:

@@ -13,11 +13,12 @@ This module knows tensors only: no frames, no population, no draws.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 # Utility differences below this bound cannot overflow exp() in float32, so no shift is needed.
@@ -97,6 +98,21 @@ class PanelDifferences:
     def __len__(self) -> int:
         return self.values.shape[0]
 
+    @property
+    def like(self) -> Tensor:
+        """An empty tensor of the attributes' dtype and device."""
+        return self.values[:0]
+
+    @property
+    def n_rows(self) -> int:
+        """Number r of rows of a person."""
+        return self.values.shape[1]
+
+    @property
+    def n_columns(self) -> int:
+        """Number k of attributes."""
+        return self.values.shape[2]
+
     def take(self, people: slice | Tensor) -> PanelDifferences:
         """Return the panels of some people (a view for a slice, a copy for an index)."""
         return PanelDifferences(
@@ -126,6 +142,20 @@ class PanelDifferences:
     def to(self, dtype: torch.dtype) -> PanelDifferences:
         """Return the panels with attributes and weights in another floating point type."""
         return replace(self, values=self.values.to(dtype), weights=self.weights.to(dtype))
+
+    def closed_rows(self) -> Tensor:
+        """``closed``, False everywhere where that is None."""
+        return torch.zeros_like(self.values[..., 0], dtype=torch.bool) if self.closed is None else self.closed
+
+    def padded(self, situations: int, others: int) -> PanelDifferences:
+        """Return the panels with more situations and alternatives, closed ones."""
+        values = self.by_situation(self.values)
+        more = situations - values.shape[1], others - values.shape[2]
+        if more == (0, 0):
+            return self
+        closed = F.pad(self.by_situation(self.closed_rows()), (0, more[1], 0, more[0]), value=True)
+        values = F.pad(values, (0, 0, 0, more[1], 0, more[0]))
+        return replace(self, values=values.flatten(1, 2), closed=closed.flatten(1), n_others=others)
 
     def chunks(self, size: int) -> Iterator[tuple[slice, PanelDifferences]]:
         """Iterate over consecutive people, ``size`` at a time, without copying."""
@@ -169,6 +199,23 @@ def difference_panels(data: PanelData, order: list[int] | None = None) -> PanelD
     closed = None if bool(opened.all()) else ~opened.flatten(1)
     return PanelDifferences(
         values.flatten(1, 2), closed, j - 1, data.weights, data.observed.sum(1), data.appearance, data.clusters
+    )
+
+
+def join_panels(parts: Sequence[PanelDifferences]) -> PanelDifferences:
+    """Put the panels of several groups of people together, padded to the longest panel and the largest choice set."""
+    others = max(part.n_others for part in parts)
+    situations = max(part.n_rows // part.n_others for part in parts)
+    wide = [part.padded(situations, others) for part in parts]
+    closed = None
+    if any(part.closed is not None for part in wide):
+        closed = torch.cat([part.closed_rows() for part in wide])
+    return PanelDifferences(
+        torch.cat([part.values for part in wide]),
+        closed,
+        others,
+        torch.cat([part.weights for part in wide]),
+        torch.cat([part.n_situations for part in wide]),
     )
 
 

@@ -19,6 +19,7 @@ from mxlogit.likelihood import PanelDifferences, Scratch
 from mxlogit.louis import louis_information
 from mxlogit.mixing import Mixing
 from mxlogit.parameters import ParameterSpace, Population
+from mxlogit.people import People
 
 # Rows x draws and people of a chunk, by measurement: some sixty small operations a chunk cost more than cache misses
 # (20,000 people, 16 draws: 0.21 s at 1,024 people, 0.16 s at 4,096).
@@ -54,9 +55,9 @@ class Sweep:
     settled: float = 1e-4
 
 
-@dataclass
+@dataclass(frozen=True)
 class LikelihoodSums:
-    """Sums over people of one pass without derivatives (float64, weighted by the people's weights).
+    """Sums over everybody of one pass without derivatives (weighted by the people's weights).
 
     Attributes
     ----------
@@ -64,55 +65,44 @@ class LikelihoodSums:
     variance : float
         Delta-method variance of ``log_likelihood`` from the finite number of draws.
     elbo : float
-        Sum of the evidence lower bounds of the local factors.
+        Sum of the evidence lower bounds of the normal local factors.
     ess : float
         Mean over people of the effective sample size fraction.
     """
 
-    log_likelihood: float = 0.0
-    variance: float = 0.0
-    elbo: float = 0.0
-    ess: float = 0.0
+    log_likelihood: float
+    variance: float
+    elbo: float
+    ess: float
 
-    def add_draws(self, drawn: WeightedDraws, weights: Tensor) -> None:
-        """Add a chunk of people: their draws and weights (n,)."""
-        self.log_likelihood += float(drawn.log_marginal.double() @ weights)
-        self.variance += float(drawn.log_variance.double() @ weights.square())
-        self.elbo += float(drawn.elbo.double() @ weights)
-        self.ess += float(drawn.ess_fraction.double() @ weights)
+    @staticmethod
+    def of_chunk(drawn: WeightedDraws, weights: Tensor) -> Tensor:
+        """Sums over a chunk of people with weights (n,), shape (4,), float64."""
+        values = torch.stack([drawn.log_marginal, drawn.log_variance * weights, drawn.elbo, drawn.ess_fraction])
+        return values.double() @ weights.double()
+
+    @classmethod
+    def finish(cls, sums: Tensor, weight: float) -> LikelihoodSums:
+        """Name the sums over everybody, given the sum of weights."""
+        log_likelihood, variance, elbo, ess = sums.tolist()
+        return cls(log_likelihood, variance, elbo, ess / weight)
 
 
-@dataclass(kw_only=True)
-class PassResult(LikelihoodSums):
-    """Sums over people of one pass.
+@dataclass(frozen=True)
+class PassResult:
+    """Sums over everybody of one pass (float64, on the CPU).
 
     Attributes
     ----------
+    value : LikelihoodSums
     score : Tensor, shape (D,)
     outer : Tensor, shape (D, D)
         Centred outer product of the people's scores.
     """
 
+    value: LikelihoodSums
     score: Tensor
     outer: Tensor
-
-    @classmethod
-    def zeros(cls, size: int, device: torch.device) -> PassResult:
-        """Return an empty sum for D = ``size`` parameters."""
-        score = torch.zeros(size, dtype=torch.float64, device=device)
-        return cls(score=score, outer=torch.outer(score, score))
-
-    def add(self, drawn: WeightedDraws, scores: Tensor, weights: Tensor) -> None:
-        """Add a chunk of people: their draws, scores (n, D) and weights (n,)."""
-        self.add_draws(drawn, weights)
-        self.score += scores.T @ weights
-        self.outer += scores.T @ (weights[:, None] * scores)
-
-    def finish(self, weight: float) -> PassResult:
-        """Centre the outer product and average the ESS, given the sum of weights."""
-        self.outer -= torch.outer(self.score, self.score) / weight
-        self.ess /= weight
-        return self
 
 
 @dataclass(frozen=True)
@@ -126,11 +116,11 @@ class Proposal:
 
 
 class MarginalLikelihood:
-    """The marginal likelihood of one set of people.
+    """The marginal likelihood of everybody; sums over people are sums over the people of all processes.
 
     Parameters
     ----------
-    panel : PanelDifferences
+    people : People
         Columns in the order fixed, random.
     space : ParameterSpace
     mixing : Mixing
@@ -140,40 +130,44 @@ class MarginalLikelihood:
     Attributes
     ----------
     modes : Tensor, shape (n, k)
-        Last whitened mode of each person: the warm start of the next pass.
+        Last whitened mode of each person of this process: the warm start of the next pass.
     """
 
-    def __init__(self, panel: PanelDifferences, space: ParameterSpace, mixing: Mixing, seed: int) -> None:
-        self.panel, self.space, self.mixing, self.seed = panel, space, mixing, seed
-        self.modes = panel.values.new_zeros(len(panel), space.n_random)
+    def __init__(self, people: People, space: ParameterSpace, mixing: Mixing, seed: int) -> None:
+        self.people, self.space, self.mixing, self.seed = people, space, mixing, seed
+        self.modes = people.like.new_zeros(len(people.panels), space.n_random)
         self._scratch = Scratch()
 
     def take(self, people: Tensor) -> MarginalLikelihood:
-        """Return the marginal likelihood of some people (index tensor), with their modes."""
-        part = MarginalLikelihood(self.panel.take(people), self.space, self.mixing, self.seed)
-        part.modes = self.modes[people]
+        """Return the marginal likelihood of some people (increasing places among everybody), with their modes."""
+        part = MarginalLikelihood(self.people.take(people), self.space, self.mixing, self.seed)
+        part.modes = self.modes[self.people.here(people).to(self.modes.device)]
         return part
 
     def chunk_size(self, draws: int) -> int:
         """People per chunk so that intermediates stay in cache."""
-        rows = max(1, self.panel.values.shape[1])
-        return max(1, min(_LARGEST_CHUNK, _CELLS_PER_CHUNK // (rows * max(draws, rows // 8, 1)) or 1))
+        panels = self.people.panels
+        cells = max(1, panels.n_rows) * max(draws, panels.n_columns)
+        return max(1, min(_LARGEST_CHUNK, _CELLS_PER_CHUNK // cells))
 
     @torch.no_grad()
-    def propose(self, population: Population, sweep: Sweep, *, remember: bool = True) -> Iterator[Proposal]:
-        """Polish and draw base points, chunk after chunk."""
-        local = population.to(self.panel.values)
+    def propose(
+        self, population: Population, sweep: Sweep, *, remember: bool = True, size: int | None = None
+    ) -> Iterator[Proposal]:
+        """Polish and draw base points, chunk after chunk (of ``size`` people)."""
+        local = population.to(self.people.like)
         scheme = DrawScheme((self.seed, sweep.key), sweep.draws, self.space.n_random, sweep.tail, sweep.defensive)
-        for part, panel in self.panel.chunks(self.chunk_size(sweep.draws)):
+        for part, panel in self.people.panels.chunks(size or self.chunk_size(sweep.draws)):
             factor = polish(self.modes[part], local, panel, self.mixing, sweep.polish, sweep.settled)
             if remember:
                 self.modes[part] = factor.mean
-            yield Proposal(part, panel, factor, scheme.points(part.start, len(panel), factor.mean))
+            first = self.people.first + part.start
+            yield Proposal(part, panel, factor, scheme.points(first, len(panel), factor.mean))
 
     @torch.no_grad()
     def follow(self, population: Population, proposals: Iterable[Proposal]) -> Iterator[Proposal]:
         """Move kept proposals to a nearby population: modes by one Newton step, base draws unchanged."""
-        local = population.to(self.panel.values)
+        local = population.to(self.people.like)
         for proposal in proposals:
             factor = follow(proposal.factor.mean, local, proposal.panel, self.mixing)
             yield replace(proposal, factor=factor)
@@ -181,52 +175,74 @@ class MarginalLikelihood:
     @torch.no_grad()
     def weigh(self, population: Population, proposals: Iterable[Proposal]) -> Iterator[tuple[Proposal, WeightedDraws]]:
         """Weigh the draws of proposals at ``population``."""
-        local = population.to(self.panel.values)
-        for proposal in proposals:
-            yield (
-                proposal,
-                weigh_draws(proposal.factor, proposal.base, local, proposal.panel, self.mixing, self._scratch),
-            )
+        local = population.to(self.people.like)
+        for p in proposals:
+            yield p, weigh_draws(p.factor, p.base, local, p.panel, self.mixing, self._scratch)
+
+    @torch.no_grad()
+    def _scores(
+        self, population: Population, proposals: Iterable[Proposal]
+    ) -> Iterator[tuple[Proposal, WeightedDraws, Tensor]]:
+        """Weighted draws and scores (n, D), float64, of every chunk."""
+        local = population.to(self.people.like)
+        for p in proposals:
+            drawn, scores = score_people(p.factor, p.base, local, p.panel, self.mixing, self.space, self._scratch)
+            yield p, drawn, scores.double()
 
     def log_prob_people(self, population: Population, proposals: Iterable[Proposal]) -> Tensor:
-        """Jackknifed log p(y_n) of every person, shape (n,), float64, not weighted."""
-        result = torch.zeros(len(self.panel), dtype=torch.float64, device=self.panel.values.device)
+        """Jackknifed log p(y_n) of every person of this process, shape (n,), float64, not weighted."""
+        result = self.people.like.new_zeros(len(self.people.panels), dtype=torch.float64)
         for proposal, drawn in self.weigh(population, proposals):
             result[proposal.part] = drawn.log_marginal.double()
         return result
 
     def measure(self, population: Population, sweep: Sweep, *, remember: bool = True) -> LikelihoodSums:
         """Log likelihood without derivatives, in one pass."""
-        total = LikelihoodSums()
+        sums = self._zeros(4)
         for proposal, drawn in self.weigh(population, self.propose(population, sweep, remember=remember)):
-            total.add_draws(drawn, proposal.panel.weights.double())
-        total.ess /= float(self.panel.weights.double().sum())
-        return total
+            sums += LikelihoodSums.of_chunk(drawn, proposal.panel.weights)
+        return LikelihoodSums.finish(self.people.team.total(sums)[0], self.people.weight)
 
-    @torch.no_grad()
     def score(self, population: Population, proposals: Iterable[Proposal]) -> PassResult:
         """Log likelihood, score and centred outer product in relative coordinates."""
-        local = population.to(self.panel.values)
-        total = PassResult.zeros(self.space.size, self.panel.values.device)
-        for proposal in proposals:
-            drawn, scores = score_people(
-                proposal.factor, proposal.base, local, proposal.panel, self.mixing, self.space, self._scratch
-            )
-            total.add(drawn, scores.double(), proposal.panel.weights.double())
-        return total.finish(float(self.panel.weights.double().sum()))
+        size = self.space.size
+        sums, score, outer = self._zeros(4), self._zeros(size), self._zeros(size, size)
+        for proposal, drawn, scores in self._scores(population, proposals):
+            weights = proposal.panel.weights.double()
+            sums += LikelihoodSums.of_chunk(drawn, proposal.panel.weights)
+            score += scores.T @ weights
+            outer += scores.T @ (weights[:, None] * scores)
+        sums, score, outer = self.people.team.total(sums, score, outer)
+        outer -= torch.outer(score, score) / self.people.weight
+        return PassResult(LikelihoodSums.finish(sums, self.people.weight), score, outer)
+
+    def compare_scores(self, population: Population, few: Sweep, many: Sweep) -> tuple[Tensor, Tensor]:
+        """Score with many draws less that with few, summed over people (D,), and its covariance (D, D)."""
+        size = self.chunk_size(max(few.draws, many.draws))
+        total, outer = self._zeros(self.space.size), self._zeros(self.space.size, self.space.size)
+        with_few = self._scores(population, self.propose(population, few, remember=False, size=size))
+        with_many = self._scores(population, self.propose(population, many, remember=False, size=size))
+        for (proposal, _, scores), (_, _, better) in zip(with_few, with_many, strict=True):
+            change = proposal.panel.weights.double()[:, None] * (better - scores)
+            total += change.sum(0)
+            outer += change.T @ change
+        total, outer = self.people.team.total(total, outer)
+        return total, outer
 
     @torch.no_grad()
     def information(self, population: Population, proposals: Iterable[Proposal]) -> Tensor | None:
         """Observed information (D, D) in relative coordinates; None where Louis' identity is not offered."""
         if self.mixing.direct:
             return None
-        local = population.to(self.panel.values)
-        size = self.space.size
-        total = torch.zeros(size, size, dtype=torch.float64, device=self.panel.values.device)
+        local = population.to(self.people.like)
+        total = self._zeros(self.space.size, self.space.size)
         for p in proposals:
             total += louis_information(p.factor, p.base, local, p.panel, self.mixing, self.space, self._scratch)
-        return total
+        return self.people.team.total(total)[0]
 
     def sweep(self, population: Population, sweep: Sweep, *, remember: bool = True) -> PassResult:
         """One pass: propose and score."""
         return self.score(population, self.propose(population, sweep, remember=remember))
+
+    def _zeros(self, *shape: int) -> Tensor:
+        return self.people.like.new_zeros(shape, dtype=torch.float64)

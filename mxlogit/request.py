@@ -10,18 +10,21 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from mxlogit.choices import ChoiceData
-from mxlogit.choices.checks import check_identification
+from mxlogit.choices import ChoiceData, PackedChoices
+from mxlogit.choices.moments import AttributeMoments, check_identification
 from mxlogit.density import PanelModel
 from mxlogit.errors import ChoiceDataError, SpecificationError, check_option
 from mxlogit.inference.method import Method
 from mxlogit.inference.msle import MSLE
 from mxlogit.inference.vi import VI
-from mxlogit.likelihood import PanelDifferences, difference_panels
+from mxlogit.likelihood import difference_panels
 from mxlogit.mixing import Mixing
 from mxlogit.parameters import ParameterSpace
+from mxlogit.people import PanelSource
 from mxlogit.priors import Priors, resolve_priors
 from mxlogit.spec import Specification
+from mxlogit.streams import StreamedPanels
+from mxlogit.team import Team
 
 _METHODS: dict[str, type[VI] | type[MSLE]] = {"vi": VI, "msle": MSLE}
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -33,14 +36,15 @@ class Fitted:
 
     specification: Specification
     model: PanelModel
-    panel: PanelDifferences
+    panel: PanelSource
     decision_makers: np.ndarray
     alternatives: np.ndarray | None
     seed: int
 
-    def difference(self, data: ChoiceData) -> PanelDifferences:
+    def difference(self, data: ChoiceData | PackedChoices) -> PanelSource:
         """Panels of other data with the columns of the fit."""
-        return difference_panels(data, data.columns(self.specification.names)).ranked()
+        like = self.panel.like
+        return make_panels(data, self.specification, like.device, like.dtype)
 
     def positions(self, wanted: np.ndarray) -> torch.Tensor:
         """Places of decision makers among those of the fit.
@@ -57,7 +61,7 @@ class Fitted:
                 f"{len(unknown)} decision makers were not in the fit (first: {unknown[:5]}). Use "
                 "tastes='population', or individual_coefficients(X) with their choices."
             )
-        return torch.tensor([place[label] for label in wanted.tolist()], device=self.panel.values.device)
+        return torch.tensor([place[label] for label in wanted.tolist()], device=self.panel.like.device)
 
 
 def resolve_method(method: str | Method) -> Method:
@@ -131,13 +135,63 @@ class Progress:
         self._bar.close()
 
 
-def build_model(specification: Specification, data: ChoiceData, priors: Priors | None) -> PanelModel:
-    """Check identification and resolve the priors for these data."""
+def make_panels(
+    data: ChoiceData | PackedChoices, specification: Specification, device: torch.device, dtype: torch.dtype
+) -> PanelSource:
+    """Difference choice data against the chosen alternatives: now, or shard by shard whenever they are read."""
+    if isinstance(data, PackedChoices):
+        return StreamedPanels(data, specification.names, device, dtype)
+    return difference_panels(data.to(device=device, dtype=dtype), data.columns(specification.names)).ranked()
+
+
+def sum_moments(data: ChoiceData | PackedChoices, specification: Specification, team: Team) -> AttributeMoments:
+    """Moments of the attributes over the people of all processes."""
+    moments = data.moments() if isinstance(data, PackedChoices) else AttributeMoments.of(data)
+    used = moments.take(data.columns(specification.names))
+    return AttributeMoments(*team.total(used.gram, used.square, used.count))
+
+
+def build_model(specification: Specification, moments: AttributeMoments, priors: Priors | None) -> PanelModel:
+    """Check identification and resolve the priors for data with these moments."""
     priors = Priors(standardize=True) if priors is None else priors
     if not isinstance(priors, Priors):
         raise SpecificationError(f"priors must be None or Priors(...); got {priors!r}.")
-    scales = check_identification(data, specification.names)
+    scales = check_identification(moments, specification.names)
     space = ParameterSpace(specification.fixed, specification.random, specification.blocks)
     mixing = Mixing(specification.mixing, specification.scale_position)
     prior = resolve_priors(priors, mixing, space.n_fixed, scales)
     return PanelModel(space, mixing, prior, torch.tensor(scales, dtype=torch.float64))
+
+
+def share_people(data: ChoiceData | PackedChoices, team: Team) -> ChoiceData | PackedChoices:
+    """The people of this process: its part of data that all have in common, or its own.
+
+    Raises
+    ------
+    ChoiceDataError
+        If processes have some people in common but not all, or other attributes or alternatives.
+    """
+    if team.size == 1:
+        return data
+    labels = data.decision_makers.astype(np.str_)
+    known = None if data.alternatives is None else data.alternatives.tolist()
+    shares = team.gather((labels, tuple(data.names), known))
+    if any((names, alternatives) != shares[0][1:] for _, names, alternatives in shares):
+        raise ChoiceDataError("processes have data with different attributes or alternatives; all must have the same.")
+    if all(np.array_equal(other, labels) for other, _, _ in shares):
+        return _split(data, team)
+    people, counts = np.unique(np.concatenate([other for other, _, _ in shares]), return_counts=True)
+    if (counts > 1).any():
+        raise ChoiceDataError(
+            f"{int((counts > 1).sum())} decision makers are in the data of several processes (first: "
+            f"{people[counts > 1][:5].tolist()}), but not all are: give every process the same data, or "
+            "different people."
+        )
+    return data
+
+
+def _split(data: ChoiceData | PackedChoices, team: Team) -> ChoiceData | PackedChoices:
+    if isinstance(data, PackedChoices):
+        return data.part(team.rank, team.size)
+    cuts = [data.n_decision_makers * i // team.size for i in (team.rank, team.rank + 1)]
+    return data.take(slice(*cuts))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,9 +12,9 @@ from mxlogit.density import PanelModel
 from mxlogit.draws import make_generator
 from mxlogit.guide.laplace import LocalFactor
 from mxlogit.importance import WeightedDraws, latent_moments
-from mxlogit.likelihood import PanelDifferences
 from mxlogit.marginal import MarginalLikelihood, Proposal, Sweep
 from mxlogit.parameters import Population
+from mxlogit.people import PanelSource, People
 from mxlogit.samples import pareto_k
 from mxlogit.sequences import PersonDraws
 from mxlogit.simulated import SimulatedLikelihood
@@ -36,6 +36,11 @@ class PeopleCheck:
 
     ess: Tensor
     pareto_k: Tensor
+
+    @classmethod
+    def join(cls, parts: Sequence[PeopleCheck]) -> PeopleCheck:
+        """Put the checks of several groups of people together."""
+        return cls(torch.cat([part.ess for part in parts]), torch.cat([part.pareto_k for part in parts]))
 
 
 class PolishedTastes:
@@ -69,18 +74,18 @@ class PolishedTastes:
         self.draws, self.polish, self.even = draws, polish, even
 
     def _weigh(
-        self, panel: PanelDifferences, population: Population, draws: int
+        self, panel: PanelSource, population: Population, draws: int
     ) -> Iterator[tuple[slice, WeightedDraws, Tensor]]:
         """Every chunk's place, weighted draws and tastes (n, k, s)."""
-        local = population.to(panel.values)
+        local = population.to(panel.like)
         for proposal, drawn in self._propose(panel, population, draws):
             yield proposal.part, drawn, self._tastes(drawn, local)
 
     def _propose(
-        self, panel: PanelDifferences, population: Population, draws: int
+        self, panel: PanelSource, population: Population, draws: int
     ) -> Iterator[tuple[Proposal, WeightedDraws]]:
         """Every chunk's proposal and weighted draws."""
-        marginal = MarginalLikelihood(panel, self.model.space, self.model.mixing, self.seed)
+        marginal = MarginalLikelihood(People.gather(panel), self.model.space, self.model.mixing, self.seed)
         sweep = Sweep(draws, self.tail, 900 + draws, self.polish)
         yield from marginal.weigh(population, marginal.propose(population, sweep))
 
@@ -89,15 +94,15 @@ class PolishedTastes:
         latent = population.location[:, None] + population.scale_tril @ drawn.xi
         return self.model.mixing.tastes(latent.mT, population.location, population.scale).mT
 
-    def moments(self, panel: PanelDifferences, population: Population) -> tuple[Tensor, Tensor]:
+    def moments(self, panel: PanelSource, population: Population) -> tuple[Tensor, Tensor]:
         """Posterior mean and standard deviation of each person's random tastes, (n, k) each, float64."""
         shape = (len(panel), self.model.space.n_random)
-        mean = panel.values.new_zeros(shape, dtype=torch.float64)
+        mean = panel.like.new_zeros(shape, dtype=torch.float64)
         deviation = torch.zeros_like(mean)
         many = self.even and len(panel) > _MANY_PEOPLE
         draws = min(self.draws, _FEW_DRAWS) if many else self.draws
         for proposal, drawn in self._propose(panel, population, draws):
-            centre, spread = self._chunk_moments(proposal.factor, drawn, population.to(panel.values))
+            centre, spread = self._chunk_moments(proposal.factor, drawn, population.to(panel.like))
             mean[proposal.part], deviation[proposal.part] = centre, spread
         return mean, deviation
 
@@ -124,9 +129,9 @@ class PolishedTastes:
         variance = torch.where(variance > 0.25 * plain, variance, plain)
         return population.location.double() + first.double() @ tril.T, variance.sqrt()
 
-    def sample(self, panel: PanelDifferences, population: Population, n: int, seed: int) -> Tensor:
+    def sample(self, panel: PanelSource, population: Population, n: int, seed: int) -> Tensor:
         """Posterior samples of each person's random tastes, (n_samples, n, k), by resampling the draws."""
-        result = panel.values.new_zeros(n, len(panel), self.model.space.n_random)
+        result = panel.like.new_zeros(n, len(panel), self.model.space.n_random)
         generator = make_generator(self.seed, seed, 17)
         for part, drawn, tastes in self._weigh(panel, population, max(self.draws, 4 * n)):
             picks = torch.multinomial(drawn.weights.cpu(), n, replacement=True, generator=generator)
@@ -134,13 +139,13 @@ class PolishedTastes:
             result[:, part] = tastes.gather(-1, index).permute(2, 0, 1)
         return result
 
-    def check(self, panel: PanelDifferences, population: Population, draws: int = 256) -> PeopleCheck:
+    def check(self, panel: PanelSource, population: Population, draws: int = 256) -> PeopleCheck:
         """Effective sample sizes and Pareto k of people's importance weights."""
-        ess, shape = panel.values.new_zeros(len(panel)), panel.values.new_zeros(len(panel)).double()
+        ess, shape = panel.like.new_zeros(len(panel)), panel.like.new_zeros(len(panel)).double()
         for part, drawn, _ in self._weigh(panel, population, draws):
             ess[part] = drawn.ess_fraction
             shape[part] = pareto_k(drawn.log_ratio)
-        return PeopleCheck(ess, shape)
+        return PeopleCheck(ess.cpu(), shape.cpu())
 
 
 class SimulatedTastes:
@@ -158,8 +163,9 @@ class SimulatedTastes:
     def __init__(self, model: PanelModel, draws: PersonDraws, signs: Tensor) -> None:
         self.model, self.draws, self.signs = model, draws, signs
 
-    def _weigh(self, panel: PanelDifferences, population: Population) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def _weigh(self, panel: PanelSource, population: Population) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Places of a chunk of people in the panel, weights (n, r) and tastes (n, k, r), float64."""
+        panel = People.gather(panel).alone()
         places, order = panel.ranked().appearance.cpu().sort()  # type: ignore[union-attr]
         ordered = panel.by_appearance()
         simulated = SimulatedLikelihood(self.model, ordered, self.draws, keep=False, places=places)
@@ -167,7 +173,7 @@ class SimulatedTastes:
         for part, weights, tastes in simulated.weigh_tastes(mirrored):
             yield order[part], weights, tastes
 
-    def moments(self, panel: PanelDifferences, population: Population) -> tuple[Tensor, Tensor]:
+    def moments(self, panel: PanelSource, population: Population) -> tuple[Tensor, Tensor]:
         """Conditional mean and standard deviation of each person's random tastes, (n, k) each, float64."""
         mean = torch.zeros(len(panel), self.model.space.n_random, dtype=torch.float64)
         deviation = torch.zeros_like(mean)
@@ -177,7 +183,7 @@ class SimulatedTastes:
             deviation[places] = (weights[:, None] * (tastes - centre[..., None]).square()).sum(-1).sqrt().cpu()
         return mean, deviation
 
-    def sample(self, panel: PanelDifferences, population: Population, n: int, seed: int) -> Tensor:
+    def sample(self, panel: PanelSource, population: Population, n: int, seed: int) -> Tensor:
         """Samples of each person's conditional tastes, (n_samples, n, k), by resampling the draws."""
         result = torch.zeros(n, len(panel), self.model.space.n_random, dtype=torch.float64)
         generator = make_generator(self.draws.seed, seed, 19)

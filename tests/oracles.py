@@ -7,6 +7,7 @@ from mxlogit import MSLE, MixedLogit, datasets
 from mxlogit.marginal import MarginalLikelihood, Sweep
 from mxlogit.optim.trust_region import Evaluation, NewtonAscent
 from mxlogit.parameters import Population
+from mxlogit.people import People
 
 
 def importance_sampled_maximum(est: MixedLogit, draws: int, tolerance: float = 1e-3) -> tuple[Population, float, float]:
@@ -15,11 +16,11 @@ def importance_sampled_maximum(est: MixedLogit, draws: int, tolerance: float = 1
     Returns the population, its log likelihood and the Monte Carlo standard error.
     """
     model, panel = est._fitted.model, est._fitted.panel
-    marginal = MarginalLikelihood(panel, model.space, model.mixing, 11)
+    marginal = MarginalLikelihood(People.gather(panel), model.space, model.mixing, 11)
 
     def evaluate(population: Population) -> Evaluation:
         result = marginal.sweep(population, Sweep(draws, 8, 1, 8))
-        return Evaluation(result.log_likelihood, result.score, result.outer, result)
+        return Evaluation(result.value.log_likelihood, result.score, result.outer, result)
 
     scale = torch.ones(model.space.size, dtype=torch.float64)
     scale[: model.space.n_fixed] = 1.0 / model.attribute_scale[: model.space.n_fixed]

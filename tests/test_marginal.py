@@ -12,6 +12,7 @@ from mxlogit.likelihood import panel_log_prob
 from mxlogit.marginal import MarginalLikelihood, Sweep
 from mxlogit.mixing import FAMILIES, Mixing
 from mxlogit.parameters import ParameterSpace, Population
+from mxlogit.people import People
 
 # Importance noise of 262,144 draws on five people (about five standard errors of the worst family).
 NOISE = 2.5e-3
@@ -22,7 +23,7 @@ def population_of(space, generator, size=0.4):
 
 
 def marginal_of(panel, space, families):
-    return MarginalLikelihood(panel, space, Mixing(families), seed=3)
+    return MarginalLikelihood(People.gather(panel), space, Mixing(families), seed=3)
 
 
 def value(marginal, population, sweep):
@@ -148,7 +149,7 @@ def test_weight_two_equals_the_person_twice(data, space, generator):
         listed.values, listed.closed, listed.n_others, weights[[0, 1, 1, 2, 3, 4]], listed.n_situations
     )
     doubled = marginal_of(listed, space, ["normal"] * 3).sweep(tiny, Sweep(16, 8, 1, 5))
-    assert once.log_likelihood == pytest.approx(doubled.log_likelihood, abs=1e-6)
+    assert once.value.log_likelihood == pytest.approx(doubled.value.log_likelihood, abs=1e-6)
     torch.testing.assert_close(once.score, doubled.score, atol=1e-4, rtol=0)
 
 
@@ -163,7 +164,7 @@ def test_chunks_do_not_matter(panel, space, generator, monkeypatch, largest):
     parts = marginal_of(panel, space, ["normal"] * 3).sweep(population, sweep)
     torch.testing.assert_close(parts.score, whole.score, atol=1e-10, rtol=0)
     torch.testing.assert_close(parts.outer, whole.outer, atol=1e-10, rtol=0)
-    assert parts.log_likelihood == pytest.approx(whole.log_likelihood, abs=1e-10)
+    assert parts.value.log_likelihood == pytest.approx(whole.value.log_likelihood, abs=1e-10)
 
 
 def test_same_key_same_draws(panel, space, generator):
@@ -215,7 +216,7 @@ def test_control_variates_make_a_gaussian_posterior_exact(space, generator):
     values = torch.zeros(5, 4, 5, dtype=torch.float64)
     panel = PanelDifferences(values, None, 1, torch.ones(5).double(), torch.full((5,), 4))
     result = marginal_of(panel, space, ["normal"] * 3).sweep(population_of(space, generator), Sweep(16, 8, 1, 2))
-    assert result.log_likelihood == pytest.approx(5 * 4 * math.log(0.5), abs=1e-10)
+    assert result.value.log_likelihood == pytest.approx(5 * 4 * math.log(0.5), abs=1e-10)
     np.testing.assert_allclose(result.score.numpy(), 0.0, atol=1e-10)
 
 
@@ -228,8 +229,8 @@ def test_two_newton_steps_leave_hardly_a_gap_on_the_published_design():
     space = ParameterSpace(("f1", "f2", "f3"), ("r1", "r2", "r3", "r4", "r5"), (tuple(range(5)),))
     tril = torch.linalg.cholesky(torch.from_numpy(study.covariance))
     truth = Population(torch.from_numpy(study.fixed), torch.from_numpy(study.location), tril)
-    marginal = MarginalLikelihood(difference_panels(study.data), space, Mixing(["normal"] * 5), seed=1)
+    marginal = MarginalLikelihood(People.gather(difference_panels(study.data)), space, Mixing(["normal"] * 5), seed=1)
     two = marginal.sweep(truth, Sweep(64, None, 1, 2, defensive=False), remember=False)
     many = marginal.sweep(truth, Sweep(64, None, 1, 30, defensive=False), remember=False)
-    assert two.ess > 0.98
-    assert many.elbo - two.elbo < 0.001 * 500
+    assert two.value.ess > 0.98
+    assert many.value.elbo - two.value.elbo < 0.001 * 500

@@ -10,6 +10,7 @@ from mxlogit.guide.encoder import PublishedEncoder, SetEncoder
 from mxlogit.guide.population import GaussianFactor
 from mxlogit.likelihood import panel_log_prob
 from mxlogit.model import mixed_logit
+from mxlogit.people import People
 
 
 @pytest.fixture(autouse=True)
@@ -163,8 +164,8 @@ def test_encoder_bound_is_below_the_marginal_likelihood(model, panel, guide):
     population = model.space.constrain(guide.population_factor().mean.detach())
     with torch.no_grad():
         bounds = torch.stack([guide.encoder_bound(population, panel) for _ in range(400)])
-    marginal = MarginalLikelihood(panel, model.space, model.mixing, 1)
-    value = marginal.sweep(population, Sweep(4096, 8, 1, 30)).log_likelihood
+    marginal = MarginalLikelihood(People.gather(panel), model.space, model.mixing, 1)
+    value = marginal.sweep(population, Sweep(4096, 8, 1, 30)).value.log_likelihood
     assert float(bounds.mean()) < value
     assert float(bounds.mean()) > value - 5.0
 

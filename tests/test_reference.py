@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from mxlogit import MixedLogit, Priors, datasets
+from mxlogit.people import People
 from mxlogit.simulate import simulate_published_study
 
 pytestmark = pytest.mark.reference
@@ -23,7 +24,9 @@ def maximum_likelihood(frame, **options):
 
     est = MixedLogit(priors=FLAT, dtype="float64", random_state=0, **options).fit(frame)
     panel = est._fitted.panel
-    logit = fit_multinomial_logit(panel, torch.full((panel.values.shape[-1],), float("inf"), dtype=torch.float64))
+    logit = fit_multinomial_logit(
+        People.gather(panel), torch.full((panel.values.shape[-1],), float("inf"), dtype=torch.float64)
+    )
     return est, pd.Series(logit.coefficients.numpy(), index=est.coef_.index), logit.log_likelihood
 
 

@@ -12,14 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mxlogit.errors import ChoiceDataError, SpecificationError
+from mxlogit.errors import ChoiceDataError
 
 if TYPE_CHECKING:
     from mxlogit.choices.data import ChoiceData
 
 _SHOWN = 5
-# Relative size below which an eigenvalue of the scaled Gram matrix (float64 sums) counts as zero.
-_COLLINEAR = 1e-10
 
 
 class Problems:
@@ -123,60 +121,3 @@ def _check_array_values(data: ChoiceData, problems: Problems) -> None:
         "{count} weights are not positive and finite ({places}).",
         [f"person {data.decision_makers[i]}" for i in torch.nonzero(bad_weight)[:_SHOWN, 0].tolist()],
     )
-
-
-def check_identification(data: ChoiceData, names: Sequence[str]) -> list[float]:
-    """Check that the coefficients of ``names`` can be identified from choices among alternatives.
-
-    Parameters
-    ----------
-    data : ChoiceData
-    names : sequence of str
-        The attributes the model uses.
-
-    Returns
-    -------
-    list of float
-        Within-situation standard deviation of each attribute, in its own unit.
-
-    Raises
-    ------
-    SpecificationError
-        If an attribute never varies within a situation, or some are perfectly collinear there.
-    """
-    columns = data.columns(names)
-    gram = data.within_situation_gram()[columns][:, columns]
-    deviation = gram.diagonal().sqrt()
-    size = torch.stack([data.attributes[..., c].abs().max().double() for c in columns]).to(deviation)
-    problems = []
-    constant = deviation <= 1e-7 * size
-    for i in torch.nonzero(constant)[:, 0].tolist():
-        problems.append(
-            f"the coefficient of {names[i]!r} is not identified: the column does not vary across alternatives "
-            f"in any of the {data.n_situations} choice situations. Interact it with an attribute or with "
-            "alternative-specific constants, or leave it out."
-        )
-    vary = torch.nonzero(~constant)[:, 0]
-    groups = _collinear_groups(gram[vary][:, vary])
-    for group in groups:
-        members = [names[int(vary[i])] for i in group]
-        problems.append(
-            f"the coefficients of {members} are not identified: within choice situations one of these columns is "
-            "an exact linear combination of the others. Leave one of them out."
-        )
-    if problems:
-        raise SpecificationError("\n  ".join(problems))
-    return [float(x) for x in deviation]
-
-
-def _collinear_groups(gram: Tensor) -> list[list[int]]:
-    """Columns that take part in each exact linear dependence of a Gram matrix."""
-    if len(gram) < 2:
-        return []
-    deviation = gram.diagonal().sqrt()
-    values, vectors = torch.linalg.eigh(gram / torch.outer(deviation, deviation))
-    groups = []
-    for value, vector in zip(values, vectors.T, strict=True):
-        if value < _COLLINEAR:
-            groups.append(torch.nonzero(vector.abs() > 1e-4)[:, 0].tolist())
-    return groups

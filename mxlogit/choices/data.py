@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,6 +17,10 @@ from torch import Tensor
 
 from mxlogit.choices.checks import check_arrays
 from mxlogit.errors import ChoiceDataError
+from mxlogit.spec import Columns
+
+if TYPE_CHECKING:
+    from mxlogit.choices.packed import PackedChoices
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,6 +130,66 @@ class ChoiceData:
         check_arrays(data)
         return data._with_padding()
 
+    @classmethod
+    def pack(
+        cls,
+        source: Any,
+        path: str | Path,
+        *,
+        names: Sequence[str] = (),
+        decision_maker: str = "id",
+        situation: str = "situation",
+        alternative: str = "alternative",
+        choice: str = "choice",
+        availability: str | None = None,
+        weights: str | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> PackedChoices:
+        """Pack choices that do not fit in memory into shards on disk, for `MixedLogit.fit`.
+
+        Parameters
+        ----------
+        source : path, list of paths, frame, iterator of frames, or ChoiceData
+            Parquet or CSV files, or a directory of them (pyarrow, extra ``parquet``), long frames as for
+            `MixedLogit.fit`, or choice data. Rows may come in any order; an iterator is read once.
+        path : str or Path
+            Directory to make. It appears when it is complete; an interrupted packing leaves nothing that opens.
+        names : sequence of str
+            Attribute columns to keep (all attributes of a ChoiceData are).
+        decision_maker, situation, alternative, choice, availability, weights : str
+            Columns, as of `MixedLogit`.
+        dtype : torch.dtype
+            Of the attributes on disk.
+
+        Returns
+        -------
+        PackedChoices
+
+        Raises
+        ------
+        ChoiceDataError
+            If the data are wrong in any way that `MixedLogit.fit` would tell, or the path exists.
+        MissingExtraError
+            If pyarrow is needed and missing.
+        """
+        from mxlogit.choices.packing import pack_choices
+
+        columns = Columns(decision_maker, situation, alternative, choice, availability, weights)
+        return pack_choices(source, path, columns, names, dtype)
+
+    @staticmethod
+    def open(path: str | Path) -> PackedChoices:
+        """Open choices packed by `pack`.
+
+        Raises
+        ------
+        ChoiceDataError
+            If there is no complete pack, or one of its shards is damaged.
+        """
+        from mxlogit.choices.packed import PackedChoices
+
+        return PackedChoices.open(path)
+
     def _with_padding(self) -> ChoiceData:
         """Return the same data with the padding invariants; tensors that already obey them are kept."""
         attributes, available, chosen = self.attributes, self.available, self.chosen
@@ -178,9 +244,9 @@ class ChoiceData:
             raise ChoiceDataError(f"the choice data have no attribute {missing}; they have {list(self.names)}.")
         return [self.names.index(name) for name in names]
 
-    def take(self, people: Tensor) -> ChoiceData:
-        """Return the panels of some people, by an index tensor."""
-        index = people.cpu().numpy()
+    def take(self, people: Tensor | slice) -> ChoiceData:
+        """Return the panels of some people, by an index tensor (a copy) or a slice (without copying)."""
+        index = people if isinstance(people, slice) else people.cpu().numpy()
         return replace(
             self,
             attributes=self.attributes[people],
@@ -192,23 +258,6 @@ class ChoiceData:
             appearance=None if self.appearance is None else self.appearance[people],
             clusters=None if self.clusters is None else self.clusters[people],
         )
-
-    def within_situation_gram(self) -> Tensor:
-        """Mean over situations' rows of the attributes' products about their situation mean, (k, k), float64.
-
-        Only available alternatives of observed situations count; identification depends on this matrix
-        alone, because adding a constant to all utilities of a situation changes nothing.
-        """
-        k = self.attributes.shape[-1]
-        gram = torch.zeros(k, k, dtype=torch.float64, device=self.attributes.device)
-        for start in range(0, self.n_decision_makers, 4096):
-            part = slice(start, start + 4096)
-            real = (self.available[part] & self.observed[part][..., None])[..., None]
-            x = self.attributes[part].double()
-            mean = (x * real).sum(2, keepdim=True) / real.sum(2, keepdim=True).clamp(min=1)
-            centred = ((x - mean) * real).flatten(0, 2)
-            gram += centred.T @ centred
-        return gram / max(1, int((self.available & self.observed[..., None]).sum()))
 
 
 def _codes(labels: Sequence[object] | np.ndarray, n: int) -> Tensor:

@@ -12,9 +12,9 @@ from mxlogit.draws import make_generator
 from mxlogit.fit import Fit, Status
 from mxlogit.guide.population import GaussianFactor
 from mxlogit.inference.start import MultinomialLogit, is_separated, weakly_identified
-from mxlogit.likelihood import PanelDifferences
 from mxlogit.marginal import MarginalLikelihood, Sweep
 from mxlogit.parameters import ParameterSpace, Population
+from mxlogit.people import People
 from mxlogit.samples import Samples
 
 _SMALL_EIGENVALUE = 1e-4
@@ -40,22 +40,21 @@ def evaluate_center(
 ) -> dict[str, object]:
     """Log likelihood with its Monte Carlo error, mean ESS fraction and ELBO at the point estimate."""
     final = marginal.measure(center, Sweep(draws, tail, 7, 10), remember=False)
-    normal = marginal.measure(center, Sweep(16, None, 8, 10, defensive=False), remember=False)
     return {
         "log_likelihood": final.log_likelihood,
         "log_likelihood_error": final.variance**0.5,
-        "elbo": normal.elbo,
+        "elbo": final.elbo,
         "ess": final.ess,
     }
 
 
-def judge(fit: Fit, model: PanelModel, panel: PanelDifferences, logit: MultinomialLogit) -> Fit:
+def judge(fit: Fit, model: PanelModel, people: People, logit: MultinomialLogit) -> Fit:
     """Turn poor diagnostics into sentences and into the status."""
     warnings, status = list(fit.warnings), fit.status
     names = (*model.space.fixed, *model.space.random)
     weak = [names[i] for i in weakly_identified(logit, model.prior.deviation).tolist()]
     posterior = fit.samples.kind == "posterior"
-    if weak and is_separated(panel):
+    if weak and is_separated(people):
         status = Status.SEPARATION
         bound = "only the prior bounds" if posterior else "the likelihood does not bound"
         warnings.append(f"Separation: {weak} together predict choices perfectly; {bound} their coefficients.")

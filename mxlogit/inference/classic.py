@@ -30,6 +30,7 @@ from mxlogit.likelihood import PanelDifferences
 from mxlogit.marginal import MarginalLikelihood, Sweep
 from mxlogit.model import mixed_logit
 from mxlogit.parameters import Population
+from mxlogit.people import People
 from mxlogit.samples import Samples
 from mxlogit.tastes import PolishedTastes
 
@@ -44,7 +45,7 @@ _CLIP = 10.0
 def run_classic(
     settings: VI,
     model: PanelModel,
-    panel: PanelDifferences,
+    people: People,
     logit: MultinomialLogit,
     start: Population,
     seed: int,
@@ -56,7 +57,7 @@ def run_classic(
     ----------
     settings : VI
     model : PanelModel
-    panel : PanelDifferences
+    people : People
     logit : MultinomialLogit
     start : Population
         The population at which q(theta) is centred at first.
@@ -67,6 +68,7 @@ def run_classic(
     -------
     Fit
     """
+    panel = people.alone()
     devices = [panel.values.device] if panel.values.is_cuda else []
     # Pyro and torch.distributions know only the global generator: fork it, seed the fork, restore it.
     with torch.random.fork_rng(devices=devices), pyro.settings.context(module_local_params=True):
@@ -74,7 +76,7 @@ def run_classic(
         encoder = _make_encoder(settings, model, panel).to(panel.values)
         guide = AmortizedGuide(model, _start_factor(model, start), encoder, _polish_steps(settings))
         factor = _train(settings, guide, panel, clock)
-    return judge(_package(settings, guide, factor, panel, seed, clock), model, panel, logit)
+    return judge(_package(settings, guide, factor, people, seed, clock), model, people, logit)
 
 
 def _make_encoder(settings: VI, model: PanelModel, panel: PanelDifferences) -> torch.nn.Module:
@@ -176,7 +178,7 @@ def _package(
     settings: VI,
     guide: AmortizedGuide,
     factor: GaussianFactor,
-    panel: PanelDifferences,
+    people: People,
     seed: int,
     clock: Clock,
 ) -> Fit:
@@ -184,10 +186,10 @@ def _package(
     factor = GaussianFactor(factor.mean.cpu(), factor.tril.cpu())
     samples: Samples = draw_samples(model.space, factor, settings.n_samples, seed)
     center = model.space.from_report(samples.mean)
-    marginal = MarginalLikelihood(panel, model.space, model.mixing, seed)
+    marginal = MarginalLikelihood(people, model.space, model.mixing, seed)
     marginal.sweep(center, Sweep(16, settings.tail, 6, 30))
     diagnostics = evaluate_center(marginal, center, 64, settings.tail)
-    encoder = encoder_quality(guide, center, panel, seed)
+    encoder = encoder_quality(guide, center, people, seed)
     diagnostics.update(
         elbo=clock.history[-1].objective if clock.history else math.nan,
         elbo_local=encoder.elbo,
@@ -210,13 +212,11 @@ class EncoderQuality:
 
 
 @torch.no_grad()
-def encoder_quality(
-    guide: AmortizedGuide, population: Population, panel: PanelDifferences, seed: int
-) -> EncoderQuality:
+def encoder_quality(guide: AmortizedGuide, population: Population, people: People, seed: int) -> EncoderQuality:
     """Measure the encoder's own factors at given population parameters."""
-    local = population.to(panel.values)
+    local, panel = population.to(people.like), people.panels
     elbo, ess = 0.0, 0.0
-    marginal = MarginalLikelihood(panel, guide.model.space, guide.model.mixing, seed)
+    marginal = MarginalLikelihood(people, guide.model.space, guide.model.mixing, seed)
     scheme = DrawScheme((seed, 41), 32, guide.model.space.n_random, None, defensive=False)
     for part, chunk in panel.chunks(marginal.chunk_size(32)):
         factor = guide.local_factor(local, chunk)
@@ -224,4 +224,4 @@ def encoder_quality(
         drawn = weigh_draws(factor, base, local, chunk, guide.model.mixing)
         elbo += float(drawn.elbo.double() @ chunk.weights.double())
         ess += float(drawn.ess_fraction.double() @ chunk.weights.double())
-    return EncoderQuality(elbo, ess / float(panel.weights.double().sum()))
+    return EncoderQuality(elbo, ess / people.weight)

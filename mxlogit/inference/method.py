@@ -9,7 +9,7 @@ import torch
 
 from mxlogit.density import PanelModel
 from mxlogit.fit import Fit
-from mxlogit.likelihood import PanelDifferences
+from mxlogit.people import People
 
 Callback = Callable[[str], None]
 
@@ -18,6 +18,6 @@ Callback = Callable[[str], None]
 class Method(Protocol):
     """An inference engine: scikit-learn style settings and a pure function of model and data."""
 
-    def run(self, model: PanelModel, panel: PanelDifferences, *, generator: torch.Generator, callback: Callback) -> Fit:
-        """Fit ``model`` to ``panel``; all randomness comes from ``generator``."""
+    def run(self, model: PanelModel, people: People, *, generator: torch.Generator, callback: Callback) -> Fit:
+        """Fit ``model`` to the choices of ``people``; all randomness comes from ``generator``."""
         ...

@@ -30,6 +30,7 @@ from mxlogit.inference.start import fit_multinomial_logit, in_money, start_popul
 from mxlogit.likelihood import PanelDifferences
 from mxlogit.marginal import MarginalLikelihood, Sweep
 from mxlogit.parameters import Population
+from mxlogit.people import People
 from mxlogit.sequences import SCHEMES, PersonDraws
 from mxlogit.simulated import SimulatedLikelihood
 from mxlogit.tastes import SimulatedTastes
@@ -127,8 +128,8 @@ class MSLE(BaseEstimator):  # type: ignore[misc]
         if self.antithetic and self.n_draws % 2:
             raise SpecificationError("MSLE(antithetic=True) needs an even n_draws.")
 
-    def run(self, model: PanelModel, panel: PanelDifferences, *, generator: torch.Generator, callback: Callback) -> Fit:
-        """Fit ``model`` to ``panel`` (parameters as in `VI.run`); priors are not used.
+    def run(self, model: PanelModel, people: People, *, generator: torch.Generator, callback: Callback) -> Fit:
+        """Fit ``model`` to the choices of ``people`` (parameters as in `VI.run`); priors are not used.
 
         Returns
         -------
@@ -138,9 +139,10 @@ class MSLE(BaseEstimator):  # type: ignore[misc]
         Raises
         ------
         SpecificationError
-            If a setting is wrong, or clusters are asked for and the data have none.
+            If a setting is wrong, clusters are asked for and the data have none, or processes share the people.
         """
         self.check()
+        panel = people.alone()
         if self.covariance == "clustered" and panel.clusters is None:
             raise SpecificationError(
                 "MSLE(covariance='clustered') needs clusters: MixedLogit(cluster='<column>') for a frame, "
@@ -149,7 +151,8 @@ class MSLE(BaseEstimator):  # type: ignore[misc]
         begin = time.perf_counter()
         seed = int(torch.randint(2**62, (1,), generator=generator))
         panel = panel.by_appearance()
-        logit = fit_multinomial_logit(panel, torch.full_like(model.prior.deviation, math.inf))
+        people = People.gather(panel)
+        logit = fit_multinomial_logit(people, torch.full_like(model.prior.deviation, math.inf))
         model, start = in_money(model, logit)
         draws = PersonDraws(self.draws, self.n_draws, model.space.n_random, seed, antithetic=self.antithetic)
         if model.space.n_random == 0:
@@ -169,7 +172,7 @@ class MSLE(BaseEstimator):  # type: ignore[misc]
         optimum = search.run(simulated.coordinates(start_population(model, start)), self.n_starts)
         fit = _Report(self, likelihoods, optimum, search, draws).package()
         fit.diagnostics["seconds"] = time.perf_counter() - begin
-        return judge(fit, model, panel, logit)
+        return judge(fit, model, people, logit)
 
     def _likelihoods(
         self, model: PanelModel, panel: PanelDifferences, draws: PersonDraws
@@ -204,7 +207,7 @@ class _Report:
         jacobian = report_jacobian(simulated, vector, self.search.sizes)
         center = positive_diagonal(simulated.population(vector))
         value = float(self.optimum.at.log_prob @ simulated.weights)
-        marginal = MarginalLikelihood(panel, model.space, model.mixing, self.draws.seed)
+        marginal = MarginalLikelihood(People.gather(panel), model.space, model.mixing, self.draws.seed)
         diagnostics = _exact_likelihood(marginal, center)
         diagnostics.update(information_criteria(value, model.space.size, panel))
         kind = settings.covariance
@@ -277,7 +280,7 @@ def _exact_likelihood(marginal: MarginalLikelihood, center: Population) -> dict[
         sums = marginal.measure(center, Sweep(draws, 8, 7, 30))
         error = sums.variance**0.5
         enough = error < max(_EXACT_ERROR, _EXACT_SHARE * abs(sums.log_likelihood))
-        if enough or (draws >= _MOST_EXACT_DRAWS and 4 * draws * len(marginal.panel) > _MOST_EXACT_WORK):
+        if enough or (draws >= _MOST_EXACT_DRAWS and 4 * draws * len(marginal.people) > _MOST_EXACT_WORK):
             return {"log_likelihood": sums.log_likelihood, "log_likelihood_error": error, "ess": sums.ess}
         draws *= 4
 

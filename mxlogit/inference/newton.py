@@ -1,7 +1,9 @@
 """The default population engine: trust-region Newton on the importance-sampled marginal posterior.
 
-Stages: a random subsample of 2,000 people, then 20,000, then everybody; then the number of draws is
-quadrupled until new draws no longer move the optimum. What each pass did is in the history.
+Stages: a random subsample of 2,000 people, then 20,000, then everybody. Few draws leave a bias that does not
+shrink with the number of people. Up to 20,000 people the number of draws is quadrupled until new draws no longer
+move the optimum; for more, everybody keeps few draws and the subsample says what many would change. What each pass did
+is in the history.
 """
 
 from __future__ import annotations
@@ -14,18 +16,24 @@ import torch
 from torch import Tensor
 
 from mxlogit.density import PanelModel
-from mxlogit.draws import make_generator
 from mxlogit.fit import HistoryRow, Status
 from mxlogit.marginal import MarginalLikelihood, PassResult, Sweep
 from mxlogit.optim.trust_region import Ascent, Evaluation, Iteration, NewtonAscent, Reason
 from mxlogit.parameters import Population
 
-_STAGE_SIZES = (2_000, 20_000)
+STAGE_SIZES = (2_000, 20_000)
 # Gains left in log posterior at which a stage ends: on a subsample, and, in multiples of the tolerance, on the first
-# draws of few or of many people. What follows moves the optimum further anyway.
+# draws. What follows moves the optimum further anyway.
 _STAGE_TOLERANCE = 3.0
-_FIRST_DRAWS_TOLERANCES = (6.0, 25.0)
-_MANY_PEOPLE = 20_000
+_FIRST_DRAWS_TOLERANCE = 6.0
+# For more people than the largest subsample: gain left at which the search on few draws ends (the posterior begins with
+# a Newton step); how many times more draws the subsample gets; the squared error of their effect per parameter, in
+# posterior sds, that is allowed; and the size of the effect above which everybody is evaluated once more beyond it.
+_LEFT_TO_THE_POSTERIOR = 0.5
+_MANY_TIMES = 8
+_EFFECT_ERROR = 0.01
+_LARGE_EFFECT = 0.1
+_MOST_DRAWS_OF_EVERYBODY = 64_000_000
 _TRUST_RADIUS = 0.5
 # New draws may move the optimum by this squared distance per parameter, in posterior sds, before the
 # number of draws is quadrupled; what remains after quadrupling is about a fifth of it. The demand depends
@@ -106,14 +114,21 @@ class NewtonSearch:
     Parameters
     ----------
     model : PanelModel
-    marginal : MarginalLikelihood
-        Of all people.
+    marginal, sample : MarginalLikelihood
+        Of everybody, and of a random subsample or of everybody again.
     settings : NewtonSettings
     clock : Clock
     """
 
-    def __init__(self, model: PanelModel, marginal: MarginalLikelihood, settings: NewtonSettings, clock: Clock) -> None:
-        self.model, self.marginal, self.settings, self.clock = model, marginal, settings, clock
+    def __init__(
+        self,
+        model: PanelModel,
+        marginal: MarginalLikelihood,
+        sample: MarginalLikelihood,
+        settings: NewtonSettings,
+        clock: Clock,
+    ) -> None:
+        self.model, self.marginal, self.sample, self.settings, self.clock = model, marginal, sample, settings, clock
         n_fixed, space = model.space.n_fixed, model.space
         self.step_scale = torch.ones(space.size, dtype=torch.float64)
         self.step_scale[:n_fixed] = 1.0 / model.attribute_scale[:n_fixed]
@@ -121,47 +136,84 @@ class NewtonSearch:
     def run(self, start: Population) -> Optimum:
         """Run all stages from ``start``."""
         population = start
-        n_people = len(self.marginal.panel)
-        for stage, size in enumerate(size for size in _STAGE_SIZES if size < n_people):
-            part = self.marginal.take(self._subsample(size))
+        for stage, size in enumerate(STAGE_SIZES):
+            if size >= len(self.marginal.people):
+                break
+            part = self.sample
+            if size < len(part.people):
+                part = part.take(part.people.draw(size, (part.seed, -1)))
             sweep = Sweep(16, self.settings.tail, stage, self.settings.polish)
             population = self._ascend(population, part, sweep, _STAGE_TOLERANCE, f"{size} people").point
+        if self.settings.draws is not None:
+            return self._finish(*self._ascend_with(self.settings.draws, population, self.settings.tolerance))
+        if len(self.marginal.people) > len(self.sample.people):
+            return self._correct_draws(population)
         return self._refine_draws(population)
 
-    def _subsample(self, size: int) -> Tensor:
-        generator = make_generator(self.marginal.seed, -1)
-        device = self.marginal.panel.values.device
-        return torch.randperm(len(self.marginal.panel), generator=generator)[:size].to(device)
+    def _ascend_with(self, draws: int, start: Population, tolerance: float) -> tuple[Ascent[Population], Sweep, float]:
+        """Ascend over everybody; the last number is the squared distance per parameter from the start, in sds."""
+        sweep = Sweep(draws, self.settings.tail, 100 + draws, self.settings.polish)
+        first = len(self.clock.history)
+        ascent = self._ascend(start, self.marginal, sweep, tolerance, f"all people, {draws} draws")
+        return ascent, sweep, 2.0 * self.clock.history[first].decrement / self.model.space.size
+
+    def _finish(self, ascent: Ascent[Population], sweep: Sweep, redraw: float) -> Optimum:
+        status = _STATUS[ascent.reason]
+        if ascent.decrement < _NOISE_FLOOR * self.settings.tolerance:
+            status = Status.CONVERGED
+        return Optimum(ascent.point, ascent.evaluation, ascent.decrement, redraw, sweep, status)
 
     def _refine_draws(self, population: Population) -> Optimum:
         """Ascend over everybody with more and more draws until new draws do not matter."""
-        n_people = len(self.marginal.panel)
-        draws = self.settings.draws or 16
-        multiple = _FIRST_DRAWS_TOLERANCES[n_people > _MANY_PEOPLE] if self.settings.draws is None else 1.0
-        tolerance = multiple * self.settings.tolerance
+        n_people, draws, tolerance = len(self.marginal.people), 16, _FIRST_DRAWS_TOLERANCE * self.settings.tolerance
         while True:
-            sweep = Sweep(draws, self.settings.tail, 100 + draws, self.settings.polish)
-            first = len(self.clock.history)
-            ascent = self._ascend(population, self.marginal, sweep, tolerance, f"all people, {draws} draws")
-            redraw = 2.0 * self.clock.history[first].decrement / self.model.space.size
+            ascent, sweep, redraw = self._ascend_with(draws, population, tolerance)
             allowed = next(limit for cost, limit in _REDRAW_TOLERANCES if draws * n_people < cost)
             settled = redraw < allowed and draws > 16
             too_many = 4 * draws * n_people > _MOST_DRAWS_TIMES_PEOPLE and draws >= 64
-            if self.settings.draws is not None or settled or too_many:
-                status = _STATUS[ascent.reason]
-                if ascent.decrement < _NOISE_FLOOR * self.settings.tolerance:
-                    status = Status.CONVERGED
-                return Optimum(ascent.point, ascent.evaluation, ascent.decrement, redraw, sweep, status)
+            if settled or too_many:
+                return self._finish(ascent, sweep, redraw)
             population, draws, tolerance = ascent.point, 4 * draws, self.settings.tolerance
+
+    def _correct_draws(self, population: Population) -> Optimum:
+        """Ascend over everybody with few draws; add to the gradient what more draws would change on the subsample."""
+        draws = 16
+        while True:
+            ascent, sweep, _ = self._ascend_with(draws, population, _LEFT_TO_THE_POSTERIOR)
+            effect, variance = self._effect_of_draws(ascent.point, sweep)
+            inverse = torch.linalg.inv(ascent.evaluation.curvature)
+            size = self.model.space.size
+            shift, error = float(effect @ inverse @ effect) / size, float((inverse * variance).sum()) / size
+            if error < _EFFECT_ERROR or 4 * draws * len(self.marginal.people) > _MOST_DRAWS_OF_EVERYBODY:
+                break
+            population, draws = ascent.point, 4 * draws
+        evaluation, point = ascent.evaluation, ascent.point
+        if shift > _LARGE_EFFECT:
+            point = self.model.space.move(point, inverse @ (evaluation.gradient + effect))
+            evaluation = self._evaluate(self.marginal, sweep, point)
+        corrected = replace(evaluation, gradient=evaluation.gradient + effect)
+        ascent = replace(ascent, point=point, evaluation=corrected)
+        return self._finish(ascent, sweep, error)
+
+    def _effect_of_draws(self, population: Population, sweep: Sweep) -> tuple[Tensor, Tensor]:
+        """What more draws would add to everybody's score, from the subsample, and the covariance of that estimate."""
+        more = replace(sweep, draws=_MANY_TIMES * sweep.draws, key=sweep.key + 1)
+        change, outer = self.sample.compare_scores(population, replace(more, draws=sweep.draws), more)
+        share = self.marginal.people.weight / self.sample.people.weight
+        self.clock.passes += 2.0 * len(self.sample.people) / len(self.marginal.people)
+        return share * change, share**2 * outer
+
+    def _evaluate(self, marginal: MarginalLikelihood, sweep: Sweep, population: Population) -> Evaluation:
+        self.clock.passes += len(marginal.people) / len(self.marginal.people)
+        return self._posterior(population, marginal.sweep(population, sweep))
 
     def _ascend(
         self, start: Population, marginal: MarginalLikelihood, sweep: Sweep, tolerance: float, stage: str
     ) -> Ascent[Population]:
-        share = len(marginal.panel) / len(self.marginal.panel)
+        share = len(marginal.people) / len(self.marginal.people)
 
         def evaluate(population: Population) -> Evaluation:
-            self.clock.passes += share
-            return self._posterior(population, marginal.sweep(population, sweep))
+            return self._evaluate(marginal, sweep, population)
 
         def log(iteration: Iteration) -> None:
             self.clock.record(stage, replace(iteration, value=iteration.value / share))
@@ -174,15 +226,15 @@ class NewtonSearch:
             self.settings.max_iterations,
             _TRUST_RADIUS,
             log,
-            rounding=_ROUNDING[marginal.panel.values.dtype],
+            rounding=_ROUNDING[marginal.people.like.dtype],
         )
         return ascent.run(start)
 
     def _posterior(self, population: Population, result: PassResult) -> Evaluation:
         prior = self.model.log_prior_in_moves(population)
         return Evaluation(
-            result.log_likelihood + prior.value,
-            result.score.cpu() + prior.gradient,
-            result.outer.cpu() - prior.hessian,
+            result.value.log_likelihood + prior.value,
+            result.score + prior.gradient,
+            result.outer - prior.hessian,
             detail=result,
         )

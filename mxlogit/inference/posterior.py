@@ -20,13 +20,12 @@ import torch
 from torch import Tensor
 
 from mxlogit.density import PanelModel
-from mxlogit.draws import make_generator
 from mxlogit.guide.population import GaussianFactor
 from mxlogit.marginal import MarginalLikelihood, Sweep
 from mxlogit.parameters import Population
 from mxlogit.samples import pareto_k
 
-_MOST_PEOPLE = 2_000
+MOST_PEOPLE = 2_000
 # Rounds: two, or three where the first would move the mean by more than _LARGE_MOVE.
 _MOST_ROUNDS = 3
 _LARGE_MOVE = 0.3
@@ -73,30 +72,29 @@ class AnchoredTarget:
     ----------
     model : PanelModel
     marginal : MarginalLikelihood
-        Of all people, with modes at the anchor.
+        Of everybody or of a subsample, with modes at the anchor.
+    weight : float
+        Sum of the weights of everybody.
     anchor : Anchor
     sweep : Sweep
     """
 
-    def __init__(self, model: PanelModel, marginal: MarginalLikelihood, anchor: Anchor, sweep: Sweep) -> None:
+    def __init__(
+        self, model: PanelModel, marginal: MarginalLikelihood, weight: float, anchor: Anchor, sweep: Sweep
+    ) -> None:
         self.model, self.marginal = model, marginal
-        n_people = len(marginal.panel)
-        if n_people > _MOST_PEOPLE:
-            people = torch.randperm(n_people, generator=make_generator(marginal.seed, -2))[:_MOST_PEOPLE]
-            self.marginal = marginal.take(people.to(marginal.panel.values.device))
-        weights = self.marginal.panel.weights.double()
-        self.factor = float(marginal.panel.weights.double().sum() / weights.sum())
+        self.factor = weight / marginal.people.weight
         self.evaluations = 1
         self.anchor = model.space.unconstrain(anchor.population)
         # Base draws are kept and modes followed from the anchor, so the target is smooth and cheap.
-        self._proposals = list(self.marginal.propose(anchor.population, sweep, remember=False))
-        here = self.marginal.score(anchor.population, self._proposals)
+        self._proposals = list(marginal.propose(anchor.population, sweep, remember=False))
+        here = marginal.score(anchor.population, self._proposals)
         jacobian = model.space.relative_jacobian(anchor.population)
-        self._linear = torch.linalg.solve(jacobian.T, anchor.gradient - self.factor * here.score.cpu())
+        self._linear = torch.linalg.solve(jacobian.T, anchor.gradient - self.factor * here.score)
         self._quadratic = torch.zeros_like(jacobian)
-        part = self.marginal.information(anchor.population, self._proposals) if self.factor > 1.0 else None
+        part = marginal.information(anchor.population, self._proposals) if self.factor > 1.0 else None
         if part is not None and anchor.information is not None:
-            missing = anchor.information - self.factor * part.cpu()
+            missing = anchor.information - self.factor * part
             missing = missing + model.space.bend(anchor.population, self._linear)
             self._quadratic = torch.linalg.solve(jacobian.T, torch.linalg.solve(jacobian.T, missing).T)
 
@@ -105,7 +103,7 @@ class AnchoredTarget:
         self.evaluations += 1
         space = self.model.space
         population = space.constrain(vector)
-        score = self.marginal.score(population, self.marginal.follow(population, self._proposals)).score.cpu()
+        score = self.marginal.score(population, self.marginal.follow(population, self._proposals)).score
         likelihood = self.factor * torch.linalg.solve(space.relative_jacobian(population).T, score)
         correction = self._linear - self._quadratic @ (vector - self.anchor)
         slope, _ = self.model.prior.derivatives(space, vector)
@@ -144,9 +142,7 @@ def _natural_step(q: GaussianFactor, at: _Expectations, rate: float) -> Gaussian
         precision = precision + 0.5 * rate**2 * excess @ excess
     covariance = torch.linalg.inv(precision)
     tril = torch.linalg.cholesky(q.tril @ (0.5 * (covariance + covariance.T)) @ q.tril.T)
-    step = rate * covariance @ at.gradient
-    shrink = min(1.0, _LONGEST_MOVE * len(q.mean) ** 0.5 / max(float(step.norm()), 1e-300))
-    return GaussianFactor(q.mean + q.tril @ (shrink * step), tril)
+    return GaussianFactor(q.mean + q.tril @ _shorten(rate * covariance @ at.gradient), tril)
 
 
 def fit_gaussian(target: AnchoredTarget, start: GaussianFactor, tick: Callable[[], None]) -> tuple[GaussianFactor, int]:
@@ -214,8 +210,8 @@ def check_gaussian(
     return PopulationCheck(float(pareto_k(log_weights)), float(1.0 / (weights.square().sum() * n)))
 
 
-def laplace_factor(model: PanelModel, population: Population, curvature: Tensor) -> GaussianFactor:
-    """Return a Gaussian at the mode from ``curvature`` (relative coordinates), where to begin.
+def laplace_factor(model: PanelModel, population: Population, curvature: Tensor, gradient: Tensor) -> GaussianFactor:
+    """Return a Gaussian near the mode, where to begin: one Newton step from ``population``, in relative coordinates.
 
     Made positive definite, and no wider than the prior lets a parameter be: with few people some directions
     are flat, and sigma points a prior sd away mean nothing.
@@ -229,7 +225,14 @@ def laplace_factor(model: PanelModel, population: Population, curvature: Tensor)
     upper = torch.linalg.qr(stacked, mode="r").R
     inverse = torch.linalg.solve_triangular(upper, torch.eye(len(upper), dtype=upper.dtype), upper=True)
     factor = torch.linalg.qr(inverse.T, mode="r").R
-    return GaussianFactor(model.space.unconstrain(population), factor.T * factor.diagonal().sign())
+    tril = factor.T * factor.diagonal().sign()
+    step = tril.T @ torch.linalg.solve(jacobian.T, gradient)
+    return GaussianFactor(model.space.unconstrain(population) + tril @ _shorten(step), tril)
+
+
+def _shorten(step: Tensor) -> Tensor:
+    """A step in posterior sds, no longer than a round may go."""
+    return step * min(1.0, _LONGEST_MOVE * len(step) ** 0.5 / max(float(step.norm()), 1e-300))
 
 
 def _widest(model: PanelModel) -> Tensor:
@@ -241,6 +244,6 @@ def _widest(model: PanelModel) -> Tensor:
 
 def posterior_sweep(sweep: Sweep, ess: float, n_people: int) -> Sweep:
     """Return the sweep of this stage: differences around the mode need fewer draws than the mode did."""
-    people = min(n_people, _MOST_PEOPLE)
+    people = min(n_people, MOST_PEOPLE)
     draws = 16 if ess > EVEN_WEIGHTS else max(64, min(256, 64 * (_DRAWS_TIMES_PEOPLE // (64 * people))))
     return replace(sweep, draws=draws, key=sweep.key + 1)

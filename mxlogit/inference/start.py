@@ -11,14 +11,17 @@ from torch import Tensor
 
 from mxlogit.density import PanelModel
 from mxlogit.errors import SpecificationError
-from mxlogit.likelihood import PanelDifferences, panel_derivatives
+from mxlogit.likelihood import panel_derivatives
 from mxlogit.parameters import Population
+from mxlogit.people import PanelSource, People
 
 _CHUNK = 4096
 # Gain, relative to the log likelihood, that rounding hides: a search for less in single precision never ends.
 _ROUNDING = {torch.float32: 1e-10, torch.float64: 1e-14}
 # Utils per typical difference of the scale column below which willingness to pay has no meaning.
 _SMALLEST_SCALE = 1e-3
+# The search for separation: people to begin with, and rows of a process that may be added in a round.
+_SEPARATION_PEOPLE, _SEPARATION_ROWS, _SEPARATION_ROUNDS = 2_000, 1_000, 50
 
 
 @dataclass(frozen=True)
@@ -38,12 +41,12 @@ class MultinomialLogit:
     information: Tensor
 
 
-def fit_multinomial_logit(panel: PanelDifferences, prior_deviation: Tensor, steps: int = 50) -> MultinomialLogit:
+def fit_multinomial_logit(people: People, prior_deviation: Tensor, steps: int = 50) -> MultinomialLogit:
     """Fit a multinomial logit with a N(0, prior_deviation^2) prior, by Newton steps with halving.
 
     Parameters
     ----------
-    panel : PanelDifferences
+    people : People
     prior_deviation : Tensor, shape (k,)
         Infinite entries mean no prior.
     steps : int
@@ -54,16 +57,16 @@ def fit_multinomial_logit(panel: PanelDifferences, prior_deviation: Tensor, step
     """
     precision = prior_deviation.reciprocal().square()
     point = torch.zeros_like(prior_deviation)
-    value, gradient, information = _sum_derivatives(point, panel)
+    value, gradient, information = _sum_derivatives(point, people)
     objective = value - 0.5 * float(precision @ point.square())
     for _ in range(steps):
         slope = gradient - precision * point
         step = _solve_scaled(information + precision.diag(), slope)
-        if 0.5 * float(slope @ step) < _ROUNDING[panel.values.dtype] * max(1.0, abs(value)):
+        if 0.5 * float(slope @ step) < _ROUNDING[people.like.dtype] * max(1.0, abs(value)):
             break
         for _ in range(30):
             candidate = point + step
-            new_value, new_gradient, new_information = _sum_derivatives(candidate, panel)
+            new_value, new_gradient, new_information = _sum_derivatives(candidate, people)
             new_objective = new_value - 0.5 * float(precision @ candidate.square())
             if new_objective >= objective:
                 break
@@ -82,17 +85,17 @@ def _solve_scaled(matrix: Tensor, right: Tensor) -> Tensor:
     return scale * torch.linalg.solve(scaled, scale * right)
 
 
-def _sum_derivatives(point: Tensor, panel: PanelDifferences) -> tuple[float, Tensor, Tensor]:
-    value, gradient = 0.0, torch.zeros_like(point)
-    information = torch.zeros(len(point), len(point), dtype=point.dtype, device=point.device)
-    for _, part in panel.chunks(_CHUNK):
+def _sum_derivatives(point: Tensor, people: People) -> tuple[float, Tensor, Tensor]:
+    size = len(point)
+    value, gradient, information = (people.like.new_zeros(n, dtype=torch.float64) for n in (1, size, (size, size)))
+    for _, part in people.panels.chunks(_CHUNK):
         at = panel_derivatives(part.values @ point.to(part.values), part)
         weight = part.weights.double()
-        value += float(at.log_prob.double() @ weight)
-        # Population-level sums live where the prior lives, on the CPU.
-        gradient += (at.gradient.double().T @ weight).to(point)
-        information += torch.einsum("nkl,n->kl", at.information.double(), weight).to(point)
-    return value, gradient, information
+        value += at.log_prob.double() @ weight
+        gradient += at.gradient.double().T @ weight
+        information += (at.information.flatten(1).double().T @ weight).view(size, size)
+    value, gradient, information = people.team.total(value, gradient, information)
+    return float(value), gradient, information
 
 
 def in_money(model: PanelModel, logit: MultinomialLogit) -> tuple[PanelModel, MultinomialLogit]:
@@ -131,19 +134,41 @@ def weakly_identified(logit: MultinomialLogit, prior_deviation: Tensor) -> Tenso
     return torch.nonzero((weak > 0.5).any(-1))[:, 0]
 
 
-def is_separated(panel: PanelDifferences) -> bool:
+def is_separated(people: People) -> bool:
     """Whether some coefficients predict every choice perfectly (Albert and Anderson 1984, Biometrika 71).
 
-    Solves the linear program: is there a direction in which no chosen alternative ever loses and at least
-    one gains?
+    Is there a direction in which no chosen alternative ever loses and at least one gains? A linear program over
+    some people's rows proposes one; rows of others that speak against it are added until none does.
     """
-    rows = panel.values.flatten(0, 1)
-    if panel.closed is not None:
-        rows = rows[~panel.closed.flatten()]
-    matrix = rows.double().cpu().numpy()
-    matrix = matrix / np.maximum(np.abs(matrix).max(0), 1e-300)
-    result = linprog(matrix.sum(0), A_ub=matrix, b_ub=np.zeros(len(matrix)), bounds=(-1.0, 1.0), method="highs")
-    return bool(result.status == 0 and result.fun < -1e-6)
+    rows = _gather_rows(people, people.take(people.draw(_SEPARATION_PEOPLE, (0, 23))).panels)
+    scale = np.maximum(np.abs(rows).max(0), 1e-300)
+    for _ in range(_SEPARATION_ROUNDS):
+        matrix = rows / scale
+        result = linprog(matrix.sum(0), A_ub=matrix, b_ub=np.zeros(len(matrix)), bounds=(-1.0, 1.0), method="highs")
+        if result.status != 0 or result.fun >= -1e-6:
+            return False
+        against = _gather_rows(people, people.panels, torch.from_numpy(result.x / scale))
+        if len(against) == 0:
+            return True
+        rows = np.concatenate([rows, against])
+    return False
+
+
+def _gather_rows(people: People, panels: PanelSource, direction: Tensor | None = None) -> np.ndarray:
+    """Rows of all processes' panels, open ones; given a direction, some of those that gain in it."""
+    kept = []
+    for _, panel in panels.chunks(_CHUNK):
+        rows = panel.values.flatten(0, 1)
+        if panel.closed is not None:
+            rows = rows[~panel.closed.flatten()]
+        rows = rows.double().cpu()
+        if direction is not None:
+            gain = rows @ direction
+            rows = rows[gain > 1e-9 * (rows.abs() @ direction.abs())][:_SEPARATION_ROWS]
+        kept.append(rows)
+    mine = torch.cat(kept) if kept else torch.zeros(0, panels.n_columns, dtype=torch.float64)
+    mine = mine if direction is None else mine[:_SEPARATION_ROWS]
+    return np.concatenate(people.team.gather(mine.numpy()))
 
 
 def start_population(model: PanelModel, logit: MultinomialLogit) -> Population:

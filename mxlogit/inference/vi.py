@@ -14,9 +14,10 @@ from mxlogit.fit import Fit
 from mxlogit.guide.population import GaussianFactor
 from mxlogit.inference.assess import draw_samples, evaluate_center, judge
 from mxlogit.inference.method import Callback
-from mxlogit.inference.newton import Clock, NewtonSearch, NewtonSettings, Optimum
+from mxlogit.inference.newton import STAGE_SIZES, Clock, NewtonSearch, NewtonSettings, Optimum
 from mxlogit.inference.posterior import (
     EVEN_WEIGHTS,
+    MOST_PEOPLE,
     Anchor,
     AnchoredTarget,
     PopulationCheck,
@@ -26,10 +27,10 @@ from mxlogit.inference.posterior import (
     posterior_sweep,
 )
 from mxlogit.inference.start import MultinomialLogit, fit_multinomial_logit, start_population
-from mxlogit.likelihood import PanelDifferences
 from mxlogit.marginal import MarginalLikelihood
 from mxlogit.parameters import Population
-from mxlogit.tastes import PolishedTastes
+from mxlogit.people import People
+from mxlogit.tastes import PeopleCheck, PolishedTastes
 
 _CHECKED_PEOPLE = 2_000
 _CHECK_POINTS = 48
@@ -37,7 +38,7 @@ _TOLD_EVERY = 10
 # Noise of sums over people shrinks with people times draws: draws of the information matrix and of the log likelihood
 # at the estimate, given many people, are what keeps this product, and so many at least.
 _INFORMATION_DRAWS, _FEWEST_INFORMATION_DRAWS, _INFORMATION_WORK = 64, 16, 400_000
-_FEWEST_CENTER_DRAWS, _MOST_CENTER_DRAWS, _CENTER_WORK = 32, 256, 1_000_000
+_FEWEST_CENTER_DRAWS, _MOST_CENTER_DRAWS, _CENTER_WORK = 32, 1_024, 1_600_000
 
 
 class VI(BaseEstimator):  # type: ignore[misc]
@@ -141,13 +142,13 @@ class VI(BaseEstimator):  # type: ignore[misc]
         if self.max_seconds is not None:
             check_at_least("VI(max_seconds=...)", self.max_seconds, 1e-3)
 
-    def run(self, model: PanelModel, panel: PanelDifferences, *, generator: torch.Generator, callback: Callback) -> Fit:
-        """Fit ``model`` to ``panel``.
+    def run(self, model: PanelModel, people: People, *, generator: torch.Generator, callback: Callback) -> Fit:
+        """Fit ``model`` to the choices of ``people``.
 
         Parameters
         ----------
         model : PanelModel
-        panel : PanelDifferences
+        people : People
         generator : torch.Generator
             The only source of randomness.
         callback : callable
@@ -169,7 +170,10 @@ class VI(BaseEstimator):  # type: ignore[misc]
             )
         seed = int(torch.randint(2**62, (1,), generator=generator))
         clock = Clock(callback)
-        logit = fit_multinomial_logit(panel, model.prior.deviation)
+        largest = STAGE_SIZES[-1]
+        # Beyond so many people a random subsample says where to begin, and what bends slowly.
+        sample = people.take(people.draw(largest, (seed, -3))) if len(people) > largest else people
+        logit = fit_multinomial_logit(sample, model.prior.deviation)
         start = start_population(model, logit)
         if self.population == "adam":
             if model.space.n_random == 0:
@@ -177,13 +181,14 @@ class VI(BaseEstimator):  # type: ignore[misc]
             # Imported here: the default route needs neither Pyro nor its import time.
             from mxlogit.inference.classic import run_classic
 
-            return run_classic(self, model, panel, logit, start, seed, clock)
-        return self._run_newton(model, panel, logit, start, seed, clock)
+            return run_classic(self, model, people, logit, start, seed, clock)
+        return self._run_newton(model, people, sample, logit, start, seed, clock)
 
     def _run_newton(
         self,
         model: PanelModel,
-        panel: PanelDifferences,
+        people: People,
+        sample: People,
         logit: MultinomialLogit,
         start: Population,
         seed: int,
@@ -191,19 +196,20 @@ class VI(BaseEstimator):  # type: ignore[misc]
     ) -> Fit:
         polish = 2 if self.polish == "auto" else int(self.polish)
         settings = NewtonSettings(self.tolerance, self.max_iterations, self.draws, self.tail, polish)
-        marginal = MarginalLikelihood(panel, model.space, model.mixing, seed)
-        optimum = NewtonSearch(model, marginal, settings, clock).run(start)
-        posterior = find_posterior(model, marginal, optimum, seed, clock)
+        marginal = MarginalLikelihood(people, model.space, model.mixing, seed)
+        part = marginal if sample is people else MarginalLikelihood(sample, model.space, model.mixing, seed)
+        optimum = NewtonSearch(model, marginal, part, settings, clock).run(start)
+        posterior = find_posterior(model, part, people.weight, optimum, seed, clock)
         samples = draw_samples(model.space, posterior.factor, self.n_samples, seed)
-        even = optimum.evaluation.detail.ess > EVEN_WEIGHTS
+        even = optimum.evaluation.detail.value.ess > EVEN_WEIGHTS
         tastes = PolishedTastes(model, seed, self.tail, even=even)
         center = model.space.from_report(samples.mean)
         fit = Fit(samples, center, optimum.status, clock.history, tastes, {})
-        fewer = max(_FEWEST_CENTER_DRAWS, min(_MOST_CENTER_DRAWS, 4 * (_CENTER_WORK // (4 * len(panel)))))
-        fit.diagnostics.update(evaluate_center(marginal, center, fewer, self.tail))
-        clock.passes += 2
-        fit.diagnostics.update(_describe(fit, optimum, posterior, panel, seed, clock))
-        return judge(fit, model, panel, logit)
+        draws = max(_FEWEST_CENTER_DRAWS, min(_MOST_CENTER_DRAWS, 4 * (_CENTER_WORK // (4 * len(people)))))
+        fit.diagnostics.update(evaluate_center(marginal, center, draws, self.tail))
+        clock.passes += 1
+        fit.diagnostics.update(_describe(fit, optimum, posterior, sample, seed, clock))
+        return judge(fit, model, people, logit)
 
 
 @dataclass(frozen=True)
@@ -216,18 +222,40 @@ class Posterior:
 
 
 def find_posterior(
-    model: PanelModel, marginal: MarginalLikelihood, optimum: Optimum, seed: int, clock: Clock
+    model: PanelModel, sample: MarginalLikelihood, weight: float, optimum: Optimum, seed: int, clock: Clock
 ) -> Posterior:
-    """Move from the mode to the Gaussian posterior of the population vector, and check it."""
+    """Move from the mode to the Gaussian posterior of the population vector, and check it.
+
+    Parameters
+    ----------
+    model : PanelModel
+    sample : MarginalLikelihood
+        Of everybody, or of a subsample that gives the information and all differences around the mode.
+    weight : float
+        Sum of the weights of everybody.
+    optimum : Optimum
+    seed : int
+    clock : Clock
+
+    Returns
+    -------
+    Posterior
+    """
     prior = model.log_prior_in_moves(optimum.population)
     gradient = optimum.evaluation.gradient - prior.gradient
-    enough = max(_FEWEST_INFORMATION_DRAWS, 4 * (_INFORMATION_WORK // (4 * len(marginal.panel))))
+    enough = max(_FEWEST_INFORMATION_DRAWS, 4 * (_INFORMATION_WORK // (4 * len(sample.people))))
     few = replace(optimum.sweep, draws=min(_INFORMATION_DRAWS, enough, optimum.sweep.draws))
-    information = marginal.information(optimum.population, marginal.propose(optimum.population, few, remember=False))
-    curvature = optimum.evaluation.curvature if information is None else information.cpu() - prior.hessian
-    start = laplace_factor(model, optimum.population, curvature)
-    sweep = posterior_sweep(optimum.sweep, optimum.evaluation.detail.ess, len(marginal.panel))
-    target = AnchoredTarget(model, marginal, Anchor(optimum.population, gradient, information), sweep)
+    information = sample.information(optimum.population, sample.propose(optimum.population, few))
+    curvature = optimum.evaluation.curvature
+    if information is not None:
+        information = information * (weight / sample.people.weight)
+        curvature = information - prior.hessian
+    start = laplace_factor(model, optimum.population, curvature, optimum.evaluation.gradient)
+    sweep = posterior_sweep(optimum.sweep, optimum.evaluation.detail.value.ess, len(sample.people))
+    part = sample
+    if len(sample.people) > MOST_PEOPLE:
+        part = sample.take(sample.people.draw(MOST_PEOPLE, (seed, -2)))
+    target = AnchoredTarget(model, part, weight, Anchor(optimum.population, gradient, information), sweep)
     done = 0
 
     def tick() -> None:
@@ -238,7 +266,7 @@ def find_posterior(
 
     factor, rounds = fit_gaussian(target, start, tick)
     check = check_gaussian(target, factor, _CHECK_POINTS, make_generator(seed, 3), tick)
-    clock.passes += 1 + target.evaluations * len(target.marginal.panel) / len(marginal.panel)
+    clock.passes += (sample.people.weight + target.evaluations * part.people.weight) / weight
     return Posterior(factor, rounds, check)
 
 
@@ -246,21 +274,21 @@ def _describe(
     fit: Fit,
     optimum: Optimum,
     posterior: Posterior,
-    panel: PanelDifferences,
+    sample: People,
     seed: int,
     clock: Clock,
 ) -> dict[str, object]:
-    people = torch.randperm(len(panel), generator=make_generator(seed, 11))[:_CHECKED_PEOPLE].sort().values
+    checked = sample.take(sample.draw(_CHECKED_PEOPLE, (seed, 11)))
     assert isinstance(fit.tastes, PolishedTastes)
-    local = fit.tastes.check(panel.take(people.to(panel.values.device)), fit.center)
+    check = PeopleCheck.join(checked.team.gather(fit.tastes.check(checked.panels, fit.center)))
     return {
         "status": optimum.status.value,
         "converged": optimum.status.converged,
-        "ess_min": float(local.ess.min()),
+        "ess_min": float(check.ess.min()),
         "pareto_k": posterior.check.pareto_k,
         "ess_population": posterior.check.ess,
-        "pareto_k_people": float(local.pareto_k.max()),
-        "people_above_k": float((local.pareto_k > 0.7).double().mean()),
+        "pareto_k_people": float(check.pareto_k.max()),
+        "people_above_k": float((check.pareto_k > 0.7).double().mean()),
         "newton_decrement": optimum.decrement,
         "redraw_shift": optimum.redraw**0.5,
         "draws": optimum.sweep.draws,

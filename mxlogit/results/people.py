@@ -13,8 +13,8 @@ from torch import Tensor
 from mxlogit.density import PanelModel
 from mxlogit.errors import SpecificationError
 from mxlogit.fit import Fit
-from mxlogit.likelihood import PanelDifferences
 from mxlogit.parameters import Population
+from mxlogit.people import PanelSource
 
 # Population samples over which people's posteriors are averaged, and taste samples per person.
 _POPULATIONS = 16
@@ -45,12 +45,12 @@ def sampled_populations(model: PanelModel, fit: Fit, n: int) -> list[Population]
     return [model.space.constrain(vector) for vector in fit.samples.unconstrained[picks]]
 
 
-def taste_moments(model: PanelModel, fit: Fit, panel: PanelDifferences) -> Moments:
+def taste_moments(model: PanelModel, fit: Fit, panel: PanelSource) -> Moments:
     """Posterior moments of tastes by the law of total variance over population samples."""
     means, variances = [], []
     # What the population's uncertainty adds to a person's shrinks with the number of people.
-    count = max(2, min(_POPULATIONS, 2 * (_POPULATIONS * _ALL_POPULATIONS // (2 * max(1, len(panel))))))
-    for population in sampled_populations(model, fit, count):
+    count = min(_POPULATIONS, 2 * (_POPULATIONS * _ALL_POPULATIONS // (2 * max(1, len(panel)))))
+    for population in sampled_populations(model, fit, count) if count > 1 else [fit.center]:
         mean, deviation = fit.tastes.moments(panel, population)
         means.append(mean)
         variances.append(deviation.square())
@@ -59,7 +59,7 @@ def taste_moments(model: PanelModel, fit: Fit, panel: PanelDifferences) -> Momen
     return Moments(mean.mean(0), variance.sqrt())
 
 
-def coefficient_samples(model: PanelModel, fit: Fit, panel: PanelDifferences, n: int = _SAMPLES) -> Tensor:
+def coefficient_samples(model: PanelModel, fit: Fit, panel: PanelSource, n: int = _SAMPLES) -> Tensor:
     """Posterior samples of people's coefficients (n_samples, n, f + k), spread over population samples."""
     populations = sampled_populations(model, fit, _POPULATIONS)
     each = -(-n // len(populations))
@@ -73,7 +73,7 @@ def coefficient_samples(model: PanelModel, fit: Fit, panel: PanelDifferences, n:
 def individual_frame(
     model: PanelModel,
     fit: Fit,
-    panel: PanelDifferences,
+    panel: PanelSource,
     labels: np.ndarray,
     statistic: Sequence[str | float],
 ) -> pd.DataFrame:
@@ -82,7 +82,7 @@ def individual_frame(
     Parameters
     ----------
     model, fit : the fitted model
-    panel : PanelDifferences
+    panel : PanelSource
         Of the people wanted.
     labels : ndarray
         Their names.
@@ -118,7 +118,7 @@ def individual_frame(
 
 
 def _quantiles(
-    model: PanelModel, fit: Fit, panel: PanelDifferences, probabilities: list[float]
+    model: PanelModel, fit: Fit, panel: PanelSource, probabilities: list[float]
 ) -> dict[str | float, np.ndarray]:
     at = torch.tensor(probabilities)
     parts = []

@@ -13,12 +13,14 @@ from mxlogit.choices import ChoiceData, FrameChoices
 from mxlogit.density import PanelModel
 from mxlogit.draws import make_generator
 from mxlogit.fit import Fit
-from mxlogit.likelihood import PanelDifferences, choice_log_probabilities
+from mxlogit.likelihood import choice_log_probabilities
 from mxlogit.marginal import MarginalLikelihood, Sweep
+from mxlogit.people import PanelSource, People
 
 # Draws of (population, tastes) per person, and cells (draws x rows) held at once.
 _DRAWS = 1_000
 _CELLS = 4_000_000
+_PEOPLE_AT_ONCE = 4_096
 
 
 def population_coefficients(model: PanelModel, fit: Fit, n_people: int, seed: int) -> Tensor:
@@ -64,11 +66,12 @@ def mean_probabilities(data: ChoiceData, columns: list[int], coefficients: Tenso
     return result
 
 
-def mean_log_likelihood(model: PanelModel, fit: Fit, panel: PanelDifferences, seed: int) -> float:
+def mean_log_likelihood(model: PanelModel, fit: Fit, panel: PanelSource, seed: int) -> float:
     """Weighted mean log likelihood per choice situation at the point estimate, by importance sampling."""
-    marginal = MarginalLikelihood(panel, model.space, model.mixing, seed)
+    marginal = MarginalLikelihood(People.gather(panel), model.space, model.mixing, seed)
     total = marginal.measure(fit.center, Sweep(draws=256, tail=8, key=31, polish=30)).log_likelihood
-    return total / float((panel.weights.double() * panel.n_situations).sum())
+    weights = [(part.weights.double() @ part.n_situations.double()) for _, part in panel.chunks(_PEOPLE_AT_ONCE)]
+    return total / float(torch.stack(weights).sum())
 
 
 def row_values(rows: FrameChoices, probability: Tensor) -> np.ndarray:

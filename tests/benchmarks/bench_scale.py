@@ -23,6 +23,7 @@ import torch
 
 from mxlogit import ConvergenceWarning, MixedLogit, Priors
 from mxlogit.marginal import MarginalLikelihood, Sweep
+from mxlogit.people import People
 from mxlogit.simulate import StudyData, simulate_published_study
 
 FIXED, RANDOM = ["f1", "f2", "f3"], ["r1", "r2", "r3", "r4", "r5"]
@@ -46,7 +47,7 @@ def rmse(estimate: object, truth: np.ndarray) -> float:
 def measure_pass(est: MixedLogit) -> dict[str, float]:
     """Seconds of one warm pass, of streaming the attributes, and of a bare product in chunks of the pass's size."""
     model, panel = est._fitted.model, est._fitted.panel
-    marginal = MarginalLikelihood(panel, model.space, model.mixing, 0)
+    marginal = MarginalLikelihood(People.gather(panel), model.space, model.mixing, 0)
     sweep, population = Sweep(_DRAWS, 8, 1, 2), est.result_.center
     marginal.sweep(population, Sweep(_DRAWS, 8, 1, 20))
     random = panel.values[..., len(FIXED) :]

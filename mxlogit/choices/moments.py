@@ -1,0 +1,132 @@
+"""What identification depends on: how attributes vary within choice situations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mxlogit.choices.data import ChoiceData
+from mxlogit.errors import SpecificationError
+
+# Relative size below which an eigenvalue of the scaled Gram matrix (float64 sums) counts as zero.
+_COLLINEAR = 1e-10
+_PEOPLE_AT_ONCE = 4096
+
+
+@dataclass(frozen=True)
+class AttributeMoments:
+    """Sums over the available alternatives of observed situations (float64); those of several groups of people add up.
+
+    Attributes
+    ----------
+    gram : Tensor, shape (k, k)
+        Products of the attributes about their situation mean: adding a constant to all utilities of a situation
+        changes nothing, so identification depends on this matrix alone.
+    square : Tensor, shape (k,)
+        Squares of the attributes.
+    count : Tensor, shape (2,)
+        Number of alternatives and of situations.
+    """
+
+    gram: Tensor
+    square: Tensor
+    count: Tensor
+
+    @classmethod
+    def zeros(cls, size: int) -> AttributeMoments:
+        """Return sums over nobody."""
+        gram = torch.zeros(size, size, dtype=torch.float64)
+        return cls(gram, gram.diagonal().clone(), gram.new_zeros(2))
+
+    @classmethod
+    def of(cls, data: ChoiceData) -> AttributeMoments:
+        """Sum over the people of some data."""
+        total = cls.zeros(data.attributes.shape[-1])
+        for start in range(0, data.n_decision_makers, _PEOPLE_AT_ONCE):
+            total = total + cls._of_chunk(data, slice(start, start + _PEOPLE_AT_ONCE))
+        return total
+
+    @classmethod
+    def _of_chunk(cls, data: ChoiceData, part: slice) -> AttributeMoments:
+        real = data.available[part] & data.observed[part][..., None]
+        x = data.attributes[part].double()
+        if bool(real.all()):
+            centred = x - x.mean(2, keepdim=True)
+        else:
+            wide = real[..., None]
+            centred = x - (x * wide).sum(2, keepdim=True) / wide.sum(2, keepdim=True).clamp(min=1)
+            centred *= wide
+        rows = centred.flatten(0, 2)
+        count = torch.stack([real.sum(), data.observed[part].sum()]).double()
+        # Attributes are zero wherever they are padding.
+        return cls((rows.T @ rows).cpu(), x.flatten(0, 2).square().sum(0).cpu(), count.cpu())
+
+    def __add__(self, other: AttributeMoments) -> AttributeMoments:
+        """Sum over the people of both."""
+        return AttributeMoments(self.gram + other.gram, self.square + other.square, self.count + other.count)
+
+    @property
+    def n_situations(self) -> int:
+        """Number of observed situations."""
+        return int(self.count[1])
+
+    def take(self, columns: Sequence[int]) -> AttributeMoments:
+        """Return the moments of some attributes."""
+        index = list(columns)
+        return AttributeMoments(self.gram[index][:, index], self.square[index], self.count)
+
+
+def check_identification(moments: AttributeMoments, names: Sequence[str]) -> list[float]:
+    """Check that the coefficients of attributes can be identified from choices among alternatives.
+
+    Parameters
+    ----------
+    moments : AttributeMoments
+    names : sequence of str
+
+    Returns
+    -------
+    list of float
+        Within-situation standard deviation of each attribute, in its own unit.
+
+    Raises
+    ------
+    SpecificationError
+        If an attribute never varies within a situation, or some are perfectly collinear there.
+    """
+    rows = moments.count[0].clamp(min=1.0)
+    deviation, size = (moments.gram.diagonal() / rows).sqrt(), (moments.square / rows).sqrt()
+    problems = []
+    constant = deviation <= 1e-7 * size
+    for i in torch.nonzero(constant)[:, 0].tolist():
+        problems.append(
+            f"the coefficient of {names[i]!r} is not identified: the column does not vary across alternatives "
+            f"in any of the {moments.n_situations} choice situations. Interact it with an attribute or with "
+            "alternative-specific constants, or leave it out."
+        )
+    vary = torch.nonzero(~constant)[:, 0]
+    for group in _collinear_groups(moments.gram[vary][:, vary]):
+        members = [names[int(vary[i])] for i in group]
+        problems.append(
+            f"the coefficients of {members} are not identified: within choice situations one of these columns is "
+            "an exact linear combination of the others. Leave one of them out."
+        )
+    if problems:
+        raise SpecificationError("\n  ".join(problems))
+    return [float(x) for x in deviation]
+
+
+def _collinear_groups(gram: Tensor) -> list[list[int]]:
+    """Columns that take part in each exact linear dependence of a Gram matrix."""
+    if len(gram) < 2:
+        return []
+    deviation = gram.diagonal().sqrt()
+    values, vectors = torch.linalg.eigh(gram / torch.outer(deviation, deviation))
+    groups = []
+    for value, vector in zip(values, vectors.T, strict=True):
+        if value < _COLLINEAR:
+            groups.append(torch.nonzero(vector.abs() > 1e-4)[:, 0].tolist())
+    return groups

@@ -1,0 +1,233 @@
+"""Choice data packed on disk: shards of decision makers in order, read through memory maps.
+
+A pack is a directory with ``manifest.json``, ``people.npz`` (labels and weights) and one safetensors file per shard,
+whose panels are padded to the longest of that shard. `mxlogit.choices.packing` writes it.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mxlogit.choices.data import ChoiceData
+from mxlogit.choices.ingest import add_constants, constant_labels
+from mxlogit.choices.moments import AttributeMoments
+from mxlogit.errors import ChoiceDataError
+
+MANIFEST, PEOPLE, FORMAT = "manifest.json", "people.npz", "mxlogit choices 1"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file of a pack.
+
+    Attributes
+    ----------
+    file : str
+    shape : tuple of int
+        Lengths n, t, j, k of its attributes.
+    situations : int
+        Observed choice situations.
+    size : int
+        Bytes of the file.
+    checksum : int
+        CRC-32 of the file.
+    """
+
+    file: str
+    shape: tuple[int, int, int, int]
+    situations: int
+    size: int
+    checksum: int
+
+
+@dataclass(frozen=True, eq=False)
+class PackedChoices:
+    """Choices of a panel of decision makers on disk, for `MixedLogit.fit` without holding them in memory.
+
+    Attributes
+    ----------
+    path : Path
+    shards : tuple of Shard
+    names : tuple of str
+        Names of the k attributes.
+    decision_makers : ndarray, shape (n,)
+        Labels of the people, in order.
+    weights : Tensor, shape (n,)
+    alternatives : ndarray or None, shape (j,)
+        Labels of the alternatives; None when positions carry no label.
+    """
+
+    path: Path
+    shards: tuple[Shard, ...]
+    names: tuple[str, ...]
+    decision_makers: np.ndarray
+    weights: Tensor
+    alternatives: np.ndarray | None = None
+    _constants: tuple[object] | None = None
+    _checked: set[str] = field(default_factory=set, repr=False)
+
+    @classmethod
+    def open(cls, path: str | Path) -> PackedChoices:
+        """Open what `ChoiceData.pack` has written.
+
+        Raises
+        ------
+        ChoiceDataError
+            If there is no complete pack, or a shard is missing or has another size than when it was written.
+        """
+        root = Path(path)
+        try:
+            facts = json.loads((root / MANIFEST).read_text())
+            people = np.load(root / PEOPLE)
+            labels, weights = people["labels"], torch.from_numpy(people["weights"])
+        except (OSError, ValueError, KeyError, zlib.error) as trouble:
+            raise ChoiceDataError(f"{str(root)!r} is not a complete pack of choices: {trouble}.") from None
+        if facts.get("format") != FORMAT:
+            raise ChoiceDataError(f"{str(root)!r} has format {facts.get('format')!r}; this version reads {FORMAT!r}.")
+        shards = tuple(_shard_from(entry) for entry in facts["shards"])
+        for place, shard in enumerate(shards):
+            _check_size(root, shard, place, len(shards))
+        alternatives = None if facts["alternatives"] is None else np.array(facts["alternatives"])
+        return cls(root, shards, tuple(facts["names"]), labels, weights, alternatives)
+
+    @property
+    def n_decision_makers(self) -> int:
+        """Number of decision makers."""
+        return len(self.decision_makers)
+
+    @property
+    def n_situations(self) -> int:
+        """Number of observed choice situations of all decision makers."""
+        return sum(shard.situations for shard in self.shards)
+
+    @property
+    def n_alternatives(self) -> int:
+        """Largest length of the alternative axis."""
+        return max((shard.shape[2] for shard in self.shards), default=1)
+
+    @property
+    def first_places(self) -> list[int]:
+        """Place of the first decision maker of every shard, and the number of all."""
+        return [0, *np.cumsum([shard.shape[0] for shard in self.shards]).tolist()]
+
+    def columns(self, names: Sequence[str]) -> list[int]:
+        """Positions of attributes by name.
+
+        Raises
+        ------
+        ChoiceDataError
+            If a name is not an attribute.
+        """
+        missing = [name for name in names if name not in self.names]
+        if missing:
+            raise ChoiceDataError(f"the choice data have no attribute {missing}; they have {list(self.names)}.")
+        return [self.names.index(name) for name in names]
+
+    def with_constants(self, base: object) -> PackedChoices:
+        """Return the same choices with a dummy for every alternative but the base (see `ingest.add_constants`)."""
+        if self.alternatives is None:
+            raise ChoiceDataError("constants=True needs alternatives that recur; these have no labels.")
+        names = (*self.names, *constant_labels(self.alternatives, base))
+        return replace(self, names=names, _constants=(base,))
+
+    def part(self, index: int, count: int) -> PackedChoices:
+        """Return one of ``count`` parts of consecutive shards with about equally many people; it may have none."""
+        places = np.array(self.first_places)
+        cuts = np.searchsorted(places, np.linspace(0, places[-1], count + 1) - 0.5)
+        first, last = int(cuts[index]), int(cuts[index + 1])
+        people = slice(int(places[first]), int(places[last]))
+        return replace(
+            self,
+            shards=self.shards[first:last],
+            decision_makers=self.decision_makers[people],
+            weights=self.weights[people],
+        )
+
+    def read(self, place: int) -> ChoiceData:
+        """Map one shard into memory; attributes are read from disk when they are used.
+
+        Raises
+        ------
+        ChoiceDataError
+            Naming the shard, if it has changed since it was written.
+        """
+        shard, first = self.shards[place], self.first_places[place]
+        _check_size(self.path, shard, place, len(self.shards))
+        if shard.file not in self._checked and _checksum(self.path / shard.file) != shard.checksum:
+            raise _damage(shard, place, len(self.shards), "its contents have changed")
+        self._checked.add(shard.file)
+        try:
+            tensors = load_file(self.path / shard.file)
+        except (SafetensorError, OSError) as trouble:
+            raise _damage(shard, place, len(self.shards), str(trouble)) from None
+        people = slice(first, first + shard.shape[0])
+        data = ChoiceData(
+            attributes=tensors["attributes"],
+            available=tensors["available"],
+            observed=tensors["observed"],
+            chosen=tensors["chosen"].long(),
+            weights=self.weights[people].to(tensors["attributes"]),
+            names=self.names[: shard.shape[3]],
+            decision_makers=self.decision_makers[people],
+            alternatives=self.alternatives,
+        )
+        return data if self._constants is None else add_constants(data, self._constants[0], "alternative")
+
+    def read_all(self) -> Iterator[ChoiceData]:
+        """Map one shard after the other."""
+        for place in range(len(self.shards)):
+            yield self.read(place)
+
+    def moments(self) -> AttributeMoments:
+        """Sums over all shards."""
+        return sum((AttributeMoments.of(data) for data in self.read_all()), AttributeMoments.zeros(len(self.names)))
+
+
+def _shard_from(entry: dict[str, Any]) -> Shard:
+    return Shard(entry["file"], tuple(entry["shape"]), entry["situations"], entry["size"], entry["checksum"])
+
+
+def _check_size(root: Path, shard: Shard, place: int, count: int) -> None:
+    file = root / shard.file
+    if not file.exists():
+        raise _damage(shard, place, count, "it is missing")
+    if file.stat().st_size != shard.size:
+        raise _damage(shard, place, count, f"it has {file.stat().st_size} bytes instead of {shard.size}")
+
+
+def _damage(shard: Shard, place: int, count: int, what: str) -> ChoiceDataError:
+    return ChoiceDataError(f"shard {place + 1} of {count} ({shard.file}) is damaged: {what}. Pack the data again.")
+
+
+def _checksum(file: Path) -> int:
+    value = 0
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 22):
+            value = zlib.crc32(block, value)
+    return value
+
+
+def write_shard(root: Path, place: int, data: ChoiceData) -> Shard:
+    """Write one shard and return what the manifest says of it."""
+    name = f"{place:05d}.safetensors"
+    tensors = {
+        "attributes": data.attributes.contiguous(),
+        "available": data.available.contiguous(),
+        "observed": data.observed.contiguous(),
+        "chosen": data.chosen.to(torch.int32).contiguous(),
+    }
+    save_file(tensors, root / name)
+    n, t, j, k = data.attributes.shape
+    file = root / name
+    return Shard(name, (n, t, j, k), data.n_situations, file.stat().st_size, _checksum(file))

@@ -1,0 +1,120 @@
+"""Everybody in a fit, wherever their choices are: in memory, in shards on disk, or with other processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from mxlogit.draws import make_generator
+from mxlogit.errors import SpecificationError
+from mxlogit.likelihood import PanelDifferences
+from mxlogit.team import Team
+
+
+class PanelSource(Protocol):
+    """The people of this process, to be met in order, a chunk at a time (`PanelDifferences`, `StreamedPanels`)."""
+
+    @property
+    def like(self) -> Tensor:
+        """An empty tensor of the attributes' dtype and device."""
+        ...
+
+    @property
+    def n_rows(self) -> int:
+        """Largest number r of rows of a person."""
+        ...
+
+    @property
+    def n_columns(self) -> int:
+        """Number of attributes."""
+        ...
+
+    @property
+    def weights(self) -> Tensor:
+        """Weights (n,)."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def chunks(self, size: int) -> Iterator[tuple[slice, PanelDifferences]]:
+        """Iterate over consecutive people, at most ``size`` at a time."""
+        ...
+
+    def take(self, people: Tensor) -> PanelDifferences:
+        """Return some people, by an index tensor, in memory."""
+        ...
+
+
+@dataclass(frozen=True)
+class People:
+    """Everybody, of whom this process holds a share.
+
+    Attributes
+    ----------
+    panels : PanelSource
+        The share of this process.
+    first : int
+        Place of its first person among everybody.
+    count : int
+        Number of people of all processes.
+    weight : float
+        Sum of the weights of all.
+    team : Team
+    """
+
+    panels: PanelSource
+    first: int
+    count: int
+    weight: float
+    team: Team
+
+    @classmethod
+    def gather(cls, panels: PanelSource, team: Team | None = None) -> People:
+        """Count the people of all processes; those of this process alone without a team."""
+        team = Team() if team is None else team
+        shares = team.gather((len(panels), float(panels.weights.double().sum())))
+        counts = [count for count, _ in shares]
+        first, weight = sum(counts[: team.rank]), sum(weight for _, weight in shares)
+        return cls(panels, first, sum(counts), weight, team)
+
+    def __len__(self) -> int:
+        return self.count
+
+    @property
+    def like(self) -> Tensor:
+        """An empty tensor of the attributes' dtype and device."""
+        return self.panels.like
+
+    def here(self, people: Tensor) -> Tensor:
+        """Those of ``people`` (increasing places among everybody) who are of this process, as places in its share."""
+        places = people - self.first
+        return places[(places >= 0) & (places < len(self.panels))]
+
+    def draw(self, size: int, key: tuple[int, ...]) -> Tensor:
+        """Places of ``size`` people at random, increasing; the same for all processes."""
+        return torch.randperm(self.count, generator=make_generator(*key))[:size].sort().values
+
+    def alone(self) -> PanelDifferences:
+        """Everybody, in memory, for engines that need that.
+
+        Raises
+        ------
+        SpecificationError
+            If other processes hold some of them.
+        """
+        if self.team.size > 1:
+            raise SpecificationError("several processes can fit with method='vi' only; run other methods in one.")
+        if isinstance(self.panels, PanelDifferences):
+            return self.panels
+        return self.panels.take(torch.arange(self.count))
+
+    def take(self, people: Tensor) -> People:
+        """Return some people by increasing places among everybody, in memory, spread over processes as they are."""
+        mine = self.here(people)
+        panels = self.panels.take(mine.to(self.like.device))
+        (weight,) = self.team.total(panels.weights.double().sum())
+        return People(panels, int((people < self.first).sum()), len(people), float(weight), self.team)

@@ -1,0 +1,76 @@
+"""People whose choices are packed on disk, met shard by shard, the next one prepared while the last is used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from mxlogit.choices.packed import PackedChoices
+from mxlogit.likelihood import PanelDifferences, difference_panels, join_panels
+
+
+class StreamedPanels:
+    """The people of a pack as a `PanelSource`: memory holds two shards at a time.
+
+    Parameters
+    ----------
+    packed : PackedChoices
+    names : sequence of str
+        Attributes to use, fixed coefficients first.
+    device : torch.device
+    dtype : torch.dtype
+    """
+
+    def __init__(self, packed: PackedChoices, names: Sequence[str], device: torch.device, dtype: torch.dtype) -> None:
+        self.packed, self.order = packed, packed.columns(names)
+        self.like = torch.zeros(0, 0, len(names), device=device, dtype=dtype)
+        self.weights = packed.weights.to(device, dtype)
+
+    @property
+    def n_rows(self) -> int:
+        """Largest number r of rows of a person."""
+        return max((shard.shape[1] * max(1, shard.shape[2] - 1) for shard in self.packed.shards), default=1)
+
+    @property
+    def n_columns(self) -> int:
+        """Number k of attributes."""
+        return len(self.order)
+
+    def __len__(self) -> int:
+        return self.packed.n_decision_makers
+
+    def chunks(self, size: int) -> Iterator[tuple[slice, PanelDifferences]]:
+        """Iterate over consecutive people of one shard after the other, at most ``size`` at a time."""
+        places = self.packed.first_places
+        with ThreadPoolExecutor(1) as reader:
+            ahead = reader.submit(self._read, 0) if self.packed.shards else None
+            for shard, first in enumerate(places[:-1]):
+                assert ahead is not None
+                panel = ahead.result()
+                ahead = reader.submit(self._read, shard + 1) if shard + 2 < len(places) else None
+                for part, chunk in panel.chunks(size):
+                    yield slice(first + part.start, first + part.stop), chunk
+
+    def take(self, people: Tensor) -> PanelDifferences:
+        """Return some people, by an index tensor of increasing places, in memory."""
+        places = torch.tensor(self.packed.first_places)
+        wanted, parts = people.cpu(), []
+        for shard in range(len(self.packed.shards)):
+            inside = wanted[(wanted >= places[shard]) & (wanted < places[shard + 1])] - places[shard]
+            if len(inside):
+                parts.append(self._read(shard, inside))
+        nobody = PanelDifferences(
+            self.like.new_zeros(0, 1, self.n_columns), None, 1, self.weights[:0], self.weights[:0].long()
+        )
+        return join_panels(parts) if parts else nobody
+
+    def _read(self, shard: int, people: Tensor | None = None) -> PanelDifferences:
+        data = self.packed.read(shard)
+        if people is not None:
+            data = data.take(people)
+        panel = difference_panels(data.to(device=self.like.device, dtype=self.like.dtype), self.order)
+        return replace(panel, appearance=None)

@@ -1,0 +1,130 @@
+"""The processes that fit one model together: one alone, or those of torch.distributed's default group.
+
+Everything global in a fit is a sum over people, so a process needs its own share of the people and, once a pass,
+the sum of a few numbers over all processes. Messages have one length and begin with a sign of trouble: a process that
+fails takes part in the next exchange of the others, whatever it is, and all of them end with its message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from mxlogit.errors import ProcessError
+
+# Numbers of one message, the sign of trouble included: a pass of up to 88 parameters is one message.
+_MESSAGE = 8192
+
+
+class Team:
+    """A process alone.
+
+    Attributes
+    ----------
+    rank, size : int
+        This process and the number of processes.
+    """
+
+    rank = 0
+    size = 1
+
+    def total(self, *parts: Tensor) -> list[Tensor]:
+        """Sum tensors over all processes; float64, on the CPU, the same bits everywhere."""
+        return [part.detach().double().cpu() for part in parts]
+
+    def gather(self, item: Any) -> list[Any]:
+        """Return the items of all processes, in order of rank."""
+        return [item]
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Do something that ends for all processes in the same way: nobody waits for one that failed."""
+        yield
+
+
+class ProcessGroup(Team):
+    """The processes of torch.distributed's default group (gloo, or nccl on GPUs).
+
+    Raises
+    ------
+    ProcessError
+        From every method, when another process failed or was lost.
+    """
+
+    def __init__(self) -> None:
+        self.rank, self.size = dist.get_rank(), dist.get_world_size()
+        nccl = dist.get_backend() == "nccl"
+        self._device = torch.device("cuda", torch.cuda.current_device()) if nccl else torch.device("cpu")
+
+    def total(self, *parts: Tensor) -> list[Tensor]:
+        """Sum tensors over all processes, in as few messages as they fill."""
+        wide = [part.detach().to(self._device, torch.float64) for part in parts]
+        numbers = torch.cat([part.flatten() for part in wide]) if wide else torch.zeros(0)
+        room = _MESSAGE - 1
+        sums = [self._exchange(numbers[start : start + room]) for start in range(0, max(1, len(numbers)), room)]
+        pieces = torch.cat(sums).cpu().split([part.numel() for part in wide])
+        return [piece.view(part.shape) for piece, part in zip(pieces, wide, strict=True)]
+
+    def gather(self, item: Any) -> list[Any]:
+        """Return the (pickled) items of all processes, in order of rank."""
+        self.total()
+        return self._gather(item)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Tell the others of any exception; wait for all at the end."""
+        try:
+            yield
+            self.total()
+        except ProcessError:
+            raise
+        except Exception as trouble:
+            self._announce(f"{type(trouble).__name__}: {trouble}")
+            raise
+
+    def _exchange(self, numbers: Tensor) -> Tensor:
+        message = torch.zeros(_MESSAGE, dtype=torch.float64, device=self._device)
+        message[1 : 1 + len(numbers)] = numbers
+        self._reduce(message)
+        if float(message[0]):
+            self._raise(self._gather(None))
+        return message[1 : 1 + len(numbers)]
+
+    def _announce(self, trouble: str) -> None:
+        message = torch.zeros(_MESSAGE, dtype=torch.float64, device=self._device)
+        message[0] = 1.0
+        self._reduce(message)
+        self._gather(trouble)
+
+    def _raise(self, troubles: list[str | None]) -> None:
+        lines = [f"process {rank} of {self.size}: {text}" for rank, text in enumerate(troubles) if text is not None]
+        raise ProcessError("the fit was given up because another process failed.\n" + "\n".join(lines))
+
+    def _reduce(self, message: Tensor) -> None:
+        try:
+            dist.all_reduce(message)
+        except RuntimeError as trouble:
+            raise self._lost(trouble) from trouble
+
+    def _gather(self, item: Any) -> list[Any]:
+        items: list[Any] = [None] * self.size
+        try:
+            dist.all_gather_object(items, item)
+        except RuntimeError as trouble:
+            raise self._lost(trouble) from trouble
+        return items
+
+    def _lost(self, trouble: RuntimeError) -> ProcessError:
+        return ProcessError(f"process {self.rank} of {self.size} lost contact with another process: {trouble}")
+
+
+def current_team() -> Team:
+    """The default group of torch.distributed where there is one of at least two processes, else this process alone."""
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        return ProcessGroup()
+    return Team()
