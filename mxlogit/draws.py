@@ -7,7 +7,7 @@ with the number of people, and the same chunk of people meets the same draws in 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -84,27 +84,35 @@ class BaseDraws:
     ----------
     points : Tensor, shape (n, k, s)
         Symmetric about zero. The halves of s hold whole antithetic pairs, so each half is symmetric too: s is
-        (half, sign, position), and in each quarter the last ``n_prior`` positions are standard normal and stand for
+        (group, half, sign, position), and the last ``n_prior`` positions are standard normal and stand for
         the prior of whitened tastes; the others are Student-t (normal if ``tail`` is None) and stand for a person's
         local factor.
     n_prior : int
-        Of each quarter.
+        Of the positions.
     tail : int or None
         Degrees of freedom of the local component.
+    n_groups : int
     """
 
     points: Tensor
     n_prior: int
     tail: int | None
+    n_groups: int = 1
+
+    @classmethod
+    def join(cls, groups: Sequence[BaseDraws]) -> BaseDraws:
+        """Put groups of points of the same people and the same kind together."""
+        first = groups[0]
+        return cls(torch.cat([g.points for g in groups], -1), first.n_prior, first.tail, len(groups))
 
     @property
     def prior_share(self) -> float:
         """Share of the points that come from the prior."""
-        return 4 * self.n_prior / self.points.shape[-1]
+        return 4 * self.n_groups * self.n_prior / self.points.shape[-1]
 
     def prior_part(self, tensor: Tensor) -> Tensor:
-        """View (..., 4, n_prior) of what belongs to points from the prior in a tensor (..., s)."""
-        quarters = tensor.unflatten(-1, (4, -1))
+        """View (..., 4 groups, n_prior) of what belongs to points from the prior in a tensor (..., s)."""
+        quarters = tensor.unflatten(-1, (4 * self.n_groups, -1))
         return quarters[..., quarters.shape[-1] - self.n_prior :]
 
     def log_local(self, square: Tensor, dimensions: int) -> Tensor:

@@ -135,7 +135,8 @@ def _draw(factor: LocalFactor, base: BaseDraws) -> tuple[Tensor, Tensor, Tensor]
         prior = base.prior_part(base.points)
         base.prior_part(xi).copy_(prior)
         standard = torch.bmm(factor.precision_tril.mT, (prior.flatten(2) - mean).contiguous())
-        base.prior_part(square).copy_(standard.square().sum(1).unflatten(-1, (4, -1)))
+        quarters = base.prior_part(square)
+        quarters.copy_(standard.square().sum(1).view_as(quarters))
     log_q = base.log_local(square, k) - log_det
     log_factor = log_standard_normal(square, k) - log_det
     if share:

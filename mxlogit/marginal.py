@@ -150,13 +150,16 @@ class MarginalLikelihood:
         cells = max(1, panels.n_rows) * max(draws, panels.n_columns)
         return max(1, min(_LARGEST_CHUNK, _CELLS_PER_CHUNK // cells))
 
+    def _scheme(self, sweep: Sweep) -> DrawScheme:
+        return DrawScheme((self.seed, sweep.key), sweep.draws, self.space.n_random, sweep.tail, sweep.defensive)
+
     @torch.no_grad()
     def propose(
         self, population: Population, sweep: Sweep, *, remember: bool = True, size: int | None = None
     ) -> Iterator[Proposal]:
         """Polish and draw base points, chunk after chunk (of ``size`` people)."""
         local = population.to(self.people.like)
-        scheme = DrawScheme((self.seed, sweep.key), sweep.draws, self.space.n_random, sweep.tail, sweep.defensive)
+        scheme = self._scheme(sweep)
         for part, panel in self.people.panels.chunks(size or self.chunk_size(sweep.draws)):
             factor = polish(self.modes[part], local, panel, self.mixing, sweep.polish, sweep.settled)
             if remember:
@@ -179,16 +182,6 @@ class MarginalLikelihood:
         for p in proposals:
             yield p, weigh_draws(p.factor, p.base, local, p.panel, self.mixing, self._scratch)
 
-    @torch.no_grad()
-    def _scores(
-        self, population: Population, proposals: Iterable[Proposal]
-    ) -> Iterator[tuple[Proposal, WeightedDraws, Tensor]]:
-        """Weighted draws and scores (n, D), float64, of every chunk."""
-        local = population.to(self.people.like)
-        for p in proposals:
-            drawn, scores = score_people(p.factor, p.base, local, p.panel, self.mixing, self.space, self._scratch)
-            yield p, drawn, scores.double()
-
     def log_prob_people(self, population: Population, proposals: Iterable[Proposal]) -> Tensor:
         """Jackknifed log p(y_n) of every person of this process, shape (n,), float64, not weighted."""
         result = self.people.like.new_zeros(len(self.people.panels), dtype=torch.float64)
@@ -203,27 +196,40 @@ class MarginalLikelihood:
             sums += LikelihoodSums.of_chunk(drawn, proposal.panel.weights)
         return LikelihoodSums.finish(self.people.team.total(sums)[0], self.people.weight)
 
+    @torch.no_grad()
     def score(self, population: Population, proposals: Iterable[Proposal]) -> PassResult:
         """Log likelihood, score and centred outer product in relative coordinates."""
-        size = self.space.size
+        size, local = self.space.size, population.to(self.people.like)
         sums, score, outer = self._zeros(4), self._zeros(size), self._zeros(size, size)
-        for proposal, drawn, scores in self._scores(population, proposals):
-            weights = proposal.panel.weights.double()
-            sums += LikelihoodSums.of_chunk(drawn, proposal.panel.weights)
+        for p in proposals:
+            drawn, scores = score_people(p.factor, p.base, local, p.panel, self.mixing, self.space, self._scratch)
+            weights, scores = p.panel.weights.double(), scores.double()
+            sums += LikelihoodSums.of_chunk(drawn, weights)
             score += scores.T @ weights
             outer += scores.T @ (weights[:, None] * scores)
         sums, score, outer = self.people.team.total(sums, score, outer)
         outer -= torch.outer(score, score) / self.people.weight
         return PassResult(LikelihoodSums.finish(sums, self.people.weight), score, outer)
 
-    def compare_scores(self, population: Population, few: Sweep, many: Sweep) -> tuple[Tensor, Tensor]:
-        """Score with many draws less that with few, summed over people (D,), and its covariance (D, D)."""
-        size = self.chunk_size(max(few.draws, many.draws))
+    @torch.no_grad()
+    def effect_of_draws(self, population: Population, sweep: Sweep, times: int) -> tuple[Tensor, Tensor]:
+        """What ``times`` as many draws change in the score, summed over people (D,), and the covariance (D, D) of that.
+
+        The draws are ``times`` groups like those of the sweep. The score with all of them less the mean of the scores
+        with one group has little noise, since what is linear in the weights cancels.
+        """
+        size, local = self.chunk_size(times * sweep.draws), population.to(self.people.like)
+        schemes = [self._scheme(replace(sweep, key=sweep.key + 1 + group)) for group in range(times)]
         total, outer = self._zeros(self.space.size), self._zeros(self.space.size, self.space.size)
-        with_few = self._scores(population, self.propose(population, few, remember=False, size=size))
-        with_many = self._scores(population, self.propose(population, many, remember=False, size=size))
-        for (proposal, _, scores), (_, _, better) in zip(with_few, with_many, strict=True):
-            change = proposal.panel.weights.double()[:, None] * (better - scores)
+        for p in self.propose(population, sweep, size=size):
+            first = self.people.first + p.part.start
+            groups = [scheme.points(first, len(p.panel), p.factor.mean) for scheme in schemes]
+            scores = [
+                score_people(p.factor, base, local, p.panel, self.mixing, self.space, self._scratch)[1]
+                for base in (BaseDraws.join(groups), *groups)
+            ]
+            change = scores[0].double() - torch.stack(scores[1:]).double().mean(0)
+            change *= p.panel.weights.double()[:, None]
             total += change.sum(0)
             outer += change.T @ change
         total, outer = self.people.team.total(total, outer)

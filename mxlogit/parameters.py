@@ -215,20 +215,6 @@ class ParameterSpace:
         matrix[..., rows, columns] = entries
         return matrix
 
-    def bend(self, population: Population, gradient: Tensor) -> Tensor:
-        """Second derivatives in a relative step of gradient' psi, shape (D, D), by central differences.
-
-        What a Hessian in unconstrained coordinates lacks against one in relative coordinates.
-        """
-        size, h = self.size, 1e-3
-        unit = h * torch.eye(size, dtype=gradient.dtype)
-        both, apart = unit[:, None] + unit[None, :], unit[:, None] - unit[None, :]
-
-        def value(step: Tensor) -> Tensor:
-            return self.unconstrain(self.move(population, step)) @ gradient
-
-        return (value(both) + value(-both) - value(apart) - value(-apart)) / (4.0 * h * h)
-
     def relative_jacobian(self, population: Population) -> Tensor:
         """D (unconstrained vector) / d (relative step) at a zero step, shape (D, D).
 

@@ -69,7 +69,7 @@ class Target:
     """A log density of two coordinates with known moments: Gaussian, or skewed along the first axis."""
 
     def __init__(self, precision, centre, skew=0.0):
-        self.precision, self.centre, self.skew = precision, centre, skew
+        self.precision, self.centre, self.skew, self.factor = precision, centre, skew, 1.0
 
     def gradient(self, vector):
         shift = vector - self.centre

@@ -57,20 +57,6 @@ def test_relative_jacobian_by_finite_differences(case):
     torch.testing.assert_close(space.relative_jacobian(population), ((up - down) / (2 * h)).T, atol=1e-8, rtol=0)
 
 
-def test_bend_is_the_second_derivative_of_the_coordinates(case, generator):
-    space, vector = case
-    population = space.constrain(vector)
-    gradient = torch.randn(space.size, generator=generator, dtype=torch.float64)
-    direction = torch.randn(space.size, generator=generator, dtype=torch.float64)
-
-    def value(length):
-        return float(space.unconstrain(space.move(population, length * direction)) @ gradient)
-
-    h = 1e-3
-    second = (value(h) - 2 * value(0.0) + value(-h)) / h**2
-    assert float(direction @ space.bend(population, gradient) @ direction) == pytest.approx(second, rel=1e-3, abs=1e-3)
-
-
 def test_moves_keep_zeros_between_blocks(case, generator):
     space, vector = case
     population = space.constrain(vector)

@@ -27,11 +27,12 @@ STAGE_SIZES = (2_000, 20_000)
 _STAGE_TOLERANCE = 3.0
 _FIRST_DRAWS_TOLERANCE = 6.0
 # For more people than the largest subsample: gain left at which the search on few draws ends (the posterior begins with
-# a Newton step); how many times more draws the subsample gets; the squared error of their effect per parameter, in
-# posterior sds, that is allowed; and the size of the effect above which everybody is evaluated once more beyond it.
+# a Newton step); how many times more draws a subsample gets, and its least share of everybody; the squared error of
+# their effect per parameter, in posterior sds, that is allowed; and the size of the effect above which everybody is
+# evaluated once more beyond it.
 _LEFT_TO_THE_POSTERIOR = 0.5
-_MANY_TIMES = 8
-_EFFECT_ERROR = 0.01
+_MANY_TIMES, _EFFECT_SHARE = 4, 0.05
+_EFFECT_ERROR = 0.03
 _LARGE_EFFECT = 0.1
 _MOST_DRAWS_OF_EVERYBODY = 64_000_000
 _TRUST_RADIUS = 0.5
@@ -197,11 +198,13 @@ class NewtonSearch:
 
     def _effect_of_draws(self, population: Population, sweep: Sweep) -> tuple[Tensor, Tensor]:
         """What more draws would add to everybody's score, from the subsample, and the covariance of that estimate."""
-        more = replace(sweep, draws=_MANY_TIMES * sweep.draws, key=sweep.key + 1)
-        change, outer = self.sample.compare_scores(population, replace(more, draws=sweep.draws), more)
-        share = self.marginal.people.weight / self.sample.people.weight
-        self.clock.passes += 2.0 * len(self.sample.people) / len(self.marginal.people)
-        return share * change, share**2 * outer
+        part, count = self.sample, len(self.marginal.people)
+        if len(part.people) < _EFFECT_SHARE * count:
+            part = self.marginal.take(self.marginal.people.draw(int(_EFFECT_SHARE * count), (part.seed, -4)))
+        change, variance = part.effect_of_draws(population, sweep, _MANY_TIMES)
+        share = self.marginal.people.weight / part.people.weight
+        self.clock.passes += len(part.people) / count
+        return share * change, share**2 * variance
 
     def _evaluate(self, marginal: MarginalLikelihood, sweep: Sweep, population: Population) -> Evaluation:
         self.clock.passes += len(marginal.people) / len(self.marginal.people)

@@ -5,9 +5,9 @@ Opper and Archambeau 2009, Neural Computation 21) are taken at sigma points one 
 the mean along each axis (Julier and Uhlmann 2004, Proceedings of the IEEE 92): exact to third order, so
 that means are means and not modes. How good the Gaussian is is then measured by importance weights.
 
-For many people the target is *anchored*: the exact gradient at the mode plus differences estimated on a
-subsample of people (control variates after Quiroz et al. 2019, Journal of the American Statistical
-Association 114), so this stage costs the same whatever the number of people.
+For many people the target is *anchored*: gradient and curvature at the mode are those of everybody, differences to
+them are estimated on a subsample of people (control variates after Quiroz et al. 2019, Journal of the American
+Statistical Association 114), so this stage costs the same whatever the number of people.
 """
 
 from __future__ import annotations
@@ -26,6 +26,10 @@ from mxlogit.parameters import Population
 from mxlogit.samples import pareto_k
 
 MOST_PEOPLE = 2_000
+# Weight of everybody in that of the subsample from which on one round does, and the distance, in sds, for curvature at
+# the mean.
+_MANY_TIMES_MORE = 3.0
+_SHORT_DISTANCE = 0.1
 # Rounds: two, or three where the first would move the mean by more than _LARGE_MOVE.
 _MOST_ROUNDS = 3
 _LARGE_MOVE = 0.3
@@ -45,28 +49,11 @@ _WIDEST_PARTIAL = 1.0
 _LONGEST_MOVE = 0.6
 
 
-@dataclass(frozen=True)
-class Anchor:
-    """The mode and what is known there about the log likelihood of everybody, in relative coordinates.
-
-    Attributes
-    ----------
-    population : Population
-    gradient : Tensor, shape (D,)
-    information : Tensor or None, shape (D, D)
-        Observed information; None where it is not available in closed form.
-    """
-
-    population: Population
-    gradient: Tensor
-    information: Tensor | None
-
-
 class AnchoredTarget:
     """Gradient of the log posterior of the unconstrained vector, with fixed base draws.
 
-    The likelihood part is that of a subsample, scaled up, plus the linear and quadratic terms that make its
-    gradient and Hessian at the anchor those of everybody.
+    The likelihood part is that of a subsample, scaled up, plus the linear term that makes its gradient at the anchor
+    that of everybody, and the quadratic term that `match` finds.
 
     Parameters
     ----------
@@ -75,28 +62,31 @@ class AnchoredTarget:
         Of everybody or of a subsample, with modes at the anchor.
     weight : float
         Sum of the weights of everybody.
-    anchor : Anchor
+    population : Population
+        The anchor: the mode, or near it.
+    gradient : Tensor, shape (D,)
+        Of the log likelihood of everybody at the anchor, in relative coordinates.
     sweep : Sweep
     """
 
     def __init__(
-        self, model: PanelModel, marginal: MarginalLikelihood, weight: float, anchor: Anchor, sweep: Sweep
+        self,
+        model: PanelModel,
+        marginal: MarginalLikelihood,
+        weight: float,
+        population: Population,
+        gradient: Tensor,
+        sweep: Sweep,
     ) -> None:
         self.model, self.marginal = model, marginal
         self.factor = weight / marginal.people.weight
         self.evaluations = 1
-        self.anchor = model.space.unconstrain(anchor.population)
         # Base draws are kept and modes followed from the anchor, so the target is smooth and cheap.
-        self._proposals = list(marginal.propose(anchor.population, sweep, remember=False))
-        here = marginal.score(anchor.population, self._proposals)
-        jacobian = model.space.relative_jacobian(anchor.population)
-        self._linear = torch.linalg.solve(jacobian.T, anchor.gradient - self.factor * here.score)
-        self._quadratic = torch.zeros_like(jacobian)
-        part = marginal.information(anchor.population, self._proposals) if self.factor > 1.0 else None
-        if part is not None and anchor.information is not None:
-            missing = anchor.information - self.factor * part
-            missing = missing + model.space.bend(anchor.population, self._linear)
-            self._quadratic = torch.linalg.solve(jacobian.T, torch.linalg.solve(jacobian.T, missing).T)
+        self._proposals = list(marginal.propose(population, sweep, remember=False))
+        here = marginal.score(population, self._proposals)
+        jacobian = model.space.relative_jacobian(population)
+        self._linear = torch.linalg.solve(jacobian.T, gradient - self.factor * here.score)
+        self._quadratic, self._centre = torch.zeros_like(jacobian), model.space.unconstrain(population)
 
     def gradient(self, vector: Tensor) -> Tensor:
         """Gradient of the log posterior at ``vector``, shape (D,)."""
@@ -105,9 +95,19 @@ class AnchoredTarget:
         population = space.constrain(vector)
         score = self.marginal.score(population, self.marginal.follow(population, self._proposals)).score
         likelihood = self.factor * torch.linalg.solve(space.relative_jacobian(population).T, score)
-        correction = self._linear - self._quadratic @ (vector - self.anchor)
+        correction = self._linear - self._quadratic @ (vector - self._centre)
         slope, _ = self.model.prior.derivatives(space, vector)
         return likelihood + correction + slope
+
+    def match(self, q: GaussianFactor, precision: Tensor) -> None:
+        """Make the curvature q's own, given what it is now in q's whitened coordinates (D, D); the gradient at q.mean stays.
+
+        q's covariance knows of everybody; the curvature of a subsample is far from that of everybody.
+        """
+        identity = torch.eye(len(q.mean), dtype=precision.dtype)
+        inverse = torch.linalg.solve_triangular(q.tril, identity, upper=False)
+        self._linear = self._linear + self._quadratic @ (self._centre - q.mean)
+        self._quadratic, self._centre = self._quadratic + inverse.T @ (identity - precision) @ inverse, q.mean
 
 
 @dataclass(frozen=True)
@@ -118,13 +118,17 @@ class _Expectations:
     precision: Tensor
 
 
-def _expect(target: AnchoredTarget, q: GaussianFactor, tick: Callable[[], None]) -> _Expectations:
+def _expect(
+    target: AnchoredTarget, q: GaussianFactor, tick: Callable[[], None], distance: float = 1.0
+) -> _Expectations:
+    """Expectations by points at a distance, in sds, either side of the mean; differences at it for a short one."""
     centre = target.gradient(q.mean)
     total, columns = centre.clone(), []
     for direction in q.tril.T:
-        above, below = target.gradient(q.mean + direction), target.gradient(q.mean - direction)
-        columns.append(q.tril.T @ (below - above) / 2.0)
-        total += 0.5 * (above + below - 2.0 * centre)
+        above = target.gradient(q.mean + distance * direction)
+        below = target.gradient(q.mean - distance * direction)
+        columns.append(q.tril.T @ (below - above) / (2.0 * distance))
+        total += 0.5 * (above + below - 2.0 * centre) / distance**2
         tick()
     precision = torch.stack(columns, -1)
     return _Expectations(q.tril.T @ total, 0.5 * (precision + precision.T))
@@ -151,6 +155,13 @@ def fit_gaussian(target: AnchoredTarget, start: GaussianFactor, tick: Callable[[
     If the steps grow instead of shrinking, or sigma points leave the support, the posterior is no Gaussian's
     neighbour: the factor at the mode is returned, with 0 rounds, and the importance check will say so.
     """
+    if target.factor > _MANY_TIMES_MORE:
+        # The posterior of so many is all but Gaussian: its covariance is known, its mean is a little off its mode.
+        at = _expect(target, start, tick)
+        target.match(start, at.precision)
+        return GaussianFactor(start.mean + start.tril @ _shorten(at.gradient), start.tril), 1
+    if target.factor > 1.0:
+        target.match(start, _expect(target, start, tick, _SHORT_DISTANCE).precision)
     q, first = start, 0.0
     for rounds in range(1, _MOST_ROUNDS + 1):
         at = _expect(target, q, tick)

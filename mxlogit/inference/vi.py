@@ -18,7 +18,6 @@ from mxlogit.inference.newton import STAGE_SIZES, Clock, NewtonSearch, NewtonSet
 from mxlogit.inference.posterior import (
     EVEN_WEIGHTS,
     MOST_PEOPLE,
-    Anchor,
     AnchoredTarget,
     PopulationCheck,
     check_gaussian,
@@ -33,11 +32,11 @@ from mxlogit.people import People
 from mxlogit.tastes import PeopleCheck, PolishedTastes
 
 _CHECKED_PEOPLE = 2_000
-_CHECK_POINTS = 48
+_CHECK_POINTS, _FEW_CHECK_POINTS = 48, 30
 _TOLD_EVERY = 10
 # Noise of sums over people shrinks with people times draws: draws of the information matrix and of the log likelihood
 # at the estimate, given many people, are what keeps this product, and so many at least.
-_INFORMATION_DRAWS, _FEWEST_INFORMATION_DRAWS, _INFORMATION_WORK = 64, 16, 400_000
+_INFORMATION_DRAWS, _FEWEST_INFORMATION_DRAWS, _INFORMATION_WORK = 64, 16, 640_000
 _FEWEST_CENTER_DRAWS, _MOST_CENTER_DRAWS, _CENTER_WORK = 32, 1_024, 1_600_000
 
 
@@ -244,7 +243,7 @@ def find_posterior(
     prior = model.log_prior_in_moves(optimum.population)
     gradient = optimum.evaluation.gradient - prior.gradient
     enough = max(_FEWEST_INFORMATION_DRAWS, 4 * (_INFORMATION_WORK // (4 * len(sample.people))))
-    few = replace(optimum.sweep, draws=min(_INFORMATION_DRAWS, enough, optimum.sweep.draws))
+    few = replace(optimum.sweep, draws=min(_INFORMATION_DRAWS, enough))
     information = sample.information(optimum.population, sample.propose(optimum.population, few))
     curvature = optimum.evaluation.curvature
     if information is not None:
@@ -255,7 +254,7 @@ def find_posterior(
     part = sample
     if len(sample.people) > MOST_PEOPLE:
         part = sample.take(sample.people.draw(MOST_PEOPLE, (seed, -2)))
-    target = AnchoredTarget(model, part, weight, Anchor(optimum.population, gradient, information), sweep)
+    target = AnchoredTarget(model, part, weight, optimum.population, gradient, sweep)
     done = 0
 
     def tick() -> None:
@@ -265,7 +264,8 @@ def find_posterior(
             clock.tell(f"posterior: {done} points")
 
     factor, rounds = fit_gaussian(target, start, tick)
-    check = check_gaussian(target, factor, _CHECK_POINTS, make_generator(seed, 3), tick)
+    points = _CHECK_POINTS if sample.people.weight == weight else _FEW_CHECK_POINTS
+    check = check_gaussian(target, factor, points, make_generator(seed, 3), tick)
     clock.passes += (sample.people.weight + target.evaluations * part.people.weight) / weight
     return Posterior(factor, rounds, check)
 
