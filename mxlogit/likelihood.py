@@ -23,6 +23,7 @@ from torch import Tensor
 
 # Utility differences below this bound cannot overflow exp() in float32, so no shift is needed.
 _SAFE_EXPONENT = 60.0
+_PEOPLE_AT_ONCE = 1024
 
 
 class PanelData(Protocol):
@@ -188,18 +189,32 @@ def difference_panels(data: PanelData, order: list[int] | None = None) -> PanelD
         values = data.attributes.new_zeros(n, t, len(columns))
         nothing = torch.ones(n, t, dtype=torch.bool, device=values.device)
         return PanelDifferences(values, nothing, 1, data.weights, data.observed.sum(1), data.appearance, data.clusters)
-    others = torch.arange(j - 1, device=data.chosen.device).expand(n, t, j - 1)
-    others = others + (others >= data.chosen[..., None])
-    opened = data.available.gather(2, others) & data.observed[..., None]
     values = data.attributes.new_empty(n, t, j - 1, len(columns))
-    for position, column in enumerate(columns):
-        attribute = data.attributes[..., column]
-        difference = attribute.gather(2, others) - attribute.gather(2, data.chosen[..., None])
-        values[..., position] = difference.masked_fill_(~opened, 0.0)
+    opened = torch.empty(n, t, j - 1, dtype=torch.bool, device=values.device)
+    natural = columns == list(range(k))
+    for start in range(0, n, _PEOPLE_AT_ONCE):
+        part = slice(start, start + _PEOPLE_AT_ONCE)
+        differences = _difference(data, part, opened[part])
+        values[part] = differences if natural else differences[..., columns]
     closed = None if bool(opened.all()) else ~opened.flatten(1)
     return PanelDifferences(
         values.flatten(1, 2), closed, j - 1, data.weights, data.observed.sum(1), data.appearance, data.clusters
     )
+
+
+def _difference(data: PanelData, part: slice, opened: Tensor) -> Tensor:
+    """Differences (n, t, J - 1, k) of some people, zero where closed; says in ``opened`` where they are not."""
+    chosen = data.chosen[part][..., None]
+    n, t, others, j = *opened.shape, opened.shape[-1] + 1
+    other = torch.arange(others, device=chosen.device).expand(n, t, others)
+    other = other + (other >= chosen)
+    torch.logical_and(data.available[part].gather(2, other), data.observed[part][..., None], out=opened)
+    rows = data.attributes[part].reshape(n * t * j, -1)
+    situation = j * torch.arange(n * t, device=chosen.device).view(n, t, 1)
+    # Whole rows are copied: one look-up for all attributes.
+    differences = rows.index_select(0, (situation + other).flatten()).view(n, t, others, -1)
+    differences -= rows.index_select(0, (situation + chosen).flatten()).view(n, t, 1, -1)
+    return differences if bool(opened.all()) else differences.masked_fill_(~opened[..., None], 0.0)
 
 
 def join_panels(parts: Sequence[PanelDifferences]) -> PanelDifferences:

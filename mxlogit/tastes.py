@@ -58,6 +58,8 @@ class PolishedTastes:
         Most Newton steps per person from xi = 0.
     even : bool
         Whether importance weights are known to be even, so that fewer draws do for many people.
+    seen : MarginalLikelihood, optional
+        Of the people of the fit, with their modes: their tastes need no polish from the beginning.
     """
 
     def __init__(
@@ -69,9 +71,10 @@ class PolishedTastes:
         polish: int = 30,
         *,
         even: bool = False,
+        seen: MarginalLikelihood | None = None,
     ) -> None:
         self.model, self.seed, self.tail = model, seed, tail
-        self.draws, self.polish, self.even = draws, polish, even
+        self.draws, self.polish, self.even, self.seen = draws, polish, even, seen
 
     def _weigh(
         self, panel: PanelSource, population: Population, draws: int
@@ -85,9 +88,11 @@ class PolishedTastes:
         self, panel: PanelSource, population: Population, draws: int
     ) -> Iterator[tuple[Proposal, WeightedDraws]]:
         """Every chunk's proposal and weighted draws."""
-        marginal = MarginalLikelihood(People.gather(panel), self.model.space, self.model.mixing, self.seed)
+        marginal = self.seen
+        if marginal is None or marginal.people.panels is not panel:
+            marginal = MarginalLikelihood(People.gather(panel), self.model.space, self.model.mixing, self.seed)
         sweep = Sweep(draws, self.tail, 900 + draws, self.polish)
-        yield from marginal.weigh(population, marginal.propose(population, sweep))
+        yield from marginal.weigh(population, marginal.propose(population, sweep, remember=False))
 
     def _tastes(self, drawn: WeightedDraws, population: Population) -> Tensor:
         """Tastes (n, k, s) of weighted draws."""

@@ -13,7 +13,7 @@ from mxlogit.errors import SpecificationError
 
 # Relative size below which an eigenvalue of the scaled Gram matrix (float64 sums) counts as zero.
 _COLLINEAR = 1e-10
-_PEOPLE_AT_ONCE = 4096
+_PEOPLE_AT_ONCE = 512
 
 
 @dataclass(frozen=True)

@@ -100,7 +100,7 @@ class AnchoredTarget:
         return likelihood + correction + slope
 
     def match(self, q: GaussianFactor, precision: Tensor) -> None:
-        """Make the curvature q's own, given what it is now in q's whitened coordinates (D, D); the gradient at q.mean stays.
+        """Make the curvature that of q, given what it is in whitened coordinates (D, D); the gradient at q.mean stays.
 
         q's covariance knows of everybody; the curvature of a subsample is far from that of everybody.
         """

@@ -37,7 +37,7 @@ _TOLD_EVERY = 10
 # Noise of sums over people shrinks with people times draws: draws of the information matrix and of the log likelihood
 # at the estimate, given many people, are what keeps this product, and so many at least.
 _INFORMATION_DRAWS, _FEWEST_INFORMATION_DRAWS, _INFORMATION_WORK = 64, 16, 640_000
-_FEWEST_CENTER_DRAWS, _MOST_CENTER_DRAWS, _CENTER_WORK = 32, 1_024, 1_600_000
+_FEWEST_CENTER_DRAWS, _MOST_CENTER_DRAWS, _CENTER_WORK = 16, 1_024, 1_600_000
 
 
 class VI(BaseEstimator):  # type: ignore[misc]
@@ -201,7 +201,7 @@ class VI(BaseEstimator):  # type: ignore[misc]
         posterior = find_posterior(model, part, people.weight, optimum, seed, clock)
         samples = draw_samples(model.space, posterior.factor, self.n_samples, seed)
         even = optimum.evaluation.detail.value.ess > EVEN_WEIGHTS
-        tastes = PolishedTastes(model, seed, self.tail, even=even)
+        tastes = PolishedTastes(model, seed, self.tail, even=even, seen=marginal)
         center = model.space.from_report(samples.mean)
         fit = Fit(samples, center, optimum.status, clock.history, tastes, {})
         draws = max(_FEWEST_CENTER_DRAWS, min(_MOST_CENTER_DRAWS, 4 * (_CENTER_WORK // (4 * len(people)))))
