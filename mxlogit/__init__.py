@@ -6,12 +6,13 @@
 import logging
 
 from mxlogit import datasets
-from mxlogit.choices import ChoiceData, wide_to_long
+from mxlogit.choices import ChoiceData, PackedChoices, wide_to_long
 from mxlogit.errors import (
     ChoiceDataError,
     ConvergenceWarning,
     MxlogitError,
     NotFittedError,
+    ProcessError,
     SpecificationError,
 )
 from mxlogit.estimator import MixedLogit
@@ -31,7 +32,9 @@ __all__ = [
     "MixedLogit",
     "MxlogitError",
     "NotFittedError",
+    "PackedChoices",
     "Priors",
+    "ProcessError",
     "SpecificationError",
     "datasets",
     "likelihood_ratio_test",

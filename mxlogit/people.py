@@ -98,6 +98,20 @@ class People:
         """Places of ``size`` people at random, increasing; the same for all processes."""
         return torch.randperm(self.count, generator=make_generator(*key))[:size].sort().values
 
+    def own(self) -> PanelDifferences:
+        """The people of this process, in memory, for engines that draw mini-batches of them.
+
+        Raises
+        ------
+        SpecificationError
+            If this process has none.
+        """
+        if len(self.panels) == 0:
+            raise SpecificationError(f"process {self.team.rank} has no decision makers to draw mini-batches from.")
+        if isinstance(self.panels, PanelDifferences):
+            return self.panels
+        return self.panels.take(torch.arange(len(self.panels)))
+
     def alone(self) -> PanelDifferences:
         """Everybody, in memory, for engines that need that.
 
@@ -108,9 +122,7 @@ class People:
         """
         if self.team.size > 1:
             raise SpecificationError("several processes can fit with method='vi' only; run other methods in one.")
-        if isinstance(self.panels, PanelDifferences):
-            return self.panels
-        return self.panels.take(torch.arange(self.count))
+        return self.own()
 
     def take(self, people: Tensor) -> People:
         """Return some people by increasing places among everybody, in memory, spread over processes as they are."""

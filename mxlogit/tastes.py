@@ -77,7 +77,7 @@ class PolishedTastes:
         self.draws, self.polish, self.even, self.seen = draws, polish, even, seen
 
     def _weigh(
-        self, panel: PanelSource, population: Population, draws: int
+        self, panel: PanelSource | People, population: Population, draws: int
     ) -> Iterator[tuple[slice, WeightedDraws, Tensor]]:
         """Every chunk's place, weighted draws and tastes (n, k, s)."""
         local = population.to(panel.like)
@@ -85,12 +85,13 @@ class PolishedTastes:
             yield proposal.part, drawn, self._tastes(drawn, local)
 
     def _propose(
-        self, panel: PanelSource, population: Population, draws: int
+        self, panel: PanelSource | People, population: Population, draws: int
     ) -> Iterator[tuple[Proposal, WeightedDraws]]:
         """Every chunk's proposal and weighted draws."""
         marginal = self.seen
         if marginal is None or marginal.people.panels is not panel:
-            marginal = MarginalLikelihood(People.gather(panel), self.model.space, self.model.mixing, self.seed)
+            people = panel if isinstance(panel, People) else People.gather(panel)
+            marginal = MarginalLikelihood(people, self.model.space, self.model.mixing, self.seed)
         sweep = Sweep(draws, self.tail, 900 + draws, self.polish)
         yield from marginal.weigh(population, marginal.propose(population, sweep, remember=False))
 
@@ -144,13 +145,14 @@ class PolishedTastes:
             result[:, part] = tastes.gather(-1, index).permute(2, 0, 1)
         return result
 
-    def check(self, panel: PanelSource, population: Population, draws: int = 256) -> PeopleCheck:
-        """Effective sample sizes and Pareto k of people's importance weights."""
-        ess, shape = panel.like.new_zeros(len(panel)), panel.like.new_zeros(len(panel)).double()
-        for part, drawn, _ in self._weigh(panel, population, draws):
+    def check(self, people: People, population: Population, draws: int = 256) -> PeopleCheck:
+        """Effective sample sizes and Pareto k of the importance weights of everybody, of all processes."""
+        n = len(people.panels)
+        ess, shape = people.like.new_zeros(n), people.like.new_zeros(n, dtype=torch.float64)
+        for part, drawn, _ in self._weigh(people, population, draws):
             ess[part] = drawn.ess_fraction
             shape[part] = pareto_k(drawn.log_ratio)
-        return PeopleCheck(ess.cpu(), shape.cpu())
+        return PeopleCheck.join(people.team.gather(PeopleCheck(ess.cpu(), shape.cpu())))
 
 
 class SimulatedTastes:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from mxlogit.errors import ProcessError
 
@@ -40,6 +40,10 @@ class Team:
     def gather(self, item: Any) -> list[Any]:
         """Return the items of all processes, in order of rank."""
         return [item]
+
+    def spread(self, module: nn.Module) -> nn.Module:
+        """Return a network with the same weights in all processes, whose gradients are means over them."""
+        return module
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -74,6 +78,11 @@ class ProcessGroup(Team):
         """Return the (pickled) items of all processes, in order of rank."""
         self.total()
         return self._gather(item)
+
+    def spread(self, module: nn.Module) -> nn.Module:
+        """Wrap a network for training on all processes."""
+        self.total()
+        return nn.parallel.DistributedDataParallel(module)
 
     @contextmanager
     def together(self) -> Iterator[None]:

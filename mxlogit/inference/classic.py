@@ -8,7 +8,7 @@ quarter of the iterates.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pyro
@@ -33,6 +33,7 @@ from mxlogit.parameters import Population
 from mxlogit.people import People
 from mxlogit.samples import Samples
 from mxlogit.tastes import PolishedTastes
+from mxlogit.team import Team
 
 if TYPE_CHECKING:
     from mxlogit.inference.vi import VI
@@ -68,14 +69,16 @@ def run_classic(
     -------
     Fit
     """
-    panel = people.alone()
+    panel = people.own()
     devices = [panel.values.device] if panel.values.is_cuda else []
     # Pyro and torch.distributions know only the global generator: fork it, seed the fork, restore it.
     with torch.random.fork_rng(devices=devices), pyro.settings.context(module_local_params=True):
         torch.manual_seed(seed % 2**63)
-        encoder = _make_encoder(settings, model, panel).to(panel.values)
+        encoder = people.team.spread(_make_encoder(settings, model, panel).to(panel.values))
         guide = AmortizedGuide(model, _start_factor(model, start), encoder, _polish_steps(settings))
-        factor = _train(settings, guide, panel, clock)
+        # From here on every process draws its own people and noise.
+        torch.manual_seed((seed + people.team.rank) % 2**63)
+        factor = _train(settings, guide, panel, people.team, clock)
     return judge(_package(settings, guide, factor, people, seed, clock), model, people, logit)
 
 
@@ -118,8 +121,13 @@ class _Schedule:
         return 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
-def _train(settings: VI, guide: AmortizedGuide, panel: PanelDifferences, clock: Clock) -> GaussianFactor:
-    """Run Adam; return q(theta) averaged over the last quarter of the run."""
+def _train(settings: VI, guide: AmortizedGuide, panel: PanelDifferences, team: Team, clock: Clock) -> GaussianFactor:
+    """Run Adam; return q(theta) averaged over the last quarter of the run.
+
+    Gradients are means over processes, each of which takes its share of a mini-batch from its own people, as if they
+    were all.
+    """
+    panel = replace(panel, weights=team.size * panel.weights)
 
     def program(data: PanelDifferences, people: Tensor) -> None:
         mixed_logit(guide.model, data, people)
@@ -130,9 +138,9 @@ def _train(settings: VI, guide: AmortizedGuide, panel: PanelDifferences, clock: 
     groups: list[dict[str, Any]] = [{"params": theta}, {"params": list(guide.encoder.parameters())}]
     optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
     schedule, average, n_averaged, step = _Schedule(settings, clock), _flatten(theta) * 0.0, 0, 0
-    batch = min(settings.batch_size, len(panel))
+    batch = min(max(1, settings.batch_size // team.size), len(panel))
     recent: list[float] = []
-    while (progress := schedule.progress(step)) < 1.0:
+    while (progress := team.gather(schedule.progress(step))[0]) < 1.0:
         for group, rate in zip(optimizer.param_groups, first_rates, strict=True):
             group["lr"] = rate * schedule.rate(progress)
         people = torch.randperm(len(panel))[:batch].to(panel.values.device)
@@ -142,7 +150,8 @@ def _train(settings: VI, guide: AmortizedGuide, panel: PanelDifferences, clock: 
         if guide.polish_steps:
             population = guide.model.space.constrain(guide.population_factor().mean.detach()).to(panel.values)
             (-len(panel) / batch * guide.encoder_bound(population, panel.take(people))).backward()
-        torch.nn.utils.clip_grad_norm_(theta, _CLIP * len(panel))
+        _average_gradients(theta, team)
+        torch.nn.utils.clip_grad_norm_(theta, _CLIP * len(panel) * team.size)
         optimizer.step()
         clock.passes += batch / len(panel)
         recent = [*recent[-_RECORD_EVERY + 1 :], -float(loss.detach())]
@@ -156,6 +165,14 @@ def _train(settings: VI, guide: AmortizedGuide, panel: PanelDifferences, clock: 
     guide.eval()
     factor = guide.population_factor()
     return GaussianFactor(factor.mean.detach(), factor.tril.detach())
+
+
+def _average_gradients(parameters: list[torch.nn.Parameter], team: Team) -> None:
+    """Replace gradients by their means over processes (the encoder's are averaged while they are computed)."""
+    if team.size > 1:
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        for gradient, total in zip(gradients, team.total(*gradients), strict=True):
+            gradient.copy_(total / team.size)
 
 
 def _flatten(parameters: list[torch.nn.Parameter]) -> Tensor:
@@ -215,13 +232,14 @@ class EncoderQuality:
 def encoder_quality(guide: AmortizedGuide, population: Population, people: People, seed: int) -> EncoderQuality:
     """Measure the encoder's own factors at given population parameters."""
     local, panel = population.to(people.like), people.panels
-    elbo, ess = 0.0, 0.0
+    sums = torch.zeros(2, dtype=torch.float64)
     marginal = MarginalLikelihood(people, guide.model.space, guide.model.mixing, seed)
     scheme = DrawScheme((seed, 41), 32, guide.model.space.n_random, None, defensive=False)
     for part, chunk in panel.chunks(marginal.chunk_size(32)):
         factor = guide.local_factor(local, chunk)
-        base = scheme.points(part.start, len(chunk), factor.mean)
+        base = scheme.points(people.first + part.start, len(chunk), factor.mean)
         drawn = weigh_draws(factor, base, local, chunk, guide.model.mixing)
-        elbo += float(drawn.elbo.double() @ chunk.weights.double())
-        ess += float(drawn.ess_fraction.double() @ chunk.weights.double())
+        values = torch.stack([drawn.elbo, drawn.ess_fraction]).double()
+        sums += (values @ chunk.weights.double()).cpu()
+    elbo, ess = people.team.total(sums)[0].tolist()
     return EncoderQuality(elbo, ess / people.weight)

@@ -29,7 +29,7 @@ from mxlogit.inference.start import MultinomialLogit, fit_multinomial_logit, sta
 from mxlogit.marginal import MarginalLikelihood
 from mxlogit.parameters import Population
 from mxlogit.people import People
-from mxlogit.tastes import PeopleCheck, PolishedTastes
+from mxlogit.tastes import PolishedTastes
 
 _CHECKED_PEOPLE = 2_000
 _CHECK_POINTS, _FEW_CHECK_POINTS = 48, 30
@@ -280,7 +280,7 @@ def _describe(
 ) -> dict[str, object]:
     checked = sample.take(sample.draw(_CHECKED_PEOPLE, (seed, 11)))
     assert isinstance(fit.tastes, PolishedTastes)
-    check = PeopleCheck.join(checked.team.gather(fit.tastes.check(checked.panels, fit.center)))
+    check = fit.tastes.check(checked, fit.center)
     return {
         "status": optimum.status.value,
         "converged": optimum.status.converged,

@@ -1,0 +1,179 @@
+"""What the processes of `test_team.py` do: run as ``python team_jobs.py JOBS RANK SIZE FOLDER``."""
+
+import datetime
+import pickle
+import sys
+import warnings
+from pathlib import Path
+
+import pandas as pd
+import torch
+import torch.distributed as dist
+
+from mxlogit import MSLE, VI, ChoiceData, MixedLogit, ProcessError
+from mxlogit.simulate import simulate_published_study
+
+N = 300
+NAMES = {"fixed": ["f1", "f2", "f3"], "random": ["r1", "r2", "r3", "r4", "r5"]}
+
+
+def make_data(n=N):
+    return simulate_published_study(n, 5, 1).data
+
+
+def make_estimator(**more):
+    settings = {"method": VI(draws=16, n_samples=400), "dtype": "float64", "random_state": 4, **NAMES, **more}
+    return MixedLogit(**settings)
+
+
+def facts(est):
+    """What must be the same in all processes, and the people of this one."""
+    return {
+        "coef": est.coef_.to_numpy(),
+        "sd": est.summary()["std_error"].to_numpy(),
+        "log_likelihood": est.log_likelihood_,
+        "people": est.n_decision_makers_,
+        "situations": est.n_situations_,
+        "passes": est.diagnostics_["passes"],
+        "k": est.diagnostics_["pareto_k_people"],
+        "mine": est.individual_coefficients(statistic=["mean"]).index.tolist(),
+    }
+
+
+def same_data(rank, size, folder):
+    return facts(make_estimator().fit(make_data()))
+
+
+def own_people(rank, size, folder):
+    """Very unequal shares."""
+    cuts = [0, 40, 290, N][: size + 1]
+    cuts[-1] = N
+    return facts(make_estimator().fit(make_data().take(slice(cuts[rank], cuts[rank + 1]))))
+
+
+def nobody_here(rank, size, folder):
+    """All people are with the last process."""
+    data = make_data()
+    return facts(make_estimator().fit(data if rank == size - 1 else data.take(slice(0, 0))))
+
+
+def many_people(rank, size, folder):
+    """Subsamples, and a seed that only the first process knows."""
+    import mxlogit.inference.newton as newton
+    import mxlogit.inference.posterior as posterior
+
+    newton.STAGE_SIZES, posterior.MOST_PEOPLE = (60, 150), 60
+    import mxlogit.inference.vi as vi
+
+    vi.STAGE_SIZES, vi.MOST_PEOPLE = (60, 150), 60
+    est = make_estimator(method=VI(n_samples=400), random_state=4 if rank == 0 else None)
+    return facts(est.fit(make_data()))
+
+
+def shards(rank, size, folder):
+    """Two shards for two or three processes."""
+    return facts(make_estimator().fit(ChoiceData.open(folder / "pack")))
+
+
+def failing(rank, size, folder):
+    """The second process has no choices."""
+    try:
+        make_estimator().fit(make_data() if rank != 1 else pd.DataFrame({"id": []}))
+    except Exception as trouble:
+        return type(trouble).__name__, str(trouble)
+    return "no error"
+
+
+def failing_in_a_pass(rank, size, folder):
+    import mxlogit.marginal as marginal
+
+    polish, calls = marginal.polish, []
+
+    def fail(*given):
+        calls.append(1)
+        if rank == 1 and len(calls) == 3:
+            raise MemoryError("no room")
+        return polish(*given)
+
+    marginal.polish = fail
+    try:
+        make_estimator().fit(make_data())
+    except Exception as trouble:
+        return type(trouble).__name__, str(trouble)
+    finally:
+        marginal.polish = polish
+    return "no error"
+
+
+def failing_late(rank, size, folder):
+    """The first process fails after its last pass."""
+    est = make_estimator()
+    if rank == 0:
+        import mxlogit.inference.vi as vi
+
+        judge = vi.judge
+
+        def fail(*given):
+            vi.judge = judge
+            raise MemoryError("no room")
+
+        vi.judge = fail
+    try:
+        est.fit(make_data())
+    except Exception as trouble:
+        return type(trouble).__name__, str(trouble)
+    return "no error"
+
+
+def overlapping(rank, size, folder):
+    data = make_data().take(slice(90 * rank, 90 * rank + 100))
+    try:
+        make_estimator().fit(data)
+    except Exception as trouble:
+        return type(trouble).__name__, str(trouble)
+    return "no error"
+
+
+def other_engine(rank, size, folder):
+    try:
+        make_estimator(method=MSLE(n_draws=20)).fit(make_data())
+    except Exception as trouble:
+        return type(trouble).__name__, str(trouble)
+    return "no error"
+
+
+def classic(rank, size, folder):
+    """The encoder through DistributedDataParallel."""
+    method = VI(population="adam", steps=60, batch_size=64, n_samples=200)
+    est = make_estimator(method=method, dtype="float32").fit(make_data())
+    return {"coef": est.coef_.to_numpy(), "log_likelihood": est.log_likelihood_}
+
+
+def lost(rank, size, folder):
+    """The second process dies."""
+    if rank == 1:
+        import os
+
+        from mxlogit.marginal import MarginalLikelihood
+
+        MarginalLikelihood.score = lambda *given: os._exit(3)
+    try:
+        make_estimator().fit(make_data())
+    except ProcessError as trouble:
+        return type(trouble).__name__, str(trouble)
+    return "no error"
+
+
+def main():
+    jobs, rank, size, folder = sys.argv[1].split(","), int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    if size > 1:
+        store = dist.FileStore(str(folder / f"store-{sys.argv[1][:20]}-{size}"), size)
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=datetime.timedelta(seconds=60))
+    results = {job: globals()[job](rank, size, folder) for job in jobs}
+    (folder / f"{sys.argv[1][:20]}-{size}-{rank}.pickle").write_bytes(pickle.dumps(results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""Two and three processes against one: the same answer, and the same end when one of them fails."""
+
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import team_jobs
+import torch
+
+from mxlogit import ChoiceData
+from mxlogit.team import Team, current_team
+
+SAME = ["same_data", "own_people", "nobody_here", "shards", "many_people"]
+WRONG = ["failing", "failing_in_a_pass", "failing_late", "overlapping", "other_engine"]
+
+
+def run_team(jobs, size, folder, timeout=240):
+    """Results of every process; a dead one has none."""
+    name, environment = ",".join(jobs), {**os.environ, "OMP_NUM_THREADS": "1"}
+    script = Path(team_jobs.__file__)
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(script), name, str(rank), str(size), str(folder)],
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(size)
+    ]
+    try:
+        errors = [process.communicate(timeout=timeout)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    files = [folder / f"{name[:20]}-{size}-{rank}.pickle" for rank in range(size)]
+    assert any(file.exists() for file in files), errors
+    return [pickle.loads(file.read_bytes()) if file.exists() else None for file in files]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    import mxlogit.choices.packing as packing
+
+    folder = tmp_path_factory.mktemp("team")
+    cells, packing._CELLS_PER_SHARD = packing._CELLS_PER_SHARD, 200 * 5 * 5 * 8
+    try:
+        assert len(ChoiceData.pack(team_jobs.make_data(), folder / "pack").shards) == 2
+    finally:
+        packing._CELLS_PER_SHARD = cells
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(folder):
+    return run_team(["same_data", "many_people"], 1, folder)[0]
+
+
+@pytest.fixture(scope="module", params=[2, 3])
+def team(request, folder):
+    return run_team([*WRONG, "classic", *SAME], request.param, folder)
+
+
+@pytest.mark.parametrize("job", SAME)
+def test_several_processes_equal_one(team, alone, job):
+    wanted = alone["many_people" if job == "many_people" else "same_data"]
+    for result in (process[job] for process in team):
+        np.testing.assert_allclose(result["coef"], wanted["coef"], rtol=1e-6, atol=1e-8)
+        np.testing.assert_allclose(result["sd"], wanted["sd"], rtol=1e-6, atol=1e-8)
+        assert result["log_likelihood"] == pytest.approx(wanted["log_likelihood"], rel=1e-8)
+        assert (result["people"], result["situations"]) == (wanted["people"], wanted["situations"])
+        assert result["passes"] == pytest.approx(wanted["passes"], rel=1e-6)
+        assert result["k"] == pytest.approx(wanted["k"], rel=1e-6)
+
+
+@pytest.mark.parametrize("job", SAME)
+def test_everybody_is_with_one_process(team, job):
+    mine = [label for process in team for label in process[job]["mine"]]
+    assert sorted(mine) == list(range(team_jobs.N))
+    if job == "nobody_here":
+        assert [len(process[job]["mine"]) for process in team] == [0] * (len(team) - 1) + [team_jobs.N]
+
+
+@pytest.mark.parametrize(("job", "expected"), [("failing", "ChoiceDataError"), ("failing_in_a_pass", "MemoryError")])
+def test_one_failing_process_ends_all_with_its_message(team, job, expected):
+    kind, message = team[1][job]
+    assert kind == expected
+    for rank, process in enumerate(team):
+        if rank != 1:
+            assert process[job][0] == "ProcessError"
+            assert f"process 1 of {len(team)}: {kind}: {message}" in process[job][1]
+
+
+def test_a_failure_after_the_last_pass_ends_all(team):
+    assert team[0]["failing_late"] == ("MemoryError", "no room")
+    for process in team[1:]:
+        assert process["failing_late"][0] == "ProcessError"
+        assert f"process 0 of {len(team)}: MemoryError: no room" in process["failing_late"][1]
+
+
+def test_people_of_several_processes_are_an_error_for_all(team):
+    for process in team:
+        kind, message = process["overlapping"]
+        assert kind == "ChoiceDataError"
+        assert f"{10 * (len(team) - 1)} decision makers are in the data of several processes (first: ['" in message
+
+
+def test_other_engines_say_that_they_need_one_process(team):
+    for process in team:
+        assert process["other_engine"][0] == "SpecificationError"
+        assert "method='vi' only" in process["other_engine"][1]
+
+
+def test_the_encoder_is_trained_by_all(team):
+    """One guide: the same weights, so the same posterior, everywhere; as good as that of one process."""
+    for process in team:
+        np.testing.assert_array_equal(process["classic"]["coef"], team[0]["classic"]["coef"])
+        assert process["classic"]["log_likelihood"] == pytest.approx(team[0]["classic"]["log_likelihood"], rel=1e-9)
+
+
+def test_a_lost_process_is_noticed(folder):
+    results = run_team(["lost"], 2, folder)
+    assert results[1] is None
+    kind, message = results[0]["lost"]
+    assert kind == "ProcessError"
+    assert "process 0 of 2 lost contact with another process" in message
+
+
+def test_alone_without_a_process_group():
+    team = current_team()
+    assert type(team) is Team
+    assert team.gather("x") == ["x"]
+    (total,) = team.total(torch.ones(2))
+    assert total.dtype == torch.float64
