@@ -6,8 +6,9 @@ weigh, accumulate in float64. Its memory is O(chunk x situations x alternatives 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from torch import Tensor
 from mxlogit.draws import BaseDraws, DrawScheme
 from mxlogit.guide.laplace import LocalFactor, follow, polish
 from mxlogit.importance import WeightedDraws, score_people, weigh_draws
+from mxlogit.journal import Journal
 from mxlogit.likelihood import PanelDifferences, Scratch
 from mxlogit.louis import louis_information
 from mxlogit.mixing import Mixing
@@ -82,7 +84,7 @@ class LikelihoodSums:
         return values.double() @ weights.double()
 
     @classmethod
-    def finish(cls, sums: Tensor, weight: float) -> LikelihoodSums:
+    def finish(cls, weight: float, sums: Tensor) -> LikelihoodSums:
         """Name the sums over everybody, given the sum of weights."""
         log_likelihood, variance, elbo, ess = sums.tolist()
         return cls(log_likelihood, variance, elbo, ess / weight)
@@ -103,6 +105,11 @@ class PassResult:
     value: LikelihoodSums
     score: Tensor
     outer: Tensor
+
+    @classmethod
+    def finish(cls, weight: float, sums: Tensor, score: Tensor, outer: Tensor) -> PassResult:
+        """Centre the outer products, given the sum of weights and sums over everybody."""
+        return cls(LikelihoodSums.finish(weight, sums), score, outer - torch.outer(score, score) / weight)
 
 
 @dataclass(frozen=True)
@@ -126,6 +133,10 @@ class MarginalLikelihood:
     mixing : Mixing
     seed : int
         Root of all draws.
+    name : str
+        Of these people in the journal.
+    journal : Journal, optional
+        Where whole passes are written down.
 
     Attributes
     ----------
@@ -133,14 +144,24 @@ class MarginalLikelihood:
         Last whitened mode of each person of this process: the warm start of the next pass.
     """
 
-    def __init__(self, people: People, space: ParameterSpace, mixing: Mixing, seed: int) -> None:
+    def __init__(
+        self,
+        people: People,
+        space: ParameterSpace,
+        mixing: Mixing,
+        seed: int,
+        name: str = "all",
+        journal: Journal | None = None,
+    ) -> None:
         self.people, self.space, self.mixing, self.seed = people, space, mixing, seed
+        self.name, self.journal = name, Journal() if journal is None else journal
         self.modes = people.like.new_zeros(len(people.panels), space.n_random)
         self._scratch = Scratch()
 
     def take(self, people: Tensor) -> MarginalLikelihood:
         """Return the marginal likelihood of some people (increasing places among everybody), with their modes."""
-        part = MarginalLikelihood(self.people.take(people), self.space, self.mixing, self.seed)
+        name = f"{self.name}/{len(people)}"
+        part = MarginalLikelihood(self.people.take(people), self.space, self.mixing, self.seed, name, self.journal)
         part.modes = self.modes[self.people.here(people).to(self.modes.device)]
         return part
 
@@ -189,16 +210,38 @@ class MarginalLikelihood:
             result[proposal.part] = drawn.log_marginal.double()
         return result
 
+    def _journal(self, name: str, population: Population, sweep: Sweep, compute: Callable[[], Any]) -> list[Tensor]:
+        """Sums of a pass over everybody: of all processes, or as the journal has them."""
+        at = self.space.unconstrain(population).cpu()
+        key = f"{self.name} {name} with {sweep.draws} draws, key {sweep.key}"
+        return self.journal.run(key, at, self, lambda: self.people.team.total(*compute()))
+
     def measure(self, population: Population, sweep: Sweep, *, remember: bool = True) -> LikelihoodSums:
         """Log likelihood without derivatives, in one pass."""
-        sums = self._zeros(4)
-        for proposal, drawn in self.weigh(population, self.propose(population, sweep, remember=remember)):
-            sums += LikelihoodSums.of_chunk(drawn, proposal.panel.weights)
-        return LikelihoodSums.finish(self.people.team.total(sums)[0], self.people.weight)
+
+        def compute() -> tuple[Tensor]:
+            sums = self._zeros(4)
+            for proposal, drawn in self.weigh(population, self.propose(population, sweep, remember=remember)):
+                sums += LikelihoodSums.of_chunk(drawn, proposal.panel.weights)
+            return (sums,)
+
+        return LikelihoodSums.finish(self.people.weight, *self._journal("value", population, sweep, compute))
+
+    def sweep(self, population: Population, sweep: Sweep, *, remember: bool = True) -> PassResult:
+        """Log likelihood, score and centred outer product in relative coordinates, in one pass."""
+
+        def compute() -> tuple[Tensor, Tensor, Tensor]:
+            return self._sum_scores(population, self.propose(population, sweep, remember=remember))
+
+        return PassResult.finish(self.people.weight, *self._journal("score", population, sweep, compute))
+
+    def score(self, population: Population, proposals: Iterable[Proposal]) -> PassResult:
+        """As `sweep`, from kept proposals; not for the journal."""
+        return PassResult.finish(self.people.weight, *self.people.team.total(*self._sum_scores(population, proposals)))
 
     @torch.no_grad()
-    def score(self, population: Population, proposals: Iterable[Proposal]) -> PassResult:
-        """Log likelihood, score and centred outer product in relative coordinates."""
+    def _sum_scores(self, population: Population, proposals: Iterable[Proposal]) -> tuple[Tensor, Tensor, Tensor]:
+        """Sums over the people of this process: four values, scores and their outer products."""
         size, local = self.space.size, population.to(self.people.like)
         sums, score, outer = self._zeros(4), self._zeros(size), self._zeros(size, size)
         for p in proposals:
@@ -207,17 +250,23 @@ class MarginalLikelihood:
             sums += LikelihoodSums.of_chunk(drawn, weights)
             score += scores.T @ weights
             outer += scores.T @ (weights[:, None] * scores)
-        sums, score, outer = self.people.team.total(sums, score, outer)
-        outer -= torch.outer(score, score) / self.people.weight
-        return PassResult(LikelihoodSums.finish(sums, self.people.weight), score, outer)
+        return sums, score, outer
 
-    @torch.no_grad()
     def effect_of_draws(self, population: Population, sweep: Sweep, times: int) -> tuple[Tensor, Tensor]:
         """What ``times`` as many draws change in the score, summed over people (D,), and the covariance (D, D) of that.
 
         The draws are ``times`` groups like those of the sweep. The score with all of them less the mean of the scores
         with one group has little noise, since what is linear in the weights cancels.
         """
+
+        def compute() -> tuple[Tensor, Tensor]:
+            return self._sum_effects(population, sweep, times)
+
+        total, outer = self._journal(f"effect of {times} times", population, sweep, compute)
+        return total, outer
+
+    @torch.no_grad()
+    def _sum_effects(self, population: Population, sweep: Sweep, times: int) -> tuple[Tensor, Tensor]:
         size, local = self.chunk_size(times * sweep.draws), population.to(self.people.like)
         schemes = [self._scheme(replace(sweep, key=sweep.key + 1 + group)) for group in range(times)]
         total, outer = self._zeros(self.space.size), self._zeros(self.space.size, self.space.size)
@@ -232,7 +281,6 @@ class MarginalLikelihood:
             change *= p.panel.weights.double()[:, None]
             total += change.sum(0)
             outer += change.T @ change
-        total, outer = self.people.team.total(total, outer)
         return total, outer
 
     @torch.no_grad()
@@ -245,10 +293,6 @@ class MarginalLikelihood:
         for p in proposals:
             total += louis_information(p.factor, p.base, local, p.panel, self.mixing, self.space, self._scratch)
         return self.people.team.total(total)[0]
-
-    def sweep(self, population: Population, sweep: Sweep, *, remember: bool = True) -> PassResult:
-        """One pass: propose and score."""
-        return self.score(population, self.propose(population, sweep, remember=remember))
 
     def _zeros(self, *shape: int) -> Tensor:
         return self.people.like.new_zeros(shape, dtype=torch.float64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from sklearn.base import BaseEstimator
@@ -26,6 +27,7 @@ from mxlogit.inference.posterior import (
     posterior_sweep,
 )
 from mxlogit.inference.start import MultinomialLogit, fit_multinomial_logit, start_population
+from mxlogit.journal import FileJournal, Journal
 from mxlogit.marginal import MarginalLikelihood
 from mxlogit.parameters import Population
 from mxlogit.people import People
@@ -77,6 +79,10 @@ class VI(BaseEstimator):  # type: ignore[misc]
         Decision makers per mini-batch ("adam" only).
     learning_rate, guide_learning_rate : float
         First Adam rates of q(theta) and of the encoder; both follow a cosine ("adam" only).
+    checkpoint : str, Path or None
+        File in which every pass over the people is kept. A fit that was killed, started again with the same data,
+        settings and ``random_state``, goes on from its last pass and ends at the same answer; the file is deleted when
+        the fit is done ("newton" only).
     max_seconds : float or None
         Time limit of the Adam loop; the cosine then follows the clock ("adam" only).
     """
@@ -98,6 +104,7 @@ class VI(BaseEstimator):  # type: ignore[misc]
         learning_rate: float = 0.02,
         guide_learning_rate: float = 0.002,
         max_seconds: float | None = None,
+        checkpoint: str | Path | None = None,
     ) -> None:
         self.population = population
         self.encoder = encoder
@@ -113,6 +120,7 @@ class VI(BaseEstimator):  # type: ignore[misc]
         self.learning_rate = learning_rate
         self.guide_learning_rate = guide_learning_rate
         self.max_seconds = max_seconds
+        self.checkpoint = checkpoint
 
     def check(self) -> None:
         """Raise unless the settings make sense together.
@@ -138,6 +146,8 @@ class VI(BaseEstimator):  # type: ignore[misc]
             check_at_least(f"VI({name}=...)", getattr(self, name), lowest)
         for name in ("tolerance", "learning_rate", "guide_learning_rate"):
             check_at_least(f"VI({name}=...)", getattr(self, name), 1e-12)
+        if self.checkpoint is not None and self.population != "newton":
+            raise SpecificationError("VI(checkpoint=...) needs population='newton': training by Adam is not resumed.")
         if self.max_seconds is not None:
             check_at_least("VI(max_seconds=...)", self.max_seconds, 1e-3)
 
@@ -195,8 +205,11 @@ class VI(BaseEstimator):  # type: ignore[misc]
     ) -> Fit:
         polish = 2 if self.polish == "auto" else int(self.polish)
         settings = NewtonSettings(self.tolerance, self.max_iterations, self.draws, self.tail, polish)
-        marginal = MarginalLikelihood(people, model.space, model.mixing, seed)
-        part = marginal if sample is people else MarginalLikelihood(sample, model.space, model.mixing, seed)
+        journal = self._journal(model, people, seed)
+        marginal = MarginalLikelihood(people, model.space, model.mixing, seed, "all", journal)
+        part = marginal
+        if sample is not people:
+            part = MarginalLikelihood(sample, model.space, model.mixing, seed, "sample", journal)
         optimum = NewtonSearch(model, marginal, part, settings, clock).run(start)
         posterior = find_posterior(model, part, people.weight, optimum, seed, clock)
         samples = draw_samples(model.space, posterior.factor, self.n_samples, seed)
@@ -208,7 +221,15 @@ class VI(BaseEstimator):  # type: ignore[misc]
         fit.diagnostics.update(evaluate_center(marginal, center, draws, self.tail))
         clock.passes += 1
         fit.diagnostics.update(_describe(fit, optimum, posterior, sample, seed, clock))
-        return judge(fit, model, people, logit)
+        fit = judge(fit, model, people, logit)
+        journal.finish()
+        return fit
+
+    def _journal(self, model: PanelModel, people: People, seed: int) -> Journal:
+        if self.checkpoint is None:
+            return Journal()
+        identity = f"{len(people)} people, {model.space.size} parameters, seed {seed}, {people.team.size} processes"
+        return FileJournal(self.checkpoint, identity, people.team)
 
 
 @dataclass(frozen=True)

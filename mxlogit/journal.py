@@ -1,0 +1,131 @@
+"""The passes of a fit on disk, so that one that was killed goes on from its last pass.
+
+A fit is a deterministic function of its passes over the people. A journal keeps what every pass returned; a fit that
+is started again gets those results back without computing them, and so comes to where the first one was killed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mxlogit.errors import SpecificationError
+from mxlogit.team import Team
+
+_SAME = 1e-6
+
+
+class Keeper(Protocol):
+    """Who makes passes, and what it carries from one to the next."""
+
+    modes: Tensor
+
+
+class Journal:
+    """No journal: every pass is computed."""
+
+    def run(self, name: str, at: Tensor, keeper: Keeper, compute: Callable[[], Sequence[Tensor]]) -> list[Tensor]:
+        """Return what the pass ``name`` at the parameters ``at`` (D,) returns.
+
+        Parameters
+        ----------
+        name : str
+            Which pass, over whom; the keeper's modes are kept under its first word.
+        at : Tensor
+        keeper : Keeper
+            Has the same modes after a pass that is remembered as after one that is computed.
+        compute : callable
+
+        Returns
+        -------
+        list of Tensor
+        """
+        return list(compute())
+
+    def finish(self) -> None:
+        """Forget all passes: the fit is done."""
+
+
+class FileJournal(Journal):
+    """A journal in a file, written anew after every pass (whole or not at all).
+
+    Parameters
+    ----------
+    path : str or Path
+    identity : str
+        Words that differ between fits.
+    team : Team
+        Every process has a file of its own; all go on from the last pass that each of them has.
+
+    Raises
+    ------
+    SpecificationError
+        If the file cannot be read, or belongs to another fit.
+    """
+
+    def __init__(self, path: str | Path, identity: str, team: Team) -> None:
+        suffix = f".{team.rank + 1}-of-{team.size}" if team.size > 1 else ""
+        self.path, self.identity = Path(f"{path}{suffix}"), identity
+        self._names: list[str] = []
+        self._tensors: dict[str, Tensor] = {}
+        if self.path.exists():
+            self._read()
+        self._names = self._names[: min(team.gather(len(self._names)))]
+        self._next = 0
+
+    def run(self, name: str, at: Tensor, keeper: Keeper, compute: Callable[[], Sequence[Tensor]]) -> list[Tensor]:
+        """Return what the pass returned the last time, or compute it and write it down."""
+        place, self._next = self._next, self._next + 1
+        modes = f"modes {name.split()[0]}"
+        if place < len(self._names):
+            self._check(place, name, at)
+            keeper.modes.copy_(self._tensors[modes])
+            return [self._tensors[key] for key in self._keys(place)]
+        results = list(compute())
+        self._names.append(name)
+        self._tensors[f"{place} at"] = at
+        self._tensors |= {f"{place} {i:02d}": result.contiguous() for i, result in enumerate(results)}
+        self._tensors[modes] = keeper.modes.cpu().contiguous()
+        self._write()
+        return results
+
+    def finish(self) -> None:
+        """Delete the file."""
+        self.path.unlink(missing_ok=True)
+
+    def _keys(self, place: int) -> list[str]:
+        return sorted(key for key in self._tensors if key.startswith(f"{place} ") and not key.endswith(" at"))
+
+    def _check(self, place: int, name: str, at: Tensor) -> None:
+        before = self._tensors[f"{place} at"]
+        same = before.shape == at.shape and torch.allclose(before, at, rtol=_SAME, atol=_SAME)
+        if not same or self._names[place] != name:
+            raise self._refuse("belongs to another fit: other data, another model, other settings or random_state")
+
+    def _read(self) -> None:
+        try:
+            with safe_open(self.path, "pt") as file:
+                facts = file.metadata() or {}
+                self._tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
+            self._names = json.loads(facts["passes"])
+        except (SafetensorError, OSError, KeyError, ValueError) as trouble:
+            raise self._refuse(f"cannot be read ({trouble})") from None
+        if facts.get("identity") != self.identity:
+            raise self._refuse(f"belongs to another fit ({facts.get('identity')}; this one is {self.identity})")
+
+    def _refuse(self, what: str) -> SpecificationError:
+        return SpecificationError(f"the checkpoint {str(self.path)!r} {what}. Delete it, or give another path.")
+
+    def _write(self) -> None:
+        part = self.path.with_name(self.path.name + ".partial")
+        part.parent.mkdir(parents=True, exist_ok=True)
+        save_file(self._tensors, part, {"passes": json.dumps(self._names), "identity": self.identity})
+        os.replace(part, self.path)
