@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mxlogit.draws import BaseDraws, DrawScheme
 from mxlogit.guide.laplace import LocalFactor, follow, polish
+from mxlogit.guide.variational import vary
 from mxlogit.importance import WeightedDraws, score_people, weigh_draws
 from mxlogit.journal import Journal
 from mxlogit.likelihood import PanelDifferences, Scratch
@@ -27,6 +28,7 @@ from mxlogit.people import People
 # (20,000 people, 16 draws: 0.21 s at 1,024 people, 0.16 s at 4,096).
 _CELLS_PER_CHUNK = 2_000_000
 _LARGEST_CHUNK = 4096
+_VARIATIONAL_POINTS, _VARIATIONAL_KEY = 16, 77
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,8 @@ class Sweep:
         Whether some draws come from the prior, which bounds the weights.
     settled : float
         Newton decrement, in nats, below which a person needs no more polish.
+    vary : int
+        Variational steps after the polish, for people whose weights would be uneven.
     """
 
     draws: int = 16
@@ -55,6 +59,7 @@ class Sweep:
     polish: int = 2
     defensive: bool = True
     settled: float = 1e-4
+    vary: int = 0
 
 
 @dataclass(frozen=True)
@@ -114,12 +119,14 @@ class PassResult:
 
 @dataclass(frozen=True)
 class Proposal:
-    """Where to draw for one chunk of people: their panel, local factors and base draws."""
+    """Where to draw for one chunk of people: their panel, local factors, base draws, and where the factors belong."""
 
     part: slice
     panel: PanelDifferences
     factor: LocalFactor
     base: BaseDraws
+    population: Population
+    varied: bool
 
 
 class MarginalLikelihood:
@@ -185,16 +192,33 @@ class MarginalLikelihood:
             factor = polish(self.modes[part], local, panel, self.mixing, sweep.polish, sweep.settled)
             if remember:
                 self.modes[part] = factor.mean
+            factor = self._vary(factor, part, panel, local, sweep.vary)
             first = self.people.first + part.start
-            yield Proposal(part, panel, factor, scheme.points(first, len(panel), factor.mean))
+            yield Proposal(part, panel, factor, scheme.points(first, len(panel), factor.mean), local, sweep.vary > 0)
 
     @torch.no_grad()
     def follow(self, population: Population, proposals: Iterable[Proposal]) -> Iterator[Proposal]:
-        """Move kept proposals to a nearby population: modes by one Newton step, base draws unchanged."""
+        """Move kept proposals to a nearby population, base draws unchanged: modes by one Newton step.
+
+        Factors that took variational steps take one more from where they are in latent tastes.
+        """
         local = population.to(self.people.like)
         for proposal in proposals:
-            factor = follow(proposal.factor.mean, local, proposal.panel, self.mixing)
-            yield replace(proposal, factor=factor)
+            if proposal.varied:
+                carried = proposal.factor.carry(proposal.population, local)
+                factor = self._vary(carried, proposal.part, proposal.panel, local, 1)
+            else:
+                factor = follow(proposal.factor.mean, local, proposal.panel, self.mixing)
+            yield replace(proposal, factor=factor, population=local)
+
+    def _vary(
+        self, factor: LocalFactor, part: slice, panel: PanelDifferences, population: Population, steps: int
+    ) -> LocalFactor:
+        if steps == 0:
+            return factor
+        scheme = DrawScheme((self.seed, _VARIATIONAL_KEY), _VARIATIONAL_POINTS, self.space.n_random, None, False)
+        points = scheme.points(self.people.first + part.start, len(panel), factor.mean).points
+        return vary(factor, points, population, panel, self.mixing, steps, self._scratch)
 
     @torch.no_grad()
     def weigh(self, population: Population, proposals: Iterable[Proposal]) -> Iterator[tuple[Proposal, WeightedDraws]]:

@@ -56,6 +56,8 @@ class PolishedTastes:
         Importance draws per person and population value.
     polish : int
         Most Newton steps per person from xi = 0.
+    vary : int
+        Variational steps after the polish.
     even : bool
         Whether importance weights are known to be even, so that fewer draws do for many people.
     seen : MarginalLikelihood, optional
@@ -70,11 +72,12 @@ class PolishedTastes:
         draws: int = 128,
         polish: int = 30,
         *,
+        vary: int = 0,
         even: bool = False,
         seen: MarginalLikelihood | None = None,
     ) -> None:
         self.model, self.seed, self.tail = model, seed, tail
-        self.draws, self.polish, self.even, self.seen = draws, polish, even, seen
+        self.draws, self.polish, self.vary, self.even, self.seen = draws, polish, vary, even, seen
 
     def _weigh(
         self, panel: PanelSource | People, population: Population, draws: int
@@ -92,7 +95,7 @@ class PolishedTastes:
         if marginal is None or marginal.people.panels is not panel:
             people = panel if isinstance(panel, People) else People.gather(panel)
             marginal = MarginalLikelihood(people, self.model.space, self.model.mixing, self.seed)
-        sweep = Sweep(draws, self.tail, 900 + draws, self.polish)
+        sweep = Sweep(draws, self.tail, 900 + draws, self.polish, vary=self.vary)
         yield from marginal.weigh(population, marginal.propose(population, sweep, remember=False))
 
     def _tastes(self, drawn: WeightedDraws, population: Population) -> Tensor:

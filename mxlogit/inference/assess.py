@@ -36,10 +36,10 @@ def draw_samples(space: ParameterSpace, factor: GaussianFactor, n: int, seed: in
 
 
 def evaluate_center(
-    marginal: MarginalLikelihood, center: Population, draws: int, tail: int | None
+    marginal: MarginalLikelihood, center: Population, draws: int, tail: int | None, vary: int = 0
 ) -> dict[str, object]:
     """Log likelihood with its Monte Carlo error, mean ESS fraction and ELBO at the point estimate."""
-    final = marginal.measure(center, Sweep(draws, tail, 7, 10), remember=False)
+    final = marginal.measure(center, Sweep(draws, tail, 7, 10, vary=vary), remember=False)
     return {
         "log_likelihood": final.log_likelihood,
         "log_likelihood_error": final.variance**0.5,

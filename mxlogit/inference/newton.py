@@ -36,6 +36,8 @@ _EFFECT_ERROR = 0.03
 _LARGE_EFFECT = 0.1
 _MOST_DRAWS_OF_EVERYBODY = 64_000_000
 _TRUST_RADIUS = 0.5
+# Effective sample size, as a fraction, below which proposals are improved, and steps of that.
+_EVEN_WEIGHTS, _VARIATIONAL_STEPS = 0.75, 2
 # New draws may move the optimum by this squared distance per parameter, in posterior sds, before the
 # number of draws is quadrupled; what remains after quadrupling is about a fifth of it. The demand depends
 # on what draws cost: (draws times people, tolerance).
@@ -130,6 +132,7 @@ class NewtonSearch:
         clock: Clock,
     ) -> None:
         self.model, self.marginal, self.sample, self.settings, self.clock = model, marginal, sample, settings, clock
+        self._vary = 0
         n_fixed, space = model.space.n_fixed, model.space
         self.step_scale = torch.ones(space.size, dtype=torch.float64)
         self.step_scale[:n_fixed] = 1.0 / model.attribute_scale[:n_fixed]
@@ -143,17 +146,24 @@ class NewtonSearch:
             part = self.sample
             if size < len(part.people):
                 part = part.take(part.people.draw(size, (part.seed, -1)))
-            sweep = Sweep(16, self.settings.tail, stage, self.settings.polish)
-            population = self._ascend(population, part, sweep, _STAGE_TOLERANCE, f"{size} people").point
+            sweep = Sweep(16, self.settings.tail, stage, self.settings.polish, vary=self._vary)
+            ascent = self._ascend(population, part, sweep, _STAGE_TOLERANCE, f"{size} people")
+            population = self._note_weights(ascent)
         if self.settings.draws is not None:
             return self._finish(*self._ascend_with(self.settings.draws, population, self.settings.tolerance))
         if len(self.marginal.people) > len(self.sample.people):
             return self._correct_draws(population)
         return self._refine_draws(population)
 
+    def _note_weights(self, ascent: Ascent[Population]) -> Population:
+        """Begin to take variational steps if weights are uneven; return where the ascent ended."""
+        if ascent.evaluation.detail.value.ess < _EVEN_WEIGHTS:
+            self._vary = _VARIATIONAL_STEPS
+        return ascent.point
+
     def _ascend_with(self, draws: int, start: Population, tolerance: float) -> tuple[Ascent[Population], Sweep, float]:
         """Ascend over everybody; the last number is the squared distance per parameter from the start, in sds."""
-        sweep = Sweep(draws, self.settings.tail, 100 + draws, self.settings.polish)
+        sweep = Sweep(draws, self.settings.tail, 100 + draws, self.settings.polish, vary=self._vary)
         first = len(self.clock.history)
         ascent = self._ascend(start, self.marginal, sweep, tolerance, f"all people, {draws} draws")
         return ascent, sweep, 2.0 * self.clock.history[first].decrement / self.model.space.size
@@ -174,7 +184,7 @@ class NewtonSearch:
             too_many = 4 * draws * n_people > _MOST_DRAWS_TIMES_PEOPLE and draws >= 64
             if settled or too_many:
                 return self._finish(ascent, sweep, redraw)
-            population, draws, tolerance = ascent.point, 4 * draws, self.settings.tolerance
+            population, draws, tolerance = self._note_weights(ascent), 4 * draws, self.settings.tolerance
 
     def _correct_draws(self, population: Population) -> Optimum:
         """Ascend over everybody with few draws; add to the gradient what more draws would change on the subsample."""

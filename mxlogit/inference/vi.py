@@ -214,11 +214,11 @@ class VI(BaseEstimator):  # type: ignore[misc]
         posterior = find_posterior(model, part, people.weight, optimum, seed, clock)
         samples = draw_samples(model.space, posterior.factor, self.n_samples, seed)
         even = optimum.evaluation.detail.value.ess > EVEN_WEIGHTS
-        tastes = PolishedTastes(model, seed, self.tail, even=even, seen=marginal)
+        tastes = PolishedTastes(model, seed, self.tail, vary=optimum.sweep.vary, even=even, seen=marginal)
         center = model.space.from_report(samples.mean)
         fit = Fit(samples, center, optimum.status, clock.history, tastes, {})
         draws = max(_FEWEST_CENTER_DRAWS, min(_MOST_CENTER_DRAWS, 4 * (_CENTER_WORK // (4 * len(people)))))
-        fit.diagnostics.update(evaluate_center(marginal, center, draws, self.tail))
+        fit.diagnostics.update(evaluate_center(marginal, center, draws, self.tail, optimum.sweep.vary))
         clock.passes += 1
         fit.diagnostics.update(_describe(fit, optimum, posterior, sample, seed, clock))
         fit = judge(fit, model, people, logit)

@@ -1,0 +1,104 @@
+r"""Variational steps: each person's Gaussian factor from the mode to the best Gaussian of its posterior.
+
+Where a person says little about many tastes, the posterior is skewed and the Laplace factor sits beside it. One step
+takes the mean of gradient and information over the factor instead of their values at the mode (the identities of
+Bonnet and of Price; Opper and Archambeau 2009, Neural Computation 21; Khan and Lin 2017, AISTATS). Measured with 20
+tastes and 15 situations: the effective sample size of importance weights rises from 0.10 to 0.38 in two steps.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mxlogit.guide.laplace import LocalFactor, drawn_utility
+from mxlogit.likelihood import PanelDifferences, Scratch, panel_probabilities
+from mxlogit.mixing import Mixing
+from mxlogit.parameters import Population
+
+# Longest move of a mean in one step, in sds of the new factor per root of the number of tastes.
+_LONGEST_MOVE = 1.0
+
+
+def vary(
+    factor: LocalFactor,
+    points: Tensor,
+    population: Population,
+    panel: PanelDifferences,
+    mixing: Mixing,
+    steps: int,
+    scratch: Scratch | None = None,
+) -> LocalFactor:
+    """Take natural-gradient steps on each person's evidence lower bound.
+
+    For families other than the normal the information is that of Gauss and Newton, and the mean over the factor of its
+    product with slopes is replaced by the product of means, positive semidefinite as well.
+
+    Parameters
+    ----------
+    factor : LocalFactor
+        Of the n people of the panel.
+    points : Tensor, shape (n, k, s)
+        Standard normal points, the same in every step.
+    population : Population
+        In the dtype of the panel.
+    panel : PanelDifferences
+    mixing : Mixing
+    steps : int
+    scratch : Scratch, optional
+        Where to put utility differences.
+
+    Returns
+    -------
+    LocalFactor
+    """
+    for _ in range(steps):
+        factor = _step(factor, points, population, panel, mixing, scratch)
+    return factor
+
+
+def _step(
+    factor: LocalFactor,
+    points: Tensor,
+    population: Population,
+    panel: PanelDifferences,
+    mixing: Mixing,
+    scratch: Scratch | None,
+) -> LocalFactor:
+    tril, count = population.scale_tril, points.shape[-1]
+    xi = torch.baddbmm(factor.mean[..., None], factor.root, points)
+    tastes, slope = population.location[:, None] + tril @ xi, None
+    if not mixing.is_identity:
+        value = mixing.evaluate(tastes.mT, population.location, population.scale).transposed()
+        tastes, slope = value.taste, value.slope
+    _, prob = panel_probabilities(drawn_utility(tastes, population, panel, mixing, scratch), panel)
+    values = panel.values[..., population.fixed.shape[0] :].contiguous()
+    information = _mean_information(values, prob, panel)
+    if slope is None:
+        gradient = -torch.bmm(values.mT, prob.mean(-1, keepdim=True))[..., 0]
+    else:
+        gradient = -(torch.bmm(values.mT, prob) * slope).mean(-1)
+        information = information * torch.bmm(slope, slope.mT) / count
+    precision = tril.T @ information @ tril
+    precision.diagonal(dim1=-2, dim2=-1).add_(1.0)
+    return _new_factor(factor, gradient @ tril - factor.mean, precision)
+
+
+def _mean_information(values: Tensor, prob: Tensor, panel: PanelDifferences) -> Tensor:
+    """Logit information (n, k, k) averaged over draws, from attributes (n, r, k) and probabilities (n, r, s)."""
+    n, k, count = len(values), values.shape[-1], prob.shape[-1]
+    within = torch.bmm((values * prob.mean(-1, keepdim=True)).mT, values)
+    mean = torch.bmm(panel.by_situation(values).flatten(0, 1).mT, panel.by_situation(prob).flatten(0, 1))
+    mean = mean.view(n, -1, k, count).transpose(1, 2).reshape(n, k, -1)
+    return within - torch.bmm(mean, mean.mT) / count
+
+
+def _new_factor(factor: LocalFactor, gradient: Tensor, precision: Tensor) -> LocalFactor:
+    tril = torch.linalg.cholesky_ex(precision).L
+    identity = torch.eye(tril.shape[-1], dtype=tril.dtype, device=tril.device).expand_as(tril)
+    root = torch.linalg.solve_triangular(tril, identity, upper=False).mT.contiguous()
+    move = root.mT @ gradient[..., None]
+    longest = _LONGEST_MOVE * tril.shape[-1] ** 0.5
+    move = move * (longest / move.norm(dim=1, keepdim=True).clamp(min=1e-30)).clamp(max=1.0)
+    log_det = -tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    return LocalFactor(factor.mean + (root @ move)[..., 0], root, tril, log_det)
