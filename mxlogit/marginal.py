@@ -119,14 +119,13 @@ class PassResult:
 
 @dataclass(frozen=True)
 class Proposal:
-    """Where to draw for one chunk of people: their panel, local factors, base draws, and where the factors belong."""
+    """Where to draw for one chunk of people: their panel, local factors, base draws, and variational steps."""
 
     part: slice
     panel: PanelDifferences
     factor: LocalFactor
     base: BaseDraws
-    population: Population
-    varied: bool
+    vary: int = 0
 
 
 class MarginalLikelihood:
@@ -194,22 +193,16 @@ class MarginalLikelihood:
                 self.modes[part] = factor.mean
             factor = self._vary(factor, part, panel, local, sweep.vary)
             first = self.people.first + part.start
-            yield Proposal(part, panel, factor, scheme.points(first, len(panel), factor.mean), local, sweep.vary > 0)
+            yield Proposal(part, panel, factor, scheme.points(first, len(panel), factor.mean), sweep.vary)
 
     @torch.no_grad()
     def follow(self, population: Population, proposals: Iterable[Proposal]) -> Iterator[Proposal]:
-        """Move kept proposals to a nearby population, base draws unchanged: modes by one Newton step.
-
-        Factors that took variational steps take one more from where they are in latent tastes.
-        """
+        """Move kept proposals to a nearby population: modes by one Newton step, base draws unchanged."""
         local = population.to(self.people.like)
         for proposal in proposals:
-            if proposal.varied:
-                carried = proposal.factor.carry(proposal.population, local)
-                factor = self._vary(carried, proposal.part, proposal.panel, local, 1)
-            else:
-                factor = follow(proposal.factor.mean, local, proposal.panel, self.mixing)
-            yield replace(proposal, factor=factor, population=local)
+            factor = follow(proposal.factor.mean, local, proposal.panel, self.mixing)
+            factor = self._vary(factor, proposal.part, proposal.panel, local, proposal.vary)
+            yield replace(proposal, factor=factor)
 
     def _vary(
         self, factor: LocalFactor, part: slice, panel: PanelDifferences, population: Population, steps: int

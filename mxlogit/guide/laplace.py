@@ -31,9 +31,9 @@ class LocalFactor:
     ----------
     mean : Tensor, shape (n, k)
     root : Tensor, shape (n, k, k)
-        R, a root of the covariance R R' (upper triangular where it was not carried).
+        R, upper triangular: R R' is the covariance.
     precision_tril : Tensor, shape (n, k, k)
-        Inverse of R': a root of the precision.
+        Inverse of R', lower triangular: the Cholesky factor of the precision.
     log_det : Tensor, shape (n,)
         log |R|.
     """
@@ -47,18 +47,6 @@ class LocalFactor:
     def covariance(self) -> Tensor:
         """R R', shape (n, k, k)."""
         return self.root @ self.root.mT
-
-    def carry(self, old: Population, new: Population) -> LocalFactor:
-        """The same Gaussian of the latent tastes, whitened by another population."""
-        loading = torch.linalg.solve_triangular(new.scale_tril, old.scale_tril, upper=False)
-        shift = torch.linalg.solve_triangular(new.scale_tril, (old.location - new.location)[:, None], upper=False)
-        inverse = torch.linalg.solve_triangular(old.scale_tril, new.scale_tril, upper=False)
-        return LocalFactor(
-            self.mean @ loading.T + shift[:, 0],
-            loading @ self.root,
-            inverse.T @ self.precision_tril,
-            self.log_det + loading.diagonal().log().sum(),
-        )
 
 
 @dataclass(frozen=True)
