@@ -324,7 +324,7 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
         if X is None:
             panel, labels = fitted.panel, fitted.decision_makers
         else:
-            data = self._read_again(X, need_choice=True).data
+            data = self._choices_again(X)
             panel, labels = fitted.difference(data), data.decision_makers
         return people.individual_frame(fitted.model, self.result_, panel, labels, list(statistic))
 
@@ -375,9 +375,16 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
 
         The panel is respected: a person's choices share one draw of tastes. Weighted like the fit.
         """
-        data = self._read_again(X, need_choice=True, y=y, sample_weight=sample_weight).data
+        data = self._choices_again(X, y=y, sample_weight=sample_weight)
         fitted = self._state()
         return prediction.mean_log_likelihood(fitted.model, self.result_, fitted.difference(data), fitted.seed)
+
+    def _choices_again(self, X: Any, **given: Any) -> ChoiceData | PackedChoices:
+        """Choices of people seen or never seen, as the fit read them."""
+        if not isinstance(X, PackedChoices):
+            return self._read_again(X, need_choice=True, **given).data
+        specification = self._state().specification
+        return X.with_constants(specification.base_alternative) if specification.constants else X
 
     def _read_again(self, X: Any, *, need_choice: bool, y: Any = None, sample_weight: Any = None) -> FrameChoices:
         """Read new data as the fit did."""

@@ -7,7 +7,8 @@ With l the log density of a person's choices and tastes and E_w the weighted mea
 (Louis 1982, Journal of the Royal Statistical Society B 44). In relative coordinates
 :math:`\nabla_u l = \xi` and :math:`\nabla_A l = tril(\xi\xi' - I)`, and the expected Hessian depends on the
 draws through their first two moments only. For maps whose shape depends on the population parameters the
-identity would need second derivatives of the map; those families are refused by the caller.
+identity would need second derivatives of the map, and single draws lack the curvature of a kink; those families are
+refused by the caller.
 """
 
 from __future__ import annotations

@@ -118,6 +118,29 @@ class PassResult:
 
 
 @dataclass(frozen=True)
+class DrawsEffect:
+    """What more draws would change (float64, on the CPU); sums over people.
+
+    Attributes
+    ----------
+    score : Tensor, shape (D,)
+        The score with more draws less that with few.
+    variance : Tensor, shape (D, D)
+        Covariance of that estimate.
+    noise : Tensor, shape (D, D)
+        What the noise of few draws adds to the outer product of the people's scores.
+    """
+
+    score: Tensor
+    variance: Tensor
+    noise: Tensor
+
+    def scaled(self, share: float) -> DrawsEffect:
+        """Return the effect on ``share`` times as many people."""
+        return DrawsEffect(share * self.score, share**2 * self.variance, share * self.noise)
+
+
+@dataclass(frozen=True)
 class Proposal:
     """Where to draw for one chunk of people: their panel, local factors, base draws, and variational steps."""
 
@@ -269,41 +292,42 @@ class MarginalLikelihood:
             outer += scores.T @ (weights[:, None] * scores)
         return sums, score, outer
 
-    def effect_of_draws(self, population: Population, sweep: Sweep, times: int) -> tuple[Tensor, Tensor]:
-        """What ``times`` as many draws change in the score, summed over people (D,), and the covariance (D, D) of that.
+    def effect_of_draws(self, population: Population, sweep: Sweep, times: int) -> DrawsEffect:
+        """What ``times`` as many draws would change, from ``times`` groups like those of the sweep.
 
-        The draws are ``times`` groups like those of the sweep. The score with all of them less the mean of the scores
-        with one group has little noise, since what is linear in the weights cancels.
+        The score with all groups less the mean of the scores with one has little noise, since what is linear in the
+        weights cancels.
         """
 
-        def compute() -> tuple[Tensor, Tensor]:
+        def compute() -> tuple[Tensor, ...]:
             return self._sum_effects(population, sweep, times)
 
-        total, outer = self._journal(f"effect of {times} times", population, sweep, compute)
-        return total, outer
+        return DrawsEffect(*self._journal(f"effect of {times} times", population, sweep, compute))
 
     @torch.no_grad()
-    def _sum_effects(self, population: Population, sweep: Sweep, times: int) -> tuple[Tensor, Tensor]:
-        size, local = self.chunk_size(times * sweep.draws), population.to(self.people.like)
+    def _sum_effects(self, population: Population, sweep: Sweep, times: int) -> tuple[Tensor, ...]:
+        size, local = self.space.size, population.to(self.people.like)
         schemes = [self._scheme(replace(sweep, key=sweep.key + 1 + group)) for group in range(times)]
-        total, outer = self._zeros(self.space.size), self._zeros(self.space.size, self.space.size)
-        for p in self.propose(population, sweep, size=size):
-            first = self.people.first + p.part.start
+        total, variance, noise = self._zeros(size), self._zeros(size, size), self._zeros(size, size)
+        for p in self.propose(population, sweep, size=self.chunk_size(times * sweep.draws)):
+            first, weights = self.people.first + p.part.start, p.panel.weights.double()[:, None]
             groups = [scheme.points(first, len(p.panel), p.factor.mean) for scheme in schemes]
             scores = [
-                score_people(p.factor, base, local, p.panel, self.mixing, self.space, self._scratch)[1]
+                score_people(p.factor, base, local, p.panel, self.mixing, self.space, self._scratch)[1].double()
                 for base in (BaseDraws.join(groups), *groups)
             ]
-            change = scores[0].double() - torch.stack(scores[1:]).double().mean(0)
-            change *= p.panel.weights.double()[:, None]
+            each = torch.stack(scores[1:])
+            change = weights * (scores[0] - each.mean(0))
+            apart = (each - each.mean(0)).flatten(0, 1)
             total += change.sum(0)
-            outer += change.T @ change
-        return total, outer
+            variance += change.T @ change
+            noise += apart.T @ (weights.repeat(times, 1) * apart) / (times - 1)
+        return total, variance, noise
 
     @torch.no_grad()
     def information(self, population: Population, proposals: Iterable[Proposal]) -> Tensor | None:
         """Observed information (D, D) in relative coordinates; None where Louis' identity is not offered."""
-        if self.mixing.direct:
+        if self.mixing.direct or self.mixing.is_kinked:
             return None
         local = population.to(self.people.like)
         total = self._zeros(self.space.size, self.space.size)

@@ -22,6 +22,7 @@ _SMALL_EIGENVALUE = 1e-4
 # zero only if the posterior of its logarithm is this wide.
 _SMALL_DEVIATION = 0.02
 _MODEST_DEVIATION = 0.3
+_INTERVAL = torch.tensor([0.025, 0.975], dtype=torch.float64)
 _VAGUE_LOG_DEVIATION = 0.5
 _WORST_K = 0.7
 _EVEN_WEIGHTS = 0.7
@@ -64,7 +65,7 @@ def judge(fit: Fit, model: PanelModel, people: People, logit: MultinomialLogit) 
     edge = boundary_sentences(model, fit)
     if edge and status is Status.CONVERGED:
         status = Status.BOUNDARY
-    warnings += edge + _quality_sentences(fit)
+    warnings += edge + (_vague_sentences(model, fit) if posterior else []) + _quality_sentences(fit)
     if not status.converged:
         warnings.insert(0, status.value)
     fit.diagnostics.update(status=status.value, converged=status.converged)
@@ -100,6 +101,23 @@ def boundary_sentences(model: PanelModel, fit: Fit) -> list[str]:
     correlation = center.scale_tril / scale[:, None]
     if len(scale) and float(torch.linalg.eigvalsh(correlation @ correlation.T).amin()) < _SMALL_EIGENVALUE:
         sentences.append("The correlation matrix of the random tastes is close to singular (the boundary).")
+    return sentences
+
+
+def _vague_sentences(model: PanelModel, fit: Fit) -> list[str]:
+    """Say which standard deviations the data leave open, far from the boundary."""
+    _, _, log_scales, _ = model.space.split(fit.samples.unconstrained)
+    sentences = []
+    for i, name in enumerate(model.space.random):
+        linear = model.mixing.families[i].units == "linear"
+        size = float(fit.center.scale[i]) * (float(model.attribute_scale[model.space.n_fixed + i]) if linear else 1.0)
+        if float(log_scales[:, i].std()) < _VAGUE_LOG_DEVIATION or size < _MODEST_DEVIATION:
+            continue
+        low, high = log_scales[:, i].exp().quantile(_INTERVAL.to(log_scales)).tolist()
+        sentences.append(
+            f"The data hardly identify the standard deviation of {name!r}: 95 % of its posterior lies between "
+            f"{low:.3g} and {high:.3g}. More choices per person would tell."
+        )
     return sentences
 
 

@@ -17,8 +17,16 @@ from torch import Tensor
 
 from mxlogit.density import PanelModel
 from mxlogit.fit import HistoryRow, Status
-from mxlogit.marginal import MarginalLikelihood, PassResult, Sweep
-from mxlogit.optim.trust_region import Ascent, Evaluation, Iteration, NewtonAscent, Reason
+from mxlogit.marginal import DrawsEffect, MarginalLikelihood, PassResult, Sweep
+from mxlogit.optim.trust_region import (
+    Ascent,
+    Evaluation,
+    Iteration,
+    NewtonAscent,
+    Reason,
+    newton_decrement,
+    solve_step,
+)
 from mxlogit.parameters import Population
 
 STAGE_SIZES = (2_000, 20_000)
@@ -28,13 +36,17 @@ _STAGE_TOLERANCE = 3.0
 _FIRST_DRAWS_TOLERANCE = 6.0
 # For more people than the largest subsample: gain left at which the search on few draws ends (the posterior begins with
 # a Newton step); how many times more draws a subsample gets, and its least share of everybody; the squared error of
-# their effect per parameter, in posterior sds, that is allowed; and the size of the effect above which everybody is
-# evaluated once more beyond it.
+# their effect per parameter, in posterior sds, that is allowed.
 _LEFT_TO_THE_POSTERIOR = 0.5
 _MANY_TIMES, _EFFECT_SHARE = 4, 0.05
 _EFFECT_ERROR = 0.03
-_LARGE_EFFECT = 0.1
 _MOST_DRAWS_OF_EVERYBODY = 64_000_000
+# An effect above the first bound (squared, per parameter, in posterior sds) asks for more draws of everybody, up to so
+# many. A search that stalls closer than the last number (nats) has met the noise of its draws.
+_LARGEST_EFFECT, _MOST_DRAWS_FOR_SMALL_EFFECT = 0.25, 16_000_000
+_NEAR_THE_TOP = 4.0
+# Newton steps on corrected scores, and the share of a direction's outer product that may be noise.
+_CORRECTED_STEPS, _MOST_NOISE = 8, 0.95
 _TRUST_RADIUS = 0.5
 # Effective sample size, as a fraction, below which proposals are improved, and steps of that.
 _EVEN_WEIGHTS, _VARIATIONAL_STEPS = 0.75, 2
@@ -168,9 +180,9 @@ class NewtonSearch:
         ascent = self._ascend(start, self.marginal, sweep, tolerance, f"all people, {draws} draws")
         return ascent, sweep, 2.0 * self.clock.history[first].decrement / self.model.space.size
 
-    def _finish(self, ascent: Ascent[Population], sweep: Sweep, redraw: float) -> Optimum:
+    def _finish(self, ascent: Ascent[Population], sweep: Sweep, redraw: float, near: float = 0.0) -> Optimum:
         status = _STATUS[ascent.reason]
-        if ascent.decrement < _NOISE_FLOOR * self.settings.tolerance:
+        if ascent.decrement < max(near, _NOISE_FLOOR * self.settings.tolerance):
             status = Status.CONVERGED
         return Optimum(ascent.point, ascent.evaluation, ascent.decrement, redraw, sweep, status)
 
@@ -187,34 +199,65 @@ class NewtonSearch:
             population, draws, tolerance = self._note_weights(ascent), 4 * draws, self.settings.tolerance
 
     def _correct_draws(self, population: Population) -> Optimum:
-        """Ascend over everybody with few draws; add to the gradient what more draws would change on the subsample."""
-        draws = 16
+        """Ascend over everybody with few draws; correct what they distort by what more would change on a subsample.
+
+        Their noise adds to the outer product of scores: where the data say little it would pass for information.
+        """
+        draws, size = 16, self.model.space.size
         while True:
             ascent, sweep, _ = self._ascend_with(draws, population, _LEFT_TO_THE_POSTERIOR)
-            effect, variance = self._effect_of_draws(ascent.point, sweep)
-            inverse = torch.linalg.inv(ascent.evaluation.curvature)
-            size = self.model.space.size
-            shift, error = float(effect @ inverse @ effect) / size, float((inverse * variance).sum()) / size
-            if error < _EFFECT_ERROR or 4 * draws * len(self.marginal.people) > _MOST_DRAWS_OF_EVERYBODY:
+            effect = self._effect_of_draws(ascent.point, sweep)
+            inverse = torch.linalg.inv(_without_noise(ascent.evaluation.curvature, effect.noise))
+            shift, error = (
+                float(effect.score @ inverse @ effect.score) / size,
+                float((inverse * effect.variance).sum()) / size,
+            )
+            work = 4 * draws * len(self.marginal.people)
+            precise = error < _EFFECT_ERROR or work > _MOST_DRAWS_OF_EVERYBODY
+            small = shift < _LARGEST_EFFECT or work > _MOST_DRAWS_FOR_SMALL_EFFECT
+            if precise and small:
                 break
             population, draws = ascent.point, 4 * draws
-        evaluation, point = ascent.evaluation, ascent.point
-        if shift > _LARGE_EFFECT:
-            point = self.model.space.move(point, inverse @ (evaluation.gradient + effect))
-            evaluation = self._evaluate(self.marginal, sweep, point)
-        corrected = replace(evaluation, gradient=evaluation.gradient + effect)
-        ascent = replace(ascent, point=point, evaluation=corrected)
-        return self._finish(ascent, sweep, error)
+        ascent = self._solve_scores(ascent, sweep, effect)
+        # What even more draws would change is about a quarter of what these many do.
+        return self._finish(ascent, sweep, error + shift / 16.0, _NEAR_THE_TOP)
 
-    def _effect_of_draws(self, population: Population, sweep: Sweep) -> tuple[Tensor, Tensor]:
-        """What more draws would add to everybody's score, from the subsample, and the covariance of that estimate."""
+    def _solve_scores(self, ascent: Ascent[Population], sweep: Sweep, effect: DrawsEffect) -> Ascent[Population]:
+        """Newton steps on the corrected scores, as long as the decrement falls and there is more to gain."""
+        best = self._corrected(ascent, ascent.point, ascent.evaluation, effect)
+        for _ in range(_CORRECTED_STEPS):
+            if best.decrement < _LEFT_TO_THE_POSTERIOR:
+                break
+            step = solve_step(best.evaluation, self.step_scale, _TRUST_RADIUS).step
+            point = self.model.space.move(best.point, step)
+            found = self._corrected(ascent, point, self._evaluate(self.marginal, sweep, point), effect)
+            better = found.decrement < best.decrement
+            log = Iteration(
+                found.evaluation.value, found.decrement, float((step / self.step_scale).abs().amax()), better
+            )
+            self.clock.record(f"all people, {sweep.draws} draws, corrected", log)
+            if not better:
+                break
+            best = found
+        return best
+
+    def _corrected(
+        self, ascent: Ascent[Population], point: Population, evaluation: Evaluation, effect: DrawsEffect
+    ) -> Ascent[Population]:
+        curvature = _without_noise(evaluation.curvature, effect.noise)
+        evaluation = replace(evaluation, gradient=evaluation.gradient + effect.score, curvature=curvature)
+        return replace(
+            ascent, point=point, evaluation=evaluation, decrement=newton_decrement(evaluation, self.step_scale)
+        )
+
+    def _effect_of_draws(self, population: Population, sweep: Sweep) -> DrawsEffect:
+        """What more draws would change for everybody, from a subsample."""
         part, count = self.sample, len(self.marginal.people)
         if len(part.people) < _EFFECT_SHARE * count:
             part = self.marginal.take(self.marginal.people.draw(int(_EFFECT_SHARE * count), (part.seed, -4)))
-        change, variance = part.effect_of_draws(population, sweep, _MANY_TIMES)
-        share = self.marginal.people.weight / part.people.weight
         self.clock.passes += len(part.people) / count
-        return share * change, share**2 * variance
+        effect = part.effect_of_draws(population, sweep, _MANY_TIMES)
+        return effect.scaled(self.marginal.people.weight / part.people.weight)
 
     def _evaluate(self, marginal: MarginalLikelihood, sweep: Sweep, population: Population) -> Evaluation:
         self.clock.passes += len(marginal.people) / len(self.marginal.people)
@@ -251,3 +294,11 @@ class NewtonSearch:
             result.outer - prior.hessian,
             detail=result,
         )
+
+
+def _without_noise(curvature: Tensor, noise: Tensor) -> Tensor:
+    """Curvature (D, D), positive definite, less the noise in it, of which a little is left in every direction."""
+    root = torch.linalg.cholesky(curvature)
+    inverse = torch.linalg.solve_triangular(root, torch.eye(len(root), dtype=root.dtype), upper=False)
+    values, vectors = torch.linalg.eigh(inverse @ noise @ inverse.T)
+    return curvature - root @ (vectors * values.clamp(max=_MOST_NOISE)) @ vectors.T @ root.T
