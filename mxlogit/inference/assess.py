@@ -132,6 +132,11 @@ def _quality_sentences(fit: Fit) -> list[str]:
             f"Pareto k of the population posterior is {k_population:.2f} (above 0.7): it is not close to Gaussian, so "
             "its tails and intervals are approximate."
         )
+    if fit.diagnostics.get("posterior_rounds") == 0 and uneven and not sentences:
+        sentences.append(
+            "The population posterior is too far from Gaussian to find its means: estimates are modes, and "
+            "intervals are approximate."
+        )
     if isinstance(above, float) and above > _MANY_PEOPLE:
         sentences.append(
             f"Pareto k exceeds 0.7 for {above:.0%} of the decision makers: their tastes and the log likelihood are "
