@@ -24,7 +24,7 @@ from mxlogit.people import PanelSource
 from mxlogit.priors import Priors, resolve_priors
 from mxlogit.spec import Specification
 from mxlogit.streams import StreamedPanels
-from mxlogit.team import Team
+from mxlogit.team import Team, own_gpu
 
 _METHODS: dict[str, type[VI] | type[MSLE]] = {"vi": VI, "msle": MSLE}
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -79,7 +79,7 @@ def resolve_method(method: str | Method) -> Method:
 def resolve_device(device: str | torch.device) -> torch.device:
     """Return the device to compute on; "auto" is CUDA where there is one."""
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return own_gpu() if torch.cuda.is_available() else torch.device("cpu")
     try:
         wanted = torch.device(device)
     except (RuntimeError, TypeError):

@@ -7,6 +7,7 @@ fails takes part in the next exchange of the others, whatever it is, and all of 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -62,8 +63,7 @@ class ProcessGroup(Team):
 
     def __init__(self) -> None:
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
-        nccl = dist.get_backend() == "nccl"
-        self._device = torch.device("cuda", torch.cuda.current_device()) if nccl else torch.device("cpu")
+        self._device = own_gpu() if dist.get_backend() == "nccl" else torch.device("cpu")
 
     def total(self, *parts: Tensor) -> list[Tensor]:
         """Sum tensors over all processes, in as few messages as they fill."""
@@ -130,6 +130,12 @@ class ProcessGroup(Team):
 
     def _lost(self, trouble: RuntimeError) -> ProcessError:
         return ProcessError(f"process {self.rank} of {self.size} lost contact with another process: {trouble}")
+
+
+def own_gpu() -> torch.device:
+    """The GPU of this process: that of its place on this machine under torchrun, else the current one."""
+    place = int(os.environ.get("LOCAL_RANK", torch.cuda.current_device()))
+    return torch.device("cuda", place % torch.cuda.device_count())
 
 
 def current_team() -> Team:

@@ -8,6 +8,8 @@ import torch
 
 from mxlogit.draws import DrawScheme, Jackknife
 from mxlogit.guide.laplace import follow, polish
+from mxlogit.guide.variational import vary
+from mxlogit.inference.newton import without_noise
 from mxlogit.likelihood import panel_log_prob
 from mxlogit.marginal import MarginalLikelihood, Sweep
 from mxlogit.mixing import FAMILIES, Mixing
@@ -234,3 +236,69 @@ def test_two_newton_steps_leave_hardly_a_gap_on_the_published_design():
     many = marginal.sweep(truth, Sweep(64, None, 1, 30, defensive=False), remember=False)
     assert two.value.ess > 0.98
     assert many.value.elbo - two.value.elbo < 0.001 * 500
+
+
+def test_variational_steps_find_the_best_gaussian(panel, space, generator):
+    """At the end the mean gradient of the log target vanishes and the precision is the mean information."""
+    population, mixing = population_of(space, generator, 0.8), Mixing(["normal"] * 3)
+    start = polish(torch.zeros(5, 3, dtype=torch.float64), population, panel, mixing, 60)
+    points = DrawScheme((5,), 65_536, 3, None, defensive=False).points(0, 5, start.mean).points
+    factor = vary(start, points, population, panel, mixing, 60)
+    xi = (factor.mean[..., None] + factor.root @ points).mT.contiguous().requires_grad_()
+    latent = population.location + xi @ population.scale_tril.T
+    beta = torch.cat([population.fixed.expand(*latent.shape[:2], -1), latent], -1).transpose(0, 1)
+    target = panel_log_prob(beta, panel).T - 0.5 * xi.square().sum(-1)
+    (gradient,) = torch.autograd.grad(target.sum(), xi)
+    assert float(gradient.mean(1).abs().max()) < 1e-6
+    # Price: the mean Hessian is the mean of gradient times standardised point.
+    standard = points.mT @ torch.linalg.inv(factor.root)
+    hessian = -torch.einsum("nsk,nsl->nkl", gradient, standard) / points.shape[-1]
+    precision = factor.precision_tril @ factor.precision_tril.mT
+    torch.testing.assert_close(hessian, precision, atol=0.06, rtol=0)
+
+
+def test_variational_steps_even_out_weights():
+    """Twelve tastes and four situations: the mode is far from the mean."""
+    from mxlogit.likelihood import PanelDifferences
+
+    generator = torch.Generator().manual_seed(3)
+    values = 1.5 * torch.randn(200, 12, 12, generator=generator, dtype=torch.float64)
+    panel = PanelDifferences(values, None, 3, torch.ones(200).double(), torch.full((200,), 4))
+    space = ParameterSpace((), tuple(f"z{i}" for i in range(12)), (tuple(range(12)),))
+    population = Population(values.new_zeros(0), values.new_zeros(12), torch.eye(12).double())
+    marginal = marginal_of(panel, space, ["normal"] * 12)
+    plain = marginal.measure(population, Sweep(1024, 8, 1, 30))
+    varied = marginal.measure(population, Sweep(1024, 8, 1, 30, vary=2))
+    assert varied.ess > 1.3 * plain.ess
+    assert varied.elbo > plain.elbo + 10.0
+    assert varied.log_likelihood == pytest.approx(plain.log_likelihood, abs=4 * plain.variance**0.5)
+
+
+@pytest.mark.parametrize("families", [["normal"] * 3, ["lognormal", "censored_normal", "johnson_sb"]])
+def test_effect_of_draws(panel, space, generator, families):
+    """Its mean is the difference of scores with few and with many draws; its noise that of scores with few."""
+    population = population_of(space, generator)
+    marginal = marginal_of(panel, space, families)
+    few = [marginal.sweep(population, Sweep(16, 8, 1000 + key, 30)) for key in range(300)]
+    many = [marginal.sweep(population, Sweep(64, 8, 5000 + key, 30)) for key in range(300)]
+    effects = [marginal.effect_of_draws(population, Sweep(16, 8, 9000 + 10 * key, 30), 4) for key in range(300)]
+    found = torch.stack([e.score for e in effects])
+    gap = torch.stack([r.score for r in many]) - torch.stack([r.score for r in few])
+    error = (gap.var(0) / 300 + found.var(0) / 300).sqrt()
+    assert float(((gap.mean(0) - found.mean(0)) / error).abs().max()) < 4.5
+    # Few people: weights enter the variance of a sum squared, and the outer product once.
+    noise = torch.stack([e.noise for e in effects]).mean(0).diagonal()
+    outer = torch.stack([r.outer for r in few]).mean(0).diagonal()
+    better = torch.stack([r.outer for r in many]).mean(0).diagonal()
+    assert (noise > 0).all()
+    assert (outer - noise < outer).all()
+    assert float((outer - noise - better).abs().max() / outer.max()) < 0.35
+
+
+def test_noise_is_taken_out_of_curvature_and_never_all_of_it(generator):
+    root = torch.randn(4, 4, generator=generator, dtype=torch.float64)
+    curvature = root @ root.T + torch.eye(4)
+    torch.testing.assert_close(without_noise(curvature, 0.3 * curvature), 0.7 * curvature)
+    left = torch.linalg.eigvalsh(without_noise(curvature, 5.0 * curvature))
+    assert float(left.amin()) > 0.0
+    torch.testing.assert_close(without_noise(curvature, torch.zeros(4, 4).double()), curvature)

@@ -207,7 +207,7 @@ class NewtonSearch:
         while True:
             ascent, sweep, _ = self._ascend_with(draws, population, _LEFT_TO_THE_POSTERIOR)
             effect = self._effect_of_draws(ascent.point, sweep)
-            inverse = torch.linalg.inv(_without_noise(ascent.evaluation.curvature, effect.noise))
+            inverse = torch.linalg.inv(without_noise(ascent.evaluation.curvature, effect.noise))
             shift, error = (
                 float(effect.score @ inverse @ effect.score) / size,
                 float((inverse * effect.variance).sum()) / size,
@@ -244,7 +244,7 @@ class NewtonSearch:
     def _corrected(
         self, ascent: Ascent[Population], point: Population, evaluation: Evaluation, effect: DrawsEffect
     ) -> Ascent[Population]:
-        curvature = _without_noise(evaluation.curvature, effect.noise)
+        curvature = without_noise(evaluation.curvature, effect.noise)
         evaluation = replace(evaluation, gradient=evaluation.gradient + effect.score, curvature=curvature)
         return replace(
             ascent, point=point, evaluation=evaluation, decrement=newton_decrement(evaluation, self.step_scale)
@@ -296,7 +296,7 @@ class NewtonSearch:
         )
 
 
-def _without_noise(curvature: Tensor, noise: Tensor) -> Tensor:
+def without_noise(curvature: Tensor, noise: Tensor) -> Tensor:
     """Curvature (D, D), positive definite, less the noise in it, of which a little is left in every direction."""
     root = torch.linalg.cholesky(curvature)
     inverse = torch.linalg.solve_triangular(root, torch.eye(len(root), dtype=root.dtype), upper=False)
