@@ -189,7 +189,7 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
         with team.together():
             fitted, people, n_situations = self._prepare(X, team, y=y, sample_weight=sample_weight)
             generator = torch.Generator().manual_seed(fitted.seed)
-            with Progress(self.verbose if team.rank == 0 else -1) as callback:
+            with Progress(self.verbose, team.rank) as callback:
                 result = resolve_method(self.method).run(fitted.model, people, generator=generator, callback=callback)
         return self._remember(fitted, result, len(people), n_situations)
 

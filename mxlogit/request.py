@@ -114,18 +114,20 @@ def resolve_seed(random_state: Any) -> int:
 
 
 class Progress:
-    """A progress line on terminals after a second, or plain lines when verbose."""
+    """A progress line on terminals after a second, or plain lines when verbose; of one of several processes only."""
 
-    def __init__(self, verbose: int) -> None:
-        self.verbose = verbose
+    def __init__(self, verbose: int, rank: int = 0) -> None:
+        self.verbose, self.silent = verbose, rank > 0
 
     def __enter__(self) -> Progress:
-        quiet = True if self.verbose else None
+        quiet = True if self.verbose or self.silent else None
         self._bar = tqdm(total=0, bar_format="{desc} [{elapsed}]", disable=quiet, delay=1.0, leave=False)
         return self
 
     def __call__(self, text: str) -> None:
         """Show a line of text."""
+        if self.silent:
+            return
         if self.verbose:
             sys.stderr.write(f"{text}\n")
         else:
