@@ -35,10 +35,10 @@ STAGE_SIZES = (2_000, 20_000)
 _STAGE_TOLERANCE = 3.0
 _FIRST_DRAWS_TOLERANCE = 6.0
 # For more people than the largest subsample: gain left at which the search on few draws ends (the posterior begins with
-# a Newton step); how many times more draws a subsample gets, and its least share of everybody; the squared error of
+# a Newton step); how many times more draws a subsample gets, its size and least share of everybody; squared error of
 # their effect per parameter, in posterior sds, that is allowed.
 _LEFT_TO_THE_POSTERIOR = 0.5
-_MANY_TIMES, _EFFECT_SHARE = 4, 0.05
+_MANY_TIMES, _EFFECT_PEOPLE, _EFFECT_SHARE = 4, 10_000, 0.05
 _EFFECT_ERROR = 0.03
 _MOST_DRAWS_OF_EVERYBODY = 64_000_000
 # An effect above the first bound (squared, per parameter, in posterior sds) asks for more draws of everybody, up to so
@@ -253,8 +253,10 @@ class NewtonSearch:
     def _effect_of_draws(self, population: Population, sweep: Sweep) -> DrawsEffect:
         """What more draws would change for everybody, from a subsample."""
         part, count = self.sample, len(self.marginal.people)
-        if len(part.people) < _EFFECT_SHARE * count:
-            part = self.marginal.take(self.marginal.people.draw(int(_EFFECT_SHARE * count), (part.seed, -4)))
+        size = max(_EFFECT_PEOPLE, int(_EFFECT_SHARE * count))
+        if size != len(part.people):
+            whole = part if size < len(part.people) else self.marginal
+            part = whole.take(whole.people.draw(size, (part.seed, -4)))
         self.clock.passes += len(part.people) / count
         effect = part.effect_of_draws(population, sweep, _MANY_TIMES)
         return effect.scaled(self.marginal.people.weight / part.people.weight)
