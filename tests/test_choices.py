@@ -277,6 +277,7 @@ def test_given_vectors_of_any_usual_shape(frame):
             est.fit(frame, sample_weight=weights)
 
 
+@pytest.mark.filterwarnings("ignore::mxlogit.ConvergenceWarning")
 def test_a_single_alternative_says_nothing(frame):
     est = MixedLogit(fixed=["x"], random=["z"], random_state=0, method=VI(draws=16, n_samples=100)).fit(frame)
     only = frame[frame["choice"]].assign(alternative="x")
