@@ -9,6 +9,18 @@ from mxlogit.optim.trust_region import Evaluation, NewtonAscent
 from mxlogit.parameters import Population
 from mxlogit.people import People
 
+# Location and scale of the latent normal that give informative data for each family.
+PARAMETERS = {
+    "normal": (0.8, 1.0),
+    "lognormal": (-0.2, 0.7),
+    "negative_lognormal": (-0.2, 0.7),
+    "truncated_normal": (0.6, 1.0),
+    "censored_normal": (0.5, 1.2),
+    "uniform": (0.5, 1.8),
+    "triangular": (0.5, 2.2),
+    "johnson_sb": (0.5, 2.5),
+}
+
 
 def importance_sampled_maximum(est: MixedLogit, draws: int, tolerance: float = 1e-3) -> tuple[Population, float, float]:
     """Maximise the importance-sampled likelihood, without a prior, from a fit's estimate.

@@ -4,22 +4,12 @@ import warnings
 
 import numpy as np
 import pytest
+from oracles import PARAMETERS
 
 from mxlogit import ConvergenceWarning, MixedLogit
 from mxlogit.simulate import simulate_choices
 from mxlogit.spec import MIXING_NAMES
 
-# Location and scale of the latent normal that give informative data for each family.
-PARAMETERS = {
-    "normal": (0.8, 1.0),
-    "lognormal": (-0.2, 0.7),
-    "negative_lognormal": (-0.2, 0.7),
-    "truncated_normal": (0.6, 1.0),
-    "censored_normal": (0.5, 1.2),
-    "uniform": (0.5, 1.8),
-    "triangular": (0.5, 2.2),
-    "johnson_sb": (0.5, 2.5),
-}
 # Interval of 4 posterior sds: over the 5 parameters of 8 fits a false alarm about once in 400 seeds.
 WIDTH = 4.0
 

@@ -7,22 +7,13 @@ import warnings
 
 import numpy as np
 import pytest
+from oracles import PARAMETERS
 
 from mxlogit import VI, ConvergenceWarning, MixedLogit, datasets
 from mxlogit.simulate import simulate_choices
 from mxlogit.spec import MIXING_NAMES
 
 WIDTH = 4.5
-PARAMETERS = {
-    "normal": (0.8, 1.0),
-    "lognormal": (-0.2, 0.7),
-    "negative_lognormal": (-0.2, 0.7),
-    "truncated_normal": (0.6, 1.0),
-    "censored_normal": (0.5, 1.2),
-    "uniform": (0.5, 1.8),
-    "triangular": (0.5, 2.2),
-    "johnson_sb": (0.5, 2.5),
-}
 
 
 def fit(frame, **request):

@@ -239,10 +239,7 @@ class ChoiceData:
         ChoiceDataError
             If a name is not an attribute.
         """
-        missing = [name for name in names if name not in self.names]
-        if missing:
-            raise ChoiceDataError(f"the choice data have no attribute {missing}; they have {list(self.names)}.")
-        return [self.names.index(name) for name in names]
+        return find_columns(self.names, names)
 
     def take(self, people: Tensor | slice) -> ChoiceData:
         """Return the panels of some people, by an index tensor (a copy) or a slice (without copying)."""
@@ -258,6 +255,20 @@ class ChoiceData:
             appearance=None if self.appearance is None else self.appearance[people],
             clusters=None if self.clusters is None else self.clusters[people],
         )
+
+
+def find_columns(known: Sequence[str], wanted: Sequence[str]) -> list[int]:
+    """Positions of wanted attributes among those known.
+
+    Raises
+    ------
+    ChoiceDataError
+        If a name is not an attribute.
+    """
+    missing = [name for name in wanted if name not in known]
+    if missing:
+        raise ChoiceDataError(f"the choice data have no attribute {missing}; they have {list(known)}.")
+    return [known.index(name) for name in wanted]
 
 
 def _codes(labels: Sequence[object] | np.ndarray, n: int) -> Tensor:

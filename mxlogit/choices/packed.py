@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mxlogit.choices.data import ChoiceData
+from mxlogit.choices.data import ChoiceData, find_columns
 from mxlogit.choices.ingest import add_constants, constant_labels
 from mxlogit.choices.moments import AttributeMoments
 from mxlogit.errors import ChoiceDataError
@@ -129,10 +129,7 @@ class PackedChoices:
         ChoiceDataError
             If a name is not an attribute.
         """
-        missing = [name for name in names if name not in self.names]
-        if missing:
-            raise ChoiceDataError(f"the choice data have no attribute {missing}; they have {list(self.names)}.")
-        return [self.names.index(name) for name in names]
+        return find_columns(self.names, names)
 
     def with_constants(self, base: object) -> PackedChoices:
         """Return the same choices with a dummy for every alternative but the base (see `ingest.add_constants`)."""
