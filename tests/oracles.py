@@ -38,7 +38,7 @@ def importance_sampled_maximum(est: MixedLogit, draws: int, tolerance: float = 1
     scale[: model.space.n_fixed] = 1.0 / model.attribute_scale[: model.space.n_fixed]
     ascent = NewtonAscent(evaluate, model.space.move, scale, tolerance, 60, 0.5, lambda iteration: None)
     found = ascent.run(est.result_.center)
-    return found.point, found.evaluation.value, found.evaluation.detail.variance**0.5
+    return found.point, found.evaluation.value, found.evaluation.detail.value.variance**0.5
 
 
 def fit_normal_time(method: MSLE) -> MixedLogit:
