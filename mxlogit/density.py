@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mxlogit.likelihood import PanelDifferences, panel_log_prob
+from mxlogit.likelihood import panel_log_prob
 from mxlogit.mixing import Mixing
+from mxlogit.panels import PanelDifferences
 from mxlogit.parameters import ParameterSpace, Population
 from mxlogit.priors import PriorDensity
 

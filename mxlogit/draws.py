@@ -1,14 +1,14 @@
 """Draws that integrate: standardised base points, a different block for every decision maker.
 
 Draws are regenerated from whole-number keys instead of being stored: the memory of a pass does not grow
-with the number of people, and the same chunk of people meets the same draws in every pass of a stage.
+with the number of people, and a person meets the same draws in every pass of a stage, whoever else is in its chunk.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -104,6 +104,10 @@ class BaseDraws:
         """Put groups of points of the same people and the same kind together."""
         first = groups[0]
         return cls(torch.cat([g.points for g in groups], -1), first.n_prior, first.tail, len(groups))
+
+    def take(self, people: Tensor) -> BaseDraws:
+        """Return the points of some people."""
+        return replace(self, points=self.points[people])
 
     @property
     def prior_share(self) -> float:

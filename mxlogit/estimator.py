@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,10 +11,8 @@ import pandas as pd
 import torch
 from sklearn.base import BaseEstimator
 
-from mxlogit.choices import ChoiceData, FrameChoices, PackedChoices, read_frame
-from mxlogit.choices.ingest import add_constants
+from mxlogit.choices import ChoiceData
 from mxlogit.errors import (
-    ChoiceDataError,
     ConvergenceWarning,
     NotFittedError,
     SpecificationError,
@@ -26,6 +23,7 @@ from mxlogit.fit import Fit
 from mxlogit.inference.method import Method
 from mxlogit.people import People
 from mxlogit.priors import Priors
+from mxlogit.reading import read_choices, read_choices_again, read_rows_again
 from mxlogit.request import (
     Fitted,
     Progress,
@@ -187,7 +185,7 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
         """
         team = current_team()
         with team.together():
-            fitted, people, n_situations = self._prepare(X, team, y=y, sample_weight=sample_weight)
+            fitted, people, n_situations = self._prepare(X, team, y=y, weights=sample_weight)
             generator = torch.Generator().manual_seed(fitted.seed)
             with Progress(self.verbose, team.rank) as callback:
                 result = resolve_method(self.method).run(fitted.model, people, generator=generator, callback=callback)
@@ -199,7 +197,7 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
         method = resolve_method(self.method)
         device, dtype = resolve_device(self.device), resolve_dtype(self.dtype, method)
         seed = team.gather(resolve_seed(self.random_state))[0]
-        data = share_people(self._read(X, specification, dtype, **given), team)
+        data = share_people(read_choices(X, self._columns(), specification, dtype, **given), team)
         constants = [name for name in data.names if name.startswith(CONSTANT_PREFIX)]
         specification = specification.with_constants(constants)
         moments = sum_moments(data, specification, team)
@@ -242,29 +240,6 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
             self.weights,
             self.cluster,
         )
-
-    def _read(
-        self, X: Any, specification: Specification, dtype: torch.dtype, **given: Any
-    ) -> ChoiceData | PackedChoices:
-        """Read X for fitting."""
-        if isinstance(X, (ChoiceData, PackedChoices)):
-            if given["y"] is not None or given["sample_weight"] is not None:
-                raise ChoiceDataError("a ChoiceData brings its choices and weights; y and sample_weight must be None.")
-            if isinstance(X, PackedChoices):
-                return X.with_constants(specification.base_alternative) if specification.constants else X
-            if specification.constants:
-                X = add_constants(X, specification.base_alternative, self.alternative)
-            return X.to(device="cpu" if not X.attributes.is_cuda else X.attributes.device, dtype=dtype)
-        return read_frame(
-            X,
-            self._columns(),
-            specification.names,
-            constants=specification.constants,
-            base_alternative=specification.base_alternative,
-            chosen=given["y"],
-            weights=given["sample_weight"],
-            dtype=dtype,
-        ).data
 
     # -- results --------------------------------------------------------------------------------
 
@@ -324,7 +299,7 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
         if X is None:
             panel, labels = fitted.panel, fitted.decision_makers
         else:
-            data = self._choices_again(X)
+            data = read_choices_again(X, self._columns(), fitted)
             panel, labels = fitted.difference(data), data.decision_makers
         return people.individual_frame(fitted.model, self.result_, panel, labels, list(statistic))
 
@@ -349,7 +324,7 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
             With ``tastes="individual"``, if X has decision makers that `fit` has not seen.
         """
         check_option("tastes", tastes, ["population", "individual"])
-        rows = self._read_again(X, need_choice=False)
+        rows = read_rows_again(X, self._columns(), self._state())
         values = prediction.row_values(rows, self._probabilities(rows.data, tastes))
         return pd.Series(values, index=rows.index, name="probability")
 
@@ -361,13 +336,13 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
         pandas.Series
             Labels of the alternatives; index: (decision maker, situation).
         """
-        rows = self._read_again(X, need_choice=False)
+        rows = read_rows_again(X, self._columns(), self._state())
         names = (self.decision_maker, self.situation, self.alternative)
         return prediction.most_likely(rows, self._probabilities(rows.data, tastes), names)
 
     def shares(self, X: Any, tastes: str = "population") -> pd.Series:
         """Predicted share of every alternative: weighted mean probability over choice situations."""
-        rows = self._read_again(X, need_choice=False)
+        rows = read_rows_again(X, self._columns(), self._state())
         return prediction.mean_shares(rows, self._probabilities(rows.data, tastes), self.alternative)
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
@@ -375,42 +350,9 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
 
         The panel is respected: a person's choices share one draw of tastes. Weighted like the fit.
         """
-        data = self._choices_again(X, y=y, sample_weight=sample_weight)
         fitted = self._state()
+        data = read_choices_again(X, self._columns(), fitted, y=y, weights=sample_weight)
         return prediction.mean_log_likelihood(fitted.model, self.result_, fitted.difference(data), fitted.seed)
-
-    def _choices_again(self, X: Any, **given: Any) -> ChoiceData | PackedChoices:
-        """Choices of people seen or never seen, as the fit read them."""
-        if not isinstance(X, PackedChoices):
-            return self._read_again(X, need_choice=True, **given).data
-        specification = self._state().specification
-        return X.with_constants(specification.base_alternative) if specification.constants else X
-
-    def _read_again(self, X: Any, *, need_choice: bool, y: Any = None, sample_weight: Any = None) -> FrameChoices:
-        """Read new data as the fit did."""
-        fitted = self._state()
-        like = fitted.panel.like
-        if isinstance(X, ChoiceData):
-            if not need_choice:
-                raise ChoiceDataError("predictions are made on a long frame, whose rows they belong to.")
-            if fitted.specification.constants:
-                X = add_constants(X, fitted.specification.base_alternative, self.alternative)
-            nowhere = np.zeros(0, dtype=np.int64)
-            data = X.to(device=like.device, dtype=like.dtype)
-            return FrameChoices(data, pd.RangeIndex(0), nowhere, nowhere, nowhere, nowhere, nowhere)
-        rows = read_frame(
-            X,
-            replace(self._columns(), cluster=None),
-            fitted.specification.names,
-            constants=fitted.specification.constants,
-            base_alternative=fitted.specification.base_alternative,
-            alternatives=fitted.alternatives if fitted.specification.constants else None,
-            need_choice=need_choice,
-            chosen=y,
-            weights=sample_weight,
-            dtype=like.dtype,
-        )
-        return rows.to(like.device)
 
     def _probabilities(self, data: ChoiceData, tastes: str) -> torch.Tensor:
         fitted = self._state()

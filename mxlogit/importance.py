@@ -22,8 +22,9 @@ from torch import Tensor
 
 from mxlogit.draws import BaseDraws, Jackknife, log_standard_normal
 from mxlogit.guide.laplace import LocalFactor, drawn_utility
-from mxlogit.likelihood import Odds, PanelDifferences, Scratch, compute_odds
+from mxlogit.likelihood import Odds, Scratch, compute_odds
 from mxlogit.mixing import MapValue, Mixing
+from mxlogit.panels import PanelDifferences
 from mxlogit.parameters import ParameterSpace, Population
 
 
@@ -219,7 +220,9 @@ def latent_moments(drawn: WeightedDraws, weights: Tensor, factor: LocalFactor) -
     excess = weights - drawn.control_weights
     first = torch.bmm(deviation, excess[..., None])
     second = torch.bmm(deviation * excess[:, None], deviation.mT) + factor.covariance
-    return (first + mean)[..., 0], second + first @ mean.mT + mean @ (first + mean).mT
+    total = first + mean
+    second = torch.baddbmm(second, total, total.mT).baddbmm_(first, first.mT, alpha=-1.0)
+    return total[..., 0], second
 
 
 def _direct_scores(

@@ -19,8 +19,9 @@ from torch import Tensor
 from mxlogit.draws import BaseDraws
 from mxlogit.guide.laplace import LocalFactor
 from mxlogit.importance import WeightedDraws, draw_utilities, latent_moments
-from mxlogit.likelihood import PanelDifferences, Scratch, panel_probabilities
+from mxlogit.likelihood import Scratch, panel_probabilities
 from mxlogit.mixing import Mixing
+from mxlogit.panels import PanelDifferences
 from mxlogit.parameters import ParameterSpace, Population
 
 

@@ -7,7 +7,7 @@ weigh, accumulate in float64. Its memory is O(chunk x situations x alternatives 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -18,16 +18,19 @@ from mxlogit.guide.laplace import LocalFactor, follow, polish
 from mxlogit.guide.variational import vary
 from mxlogit.importance import WeightedDraws, score_people, weigh_draws
 from mxlogit.journal import Journal
-from mxlogit.likelihood import PanelDifferences, Scratch
+from mxlogit.likelihood import Scratch
 from mxlogit.louis import louis_information
 from mxlogit.mixing import Mixing
+from mxlogit.panels import PanelDifferences
 from mxlogit.parameters import ParameterSpace, Population
 from mxlogit.people import People
 
-# Rows x draws and people of a chunk, by measurement: some sixty small operations a chunk cost more than cache misses
-# (20,000 people, 16 draws: 0.21 s at 1,024 people, 0.16 s at 4,096).
+# Rows x draws and people of a chunk, by measurement: a hundred operations a chunk cost more than cache misses (50,000
+# people, 16 draws: 0.39, 0.31, 0.26 and 0.26 s at 781, 1,562, 3,125 and 4,096 people).
 _CELLS_PER_CHUNK = 2_000_000
 _LARGEST_CHUNK = 4096
+# Chunks among whose people those with panels of like length are put together.
+_CHUNKS_IN_A_WINDOW = 8
 _VARIATIONAL_POINTS, _VARIATIONAL_KEY = 16, 77
 
 
@@ -141,14 +144,45 @@ class DrawsEffect:
 
 
 @dataclass(frozen=True)
-class Proposal:
-    """Where to draw for one chunk of people: their panel, local factors, base draws, and variational steps."""
+class _Window:
+    """The ``count`` people from place ``first`` on among everybody, met in groups that may be out of order."""
 
-    part: slice
+    first: int
+    count: int
+    drawn: dict[DrawScheme, BaseDraws] = field(default_factory=dict)
+
+    def points(self, scheme: DrawScheme, group: slice | Tensor, like: Tensor) -> BaseDraws:
+        """Base draws of some of them; made once for all where groups are out of order."""
+        if isinstance(group, slice):
+            return scheme.points(self.first + group.start, group.stop - group.start, like)
+        if scheme not in self.drawn:
+            self.drawn[scheme] = scheme.points(self.first, self.count, like)
+        return self.drawn[scheme].take(group)
+
+
+def _inside(start: int, group: slice | Tensor) -> slice | Tensor:
+    """Places of a group whose own places are counted from ``start``."""
+    return slice(start + group.start, start + group.stop) if isinstance(group, slice) else start + group
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """Where to draw for some people: their places in the share of this process, panel, local factors and base draws.
+
+    ``window`` and ``group`` say where they are among everybody, ``vary`` how many variational steps factors take.
+    """
+
+    part: slice | Tensor
     panel: PanelDifferences
     factor: LocalFactor
     base: BaseDraws
-    vary: int = 0
+    window: _Window
+    group: slice | Tensor
+    vary: int
+
+    def points(self, scheme: DrawScheme) -> BaseDraws:
+        """Base draws of these people."""
+        return self.window.points(scheme, self.group, self.factor.mean)
 
 
 class MarginalLikelihood:
@@ -208,15 +242,17 @@ class MarginalLikelihood:
         self, population: Population, sweep: Sweep, *, remember: bool = True, size: int | None = None
     ) -> Iterator[Proposal]:
         """Polish and draw base points, chunk after chunk (of ``size`` people)."""
-        local = population.to(self.people.like)
-        scheme = self._scheme(sweep)
-        for part, panel in self.people.panels.chunks(size or self.chunk_size(sweep.draws)):
-            factor = polish(self.modes[part], local, panel, self.mixing, sweep.polish, sweep.settled)
-            if remember:
-                self.modes[part] = factor.mean
-            factor = self._vary(factor, part, panel, local, sweep.vary)
-            first = self.people.first + part.start
-            yield Proposal(part, panel, factor, scheme.points(first, len(panel), factor.mean), sweep.vary)
+        local, scheme = population.to(self.people.like), self._scheme(sweep)
+        size = size or self.chunk_size(sweep.draws)
+        for part, everybody in self.people.panels.chunks(_CHUNKS_IN_A_WINDOW * size):
+            window = _Window(self.people.first + part.start, len(everybody))
+            for group, panel in everybody.pieces(size):
+                place = _inside(part.start, group)
+                factor = polish(self.modes[place], local, panel, self.mixing, sweep.polish, sweep.settled)
+                if remember:
+                    self.modes[place] = factor.mean
+                base = window.points(scheme, group, factor.mean)
+                yield self._vary(Proposal(place, panel, factor, base, window, group, sweep.vary), local)
 
     @torch.no_grad()
     def follow(self, population: Population, proposals: Iterable[Proposal]) -> Iterator[Proposal]:
@@ -224,17 +260,15 @@ class MarginalLikelihood:
         local = population.to(self.people.like)
         for proposal in proposals:
             factor = follow(proposal.factor.mean, local, proposal.panel, self.mixing)
-            factor = self._vary(factor, proposal.part, proposal.panel, local, proposal.vary)
-            yield replace(proposal, factor=factor)
+            yield self._vary(replace(proposal, factor=factor), local)
 
-    def _vary(
-        self, factor: LocalFactor, part: slice, panel: PanelDifferences, population: Population, steps: int
-    ) -> LocalFactor:
-        if steps == 0:
-            return factor
+    def _vary(self, p: Proposal, population: Population) -> Proposal:
+        """Take the variational steps of a proposal whose factor is at the mode."""
+        if p.vary == 0:
+            return p
         scheme = DrawScheme((self.seed, _VARIATIONAL_KEY), _VARIATIONAL_POINTS, self.space.n_random, None, False)
-        points = scheme.points(self.people.first + part.start, len(panel), factor.mean).points
-        return vary(factor, points, population, panel, self.mixing, steps, self._scratch)
+        points = p.points(scheme).points
+        return replace(p, factor=vary(p.factor, points, population, p.panel, self.mixing, p.vary, self._scratch))
 
     @torch.no_grad()
     def weigh(self, population: Population, proposals: Iterable[Proposal]) -> Iterator[tuple[Proposal, WeightedDraws]]:
@@ -310,8 +344,8 @@ class MarginalLikelihood:
         schemes = [self._scheme(replace(sweep, key=sweep.key + 1 + group)) for group in range(times)]
         total, variance, noise = self._zeros(size), self._zeros(size, size), self._zeros(size, size)
         for p in self.propose(population, sweep, size=self.chunk_size(times * sweep.draws)):
-            first, weights = self.people.first + p.part.start, p.panel.weights.double()[:, None]
-            groups = [scheme.points(first, len(p.panel), p.factor.mean) for scheme in schemes]
+            weights = p.panel.weights.double()[:, None]
+            groups = [p.points(scheme) for scheme in schemes]
             scores = [
                 score_people(p.factor, base, local, p.panel, self.mixing, self.space, self._scratch)[1].double()
                 for base in (BaseDraws.join(groups), *groups)

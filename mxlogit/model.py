@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from mxlogit.density import PanelModel
-from mxlogit.likelihood import PanelDifferences, panel_log_prob
+from mxlogit.likelihood import panel_log_prob
+from mxlogit.panels import PanelDifferences
 from mxlogit.parameters import Population
 
 PLATE = "decision_makers"

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mxlogit.draws import make_generator
 from mxlogit.errors import SpecificationError
-from mxlogit.likelihood import PanelDifferences
+from mxlogit.panels import PanelDifferences
 from mxlogit.team import Team
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from dataclasses import dataclass
 from typing import Any
@@ -17,8 +18,8 @@ from mxlogit.errors import ChoiceDataError, SpecificationError, check_option
 from mxlogit.inference.method import Method
 from mxlogit.inference.msle import MSLE
 from mxlogit.inference.vi import VI
-from mxlogit.likelihood import difference_panels
 from mxlogit.mixing import Mixing
+from mxlogit.panels import difference_panels
 from mxlogit.parameters import ParameterSpace
 from mxlogit.people import PanelSource
 from mxlogit.priors import Priors, resolve_priors
@@ -177,12 +178,13 @@ def share_people(data: ChoiceData | PackedChoices, team: Team) -> ChoiceData | P
         return data
     labels = data.decision_makers.astype(np.str_)
     known = None if data.alternatives is None else data.alternatives.tolist()
-    shares = team.gather((labels, tuple(data.names), known))
-    if any((names, alternatives) != shares[0][1:] for _, names, alternatives in shares):
+    kinds = team.gather((tuple(data.names), known))
+    if any(kind != kinds[0] for kind in kinds):
         raise ChoiceDataError("processes have data with different attributes or alternatives; all must have the same.")
-    if all(np.array_equal(other, labels) for other, _, _ in shares):
+    # Labels of a million people are many bytes: they travel only where digests do not tell that all are the same.
+    if len(set(team.gather(hashlib.sha256(labels.tobytes()).hexdigest()))) == 1:
         return _split(data, team)
-    people, counts = np.unique(np.concatenate([other for other, _, _ in shares]), return_counts=True)
+    people, counts = np.unique(np.concatenate(team.gather(labels)), return_counts=True)
     if (counts > 1).any():
         raise ChoiceDataError(
             f"{int((counts > 1).sum())} decision makers are in the data of several processes (first: "

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from mxlogit.density import PanelModel
-from mxlogit.likelihood import PanelDifferences
+from mxlogit.panels import PanelDifferences
 from mxlogit.parameters import Population
 from mxlogit.sequences import PersonDraws
 from mxlogit.simulated_block import Block, draw_tastes, evaluate_block, weigh_block

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from mxlogit.density import PanelModel
-from mxlogit.likelihood import PanelDifferences, panel_probabilities
+from mxlogit.likelihood import panel_probabilities
 from mxlogit.mixing import Bend, MapValue
 from mxlogit.money import pull_back, to_coefficients
+from mxlogit.panels import PanelDifferences
 from mxlogit.parameters import Population
 
 _BUFFER_CELLS = 500_000

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mxlogit.choices.packed import PackedChoices
-from mxlogit.likelihood import PanelDifferences, difference_panels, join_panels
+from mxlogit.panels import PanelDifferences, difference_panels, join_panels
 
 
 class StreamedPanels:

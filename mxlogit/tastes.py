@@ -81,8 +81,8 @@ class PolishedTastes:
 
     def _weigh(
         self, panel: PanelSource | People, population: Population, draws: int
-    ) -> Iterator[tuple[slice, WeightedDraws, Tensor]]:
-        """Every chunk's place, weighted draws and tastes (n, k, s)."""
+    ) -> Iterator[tuple[slice | Tensor, WeightedDraws, Tensor]]:
+        """Places of some people after the other, weighted draws and tastes (n, k, s)."""
         local = population.to(panel.like)
         for proposal, drawn in self._propose(panel, population, draws):
             yield proposal.part, drawn, self._tastes(drawn, local)

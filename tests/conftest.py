@@ -10,8 +10,8 @@ import torch
 
 from mxlogit import ChoiceData
 from mxlogit.density import PanelModel
-from mxlogit.likelihood import PanelDifferences, difference_panels
 from mxlogit.mixing import Mixing
+from mxlogit.panels import PanelDifferences, difference_panels
 from mxlogit.parameters import ParameterSpace
 from mxlogit.priors import Priors, resolve_priors
 

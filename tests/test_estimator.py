@@ -239,12 +239,36 @@ def test_constants_and_availability(frame):
         est.predict_proba(one.assign(alternative=one["alternative"].replace("a2", "a9")))
 
 
+def test_choice_data_bring_their_choices(frame):
+    from mxlogit.choices import read_frame
+
+    data = read_frame(frame, make()._columns(), ["x"], dtype=torch.float32).data
+    est = make(fixed=["x"], random=[]).fit(data)
+    for call in (est.fit, est.score):
+        with pytest.raises(ChoiceDataError, match="y and sample_weight must be None"):
+            call(data, frame["choice"])
+
+
 def test_separation_is_said(frame):
     best = frame.groupby(["id", "situation"])["x"].transform("max").eq(frame["x"])
     with pytest.warns(ConvergenceWarning) as caught:
         est = make(fixed=["x"], random=[]).fit(frame.assign(choice=best))
     assert any("Separation" in str(w.message) and "'x'" in str(w.message) for w in caught)
     assert est.diagnostics_["converged"] is False
+
+
+def test_separation_among_many_people(generator):
+    """A direction proposed by some people holds for all, or one person of many speaks against it."""
+    from mxlogit.inference.start import is_separated
+    from mxlogit.panels import PanelDifferences
+    from mxlogit.people import People
+
+    rows = torch.randn(6_000, 8, 3, generator=generator)
+    apart = torch.where((rows @ torch.tensor([1.0, -2.0, 0.5]))[..., None] > 0, -rows, rows)
+    panel = PanelDifferences(apart, None, 2, torch.ones(6_000), torch.full((6_000,), 4))
+    assert is_separated(People.gather(panel))
+    panel.values[4_321, 5] *= -1
+    assert not is_separated(People.gather(panel))
 
 
 def test_zero_variance_is_said():

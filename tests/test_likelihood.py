@@ -7,12 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from mxlogit.likelihood import (
-    choice_log_probabilities,
-    difference_panels,
-    panel_derivatives,
-    panel_log_prob,
-)
+from mxlogit.likelihood import choice_log_probabilities, panel_derivatives, panel_log_prob
+from mxlogit.panels import difference_panels
 
 # Two float64 routes to one number of order ten.
 EXACT = 1e-10

@@ -112,7 +112,7 @@ def test_encoder_symmetries(model, data, panel, guide, generator):
     """Order of situations, of alternatives, of people, padding and batching do not matter."""
     from dataclasses import replace
 
-    from mxlogit.likelihood import difference_panels
+    from mxlogit.panels import difference_panels
 
     population = model.space.constrain(0.3 * torch.randn(model.space.size, generator=generator, dtype=torch.float64))
     encode = lambda panel: rows(guide.encoder(population, panel))  # noqa: E731

@@ -151,7 +151,8 @@ class ChoiceData:
         ----------
         source : path, list of paths, frame, iterator of frames, or ChoiceData
             Parquet or CSV files, or a directory of them (pyarrow, extra ``parquet``), long frames as for
-            `MixedLogit.fit`, or choice data. Rows may come in any order; an iterator is read once.
+            `MixedLogit.fit`, or choice data (whose clusters are not kept). Rows may come in any order; an iterator is
+            read once.
         path : str or Path
             Directory to make. It appears when it is complete; an interrupted packing leaves nothing that opens.
         names : sequence of str

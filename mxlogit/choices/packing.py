@@ -66,9 +66,7 @@ def _write(work: Path, parts: Iterable[ChoiceData], names: tuple[str, ...], alte
         weights.append(data.weights.double().numpy())
     if not shards:
         raise ChoiceDataError("there are no rows to pack.")
-    people = np.concatenate(labels)
-    if people.dtype.kind == "O":
-        people = people.astype(np.str_)
+    people = _plain_labels(np.concatenate(labels))
     np.savez(work / PEOPLE, labels=people, weights=np.concatenate(weights))
     facts = {
         "format": FORMAT,
@@ -77,6 +75,16 @@ def _write(work: Path, parts: Iterable[ChoiceData], names: tuple[str, ...], alte
         "shards": [asdict(shard) for shard in shards],
     }
     (work / MANIFEST).write_text(json.dumps(facts, indent=1))
+
+
+def _plain_labels(labels: np.ndarray) -> np.ndarray:
+    """Labels as numbers, dates or text, which a file can hold without code in it."""
+    plain = pd.Index(labels).infer_objects().to_numpy()
+    if plain.dtype.kind == "O":
+        if not all(isinstance(label, str) for label in plain):
+            raise ChoiceDataError("labels of decision makers must be numbers, dates or text to be packed.")
+        plain = plain.astype(np.str_)
+    return plain
 
 
 def _slices(data: ChoiceData) -> Iterator[ChoiceData]:

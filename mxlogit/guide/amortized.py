@@ -11,7 +11,8 @@ from mxlogit.density import PanelModel
 from mxlogit.draws import log_standard_normal
 from mxlogit.guide.laplace import LocalFactor, polish
 from mxlogit.guide.population import GaussianFactor
-from mxlogit.likelihood import PanelDifferences, panel_log_prob
+from mxlogit.likelihood import panel_log_prob
+from mxlogit.panels import PanelDifferences
 from mxlogit.parameters import Population
 
 PLATE = "decision_makers"

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from mxlogit.guide.laplace import LocalFactor, fixed_utility
-from mxlogit.likelihood import PanelDifferences, panel_probabilities
+from mxlogit.likelihood import panel_probabilities
 from mxlogit.mixing import Mixing
+from mxlogit.panels import PanelDifferences
 from mxlogit.parameters import Population
 
 

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mxlogit.likelihood import PanelDifferences, Scratch, panel_derivatives
+from mxlogit.likelihood import Scratch, panel_derivatives
 from mxlogit.mixing import Mixing
 from mxlogit.money import coefficient_jacobian, to_coefficients
+from mxlogit.panels import PanelDifferences
 from mxlogit.parameters import Population
 
 # A candidate counts as an improvement unless it loses more than rounding can explain.

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from mxlogit.guide.laplace import LocalFactor, drawn_utility
-from mxlogit.likelihood import PanelDifferences, Scratch, panel_probabilities
+from mxlogit.likelihood import Scratch, panel_probabilities
 from mxlogit.mixing import Mixing
+from mxlogit.panels import PanelDifferences
 from mxlogit.parameters import Population
 
 # Longest move of a mean in one step, in sds of the new factor per root of the number of tastes.

@@ -26,9 +26,9 @@ from mxlogit.importance import weigh_draws
 from mxlogit.inference.assess import draw_samples, evaluate_center, judge
 from mxlogit.inference.newton import Clock
 from mxlogit.inference.start import MultinomialLogit
-from mxlogit.likelihood import PanelDifferences
 from mxlogit.marginal import MarginalLikelihood, Sweep
 from mxlogit.model import mixed_logit
+from mxlogit.panels import PanelDifferences
 from mxlogit.parameters import Population
 from mxlogit.people import People
 from mxlogit.samples import Samples

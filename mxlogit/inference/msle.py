@@ -27,8 +27,8 @@ from mxlogit.inference.spread import (
     sampling_distribution,
 )
 from mxlogit.inference.start import fit_multinomial_logit, in_money, start_population
-from mxlogit.likelihood import PanelDifferences
 from mxlogit.marginal import MarginalLikelihood, Sweep
+from mxlogit.panels import PanelDifferences
 from mxlogit.parameters import Population
 from mxlogit.people import People
 from mxlogit.sequences import SCHEMES, PersonDraws

@@ -38,7 +38,7 @@ _FIRST_DRAWS_TOLERANCE = 6.0
 # a Newton step); how many times more draws a subsample gets, its size and least share of everybody; squared error of
 # their effect per parameter, in posterior sds, that is allowed.
 _LEFT_TO_THE_POSTERIOR = 0.5
-_MANY_TIMES, _EFFECT_PEOPLE, _EFFECT_SHARE = 4, 10_000, 0.05
+_MANY_TIMES, _EFFECT_PEOPLE, _EFFECT_SHARE = 4, (10_000, 50_000), 0.05
 _EFFECT_ERROR = 0.03
 _MOST_DRAWS_OF_EVERYBODY = 64_000_000
 # An effect above the first bound (squared, per parameter, in posterior sds) asks for more draws of everybody, up to so
@@ -253,7 +253,8 @@ class NewtonSearch:
     def _effect_of_draws(self, population: Population, sweep: Sweep) -> DrawsEffect:
         """What more draws would change for everybody, from a subsample."""
         part, count = self.sample, len(self.marginal.people)
-        size = max(_EFFECT_PEOPLE, int(_EFFECT_SHARE * count))
+        # Bounded, since the subsample is in memory wherever the others are.
+        size = max(_EFFECT_PEOPLE[0], min(_EFFECT_PEOPLE[1], int(_EFFECT_SHARE * count)))
         if size != len(part.people):
             whole = part if size < len(part.people) else self.marginal
             part = whole.take(whole.people.draw(size, (part.seed, -4)))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mxlogit.draws import make_generator
-from mxlogit.likelihood import PanelDifferences
+from mxlogit.panels import PanelDifferences
 from mxlogit.parameters import Population
 from mxlogit.samples import Samples
 from mxlogit.simulated import SimulatedLikelihood

@@ -22,6 +22,7 @@ _ROUNDING = {torch.float32: 1e-10, torch.float64: 1e-14}
 _SMALLEST_SCALE = 1e-3
 # The search for separation: people to begin with, and rows of a process that may be added in a round.
 _SEPARATION_PEOPLE, _SEPARATION_ROWS, _SEPARATION_ROUNDS = 2_000, 1_000, 50
+_GAIN = 1e-6
 
 
 @dataclass(frozen=True)
@@ -145,8 +146,9 @@ def is_separated(people: People) -> bool:
     for _ in range(_SEPARATION_ROUNDS):
         matrix = rows / scale
         result = linprog(matrix.sum(0), A_ub=matrix, b_ub=np.zeros(len(matrix)), bounds=(-1.0, 1.0), method="highs")
-        if result.status != 0 or result.fun >= -1e-6:
+        if result.status != 0 or result.fun >= -_GAIN:
             return False
+        # Coefficients are scaled, so rows are of order one; the program itself is feasible to 1e-7.
         against = _gather_rows(people, people.panels, torch.from_numpy(result.x / scale))
         if len(against) == 0:
             return True
@@ -163,8 +165,7 @@ def _gather_rows(people: People, panels: PanelSource, direction: Tensor | None =
             rows = rows[~panel.closed.flatten()]
         rows = rows.double().cpu()
         if direction is not None:
-            gain = rows @ direction
-            rows = rows[gain > 1e-9 * (rows.abs() @ direction.abs())][:_SEPARATION_ROWS]
+            rows = rows[rows @ direction > _GAIN][:_SEPARATION_ROWS]
         kept.append(rows)
     mine = torch.cat(kept) if kept else torch.zeros(0, panels.n_columns, dtype=torch.float64)
     mine = mine if direction is None else mine[:_SEPARATION_ROWS]

@@ -184,6 +184,7 @@ class VI(BaseEstimator):  # type: ignore[misc]
         # Beyond so many people a random subsample says where to begin, and what bends slowly.
         sample = people.take(people.draw(largest, (seed, -3))) if len(people) > largest else people
         logit = fit_multinomial_logit(sample, model.prior.deviation)
+        logit = replace(logit, information=logit.information * (people.weight / sample.weight))
         start = start_population(model, logit)
         if self.population == "adam":
             if model.space.n_random == 0:
@@ -212,7 +213,7 @@ class VI(BaseEstimator):  # type: ignore[misc]
         if sample is not people:
             part = MarginalLikelihood(sample, model.space, model.mixing, seed, "sample", journal)
         optimum = NewtonSearch(model, marginal, part, settings, clock).run(start)
-        posterior = find_posterior(model, part, people.weight, optimum, seed, clock)
+        posterior = find_posterior(model, part, people, optimum, seed, clock)
         samples = draw_samples(model.space, posterior.factor, self.n_samples, seed)
         even = optimum.evaluation.detail.value.ess > EVEN_WEIGHTS
         tastes = PolishedTastes(model, seed, self.tail, vary=optimum.sweep.vary, even=even, seen=marginal)
@@ -243,7 +244,7 @@ class Posterior:
 
 
 def find_posterior(
-    model: PanelModel, sample: MarginalLikelihood, weight: float, optimum: Optimum, seed: int, clock: Clock
+    model: PanelModel, sample: MarginalLikelihood, people: People, optimum: Optimum, seed: int, clock: Clock
 ) -> Posterior:
     """Move from the mode to the Gaussian posterior of the population vector, and check it.
 
@@ -252,8 +253,8 @@ def find_posterior(
     model : PanelModel
     sample : MarginalLikelihood
         Of everybody, or of a subsample that gives the information and all differences around the mode.
-    weight : float
-        Sum of the weights of everybody.
+    people : People
+        Everybody.
     optimum : Optimum
     seed : int
     clock : Clock
@@ -262,6 +263,7 @@ def find_posterior(
     -------
     Posterior
     """
+    weight, many = people.weight, len(people) > len(sample.people)
     prior = model.log_prior_in_moves(optimum.population)
     gradient = optimum.evaluation.gradient - prior.gradient
     enough = max(_FEWEST_INFORMATION_DRAWS, 4 * (_INFORMATION_WORK // (4 * len(sample.people))))
@@ -273,7 +275,7 @@ def find_posterior(
         curvature = information - prior.hessian
     start = laplace_factor(model, optimum.population, curvature, optimum.evaluation.gradient)
     sweep = posterior_sweep(optimum.sweep, optimum.evaluation.detail.value.ess, len(sample.people))
-    part, size = sample, MOST_PEOPLE if sample.people.weight == weight else MOST_PEOPLE // 2
+    part, size = sample, MOST_PEOPLE // 2 if many else MOST_PEOPLE
     if len(sample.people) > size:
         part = sample.take(sample.people.draw(size, (seed, -2)))
     target = AnchoredTarget(model, part, weight, optimum.population, gradient, sweep)
@@ -286,7 +288,7 @@ def find_posterior(
             clock.tell(f"posterior: {done} points")
 
     factor, rounds = fit_gaussian(target, start, tick)
-    points = _CHECK_POINTS if sample.people.weight == weight else _FEW_CHECK_POINTS
+    points = _FEW_CHECK_POINTS if many else _CHECK_POINTS
     check = check_gaussian(target, factor, points, make_generator(seed, 3), tick)
     clock.passes += (sample.people.weight + target.evaluations * part.people.weight) / weight
     return Posterior(factor, rounds, check)

@@ -33,9 +33,9 @@ import torch
 import torch.distributed as dist
 
 from mxlogit import VI, ChoiceData, ConvergenceWarning, MixedLogit, Priors
-from mxlogit.likelihood import PanelDifferences
 from mxlogit.marginal import MarginalLikelihood, Sweep
 from mxlogit.mixing import Mixing
+from mxlogit.panels import PanelDifferences
 from mxlogit.parameters import ParameterSpace, Population
 from mxlogit.people import People
 from mxlogit.simulate import StudyData, simulate_published_study

@@ -1,0 +1,90 @@
+"""From what a user passes as X to choice data: for a fit, and again as that fit read them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from mxlogit.choices import ChoiceData, FrameChoices, PackedChoices, read_frame
+from mxlogit.choices.ingest import add_constants
+from mxlogit.errors import ChoiceDataError
+from mxlogit.request import Fitted
+from mxlogit.spec import Columns, Specification
+
+
+def read_choices(
+    X: Any, columns: Columns, specification: Specification, dtype: torch.dtype, *, y: Any = None, weights: Any = None
+) -> ChoiceData | PackedChoices:
+    """Read X for a fit.
+
+    Raises
+    ------
+    ChoiceDataError
+        Listing every problem of a frame, or if choice data come with ``y`` or ``weights`` of their own.
+    """
+    _check_alone(X, y, weights)
+    if isinstance(X, PackedChoices):
+        return _with_constants(X, specification)
+    if isinstance(X, ChoiceData):
+        if specification.constants:
+            X = add_constants(X, specification.base_alternative, columns.alternative)
+        return X.to(device="cpu" if not X.attributes.is_cuda else X.attributes.device, dtype=dtype)
+    return read_frame(
+        X,
+        columns,
+        specification.names,
+        constants=specification.constants,
+        base_alternative=specification.base_alternative,
+        chosen=y,
+        weights=weights,
+        dtype=dtype,
+    ).data
+
+
+def read_choices_again(
+    X: Any, columns: Columns, fitted: Fitted, *, y: Any = None, weights: Any = None
+) -> ChoiceData | PackedChoices:
+    """Read choices of people seen or never seen, as the fit read its own."""
+    _check_alone(X, y, weights)
+    if isinstance(X, PackedChoices):
+        return _with_constants(X, fitted.specification)
+    if not isinstance(X, ChoiceData):
+        return _read_frame_again(X, columns, fitted, need_choice=True, y=y, weights=weights).data
+    if fitted.specification.constants:
+        X = add_constants(X, fitted.specification.base_alternative, columns.alternative)
+    return X.to(device=fitted.panel.like.device, dtype=fitted.panel.like.dtype)
+
+
+def read_rows_again(X: Any, columns: Columns, fitted: Fitted) -> FrameChoices:
+    """Read a long frame to predict on, with where its rows went; the choice column is not needed."""
+    if isinstance(X, (ChoiceData, PackedChoices)):
+        raise ChoiceDataError("predictions are made on a long frame, whose rows they belong to.")
+    return _read_frame_again(X, columns, fitted, need_choice=False)
+
+
+def _read_frame_again(X: Any, columns: Columns, fitted: Fitted, *, need_choice: bool, **given: Any) -> FrameChoices:
+    constants, like = fitted.specification.constants, fitted.panel.like
+    rows = read_frame(
+        X,
+        replace(columns, cluster=None),
+        fitted.specification.names,
+        constants=constants,
+        base_alternative=fitted.specification.base_alternative,
+        alternatives=fitted.alternatives if constants else None,
+        need_choice=need_choice,
+        chosen=given.get("y"),
+        weights=given.get("weights"),
+        dtype=like.dtype,
+    )
+    return rows.to(like.device)
+
+
+def _check_alone(X: Any, y: Any, weights: Any) -> None:
+    if isinstance(X, (ChoiceData, PackedChoices)) and (y is not None or weights is not None):
+        raise ChoiceDataError("a ChoiceData brings its choices and weights; y and sample_weight must be None.")
+
+
+def _with_constants(packed: PackedChoices, specification: Specification) -> PackedChoices:
+    return packed.with_constants(specification.base_alternative) if specification.constants else packed
