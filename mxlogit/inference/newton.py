@@ -40,6 +40,8 @@ _FIRST_DRAWS_TOLERANCE = 6.0
 _LEFT_TO_THE_POSTERIOR = 0.5
 _MANY_TIMES, _EFFECT_PEOPLE, _EFFECT_SHARE = 4, (10_000, 50_000), 0.05
 _EFFECT_ERROR = 0.03
+# Squared Monte Carlo error, in posterior sds, of the optimum in its worst direction, from everybody's few draws.
+_LARGEST_NOISE = 0.25
 _MOST_DRAWS_OF_EVERYBODY = 64_000_000
 # An effect above the first bound (squared, per parameter, in posterior sds) asks for more draws of everybody, up to so
 # many. A search that stalls closer than the last number (nats) has met the noise of its draws.
@@ -208,19 +210,21 @@ class NewtonSearch:
             ascent, sweep, _ = self._ascend_with(draws, population, _LEFT_TO_THE_POSTERIOR)
             effect = self._effect_of_draws(ascent.point, sweep)
             inverse = torch.linalg.inv(without_noise(ascent.evaluation.curvature, effect.noise))
-            shift, error = (
+            shift, error, noise = (
                 float(effect.score @ inverse @ effect.score) / size,
                 float((inverse * effect.variance).sum()) / size,
+                float((inverse * effect.noise).sum()) / size,
             )
+            steady = float(torch.linalg.eigvals(inverse @ effect.noise).real.amax()) < _LARGEST_NOISE
             work = 4 * draws * len(self.marginal.people)
-            precise = error < _EFFECT_ERROR or work > _MOST_DRAWS_OF_EVERYBODY
+            precise = (error < _EFFECT_ERROR and steady) or work > _MOST_DRAWS_OF_EVERYBODY
             small = shift < _LARGEST_EFFECT or work > _MOST_DRAWS_FOR_SMALL_EFFECT
             if precise and small:
                 break
             population, draws = ascent.point, 4 * draws
         ascent = self._solve_scores(ascent, sweep, effect)
         # What even more draws would change is about a quarter of what these many do.
-        return self._finish(ascent, sweep, error + shift / 16.0, _NEAR_THE_TOP)
+        return self._finish(ascent, sweep, noise + error + shift / 16.0, _NEAR_THE_TOP)
 
     def _solve_scores(self, ascent: Ascent[Population], sweep: Sweep, effect: DrawsEffect) -> Ascent[Population]:
         """Newton steps on the corrected scores, as long as the decrement falls and there is more to gain."""
