@@ -22,6 +22,11 @@ from mxlogit.panels import PanelDifferences
 
 # Utility differences below this bound cannot overflow exp() in float32, so no shift is needed.
 _SAFE_EXPONENT = 60.0
+# Alternatives, and numbers of each, up to which adding one after the other beats a reduction over a middle axis (by
+# measurement: 0.26 ms instead of 0.84 for 3,125 people, 10 situations, 4 alternatives, 16 draws).
+_FEW_ALTERNATIVES, _SHORT_ROW = 8, 32
+# Situations whose odds are multiplied before one logarithm is taken: a logarithm costs as much as ten products.
+_LARGEST_PRODUCT = 8
 
 
 class Scratch:
@@ -71,6 +76,29 @@ class Odds:
         return torch.bmm(self.odds.view(n * t, others, s), scaled.view(n * t, s, -1)).view(n, t * others, -1)
 
 
+def sum_alternatives(values: Tensor) -> Tensor:
+    """Sum (n, t, J - 1, s) over alternatives."""
+    first, *others = values.unbind(2)
+    if values.requires_grad or not 1 <= len(others) < _FEW_ALTERNATIVES or values.shape[3] > _SHORT_ROW:
+        return values.sum(2)
+    total = first + others[0]
+    for other in others[1:]:
+        total += other
+    return total
+
+
+def _sum_logs(values: Tensor, bound: float) -> Tensor:
+    """Sum over situations of the logs of values (n, t, s) from 1 to exp(bound): of products that cannot overflow."""
+    room = int(math.log(torch.finfo(values.dtype).max) / (bound + 0.1))
+    group = max(1, min(values.shape[1], room, _LARGEST_PRODUCT))
+    whole = values.shape[1] // group * group
+    product = values[:, :whole:group]
+    for place in range(1, group):
+        product = product * values[:, place:whole:group]
+    result = product.log().sum(1)
+    return result if whole == values.shape[1] else result + values[:, whole:].log().sum(1)
+
+
 def compute_odds(utility: Tensor, panel: PanelDifferences) -> Odds:
     """Turn utility differences (n, r, s), which are overwritten, into odds.
 
@@ -79,13 +107,14 @@ def compute_odds(utility: Tensor, panel: PanelDifferences) -> Odds:
     if panel.closed is not None:
         utility = utility.masked_fill_(panel.closed[..., None], -math.inf)
     odds = panel.by_situation(utility)
-    if utility.numel() == 0 or float(utility.detach().amax()) < _SAFE_EXPONENT:
+    largest = float(utility.detach().amax()) if utility.numel() else 0.0
+    if largest < _SAFE_EXPONENT:
         odds = odds.exp_()
-        total = odds.sum(2).add_(1.0)
-        return Odds(odds, total, -total.log().sum(1))
+        total = sum_alternatives(odds).add_(1.0)
+        return Odds(odds, total, -_sum_logs(total, max(largest, 0.0) + math.log(odds.shape[2] + 1.0)))
     top = odds.detach().amax(2).clamp_(min=0.0)
     odds = odds.sub_(top[:, :, None]).exp_()
-    total = odds.sum(2) + (-top).exp()
+    total = sum_alternatives(odds) + (-top).exp()
     return Odds(odds, total, -(top + total.log()).sum(1))
 
 
@@ -155,7 +184,7 @@ def panel_derivatives(utility: Tensor, panel: PanelDifferences, columns: slice =
     log_prob, prob = panel_probabilities(utility[..., None], panel)
     values = panel.values[..., columns]
     weighted = values * prob
-    mean = panel.by_situation(weighted).sum(2)
+    mean = sum_alternatives(panel.by_situation(weighted))
     information = torch.bmm(weighted.mT, values) - torch.bmm(mean.mT, mean)
     return Derivatives(log_prob[:, 0], -mean.sum(1), information)
 
