@@ -26,7 +26,7 @@ from mxlogit.parameters import ParameterSpace, Population
 from mxlogit.people import People
 
 # Rows x draws and people of a chunk, by measurement: a hundred operations a chunk cost more than cache misses (50,000
-# people, 16 draws: 0.19, 0.16, 0.15 and 0.15 s at 1,562, 3,125, 6,250 and 12,500 people).
+# people, 16 draws: 0.19, 0.16, 0.16, 0.15 and 0.15 s at 1,562, 3,125, 4,096, 6,250 and 12,500 people).
 _CELLS_PER_CHUNK = 4_000_000
 _LARGEST_CHUNK = 8192
 # Chunks among whose people those with panels of like length are put together.

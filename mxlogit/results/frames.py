@@ -8,6 +8,7 @@ from scipy.stats import norm
 
 from mxlogit.density import PanelModel
 from mxlogit.fit import Fit
+from mxlogit.sampling.convergence import ess_bulk, rhat
 
 
 def coefficient_series(model: PanelModel, fit: Fit) -> pd.Series:
@@ -22,7 +23,7 @@ def summary_frame(model: PanelModel, fit: Fit, level: float) -> pd.DataFrame:
     if fit.covariance is not None:
         return _asymptotic_frame(estimate, fit.covariance, level)
     lower, upper = fit.samples.quantiles([0.5 * (1.0 - level), 0.5 * (1.0 + level)]).cpu().numpy()
-    return pd.DataFrame(
+    frame = pd.DataFrame(
         {
             "estimate": estimate,
             "std_error": fit.samples.deviation.cpu().numpy(),
@@ -30,6 +31,10 @@ def summary_frame(model: PanelModel, fit: Fit, level: float) -> pd.DataFrame:
             "upper": upper,
         }
     )
+    if fit.chains is not None and len(fit.chains) > 1:
+        frame["rhat"] = rhat(fit.chains).cpu().numpy()
+        frame["ess"] = ess_bulk(fit.chains).cpu().numpy()
+    return frame
 
 
 def _asymptotic_frame(estimate: pd.Series, covariance: torch.Tensor, level: float) -> pd.DataFrame:

@@ -47,10 +47,13 @@ def sampled_populations(model: PanelModel, fit: Fit, n: int) -> list[Population]
 
 def taste_moments(model: PanelModel, fit: Fit, panel: PanelSource) -> Moments:
     """Posterior moments of tastes by the law of total variance over population samples."""
-    means, variances = [], []
     # What the population's uncertainty adds to a person's shrinks with the number of people.
     count = min(_POPULATIONS, 2 * (_POPULATIONS * _ALL_POPULATIONS // (2 * max(1, len(panel)))))
-    for population in sampled_populations(model, fit, count) if count > 1 else [fit.center]:
+    populations = sampled_populations(model, fit, count) if count > 1 else [fit.center]
+    if len(populations) == 1:
+        return Moments(*fit.tastes.moments(panel, populations[0]))
+    means, variances = [], []
+    for population in populations:
         mean, deviation = fit.tastes.moments(panel, population)
         means.append(mean)
         variances.append(deviation.square())
