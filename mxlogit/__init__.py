@@ -17,18 +17,23 @@ from mxlogit.errors import (
 )
 from mxlogit.estimator import MixedLogit
 from mxlogit.hypotheses import HypothesisTest, likelihood_ratio_test, parameter_function, wald_test
+from mxlogit.inference.mcmc import MCMC
 from mxlogit.inference.msle import MSLE
 from mxlogit.inference.vi import VI
 from mxlogit.priors import Priors
+from mxlogit.sampling.covariance import HuangWand, InverseWishart
 
 __version__ = "0.1.0"
 __all__ = [
+    "MCMC",
     "MSLE",
     "VI",
     "ChoiceData",
     "ChoiceDataError",
     "ConvergenceWarning",
+    "HuangWand",
     "HypothesisTest",
+    "InverseWishart",
     "MixedLogit",
     "MxlogitError",
     "NotFittedError",

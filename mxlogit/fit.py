@@ -21,12 +21,16 @@ class Status(Enum):
     SEPARATION = "Not converged: some attribute predicts choices perfectly (separation), so a coefficient runs off."
     ITERATIONS_DONE = "Trained for the steps or seconds asked for; stochastic training has no stopping rule."
     ITERATIONS = "Not converged: the iteration limit came before the stopping rule."
+    MIXED = "Converged: the chains agree (R-hat at most 1.01)."
+    NOT_MIXED = "Not converged: the chains still disagree (R-hat above 1.01)."
+    ONE_CHAIN = "Not judged: one chain cannot tell whether it has converged."
+    INTERRUPTED = "Interrupted: the samples are those until then."
     STALLED = "Not converged: no step increased the objective although the gradient is not zero."
 
     @property
     def converged(self) -> bool:
         """Whether the stopping rule was met."""
-        return self in (Status.CONVERGED, Status.BOUNDARY, Status.ITERATIONS_DONE)
+        return self in (Status.CONVERGED, Status.BOUNDARY, Status.ITERATIONS_DONE, Status.MIXED)
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,8 @@ class Fit:
         Of the reported parameters by the delta method, where the engine has an asymptotic covariance.
     warnings : list of str
         Plain sentences; also issued as `ConvergenceWarning`.
+    chains : Tensor or None, shape (chains, kept, D)
+        Reported parameters in the order of sampling, where the engine has chains.
     """
 
     samples: Samples
@@ -96,3 +102,4 @@ class Fit:
     diagnostics: dict[str, object]
     warnings: list[str] = field(default_factory=list)
     covariance: Tensor | None = None
+    chains: Tensor | None = None

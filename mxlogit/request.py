@@ -15,6 +15,7 @@ from mxlogit.choices import ChoiceData, PackedChoices
 from mxlogit.choices.moments import AttributeMoments, check_identification
 from mxlogit.density import PanelModel
 from mxlogit.errors import ChoiceDataError, SpecificationError, check_option
+from mxlogit.inference.mcmc import MCMC
 from mxlogit.inference.method import Method
 from mxlogit.inference.msle import MSLE
 from mxlogit.inference.vi import VI
@@ -27,7 +28,7 @@ from mxlogit.spec import Specification
 from mxlogit.streams import StreamedPanels
 from mxlogit.team import Team, own_gpu
 
-_METHODS: dict[str, type[VI] | type[MSLE]] = {"vi": VI, "msle": MSLE}
+_METHODS: dict[str, type[VI] | type[MSLE] | type[MCMC]] = {"vi": VI, "msle": MSLE, "mcmc": MCMC}
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -72,7 +73,7 @@ def resolve_method(method: str | Method) -> Method:
         return _METHODS[method]()
     if isinstance(method, type) or not isinstance(method, Method):
         raise SpecificationError(
-            f"method must be 'vi', 'msle' or a settings object such as VI() or MSLE(); got {method!r}."
+            f"method must be 'vi', 'msle', 'mcmc' or a settings object such as VI(), MSLE() or MCMC(); got {method!r}."
         )
     return method
 

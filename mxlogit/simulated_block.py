@@ -67,12 +67,13 @@ class Block:
 
 
 def draw_tastes(model: PanelModel, population: Population, z: Tensor) -> DrawnTastes:
-    """Turn standard normal draws (n, k, r) into parameters."""
-    latent = population.location[:, None] + population.scale_tril @ z
+    """Turn standard normal draws (n, k, r) into parameters: of one population, or of n of them."""
+    latent = population.location[..., None] + population.scale_tril @ z
     value = None
     if not model.mixing.is_identity:
-        value = model.mixing.evaluate(latent.mT, population.location, population.scale).transposed()
-    fixed = population.fixed[:, None].expand(len(z), -1, z.shape[-1])
+        location, scale = population.location[..., None, :], population.scale[..., None, :]
+        value = model.mixing.evaluate(latent.mT, location, scale).transposed()
+    fixed = population.fixed[..., None].expand(len(z), -1, z.shape[-1])
     return DrawnTastes(z, latent, value, torch.cat([fixed, latent if value is None else value.taste], 1))
 
 
@@ -113,7 +114,7 @@ def evaluate_block(
     weights /= total
     gradient = torch.bmm(panel.values.mT, prob).neg_()
     pulled = pull_back(gradient, drawn.parameters, model.mixing.scale_position)
-    score = _score(model, population, drawn, pulled * weights[:, None])
+    score = score_coordinates(model, population, drawn, pulled * weights[:, None])
     second = None
     if curvature:
         design = _design(model, population, drawn)
@@ -126,8 +127,11 @@ def evaluate_block(
     return Block((top + total.log())[:, 0], score, second)
 
 
-def _score(model: PanelModel, population: Population, drawn: DrawnTastes, weighted: Tensor) -> Tensor:
-    """Weighted mean (n, D) from weighted gradients with respect to the parameters (n, K, r)."""
+def score_coordinates(model: PanelModel, population: Population, drawn: DrawnTastes, weighted: Tensor) -> Tensor:
+    """Sum over draws (n, D) of weighted gradients with respect to the parameters (n, K, r), in coordinates.
+
+    Coordinates are fixed coefficients, locations and the free entries of L, of one population or of n of them.
+    """
     n_fixed = model.space.n_fixed
     value, by_taste = drawn.value, weighted[:, n_fixed:]
     by_latent = by_taste if value is None else by_taste * value.slope
@@ -136,7 +140,7 @@ def _score(model: PanelModel, population: Population, drawn: DrawnTastes, weight
     if value is not None and value.by_location is not None and value.by_scale is not None:
         by_location = by_location + (value.by_location * by_taste).sum(-1)
         by_scale = (value.by_scale * by_taste).sum(-1)
-        by_tril = by_tril + by_scale[..., None] * (population.scale_tril / population.scale[:, None])
+        by_tril = by_tril + by_scale[..., None] * (population.scale_tril / population.scale[..., None])
     rows, columns = model.space.triangle
     return torch.cat([weighted[:, :n_fixed].sum(-1), by_location, by_tril[:, rows, columns]], -1)
 

@@ -1,0 +1,163 @@
+"""States of several Markov chains, and the likelihood of everybody's choices at all of them at once.
+
+People are the last axis of whitened tastes: (chains, k, n). With people in the place of draws, the derivatives of
+`mxlogit.simulated_block` serve chains as they serve the simulated likelihood.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mxlogit.density import PanelModel
+from mxlogit.likelihood import Scratch, compute_odds
+from mxlogit.money import pull_back, to_coefficients
+from mxlogit.panels import PanelDifferences
+from mxlogit.parameters import Population
+from mxlogit.simulated_block import DrawnTastes, draw_tastes, evaluate_block, score_coordinates
+
+# Rows x chains of a chunk of people (as in `mxlogit.marginal`), and rows x coordinates squared of one for Hessians.
+_CELLS_PER_CHUNK = 2_000_000
+_LARGEST_CHUNK = 16_384
+_HESSIAN_CELLS = 4_000_000
+
+
+@dataclass(frozen=True)
+class State:
+    """Where chains are.
+
+    Attributes
+    ----------
+    population : Population
+        With a leading axis of chains, float64.
+    xi : Tensor, shape (chains, k, n)
+        Whitened tastes, in the dtype of the panel.
+    log_prob : Tensor, shape (chains, n)
+        Log probability of each person's choices.
+    """
+
+    population: Population
+    xi: Tensor
+    log_prob: Tensor
+
+    def latents(self) -> Tensor:
+        """Latent normals zeta + L xi, float64, shape (chains, k, n)."""
+        return self.population.location[..., None] + self.population.scale_tril @ self.xi.double()
+
+
+def choose(accepted: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    """Rows of ``new`` where accepted, of ``old`` elsewhere; ``accepted`` has the leading axes."""
+    return torch.where(accepted.reshape(*accepted.shape, *([1] * (new.dim() - accepted.dim()))), new, old)
+
+
+def choose_population(accepted: Tensor, new: Population, old: Population) -> Population:
+    """Populations of the chains (chains,) that accepted, the old ones elsewhere."""
+    return Population(
+        choose(accepted, new.fixed, old.fixed),
+        choose(accepted, new.location, old.location),
+        choose(accepted, new.scale_tril, old.scale_tril),
+    )
+
+
+class Noise:
+    """Random numbers, a stream per chain: a chain's do not depend on how many others there are."""
+
+    def __init__(self, seed: int, chains: int) -> None:
+        self.streams = [np.random.default_rng((seed, chain)) for chain in range(chains)]
+
+    def normal(self, *shape: int, like: Tensor) -> Tensor:
+        """Standard normals, shape (chains, *shape)."""
+        kind = np.float32 if like.dtype == torch.float32 else np.float64
+        return self._stack([stream.standard_normal(shape, dtype=kind) for stream in self.streams], like)
+
+    def uniform(self, *shape: int, like: Tensor) -> Tensor:
+        """Uniforms on [0, 1), shape (chains, *shape)."""
+        return self._stack([stream.random(shape) for stream in self.streams], like)
+
+    def gamma(self, shape: Tensor | Sequence[float], like: Tensor) -> Tensor:
+        """Gammas of unit rate with the shape parameters (*s) given, shape (chains, *s)."""
+        parameter = np.asarray(shape, dtype=np.float64)
+        return self._stack([stream.standard_gamma(parameter) for stream in self.streams], like)
+
+    @staticmethod
+    def _stack(parts: list[np.ndarray], like: Tensor) -> Tensor:
+        return torch.from_numpy(np.stack(parts)).to(like)
+
+
+class ChainLikelihood:
+    """Likelihood of one panel at the states of all chains.
+
+    Parameters
+    ----------
+    model : PanelModel
+    panel : PanelDifferences
+        Every person with weight one.
+    """
+
+    def __init__(self, model: PanelModel, panel: PanelDifferences) -> None:
+        self.model, self.panel = model, panel
+        self._scratch = Scratch()
+
+    def __len__(self) -> int:
+        return len(self.panel)
+
+    def chunk_size(self, chains: int) -> int:
+        """People at a time."""
+        cells = max(1, self.panel.n_rows) * max(chains, self.panel.n_columns)
+        return max(1, min(_LARGEST_CHUNK, _CELLS_PER_CHUNK // cells))
+
+    def log_prob(self, population: Population, xi: Tensor) -> Tensor:
+        """Log probability of each person's choices, (chains, n), at whitened tastes (chains, k, n)."""
+        local, parts = population.to(xi), []
+        for part, panel in self.panel.chunks(self.chunk_size(len(xi))):
+            drawn = draw_tastes(self.model, local, xi[..., part])
+            parts.append(compute_odds(self._utility(drawn, panel), panel).log_prob.mT)
+        return torch.cat(parts, 1)
+
+    def scores(self, population: Population, xi: Tensor) -> tuple[Tensor, Tensor]:
+        """As `log_prob`, and the gradient (chains, D) of its sum over people, float64.
+
+        Coordinates are fixed coefficients, locations and the free entries of L.
+        """
+        local, parts = population.to(xi), []
+        total = xi.new_zeros(len(xi), self.model.space.size, dtype=torch.float64)
+        for part, panel in self.panel.chunks(self.chunk_size(len(xi))):
+            drawn = draw_tastes(self.model, local, xi[..., part])
+            odds = compute_odds(self._utility(drawn, panel), panel)
+            gradient = torch.bmm(panel.values.mT, odds.probabilities()).neg_().permute(2, 1, 0)
+            pulled = pull_back(gradient, drawn.parameters, self.model.mixing.scale_position)
+            total += score_coordinates(self.model, local, drawn, pulled).double()
+            parts.append(odds.log_prob.mT)
+        return torch.cat(parts, 1), total
+
+    def information(self, population: Population, xi: Tensor) -> Tensor:
+        """Minus the Hessian (D, D) of the summed log probability at the state of one chain (tastes (k, n)), float64."""
+        size, local = self.model.space.size, population.to(xi)
+        total = xi.new_zeros(size, size, dtype=torch.float64)
+        for part, panel in self.panel.chunks(max(1, _HESSIAN_CELLS // (size**2 + self.panel.n_rows * size))):
+            block = evaluate_block(self.model, local, panel, xi[:, part].T[..., None], curvature=True)
+            assert block.second is not None
+            score = block.score.double()
+            total += score.T @ score - block.second.double().sum(0)
+        return total
+
+    def _utility(self, drawn: DrawnTastes, panel: PanelDifferences) -> Tensor:
+        """Utility differences (people, rows, chains)."""
+        coefficients = to_coefficients(drawn.parameters, self.model.mixing.scale_position, dim=1)
+        # A product with a permuted view would run person by person.
+        coefficients = coefficients.permute(2, 1, 0).contiguous()
+        shape = (*panel.values.shape[:2], coefficients.shape[-1])
+        return torch.bmm(panel.values, coefficients, out=self._scratch.take(shape, panel.values))
+
+
+def with_people(state: State, xi: Tensor, log_prob: Tensor, accepted: Tensor) -> State:
+    """Return the state with new tastes of the people (chains, n) who accepted them."""
+    return replace(
+        state,
+        xi=torch.where(accepted[:, None], xi, state.xi),
+        log_prob=torch.where(accepted, log_prob, state.log_prob),
+    )

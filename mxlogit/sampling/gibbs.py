@@ -1,0 +1,149 @@
+"""Metropolis within Gibbs for all people and chains at once: tastes, then the population in two coordinates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mxlogit.density import PanelModel
+from mxlogit.panels import PanelDifferences
+from mxlogit.parameters import Population
+from mxlogit.sampling.chains import ChainLikelihood, Noise, State
+from mxlogit.sampling.covariance import HuangWand, InverseWishart, resolve_taste_prior
+from mxlogit.sampling.person_step import Expansion, Proposal, independence_step, walk_step
+from mxlogit.sampling.population_step import (
+    PopulationPrior,
+    WhitenedMove,
+    centred_step,
+    coordinates,
+    population_of,
+    precision_factor,
+)
+from mxlogit.sampling.posterior_move import PosteriorMove
+
+# Every so many iterations people also walk.
+_WALK_EVERY = 4
+_FIRST_STEP = 0.3
+
+
+@dataclass(frozen=True)
+class Acceptance:
+    """Shares of proposals that were accepted.
+
+    Attributes
+    ----------
+    population : float
+        Of the population's move given whitened tastes.
+    people : float
+        Of people's independence steps.
+    posterior : float
+        Of the population's move with people's posteriors.
+    """
+
+    population: float
+    people: float = 1.0
+    posterior: float = 1.0
+
+
+class GibbsSampler:
+    """One iteration after another of all chains.
+
+    Parameters
+    ----------
+    model : PanelModel
+    panel : PanelDifferences
+        Every person with weight one.
+    chains : int
+    seed : int
+    covariance : InverseWishart, HuangWand or None
+        Instead of the half-Cauchy and LKJ priors of the model.
+    """
+
+    def __init__(
+        self,
+        model: PanelModel,
+        panel: PanelDifferences,
+        chains: int,
+        seed: int,
+        covariance: InverseWishart | HuangWand | None = None,
+    ) -> None:
+        space, prior = model.space, model.prior
+        self.likelihood = ChainLikelihood(model, panel)
+        self.noise = Noise(seed, chains)
+        self.chains, self.space, self.deviation = chains, space, prior.deviation
+        self.prior = resolve_taste_prior(space, prior, covariance)
+        fixed = prior.mean[: space.n_fixed], prior.deviation[: space.n_fixed]
+        self._population_prior = PopulationPrior(space, self.prior, *fixed)
+        self.is_centred = space.n_random > 0 and not model.mixing.direct
+        self.expansion: Expansion | None = None
+        self.whitened: WhitenedMove | None = None
+        self.posterior: PosteriorMove | None = None
+
+    def start(self, population: Population, spread: float) -> State:
+        """Chains apart from each other: relative steps of standard deviation ``spread`` from one population."""
+        steps = spread * self.noise.normal(self.space.size, like=self.deviation)
+        steps[:, : self.space.n_fixed] *= 0.0
+        populations = self.space.move(population, steps)
+        xi = self.noise.normal(self.space.n_random, len(self.likelihood), like=self.likelihood.panel.like)
+        return State(populations, xi, self.likelihood.log_prob(populations, xi))
+
+    def tune(self, state: State, visited: Tensor | None, reference: Population) -> None:
+        """Make the proposals anew.
+
+        Parameters
+        ----------
+        state : State
+            Where the curvature of the whitened move is taken.
+        visited : Tensor or None, shape (iterations, chains, D)
+            Coordinates that chains have visited, for the move by posteriors.
+        reference : Population
+            Around which people's log probabilities are expanded.
+        """
+        if self.space.n_random:
+            self.expansion = Expansion.around(self.likelihood, reference)
+        if visited is not None and self.space.n_random:
+            step = None if self.posterior is None else self.posterior.step
+            self.posterior = PosteriorMove.fitted(self._population_prior, visited, step)
+        first = torch.full((self.chains,), _FIRST_STEP).to(self.deviation)
+        step = first if self.whitened is None else self.whitened.step
+        tril = precision_factor(self.likelihood, state, self.deviation)
+        self.whitened = WhitenedMove(self._population_prior, tril, step)
+
+    def run(self, state: State, iteration: int, *, adapt: bool) -> tuple[State, Acceptance]:
+        """Make one iteration: with people's posteriors, of people, given latents, given whitened tastes."""
+        assert self.whitened is not None
+        shares: dict[str, float] = {}
+        if self.expansion is not None:
+            state, shares = self._move_people(state, self.expansion, iteration, adapt=adapt)
+        if self.is_centred:
+            state = centred_step(state, self.prior, self.noise)
+        state, share = self.whitened.run(state, self.likelihood, self.noise)
+        if adapt:
+            self.whitened.adapt(share, iteration)
+        return state, Acceptance(population=float(share.mean()), **shares)
+
+    def _move_people(
+        self, state: State, expansion: Expansion, iteration: int, *, adapt: bool
+    ) -> tuple[State, dict[str, float]]:
+        shares: dict[str, float] = {}
+        proposal = Proposal.at(expansion, state.population)
+        if self.posterior is not None:
+            state, proposal, share = self.posterior.run(state, self.likelihood, expansion, proposal, self.noise)
+            shares["posterior"] = float(share.mean())
+            if adapt:
+                self.posterior.adapt(share, iteration)
+        state, accepted = independence_step(state, self.likelihood, proposal, self.noise)
+        shares["people"] = float(accepted.double().mean())
+        if iteration % _WALK_EVERY == 0:
+            state, _ = walk_step(state, self.likelihood, proposal, self.noise)
+        return state, shares
+
+    def coordinates(self, state: State) -> Tensor:
+        """Coordinates (chains, D) of the populations, as `tune` wants them."""
+        return coordinates(self.space, state.population)
+
+    def population(self, vector: Tensor) -> Population:
+        """The population at coordinates."""
+        return population_of(self.space, vector)

@@ -1,0 +1,185 @@
+r"""Metropolis-Hastings steps of everybody's tastes at once, given the population of each chain.
+
+The proposal comes from a quadratic of each person's log probability around its mode at a reference population,
+made once: in latents and fixed coefficients
+
+.. math:: \log P(y_n|\alpha, \eta) \approx const + (g_n - B_n (\alpha - \alpha_0))'(\eta - m_n)
+          - \tfrac12 (\eta - m_n)' F_n (\eta - m_n).
+
+Joined with N(zeta, Omega) at the chain's population it is a normal in closed form, so a chain that moves takes its
+proposals along without another look at the data. Its tails are made Student-t. The proposal does not depend on
+where a person's tastes are, hence independence Metropolis-Hastings (Tierney 1994, Annals of Statistics 22); a random
+walk of the same shape leads out of places where it is too thin.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mxlogit.guide.laplace import drawn_utility, polish
+from mxlogit.likelihood import panel_derivatives
+from mxlogit.money import coefficient_jacobian
+from mxlogit.parameters import Population
+from mxlogit.sampling.chains import ChainLikelihood, Noise, State, choose, with_people
+
+_TAIL = 8
+_POLISH_STEPS = 30
+# Standard deviations of the random walk in those of the proposal (Roberts and Rosenthal 2001, Statistical Science 16).
+_WALK = 2.38
+
+
+@dataclass(frozen=True)
+class Expansion:
+    """Quadratic of each person's log probability in latents around a reference.
+
+    Attributes
+    ----------
+    fixed : Tensor, shape (f,)
+        Reference fixed coefficients.
+    pull : Tensor, shape (n, k)
+        g + F m: linear term at the reference.
+    information : Tensor, shape (n, k, k)
+        F.
+    cross : Tensor, shape (n, k, f)
+        B.
+    """
+
+    fixed: Tensor
+    pull: Tensor
+    information: Tensor
+    cross: Tensor
+
+    @classmethod
+    def around(cls, likelihood: ChainLikelihood, reference: Population) -> Expansion:
+        """Polish everybody to the mode at a reference population and expand there."""
+        size = likelihood.chunk_size(likelihood.panel.n_columns)
+        local = reference.to(likelihood.panel.like)
+        parts = [_expand(likelihood, local, part) for part, _ in likelihood.panel.chunks(size)]
+        return cls(local.fixed, *(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+def _expand(likelihood: ChainLikelihood, population: Population, part: slice) -> tuple[Tensor, Tensor, Tensor]:
+    """Linear term, information and cross information of some people."""
+    panel, mixing = likelihood.panel.take(part), likelihood.model.mixing
+    n_fixed = population.fixed.shape[0]
+    start = panel.values.new_zeros(len(panel), likelihood.model.space.n_random)
+    xi = polish(start, population, panel, mixing, _POLISH_STEPS).mean
+    latent = population.location + xi @ population.scale_tril.mT
+    value = mixing.evaluate(latent, population.location, population.scale)
+    utility = drawn_utility(value.taste[..., None], population, panel, mixing)[..., 0]
+    derivatives = panel_derivatives(utility, panel)
+    gradient, information = derivatives.gradient, derivatives.information
+    if mixing.scale_position is not None:
+        parameters = torch.cat([population.fixed.expand(len(xi), -1), value.taste], -1)[..., None]
+        jacobian = coefficient_jacobian(parameters, mixing.scale_position)[..., 0]
+        gradient = (gradient[:, None] @ jacobian)[:, 0]
+        information = jacobian.mT @ information @ jacobian
+    slope = value.slope
+    within = slope[..., None] * information[:, n_fixed:, n_fixed:] * slope[:, None]
+    pull = slope * gradient[:, n_fixed:] + (within @ latent[..., None])[..., 0]
+    return pull, within, slope[..., None] * information[:, n_fixed:, :n_fixed]
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """Student-t of everybody's whitened tastes at the populations of all chains.
+
+    Attributes
+    ----------
+    mean : Tensor, shape (chains, k, n)
+    tril : Tensor, shape (chains, n, k, k)
+        Cholesky factor of the precision.
+    inverse : Tensor, shape (chains, n, k, k)
+        Its inverse, lower triangular.
+    """
+
+    mean: Tensor
+    tril: Tensor
+    inverse: Tensor
+
+    @classmethod
+    def at(cls, expansion: Expansion, population: Population) -> Proposal:
+        """Join the expansion with the taste distributions of the chains."""
+        population = population.to(expansion.pull)
+        n, k = expansion.pull.shape
+        loading = population.scale_tril
+        # Products with everybody's matrices are one large product per chain.
+        half = (expansion.information.reshape(n * k, k) @ loading).view(-1, n, k, k)
+        precision = (half.mT.reshape(-1, n * k, k) @ loading).view(-1, n, k, k)
+        precision.diagonal(dim1=-2, dim2=-1).add_(1.0)
+        shift = expansion.cross.reshape(n * k, -1) @ (population.fixed - expansion.fixed).mT
+        shift = shift + expansion.information.reshape(n * k, k) @ population.location.mT
+        pull = (expansion.pull - shift.mT.view(-1, n, k)) @ loading
+        tril = torch.linalg.cholesky_ex(precision).L
+        identity = torch.eye(k, dtype=tril.dtype, device=tril.device).expand_as(tril)
+        inverse = torch.linalg.solve_triangular(tril, identity, upper=False)
+        mean = _transposed_times((inverse * pull[..., None, :]).sum(-1), inverse)
+        return cls(mean.mT, tril, inverse)
+
+    def where(self, accepted: Tensor, other: Proposal) -> Proposal:
+        """Return this proposal for the chains (chains,) that accepted, the other one's elsewhere."""
+        return Proposal(
+            choose(accepted, self.mean, other.mean),
+            choose(accepted, self.tril, other.tril),
+            choose(accepted, self.inverse, other.inverse),
+        )
+
+    @property
+    def log_det(self) -> Tensor:
+        """Log determinant (chains, n) of the Cholesky factor of the precision."""
+        return self.tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+
+    def log_density(self, xi: Tensor) -> Tensor:
+        """Log density (chains, n) at tastes (chains, k, n), up to a constant."""
+        distance = self.residuals(xi).square().sum(1)
+        return self.log_det - 0.5 * (_TAIL + xi.shape[1]) * torch.log1p(distance / _TAIL)
+
+    def residuals(self, xi: Tensor) -> Tensor:
+        """Standardised deviations (chains, k, n) of tastes from the mean."""
+        return _transposed_times((xi - self.mean).mT, self.tril).mT
+
+    def spread(self, unit: Tensor) -> Tensor:
+        """Turn standard normals (chains, k, n) into deviations of the proposal's covariance."""
+        return _transposed_times(unit.mT, self.inverse).mT
+
+    def place(self, residuals: Tensor) -> Tensor:
+        """Tastes (chains, k, n) with given residuals."""
+        return self.mean + self.spread(residuals)
+
+
+def _transposed_times(vector: Tensor, matrix: Tensor) -> Tensor:
+    """Products M' v, (..., k): elementwise, since a batched product of transposed views runs matrix by matrix."""
+    return (matrix * vector[..., :, None]).sum(-2)
+
+
+def _log_target(xi: Tensor, log_prob: Tensor) -> Tensor:
+    return log_prob - 0.5 * xi.square().sum(1)
+
+
+def independence_step(
+    state: State, likelihood: ChainLikelihood, proposal: Proposal, noise: Noise
+) -> tuple[State, Tensor]:
+    """Propose everybody's tastes anew, whatever they are; returns the state and who accepted (chains, n)."""
+    k, n = state.xi.shape[1:]
+    stretch = (0.5 * _TAIL / noise.gamma([0.5 * _TAIL] * n, state.xi)).sqrt()
+    new = proposal.place(noise.normal(k, n, like=state.xi) * stretch[:, None])
+    log_prob = likelihood.log_prob(state.population, new)
+    gain = _log_target(new, log_prob) - _log_target(state.xi, state.log_prob)
+    gain += proposal.log_density(state.xi) - proposal.log_density(new)
+    accepted = noise.uniform(n, like=gain).log() < gain
+    return with_people(state, new, log_prob, accepted), accepted
+
+
+def walk_step(state: State, likelihood: ChainLikelihood, proposal: Proposal, noise: Noise) -> tuple[State, Tensor]:
+    """Propose everybody's tastes near where they are, scaled by the local information."""
+    k, n = state.xi.shape[1:]
+    unit = noise.normal(k, n, like=state.xi) * (_WALK / math.sqrt(k))
+    new = state.xi + proposal.spread(unit)
+    log_prob = likelihood.log_prob(state.population, new)
+    gain = _log_target(new, log_prob) - _log_target(state.xi, state.log_prob)
+    accepted = noise.uniform(n, like=gain).log() < gain
+    return with_people(state, new, log_prob, accepted), accepted

@@ -1,0 +1,176 @@
+r"""Steps of the population parameters: given latents (centred) and given whitened tastes.
+
+Given latents the choices do not matter and mean and covariance are drawn directly; given whitened tastes the whole
+likelihood speaks. Each mixes well where the other does not, and interweaving both costs little more than one (Yu and
+Meng 2011, Journal of Computational and Graphical Statistics 20).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from mxlogit.parameters import ParameterSpace, Population
+from mxlogit.sampling.chains import ChainLikelihood, Noise, State, choose, choose_population
+from mxlogit.sampling.covariance import Scatter, TastePrior
+
+# Acceptance at which the step of the whitened move stays as it is.
+_TARGET = 0.75
+
+
+def centred_step(state: State, prior: TastePrior, noise: Noise) -> State:
+    """Draw locations and covariance given everybody's latents.
+
+    Only for families whose tastes are a function of the latents alone: choices' probabilities then stay what they are.
+    """
+    latents, population = state.latents(), state.population
+    scatter = Scatter.of(latents)
+    location = prior.draw_location(scatter, population.scale_tril, noise)
+    tril = prior.draw_covariance(scatter, location, population.scale_tril, noise)
+    xi = torch.linalg.solve_triangular(tril, latents - location[..., None], upper=False)
+    return replace(state, population=Population(population.fixed, location, tril), xi=xi.to(state.xi))
+
+
+class PopulationPrior:
+    """Log prior in the coordinates of the whitened move: fixed coefficients, locations, free entries of L.
+
+    The likelihood of a logit is log-concave in these where tastes are normal.
+    """
+
+    def __init__(self, space: ParameterSpace, taste: TastePrior, mean: Tensor, deviation: Tensor) -> None:
+        self.space, self.taste, self.mean, self.deviation = space, taste, mean, deviation
+        place = {index: i for block in space.blocks for i, index in enumerate(block)}
+        size = {index: len(block) for block in space.blocks for index in block}
+        # d Omega / d L = 2^b prod |L_ii|^(b - i), i from 0.
+        self._powers = torch.tensor([float(size[i] - place[i]) for i in range(space.n_random)]).to(mean)
+
+    def log_density(self, population: Population) -> Tensor:
+        """Log density (chains,), up to a constant."""
+        fixed = -0.5 * ((population.fixed - self.mean) / self.deviation).square().sum(-1)
+        diagonal = population.scale_tril.diagonal(dim1=-2, dim2=-1).abs().log()
+        jacobian = (self._powers * diagonal).sum(-1)
+        return fixed + jacobian + self.taste.log_density(population.location, population.scale_tril)
+
+    def gradient(self, population: Population) -> tuple[Tensor, Tensor]:
+        """Log density (chains,) and gradient (chains, D)."""
+        with torch.enable_grad():
+            vector = coordinates(self.space, population).requires_grad_()
+            value = self.log_density(population_of(self.space, vector))
+            (slope,) = torch.autograd.grad(value.sum(), vector)
+        return value.detach(), slope
+
+
+def coordinates(space: ParameterSpace, population: Population) -> Tensor:
+    """Coordinates (chains, D) of the whitened move."""
+    rows, columns = space.triangle
+    return torch.cat([population.fixed, population.location, population.scale_tril[..., rows, columns]], -1)
+
+
+def population_of(space: ParameterSpace, vector: Tensor) -> Population:
+    """The population at coordinates (chains, D)."""
+    fixed, location, entries = vector.split([space.n_fixed, space.n_random, len(space.triangle[0])], -1)
+    return Population(fixed, location, space.triangle_matrix(entries))
+
+
+def is_proper(population: Population) -> Tensor:
+    """Whether all diagonal entries of L are positive, (chains,)."""
+    return (population.scale_tril.diagonal(dim1=-2, dim2=-1) > 0.0).all(-1)
+
+
+@dataclass
+class WhitenedMove:
+    """A preconditioned Langevin move of all population parameters given whitened tastes.
+
+    From coordinates phi with gradient g it proposes N(phi + a H^-1 g, (2 a - a^2) H^-1): for a normal target with
+    precision H it is accepted always, and draws it independently at a = 1.
+
+    Attributes
+    ----------
+    prior : PopulationPrior
+    tril : Tensor, shape (D, D)
+        Cholesky factor of the precision H.
+    step : Tensor, shape (chains,)
+        a of each chain, between 0 and 1.
+    """
+
+    prior: PopulationPrior
+    tril: Tensor
+    step: Tensor
+
+    def _target(self, likelihood: ChainLikelihood, population: Population, xi: Tensor) -> _Target:
+        log_prob, score = likelihood.scores(population, xi)
+        value, slope = self.prior.gradient(population)
+        return _Target(log_prob, value + log_prob.double().sum(-1), score + slope)
+
+    def _drift(self, gradient: Tensor) -> Tensor:
+        return self.step[:, None] * torch.cholesky_solve(gradient.mT, self.tril).mT
+
+    def _log_jump(self, jump: Tensor, gradient: Tensor) -> Tensor:
+        """Log density (chains,) of moving by ``jump`` where the gradient is ``gradient``."""
+        distance = ((jump - self._drift(gradient)) @ self.tril).square().sum(-1)
+        return -0.5 * distance / (2.0 * self.step - self.step.square())
+
+    def run(self, state: State, likelihood: ChainLikelihood, noise: Noise) -> tuple[State, Tensor]:
+        """Move; returns the state and the acceptance probabilities (chains,)."""
+        space = likelihood.model.space
+        start = coordinates(space, state.population)
+        here = self._target(likelihood, state.population, state.xi)
+        unit = noise.normal(start.shape[-1], like=start)
+        width = (2.0 * self.step - self.step.square()).sqrt()[:, None]
+        spread = torch.linalg.solve_triangular(self.tril.mT, unit.mT, upper=True).mT
+        jump = self._drift(here.gradient) + width * spread
+        moved = population_of(space, start + jump)
+        there = self._target(likelihood, moved, state.xi)
+        gain = there.value - here.value + self._log_jump(-jump, there.gradient) - self._log_jump(jump, here.gradient)
+        gain = torch.where(is_proper(moved), gain, -math.inf).nan_to_num(nan=-math.inf)
+        accepted = noise.uniform(like=gain).log() < gain
+        population = choose_population(accepted, moved, state.population)
+        log_prob = choose(accepted, there.log_prob, here.log_prob)
+        return State(population, state.xi, log_prob), gain.clamp(max=0.0).exp()
+
+    def adapt(self, acceptance: Tensor, iteration: int) -> None:
+        """Let the step of each chain follow its acceptance (Robbins and Monro 1951, Annals of Statistics 22)."""
+        rate = (iteration + 5.0) ** -0.6
+        self.step = (self.step.log() + rate * (acceptance - _TARGET)).exp().clamp(max=1.0)
+
+
+@dataclass(frozen=True)
+class _Target:
+    """Log probabilities of people (chains, n), log target (chains,) and its gradient (chains, D)."""
+
+    log_prob: Tensor
+    value: Tensor
+    gradient: Tensor
+
+
+def precision_factor(likelihood: ChainLikelihood, state: State, deviation: Tensor) -> Tensor:
+    """Cholesky factor (D, D) of a precision for the whitened move, from the Hessians at the chains' states.
+
+    Negative curvature, which mixing maps may have, counts by its size.
+
+    Parameters
+    ----------
+    likelihood : ChainLikelihood
+    state : State
+    deviation : Tensor, shape (f + k,)
+        Prior standard deviations of fixed coefficients and locations.
+    """
+    chains = len(state.xi)
+    information = torch.stack(
+        [
+            likelihood.information(Population(*(part[chain] for part in _parts(state.population))), state.xi[chain])
+            for chain in range(chains)
+        ]
+    ).mean(0)
+    information.diagonal()[: len(deviation)] += deviation.square().reciprocal()
+    unit = information.diagonal().abs().clamp(min=1e-300).sqrt()
+    values, vectors = torch.linalg.eigh(information / torch.outer(unit, unit))
+    values = values.abs().clamp(min=1e-6)
+    return torch.linalg.cholesky(torch.outer(unit, unit) * ((vectors * values) @ vectors.mT))
+
+
+def _parts(population: Population) -> tuple[Tensor, Tensor, Tensor]:
+    return population.fixed, population.location, population.scale_tril

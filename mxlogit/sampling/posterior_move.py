@@ -1,0 +1,95 @@
+r"""A move of all population parameters that takes everybody's tastes along within their own posteriors.
+
+Given the population, each person's whitened tastes are :math:`\hat\xi_n(\theta) + R_n(\theta) u_n`, with centre and
+root of the proposal of `mxlogit.sampling.person_step`. Were the proposals exact, the residuals u would be standard
+normals whatever the population, and the population given them would have its *marginal* posterior: it could be drawn
+independently of where it was. They are close to exact, so proposals from a normal fitted to the warm-up are accepted
+often, and chains forget where they were sooner than with latents or whitened tastes held fixed (a data-driven form of
+the partial centring of Papaspiliopoulos, Roberts and Skoeld 2007, Statistical Science 22).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mxlogit.sampling.chains import ChainLikelihood, Noise, State, choose, choose_population
+from mxlogit.sampling.person_step import Expansion, Proposal
+from mxlogit.sampling.population_step import PopulationPrior, coordinates, is_proper, population_of
+
+_TARGET = 0.4
+_FIRST_STEP = 0.1
+# Weight, in samples, of independent coordinates in the covariance.
+_INDEPENDENT = 10.0
+
+
+@dataclass
+class PosteriorMove:
+    """Autoregressive proposals phi + a (m - phi) + sqrt(2 a - a^2) S z, which leave N(m, S S') as it is.
+
+    Attributes
+    ----------
+    prior : PopulationPrior
+    mean : Tensor, shape (D,)
+    tril : Tensor, shape (D, D)
+        S.
+    step : Tensor, shape (chains,)
+        a of each chain, between 0 and 1.
+    """
+
+    prior: PopulationPrior
+    mean: Tensor
+    tril: Tensor
+    step: Tensor
+
+    @classmethod
+    def fitted(cls, prior: PopulationPrior, visited: Tensor, step: Tensor | None) -> PosteriorMove:
+        """Fit mean and covariance to coordinates (iterations, chains, D) that chains have visited."""
+        chains, size = visited.shape[1:]
+        flat = visited.reshape(-1, size)
+        covariance = flat.T.cov().reshape(size, size)
+        share = _INDEPENDENT / (_INDEPENDENT + len(flat))
+        covariance = (1.0 - share) * covariance + share * torch.diag(covariance.diagonal())
+        step = torch.full((chains,), _FIRST_STEP).to(visited) if step is None else step
+        return cls(prior, flat.mean(0), torch.linalg.cholesky(covariance), step)
+
+    def run(
+        self, state: State, likelihood: ChainLikelihood, expansion: Expansion, here: Proposal, noise: Noise
+    ) -> tuple[State, Proposal, Tensor]:
+        """Move; returns the state, the proposal there (``here`` is that so far) and the acceptance probabilities."""
+        space = likelihood.model.space
+        start = coordinates(space, state.population)
+        width = (2.0 * self.step - self.step.square()).sqrt()[:, None]
+        jump = self.step[:, None] * (self.mean - start)
+        moved_to = start + jump + width * (noise.normal(start.shape[-1], like=start) @ self.tril.T)
+        moved = population_of(space, moved_to)
+        there = Proposal.at(expansion, moved)
+        xi = there.place(here.residuals(state.xi))
+        new = State(moved, xi, likelihood.log_prob(moved, xi))
+        gain = self._target(new, there) - self._target(state, here)
+        gain += 0.5 * (self._distance(moved_to) - self._distance(start))
+        gain = torch.where(is_proper(moved), gain, -math.inf).nan_to_num(nan=-math.inf)
+        accepted = noise.uniform(like=gain).log() < gain
+        state = State(
+            choose_population(accepted, moved, state.population),
+            choose(accepted, xi, state.xi),
+            choose(accepted, new.log_prob, state.log_prob),
+        )
+        return state, there.where(accepted, here), gain.clamp(max=0.0).exp()
+
+    def adapt(self, acceptance: Tensor, iteration: int) -> None:
+        """Let the step of each chain follow its acceptance."""
+        rate = (iteration + 5.0) ** -0.6
+        self.step = (self.step.log() + rate * (acceptance - _TARGET)).exp().clamp(max=1.0)
+
+    def _target(self, state: State, proposal: Proposal) -> Tensor:
+        """Log density (chains,) of population and residuals."""
+        people = state.log_prob - 0.5 * state.xi.square().sum(1) - proposal.log_det
+        return people.double().sum(-1) + self.prior.log_density(state.population)
+
+    def _distance(self, vector: Tensor) -> Tensor:
+        """Squared Mahalanobis distance (chains,) from the mean."""
+        return torch.linalg.solve_triangular(self.tril, (vector - self.mean).T, upper=False).square().sum(0)

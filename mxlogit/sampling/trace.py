@@ -1,0 +1,125 @@
+"""What chains have visited: every population, moments of everybody's tastes, and as many of their states as fit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mxlogit.density import PanelModel
+from mxlogit.parameters import Population
+from mxlogit.people import PanelSource
+from mxlogit.samples import Samples
+from mxlogit.sampling.chains import State
+from mxlogit.tastes import PolishedTastes
+
+
+class TasteMoments:
+    """Running mean and sum of squares (n, k) of tastes, float64 (Welford 1962, Technometrics 4, for batches)."""
+
+    def __init__(self, shape: tuple[int, int], like: Tensor) -> None:
+        self.count = 0
+        self.mean = like.new_zeros(shape, dtype=torch.float64)
+        self.squares = torch.zeros_like(self.mean)
+
+    def add(self, tastes: Tensor) -> None:
+        """Add tastes (chains, n, k)."""
+        batch, centre = len(tastes), tastes.mean(0)
+        shift = centre - self.mean
+        self.squares += (tastes - centre).square().sum(0) + shift.square() * (self.count * batch / (self.count + batch))
+        self.count += batch
+        self.mean += shift * (batch / self.count)
+
+    @property
+    def deviation(self) -> Tensor:
+        """Standard deviations (n, k)."""
+        return (self.squares / max(1, self.count - 1)).sqrt()
+
+
+class Trace:
+    """Kept iterations of all chains.
+
+    Parameters
+    ----------
+    model : PanelModel
+    state : State
+        Says how many chains and people there are.
+    length : int
+        Iterations that will be kept.
+    taste_bytes : int
+        Memory for states of people's tastes: every iteration's where they fit, else evenly spaced ones.
+    """
+
+    def __init__(self, model: PanelModel, state: State, length: int, taste_bytes: int) -> None:
+        chains, k, n = state.xi.shape
+        self.model, self.kept = model, 0
+        self._vectors = torch.empty(length, chains, model.space.size, dtype=torch.float64)
+        self.moments = TasteMoments((n, k), state.xi)
+        size = max(1, chains * k * n * state.xi.element_size())
+        self._every = max(1, -(-length * size // max(size, taste_bytes)))
+        self._states: list[Tensor] = []
+
+    def add(self, state: State) -> None:
+        """Keep the state of all chains."""
+        population = state.population
+        self._vectors[self.kept] = self.model.space.unconstrain(population).cpu()
+        location, scale = population.location[:, None], population.scale[:, None]
+        tastes = self.model.mixing.tastes(state.latents().mT, location, scale)
+        self.moments.add(tastes)
+        if self.kept % self._every == 0:
+            self._states.append(tastes.to(state.xi))
+        self.kept += 1
+
+    def vectors(self) -> Tensor:
+        """Unconstrained vectors, (chains, kept, D)."""
+        return self._vectors[: self.kept].transpose(0, 1)
+
+    def reported(self) -> Tensor:
+        """Reported parameters, (chains, kept, D)."""
+        return self.model.space.report(self.model.space.constrain(self.vectors()))
+
+    def states(self) -> Tensor:
+        """Kept states of tastes, (states x chains, n, k)."""
+        return torch.cat(self._states)
+
+    def samples(self, generator: torch.Generator) -> Samples:
+        """Samples of all chains in random order, so that any part of them represents the posterior."""
+        flat = self.vectors().reshape(-1, self.model.space.size)
+        flat = flat[torch.randperm(len(flat), generator=generator)]
+        reported = self.model.space.report(self.model.space.constrain(flat))
+        return Samples(flat, reported, tuple(self.model.space.labels))
+
+
+@dataclass(frozen=True)
+class SampledTastes:
+    """Tastes of the people of a fit from the states of its chains; of others by importance weights, as for `VI`.
+
+    Attributes
+    ----------
+    panel : PanelSource
+        Of the fit.
+    mean, deviation : Tensor, shape (n, k)
+        Over all kept iterations of all chains, whatever the population.
+    states : Tensor, shape (states, n, k)
+    others : PolishedTastes
+    """
+
+    panel: PanelSource
+    mean: Tensor
+    deviation: Tensor
+    states: Tensor
+    others: PolishedTastes
+
+    def moments(self, panel: PanelSource, population: Population) -> tuple[Tensor, Tensor]:
+        """Posterior mean and standard deviation of each person's random tastes, (n, k) each."""
+        if panel is self.panel:
+            return self.mean, self.deviation
+        return self.others.moments(panel, population)
+
+    def sample(self, panel: PanelSource, population: Population, n: int, seed: int) -> Tensor:
+        """Posterior samples of each person's random tastes, (n_samples, n, k)."""
+        if panel is not self.panel:
+            return self.others.sample(panel, population, n, seed)
+        picks = torch.randint(len(self.states), (n,), generator=torch.Generator().manual_seed(seed))
+        return self.states[picks]
