@@ -72,7 +72,7 @@ class MCMC(BaseEstimator):  # type: ignore[misc]
         sampler: str = "gibbs",
         chains: int = 4,
         warmup: int = 500,
-        samples: int = 2000,
+        samples: int = 3000,
         thin: int = 1,
         start: str = "logit",
         covariance_prior: InverseWishart | HuangWand | None = None,

@@ -103,13 +103,13 @@ class GibbsSampler:
         """
         if self.space.n_random:
             self.expansion = Expansion.around(self.likelihood, reference)
-        if visited is not None and self.space.n_random:
-            step = None if self.posterior is None else self.posterior.step
-            self.posterior = PosteriorMove.fitted(self._population_prior, visited, step)
         first = torch.full((self.chains,), _FIRST_STEP).to(self.deviation)
         step = first if self.whitened is None else self.whitened.step
         tril = precision_factor(self.likelihood, state, self.deviation)
         self.whitened = WhitenedMove(self._population_prior, tril, step)
+        if visited is not None and self.space.n_random:
+            known = None if self.posterior is None else self.posterior.step
+            self.posterior = PosteriorMove.fitted(self.whitened, visited, known)
 
     def run(self, state: State, iteration: int, *, adapt: bool) -> tuple[State, Acceptance]:
         """Make one iteration: with people's posteriors, of people, given latents, given whitened tastes."""

@@ -149,7 +149,8 @@ class _Target:
 def precision_factor(likelihood: ChainLikelihood, state: State, deviation: Tensor) -> Tensor:
     """Cholesky factor (D, D) of a precision for the whitened move, from the Hessians at the chains' states.
 
-    Negative curvature, which mixing maps may have, counts by its size.
+    Negative curvature, which mixing maps may have, counts by its size. Where the data say nothing, the prior of
+    coefficients and the present size of standard deviations bound the move.
 
     Parameters
     ----------
@@ -165,7 +166,8 @@ def precision_factor(likelihood: ChainLikelihood, state: State, deviation: Tenso
             for chain in range(chains)
         ]
     ).mean(0)
-    information.diagonal()[: len(deviation)] += deviation.square().reciprocal()
+    typical = state.population.scale.log().mean(0).exp()[likelihood.model.space.triangle[0]]
+    information.diagonal().add_(torch.cat([deviation, typical]).square().reciprocal())
     unit = information.diagonal().abs().clamp(min=1e-300).sqrt()
     values, vectors = torch.linalg.eigh(information / torch.outer(unit, unit))
     values = values.abs().clamp(min=1e-6)

@@ -18,12 +18,12 @@ from torch import Tensor
 
 from mxlogit.sampling.chains import ChainLikelihood, Noise, State, choose, choose_population
 from mxlogit.sampling.person_step import Expansion, Proposal
-from mxlogit.sampling.population_step import PopulationPrior, coordinates, is_proper, population_of
+from mxlogit.sampling.population_step import PopulationPrior, WhitenedMove, coordinates, is_proper, population_of
 
 _TARGET = 0.4
 _FIRST_STEP = 0.1
-# Weight, in samples, of independent coordinates in the covariance.
-_INDEPENDENT = 10.0
+# Weight, in samples, of the whitened move's covariance.
+_LEAN = 10.0
 
 
 @dataclass
@@ -46,15 +46,19 @@ class PosteriorMove:
     step: Tensor
 
     @classmethod
-    def fitted(cls, prior: PopulationPrior, visited: Tensor, step: Tensor | None) -> PosteriorMove:
-        """Fit mean and covariance to coordinates (iterations, chains, D) that chains have visited."""
+    def fitted(cls, whitened: WhitenedMove, visited: Tensor, step: Tensor | None) -> PosteriorMove:
+        """Fit mean and covariance to coordinates (iterations, chains, D) that chains have visited.
+
+        With few of them the covariance leans on that of the whitened move.
+        """
         chains, size = visited.shape[1:]
         flat = visited.reshape(-1, size)
-        covariance = flat.T.cov().reshape(size, size)
-        share = _INDEPENDENT / (_INDEPENDENT + len(flat))
-        covariance = (1.0 - share) * covariance + share * torch.diag(covariance.diagonal())
+        mean = flat.mean(0)
+        deviations = flat - mean
+        total = deviations.T @ deviations + _LEAN * torch.cholesky_inverse(whitened.tril)
+        covariance = total / (len(flat) + _LEAN)
         step = torch.full((chains,), _FIRST_STEP).to(visited) if step is None else step
-        return cls(prior, flat.mean(0), torch.linalg.cholesky(covariance), step)
+        return cls(whitened.prior, mean, torch.linalg.cholesky(covariance), step)
 
     def run(
         self, state: State, likelihood: ChainLikelihood, expansion: Expansion, here: Proposal, noise: Noise

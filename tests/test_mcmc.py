@@ -1,0 +1,253 @@
+"""`MCMC` as users meet it: results, weights, interrupts, wrong settings, and agreement with NUTS, bayesm and VI."""
+
+import json
+import pickle
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.base import clone
+
+from mxlogit import (
+    MCMC,
+    VI,
+    ConvergenceWarning,
+    HuangWand,
+    InverseWishart,
+    MixedLogit,
+    Priors,
+    SpecificationError,
+    datasets,
+)
+from mxlogit.simulate import simulate_choices
+
+ELECTRICITY = ["pf", "cl", "loc", "wk", "tod", "seas"]
+SHORT = {"chains": 2, "warmup": 60, "samples": 40}
+
+
+@pytest.fixture(scope="module")
+def frame():
+    frame, _ = simulate_choices(
+        120, 6, 3, fixed={"x": -0.7}, random={"z": (0.5, 0.8), "w": (-0.4, 0.6)}, random_state=4
+    )
+    return frame
+
+
+def make(method=None, **request):
+    request = {"fixed": ["x"], "random": ["z", "w"], "random_state": 0, **request}
+    return MixedLogit(method=MCMC(**SHORT) if method is None else method, **request)
+
+
+def fit(est, frame):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ConvergenceWarning)
+        est.fit(frame)
+    return est, " ".join(str(w.message) for w in caught)
+
+
+def test_agrees_with_variational_inference(frame):
+    """Posteriors of two engines under the same priors: means within a third of an sd, sds within a fifth."""
+    method = MCMC(chains=3, warmup=250, samples=600)
+    sampled, _ = fit(make(method), frame)
+    found = make(VI(n_samples=4000)).fit(frame)
+    here, there = sampled.summary(), found.summary()
+    locations = ["x", "z", "w"]
+    gap = (here["estimate"] - there["estimate"]) / here["std_error"]
+    assert float(gap[locations].abs().max()) < 0.33
+    ratio = there["std_error"] / here["std_error"]
+    assert ratio[locations].between(0.8, 1.25).all()
+    assert sampled.log_likelihood_ == pytest.approx(found.log_likelihood_, abs=2.0)
+    people = sampled.individual_coefficients(), found.individual_coefficients()
+    error = (people[0]["z"]["mean"] - people[1]["z"]["mean"]) / people[0]["z"]["sd"]
+    assert float(error.abs().mean()) < 0.15
+    assert list(here.columns) == ["estimate", "std_error", "lower", "upper", "rhat", "ess"]
+
+
+def test_a_fit_has_what_other_engines_have(frame):
+    est, _ = fit(make(), frame)
+    assert est.result_.chains.shape == (2, 40, len(est.coef_))
+    assert len(est.posterior_samples()) == 80
+    assert list(est.posterior_samples(10).columns) == list(est.coef_.index)
+    np.testing.assert_allclose(est.coef_, est.posterior_samples().mean(), rtol=1e-9)
+    for name in ("rhat", "ess_bulk", "ess_tail", "seconds", "acceptance_people", "acceptance_population"):
+        assert np.isfinite(est.diagnostics_[name])
+    tastes = est.individual_coefficients(statistic=("mean", "sd", 0.5))
+    assert tastes.shape == (120, 6)
+    assert np.isfinite(tastes).all(axis=None)
+    assert est.predict_proba(frame).groupby([frame["id"], frame["situation"]]).sum().to_numpy() == pytest.approx(1.0)
+    assert est.predict_proba(frame, tastes="individual").between(0, 1).all()
+    again = pickle.loads(pickle.dumps(est))
+    pd.testing.assert_series_equal(again.coef_, est.coef_)
+    pd.testing.assert_frame_equal(again.individual_coefficients(), est.individual_coefficients())
+
+
+def test_the_same_seed_gives_the_same_chains(frame):
+    first, second = fit(make(), frame)[0], fit(clone(make()), frame)[0]
+    pd.testing.assert_series_equal(first.coef_, second.coef_)
+    other = fit(make(random_state=1), frame)[0]
+    assert (other.coef_ - first.coef_).abs().max() > 1e-3
+
+
+def test_unseen_people(frame):
+    est, _ = fit(make(), frame[frame["id"] <= 90])
+    unseen = est.individual_coefficients(frame[frame["id"] > 90])
+    assert unseen.shape == (30, 4)
+    assert np.isfinite(unseen).all(axis=None)
+
+
+@pytest.mark.parametrize(
+    ("request_", "options"),
+    [
+        ({"random": []}, {}),
+        ({"fixed": [], "random": {"z": "lognormal", "w": "normal"}}, {}),
+        ({"random": {"z": "uniform", "w": "triangular"}, "correlated": False}, {}),
+        ({"random": {"z": "truncated_normal"}}, {}),
+        ({}, {"covariance_prior": InverseWishart()}),
+        ({"correlated": False}, {"covariance_prior": HuangWand()}),
+        ({}, {"thin": 3}),
+    ],
+)
+def test_every_kind_of_model_runs(frame, request_, options):
+    est, _ = fit(make(MCMC(**SHORT, **options), **request_), frame)
+    assert np.isfinite(est.summary()[["estimate", "std_error"]]).all(axis=None)
+    assert (est.summary()["std_error"] > 0).all()
+    assert len(est.posterior_samples()) == 80
+    assert est.coef_["x"] < 0 if "x" in est.coef_ else True
+
+
+def test_a_weight_is_a_number_of_people(frame):
+    """Weight two is the person listed twice."""
+    some = frame[frame["id"] <= 40]
+    twice = pd.concat([some.assign(id=2 * some["id"]), some.assign(id=2 * some["id"] + 1)]).sort_values(
+        ["id", "situation"], kind="stable"
+    )
+    weighted, _ = fit(make(weights="weight"), some.assign(weight=2.0))
+    listed, _ = fit(make(), twice)
+    pd.testing.assert_series_equal(weighted.coef_, listed.coef_, rtol=1e-3, atol=1e-3)
+    assert weighted.individual_coefficients().shape == (40, 4)
+    with pytest.raises(SpecificationError, match="whole-number weights"):
+        make(weights="weight").fit(some.assign(weight=1.5))
+
+
+def test_few_states_of_tastes_where_memory_is_short(frame):
+    est, _ = fit(make(MCMC(**SHORT, taste_memory=0.02)), frame)
+    whole, _ = fit(make(), frame)
+    assert 2 <= est.diagnostics_["taste_states"] < whole.diagnostics_["taste_states"] == 80
+    pd.testing.assert_frame_equal(est.individual_coefficients(), whole.individual_coefficients())
+
+
+class _Interrupting(MCMC):
+    """Interrupted like a person would, while it samples."""
+
+    def run(self, model, people, *, generator, callback):
+        def stop(text):
+            if text.startswith("sampling: iteration 50,"):
+                raise KeyboardInterrupt
+            callback(text)
+
+        return super().run(model, people, generator=generator, callback=stop)
+
+
+def test_an_interrupt_returns_what_was_sampled(frame):
+    est, said = fit(make(_Interrupting(chains=2, warmup=60, samples=500)), frame)
+    assert est.diagnostics_["iterations"] == 50
+    assert est.diagnostics_["converged"] is False
+    assert "Interrupted" in said
+    assert len(est.posterior_samples()) == 100
+    assert np.isfinite(est.individual_coefficients()).all(axis=None)
+
+
+def test_one_chain_is_not_judged(frame):
+    est, said = fit(make(MCMC(chains=1, warmup=60, samples=40)), frame)
+    assert "R-hat needs at least two chains" in said
+    assert est.diagnostics_["converged"] is False
+    assert list(est.summary().columns) == ["estimate", "std_error", "lower", "upper"]
+
+
+def test_chains_that_disagree_are_called_so(frame):
+    est, said = fit(make(), frame)
+    assert est.diagnostics_["rhat"] > 1.01
+    assert "the chains have not mixed" in said
+    assert est.diagnostics_["converged"] is False
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"sampler": "gibs"}, "Did you mean 'gibbs'"),
+        ({"chains": 0}, "chains"),
+        ({"samples": 3}, "samples"),
+        ({"samples": 10.5}, "samples"),
+        ({"warmup": 0}, "warmup"),
+        ({"thin": 0}, "thin"),
+        ({"covariance_prior": "wishart"}, "InverseWishart"),
+        ({"covariance_prior": InverseWishart(scale=-1.0)}, "InverseWishart\\(scale"),
+        ({"covariance_prior": HuangWand(0.0)}, "HuangWand"),
+        ({"taste_memory": -1.0}, "taste_memory"),
+    ],
+)
+def test_wrong_settings(frame, options, words):
+    with pytest.raises(SpecificationError, match=words):
+        make(MCMC(**options)).fit(frame)
+
+
+@pytest.fixture(scope="module")
+def electricity():
+    return datasets.load_electricity()
+
+
+def fit_electricity(frame, **options):
+    est = MixedLogit(
+        random=ELECTRICITY,
+        situation="chid",
+        alternative="alt",
+        priors=Priors(),
+        random_state=0,
+        method=MCMC(**options),
+    )
+    return est.fit(frame)
+
+
+@pytest.mark.slow
+def test_electricity_against_nuts(electricity, reference):
+    """Means within .1 posterior sd, sds within 8 %, of another program's NUTS; R-hat at most 1.01."""
+    known = json.loads((reference / "nuts_electricity.json").read_text())
+    est = fit_electricity(electricity)
+    table = est.summary()
+    for label in table.index:
+        group, name = "location", label
+        if "." in label:
+            group, name = ("scale", label[3:]) if label.startswith("sd.") else ("correlation", label[4:])
+        if name not in known[group]:
+            name = ":".join(reversed(name.split(":")))
+        mean, deviation = known[group][name]["mean"], known[group][name]["sd"]
+        assert abs(table.loc[label, "estimate"] - mean) < 0.1 * deviation, label
+        assert table.loc[label, "std_error"] == pytest.approx(deviation, rel=0.08), label
+    assert est.diagnostics_["rhat"] <= 1.01
+    people = pd.read_csv(reference / "nuts_electricity_persons.csv", index_col="id")
+    found = est.individual_coefficients()
+    for name in ELECTRICITY:
+        error = (found[name]["mean"] - people[f"{name}_mean"]) / people[f"{name}_sd"]
+        assert float(error.abs().mean()) < 0.05
+        assert float((found[name]["sd"] / people[f"{name}_sd"] - 1.0).abs().mean()) < 0.05
+
+
+@pytest.mark.slow
+def test_electricity_against_bayesm(electricity, reference):
+    """Under bayesm's conjugate prior: its means, sds, correlations and spread of people."""
+    known = json.loads((reference / "hb_electricity.json").read_text())
+    est = fit_electricity(electricity, covariance_prior=InverseWishart())
+    table = est.summary()
+    for group, prefix in (("mu", ""), ("sd_of_beta", "sd.")):
+        for name in ELECTRICITY:
+            mean, deviation = known[group]["mean"][name], known[group]["sd"][name]
+            assert abs(table.loc[prefix + name, "estimate"] - mean) < 0.15 * deviation
+            assert table.loc[prefix + name, "std_error"] == pytest.approx(deviation, rel=0.1)
+    matrix = np.array(known["correlation_posterior_mean"]["matrix"])
+    for label in table.index[table.index.str.startswith("cor.")]:
+        a, b = (ELECTRICITY.index(name) for name in label[4:].split(":"))
+        assert table.loc[label, "estimate"] == pytest.approx(matrix[a, b], abs=0.03)
+    means = est.individual_coefficients().xs("mean", axis=1, level="statistic")
+    for name, spread in known["sd_over_persons_of_posterior_means"].items():
+        assert float(means[name].std()) == pytest.approx(spread, rel=0.03)
