@@ -7,6 +7,7 @@ import logging
 
 from mxlogit import datasets
 from mxlogit.choices import ChoiceData, PackedChoices, wide_to_long
+from mxlogit.compare import Comparison, compare_methods, compare_with_mcmc
 from mxlogit.errors import (
     ChoiceDataError,
     ConvergenceWarning,
@@ -30,6 +31,7 @@ __all__ = [
     "VI",
     "ChoiceData",
     "ChoiceDataError",
+    "Comparison",
     "ConvergenceWarning",
     "HuangWand",
     "HypothesisTest",
@@ -41,6 +43,8 @@ __all__ = [
     "Priors",
     "ProcessError",
     "SpecificationError",
+    "compare_methods",
+    "compare_with_mcmc",
     "datasets",
     "likelihood_ratio_test",
     "parameter_function",

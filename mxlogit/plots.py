@@ -10,6 +10,8 @@ import torch
 from mxlogit.errors import MissingExtraError, SpecificationError
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from mxlogit.estimator import MixedLogit
 
 _SAMPLES = 200
@@ -22,6 +24,17 @@ def _pyplot() -> Any:
     except ImportError:
         raise MissingExtraError("plots need matplotlib: pip install 'mxlogit[plots]'.") from None
     return plt
+
+
+def _grid(count: int) -> Any:
+    """Axes in rows of three, those to spare hidden."""
+    columns = min(3, count)
+    rows = -(-count // columns)
+    figure, axes = _pyplot().subplots(rows, columns, figsize=(3.6 * columns, 2.7 * rows), squeeze=False)
+    for spare in axes.ravel()[count:]:
+        spare.set_visible(False)
+    figure.set_layout_engine("tight")
+    return axes
 
 
 def plot_taste_distributions(est: MixedLogit, axes: Any = None) -> Any:
@@ -47,14 +60,7 @@ def plot_taste_distributions(est: MixedLogit, axes: Any = None) -> Any:
     names = list(est.taste_distribution().index)
     if not names:
         raise SpecificationError("the model has no random coefficients to draw.")
-    if axes is None:
-        columns = min(3, len(names))
-        rows = -(-len(names) // columns)
-        figure, axes = _pyplot().subplots(rows, columns, figsize=(3.6 * columns, 2.7 * rows), squeeze=False)
-        for spare in axes.ravel()[len(names) :]:
-            spare.set_visible(False)
-        figure.set_layout_engine("tight")
-    axes = np.asarray(axes).ravel()[: len(names)]
+    axes = np.asarray(_grid(len(names)) if axes is None else axes).ravel()[: len(names)]
     people = est.individual_coefficients(statistic=["mean"])
     tastes = population_quantiles(est)
     for i, (ax, name) in enumerate(zip(axes, names, strict=True)):
@@ -86,3 +92,47 @@ def _draw_density(ax: Any, tastes: np.ndarray, means: np.ndarray) -> None:
     ax.fill_between(centre, lower, upper, color="0.75", alpha=0.8, linewidth=0, label="90 % band")
     ax.plot(centre, middle, color="black", linewidth=1.4, label="population")
     ax.axvline(0.0, color="black", linewidth=0.8, linestyle=":")
+
+
+def plot_marginals(samples: dict[str, pd.DataFrame], axes: Any = None) -> Any:
+    """Draw the marginal of every parameter, one line per engine.
+
+    Parameters
+    ----------
+    samples : dict of str to DataFrame
+        Samples by engine; the same columns for all. The last engine is drawn as a grey area, the others as lines of
+        different dashes.
+    axes : array of matplotlib Axes, optional
+        One for each parameter.
+
+    Returns
+    -------
+    ndarray of matplotlib Axes
+    """
+    labels = list(next(iter(samples.values())).columns)
+    axes = np.asarray(_grid(len(labels)) if axes is None else axes).ravel()[: len(labels)]
+    for ax, label in zip(axes, labels, strict=True):
+        _draw_marginals(ax, {name: frame[label].to_numpy() for name, frame in samples.items()})
+        ax.set_xlabel(label)
+        ax.set_yticks([])
+    axes[0].set_ylabel("density")
+    axes[0].legend(frameon=False, fontsize=7)
+    return axes
+
+
+def _draw_marginals(ax: Any, samples: dict[str, np.ndarray]) -> None:
+    from scipy.stats import gaussian_kde
+
+    together = np.concatenate(list(samples.values()))
+    low, high = np.quantile(together, [0.001, 0.999])
+    grid = np.linspace(low, high, 200)
+    names = list(samples)
+    for i, name in enumerate(names):
+        if np.ptp(samples[name]) == 0:
+            continue
+        density = gaussian_kde(samples[name])(grid)
+        if i == len(names) - 1:
+            ax.fill_between(grid, density, color="0.8", linewidth=0, label=name)
+        else:
+            ax.plot(grid, density, color="black", linewidth=1.2, linestyle=["-", "--", ":", "-."][i % 4], label=name)
+    ax.set_ylim(bottom=0.0)

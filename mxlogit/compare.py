@@ -1,0 +1,241 @@
+"""Engines side by side on the same data, priors and labels: how far apart they are, and what each costs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.stats import wasserstein_distance
+from sklearn.base import clone
+
+from mxlogit.choices import ChoiceData, PackedChoices
+from mxlogit.errors import ChoiceDataError, SpecificationError
+from mxlogit.estimator import MixedLogit
+from mxlogit.inference.mcmc import MCMC
+from mxlogit.inference.method import Method
+from mxlogit.request import resolve_method
+
+# Up to where two posteriors are called the same: differences of means in posterior sds, and ratios of sds.
+_SAME_MEAN, _SAME_SPREAD = 0.25, 1.2
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What several engines say of the same choices; the last one is the reference.
+
+    Attributes
+    ----------
+    fits : dict of str to MixedLogit
+        Fitted estimators by engine.
+    reference : str
+        The engine the others are compared with.
+    table : pandas.DataFrame
+        Index: parameters. Columns (engine, measure): ``estimate`` and ``sd`` (standard errors for MSLE) of every
+        engine, and of all but the reference ``difference`` (of estimates, in sds of the reference), ``sd_ratio`` and
+        ``wasserstein`` (1-Wasserstein distance of the marginals, in sds of the reference).
+    people : pandas.DataFrame
+        Index: (engine, taste). Posterior means of decision makers against the reference's: ``rmse``, ``correlation``,
+        and the mean ratio of their sds, ``sd_ratio``.
+    engines : pandas.DataFrame
+        Index: engine. ``log_likelihood`` at the estimates (marginal, by one evaluator with the same draws for all),
+        ``predictive_distance`` (total variation distance from the reference's choice probabilities, mean over choice
+        situations; nan for data that are not a frame), ``seconds``, ``ess`` (smallest effective sample size; samples
+        of VI and MSLE are independent), ``ess_per_second``, ``converged``.
+    """
+
+    fits: dict[str, MixedLogit]
+    reference: str
+    table: pd.DataFrame
+    people: pd.DataFrame
+    engines: pd.DataFrame
+
+    @property
+    def verdict(self) -> str:
+        """One sentence per engine: whether it agrees with the reference."""
+        judge = self.fits[self.reference].diagnostics_
+        trust = "" if judge["converged"] else f" Beware: {self.reference} itself: {judge['status']}"
+        return " ".join(self._sentence(name) for name in self.fits if name != self.reference) + trust
+
+    def _sentence(self, name: str) -> str:
+        table, seconds = self.table[name], self.engines["seconds"]
+        difference = table["difference"].abs()
+        ratio = table["sd_ratio"]
+        stretch = np.maximum(ratio, 1.0 / ratio)
+        agrees = difference.max() <= _SAME_MEAN and stretch.max() <= _SAME_SPREAD
+        speed = seconds[self.reference] / seconds[name]
+        pace = f"{speed:.1f} times faster" if speed >= 1.0 else f"{1.0 / speed:.1f} times slower"
+        return (
+            f"{name} {'agrees' if agrees else 'does not agree'} with {self.reference}: estimates are at most "
+            f"{difference.max():.2f} posterior sds apart ({difference.idxmax()}), ratios of sds are between "
+            f"{ratio.min():.2f} and {ratio.max():.2f}; it was {pace}."
+        )
+
+    def plot(self, parameters: Sequence[str] | None = None, axes: Any = None) -> Any:
+        """Draw the marginal of every parameter, one line per engine.
+
+        Parameters
+        ----------
+        parameters : sequence of str, optional
+            Labels; all by default.
+        axes : array of matplotlib Axes, optional
+            One for each parameter.
+
+        Returns
+        -------
+        ndarray of matplotlib Axes
+        """
+        from mxlogit.plots import plot_marginals
+
+        labels = list(self.table.index) if parameters is None else list(parameters)
+        unknown = [label for label in labels if label not in self.table.index]
+        if unknown:
+            raise SpecificationError(f"unknown parameters {unknown}; there are {list(self.table.index)}.")
+        return plot_marginals({name: est.posterior_samples()[labels] for name, est in self.fits.items()}, axes)
+
+    def __str__(self) -> str:
+        return f"{self.verdict}\n\n{self.table.round(3).to_string()}\n\n{self.engines.round(2).to_string()}"
+
+
+def compare_with_mcmc(est: MixedLogit, X: Any, mcmc: MCMC | None = None) -> Comparison:
+    """Fit `MCMC` to the same choices and compare.
+
+    Parameters
+    ----------
+    est : MixedLogit
+        Fitted on X, or not yet: then it is fitted (a copy of it).
+    X : long frame or ChoiceData
+    mcmc : MCMC, optional
+        Settings; the default ones otherwise.
+
+    Returns
+    -------
+    Comparison
+
+    Raises
+    ------
+    ChoiceDataError
+        If ``est`` was fitted on other choices.
+    """
+    judge = MCMC() if mcmc is None else mcmc
+    if not isinstance(judge, MCMC):
+        raise SpecificationError(f"mcmc must be None or MCMC(...); got {mcmc!r}.")
+    sampled = clone(est).set_params(method=judge).fit(X)
+    if not hasattr(est, "result_"):
+        est = clone(est).fit(X)
+    _check_same_choices(est, sampled)
+    name = _name(resolve_method(est.method))
+    return _compare({name if name != "mcmc" else "mcmc (est)": est, "mcmc": sampled}, X)
+
+
+def compare_methods(est: MixedLogit, X: Any, methods: Sequence[str | Method] = ("vi", "msle", "mcmc")) -> Comparison:
+    """Fit several engines to the same choices and compare them with the last one.
+
+    Parameters
+    ----------
+    est : MixedLogit
+        Says the model and the priors; its own method does not matter and it is not changed.
+    X : long frame or ChoiceData
+    methods : sequence of str or settings objects
+        Two at least; the last one is the reference.
+
+    Returns
+    -------
+    Comparison
+    """
+    if isinstance(methods, str) or len(methods) < 2:
+        raise SpecificationError(f"methods must name two engines at least, such as ('vi', 'mcmc'); got {methods!r}.")
+    fits: dict[str, MixedLogit] = {}
+    for method in methods:
+        settings = resolve_method(method)
+        name = _name(settings)
+        count = sum(known.split(" ")[0] == name for known in fits)
+        fits[f"{name} {count + 1}" if count else name] = clone(est).set_params(method=settings).fit(X)
+    return _compare(fits, X)
+
+
+def _name(method: Method) -> str:
+    return type(method).__name__.lower()
+
+
+def _check_same_choices(est: MixedLogit, other: MixedLogit) -> None:
+    mine, others = est._state(), other._state()
+    same = np.array_equal(mine.decision_makers, others.decision_makers) and len(mine.panel) == len(others.panel)
+    same = same and mine.model.space == others.model.space
+    same = same and all(
+        torch.equal(a.values.float(), b.values.float())
+        for (_, a), (_, b) in zip(mine.panel.chunks(4096), others.panel.chunks(4096), strict=True)
+    )
+    if not same:
+        raise ChoiceDataError("est was fitted on other choices than X; fit it on X first.")
+
+
+def _compare(fits: dict[str, MixedLogit], X: Any) -> Comparison:
+    reference = list(fits)[-1]
+    parts = {name: _parameters(est, fits[reference], is_reference=name == reference) for name, est in fits.items()}
+    table = pd.concat(parts, axis=1, names=["engine", "measure"])
+    table.index.name = "parameter"
+    return Comparison(fits, reference, table, _people(fits, reference), _engines(fits, reference, X))
+
+
+def _parameters(est: MixedLogit, reference: MixedLogit, *, is_reference: bool) -> pd.DataFrame:
+    """Estimates of one engine, and their distance from those of the reference."""
+    mine, judge = est.summary(), reference.summary()
+    frame = pd.DataFrame({"estimate": mine["estimate"], "sd": mine["std_error"]})
+    if is_reference:
+        return frame
+    unit = judge["std_error"]
+    frame["difference"] = (mine["estimate"] - judge["estimate"]) / unit
+    frame["sd_ratio"] = mine["std_error"] / unit
+    here, there = est.posterior_samples(), reference.posterior_samples()
+    frame["wasserstein"] = [wasserstein_distance(here[x], there[x]) / unit[x] for x in frame.index]
+    return frame
+
+
+def _people(fits: dict[str, MixedLogit], reference: str) -> pd.DataFrame:
+    """Posterior means and sds of decision makers against those of the reference."""
+    judge = fits[reference].individual_coefficients()
+    rows = {}
+    for name, est in fits.items():
+        if name == reference:
+            continue
+        found = est.individual_coefficients()
+        for taste in found.columns.unique("taste"):
+            here, there = found[taste], judge[taste]
+            rows[name, taste] = {
+                "rmse": float(np.sqrt((here["mean"] - there["mean"]).pow(2).mean())),
+                "correlation": float(here["mean"].corr(there["mean"])),
+                "sd_ratio": float((here["sd"] / there["sd"]).mean()),
+            }
+    frame = pd.DataFrame.from_dict(rows, orient="index", columns=["rmse", "correlation", "sd_ratio"])
+    if rows:
+        frame.index = pd.MultiIndex.from_tuples(list(rows), names=["engine", "taste"])
+    return frame
+
+
+def _engines(fits: dict[str, MixedLogit], reference: str, X: Any) -> pd.DataFrame:
+    """Fit and cost of every engine."""
+    is_frame = not isinstance(X, (ChoiceData, PackedChoices))
+    predicted = {name: est.predict_proba(X) for name, est in fits.items()} if is_frame else {}
+    rows = {}
+    for name, est in fits.items():
+        seconds = float(est.diagnostics_["seconds"])  # type: ignore[arg-type]
+        size = float(est.summary()["ess"].min()) if "ess" in est.summary() else float(len(est.result_.samples))
+        distance = float("nan")
+        if predicted:
+            gap = (predicted[name] - predicted[reference]).abs().sum()
+            distance = 0.5 * float(gap) / est.n_situations_
+        rows[name] = {
+            "log_likelihood": est.score(X) * est.n_situations_,
+            "predictive_distance": distance,
+            "seconds": seconds,
+            "ess": size,
+            "ess_per_second": size / seconds,
+            "converged": est.diagnostics_["converged"],
+        }
+    frame = pd.DataFrame.from_dict(rows, orient="index")
+    frame.index.name = "engine"
+    return frame

@@ -1,0 +1,127 @@
+"""Engines side by side: the same data by construction, distances that mean what they say."""
+
+import warnings
+
+import numpy as np
+import pytest
+
+from mxlogit import (
+    MCMC,
+    MSLE,
+    VI,
+    ChoiceDataError,
+    Comparison,
+    ConvergenceWarning,
+    MixedLogit,
+    SpecificationError,
+    compare_methods,
+    compare_with_mcmc,
+)
+from mxlogit.simulate import simulate_choices
+
+QUICK = MCMC(chains=2, warmup=60, samples=60)
+
+
+@pytest.fixture(scope="module")
+def frame():
+    return simulate_choices(100, 6, 3, fixed={"x": -0.7}, random={"z": (0.5, 0.8)}, random_state=4)[0]
+
+
+def make(**request):
+    return MixedLogit(fixed=["x"], random=["z"], random_state=0, **request)
+
+
+def quietly(call, *arguments):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return call(*arguments)
+
+
+@pytest.fixture(scope="module")
+def three(frame):
+    return quietly(compare_methods, make(), frame, (VI(n_samples=500), MSLE(n_draws=100, n_samples=500), QUICK))
+
+
+def test_table_holds_the_summaries_and_their_distances(three):
+    assert isinstance(three, Comparison)
+    assert list(three.fits) == ["vi", "msle", "mcmc"]
+    assert three.reference == "mcmc"
+    judge, other = three.fits["mcmc"].summary(), three.fits["msle"].summary()
+    for name, est in three.fits.items():
+        np.testing.assert_array_equal(three.table[name]["estimate"], est.summary()["estimate"])
+        np.testing.assert_array_equal(three.table[name]["sd"], est.summary()["std_error"])
+    expected = (other["estimate"] - judge["estimate"]) / judge["std_error"]
+    np.testing.assert_allclose(three.table["msle"]["difference"], expected)
+    np.testing.assert_allclose(three.table["msle"]["sd_ratio"], other["std_error"] / judge["std_error"])
+    # The distance of marginals is at least that of their means.
+    gap = three.fits["vi"].posterior_samples().mean() - three.fits["mcmc"].posterior_samples().mean()
+    assert (three.table["vi"]["wasserstein"] >= gap.abs() / judge["std_error"] - 1e-9).all()
+    assert list(three.table["mcmc"].columns) == ["estimate", "sd"]
+
+
+def test_people_and_engines(three):
+    assert list(three.people.index) == [("vi", "z"), ("msle", "z")]
+    assert (three.people["correlation"] > 0.9).all()
+    assert three.people["sd_ratio"].between(0.7, 1.4).all()
+    engines = three.engines
+    assert list(engines.index) == ["vi", "msle", "mcmc"]
+    assert engines.loc["mcmc", "predictive_distance"] == 0.0
+    assert engines["predictive_distance"].between(0.0, 0.05).all()
+    assert engines.loc["vi", "ess"] == 500
+    np.testing.assert_allclose(engines["ess_per_second"], engines["ess"] / engines["seconds"])
+    # One evaluator: the maximum of the likelihood is higher than posterior means, up to Monte Carlo error.
+    assert engines["log_likelihood"].max() - engines["log_likelihood"].min() < 3.0
+
+
+def test_verdict(three):
+    assert "vi" in three.verdict
+    assert "posterior sds apart" in three.verdict
+    assert "Beware: mcmc itself" in three.verdict
+    assert three.verdict in str(three)
+
+
+def test_an_engine_agrees_with_itself_and_not_with_another_model(frame):
+    first, second = VI(n_samples=500), VI(n_samples=500, tolerance=0.2)
+    same = quietly(compare_methods, make(), frame, (first, second))
+    assert list(same.fits) == ["vi", "vi 2"]
+    assert "vi agrees with vi 2" in same.verdict
+    same.table[("vi", "difference")] = 0.6
+    assert "vi does not agree with vi 2" in same.verdict
+
+
+def test_compare_with_mcmc(frame):
+    est = make(method=VI(n_samples=500)).fit(frame)
+    before = est.coef_.copy()
+    compared = quietly(compare_with_mcmc, est, frame, QUICK)
+    assert compared.fits["vi"] is est
+    assert (est.coef_ == before).all()
+    unfitted = quietly(compare_with_mcmc, make(method=VI(n_samples=500)), frame, QUICK)
+    np.testing.assert_allclose(unfitted.table["vi"]["estimate"], compared.table["vi"]["estimate"])
+    np.testing.assert_allclose(unfitted.table["mcmc"]["estimate"], compared.table["mcmc"]["estimate"])
+
+
+def test_other_choices_are_noticed(frame):
+    est = make(method=VI(n_samples=500)).fit(frame[frame["id"] <= 60])
+    with pytest.raises(ChoiceDataError, match="fitted on other choices"):
+        quietly(compare_with_mcmc, est, frame, QUICK)
+
+
+@pytest.mark.parametrize("methods", ["vi", ("vi",), ()])
+def test_two_engines_are_needed(frame, methods):
+    with pytest.raises(SpecificationError, match="two engines at least"):
+        compare_methods(make(), frame, methods)
+
+
+def test_wrong_mcmc(frame):
+    with pytest.raises(SpecificationError, match="mcmc must be None or MCMC"):
+        compare_with_mcmc(make(), frame, "gibbs")
+
+
+def test_plot(three):
+    pytest.importorskip("matplotlib").use("agg")
+    axes = three.plot(["x", "sd.z"])
+    assert [ax.get_xlabel() for ax in axes] == ["x", "sd.z"]
+    texts = [text.get_text() for text in axes[0].get_legend().get_texts()]
+    assert sorted(texts) == ["mcmc", "msle", "vi"]
+    with pytest.raises(SpecificationError, match="unknown parameters"):
+        three.plot(["nobody"])
