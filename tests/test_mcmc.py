@@ -185,11 +185,47 @@ def test_chains_that_disagree_are_called_so(frame):
         ({"covariance_prior": InverseWishart(scale=-1.0)}, "InverseWishart\\(scale"),
         ({"covariance_prior": HuangWand(0.0)}, "HuangWand"),
         ({"taste_memory": -1.0}, "taste_memory"),
+        ({"start": "vy"}, "start"),
+        ({"sampler": "nuts", "covariance_prior": HuangWand()}, "needs sampler='gibbs'"),
     ],
 )
 def test_wrong_settings(frame, options, words):
     with pytest.raises(SpecificationError, match=words):
         make(MCMC(**options)).fit(frame)
+
+
+def test_nuts_on_the_pyro_program(frame):
+    """Few iterations: everything is where it belongs, nothing global is touched, the same seed repeats it."""
+    import pyro
+
+    some = frame[frame["id"] <= 15]
+    method = MCMC(sampler="nuts", chains=2, warmup=15, samples=8)
+    first, said = fit(make(method), some)
+    second, _ = fit(make(method), some)
+    pd.testing.assert_series_equal(first.coef_, second.coef_)
+    assert first.result_.chains.shape == (2, 8, 6)
+    assert first.individual_coefficients().shape == (15, 4)
+    assert np.isfinite(first.diagnostics_["divergences"])
+    assert len(pyro.get_param_store()) == 0
+    assert "chains have not mixed" in said
+
+
+def test_start_at_variational_estimates(frame):
+    est, _ = fit(make(MCMC(**SHORT, start="vi")), frame)
+    assert np.isfinite(est.coef_).all()
+
+
+@pytest.mark.slow
+def test_gibbs_against_nuts(frame):
+    """Two samplers with nothing in common but the model: means within Monte Carlo error."""
+    some = frame[frame["id"] <= 60]
+    nuts, _ = fit(make(MCMC(sampler="nuts", chains=2, warmup=200, samples=400)), some)
+    gibbs, _ = fit(make(MCMC()), some)
+    here, there = nuts.summary(), gibbs.summary()
+    error = here["std_error"] / here["ess"] ** 0.5
+    assert ((here["estimate"] - there["estimate"]).abs() < 4.0 * error).all()
+    assert (here["std_error"] / there["std_error"]).between(0.8, 1.25).all()
+    assert nuts.diagnostics_["divergences"] <= 4
 
 
 @pytest.fixture(scope="module")

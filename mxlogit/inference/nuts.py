@@ -1,0 +1,136 @@
+"""Pyro's No-U-Turn sampler on the Pyro program: slow, and independent of the samplers it is compared with."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pyro
+import torch
+from pyro.infer import MCMC as PyroMCMC
+from pyro.infer import NUTS
+from pyro.infer.autoguide import init_to_value
+from torch import Tensor
+
+from mxlogit.density import PanelModel
+from mxlogit.draws import make_generator
+from mxlogit.fit import HistoryRow
+from mxlogit.inference.gibbs_run import ChainSettings, Sampled
+from mxlogit.inference.method import Callback
+from mxlogit.likelihood import panel_log_prob
+from mxlogit.model import mixed_logit
+from mxlogit.panels import PanelDifferences
+from mxlogit.parameters import Population
+from mxlogit.sampling.chains import State
+from mxlogit.sampling.trace import Trace
+
+_START_SPREAD = 0.2
+_TARGET_ACCEPTANCE = 0.85
+_TOLD_EVERY = 20
+
+
+def run_nuts(
+    settings: ChainSettings,
+    model: PanelModel,
+    panel: PanelDifferences,
+    start: Population,
+    seed: int,
+    callback: Callback,
+) -> Sampled:
+    """Sample chain after chain; parameters as in `mxlogit.inference.gibbs_run.run_gibbs`."""
+    panel, history = panel.to(torch.float64), list[HistoryRow]()
+    begin = time.perf_counter()
+    chains, divergences = [], 0
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        for chain in range(settings.chains):
+            tell = _Teller(callback, chain, begin, history)
+            visited, count = _run_chain(settings, model, panel, start, (seed, chain), tell)
+            chains.append(visited)
+            divergences += count
+    trace = _collect(settings, model, panel, chains)
+    return Sampled(trace, {"divergences": float(divergences)}, history, interrupted=False)
+
+
+class _Teller:
+    """Pyro's hook: reports progress."""
+
+    def __init__(self, callback: Callback, chain: int, begin: float, history: list[HistoryRow]) -> None:
+        self.callback, self.chain, self.begin, self.history = callback, chain, begin, history
+
+    def __call__(self, kernel: Any, params: dict[str, Tensor], stage: str, iteration: int) -> None:
+        if (iteration + 1) % _TOLD_EVERY:
+            return
+        seconds = time.perf_counter() - self.begin
+        stage = f"chain {self.chain + 1}, {stage.lower()}"
+        self.history.append(HistoryRow(stage, float("nan"), float("nan"), float(iteration + 1), seconds, True))
+        self.callback(f"{stage}: iteration {iteration + 1}")
+
+
+def _run_chain(
+    settings: ChainSettings,
+    model: PanelModel,
+    panel: PanelDifferences,
+    start: Population,
+    key: tuple[int, int],
+    tell: _Teller,
+) -> tuple[dict[str, Tensor], int]:
+    """Samples by site of one chain, and how many transitions diverged."""
+    generator = make_generator(*key, 41)
+    torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
+    steps = _START_SPREAD * torch.randn(model.space.size, generator=generator, dtype=torch.float64)
+    values = _sites(model, model.space.move(start, steps))
+    values["xi"] = panel.values.new_zeros(len(panel), model.space.n_random)
+    kernel = NUTS(mixed_logit, target_accept_prob=_TARGET_ACCEPTANCE, init_strategy=init_to_value(values=values))
+    run = PyroMCMC(
+        kernel,
+        num_samples=settings.samples * settings.thin,
+        warmup_steps=settings.warmup,
+        disable_progbar=True,
+        hook_fn=tell,
+    )
+    with pyro.validation_enabled(False):
+        run.run(model, panel)
+    diverged = run.diagnostics()["divergences"]["chain 0"]
+    return {name: value[settings.thin - 1 :: settings.thin] for name, value in run.get_samples().items()}, len(diverged)
+
+
+def _sites(model: PanelModel, population: Population) -> dict[str, Tensor]:
+    """Values of the program's population sites."""
+    scale = population.scale
+    values = {"fixed": population.fixed, "location": population.location, "scale": scale}
+    for i, block in enumerate(model.space.correlated_blocks):
+        index = torch.tensor(block)
+        values[f"correlation_{i}"] = population.scale_tril[index[:, None], index] / scale[index, None]
+    return values
+
+
+def _collect(
+    settings: ChainSettings, model: PanelModel, panel: PanelDifferences, chains: list[dict[str, Tensor]]
+) -> Trace:
+    """Put the samples of all chains into a trace, iteration after iteration."""
+    sites = {name: torch.stack([chain[name] for chain in chains]).detach() for name in chains[0]}
+    factors = [sites[f"correlation_{i}"] for i in range(len(model.space.correlated_blocks))]
+    population = model.space.assemble(sites["fixed"], sites["location"], sites["scale"], factors)
+    trace: Trace | None = None
+    for i in range(settings.samples):
+        here = Population(population.fixed[:, i], population.location[:, i], population.scale_tril[:, i])
+        xi = sites["xi"][:, i]
+        state = State(here, xi.mT, _log_prob(model, panel, here, xi))
+        if trace is None:
+            trace = Trace(model, state, settings.samples, settings.taste_bytes)
+        trace.add(state)
+    assert trace is not None
+    return trace
+
+
+def _log_prob(model: PanelModel, panel: PanelDifferences, population: Population, xi: Tensor) -> Tensor:
+    parts = [
+        panel_log_prob(
+            model.coefficients(
+                Population(population.fixed[c], population.location[c], population.scale_tril[c]), xi[c]
+            ),
+            panel,
+        )
+        for c in range(len(xi))
+    ]
+    return torch.stack(parts)
