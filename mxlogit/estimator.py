@@ -36,7 +36,7 @@ from mxlogit.request import (
     share_people,
     sum_moments,
 )
-from mxlogit.results import frames, people, prediction
+from mxlogit.results import frames, people, prediction, predictive
 from mxlogit.spec import CONSTANT_PREFIX, Columns, Specification, make_specification
 from mxlogit.team import Team, current_team
 
@@ -353,6 +353,30 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
         fitted = self._state()
         data = read_choices_again(X, self._columns(), fitted, y=y, weights=sample_weight)
         return prediction.mean_log_likelihood(fitted.model, self.result_, fitted.difference(data), fitted.seed)
+
+    def loo(self) -> predictive.PredictiveDensity:
+        """Expected log predictive density of new decision makers, by leaving one out (PSIS-LOO).
+
+        On the marginal likelihood of whole decision makers: what to compare models of the same people with.
+
+        Raises
+        ------
+        SpecificationError
+            If the samples are not those of a posterior.
+        """
+        return self._predictive(predictive.leave_one_out)
+
+    def waic(self) -> predictive.PredictiveDensity:
+        """As `loo`, by the widely applicable information criterion."""
+        return self._predictive(predictive.widely_applicable)
+
+    def _predictive(self, criterion: Any) -> predictive.PredictiveDensity:
+        fitted = self._state()
+        if self.result_.samples.kind != "posterior":
+            raise SpecificationError("loo and waic need a posterior: use method='vi' or 'mcmc'.")
+        densities = predictive.log_densities(fitted.model, self.result_, fitted.panel, fitted.seed)
+        result: predictive.PredictiveDensity = criterion(densities, fitted.panel.weights, fitted.decision_makers)
+        return result
 
     def _probabilities(self, data: ChoiceData, tastes: str) -> torch.Tensor:
         fitted = self._state()

@@ -1,9 +1,13 @@
-"""Pareto k against samples whose tail is known."""
+"""Pareto k against samples whose tail is known, smoothed weights against arviz."""
 
+import json
+import math
+
+import numpy as np
 import pytest
 import torch
 
-from mxlogit.samples import pareto_k
+from mxlogit.samples import pareto_k, pareto_smoothed
 
 
 @pytest.mark.parametrize("shape", [0.3, 0.7, 1.2])
@@ -21,3 +25,25 @@ def test_equal_weights_have_no_tail():
 def test_shift_of_log_weights_does_not_matter(generator):
     log_weights = 3 * torch.randn(2, 500, generator=generator, dtype=torch.float64)
     torch.testing.assert_close(pareto_k(log_weights), pareto_k(log_weights + 100.0), atol=1e-9, rtol=0)
+
+
+def test_smoothed_weights_equal_those_of_arviz(reference):
+    """Shapes, largest weights and weighted sums of light and heavy tails."""
+    known = json.loads((reference / "arviz_convergence.json").read_text())["pareto_smoothed"]
+    for case in known.values():
+        raw = case["size"] * np.random.default_rng(case["seed"]).standard_normal(1000)
+        smooth, shape = pareto_smoothed(torch.from_numpy(raw))
+        weights = smooth.exp()
+        assert float(shape) == pytest.approx(case["k"], rel=1e-9)
+        assert float(smooth.amax()) == pytest.approx(case["largest"], rel=1e-9)
+        assert float(1.0 / weights.square().sum()) == pytest.approx(case["ess"], rel=1e-9)
+        assert float((weights * torch.arange(1000)).sum()) == pytest.approx(case["weighted_index"], rel=1e-9)
+
+
+def test_smoothing_leaves_flat_and_short_tails(generator):
+    flat = torch.zeros(2, 100, dtype=torch.float64)
+    smooth, shape = pareto_smoothed(flat)
+    torch.testing.assert_close(smooth, torch.full_like(flat, -math.log(100)))
+    assert torch.isneginf(shape).all()
+    short = torch.randn(3, 12, generator=generator, dtype=torch.float64)
+    torch.testing.assert_close(pareto_smoothed(short)[0], short.log_softmax(-1))

@@ -1,0 +1,121 @@
+"""Expected log predictive density of decision makers never seen: leave-one-person-out and WAIC.
+
+Both rest on the *marginal* likelihood of whole decision makers, tastes integrated out: what is left out is a person
+with all its choices. The conditional version, of choices given sampled tastes, answers another question (new choices of
+the same people), has an effective number of parameters in the thousands, and is not offered here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from mxlogit.density import PanelModel
+from mxlogit.errors import SpecificationError
+from mxlogit.fit import Fit
+from mxlogit.marginal import MarginalLikelihood, Sweep
+from mxlogit.people import PanelSource, People
+from mxlogit.samples import pareto_smoothed
+
+_POPULATIONS, _DRAWS = 400, 128
+_WORST_K = 0.7
+
+
+@dataclass(frozen=True)
+class PredictiveDensity:
+    """Expected log predictive density of new decision makers.
+
+    Attributes
+    ----------
+    elpd : float
+        Sum over decision makers, natural logarithms, weighted; larger is better.
+    elpd_error : float
+        Standard error over decision makers.
+    parameters : float
+        Effective number of parameters.
+    pointwise : pandas.DataFrame
+        Index: decision maker. Columns ``elpd``, ``parameters`` and, for leave-one-out, ``pareto_k``: above 0.7 a
+        person's figure is not to be trusted.
+    """
+
+    elpd: float
+    elpd_error: float
+    parameters: float
+    pointwise: pd.DataFrame
+
+    @property
+    def people_above_k(self) -> float:
+        """Share of decision makers whose Pareto k is above 0.7; nan for WAIC."""
+        if "pareto_k" not in self.pointwise:
+            return float("nan")
+        return float((self.pointwise["pareto_k"] > _WORST_K).mean())
+
+    def minus(self, other: PredictiveDensity) -> tuple[float, float]:
+        """Difference of two models of the same decision makers, and its standard error (paired by person).
+
+        Raises
+        ------
+        SpecificationError
+            If the decision makers are not the same.
+        """
+        mine, others = self.pointwise["elpd"], other.pointwise["elpd"]
+        if not mine.index.equals(others.index):
+            raise SpecificationError("the two models are of different decision makers and cannot be compared.")
+        gap = mine - others
+        return float(gap.sum()), float(gap.std() * np.sqrt(len(gap)))
+
+
+def log_densities(model: PanelModel, fit: Fit, panel: PanelSource, seed: int) -> Tensor:
+    """Marginal log p(y_n | theta_s) of every decision maker at posterior samples, (s, n), float64."""
+    marginal = MarginalLikelihood(People.gather(panel), model.space, model.mixing, seed)
+    sweep = Sweep(_DRAWS, 8, 61, 30, vary=2 if model.space.n_random else 0)
+    rows = []
+    for vector in fit.samples.unconstrained[:_POPULATIONS]:
+        population = model.space.constrain(vector)
+        rows.append(marginal.log_prob_people(population, marginal.propose(population, sweep)))
+    return torch.stack(rows)
+
+
+def leave_one_out(densities: Tensor, weights: Tensor, labels: np.ndarray) -> PredictiveDensity:
+    """Leave-one-person-out by Pareto smoothed importance sampling.
+
+    Parameters
+    ----------
+    densities : Tensor, shape (s, n)
+        As of `log_densities`.
+    weights : Tensor, shape (n,)
+    labels : ndarray
+        Of the decision makers.
+
+    References
+    ----------
+    Vehtari, Gelman and Gabry (2017), Statistics and Computing 27.
+    """
+    log_weights, shape = pareto_smoothed(-densities.T)
+    elpd = (log_weights + densities.T).logsumexp(-1)
+    return _collect(elpd, _log_mean(densities) - elpd, weights, labels, pareto_k=shape)
+
+
+def widely_applicable(densities: Tensor, weights: Tensor, labels: np.ndarray) -> PredictiveDensity:
+    """WAIC on the scale of log densities (Watanabe 2010, J. of Machine Learning Research 11); as `leave_one_out`."""
+    spread = densities.var(0)
+    return _collect(_log_mean(densities) - spread, spread, weights, labels)
+
+
+def _log_mean(densities: Tensor) -> Tensor:
+    return densities.logsumexp(0) - float(np.log(len(densities)))
+
+
+def _collect(
+    elpd: Tensor, parameters: Tensor, weights: Tensor, labels: np.ndarray, **more: Tensor
+) -> PredictiveDensity:
+    weights = weights.double()
+    columns = {"elpd": elpd * weights, "parameters": parameters * weights, **more}
+    frame = pd.DataFrame({name: value.cpu().numpy() for name, value in columns.items()})
+    frame.index = pd.Index(labels, name="decision_maker")
+    error = float(frame["elpd"].std() * np.sqrt(len(frame)))
+    return PredictiveDensity(float(frame["elpd"].sum()), error, float(frame["parameters"].sum()), frame)

@@ -1,0 +1,72 @@
+"""Leave-one-person-out and WAIC against refits without the person and against the laws of information criteria."""
+
+import numpy as np
+import pytest
+import torch
+
+from mxlogit import MSLE, VI, MixedLogit, SpecificationError
+from mxlogit.results.predictive import leave_one_out, log_densities, widely_applicable
+from mxlogit.simulate import simulate_choices
+
+
+@pytest.fixture(scope="module")
+def frame():
+    return simulate_choices(60, 6, 3, fixed={"x": -0.7, "noise": 0.0}, random={"z": (0.5, 0.8)}, random_state=4)[0]
+
+
+def make(fixed=("x",), **request):
+    return MixedLogit(fixed=list(fixed), random=["z"], method=VI(n_samples=1000), random_state=0, **request)
+
+
+@pytest.fixture(scope="module")
+def est(frame):
+    return make().fit(frame)
+
+
+def test_equals_refits_without_the_person(est, frame):
+    """What a fit to the others says of three people: an exact leave-one-out, up to Monte Carlo error."""
+    found = est.loo().pointwise
+    for person in (1, 20, 60):
+        others = make().fit(frame[frame["id"] != person])
+        here = est._fitted.panel.take(torch.tensor([person - 1]))
+        densities = log_densities(others._fitted.model, others.result_, here, 5)[:, 0]
+        exact = float(densities.logsumexp(0) - np.log(len(densities)))
+        assert found.loc[person, "elpd"] == pytest.approx(exact, abs=0.05)
+
+
+def test_effective_parameters_and_agreement(est, frame):
+    """About as many parameters as there are, not thousands; both criteria agree; below the log likelihood."""
+    loo, waic = est.loo(), est.waic()
+    assert 1.5 < loo.parameters < 4.5
+    assert loo.elpd == pytest.approx(waic.elpd, abs=0.3)
+    assert loo.elpd < est.log_likelihood_
+    assert loo.elpd == pytest.approx(loo.pointwise["elpd"].sum())
+    assert len(loo.pointwise) == 60
+    assert loo.people_above_k == 0.0
+    assert np.isnan(waic.people_above_k)
+
+
+def test_differences_are_paired(est, frame):
+    """A random taste that is there is found; the error of the difference is far below that of either."""
+    plain = MixedLogit(fixed=["x", "z"], method=VI(n_samples=1000), random_state=0).fit(frame)
+    gap, error = est.loo().minus(plain.loo())
+    assert gap > 0
+    assert error < 0.7 * est.loo().elpd_error
+    fewer = make().fit(frame[frame["id"] <= 40])
+    with pytest.raises(SpecificationError, match="different decision makers"):
+        est.loo().minus(fewer.loo())
+
+
+def test_weights_count_people(est, generator):
+    densities = -5.0 + 0.1 * torch.randn(300, 4, generator=generator, dtype=torch.float64)
+    weights = torch.tensor([1.0, 2.0, 1.0, 1.0])
+    once = leave_one_out(densities, torch.ones(4), np.arange(4))
+    twice = leave_one_out(densities, weights, np.arange(4))
+    assert twice.elpd == pytest.approx(once.elpd + once.pointwise["elpd"][1])
+    assert widely_applicable(densities, weights, np.arange(4)).elpd == pytest.approx(twice.elpd, abs=0.02)
+
+
+def test_an_estimator_has_no_predictive_density(frame):
+    est = make().set_params(method=MSLE(n_draws=50, check_draws=False)).fit(frame)
+    with pytest.raises(SpecificationError, match="need a posterior"):
+        est.loo()
