@@ -136,3 +136,35 @@ def _draw_marginals(ax: Any, samples: dict[str, np.ndarray]) -> None:
         else:
             ax.plot(grid, density, color="black", linewidth=1.2, linestyle=["-", "--", ":", "-."][i % 4], label=name)
     ax.set_ylim(bottom=0.0)
+
+
+def plot_ranks(counts: pd.DataFrame, total: int, axes: Any = None) -> Any:
+    """Draw rank histograms.
+
+    Parameters
+    ----------
+    counts : DataFrame
+        Index: bins. Columns: parameters.
+    total : int
+        Replications.
+    axes : array of matplotlib Axes, optional
+        One for each parameter.
+
+    Returns
+    -------
+    ndarray of matplotlib Axes
+        Grey band: 95 % of the counts of a calibrated posterior.
+    """
+    from scipy.stats import binom
+
+    labels = list(counts.columns)
+    axes = np.asarray(_grid(len(labels)) if axes is None else axes).ravel()[: len(labels)]
+    lower, upper = binom.ppf([0.025, 0.975], total, 1.0 / len(counts))
+    for ax, label in zip(axes, labels, strict=True):
+        ax.axhspan(lower, upper, color="0.85", linewidth=0, label="95 % band")
+        ax.axhline(total / len(counts), color="0.5", linewidth=0.8)
+        ax.bar(np.arange(len(counts)) + 0.5, counts[label], width=1.0, color="white", edgecolor="black")
+        ax.set_xlabel(f"rank of {label} (in {len(counts)} bins)")
+        ax.set_ylabel("replications")
+    axes[0].legend(frameon=False, fontsize=7)
+    return axes

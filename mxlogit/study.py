@@ -1,0 +1,288 @@
+"""Studies of engines on simulated data: whether posteriors are calibrated."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy import stats
+from sklearn.base import clone
+from tqdm import tqdm
+
+from mxlogit.choices import ChoiceData
+from mxlogit.choices.moments import AttributeMoments
+from mxlogit.density import PanelModel
+from mxlogit.draws import make_generator
+from mxlogit.errors import ConvergenceWarning, SpecificationError, check_whole
+from mxlogit.estimator import MixedLogit
+from mxlogit.inference.method import Method
+from mxlogit.parameters import Population
+from mxlogit.request import build_model, resolve_method
+
+_LEVELS = (0.5, 0.9, 0.95)
+
+
+@dataclass(frozen=True)
+class Design:
+    """Sizes of a simulated data set, and how many posterior samples a truth is ranked among."""
+
+    people: int = 150
+    situations: int = 6
+    alternatives: int = 3
+    ranked: int = 99
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Ranks of true parameters among posterior samples, and how often intervals cover them.
+
+    Attributes
+    ----------
+    ranks : pandas.DataFrame
+        Index: replication. Columns: parameters. Rank from 0 to ``samples``; uniform where the posterior is right.
+    samples : int
+        Posterior samples that the truth is ranked among.
+    people : pandas.DataFrame
+        Index: replication. Columns (taste, level): share of decision makers whose interval covers their taste.
+    converged : pandas.Series
+        Index: replication.
+    """
+
+    ranks: pd.DataFrame
+    samples: int
+    people: pd.DataFrame
+    converged: pd.Series
+
+    @property
+    def coverage(self) -> pd.DataFrame:
+        """Coverage of central intervals.
+
+        Index: (parameter, level). Columns: ``covered``, the binomial band ``lower`` to ``upper`` that holds 95 % of
+        such shares, and ``inside``. For tastes of people the index says ``people <taste>``; their band comes from the
+        spread over replications, people of one being dependent.
+        """
+        rows = {}
+        share = (self.ranks + 0.5) / (self.samples + 1.0)
+        count = len(self.ranks)
+        for level in _LEVELS:
+            tail = 0.5 * (1.0 - level)
+            lower, upper = stats.binom.ppf([0.025, 0.975], count, level) / count
+            for name in self.ranks.columns:
+                rows[name, level] = (float(share[name].between(tail, 1.0 - tail).mean()), lower, upper)
+        for taste, level in self.people.columns:
+            values = self.people[taste, level]
+            error = 1.96 * float(values.std()) / np.sqrt(count)
+            rows[f"people {taste}", level] = (float(values.mean()), level - error, level + error)
+        frame = pd.DataFrame.from_dict(rows, orient="index", columns=["covered", "lower", "upper"])
+        frame.index = pd.MultiIndex.from_tuples(list(rows), names=["parameter", "level"])
+        frame["inside"] = frame["covered"].between(frame["lower"], frame["upper"])
+        return frame
+
+    def histogram(self, bins: int = 10) -> pd.DataFrame:
+        """Counts of ranks in equal bins; columns as `ranks`, and the p value of uniformity in the last row."""
+        edges = np.linspace(-0.5, self.samples + 0.5, bins + 1)
+        counts = {name: np.histogram(self.ranks[name], bins=edges)[0] for name in self.ranks}
+        frame = pd.DataFrame(counts, index=[f"bin {i + 1}" for i in range(bins)], dtype=float)
+        frame.loc["p value"] = [stats.chisquare(column).pvalue for column in counts.values()]
+        return frame
+
+    def plot(self, axes: Any = None, bins: int = 10) -> Any:
+        """Draw the rank histograms with the band that holds 95 % of the counts of a calibrated posterior."""
+        from mxlogit.plots import plot_ranks
+
+        return plot_ranks(self.histogram(bins).iloc[:-1], len(self.ranks), axes)
+
+
+def simulation_based_calibration(
+    est: MixedLogit,
+    method: str | Method = "vi",
+    n_replications: int = 200,
+    *,
+    design: Design | None = None,
+    random_state: int = 0,
+    processes: int = 1,
+    path: str | Path | None = None,
+) -> Calibration:
+    """Draw parameters from the prior, choices given them, and rank the truth in the posterior of each data set.
+
+    Parameters
+    ----------
+    est : MixedLogit
+        Says the model and its priors; not fitted.
+    method : str or settings object
+    n_replications : int
+    design : Design, optional
+    random_state : int
+        Replication r is the same whatever the other replications are.
+    processes : int
+        Replications that run at a time, each on one thread.
+    path : path, optional
+        Where finished replications are written, a line each: a study that was stopped goes on from there.
+
+    Returns
+    -------
+    Calibration
+
+    Raises
+    ------
+    SpecificationError
+        If a setting is wrong, or ``path`` holds another study.
+
+    References
+    ----------
+    Talts, Betancourt, Simpson, Vehtari and Gelman (2018), arXiv 1804.06788.
+    """
+    check_whole("n_replications", n_replications, 1)
+    check_whole("processes", processes, 1)
+    sizes = Design() if design is None else design
+    task = _Task(clone(est).set_params(method=resolve_method(method)), sizes, random_state)
+    done = _read(path, task.identity)
+    missing = [r for r in range(n_replications) if r not in done]
+    for record in tqdm(_run(task, missing, processes), total=len(missing), disable=None, leave=False):
+        done[record["replication"]] = record
+        _append(path, task.identity, record)
+    return _collect([done[r] for r in range(n_replications)], sizes.ranked)
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What every replication does."""
+
+    est: MixedLogit
+    design: Design
+    seed: int
+
+    @property
+    def identity(self) -> str:
+        return f"{self.est!r}, {self.design}, seed {self.seed}"
+
+    def run(self, replication: int) -> dict[str, Any]:
+        """Simulate, fit and rank."""
+        truth, data, tastes = self.simulate(replication)
+        est = clone(self.est).set_params(random_state=replication)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            est.fit(data)
+        samples = est.posterior_samples(self.design.ranked)
+        return {
+            "replication": replication,
+            "ranks": {name: int((samples[name] < truth[name]).sum()) for name in samples},
+            "people": _people_covered(est, tastes),
+            "converged": bool(est.diagnostics_["converged"]),
+        }
+
+    def simulate(self, replication: int) -> tuple[dict[str, float], ChoiceData, np.ndarray]:
+        """True reported parameters, choices, and everybody's random tastes (n, k)."""
+        specification, sizes = self.est._specify(), self.design
+        generator = make_generator(self.seed, replication, 71)
+        shape = (sizes.people, sizes.situations, sizes.alternatives, len(specification.names))
+        attributes = torch.randn(shape, generator=generator, dtype=torch.float64)
+        nothing = torch.zeros(shape[:2], dtype=torch.int64)
+        data = ChoiceData.from_arrays(attributes, nothing, names=specification.names)
+        model = build_model(specification, AttributeMoments.of(data), self.est.priors)
+        population = _draw_population(model, generator)
+        unit = torch.randn(sizes.people, model.space.n_random, generator=generator, dtype=torch.float64)
+        coefficients = model.coefficients(population, unit)
+        utility = torch.einsum("ntjk,nk->ntj", attributes, coefficients)
+        noise = -torch.rand(shape[:3], generator=generator, dtype=torch.float64).log()
+        chosen = (utility - noise.log()).argmax(-1)
+        data = ChoiceData.from_arrays(attributes, chosen, names=specification.names)
+        truth = dict(zip(model.space.labels, model.space.report(population).tolist(), strict=True))
+        return truth, data, coefficients[:, model.space.n_fixed :].numpy()
+
+
+def _draw_population(model: PanelModel, generator: torch.Generator) -> Population:
+    """Population parameters from their priors, by the Pyro program."""
+    from mxlogit.model import sample_population
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
+        return sample_population(model)
+
+
+def _people_covered(est: MixedLogit, tastes: np.ndarray) -> dict[str, list[float]]:
+    """Share of people whose central intervals cover their taste, by taste, at all levels."""
+    tails = {level: (round(0.5 * (1.0 - level), 4), round(0.5 * (1.0 + level), 4)) for level in _LEVELS}
+    if tastes.shape[1] == 0:
+        return {}
+    frame = est.individual_coefficients(statistic=sorted({q for pair in tails.values() for q in pair}))
+    covered = {}
+    for i, name in enumerate(frame.columns.unique("taste")):
+        found = frame[name]
+        covered[name] = [
+            float(((found[low] <= tastes[:, i]) & (tastes[:, i] <= found[high])).mean()) for low, high in tails.values()
+        ]
+    return covered
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def _run(task: _Task, replications: Sequence[int], processes: int) -> Iterator[dict[str, Any]]:
+    if processes == 1 or len(replications) < 2:
+        yield from map(task.run, replications)
+        return
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
+        for future in as_completed([pool.submit(task.run, r) for r in replications]):
+            yield future.result()
+
+
+def _read(path: str | Path | None, identity: str) -> dict[int, dict[str, Any]]:
+    """Finished replications; a last line that was cut off does not count."""
+    if path is None or not Path(path).exists():
+        return {}
+    first, *lines = Path(path).read_text().splitlines()
+    if json.loads(first) != identity:
+        raise SpecificationError(f"{path} holds another study: {json.loads(first)}. Give this one another path.")
+    records = {}
+    for line in lines:
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        records[record["replication"]] = record
+    return records
+
+
+def _append(path: str | Path | None, identity: str, record: dict[str, Any]) -> None:
+    if path is None:
+        return
+    file = Path(path)
+    new = not file.exists()
+    with file.open("a") as stream:
+        if new:
+            stream.write(json.dumps(identity) + "\n")
+        stream.write("\n" * (not new and not _ends_with_newline(file)) + json.dumps(record) + "\n")
+
+
+def _ends_with_newline(file: Path) -> bool:
+    with file.open("rb") as stream:
+        stream.seek(-1, 2)
+        return stream.read() == b"\n"
+
+
+def _by_level(shares: list[float]) -> Iterator[tuple[float, float]]:
+    return zip(_LEVELS, shares, strict=True)
+
+
+def _collect(records: list[dict[str, Any]], samples: int) -> Calibration:
+    index = pd.Index([record["replication"] for record in records], name="replication")
+    ranks = pd.DataFrame([record["ranks"] for record in records], index=index)
+    cells = [
+        {(taste, level): share for taste, shares in record["people"].items() for level, share in _by_level(shares)}
+        for record in records
+    ]
+    people = pd.DataFrame(cells, index=index)
+    if len(people.columns):
+        people.columns = pd.MultiIndex.from_tuples(list(people.columns), names=["taste", "level"])
+    return Calibration(ranks, samples, people, pd.Series([r["converged"] for r in records], index=index))
