@@ -1,0 +1,163 @@
+"""MCMC as the judge: against NUTS and bayesm, at N = 10,000, and VI against it on the bundled panels.
+
+    python tests/benchmarks/bench_mcmc.py [--threads 2] [--json FILE] [CASE ...]
+
+Asserts nothing. Cases (all but ``calibration``, which takes an hour, by default):
+
+electricity  Six correlated normals against another program's NUTS and, under its prior, against bayesm.
+study        The published simulation design, N = 10,000, T = 10: 1,000 kept iterations a chain.
+engines      VI against MCMC on electricity, Train and Swissmetro.
+calibration  200 replications of two small designs, VI and MCMC: coverage and rank histograms.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from mxlogit import MCMC, VI, ConvergenceWarning, InverseWishart, MixedLogit, Priors, compare_with_mcmc, datasets
+from mxlogit.simulate import simulate_published_study
+from mxlogit.study import simulation_based_calibration
+
+REFERENCE = Path(__file__).parent.parent / "reference"
+ELECTRICITY = ["pf", "cl", "loc", "wk", "tod", "seas"]
+FIXED, RANDOM = ["f1", "f2", "f3"], ["r1", "r2", "r3", "r4", "r5"]
+SMALL = {
+    "two correlated normals": ["z", "w"],
+    "lognormal and normal": {"z": "lognormal", "w": "normal"},
+}
+SHORT_CHAINS = MCMC(warmup=300, samples=500)
+
+
+def electricity(priors: Priors | None = None, method: Any = "vi") -> MixedLogit:
+    return MixedLogit(
+        random=ELECTRICITY, situation="chid", alternative="alt", priors=priors, method=method, random_state=0
+    )
+
+
+def known_posteriors() -> dict[str, dict[str, dict[str, float]]]:
+    """Means and sds by label, of NUTS and of bayesm (whose correlations have no sd)."""
+    nuts = json.loads((REFERENCE / "nuts_electricity.json").read_text())
+    tables = {"nuts": dict(nuts["location"])}
+    tables["nuts"] |= {f"sd.{name}": row for name, row in nuts["scale"].items()}
+    tables["nuts"] |= {f"cor.{pair}": row for pair, row in nuts["correlation"].items()}
+    bayesm = json.loads((REFERENCE / "hb_electricity.json").read_text())
+    tables["bayesm"] = {
+        prefix + name: {"mean": bayesm[group]["mean"][name], "sd": bayesm[group]["sd"][name]}
+        for group, prefix in (("mu", ""), ("sd_of_beta", "sd."))
+        for name in ELECTRICITY
+    }
+    return tables
+
+
+def run_electricity() -> list[dict[str, Any]]:
+    frame, rows = datasets.load_electricity(), []
+    for name, known in known_posteriors().items():
+        prior = InverseWishart() if name == "bayesm" else None
+        est = electricity(Priors(), MCMC(covariance_prior=prior)).fit(frame)
+        table = est.summary()
+        gaps = [abs(table.loc[label, "estimate"] - row["mean"]) / row["sd"] for label, row in known.items()]
+        ratios = [table.loc[label, "std_error"] / row["sd"] for label, row in known.items()]
+        chains = {key: est.diagnostics_[key] for key in ("seconds", "rhat", "ess_bulk", "ess_tail")}
+        rows.append(
+            {"against": name, **chains, "worst_z": max(gaps), "ratio_min": min(ratios), "ratio_max": max(ratios)}
+        )
+    print(pd.DataFrame(rows).round(3).to_string(index=False))
+    return rows
+
+
+def run_study() -> list[dict[str, Any]]:
+    data = simulate_published_study(10_000, 10, 1).data
+    est = MixedLogit(fixed=FIXED, random=RANDOM, method=MCMC(samples=1000), random_state=0).fit(data)
+    keys = ("seconds", "rhat", "ess_bulk", "ess_tail", "acceptance_people", "acceptance_population")
+    row = {key: est.diagnostics_[key] for key in keys}
+    print(pd.DataFrame([row]).round(3).to_string(index=False))
+    return [row]
+
+
+def panels() -> dict[str, tuple[MixedLogit, pd.DataFrame]]:
+    """The models compared on the bundled panels."""
+    train = datasets.load_train()
+    train = train.assign(price=train["price"] / 100.0, time=train["time"] / 60.0)
+    by_train = MixedLogit(fixed=["price"], random=["time", "change", "comfort"], random_state=0)
+    by_swissmetro = MixedLogit(
+        fixed=["cost"], random=["time"], constants=True, availability="available", random_state=0
+    )
+    return {
+        "electricity": (electricity(), datasets.load_electricity()),
+        "train": (by_train, train),
+        "swissmetro": (by_swissmetro, datasets.load_swissmetro()),
+    }
+
+
+def run_engines() -> list[dict[str, Any]]:
+    rows = []
+    for name, (est, frame) in panels().items():
+        compared = compare_with_mcmc(est, frame)
+        table, engines = compared.table["vi"], compared.engines
+        rows.append(
+            {
+                "data": name,
+                "worst_difference": float(table["difference"].abs().max()),
+                "worst_wasserstein": float(table["wasserstein"].max()),
+                "ratio_min": float(table["sd_ratio"].min()),
+                "ratio_max": float(table["sd_ratio"].max()),
+                "people_correlation": float(compared.people["correlation"].min()),
+                "predictive_distance": float(engines.loc["vi", "predictive_distance"]),
+                "seconds_vi": float(engines.loc["vi", "seconds"]),
+                "seconds_mcmc": float(engines.loc["mcmc", "seconds"]),
+                "rhat": float(compared.fits["mcmc"].diagnostics_["rhat"]),
+            }
+        )
+        print(compared.verdict)
+    print(pd.DataFrame(rows).round(3).to_string(index=False))
+    return rows
+
+
+def run_calibration() -> list[dict[str, Any]]:
+    rows = []
+    for name, random in SMALL.items():
+        for method in (VI(), SHORT_CHAINS):
+            est = MixedLogit(fixed=["x"], random=random, priors=Priors(location_scale=1.0, sd_scale=0.5))
+            found = simulation_based_calibration(est, method, 200, processes=2)
+            engine = type(method).__name__
+            print(
+                f"\n{name}, {engine}\n{found.coverage.round(3).to_string()}\n{found.histogram().round(3).to_string()}"
+            )
+            rows.append({"design": name, "engine": engine, "inside": float(found.coverage["inside"].mean())})
+    print(pd.DataFrame(rows).round(3).to_string(index=False))
+    return rows
+
+
+CASES = {"electricity": run_electricity, "study": run_study, "engines": run_engines, "calibration": run_calibration}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cases", nargs="*", metavar="CASE", help=", ".join(CASES))
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    unknown = [case for case in options.cases if case not in CASES]
+    if unknown:
+        parser.error(f"unknown cases {unknown}; there are {list(CASES)}")
+    torch.set_num_threads(options.threads)
+    warnings.simplefilter("ignore", ConvergenceWarning)
+    print(f"threads {options.threads}, {platform.processor() or platform.machine()}, torch {torch.__version__}")
+    record: dict[str, Any] = {"threads": options.threads, "torch": torch.__version__}
+    for case in options.cases or [name for name in CASES if name != "calibration"]:
+        print(f"\n== {case}")
+        record[case] = CASES[case]()
+    if options.json:
+        options.json.write_text(json.dumps(record, indent=1))
+
+
+if __name__ == "__main__":
+    main()
