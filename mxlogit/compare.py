@@ -18,6 +18,7 @@ from mxlogit.estimator import MixedLogit
 from mxlogit.inference.mcmc import MCMC
 from mxlogit.inference.method import Method
 from mxlogit.request import resolve_method
+from mxlogit.team import Team
 
 # Up to where two posteriors are called the same: differences of means in posterior sds, and ratios of sds.
 _SAME_MEAN, _SAME_SPREAD = 0.25, 1.2
@@ -123,10 +124,11 @@ def compare_with_mcmc(est: MixedLogit, X: Any, mcmc: MCMC | None = None) -> Comp
     judge = MCMC() if mcmc is None else mcmc
     if not isinstance(judge, MCMC):
         raise SpecificationError(f"mcmc must be None or MCMC(...); got {mcmc!r}.")
-    sampled = clone(est).set_params(method=judge).fit(X)
-    if not hasattr(est, "result_"):
+    if hasattr(est, "result_"):
+        _check_same_choices(est, X)
+    else:
         est = clone(est).fit(X)
-    _check_same_choices(est, sampled)
+    sampled = clone(est).set_params(method=judge).fit(X)
     name = _name(resolve_method(est.method))
     return _compare({name if name != "mcmc" else "mcmc (est)": est, "mcmc": sampled}, X)
 
@@ -161,8 +163,9 @@ def _name(method: Method) -> str:
     return type(method).__name__.lower()
 
 
-def _check_same_choices(est: MixedLogit, other: MixedLogit) -> None:
-    mine, others = est._state(), other._state()
+def _check_same_choices(est: MixedLogit, X: Any) -> None:
+    """Raise, before anything is sampled, if ``est`` was fitted on other choices."""
+    mine, others = est._state(), clone(est)._prepare(X, Team())[0]
     same = np.array_equal(mine.decision_makers, others.decision_makers) and len(mine.panel) == len(others.panel)
     same = same and mine.model.space == others.model.space
     same = same and all(
