@@ -120,6 +120,8 @@ def compare_with_mcmc(est: MixedLogit, X: Any, mcmc: MCMC | None = None) -> Comp
     ------
     ChoiceDataError
         If ``est`` was fitted on other choices.
+    SpecificationError
+        If ``mcmc`` is something else.
     """
     judge = MCMC() if mcmc is None else mcmc
     if not isinstance(judge, MCMC):
@@ -147,6 +149,11 @@ def compare_methods(est: MixedLogit, X: Any, methods: Sequence[str | Method] = (
     Returns
     -------
     Comparison
+
+    Raises
+    ------
+    SpecificationError
+        If fewer than two engines are named, or one is unknown.
     """
     if isinstance(methods, str) or len(methods) < 2:
         raise SpecificationError(f"methods must name two engines at least, such as ('vi', 'mcmc'); got {methods!r}.")
@@ -219,6 +226,12 @@ def _people(fits: dict[str, MixedLogit], reference: str) -> pd.DataFrame:
     return frame
 
 
+def _weighted_situations(est: MixedLogit) -> float:
+    """Sum over decision makers of weight times choice situations: what `MixedLogit.score` is a mean over."""
+    parts = (part for _, part in est._state().panel.chunks(4096))
+    return sum(float(part.weights.double() @ part.n_situations.double()) for part in parts)
+
+
 def _engines(fits: dict[str, MixedLogit], reference: str, X: Any) -> pd.DataFrame:
     """Fit and cost of every engine."""
     is_frame = not isinstance(X, (ChoiceData, PackedChoices))
@@ -232,7 +245,7 @@ def _engines(fits: dict[str, MixedLogit], reference: str, X: Any) -> pd.DataFram
             gap = (predicted[name] - predicted[reference]).abs().sum()
             distance = 0.5 * float(gap) / est.n_situations_
         rows[name] = {
-            "log_likelihood": est.score(X) * est.n_situations_,
+            "log_likelihood": est.score(X) * _weighted_situations(est),
             "predictive_distance": distance,
             "seconds": seconds,
             "ess": size,

@@ -100,6 +100,14 @@ def test_compare_with_mcmc(frame):
     np.testing.assert_allclose(unfitted.table["mcmc"]["estimate"], compared.table["mcmc"]["estimate"])
 
 
+def test_log_likelihoods_are_weighted(frame):
+    """Every weight two: twice the log likelihood."""
+    methods = (VI(n_samples=200), VI(n_samples=200, tolerance=0.2))
+    double = quietly(compare_methods, make(weights="weight"), frame.assign(weight=2.0), methods)
+    for name, est in double.fits.items():
+        assert double.engines.loc[name, "log_likelihood"] == pytest.approx(est.log_likelihood_, rel=2e-3)
+
+
 def test_other_choices_are_noticed(frame):
     est = make(method=VI(n_samples=500)).fit(frame[frame["id"] <= 60])
     with pytest.raises(ChoiceDataError, match="fitted on other choices"):
