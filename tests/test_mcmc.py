@@ -228,6 +228,11 @@ def test_gibbs_against_nuts(frame):
     assert nuts.diagnostics_["divergences"] <= 4
 
 
+def test_no_willingness_to_pay_space(frame):
+    with pytest.raises(SpecificationError, match="willingness-to-pay space"):
+        make(scale="x").fit(frame)
+
+
 @pytest.fixture(scope="module")
 def electricity():
     return datasets.load_electricity()

@@ -125,9 +125,14 @@ class MCMC(BaseEstimator):  # type: ignore[misc]
         Raises
         ------
         SpecificationError
-            If a setting is wrong, weights are not whole numbers, or processes share the people.
+            If a setting is wrong, weights are not whole numbers, processes share the people, or the model is in
+            willingness-to-pay space.
         """
         self.check()
+        if model.mixing.scale_position is not None:
+            raise SpecificationError(
+                "willingness-to-pay space (scale=...) needs method='msle'; MCMC samples coefficients in utils."
+            )
         begin = time.perf_counter()
         panel = people.alone()
         seed = int(torch.randint(2**62, (1,), generator=generator))
