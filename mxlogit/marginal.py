@@ -317,12 +317,21 @@ class MarginalLikelihood:
         """Log likelihood without derivatives, in one pass."""
 
         def compute() -> tuple[Tensor]:
-            sums = self._zeros(4)
-            for proposal, drawn in self.weigh(population, self.propose(population, sweep, remember=remember)):
-                sums += LikelihoodSums.of_chunk(drawn, proposal.panel.weights)
-            return (sums,)
+            return (self._sum_values(population, self.propose(population, sweep, remember=remember)),)
 
         return LikelihoodSums.finish(self.people.weight, *self._journal("value", population, sweep, compute))
+
+    def value(self, population: Population, proposals: Iterable[Proposal]) -> LikelihoodSums:
+        """As `measure`, from kept proposals; not for the journal."""
+        sums = self.people.team.total(self._sum_values(population, proposals))
+        return LikelihoodSums.finish(self.people.weight, *sums)
+
+    def _sum_values(self, population: Population, proposals: Iterable[Proposal]) -> Tensor:
+        """Sums of four values over the people of this process."""
+        sums = self._zeros(4)
+        for proposal, drawn in self.weigh(population, proposals):
+            sums += LikelihoodSums.of_chunk(drawn, proposal.panel.weights)
+        return sums
 
     def sweep(self, population: Population, sweep: Sweep, *, remember: bool = True) -> PassResult:
         """Log likelihood, score and centred outer product in relative coordinates, in one pass."""

@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from mxlogit.density import PanelModel
 from mxlogit.draws import make_generator
@@ -32,8 +33,12 @@ _MANY_PEOPLE = 0.05
 def draw_samples(space: ParameterSpace, factor: GaussianFactor, n: int, seed: int) -> Samples:
     """Draw posterior samples from the population factor."""
     vectors, _ = factor.sample_and_log_prob(n, make_generator(seed, 5))
-    reported = space.report(space.constrain(vectors))
-    return Samples(vectors, reported, tuple(space.labels))
+    return report_samples(space, vectors)
+
+
+def report_samples(space: ParameterSpace, vectors: Tensor) -> Samples:
+    """Samples given as unconstrained vectors (n, D)."""
+    return Samples(vectors, space.report(space.constrain(vectors)), tuple(space.labels))
 
 
 def evaluate_center(
@@ -130,7 +135,7 @@ def _quality_sentences(fit: Fit) -> list[str]:
     if isinstance(k_population, float) and k_population > _WORST_K and uneven:
         sentences.append(
             f"Pareto k of the population posterior is {k_population:.2f} (above 0.7): it is not close to Gaussian, so "
-            "its tails and intervals are approximate."
+            "its tails and intervals are approximate; method='mcmc' has no such limit."
         )
     if fit.diagnostics.get("posterior_rounds") == 0 and uneven and not sentences:
         sentences.append(

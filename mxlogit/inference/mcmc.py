@@ -37,11 +37,12 @@ class MCMC(BaseEstimator):  # type: ignore[misc]
 
     Parameters
     ----------
-    sampler : {"gibbs", "nuts"}
+    sampler : {"gibbs", "nuts", "numpyro"}
         "gibbs": Metropolis within Gibbs, all decision makers and chains at once: the population with people's
         posteriors, independence steps of tastes, then the population given latents and given whitened tastes.
         "nuts": Pyro's No-U-Turn sampler on the Pyro program (`mxlogit.model`), chain after chain: slow, independent of
-        everything above, to keep "gibbs" honest.
+        everything above, to keep "gibbs" honest. "numpyro": the same density in NumPyro (extra ``nuts``; normal and
+        lognormal coefficients).
     chains : int
         Two at least for R-hat.
     warmup, samples : int
@@ -110,7 +111,7 @@ class MCMC(BaseEstimator):  # type: ignore[misc]
                 f"MCMC(covariance_prior=...) must be None, InverseWishart() or HuangWand(); got {prior!r}."
             )
         prior.check()
-        if self.sampler == "nuts":
+        if self.sampler != "gibbs":
             raise SpecificationError("MCMC(covariance_prior=...) needs sampler='gibbs'.")
 
     @torch.no_grad()
@@ -163,11 +164,17 @@ def _nuts() -> Sampler:
     return run_nuts
 
 
+def _numpyro() -> Sampler:
+    from mxlogit.inference.numpyro_nuts import run_numpyro
+
+    return run_numpyro
+
+
 def _gibbs() -> Sampler:
     return run_gibbs
 
 
-_SAMPLERS: dict[str, Callable[[], Sampler]] = {"gibbs": _gibbs, "nuts": _nuts}
+_SAMPLERS: dict[str, Callable[[], Sampler]] = {"gibbs": _gibbs, "nuts": _nuts, "numpyro": _numpyro}
 
 
 def repeated(panel: PanelDifferences) -> PanelDifferences:

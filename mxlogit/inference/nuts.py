@@ -17,7 +17,6 @@ from mxlogit.draws import make_generator
 from mxlogit.fit import HistoryRow
 from mxlogit.inference.gibbs_run import ChainSettings, Sampled
 from mxlogit.inference.method import Callback
-from mxlogit.likelihood import panel_log_prob
 from mxlogit.model import mixed_logit
 from mxlogit.panels import PanelDifferences
 from mxlogit.parameters import Population
@@ -40,15 +39,21 @@ def run_nuts(
     """Sample chain after chain; parameters as in `mxlogit.inference.gibbs_run.run_gibbs`."""
     panel, history = panel.to(torch.float64), list[HistoryRow]()
     begin = time.perf_counter()
-    chains, divergences = [], 0
+    chains: list[dict[str, Tensor]] = []
+    divergences, interrupted = 0, False
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
-        for chain in range(settings.chains):
-            tell = _Teller(callback, chain, begin, history)
-            visited, count = _run_chain(settings, model, panel, start, (seed, chain), tell)
-            chains.append(visited)
-            divergences += count
-    trace = _collect(settings, model, panel, chains)
-    return Sampled(trace, {"divergences": float(divergences)}, history, interrupted=False)
+        try:
+            for chain in range(settings.chains):
+                tell = _Teller(callback, chain, begin, history)
+                visited, count = _run_chain(settings, model, panel, start, (seed, chain), tell)
+                chains.append(visited)
+                divergences += count
+        except KeyboardInterrupt:
+            if not chains:
+                raise
+            interrupted = True
+    trace = collect_sites(settings, model, chains)
+    return Sampled(trace, {"divergences": float(divergences)}, history, interrupted=interrupted)
 
 
 class _Teller:
@@ -78,7 +83,7 @@ def _run_chain(
     generator = make_generator(*key, 41)
     torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
     steps = _START_SPREAD * torch.randn(model.space.size, generator=generator, dtype=torch.float64)
-    values = _sites(model, model.space.move(start, steps))
+    values = site_values(model, model.space.move(start, steps))
     values["xi"] = panel.values.new_zeros(len(panel), model.space.n_random)
     kernel = NUTS(mixed_logit, target_accept_prob=_TARGET_ACCEPTANCE, init_strategy=init_to_value(values=values))
     run = PyroMCMC(
@@ -94,7 +99,7 @@ def _run_chain(
     return {name: value[settings.thin - 1 :: settings.thin] for name, value in run.get_samples().items()}, len(diverged)
 
 
-def _sites(model: PanelModel, population: Population) -> dict[str, Tensor]:
+def site_values(model: PanelModel, population: Population) -> dict[str, Tensor]:
     """Values of the program's population sites."""
     scale = population.scale
     values = {"fixed": population.fixed, "location": population.location, "scale": scale}
@@ -104,33 +109,28 @@ def _sites(model: PanelModel, population: Population) -> dict[str, Tensor]:
     return values
 
 
-def _collect(
-    settings: ChainSettings, model: PanelModel, panel: PanelDifferences, chains: list[dict[str, Tensor]]
-) -> Trace:
-    """Put the samples of all chains into a trace, iteration after iteration."""
-    sites = {name: torch.stack([chain[name] for chain in chains]).detach() for name in chains[0]}
+def collect_sites(settings: ChainSettings, model: PanelModel, chains: list[dict[str, Tensor]]) -> Trace:
+    """Put the samples of all chains, by site, into a trace, iteration after iteration, as far as all chains have come.
+
+    Parameters
+    ----------
+    settings : ChainSettings
+    model : PanelModel
+    chains : list of dict
+        Sites fixed, location, scale, correlation_i and xi with a leading axis of kept iterations.
+    """
+    kept = min(len(chain["xi"]) for chain in chains)
+    sites = {name: torch.stack([chain[name][:kept] for chain in chains]).detach() for name in chains[0]}
     factors = [sites[f"correlation_{i}"] for i in range(len(model.space.correlated_blocks))]
     population = model.space.assemble(sites["fixed"], sites["location"], sites["scale"], factors)
     trace: Trace | None = None
-    for i in range(settings.samples):
+    for i in range(kept):
         here = Population(population.fixed[:, i], population.location[:, i], population.scale_tril[:, i])
         xi = sites["xi"][:, i]
-        state = State(here, xi.mT, _log_prob(model, panel, here, xi))
+        # A trace asks for no log probabilities.
+        state = State(here, xi.mT, xi.new_full(xi.shape[:2], float("nan")))
         if trace is None:
-            trace = Trace(model, state, settings.samples, settings.taste_bytes)
+            trace = Trace(model, state, kept, settings.taste_bytes)
         trace.add(state)
     assert trace is not None
     return trace
-
-
-def _log_prob(model: PanelModel, panel: PanelDifferences, population: Population, xi: Tensor) -> Tensor:
-    parts = [
-        panel_log_prob(
-            model.coefficients(
-                Population(population.fixed[c], population.location[c], population.scale_tril[c]), xi[c]
-            ),
-            panel,
-        )
-        for c in range(len(xi))
-    ]
-    return torch.stack(parts)

@@ -112,10 +112,14 @@ class AnchoredTarget:
 
 @dataclass(frozen=True)
 class _Expectations:
-    """Expected gradient (D,) and expected negative Hessian (D, D) under q, in whitened coordinates."""
+    """Expected gradient (D,) and expected negative Hessian (D, D) under q, in whitened coordinates.
+
+    ``skewness`` is the largest third derivative along an axis, which for a posterior close to q is its skewness.
+    """
 
     gradient: Tensor
     precision: Tensor
+    skewness: float
 
 
 def _expect(
@@ -123,15 +127,17 @@ def _expect(
 ) -> _Expectations:
     """Expectations by points at a distance, in sds, either side of the mean; differences at it for a short one."""
     centre = target.gradient(q.mean)
-    total, columns = centre.clone(), []
+    total, columns, third = centre.clone(), [], []
     for direction in q.tril.T:
         above = target.gradient(q.mean + distance * direction)
         below = target.gradient(q.mean - distance * direction)
         columns.append(q.tril.T @ (below - above) / (2.0 * distance))
-        total += 0.5 * (above + below - 2.0 * centre) / distance**2
+        bend = (above + below - 2.0 * centre) / distance**2
+        total += 0.5 * bend
+        third.append(abs(float(direction @ bend)))
         tick()
     precision = torch.stack(columns, -1)
-    return _Expectations(q.tril.T @ total, 0.5 * (precision + precision.T))
+    return _Expectations(q.tril.T @ total, 0.5 * (precision + precision.T), max(third))
 
 
 def _natural_step(q: GaussianFactor, at: _Expectations, rate: float) -> GaussianFactor:
@@ -149,8 +155,17 @@ def _natural_step(q: GaussianFactor, at: _Expectations, rate: float) -> Gaussian
     return GaussianFactor(q.mean + q.tril @ _shorten(rate * covariance @ at.gradient), tril)
 
 
-def fit_gaussian(target: AnchoredTarget, start: GaussianFactor, tick: Callable[[], None]) -> tuple[GaussianFactor, int]:
-    """Move the Gaussian factor to the posterior; return it and the number of rounds.
+@dataclass(frozen=True)
+class GaussianFit:
+    """A Gaussian factor, how many rounds it took, and the largest skewness seen along an axis (infinite: unknown)."""
+
+    factor: GaussianFactor
+    rounds: int
+    skewness: float
+
+
+def fit_gaussian(target: AnchoredTarget, start: GaussianFactor, tick: Callable[[], None]) -> GaussianFit:
+    """Move the Gaussian factor to the posterior.
 
     If the steps grow instead of shrinking, or sigma points leave the support, the posterior is no Gaussian's
     neighbour: the factor at the mode is returned, with 0 rounds, and the importance check will say so.
@@ -159,25 +174,26 @@ def fit_gaussian(target: AnchoredTarget, start: GaussianFactor, tick: Callable[[
         # The posterior of so many is all but Gaussian: its covariance is known, its mean is a little off its mode.
         at = _expect(target, start, tick)
         target.match(start, at.precision)
-        return GaussianFactor(start.mean + start.tril @ _shorten(at.gradient), start.tril), 1
+        factor = GaussianFactor(start.mean + start.tril @ _shorten(at.gradient), start.tril)
+        return GaussianFit(factor, 1, at.skewness)
     if target.factor > 1.0:
         target.match(start, _expect(target, start, tick, _SHORT_DISTANCE).precision)
     q, first = start, 0.0
     for rounds in range(1, _MOST_ROUNDS + 1):
         at = _expect(target, q, tick)
         if not bool(torch.isfinite(at.gradient).all() & torch.isfinite(at.precision).all()):
-            return start, 0
+            return GaussianFit(start, 0, math.inf)
         move = float(at.gradient.norm()) / len(q.mean) ** 0.5
         first = first or move
         if move > max(1.5 * first, 1.0):
-            return start, 0
+            return GaussianFit(start, 0, math.inf)
         values = torch.linalg.eigvalsh(at.precision)
         q = _natural_step(q, at, _RATE)
         stretch = max(float(values.amax()), 1.0 / max(float(values.amin()), 1e-3))
         settled = move < _SMALL_MOVE and stretch < _SMALL_STRETCH
         if settled or (rounds == _MOST_ROUNDS - 1 and first < _LARGE_MOVE):
-            return q, rounds
-    return q, _MOST_ROUNDS
+            return GaussianFit(q, rounds, at.skewness)
+    return GaussianFit(q, _MOST_ROUNDS, at.skewness)
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,12 @@ from mxlogit.fit import Fit
 from mxlogit.parameters import Population
 from mxlogit.people import PanelSource
 
-# Population samples over which people's posteriors are averaged, and taste samples per person.
-_POPULATIONS = 16
+# Population samples over which people's posteriors are averaged: at most so many and, since what the population's
+# uncertainty adds to a person's shrinks with the number of people, so many people times samples; for quantiles, so many
+# at least.
+_MOST_POPULATIONS, _PEOPLE_TIMES_POPULATIONS, _FEWEST_POPULATIONS = 128, 32_000, 16
+# Taste samples per person.
 _SAMPLES = 512
-# People up to whom all of these are used; beyond, fewer in proportion.
-_ALL_POPULATIONS = 2_000
 _PEOPLE_AT_ONCE = 5_000
 
 
@@ -45,10 +46,13 @@ def sampled_populations(model: PanelModel, fit: Fit, n: int) -> list[Population]
     return [model.space.constrain(vector) for vector in fit.samples.unconstrained[picks]]
 
 
+def _count_populations(n_people: int) -> int:
+    return min(_MOST_POPULATIONS, 2 * (_PEOPLE_TIMES_POPULATIONS // (2 * max(1, n_people))))
+
+
 def taste_moments(model: PanelModel, fit: Fit, panel: PanelSource) -> Moments:
     """Posterior moments of tastes by the law of total variance over population samples."""
-    # What the population's uncertainty adds to a person's shrinks with the number of people.
-    count = min(_POPULATIONS, 2 * (_POPULATIONS * _ALL_POPULATIONS // (2 * max(1, len(panel)))))
+    count = _count_populations(len(panel))
     populations = sampled_populations(model, fit, count) if count > 1 else [fit.center]
     if len(populations) == 1:
         return Moments(*fit.tastes.moments(panel, populations[0]))
@@ -64,7 +68,7 @@ def taste_moments(model: PanelModel, fit: Fit, panel: PanelSource) -> Moments:
 
 def coefficient_samples(model: PanelModel, fit: Fit, panel: PanelSource, n: int = _SAMPLES) -> Tensor:
     """Posterior samples of people's coefficients (n_samples, n, f + k), spread over population samples."""
-    populations = sampled_populations(model, fit, _POPULATIONS)
+    populations = sampled_populations(model, fit, max(_FEWEST_POPULATIONS, _count_populations(len(panel))))
     each = -(-n // len(populations))
     parts = []
     for i, population in enumerate(populations):
@@ -124,8 +128,10 @@ def _quantiles(
     model: PanelModel, fit: Fit, panel: PanelSource, probabilities: list[float]
 ) -> dict[str | float, np.ndarray]:
     at = torch.tensor(probabilities)
+    # Chains hold states of everybody at once, and know people by their panel.
+    whole = fit.chains is not None or len(panel) <= _PEOPLE_AT_ONCE
     parts = []
-    for _, part in panel.chunks(_PEOPLE_AT_ONCE):
+    for part in [panel] if whole else (part for _, part in panel.chunks(_PEOPLE_AT_ONCE)):
         samples = coefficient_samples(model, fit, part)[..., model.space.n_fixed :]
         parts.append(torch.quantile(samples, at.to(samples), dim=0))
     values = torch.cat(parts, 1).cpu().numpy()

@@ -1,0 +1,225 @@
+r"""The population posterior where it is not Gaussian: adaptive importance sampling.
+
+With few people the posterior of standard deviations is skewed towards zero and intervals of a Gaussian of their
+logarithms are too short. Draws from multivariate t distributions are weighed by the posterior density; after every
+stage the next t takes the weighted mean and covariance of all draws so far, and weights are those of the mixture of
+all stages (Cornuet, Marin, Mira and Robert 2012, Scandinavian Journal of Statistics 39), their tail smoothed (Vehtari
+et al. 2024, Journal of Machine Learning Research 25).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from mxlogit.density import PanelModel
+from mxlogit.draws import make_generator
+from mxlogit.guide.population import GaussianFactor
+from mxlogit.marginal import MarginalLikelihood, Sweep
+from mxlogit.samples import pareto_smoothed
+
+_STAGE, _MOST_STAGES, _FEWEST_STAGES = 200, 8, 2
+_ENOUGH = 400.0
+# People times evaluations that a correction may cost.
+_WORK = 800_000
+# Variance (nats squared) of the log likelihood from finite draws: at typical points, above which more draws are taken;
+# and at one point, above which its value is not known and it counts as impossible.
+_TYPICAL_VARIANCE, _LARGEST_VARIANCE = 0.05, 4.0
+_TRIED, _MOST_DRAWS = 12, 1_024
+_POLISH = 4
+# Degrees of freedom of proposals, and weighted draws per parameter from which the next one is made.
+_LEAST_FREEDOM = 5.0
+_DRAWS_PER_PARAMETER = 3.0
+
+
+@dataclass(frozen=True)
+class StudentFactor:
+    """Multivariate t whose location and scale are those of a Gaussian factor."""
+
+    gaussian: GaussianFactor
+    freedom: float
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """Draw n vectors, shape (n, D)."""
+        size = len(self.gaussian.mean)
+        normal = torch.randn(n, size, generator=generator, dtype=torch.float64)
+        # Half a chi-square is a gamma, which is the one that takes a generator.
+        rate = torch._standard_gamma(torch.full((n, 1), 0.5 * self.freedom, dtype=torch.float64), generator=generator)
+        return self.gaussian.at(normal * (0.5 * self.freedom / rate).sqrt())
+
+    def log_prob(self, vector: Tensor) -> Tensor:
+        """Log density (*s,) at vectors (*s, D)."""
+        size, freedom = len(self.gaussian.mean), self.freedom
+        square = self.gaussian.whitened(vector).square().sum(-1)
+        constant = math.lgamma(0.5 * (freedom + size)) - math.lgamma(0.5 * freedom) - 0.5 * size * math.log(freedom)
+        constant -= 0.5 * size * math.log(math.pi) + float(self.gaussian.tril.diagonal().log().sum())
+        return constant - 0.5 * (freedom + size) * torch.log1p(square / freedom)
+
+
+class Density(Protocol):
+    """A log density up to a constant."""
+
+    def log_prob(self, vector: Tensor) -> float:
+        """Value at ``vector`` (D,); minus infinity where impossible or unknown."""
+        ...
+
+
+class PosteriorDensity:
+    """Log posterior of the unconstrained vector, with the same base draws wherever it is evaluated.
+
+    Parameters
+    ----------
+    model : PanelModel
+    marginal : MarginalLikelihood
+        Of everybody, with modes near the posterior's.
+    sweep : Sweep
+    """
+
+    def __init__(self, model: PanelModel, marginal: MarginalLikelihood, sweep: Sweep) -> None:
+        self.model, self.marginal = model, marginal
+        self.sweep = replace(sweep, polish=max(sweep.polish, _POLISH))
+        self.evaluations = 0
+
+    def evaluate(self, vector: Tensor) -> tuple[float, float]:
+        """Value at ``vector``, and the variance of the log likelihood from finite draws."""
+        self.evaluations += 1
+        space = self.model.space
+        population = space.constrain(vector)
+        proposals = self.marginal.propose(population, self.sweep, remember=False)
+        sums = self.marginal.value(population, proposals)
+        return sums.log_likelihood + float(self.model.prior.log_prob(space, vector)), sums.variance
+
+    def log_prob(self, vector: Tensor) -> float:
+        """Value at ``vector``; minus infinity where draws are too few to tell."""
+        value, variance = self.evaluate(vector)
+        known = math.isfinite(value) and variance < _LARGEST_VARIANCE
+        return value if known else -math.inf
+
+    def sharpen(self, vectors: Tensor) -> None:
+        """Take as many draws as make the value at typical vectors (n, D) known."""
+        while self.sweep.draws < _MOST_DRAWS:
+            variance = torch.tensor([self.evaluate(vector)[1] for vector in vectors])
+            if float(variance.nan_to_num(nan=math.inf).median()) < _TYPICAL_VARIANCE:
+                return
+            self.sweep = replace(self.sweep, draws=min(_MOST_DRAWS, 4 * self.sweep.draws))
+
+
+@dataclass(frozen=True)
+class WeightedVectors:
+    """Weighted draws of the population vector.
+
+    Attributes
+    ----------
+    vectors : Tensor, shape (n, D)
+    log_weights : Tensor, shape (n,)
+        Smoothed, normalised.
+    pareto_k : float
+    """
+
+    vectors: Tensor
+    log_weights: Tensor
+    pareto_k: float
+
+    @property
+    def ess(self) -> float:
+        """Effective number of draws."""
+        return float(1.0 / (2.0 * self.log_weights).exp().sum())
+
+    def gaussian(self, least: float) -> GaussianFactor:
+        """Weighted mean and covariance, of tempered weights where fewer than ``least`` draws count."""
+        power = 1.0
+        weights = self.log_weights.exp()
+        while float(1.0 / weights.square().sum()) < least and power > 1e-3:
+            power *= 0.7
+            weights = (power * self.log_weights).softmax(0)
+        mean = weights @ self.vectors
+        centred = self.vectors - mean
+        covariance = centred.T @ (weights[:, None] * centred)
+        covariance.diagonal().mul_(1.0 + 1e-9)
+        return GaussianFactor(mean, torch.linalg.cholesky(covariance))
+
+    def resample(self, n: int, generator: torch.Generator) -> Tensor:
+        """N vectors that represent the posterior, in random order: systematic resampling, so that some repeat."""
+        start = torch.rand((), generator=generator, dtype=torch.float64)
+        points = (torch.arange(n, dtype=torch.float64) + start) / n
+        cumulative = self.log_weights.exp().cumsum(0)
+        places = torch.searchsorted(cumulative / cumulative[-1], points).clamp(max=len(self.vectors) - 1)
+        return self.vectors[places[torch.randperm(n, generator=generator)]]
+
+
+def sample_posterior(
+    target: Density, start: GaussianFactor, most: int, generator: torch.Generator, tick: Callable[[], None]
+) -> WeightedVectors | None:
+    """Draw, weigh and adapt until enough draws count or ``most`` were taken.
+
+    Returns
+    -------
+    WeightedVectors or None
+        None where no draw is possible under the target.
+    """
+    size = len(start.mean)
+    freedom = max(_LEAST_FREEDOM, 0.5 * size)
+    proposals: list[StudentFactor] = [StudentFactor(start, freedom)]
+    vectors, values = torch.empty(0, size, dtype=torch.float64), torch.empty(0, dtype=torch.float64)
+    while True:
+        drawn = proposals[-1].sample(_STAGE, generator)
+        vectors = torch.cat([vectors, drawn])
+        values = torch.cat([values, _evaluate(target, drawn, tick)])
+        mixture = torch.stack([proposal.log_prob(vectors) for proposal in proposals]).logsumexp(0)
+        possible = torch.isfinite(values)
+        if not bool(possible.any()):
+            return None
+        weighted = WeightedVectors(vectors[possible], *_smooth((values - mixture)[possible]))
+        stages = len(proposals)
+        if len(vectors) + _STAGE > most or (stages >= _FEWEST_STAGES and weighted.ess >= _ENOUGH):
+            return weighted
+        proposals.append(StudentFactor(weighted.gaussian(_DRAWS_PER_PARAMETER * size), freedom))
+
+
+def _smooth(log_ratios: Tensor) -> tuple[Tensor, float]:
+    log_weights, shape = pareto_smoothed(log_ratios)
+    return log_weights, float(shape)
+
+
+def _evaluate(target: Density, vectors: Tensor, tick: Callable[[], None]) -> Tensor:
+    values = []
+    for vector in vectors:
+        values.append(target.log_prob(vector))
+        tick()
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def correct(
+    model: PanelModel,
+    marginal: MarginalLikelihood,
+    start: GaussianFactor,
+    sweep: Sweep,
+    seed: int,
+    tick: Callable[[], None],
+) -> tuple[WeightedVectors | None, int]:
+    """Weighted draws of the posterior, and how many passes over the people they took.
+
+    Parameters
+    ----------
+    model : PanelModel
+    marginal : MarginalLikelihood
+        Of everybody.
+    start : GaussianFactor
+        The first proposal.
+    sweep : Sweep
+        Draws to begin with.
+    seed : int
+    tick : callable
+        Told of every evaluation.
+    """
+    generator = make_generator(seed, 17)
+    target = PosteriorDensity(model, marginal, sweep)
+    target.sharpen(StudentFactor(start, _LEAST_FREEDOM).sample(_TRIED, generator))
+    affordable = _WORK // max(1, len(marginal.people))
+    most = _STAGE * max(_FEWEST_STAGES, min(_MOST_STAGES, affordable // _STAGE))
+    return sample_posterior(target, start, most, generator, tick), target.evaluations

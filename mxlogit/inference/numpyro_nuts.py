@@ -1,0 +1,164 @@
+"""NumPyro's No-U-Turn sampler on the same density, written in JAX: a judge that shares no code with the others.
+
+The extra ``nuts`` installs what this needs. Sites have the names of the Pyro program (`mxlogit.model`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mxlogit.density import PanelModel
+from mxlogit.draws import make_generator
+from mxlogit.errors import SpecificationError
+from mxlogit.fit import HistoryRow
+from mxlogit.inference.gibbs_run import ChainSettings, Sampled
+from mxlogit.inference.method import Callback
+from mxlogit.inference.nuts import collect_sites, site_values
+from mxlogit.panels import PanelDifferences
+from mxlogit.parameters import Population
+
+_START_SPREAD = 0.2
+_TARGET_ACCEPTANCE = 0.85
+_BLOCKS = 10
+_NEVER = -1e30
+_SIGNS = {"normal": 0.0, "lognormal": 1.0, "negative_lognormal": -1.0}
+
+
+def check_numpyro(model: PanelModel) -> None:
+    """Raise unless NumPyro is installed and the model's families are among those written for it.
+
+    Raises
+    ------
+    ImportError
+        Without NumPyro.
+    SpecificationError
+        Naming the families.
+    """
+    try:
+        import numpyro  # noqa: F401
+    except ImportError:
+        raise ImportError("MCMC(sampler='numpyro') needs NumPyro: pip install 'mxlogit[nuts]'.") from None
+    others = sorted({family.name for family in model.mixing.families} - set(_SIGNS))
+    if others:
+        raise SpecificationError(
+            f"MCMC(sampler='numpyro') knows the mixing distributions {list(_SIGNS)}; not {others}. Use sampler='nuts'."
+        )
+
+
+def run_numpyro(
+    settings: ChainSettings,
+    model: PanelModel,
+    panel: PanelDifferences,
+    start: Population,
+    seed: int,
+    callback: Callback,
+) -> Sampled:
+    """Sample chain after chain, in double precision; parameters as in `mxlogit.inference.gibbs_run.run_gibbs`."""
+    check_numpyro(model)
+    import jax
+
+    begin, history = time.perf_counter(), list[HistoryRow]()
+    chains: list[dict[str, Tensor]] = []
+    divergences, interrupted = 0, False
+    with jax.enable_x64(True):
+        try:
+            for chain in range(settings.chains):
+                blocks: list[dict[str, np.ndarray]] = []
+                for stage, block, diverged in _run_chain(settings, model, panel, start, (seed, chain)):
+                    text = f"chain {chain + 1}, {stage}"
+                    seconds = time.perf_counter() - begin
+                    history.append(HistoryRow(text, float("nan"), float("nan"), float("nan"), seconds, True))
+                    callback(text)
+                    if block:
+                        blocks.append(block)
+                    divergences += diverged
+                chains.append(_as_tensors(blocks, settings, model))
+        except KeyboardInterrupt:
+            if not chains:
+                raise
+            interrupted = True
+    trace = collect_sites(settings, model, chains)
+    return Sampled(trace, {"divergences": float(divergences)}, history, interrupted=interrupted)
+
+
+def _run_chain(
+    settings: ChainSettings, model: PanelModel, panel: PanelDifferences, start: Population, key: tuple[int, int]
+) -> Iterator[tuple[str, dict[str, np.ndarray], int]]:
+    """Warm up, then sample in blocks: what was done, samples by site, and how many transitions diverged."""
+    import jax
+    from numpyro.infer import MCMC as NumPyroMCMC
+    from numpyro.infer import NUTS, init_to_value
+
+    generator = make_generator(*key, 43)
+    steps = _START_SPREAD * torch.randn(model.space.size, generator=generator, dtype=torch.float64)
+    values = {name: value.numpy() for name, value in site_values(model, model.space.move(start, steps)).items()}
+    values["xi"] = np.zeros((len(panel), model.space.n_random))
+    kernel = NUTS(
+        _program(model, panel),
+        target_accept_prob=_TARGET_ACCEPTANCE,
+        init_strategy=init_to_value(values={name: value for name, value in values.items() if value.size}),
+    )
+    total = settings.samples * settings.thin
+    size = -(-total // _BLOCKS)
+    run = NumPyroMCMC(kernel, num_warmup=settings.warmup, num_samples=size, progress_bar=False)
+    run.warmup(jax.random.PRNGKey(int(torch.randint(2**31, (1,), generator=generator))))
+    yield "warm-up done", {}, 0
+    state = run.last_state
+    for first in range(0, total, size):
+        run.post_warmup_state = state
+        run.run(state.rng_key, extra_fields=("diverging",))
+        state = run.last_state
+        wanted = min(size, total - first)
+        block = {name: np.asarray(value)[:wanted] for name, value in run.get_samples().items()}
+        diverged = int(np.asarray(run.get_extra_fields()["diverging"])[:wanted].sum())
+        yield f"sampling: iteration {first + wanted}", block, diverged
+
+
+def _as_tensors(blocks: list[dict[str, np.ndarray]], settings: ChainSettings, model: PanelModel) -> dict[str, Tensor]:
+    """Kept iterations by site."""
+    joined = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+    sites = {name: torch.tensor(value[settings.thin - 1 :: settings.thin]) for name, value in joined.items()}
+    if not model.space.n_fixed:
+        sites["fixed"] = torch.zeros(len(sites["xi"]), 0, dtype=torch.float64)
+    return sites
+
+
+def _program(model: PanelModel, panel: PanelDifferences) -> Any:
+    """The generative model of `mxlogit.model` in NumPyro's words."""
+    import jax
+    import jax.numpy as jnp
+    import numpyro
+    import numpyro.distributions as dist
+
+    n_fixed, k, prior = model.space.n_fixed, model.space.n_random, model.prior
+    mean, deviation = prior.mean.numpy(), prior.deviation.numpy()
+    by_situation = panel.by_situation(panel.values).double().cpu().numpy()
+    closed = panel.by_situation(panel.closed_rows()).cpu().numpy()
+    signs = np.array([_SIGNS[family.name] for family in model.mixing.families])
+
+    def program() -> None:
+        fixed = jnp.zeros(0)
+        if n_fixed:
+            fixed = numpyro.sample("fixed", dist.Normal(mean[:n_fixed], deviation[:n_fixed]).to_event(1))
+        location = numpyro.sample("location", dist.Normal(mean[n_fixed:], deviation[n_fixed:]).to_event(1))
+        scale = numpyro.sample("scale", dist.HalfCauchy(prior.sd_scale.numpy()).to_event(1))
+        factor = jnp.eye(k)
+        for i, block in enumerate(model.space.correlated_blocks):
+            index = np.asarray(block)
+            part = numpyro.sample(f"correlation_{i}", dist.LKJCholesky(len(block), prior.concentration))
+            factor = factor.at[index[:, None], index].set(part)
+        xi = numpyro.sample("xi", dist.Normal(jnp.zeros((len(panel), k)), 1.0).to_event(2))
+        latent = location + xi @ (scale[:, None] * factor).T
+        tastes = jnp.where(signs == 0.0, latent, signs * jnp.exp(jnp.where(signs == 0.0, 0.0, latent)))
+        utility = by_situation[..., :n_fixed] @ fixed + jnp.einsum("ntjk,nk->ntj", by_situation[..., n_fixed:], tastes)
+        # So low a utility never counts, and has finite derivatives even where a whole situation is padding.
+        utility = jnp.where(closed, _NEVER, utility)
+        numpyro.factor("choices", -jnp.logaddexp(0.0, jax.nn.logsumexp(utility, -1)).sum())
+
+    return program
