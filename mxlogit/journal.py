@@ -23,6 +23,55 @@ from mxlogit.team import Team
 _SAME = 1e-6
 
 
+class Checkpoint:
+    """Tensors and facts in one file, whole or not at all.
+
+    Parameters
+    ----------
+    path : Path
+    identity : str
+        Words that differ between fits.
+    """
+
+    def __init__(self, path: Path, identity: str) -> None:
+        self.path, self.identity = path, identity
+
+    def read(self) -> tuple[dict[str, Tensor], dict[str, str]] | None:
+        """What was written last; None where there is no file.
+
+        Raises
+        ------
+        SpecificationError
+            If the file cannot be read, or belongs to another fit.
+        """
+        if not self.path.exists():
+            return None
+        try:
+            with safe_open(self.path, "pt") as file:
+                facts = file.metadata() or {}
+                tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError) as trouble:
+            raise self.refuse(f"cannot be read ({trouble})") from None
+        if facts.get("identity") != self.identity:
+            raise self.refuse(f"belongs to another fit ({facts.get('identity')}; this one is {self.identity})")
+        return tensors, facts
+
+    def write(self, tensors: dict[str, Tensor], facts: dict[str, str]) -> None:
+        """Replace the file."""
+        part = self.path.with_name(self.path.name + ".partial")
+        part.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, part, {**facts, "identity": self.identity})
+        os.replace(part, self.path)
+
+    def delete(self) -> None:
+        """Remove the file."""
+        self.path.unlink(missing_ok=True)
+
+    def refuse(self, what: str) -> SpecificationError:
+        """Return the error that says why the file is of no use."""
+        return SpecificationError(f"the checkpoint {str(self.path)!r} {what}. Delete it, or give another path.")
+
+
 class Keeper(Protocol):
     """Who makes passes, and what it carries from one to the next."""
 
@@ -73,11 +122,10 @@ class FileJournal(Journal):
 
     def __init__(self, path: str | Path, identity: str, team: Team) -> None:
         suffix = f".{team.rank + 1}-of-{team.size}" if team.size > 1 else ""
-        self.path, self.identity = Path(f"{path}{suffix}"), identity
+        self._file = Checkpoint(Path(f"{path}{suffix}"), identity)
         self._names: list[str] = []
         self._tensors: dict[str, Tensor] = {}
-        if self.path.exists():
-            self._read()
+        self._read()
         self._names = self._names[: min(team.gather(len(self._names)))]
         self._next = 0
 
@@ -94,12 +142,12 @@ class FileJournal(Journal):
         self._tensors[f"{place} at"] = at
         self._tensors |= {f"{place} {i:02d}": result.contiguous() for i, result in enumerate(results)}
         self._tensors[modes] = keeper.modes.cpu().contiguous()
-        self._write()
+        self._file.write(self._tensors, {"passes": json.dumps(self._names)})
         return results
 
     def finish(self) -> None:
         """Delete the file."""
-        self.path.unlink(missing_ok=True)
+        self._file.delete()
 
     def _keys(self, place: int) -> list[str]:
         return sorted(key for key in self._tensors if key.startswith(f"{place} ") and not key.endswith(" at"))
@@ -108,24 +156,14 @@ class FileJournal(Journal):
         before = self._tensors[f"{place} at"]
         same = before.shape == at.shape and torch.allclose(before, at, rtol=_SAME, atol=_SAME)
         if not same or self._names[place] != name:
-            raise self._refuse("belongs to another fit: other data, another model, other settings or random_state")
+            raise self._file.refuse("belongs to another fit: other data, another model, other settings or random_state")
 
     def _read(self) -> None:
+        found = self._file.read()
+        if found is None:
+            return
+        self._tensors, facts = found
         try:
-            with safe_open(self.path, "pt") as file:
-                facts = file.metadata() or {}
-                self._tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
             self._names = json.loads(facts["passes"])
-        except (SafetensorError, OSError, KeyError, ValueError) as trouble:
-            raise self._refuse(f"cannot be read ({trouble})") from None
-        if facts.get("identity") != self.identity:
-            raise self._refuse(f"belongs to another fit ({facts.get('identity')}; this one is {self.identity})")
-
-    def _refuse(self, what: str) -> SpecificationError:
-        return SpecificationError(f"the checkpoint {str(self.path)!r} {what}. Delete it, or give another path.")
-
-    def _write(self) -> None:
-        part = self.path.with_name(self.path.name + ".partial")
-        part.parent.mkdir(parents=True, exist_ok=True)
-        save_file(self._tensors, part, {"passes": json.dumps(self._names), "identity": self.identity})
-        os.replace(part, self.path)
+        except (KeyError, ValueError) as trouble:
+            raise self._file.refuse(f"cannot be read ({trouble})") from None

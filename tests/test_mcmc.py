@@ -2,11 +2,13 @@
 
 import json
 import pickle
+import sys
 import warnings
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from sklearn.base import clone
 
 from mxlogit import (
@@ -20,6 +22,7 @@ from mxlogit import (
     SpecificationError,
     datasets,
 )
+from mxlogit.inference import gibbs_run
 from mxlogit.simulate import simulate_choices
 
 ELECTRICITY = ["pf", "cl", "loc", "wk", "tod", "seas"]
@@ -158,6 +161,105 @@ def test_an_interrupt_returns_what_was_sampled(frame):
     assert np.isfinite(est.individual_coefficients()).all(axis=None)
 
 
+class _Killed(Exception):
+    pass
+
+
+class _Dying(MCMC):
+    """Killed when it says a certain thing."""
+
+    last_words = "sampling: iteration 50,"
+
+    def run(self, model, people, *, generator, callback):
+        def stop(text):
+            if text.startswith(self.last_words):
+                raise _Killed
+            callback(text)
+
+        return super().run(model, people, generator=generator, callback=stop)
+
+
+class _DyingEarly(_Dying):
+    last_words = "warm-up: iteration 100,"
+
+
+@pytest.fixture
+def written_always(monkeypatch):
+    monkeypatch.setattr(gibbs_run, "_SECONDS_BETWEEN_FILES", -1.0)
+
+
+RESUMED = {"chains": 2, "warmup": 120, "samples": 80}
+
+
+@pytest.mark.parametrize("dying", [_Dying, _DyingEarly])
+def test_killed_chains_go_on(frame, tmp_path, written_always, dying):
+    path = tmp_path / "deep" / "chains"
+    with pytest.raises(_Killed):
+        make(dying(**RESUMED, checkpoint=path)).fit(frame)
+    assert path.exists()
+    resumed, _ = fit(make(MCMC(**RESUMED, checkpoint=str(path))), frame)
+    whole, _ = fit(make(MCMC(**RESUMED)), frame)
+    assert torch.equal(resumed.result_.chains, whole.result_.chains)
+    pd.testing.assert_frame_equal(resumed.individual_coefficients(), whole.individual_coefficients())
+    assert resumed.diagnostics_["acceptance_people"] == whole.diagnostics_["acceptance_people"]
+    assert list(path.parent.iterdir()) == []
+
+
+def test_chains_of_another_run_are_refused(frame, tmp_path, written_always):
+    path = tmp_path / "chains"
+    with pytest.raises(_Killed):
+        make(_Dying(**RESUMED, checkpoint=path)).fit(frame)
+    before = path.read_bytes()
+    for other, data in (
+        (make(MCMC(**{**RESUMED, "samples": 90}, checkpoint=path)), frame),
+        (make(MCMC(**RESUMED, checkpoint=path), random_state=1), frame),
+        (make(MCMC(**RESUMED, checkpoint=path)), frame[frame["id"] < 100]),
+        (make(MCMC(**RESUMED, checkpoint=path)), frame.assign(x=2.0 * frame["x"])),
+    ):
+        with pytest.raises(SpecificationError, match="belongs to another fit"):
+            other.fit(data)
+    path.write_bytes(before[:-9])
+    with pytest.raises(SpecificationError, match="cannot be read"):
+        make(MCMC(**RESUMED, checkpoint=path)).fit(frame)
+
+
+def test_quantiles_of_people_are_those_of_their_states(frame):
+    est, _ = fit(make(MCMC(chains=2, warmup=100, samples=300)), frame)
+    quantiles = est.individual_coefficients(statistic=[0.1, 0.9])
+    states = est.result_.tastes.states.numpy()
+    for column, at in ((0, 0.1), (1, 0.9)):
+        known = np.quantile(states[..., 0], at, axis=0)
+        spread = states[..., 0].std(0)
+        assert np.abs((quantiles.iloc[:, column].to_numpy() - known) / spread).mean() < 0.1
+
+
+def test_numpyro_is_asked_for_where_it_is_missing(frame, monkeypatch):
+    monkeypatch.setitem(sys.modules, "numpyro", None)
+    with pytest.raises(ImportError, match=r"mxlogit\[nuts\]"):
+        make(MCMC(sampler="numpyro", **SHORT)).fit(frame)
+
+
+def test_numpyro_names_the_distributions_it_knows(frame):
+    pytest.importorskip("numpyro")
+    with pytest.raises(SpecificationError, match="uniform"):
+        make(MCMC(sampler="numpyro", **SHORT), random={"z": "uniform"}).fit(frame)
+
+
+@pytest.mark.slow
+def test_gibbs_against_numpyro(frame):
+    """The same model written a third time, with a lognormal, an attribute missing here and there and ragged panels."""
+    pytest.importorskip("numpyro")
+    some = frame[~((frame["id"] % 3 == 0) & (frame["situation"] % 2 == 0))]
+    request = {"random": {"z": "lognormal", "w": "normal"}}
+    nuts, _ = fit(make(MCMC(sampler="numpyro", chains=2, warmup=300, samples=500), **request), some)
+    gibbs, _ = fit(make(MCMC(chains=4, warmup=500, samples=2000), **request), some)
+    here, there = nuts.summary(), gibbs.summary()
+    gap = (here["estimate"] - there["estimate"]) / there["std_error"]
+    assert float(gap.abs().max()) < 0.3
+    assert (here["std_error"] / there["std_error"]).between(0.8, 1.25).all()
+    assert nuts.diagnostics_["divergences"] <= 10
+
+
 def test_one_chain_is_not_judged(frame):
     est, said = fit(make(MCMC(chains=1, warmup=60, samples=40)), frame)
     assert "R-hat needs at least two chains" in said
@@ -181,6 +283,7 @@ def test_chains_that_disagree_are_called_so(frame):
         ({"samples": 10.5}, "samples"),
         ({"warmup": 0}, "warmup"),
         ({"thin": 0}, "thin"),
+        ({"sampler": "nuts", "checkpoint": "chains"}, "checkpoint"),
         ({"covariance_prior": "wishart"}, "InverseWishart"),
         ({"covariance_prior": InverseWishart(scale=-1.0)}, "InverseWishart\\(scale"),
         ({"covariance_prior": HuangWand(0.0)}, "HuangWand"),

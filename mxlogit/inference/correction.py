@@ -34,6 +34,7 @@ _TRIED, _MOST_DRAWS = 12, 1_024
 _POLISH = 4
 # Degrees of freedom of proposals, and weighted draws per parameter from which the next one is made.
 _LEAST_FREEDOM = 5.0
+_MOMENT_SAMPLES = 2_000
 _DRAWS_PER_PARAMETER = 3.0
 
 
@@ -61,6 +62,54 @@ class StudentFactor:
         return constant - 0.5 * (freedom + size) * torch.log1p(square / freedom)
 
 
+@dataclass(frozen=True)
+class ScalePoints:
+    """Points in which a standard deviation of zero is an edge and not infinitely far, as it is for its logarithm.
+
+    A log standard deviation becomes asinh(sd / unit): linear in small, logarithmic in large ones. Other coordinates
+    stay. Points with a negative one of these are nowhere.
+
+    Attributes
+    ----------
+    first : int
+        Place of the first log standard deviation.
+    unit : Tensor, shape (k,)
+        Typical standard deviations.
+    """
+
+    first: int
+    unit: Tensor
+
+    @property
+    def _places(self) -> slice:
+        return slice(self.first, self.first + len(self.unit))
+
+    def points(self, vectors: Tensor) -> Tensor:
+        """Points (*s, D) of unconstrained vectors (*s, D)."""
+        result = vectors.clone()
+        result[..., self._places] = (vectors[..., self._places].exp() / self.unit).asinh()
+        return result
+
+    def vectors(self, points: Tensor) -> Tensor:
+        """Unconstrained vectors (*s, D) of points (*s, D) that are somewhere."""
+        result = points.clone()
+        result[..., self._places] = points[..., self._places].sinh().log() + self.unit.log()
+        return result
+
+    def log_jacobian(self, points: Tensor) -> Tensor:
+        """Log determinant (*s,) of the derivative of `vectors`; minus infinity nowhere."""
+        folded = points[..., self._places]
+        value = -folded.clamp(min=1e-300).tanh().log().sum(-1)
+        return torch.where((folded > 0.0).all(-1), value, -math.inf)
+
+    def gaussian(self, factor: GaussianFactor, generator: torch.Generator) -> GaussianFactor:
+        """Gaussian of points like a Gaussian of vectors: its moments, from samples."""
+        vectors, _ = factor.sample_and_log_prob(_MOMENT_SAMPLES, generator)
+        points = self.points(vectors)
+        even = torch.zeros(len(points), dtype=torch.float64)
+        return WeightedVectors(points, even.log_softmax(0), 0.0).gaussian(0.0)
+
+
 class Density(Protocol):
     """A log density up to a constant."""
 
@@ -70,7 +119,7 @@ class Density(Protocol):
 
 
 class PosteriorDensity:
-    """Log posterior of the unconstrained vector, with the same base draws wherever it is evaluated.
+    """Log posterior at points of the population, with the same base draws wherever it is evaluated.
 
     Parameters
     ----------
@@ -78,32 +127,36 @@ class PosteriorDensity:
     marginal : MarginalLikelihood
         Of everybody, with modes near the posterior's.
     sweep : Sweep
+    coordinates : ScalePoints
     """
 
-    def __init__(self, model: PanelModel, marginal: MarginalLikelihood, sweep: Sweep) -> None:
-        self.model, self.marginal = model, marginal
+    def __init__(self, model: PanelModel, marginal: MarginalLikelihood, sweep: Sweep, coordinates: ScalePoints) -> None:
+        self.model, self.marginal, self.coordinates = model, marginal, coordinates
         self.sweep = replace(sweep, polish=max(sweep.polish, _POLISH))
         self.evaluations = 0
 
-    def evaluate(self, vector: Tensor) -> tuple[float, float]:
-        """Value at ``vector``, and the variance of the log likelihood from finite draws."""
+    def evaluate(self, point: Tensor) -> tuple[float, float]:
+        """Value at a point, and the variance of the log likelihood from finite draws."""
         self.evaluations += 1
-        space = self.model.space
+        space, vector = self.model.space, self.coordinates.vectors(point)
         population = space.constrain(vector)
         proposals = self.marginal.propose(population, self.sweep, remember=False)
         sums = self.marginal.value(population, proposals)
-        return sums.log_likelihood + float(self.model.prior.log_prob(space, vector)), sums.variance
+        prior = self.model.prior.log_prob(space, vector) + self.coordinates.log_jacobian(point)
+        return sums.log_likelihood + float(prior), sums.variance
 
-    def log_prob(self, vector: Tensor) -> float:
-        """Value at ``vector``; minus infinity where draws are too few to tell."""
-        value, variance = self.evaluate(vector)
+    def log_prob(self, point: Tensor) -> float:
+        """Value at a point; minus infinity where it is nowhere, and where draws are too few to tell."""
+        if not math.isfinite(float(self.coordinates.log_jacobian(point))):
+            return -math.inf
+        value, variance = self.evaluate(point)
         known = math.isfinite(value) and variance < _LARGEST_VARIANCE
         return value if known else -math.inf
 
-    def sharpen(self, vectors: Tensor) -> None:
-        """Take as many draws as make the value at typical vectors (n, D) known."""
+    def sharpen(self, points: Tensor) -> None:
+        """Take as many draws as make the value at typical points (n, D) known."""
         while self.sweep.draws < _MOST_DRAWS:
-            variance = torch.tensor([self.evaluate(vector)[1] for vector in vectors])
+            variance = torch.tensor([self.evaluate(point)[1] for point in points])
             if float(variance.nan_to_num(nan=math.inf).median()) < _TYPICAL_VARIANCE:
                 return
             self.sweep = replace(self.sweep, draws=min(_MOST_DRAWS, 4 * self.sweep.draws))
@@ -202,7 +255,7 @@ def correct(
     seed: int,
     tick: Callable[[], None],
 ) -> tuple[WeightedVectors | None, int]:
-    """Weighted draws of the posterior, and how many passes over the people they took.
+    """Weighted draws of the posterior, None where too few count, and how many passes over the people they took.
 
     Parameters
     ----------
@@ -218,8 +271,14 @@ def correct(
         Told of every evaluation.
     """
     generator = make_generator(seed, 17)
-    target = PosteriorDensity(model, marginal, sweep)
-    target.sharpen(StudentFactor(start, _LEAST_FREEDOM).sample(_TRIED, generator))
+    _, _, log_scale, _ = model.space.split(start.mean)
+    coordinates = ScalePoints(model.space.n_fixed + model.space.n_random, log_scale.exp())
+    target = PosteriorDensity(model, marginal, sweep, coordinates)
+    typical, _ = start.sample_and_log_prob(_TRIED, generator)
+    target.sharpen(coordinates.points(typical))
     affordable = _WORK // max(1, len(marginal.people))
     most = _STAGE * max(_FEWEST_STAGES, min(_MOST_STAGES, affordable // _STAGE))
-    return sample_posterior(target, start, most, generator, tick), target.evaluations
+    found = sample_posterior(target, coordinates.gaussian(start, generator), most, generator, tick)
+    if found is None or found.ess < _DRAWS_PER_PARAMETER * len(start.mean):
+        return None, target.evaluations
+    return replace(found, vectors=coordinates.vectors(found.vectors)), target.evaluations

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -11,6 +13,7 @@ from torch import Tensor
 from mxlogit.density import PanelModel
 from mxlogit.fit import HistoryRow
 from mxlogit.inference.method import Callback
+from mxlogit.journal import Checkpoint
 from mxlogit.panels import PanelDifferences
 from mxlogit.parameters import Population
 from mxlogit.sampling.chains import State
@@ -23,11 +26,17 @@ from mxlogit.sampling.trace import Trace
 _WINDOWS = (0.04, 0.12, 0.24, 0.5, 0.8)
 _START_SPREAD = 0.3
 _TOLD_EVERY = 50
+_SECONDS_BETWEEN_FILES = 20.0
+# Iterations from which R-hat can be told, and an interrupted run is worth returning.
+_FEWEST_KEPT = 4
 
 
 @dataclass(frozen=True)
 class ChainSettings:
-    """What every sampler is asked for: numbers of chains, warm-up and kept iterations, thinning, bytes for tastes."""
+    """What every sampler is asked for: numbers of chains, warm-up and kept iterations, thinning, bytes for tastes.
+
+    ``checkpoint`` is a file in which the Gibbs sampler keeps where it is.
+    """
 
     chains: int
     warmup: int
@@ -35,6 +44,7 @@ class ChainSettings:
     thin: int
     taste_bytes: int
     covariance: InverseWishart | HuangWand | None
+    checkpoint: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -57,13 +67,26 @@ def run_gibbs(
 ) -> Sampled:
     """Sample from chains that begin apart from each other around ``start``; every person with weight one."""
     sampler = GibbsSampler(model, panel, settings.chains, seed, settings.covariance)
-    state = sampler.start(start, _START_SPREAD)
-    sampler.tune(state, None, start)
-    run = _Run(settings, model, sampler, callback)
-    run.warm_up(state)
-    interrupted = run.sample()
+    run = _Run(settings, model, sampler, _Tuning(sampler.start(start, _START_SPREAD), None, start), callback)
+    file = None if settings.checkpoint is None else Checkpoint(settings.checkpoint, _identity(settings, sampler, seed))
+    found = None if file is None else file.read()
+    if found is not None:
+        run.restore(*found)
+    interrupted = run.run(file)
+    if file is not None and not interrupted:
+        file.delete()
     shares = {f"acceptance_{name}": share for name, share in vars(run.acceptances.mean()).items()}
     return Sampled(run.trace, shares, run.history, interrupted)
+
+
+def _identity(settings: ChainSettings, sampler: GibbsSampler, seed: int) -> str:
+    """Words that differ between runs, and between data."""
+    panel = sampler.likelihood.panel
+    return (
+        f"{settings.chains} chains of {settings.warmup} + {settings.samples} x {settings.thin} iterations, "
+        f"{len(panel)} people, {sampler.space.size} parameters, prior {settings.covariance}, seed {seed}, data "
+        f"{float(panel.values.double().sum()):.6g}"
+    )
 
 
 @dataclass
@@ -86,54 +109,118 @@ class _Acceptances:
         return Acceptance(self.population / count, self.people / count, self.posterior / count)
 
 
+@dataclass(frozen=True)
+class _Tuning:
+    """What proposals were last made from: `GibbsSampler.tune` makes them again."""
+
+    state: State
+    visited: Tensor | None
+    reference: Population
+
+
 class _Run:
     """The state of a run, and what it says of itself."""
 
-    def __init__(self, settings: ChainSettings, model: PanelModel, sampler: GibbsSampler, callback: Callback) -> None:
+    def __init__(
+        self, settings: ChainSettings, model: PanelModel, sampler: GibbsSampler, tuning: _Tuning, callback: Callback
+    ) -> None:
         self.settings, self.model, self.sampler, self.callback = settings, model, sampler, callback
-        self.begin = time.perf_counter()
+        self.begin = self._written = time.perf_counter()
         self.history: list[HistoryRow] = []
         self.acceptances = _Acceptances()
+        self.iteration, self.state = 0, tuning.state
+        self.visited: list[Tensor] = []
+        self.trace = Trace(model, tuning.state, settings.samples, settings.taste_bytes)
+        self._tune(tuning)
 
-    def warm_up(self, state: State) -> None:
-        """Adapt for so many iterations; proposals are made anew at the ends of windows."""
-        length = self.settings.warmup
-        visited: list[Tensor] = []
-        ends = {int(share * length) for share in _WINDOWS}
-        for iteration in range(length):
-            if iteration in ends and iteration:
-                seen = torch.stack(visited[iteration // 2 :])
-                self.sampler.tune(state, seen, self.sampler.population(seen.mean((0, 1))))
-            state, accepted = self.sampler.run(state, iteration, adapt=True)
-            visited.append(self.sampler.coordinates(state))
-            self._tell("warm-up", iteration, state, accepted)
-        self.state = state
-
-    def sample(self) -> bool:
-        """Keep iterations; says whether an interrupt ended it."""
-        settings, state = self.settings, self.state
-        self.trace = Trace(self.model, state, settings.samples, settings.taste_bytes)
+    def run(self, file: Checkpoint | None) -> bool:
+        """Warm up, then keep iterations, from wherever the run is; says whether an interrupt ended it."""
+        settings = self.settings
         try:
-            for iteration in range(settings.samples * settings.thin):
-                state, accepted = self.sampler.run(state, settings.warmup + iteration, adapt=False)
-                self.acceptances.add(accepted)
-                if (iteration + 1) % settings.thin == 0:
-                    self.trace.add(state)
-                self._tell("sampling", iteration, state, self.acceptances.mean())
+            while self.iteration < settings.warmup + settings.samples * settings.thin:
+                if self.iteration < settings.warmup:
+                    self._warm_up()
+                else:
+                    self._sample(self.iteration - settings.warmup)
+                self.iteration += 1
+                if file is not None and time.perf_counter() - self._written > _SECONDS_BETWEEN_FILES:
+                    self._save(file)
         except KeyboardInterrupt:
-            if self.trace.kept < 4:
+            if self.trace.kept < _FEWEST_KEPT:
                 raise
             return True
         return False
 
-    def _tell(self, stage: str, iteration: int, state: State, accepted: Acceptance) -> None:
+    def _tune(self, tuning: _Tuning) -> None:
+        self._tuning = tuning
+        self.sampler.tune(tuning.state, tuning.visited, tuning.reference)
+
+    def _warm_up(self) -> None:
+        """Adapt; proposals are made anew at the ends of windows."""
+        length = self.settings.warmup
+        if self.iteration and self.iteration in {int(share * length) for share in _WINDOWS}:
+            seen = torch.stack(self.visited[self.iteration // 2 :])
+            self._tune(_Tuning(self.state, seen, self.sampler.population(seen.mean((0, 1)))))
+        self.state, accepted = self.sampler.run(self.state, self.iteration, adapt=True)
+        self.visited.append(self.sampler.coordinates(self.state))
+        self._tell("warm-up", self.iteration, accepted)
+
+    def _sample(self, iteration: int) -> None:
+        self.state, accepted = self.sampler.run(self.state, self.iteration, adapt=False)
+        self.acceptances.add(accepted)
+        if (iteration + 1) % self.settings.thin == 0:
+            self.trace.add(self.state)
+        self._tell("sampling", iteration, self.acceptances.mean())
+
+    def _tell(self, stage: str, iteration: int, accepted: Acceptance) -> None:
         if (iteration + 1) % _TOLD_EVERY:
             return
-        value = float(state.log_prob.double().sum(-1).mean())
+        value = float(self.state.log_prob.double().sum(-1).mean())
         seconds = time.perf_counter() - self.begin
         self.history.append(HistoryRow(stage, value, float("nan"), float(iteration + 1), seconds, True))
         text = f"{stage}: iteration {iteration + 1}, accepted people {accepted.people:.2f}, population "
         text += f"{accepted.population:.2f} and {accepted.posterior:.2f}"
-        if stage == "sampling" and self.trace.kept >= 4 and self.settings.chains > 1:
+        if stage == "sampling" and self.trace.kept >= _FEWEST_KEPT and self.settings.chains > 1:
             text += f", R-hat {float(rhat(self.trace.reported()).nan_to_num(nan=1.0).amax()):.3f}"
         self.callback(text)
+
+    def _save(self, file: Checkpoint) -> None:
+        """Write where the run is."""
+        tuning, population = self._tuning, self._tuning.reference
+        tensors = _prefixed("state", self.state.tensors()) | _prefixed("tuning", tuning.state.tensors())
+        tensors |= _prefixed("trace", self.trace.tensors()) | _prefixed("steps", self.sampler.steps())
+        tensors |= {"reference.fixed": population.fixed, "reference.location": population.location}
+        tensors |= {"reference.scale_tril": population.scale_tril}
+        if tuning.visited is not None:
+            tensors["tuned on"] = tuning.visited
+        if self.visited:
+            tensors["visited"] = torch.stack(self.visited)
+        facts = {"iteration": self.iteration, "noise": self.sampler.noise.position(), **vars(self.acceptances)}
+        file.write({key: value.cpu().contiguous().clone() for key, value in tensors.items()}, _as_words(facts))
+        self._written = time.perf_counter()
+
+    def restore(self, tensors: dict[str, Tensor], words: dict[str, str]) -> None:
+        """Go to where another run was when it wrote these."""
+        like = self.state.xi
+        facts = {key: json.loads(value) for key, value in words.items() if key != "identity"}
+        reference = Population(*(tensors[f"reference.{part}"] for part in ("fixed", "location", "scale_tril")))
+        self._tune(_Tuning(State.of(_under("tuning", tensors), like), tensors.get("tuned on"), reference))
+        self.sampler.set_steps(_under("steps", tensors))
+        self.state = State.of(_under("state", tensors), like)
+        self.trace.restore(_under("trace", tensors))
+        self.visited = list(tensors["visited"]) if "visited" in tensors else []
+        self.iteration = facts.pop("iteration")
+        self.sampler.noise.seek(facts.pop("noise"))
+        self.acceptances = _Acceptances(**facts)
+
+
+def _prefixed(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key.removeprefix(f"{prefix}."): value for key, value in tensors.items() if key.startswith(f"{prefix}.")}
+
+
+def _as_words(facts: dict[str, object]) -> dict[str, str]:
+    return {key: json.dumps(value) for key, value in facts.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from sklearn.base import BaseEstimator
@@ -57,6 +58,10 @@ class MCMC(BaseEstimator):  # type: ignore[misc]
     taste_memory : float
         Megabytes for states of people's tastes (quantiles, predictions). Every iteration's are kept where they fit,
         else evenly spaced ones; means and standard deviations always come from all.
+    checkpoint : str, Path or None
+        File in which the chains are kept, every 20 seconds ("gibbs" only). A run that was killed or interrupted,
+        started again with the same data, settings and ``random_state``, goes on from there and ends at the same
+        samples; the file is deleted when the run is done.
 
     Notes
     -----
@@ -80,6 +85,7 @@ class MCMC(BaseEstimator):  # type: ignore[misc]
         start: str = "logit",
         covariance_prior: InverseWishart | HuangWand | None = None,
         taste_memory: float = 256.0,
+        checkpoint: str | Path | None = None,
     ) -> None:
         self.sampler = sampler
         self.chains = chains
@@ -89,6 +95,7 @@ class MCMC(BaseEstimator):  # type: ignore[misc]
         self.start = start
         self.covariance_prior = covariance_prior
         self.taste_memory = taste_memory
+        self.checkpoint = checkpoint
 
     def check(self) -> None:
         """Raise unless the settings make sense.
@@ -103,6 +110,8 @@ class MCMC(BaseEstimator):  # type: ignore[misc]
         for name, lowest in (("chains", 1), ("warmup", 10), ("samples", 4), ("thin", 1)):
             check_whole(f"MCMC({name}=...)", getattr(self, name), lowest)
         check_at_least("MCMC(taste_memory=...)", self.taste_memory, 0.0)
+        if self.checkpoint is not None and self.sampler != "gibbs":
+            raise SpecificationError("MCMC(checkpoint=...) needs sampler='gibbs'.")
         prior = self.covariance_prior
         if prior is None:
             return
@@ -140,7 +149,13 @@ class MCMC(BaseEstimator):  # type: ignore[misc]
         logit = fit_multinomial_logit(people, model.prior.deviation)
         start = self._start(model, people, logit, generator, callback)
         settings = ChainSettings(
-            self.chains, self.warmup, self.samples, self.thin, int(1e6 * self.taste_memory), self.covariance_prior
+            self.chains,
+            self.warmup,
+            self.samples,
+            self.thin,
+            int(1e6 * self.taste_memory),
+            self.covariance_prior,
+            None if self.checkpoint is None else Path(self.checkpoint),
         )
         run_sampler = _SAMPLERS[self.sampler]()
         sampled = run_sampler(settings, model, repeated(panel), start, seed, callback)

@@ -48,6 +48,24 @@ class State:
         """Latent normals zeta + L xi, float64, shape (chains, k, n)."""
         return self.population.location[..., None] + self.population.scale_tril @ self.xi.double()
 
+    def tensors(self) -> dict[str, Tensor]:
+        """The state as tensors by name, for `of`."""
+        population = self.population
+        return {
+            "fixed": population.fixed,
+            "location": population.location,
+            "scale_tril": population.scale_tril,
+            "xi": self.xi,
+            "log_prob": self.log_prob,
+        }
+
+    @classmethod
+    def of(cls, tensors: dict[str, Tensor], like: Tensor) -> State:
+        """The state that such tensors were of, on the device of ``like``."""
+        parts = {name: tensor.to(like.device) for name, tensor in tensors.items()}
+        population = Population(parts["fixed"], parts["location"], parts["scale_tril"])
+        return cls(population, parts["xi"], parts["log_prob"])
+
 
 def choose(accepted: Tensor, new: Tensor, old: Tensor) -> Tensor:
     """Rows of ``new`` where accepted, of ``old`` elsewhere; ``accepted`` has the leading axes."""
@@ -68,6 +86,15 @@ class Noise:
 
     def __init__(self, seed: int, chains: int) -> None:
         self.streams = [np.random.default_rng((seed, chain)) for chain in range(chains)]
+
+    def position(self) -> list[dict[str, object]]:
+        """Where the streams are, as JSON takes it."""
+        return [dict(stream.bit_generator.state) for stream in self.streams]
+
+    def seek(self, position: list[dict[str, object]]) -> None:
+        """Go to where the streams were."""
+        for stream, place in zip(self.streams, position, strict=True):
+            stream.bit_generator.state = place
 
     def normal(self, *shape: int, like: Tensor) -> Tensor:
         """Standard normals, shape (chains, *shape)."""

@@ -111,6 +111,18 @@ class GibbsSampler:
             known = None if self.posterior is None else self.posterior.step
             self.posterior = PosteriorMove.fitted(self.whitened, visited, known)
 
+    def steps(self) -> dict[str, Tensor]:
+        """Lengths of the moves, which adapt, by name of the move."""
+        moves = {"whitened": self.whitened, "posterior": self.posterior}
+        return {name: move.step for name, move in moves.items() if move is not None}
+
+    def set_steps(self, steps: dict[str, Tensor]) -> None:
+        """Take lengths that `steps` gave, after the same `tune`."""
+        if self.whitened is not None:
+            self.whitened.step = steps["whitened"]
+        if self.posterior is not None:
+            self.posterior.step = steps["posterior"]
+
     def run(self, state: State, iteration: int, *, adapt: bool) -> tuple[State, Acceptance]:
         """Make one iteration: with people's posteriors, of people, given latents, given whitened tastes."""
         assert self.whitened is not None

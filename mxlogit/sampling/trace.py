@@ -71,6 +71,24 @@ class Trace:
             self._states.append(tastes.to(state.xi))
         self.kept += 1
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything kept so far, for `restore`."""
+        return {
+            "vectors": self._vectors[: self.kept].clone(),
+            "mean": self.moments.mean,
+            "squares": self.moments.squares,
+            "states": torch.stack(self._states) if self._states else torch.empty(0),
+        }
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Go on from what another trace of the same run had kept."""
+        vectors, moments = tensors["vectors"], self.moments
+        self.kept = len(vectors)
+        self._vectors[: self.kept] = vectors
+        moments.mean, moments.squares = tensors["mean"].to(moments.mean), tensors["squares"].to(moments.mean)
+        moments.count = self.kept * vectors.shape[1]
+        self._states = list(tensors["states"].to(moments.mean.device))
+
     def vectors(self) -> Tensor:
         """Unconstrained vectors, (chains, kept, D)."""
         return self._vectors[: self.kept].transpose(0, 1)

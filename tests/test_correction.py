@@ -1,0 +1,187 @@
+"""Adaptive importance sampling of the population posterior: its pieces against closed forms, and VI against quadrature."""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from mxlogit import VI, ChoiceData, ConvergenceWarning, MixedLogit, Priors, SpecificationError
+from mxlogit.draws import make_generator
+from mxlogit.guide.population import GaussianFactor
+from mxlogit.inference.correction import ScalePoints, StudentFactor, WeightedVectors, sample_posterior
+
+TRIL = torch.tensor([[1.5, 0.0], [-0.4, 0.3]], dtype=torch.float64)
+MEAN = torch.tensor([0.5, -2.0], dtype=torch.float64)
+
+
+def nothing():
+    return None
+
+
+def weighted_share(found, where):
+    return float(found.log_weights.exp()[where].sum())
+
+
+def test_student_density_is_that_of_scipy():
+    points = torch.randn(7, 2, generator=make_generator(1), dtype=torch.float64)
+    expected = stats.multivariate_t(MEAN.numpy(), (TRIL @ TRIL.T).numpy(), df=6.0).logpdf(points.numpy())
+    factor = StudentFactor(GaussianFactor(MEAN, TRIL), 6.0)
+    np.testing.assert_allclose(factor.log_prob(points).numpy(), expected, rtol=1e-12)
+
+
+def test_student_draws_have_the_t_distribution():
+    factor = StudentFactor(GaussianFactor(MEAN, TRIL), 5.0)
+    drawn = factor.gaussian.whitened(factor.sample(4_000, make_generator(2)))
+    for column in drawn.T:
+        assert stats.kstest(column.numpy(), stats.t(5.0).cdf).pvalue > 1e-3
+    radius = (drawn.square().sum(-1) / 2.0).numpy()
+    assert stats.kstest(radius, stats.f(2, 5.0).cdf).pvalue > 1e-3
+
+
+def test_scale_points_and_back():
+    coordinates = ScalePoints(1, torch.tensor([0.3, 2.0], dtype=torch.float64))
+    vectors = torch.tensor([[0.7, -6.0, 1.0, 0.2], [0.1, 0.5, 4.0, -1.0]], dtype=torch.float64)
+    points = coordinates.points(vectors)
+    torch.testing.assert_close(coordinates.vectors(points), vectors)
+    for point, value in zip(points, coordinates.log_jacobian(points), strict=True):
+        matrix = torch.autograd.functional.jacobian(coordinates.vectors, point)
+        assert float(value) == pytest.approx(float(torch.linalg.slogdet(matrix)[1]), abs=1e-10)
+    nowhere = points.clone()
+    nowhere[0, 2] = -0.1
+    assert coordinates.log_jacobian(nowhere)[0] == -math.inf
+
+
+class Skewed:
+    """exp(-x^2/2 - 3 (e^x - 1 - x)) times an exponential density of rate one on y > 0, of which y = 0 is the edge."""
+
+    evaluations = 0
+
+    def log_prob(self, vector):
+        self.evaluations += 1
+        x, y = vector.tolist()
+        return -0.5 * x**2 - 3.0 * (math.exp(x) - 1.0 - x) - y if y > 0 else -math.inf
+
+
+def test_skewed_density_with_an_edge():
+    target = Skewed()
+    start = GaussianFactor(torch.tensor([0.3, 1.5], dtype=torch.float64), torch.eye(2, dtype=torch.float64))
+    found = sample_posterior(target, start, 20_000, make_generator(3), nothing)
+    assert found.ess >= 400
+    assert target.evaluations <= 2_000
+    x, y = found.vectors.T
+    grid = torch.linspace(-6, 4, 20_001, dtype=torch.float64)
+    weight = (-0.5 * grid**2 - 3.0 * (grid.exp() - 1.0 - grid)).softmax(0)
+    for at in (-1.0, -0.3, 0.2):
+        assert weighted_share(found, x < at) == pytest.approx(float(weight[grid < at].sum()), abs=0.07)
+    for at in (0.05, 0.5, 3.0):
+        assert weighted_share(found, y < at) == pytest.approx(1.0 - math.exp(-at), abs=0.07)
+
+
+def test_adaptation_finds_what_the_first_proposal_missed():
+    """A normal ten sds away from a first proposal of a tenth of its size."""
+
+    class Far:
+        def log_prob(self, vector):
+            return float(-0.5 * (vector - 5.0).square().sum())
+
+    start = GaussianFactor(torch.zeros(2, dtype=torch.float64), 0.5 * torch.eye(2, dtype=torch.float64))
+    found = sample_posterior(Far(), start, 3_000, make_generator(4), nothing)
+    factor = found.gaussian(0.0)
+    torch.testing.assert_close(factor.mean, torch.full((2,), 5.0, dtype=torch.float64), atol=0.2, rtol=0)
+    torch.testing.assert_close(factor.tril.diagonal(), torch.ones(2, dtype=torch.float64), atol=0.15, rtol=0)
+
+
+def test_a_target_without_support_is_told():
+    class Nowhere:
+        def log_prob(self, vector):
+            return -math.inf
+
+    start = GaussianFactor(MEAN, TRIL)
+    assert sample_posterior(Nowhere(), start, 400, make_generator(5), nothing) is None
+
+
+def test_resampling_repeats_by_weight_in_random_order():
+    weights = torch.tensor([0.5, 0.125, 0.375, 0.0], dtype=torch.float64)
+    vectors = torch.arange(4, dtype=torch.float64)[:, None]
+    found = WeightedVectors(vectors, weights.log(), 0.0)
+    drawn = found.resample(800, make_generator(6))[:, 0]
+    assert torch.bincount(drawn.long(), minlength=4).tolist() == [400, 100, 300, 0]
+    assert float((drawn[:400] == 0).double().mean()) == pytest.approx(0.5, abs=0.1)
+
+
+N, T, PRIORS = 40, 4, Priors(location_scale=2.0, sd_scale=0.5, standardize=False)
+
+
+@pytest.fixture(scope="module")
+def binary():
+    """Binary choices between an attribute x and nothing, whose taste varies little."""
+    generator = make_generator(7)
+    x = torch.randn(N, T, generator=generator, dtype=torch.float64)
+    taste = 0.8 + 0.3 * torch.randn(N, 1, generator=generator, dtype=torch.float64)
+    chosen = (torch.rand(N, T, generator=generator, dtype=torch.float64) < torch.sigmoid(taste * x)).long()
+    attributes = torch.stack([torch.zeros_like(x), x], -1)[..., None]
+    return ChoiceData.from_arrays(attributes, chosen, names=["x"]), x.numpy(), chosen.numpy()
+
+
+@pytest.fixture(scope="module")
+def posterior_of_sd(binary):
+    """Grid of the sd and its posterior distribution function, by quadrature over tastes and a grid of parameters."""
+    _, x, chosen = binary
+    sign = 2.0 * chosen - 1.0
+    nodes, weights = np.polynomial.hermite_e.hermegauss(60)
+    location, sd = np.linspace(-0.5, 2.5, 121), np.linspace(0.005, 4.0, 400)
+    log_posterior = np.empty((len(location), len(sd)))
+    for j, size in enumerate(sd):
+        taste = location[:, None] + size * nodes
+        log_prob = -np.logaddexp(0.0, -(sign * x)[:, :, None, None] * taste).sum(1)
+        log_posterior[:, j] = np.log(np.exp(log_prob) @ (weights / weights.sum())).sum(0)
+    log_posterior += stats.norm(0, 2.0).logpdf(location)[:, None] + stats.halfcauchy(scale=0.5).logpdf(sd)
+    density = np.exp(log_posterior - log_posterior.max()).sum(0)
+    return sd, density.cumsum() / density.sum()
+
+
+def probability_errors(est, posterior_of_sd, probabilities=(0.05, 0.25, 0.5, 0.75, 0.95)):
+    sd, cumulative = posterior_of_sd
+    quantiles = est.posterior_samples()["sd.x"].quantile(list(probabilities)).to_numpy()
+    return np.abs(np.interp(quantiles, sd, cumulative) - probabilities).max()
+
+
+def fit_binary(data, **settings):
+    est = MixedLogit(random=["x"], priors=PRIORS, method=VI(**settings), random_state=3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return est.fit(data)
+
+
+def test_vi_against_quadrature_where_the_sd_is_close_to_zero(binary, posterior_of_sd):
+    data, *_ = binary
+    corrected, gaussian = fit_binary(data), fit_binary(data, correct=False)
+    assert corrected.diagnostics_["corrected"] is True
+    assert gaussian.diagnostics_["corrected"] is False
+    assert probability_errors(corrected, posterior_of_sd) < 0.05
+    assert probability_errors(gaussian, posterior_of_sd) > 0.05
+    assert corrected.diagnostics_["pareto_k"] < 0.7
+
+
+def test_the_same_seed_gives_the_same_samples(binary):
+    data, *_ = binary
+    here, there = fit_binary(data), fit_binary(data)
+    assert torch.equal(here.result_.samples.unconstrained, there.result_.samples.unconstrained)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"correct": "yes"}, "correct"),
+        ({"correct": True, "population": "adam"}, "needs population='newton'"),
+    ],
+)
+def test_wrong_settings(binary, options, words):
+    data, *_ = binary
+    with pytest.raises(SpecificationError, match=words):
+        MixedLogit(random=["x"], method=VI(**options)).fit(data)
