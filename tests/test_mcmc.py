@@ -4,6 +4,7 @@ import json
 import pickle
 import sys
 import warnings
+from importlib.util import find_spec
 
 import numpy as np
 import pandas as pd
@@ -27,6 +28,9 @@ from mxlogit.simulate import simulate_choices
 
 ELECTRICITY = ["pf", "cl", "loc", "wk", "tod", "seas"]
 SHORT = {"chains": 2, "warmup": 60, "samples": 40}
+
+
+with_numpyro = pytest.mark.skipif(find_spec("numpyro") is None, reason="needs the extra nuts")
 
 
 @pytest.fixture(scope="module")
@@ -239,16 +243,16 @@ def test_numpyro_is_asked_for_where_it_is_missing(frame, monkeypatch):
         make(MCMC(sampler="numpyro", **SHORT)).fit(frame)
 
 
+@with_numpyro
 def test_numpyro_names_the_distributions_it_knows(frame):
-    pytest.importorskip("numpyro")
     with pytest.raises(SpecificationError, match="uniform"):
         make(MCMC(sampler="numpyro", **SHORT), random={"z": "uniform"}).fit(frame)
 
 
+@with_numpyro
 @pytest.mark.slow
 def test_gibbs_against_numpyro(frame):
     """The same model written a third time, with a lognormal, an attribute missing here and there and ragged panels."""
-    pytest.importorskip("numpyro")
     some = frame[~((frame["id"] % 3 == 0) & (frame["situation"] % 2 == 0))]
     request = {"random": {"z": "lognormal", "w": "normal"}}
     nuts, _ = fit(make(MCMC(sampler="numpyro", chains=2, warmup=300, samples=500), **request), some)

@@ -40,10 +40,14 @@ def check_numpyro(model: PanelModel) -> None:
     SpecificationError
         Naming the families.
     """
+    # What NumPyro imports draws from NumPy's global generator, once.
+    before = np.random.get_state()
     try:
-        import numpyro  # noqa: F401
+        import numpyro.infer  # noqa: F401
     except ImportError:
         raise ImportError("MCMC(sampler='numpyro') needs NumPyro: pip install 'mxlogit[nuts]'.") from None
+    finally:
+        np.random.set_state(before)
     others = sorted({family.name for family in model.mixing.families} - set(_SIGNS))
     if others:
         raise SpecificationError(
