@@ -19,7 +19,7 @@ from mxlogit.errors import SpecificationError
 from mxlogit.fit import HistoryRow
 from mxlogit.inference.gibbs_run import ChainSettings, Sampled
 from mxlogit.inference.method import Callback
-from mxlogit.inference.nuts import collect_sites, site_values
+from mxlogit.inference.nuts import chain_after_chain, site_values
 from mxlogit.panels import PanelDifferences
 from mxlogit.parameters import Population
 
@@ -68,27 +68,20 @@ def run_numpyro(
     import jax
 
     begin, history = time.perf_counter(), list[HistoryRow]()
-    chains: list[dict[str, Tensor]] = []
-    divergences, interrupted = 0, False
+
+    def sample(chain: int) -> tuple[dict[str, Tensor], int]:
+        blocks: list[dict[str, np.ndarray]] = []
+        divergences = 0
+        for stage, block, diverged in _run_chain(settings, model, panel, start, (seed, chain)):
+            text, seconds = f"chain {chain + 1}, {stage}", time.perf_counter() - begin
+            history.append(HistoryRow(text, float("nan"), float("nan"), float("nan"), seconds, True))
+            callback(text)
+            blocks += [block] if block else []
+            divergences += diverged
+        return _as_tensors(blocks, settings, model), divergences
+
     with jax.enable_x64(True):
-        try:
-            for chain in range(settings.chains):
-                blocks: list[dict[str, np.ndarray]] = []
-                for stage, block, diverged in _run_chain(settings, model, panel, start, (seed, chain)):
-                    text = f"chain {chain + 1}, {stage}"
-                    seconds = time.perf_counter() - begin
-                    history.append(HistoryRow(text, float("nan"), float("nan"), float("nan"), seconds, True))
-                    callback(text)
-                    if block:
-                        blocks.append(block)
-                    divergences += diverged
-                chains.append(_as_tensors(blocks, settings, model))
-        except KeyboardInterrupt:
-            if not chains:
-                raise
-            interrupted = True
-    trace = collect_sites(settings, model, chains)
-    return Sampled(trace, {"divergences": float(divergences)}, history, interrupted=interrupted)
+        return chain_after_chain(settings, model, sample, history)
 
 
 def _run_chain(

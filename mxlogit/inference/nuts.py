@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pyro
@@ -39,21 +40,44 @@ def run_nuts(
     """Sample chain after chain; parameters as in `mxlogit.inference.gibbs_run.run_gibbs`."""
     panel, history = panel.to(torch.float64), list[HistoryRow]()
     begin = time.perf_counter()
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+
+        def sample(chain: int) -> tuple[dict[str, Tensor], int]:
+            return _run_chain(settings, model, panel, start, (seed, chain), _Teller(callback, chain, begin, history))
+
+        return chain_after_chain(settings, model, sample, history)
+
+
+def chain_after_chain(
+    settings: ChainSettings,
+    model: PanelModel,
+    sample: Callable[[int], tuple[dict[str, Tensor], int]],
+    history: list[HistoryRow],
+) -> Sampled:
+    """Run chains, of which an interrupt leaves those that are done.
+
+    Parameters
+    ----------
+    settings : ChainSettings
+    model : PanelModel
+    sample : callable
+        Runs the chain of a number: kept iterations by site, and how many transitions diverged.
+    history : list of HistoryRow
+        Which ``sample`` adds to.
+    """
     chains: list[dict[str, Tensor]] = []
     divergences, interrupted = 0, False
-    with torch.random.fork_rng(devices=[]), torch.enable_grad():
-        try:
-            for chain in range(settings.chains):
-                tell = _Teller(callback, chain, begin, history)
-                visited, count = _run_chain(settings, model, panel, start, (seed, chain), tell)
-                chains.append(visited)
-                divergences += count
-        except KeyboardInterrupt:
-            if not chains:
-                raise
-            interrupted = True
-    trace = collect_sites(settings, model, chains)
-    return Sampled(trace, {"divergences": float(divergences)}, history, interrupted=interrupted)
+    try:
+        for chain in range(settings.chains):
+            visited, count = sample(chain)
+            chains.append(visited)
+            divergences += count
+    except KeyboardInterrupt:
+        if not chains:
+            raise
+        interrupted = True
+    trace = _collect(settings, model, chains)
+    return Sampled(trace, {"divergences": float(divergences)}, history, interrupted)
 
 
 class _Teller:
@@ -109,28 +133,19 @@ def site_values(model: PanelModel, population: Population) -> dict[str, Tensor]:
     return values
 
 
-def collect_sites(settings: ChainSettings, model: PanelModel, chains: list[dict[str, Tensor]]) -> Trace:
-    """Put the samples of all chains, by site, into a trace, iteration after iteration, as far as all chains have come.
-
-    Parameters
-    ----------
-    settings : ChainSettings
-    model : PanelModel
-    chains : list of dict
-        Sites fixed, location, scale, correlation_i and xi with a leading axis of kept iterations.
-    """
-    kept = min(len(chain["xi"]) for chain in chains)
-    sites = {name: torch.stack([chain[name][:kept] for chain in chains]).detach() for name in chains[0]}
+def _collect(settings: ChainSettings, model: PanelModel, chains: list[dict[str, Tensor]]) -> Trace:
+    """Put the samples of all chains, by site, into a trace, iteration after iteration."""
+    sites = {name: torch.stack([chain[name] for chain in chains]).detach() for name in chains[0]}
     factors = [sites[f"correlation_{i}"] for i in range(len(model.space.correlated_blocks))]
     population = model.space.assemble(sites["fixed"], sites["location"], sites["scale"], factors)
     trace: Trace | None = None
-    for i in range(kept):
+    for i in range(settings.samples):
         here = Population(population.fixed[:, i], population.location[:, i], population.scale_tril[:, i])
         xi = sites["xi"][:, i]
         # A trace asks for no log probabilities.
         state = State(here, xi.mT, xi.new_full(xi.shape[:2], float("nan")))
         if trace is None:
-            trace = Trace(model, state, kept, settings.taste_bytes)
+            trace = Trace(model, state, settings.samples, settings.taste_bytes)
         trace.add(state)
     assert trace is not None
     return trace

@@ -20,8 +20,8 @@ from mxlogit.people import PanelSource
 # uncertainty adds to a person's shrinks with the number of people, so many people times samples; for quantiles, so many
 # at least.
 _MOST_POPULATIONS, _PEOPLE_TIMES_POPULATIONS, _FEWEST_POPULATIONS = 128, 32_000, 16
-# Taste samples per person.
-_SAMPLES = 512
+# Taste samples per person, and per population sample at least.
+_SAMPLES, _SAMPLES_EACH = 512, 16
 _PEOPLE_AT_ONCE = 5_000
 
 
@@ -67,14 +67,14 @@ def taste_moments(model: PanelModel, fit: Fit, panel: PanelSource) -> Moments:
 
 
 def coefficient_samples(model: PanelModel, fit: Fit, panel: PanelSource, n: int = _SAMPLES) -> Tensor:
-    """Posterior samples of people's coefficients (n_samples, n, f + k), spread over population samples."""
+    """Posterior samples of people's coefficients (n_samples, n, f + k), n at least, spread over population samples."""
     populations = sampled_populations(model, fit, max(_FEWEST_POPULATIONS, _count_populations(len(panel))))
-    each = -(-n // len(populations))
+    each = max(_SAMPLES_EACH, -(-n // len(populations)))
     parts = []
     for i, population in enumerate(populations):
         tastes = fit.tastes.sample(panel, population, each, i).double()
         parts.append(model.mixing.coefficients(population.fixed, tastes))
-    return torch.cat(parts)[:n]
+    return torch.cat(parts)
 
 
 def individual_frame(

@@ -2,11 +2,12 @@
 
     python tests/benchmarks/bench_mcmc.py [--threads 2] [--json FILE] [CASE ...]
 
-Asserts nothing. Cases (all but ``calibration``, which takes an hour, by default):
+Asserts nothing. Cases (all but ``numpyro`` and ``calibration``, which takes an hour, by default):
 
 electricity  Six correlated normals against another program's NUTS and, under its prior, against bayesm.
 study        The published simulation design, N = 10,000, T = 10: 1,000 kept iterations a chain.
 engines      VI against MCMC on electricity, Train and Swissmetro.
+numpyro      Smallest effective sample sizes per second on electricity beside NumPyro's NUTS, alternating (extra nuts).
 calibration  200 replications of two small designs, VI and MCMC: coverage and rank histograms.
 """
 
@@ -121,6 +122,29 @@ def run_engines() -> list[dict[str, Any]]:
     return rows
 
 
+def run_numpyro() -> list[dict[str, Any]]:
+    frame, rows = datasets.load_electricity(), []
+    samplers = {"gibbs": MCMC(samples=1000), "numpyro": MCMC(sampler="numpyro", chains=2, warmup=300, samples=400)}
+    for turn in range(2):
+        for name, method in samplers.items():
+            found = electricity(Priors(), method).set_params(random_state=turn).fit(frame).diagnostics_
+            smallest = min(found["ess_bulk"], found["ess_tail"])
+            rows.append(
+                {
+                    "sampler": name,
+                    "turn": turn,
+                    "seconds": found["seconds"],
+                    "rhat": found["rhat"],
+                    "ess": smallest,
+                    "ess_per_second": smallest / found["seconds"],
+                }
+            )
+            print(pd.DataFrame(rows[-1:]).round(3).to_string(index=False), flush=True)
+    table = pd.DataFrame(rows).groupby("sampler")["ess_per_second"].median()
+    print(f"ratio of medians {table['gibbs'] / table['numpyro']:.1f}")
+    return rows
+
+
 def run_calibration() -> list[dict[str, Any]]:
     rows = []
     for name, random in SMALL.items():
@@ -136,7 +160,14 @@ def run_calibration() -> list[dict[str, Any]]:
     return rows
 
 
-CASES = {"electricity": run_electricity, "study": run_study, "engines": run_engines, "calibration": run_calibration}
+CASES = {
+    "electricity": run_electricity,
+    "study": run_study,
+    "engines": run_engines,
+    "numpyro": run_numpyro,
+    "calibration": run_calibration,
+}
+_LONG = ("numpyro", "calibration")
 
 
 def main() -> None:
@@ -152,7 +183,7 @@ def main() -> None:
     warnings.simplefilter("ignore", ConvergenceWarning)
     print(f"threads {options.threads}, {platform.processor() or platform.machine()}, torch {torch.__version__}")
     record: dict[str, Any] = {"threads": options.threads, "torch": torch.__version__}
-    for case in options.cases or [name for name in CASES if name != "calibration"]:
+    for case in options.cases or [name for name in CASES if name not in _LONG]:
         print(f"\n== {case}")
         record[case] = CASES[case]()
     if options.json:
