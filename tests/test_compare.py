@@ -16,6 +16,7 @@ from mxlogit import (
     SpecificationError,
     compare_methods,
     compare_with_mcmc,
+    datasets,
 )
 from mxlogit.simulate import simulate_choices
 
@@ -133,3 +134,13 @@ def test_plot(three):
     assert sorted(texts) == ["mcmc", "msle", "vi"]
     with pytest.raises(SpecificationError, match="unknown parameters"):
         three.plot(["nobody"])
+
+
+@pytest.mark.slow
+def test_vi_and_mcmc_on_swissmetro():
+    """Half of these people always choose alike: their weights are uneven at parameters around the mode."""
+    est = MixedLogit(fixed=["cost"], random=["time"], constants=True, availability="available", random_state=0)
+    compared = compare_with_mcmc(est, datasets.load_swissmetro(), MCMC(samples=1500))
+    assert compared.fits["mcmc"].diagnostics_["rhat"] < 1.01
+    assert compared.table["vi", "difference"].abs().max() < 0.25
+    assert compared.table["vi", "sd_ratio"].between(0.9, 1.1).all()

@@ -12,6 +12,7 @@ from mxlogit.density import PanelModel
 from mxlogit.draws import make_generator
 from mxlogit.fit import Fit, Status
 from mxlogit.guide.population import GaussianFactor
+from mxlogit.inference.posterior import EVEN_ENOUGH, PopulationCheck
 from mxlogit.inference.start import MultinomialLogit, is_separated, weakly_identified
 from mxlogit.marginal import MarginalLikelihood, Sweep
 from mxlogit.parameters import ParameterSpace, Population
@@ -25,8 +26,6 @@ _SMALL_DEVIATION = 0.02
 _MODEST_DEVIATION = 0.3
 _INTERVAL = torch.tensor([0.025, 0.975], dtype=torch.float64)
 _VAGUE_LOG_DEVIATION = 0.5
-_WORST_K = 0.7
-_EVEN_WEIGHTS = 0.7
 _MANY_PEOPLE = 0.05
 
 
@@ -130,9 +129,8 @@ def _quality_sentences(fit: Fit) -> list[str]:
     sentences = []
     k_population, above = fit.diagnostics.get("pareto_k"), fit.diagnostics.get("people_above_k")
     ess = fit.diagnostics.get("ess_population")
-    # Where the weights are even, the shape of their tail is estimated from noise and does not matter.
-    uneven = isinstance(ess, float) and ess < _EVEN_WEIGHTS
-    if isinstance(k_population, float) and k_population > _WORST_K and uneven:
+    uneven = isinstance(ess, float) and ess < EVEN_ENOUGH
+    if isinstance(k_population, float) and isinstance(ess, float) and PopulationCheck(k_population, ess).is_poor:
         sentences.append(
             f"Pareto k of the population posterior is {k_population:.2f} (above 0.7): it is not close to Gaussian, so "
             "its tails and intervals are approximate; method='mcmc' has no such limit."

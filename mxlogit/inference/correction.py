@@ -29,8 +29,8 @@ _ENOUGH = 400.0
 _WORK = 800_000
 # Variance (nats squared) of the log likelihood from finite draws: at typical points, above which more draws are taken;
 # and at one point, above which its value is not known and it counts as impossible.
-_TYPICAL_VARIANCE, _LARGEST_VARIANCE = 0.05, 4.0
-_TRIED, _MOST_DRAWS = 12, 1_024
+_TYPICAL_VARIANCE, _LARGEST_VARIANCE = 0.25, 4.0
+_TRIED, _FIRST_DRAWS, _MOST_DRAWS = 12, 16, 1_024
 _POLISH = 4
 # Degrees of freedom of proposals, and weighted draws per parameter from which the next one is made.
 _LEAST_FREEDOM = 5.0
@@ -132,7 +132,7 @@ class PosteriorDensity:
 
     def __init__(self, model: PanelModel, marginal: MarginalLikelihood, sweep: Sweep, coordinates: ScalePoints) -> None:
         self.model, self.marginal, self.coordinates = model, marginal, coordinates
-        self.sweep = replace(sweep, polish=max(sweep.polish, _POLISH))
+        self.sweep = replace(sweep, draws=_FIRST_DRAWS, polish=max(sweep.polish, _POLISH))
         self.evaluations = 0
 
     def evaluate(self, point: Tensor) -> tuple[float, float]:
@@ -265,7 +265,7 @@ def correct(
     start : GaussianFactor
         The first proposal.
     sweep : Sweep
-        Draws to begin with.
+        All but the number of draws.
     seed : int
     tick : callable
         Told of every evaluation.

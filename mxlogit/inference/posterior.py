@@ -41,6 +41,8 @@ _SMALL_MOVE = 0.1
 _SMALL_STRETCH = 1.3
 # Mean ESS fraction above which importance weights count as even.
 EVEN_WEIGHTS = 0.75
+# Pareto k above which weights are too heavy-tailed, unless their effective sample size is above a fraction.
+WORST_K, EVEN_ENOUGH = 0.7, 0.7
 # Variance of the mean weight of a person's draws that differences bear (Swissmetro, where draws have an effective size
 # of .89: 16 of them left errors of .6 posterior sds in the mean), and a limit: a few hundred people get up to 256 draws
 # each, many get 64.
@@ -212,6 +214,11 @@ class PopulationCheck:
 
     pareto_k: float
     ess: float
+
+    @property
+    def is_poor(self) -> bool:
+        """Whether the tail of the weights is too heavy; where weights are even its shape is noise."""
+        return self.pareto_k > WORST_K and self.ess < EVEN_ENOUGH
 
 
 def check_gaussian(

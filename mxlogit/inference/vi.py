@@ -80,7 +80,7 @@ class VI(BaseEstimator):  # type: ignore[misc]
         Whether posterior samples of the population are importance-weighted, by the marginal likelihood itself, instead
         of those of the Gaussian ("newton" only): up to 1,600 more passes over the people. "auto": where up to 2,000
         people leave the posterior skewed (by more than 0.6 along some axis of the Gaussian), as it is of standard
-        deviations that a few hundred people hardly tell from zero.
+        deviations that a few hundred people hardly tell from zero, or the Gaussian fails its importance check.
     n_samples : int
         Posterior samples kept.
     steps : int
@@ -319,18 +319,19 @@ def find_posterior(
 
     fitted = fit_gaussian(target, start, tick)
     whole = len(part.people) == len(people)
-    corrected = None
-    if wanted is True or (wanted == "auto" and whole and fitted.skewness > _SKEWED):
-        everybody = (
-            part if whole else MarginalLikelihood(people, model.space, model.mixing, seed, journal=sample.journal)
-        )
-        corrected, evaluations = correct(model, everybody, fitted.factor, sweep, seed, tick)
-        clock.passes += evaluations
-    if corrected is None:
+    auto = wanted == "auto" and whole
+    corrected, check = None, None
+    if not (wanted is True or (auto and fitted.skewness > _SKEWED)):
         points = _FEW_CHECK_POINTS if many else _CHECK_POINTS
         check = check_gaussian(target, fitted.factor, points, make_generator(seed, 3), tick)
-    else:
+    if check is None or (auto and check.is_poor):
+        everybody = part if whole else MarginalLikelihood(people, model.space, model.mixing, seed)
+        corrected, evaluations = correct(model, everybody, fitted.factor, sweep, seed, tick)
+        clock.passes += evaluations
+    if corrected is not None:
         check = PopulationCheck(corrected.pareto_k, corrected.ess / len(corrected.vectors))
+    elif check is None:
+        check = check_gaussian(target, fitted.factor, _CHECK_POINTS, make_generator(seed, 3), tick)
     clock.passes += (sample.people.weight + target.evaluations * part.people.weight) / weight
     return Posterior(fitted.factor, fitted.rounds, check, corrected)
 
