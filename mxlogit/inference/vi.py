@@ -38,7 +38,8 @@ from mxlogit.tastes import PolishedTastes
 _CHECKED_PEOPLE = 2_000
 _CHECK_POINTS, _FEW_CHECK_POINTS = 48, 30
 # Skewness of the population posterior, along its worst axis, above which it is corrected unless told otherwise.
-_SKEWED = 0.6
+# Weights of some hundred parameters' draws are too uneven for so few.
+_SKEWED, _MOST_CORRECTED = 0.6, 40
 _TOLD_EVERY = 10
 # Noise of sums over people shrinks with people times draws: draws of the information matrix and of the log likelihood
 # at the estimate, given many people, are what keeps this product, and so many at least.
@@ -79,8 +80,9 @@ class VI(BaseEstimator):  # type: ignore[misc]
     correct : "auto" or bool
         Whether posterior samples of the population are importance-weighted, by the marginal likelihood itself, instead
         of those of the Gaussian ("newton" only): up to 1,600 more passes over the people. "auto": where up to 2,000
-        people leave the posterior skewed (by more than 0.6 along some axis of the Gaussian), as it is of standard
-        deviations that a few hundred people hardly tell from zero, or the Gaussian fails its importance check.
+        people, and up to 40 parameters, leave the posterior skewed (by more than 0.6 along some axis of the Gaussian),
+        as it is of standard deviations that a few hundred people hardly tell from zero, or the Gaussian fails its
+        importance check.
     n_samples : int
         Posterior samples kept.
     steps : int
@@ -319,7 +321,7 @@ def find_posterior(
 
     fitted = fit_gaussian(target, start, tick)
     whole = len(part.people) == len(people)
-    auto = wanted == "auto" and whole
+    auto = wanted == "auto" and whole and model.space.size <= _MOST_CORRECTED
     corrected, check = None, None
     if not (wanted is True or (auto and fitted.skewness > _SKEWED)):
         points = _FEW_CHECK_POINTS if many else _CHECK_POINTS
