@@ -10,7 +10,7 @@ from mxlogit import MCMC, VI, MixedLogit, Priors, SpecificationError
 from mxlogit.study import Calibration, Design, _Task, simulation_based_calibration
 
 SMALL = Design(people=25, situations=3, alternatives=3, ranked=19)
-METHOD = VI(n_samples=100)
+METHOD = VI(n_samples=100, correct=False)
 
 
 def make():
