@@ -219,6 +219,9 @@ def test_chains_of_another_run_are_refused(frame, tmp_path, written_always):
         (make(MCMC(**RESUMED, checkpoint=path), random_state=1), frame),
         (make(MCMC(**RESUMED, checkpoint=path)), frame[frame["id"] < 100]),
         (make(MCMC(**RESUMED, checkpoint=path)), frame.assign(x=2.0 * frame["x"])),
+        (make(MCMC(**RESUMED, checkpoint=path)), frame.assign(id=200 - frame["id"]).sort_values("id", kind="stable")),
+        (make(MCMC(**RESUMED, checkpoint=path), priors=Priors(sd_scale=1.0)), frame),
+        (make(MCMC(**RESUMED, checkpoint=path), random={"z": "lognormal", "w": "normal"}), frame),
     ):
         with pytest.raises(SpecificationError, match="belongs to another fit"):
             other.fit(data)

@@ -255,7 +255,7 @@ def correct(
     seed: int,
     tick: Callable[[], None],
 ) -> tuple[WeightedVectors | None, int]:
-    """Weighted draws of the posterior, None where too few count, and how many passes over the people they took.
+    """Correct a Gaussian posterior by weighted draws.
 
     Parameters
     ----------
@@ -269,6 +269,11 @@ def correct(
     seed : int
     tick : callable
         Told of every evaluation.
+
+    Returns
+    -------
+    tuple of (WeightedVectors or None, int)
+        Weighted unconstrained vectors, None where too few count, and how many passes over the people they took.
     """
     generator = make_generator(seed, 17)
     _, _, log_scale, _ = model.space.split(start.mean)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,7 +69,11 @@ def run_gibbs(
     """Sample from chains that begin apart from each other around ``start``; every person with weight one."""
     sampler = GibbsSampler(model, panel, settings.chains, seed, settings.covariance)
     run = _Run(settings, model, sampler, _Tuning(sampler.start(start, _START_SPREAD), None, start), callback)
-    file = None if settings.checkpoint is None else Checkpoint(settings.checkpoint, _identity(settings, sampler, seed))
+    file = (
+        None
+        if settings.checkpoint is None
+        else Checkpoint(settings.checkpoint, _identity(settings, model, sampler, seed))
+    )
     found = None if file is None else file.read()
     if found is not None:
         run.restore(*found)
@@ -79,13 +84,17 @@ def run_gibbs(
     return Sampled(run.trace, shares, run.history, interrupted)
 
 
-def _identity(settings: ChainSettings, sampler: GibbsSampler, seed: int) -> str:
-    """Words that differ between runs, and between data."""
-    panel = sampler.likelihood.panel
+def _identity(settings: ChainSettings, model: PanelModel, sampler: GibbsSampler, seed: int) -> str:
+    """Words that differ between runs, models, priors and data, the order of people included."""
+    panel, prior = sampler.likelihood.panel, model.prior
+    families = ", ".join(family.name for family in model.mixing.families)
+    tensors = (prior.mean, prior.deviation, prior.sd_scale, panel.values, panel.closed_rows())
+    digest = zlib.crc32(repr((prior.concentration, model.space.labels, settings.covariance)).encode())
+    for tensor in tensors:
+        digest = zlib.crc32(tensor.cpu().contiguous().numpy().tobytes(), digest)
     return (
         f"{settings.chains} chains of {settings.warmup} + {settings.samples} x {settings.thin} iterations, "
-        f"{len(panel)} people, {sampler.space.size} parameters, prior {settings.covariance}, seed {seed}, data "
-        f"{float(panel.values.double().sum()):.6g}"
+        f"{len(panel)} people, families {families}, seed {seed}, digest of data and priors {digest:08x}"
     )
 
 
