@@ -40,11 +40,16 @@ class WeightedDraws:
         log P(y_n | xi) + log p(xi) - log q_n(xi).
     log_tilt : Tensor, shape (n, s)
         The same if the target were exactly the normal factor: the control variate of every weighted sum.
+    near_normal : bool
+        Whether draws are about those of the normal factor. Those of a flow are closer to the target than to it, and
+        then log p(y_n) has less noise without the control variate (electricity, one choice a person: .24 nats against
+        .57); moments still have less with it.
     """
 
     xi: Tensor
     log_ratio: Tensor
     log_tilt: Tensor
+    near_normal: bool = True
 
     @cached_property
     def _ratio(self) -> Jackknife:
@@ -72,7 +77,7 @@ class WeightedDraws:
     @property
     def log_marginal(self) -> Tensor:
         """Jackknifed, controlled estimate of log p(y_n), shape (n,)."""
-        return self._ratio.log_mean - self._tilt.log_mean
+        return self._ratio.log_mean - self._tilt.log_mean if self.near_normal else self._ratio.log_mean
 
     @property
     def jackknife_weights(self) -> Tensor:
@@ -87,14 +92,15 @@ class WeightedDraws:
     @property
     def log_variance(self) -> Tensor:
         """Delta-method variance of the estimate of log p(y_n), shape (n,)."""
-        return (self.weights - self._tilt.plain_weights).square().sum(-1)
+        expected = self._tilt.plain_weights if self.near_normal else 1.0 / self.log_ratio.shape[-1]
+        return (self.weights - expected).square().sum(-1)
 
 
 @dataclass(frozen=True)
 class DrawnUtility:
     """Draws of a chunk with their log densities (n, s), map (n, k, s) and utility differences (n, r, s).
 
-    ``value`` is None where tastes are the latents.
+    ``value`` is None where tastes are the latents; ``near_normal`` is that of `WeightedDraws`.
     """
 
     xi: Tensor
@@ -102,11 +108,13 @@ class DrawnUtility:
     log_factor: Tensor
     value: MapValue | None
     utility: Tensor
+    near_normal: bool
 
     def weigh(self, log_prob: Tensor) -> WeightedDraws:
         """Attach log probabilities (n, s)."""
         log_prior = log_standard_normal(self.xi.square().sum(1), self.xi.shape[1])
-        return WeightedDraws(self.xi, log_prob + log_prior - self.log_q, self.log_factor - self.log_q)
+        log_ratio, log_tilt = log_prob + log_prior - self.log_q, self.log_factor - self.log_q
+        return WeightedDraws(self.xi, log_ratio, log_tilt, self.near_normal)
 
 
 def draw_utilities(
@@ -123,27 +131,41 @@ def draw_utilities(
     if not mixing.is_identity:
         value = mixing.evaluate(tastes.mT, population.location, population.scale).transposed()
         tastes = value.taste
-    return DrawnUtility(xi, log_q, log_factor, value, drawn_utility(tastes, population, panel, mixing, scratch))
+    utility = drawn_utility(tastes, population, panel, mixing, scratch)
+    return DrawnUtility(xi, log_q, log_factor, value, utility, factor.warp is None)
 
 
 def _draw(factor: LocalFactor, base: BaseDraws) -> tuple[Tensor, Tensor, Tensor]:
     """Whitened tastes (n, k, s), their log density under the mixture, and under the normal factor."""
-    k, share = base.points.shape[1], base.prior_share
+    k, share, warp = base.points.shape[1], base.prior_share, factor.warp
     log_det, mean = factor.log_det[:, None], factor.mean[..., None]
-    xi = torch.baddbmm(mean, factor.root, base.points)
-    square = base.points.square().sum(1)
+    images, stretch = (base.points, None) if warp is None else warp.forward(base.points)
+    xi = torch.baddbmm(mean, factor.root, images)
+    square = images.square().sum(1)
+    of_base = square if warp is None else base.points.square().sum(1)
     if share:
         prior = base.prior_part(base.points)
         base.prior_part(xi).copy_(prior)
         standard = torch.bmm(factor.precision_tril.mT, (prior.flatten(2) - mean).contiguous())
-        quarters = base.prior_part(square)
-        quarters.copy_(standard.square().sum(1).view_as(quarters))
-    log_q = base.log_local(square, k) - log_det
+        _put(base, square, standard.square().sum(1))
+        if warp is not None and stretch is not None:
+            points, log_stretch = warp.inverse(standard)
+            _put(base, of_base, points.square().sum(1))
+            _put(base, stretch, log_stretch)
+    log_q = base.log_local(of_base, k) - log_det
     log_factor = log_standard_normal(square, k) - log_det
+    if stretch is not None:
+        log_q = log_q - stretch
     if share:
         log_prior = log_standard_normal(xi.square().sum(1), k)
         log_q = torch.logaddexp(log_q + math.log1p(-share), log_prior + math.log(share))
     return xi, log_q, log_factor
+
+
+def _put(base: BaseDraws, target: Tensor, values: Tensor) -> None:
+    """Overwrite what belongs to points from the prior."""
+    part = base.prior_part(target)
+    part.copy_(values.view_as(part))
 
 
 def weigh_draws(

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mxlogit.draws import BaseDraws, DrawScheme
-from mxlogit.guide.laplace import LocalFactor, follow, polish
+from mxlogit.guide.laplace import Flow, LocalFactor, follow, polish
 from mxlogit.guide.variational import vary
 from mxlogit.importance import WeightedDraws, score_people, weigh_draws
 from mxlogit.journal import Journal
@@ -23,6 +23,7 @@ from mxlogit.louis import louis_information
 from mxlogit.mixing import Mixing
 from mxlogit.panels import PanelDifferences
 from mxlogit.parameters import ParameterSpace, Population
+from mxlogit.passes import DrawsEffect, LikelihoodSums, PassResult
 from mxlogit.people import People
 
 # Rows x draws and people of a chunk, by measurement: a hundred operations a chunk cost more than cache misses (50,000
@@ -65,84 +66,6 @@ class Sweep:
     defensive: bool = True
     settled: float = 1e-4
     vary: int = 0
-
-
-@dataclass(frozen=True)
-class LikelihoodSums:
-    """Sums over everybody of one pass without derivatives (weighted by the people's weights).
-
-    Attributes
-    ----------
-    log_likelihood : float
-    variance : float
-        Delta-method variance of ``log_likelihood`` from the finite number of draws.
-    elbo : float
-        Sum of the evidence lower bounds of the normal local factors.
-    ess : float
-        Mean over people of the effective sample size fraction.
-    """
-
-    log_likelihood: float
-    variance: float
-    elbo: float
-    ess: float
-
-    @staticmethod
-    def of_chunk(drawn: WeightedDraws, weights: Tensor) -> Tensor:
-        """Sums over a chunk of people with weights (n,), shape (4,), float64."""
-        values = torch.stack([drawn.log_marginal, drawn.log_variance * weights, drawn.elbo, drawn.ess_fraction])
-        return values.double() @ weights.double()
-
-    @classmethod
-    def finish(cls, weight: float, sums: Tensor) -> LikelihoodSums:
-        """Name the sums over everybody, given the sum of weights."""
-        log_likelihood, variance, elbo, ess = sums.tolist()
-        return cls(log_likelihood, variance, elbo, ess / weight)
-
-
-@dataclass(frozen=True)
-class PassResult:
-    """Sums over everybody of one pass (float64, on the CPU).
-
-    Attributes
-    ----------
-    value : LikelihoodSums
-    score : Tensor, shape (D,)
-    outer : Tensor, shape (D, D)
-        Centred outer product of the people's scores.
-    """
-
-    value: LikelihoodSums
-    score: Tensor
-    outer: Tensor
-
-    @classmethod
-    def finish(cls, weight: float, sums: Tensor, score: Tensor, outer: Tensor) -> PassResult:
-        """Centre the outer products, given the sum of weights and sums over everybody."""
-        return cls(LikelihoodSums.finish(weight, sums), score, outer - torch.outer(score, score) / weight)
-
-
-@dataclass(frozen=True)
-class DrawsEffect:
-    """What more draws would change (float64, on the CPU); sums over people.
-
-    Attributes
-    ----------
-    score : Tensor, shape (D,)
-        The score with more draws less that with few.
-    variance : Tensor, shape (D, D)
-        Covariance of that estimate.
-    noise : Tensor, shape (D, D)
-        What the noise of few draws adds to the outer product of the people's scores.
-    """
-
-    score: Tensor
-    variance: Tensor
-    noise: Tensor
-
-    def scaled(self, share: float) -> DrawsEffect:
-        """Return the effect on ``share`` times as many people."""
-        return DrawsEffect(share * self.score, share**2 * self.variance, share * self.noise)
 
 
 @dataclass(frozen=True)
@@ -217,6 +140,8 @@ class MarginalLikelihood:
     ----------
     modes : Tensor, shape (n, k)
         Last whitened mode of each person of this process: the warm start of the next pass.
+    flow : Flow or None
+        On local factors, whose base draws are then those that it is for; none at first.
     """
 
     def __init__(
@@ -231,6 +156,7 @@ class MarginalLikelihood:
         self.people, self.space, self.mixing, self.seed = people, space, mixing, seed
         self.name, self.journal = name, Journal() if journal is None else journal
         self.modes = people.like.new_zeros(len(people.panels), space.n_random)
+        self.flow: Flow | None = None
         self._scratch = Scratch()
         self._windows: dict[tuple[int, int], _Window] = {}
         self._kept_scheme: DrawScheme | None = None
@@ -239,7 +165,7 @@ class MarginalLikelihood:
         """Return the marginal likelihood of some people (increasing places among everybody), with their modes."""
         name = f"{self.name}/{len(people)}"
         part = MarginalLikelihood(self.people.take(people), self.space, self.mixing, self.seed, name, self.journal)
-        part.modes = self.modes[self.people.here(people).to(self.modes.device)]
+        part.modes, part.flow = self.modes[self.people.here(people).to(self.modes.device)], self.flow
         return part
 
     def chunk_size(self, draws: int) -> int:
@@ -249,7 +175,10 @@ class MarginalLikelihood:
         return max(1, min(_LARGEST_CHUNK, _CELLS_PER_CHUNK // cells))
 
     def _scheme(self, sweep: Sweep) -> DrawScheme:
-        return DrawScheme((self.seed, sweep.key), sweep.draws, self.space.n_random, sweep.tail, sweep.defensive)
+        tail, defensive = sweep.tail, sweep.defensive
+        if self.flow is not None:
+            tail, defensive = self.flow.tail, self.flow.defensive
+        return DrawScheme((self.seed, sweep.key), sweep.draws, self.space.n_random, tail, defensive)
 
     def _window(self, start: int, count: int, scheme: DrawScheme) -> _Window:
         """The window at a place; one that keeps its draws, until others are wanted, where everybody's are few."""
@@ -275,15 +204,24 @@ class MarginalLikelihood:
                 if remember:
                     self.modes[place] = factor.mean
                 base = window.points(scheme, group, factor.mean)
-                yield self._vary(Proposal(place, panel, factor, base, window, group, sweep.vary), local)
+                proposal = self._vary(Proposal(place, panel, factor, base, window, group, sweep.vary), local)
+                yield self._warp(proposal, local)
 
     @torch.no_grad()
     def follow(self, population: Population, proposals: Iterable[Proposal]) -> Iterator[Proposal]:
-        """Move kept proposals to a nearby population: modes by one Newton step, base draws unchanged."""
+        """Move kept proposals to a nearby population: modes by one Newton step, base draws and flows unchanged."""
         local = population.to(self.people.like)
         for proposal in proposals:
             factor = follow(proposal.factor.mean, local, proposal.panel, self.mixing)
-            yield self._vary(replace(proposal, factor=factor), local)
+            moved = self._vary(replace(proposal, factor=factor), local)
+            yield replace(moved, factor=replace(moved.factor, warp=proposal.factor.warp))
+
+    def _warp(self, p: Proposal, population: Population) -> Proposal:
+        """Put the flow, if there is one, on a proposal's factor."""
+        if self.flow is None:
+            return p
+        warp = self.flow.attach(p.factor, population, p.panel, self.mixing)
+        return replace(p, factor=replace(p.factor, warp=warp))
 
     def _vary(self, p: Proposal, population: Population) -> Proposal:
         """Take the variational steps of a proposal whose factor is at the mode."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mxlogit.density import PanelModel
 from mxlogit.draws import make_generator
-from mxlogit.guide.laplace import LocalFactor
+from mxlogit.guide.laplace import Flow, LocalFactor
 from mxlogit.importance import WeightedDraws, latent_moments
 from mxlogit.marginal import MarginalLikelihood, Proposal, Sweep
 from mxlogit.parameters import Population
@@ -62,6 +62,8 @@ class PolishedTastes:
         Whether importance weights are known to be even, so that fewer draws do for many people.
     seen : MarginalLikelihood, optional
         Of the people of the fit, with their modes: their tastes need no polish from the beginning.
+    flow : Flow, optional
+        On the local factors.
     """
 
     def __init__(
@@ -75,9 +77,10 @@ class PolishedTastes:
         vary: int = 0,
         even: bool = False,
         seen: MarginalLikelihood | None = None,
+        flow: Flow | None = None,
     ) -> None:
         self.model, self.seed, self.tail = model, seed, tail
-        self.draws, self.polish, self.vary, self.even, self.seen = draws, polish, vary, even, seen
+        self.draws, self.polish, self.vary, self.even, self.seen, self.flow = draws, polish, vary, even, seen, flow
 
     def _weigh(
         self, panel: PanelSource | People, population: Population, draws: int
@@ -95,6 +98,7 @@ class PolishedTastes:
         if marginal is None or marginal.people.panels is not panel:
             people = panel if isinstance(panel, People) else People.gather(panel)
             marginal = MarginalLikelihood(people, self.model.space, self.model.mixing, self.seed)
+            marginal.flow = self.flow
         sweep = Sweep(draws, self.tail, 900 + draws, self.polish, vary=self.vary)
         yield from marginal.weigh(population, marginal.propose(population, sweep, remember=False))
 

@@ -63,9 +63,10 @@ def many_people(rank, size, folder):
     import mxlogit.inference.posterior as posterior
 
     newton.STAGE_SIZES, posterior.MOST_PEOPLE = (60, 150), 60
+    import mxlogit.inference.default as default
     import mxlogit.inference.vi as vi
 
-    vi.STAGE_SIZES, vi.MOST_PEOPLE = (60, 150), 60
+    vi.STAGE_SIZES, default.MOST_PEOPLE = (60, 150), 60
     est = make_estimator(method=VI(n_samples=400), random_state=4 if rank == 0 else None)
     return facts(est.fit(make_data()))
 
@@ -109,15 +110,15 @@ def failing_late(rank, size, folder):
     """The first process fails after its last pass."""
     est = make_estimator()
     if rank == 0:
-        import mxlogit.inference.vi as vi
+        import mxlogit.inference.default as default
 
-        judge = vi.judge
+        judge = default.judge
 
         def fail(*given):
-            vi.judge = judge
+            default.judge = judge
             raise MemoryError("no room")
 
-        vi.judge = fail
+        default.judge = fail
     try:
         est.fit(make_data())
     except Exception as trouble:

@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 import torch
 
+import mxlogit.inference.default as default
 import mxlogit.inference.newton as newton
 import mxlogit.inference.vi as vi
 from mxlogit import VI, MixedLogit, SpecificationError
@@ -24,7 +25,7 @@ def _stages(monkeypatch):
     """Subsamples of 60 and 150 of 300 people."""
     for module in (newton, vi):
         monkeypatch.setattr(module, "STAGE_SIZES", (60, 150))
-    monkeypatch.setattr(vi, "MOST_PEOPLE", 60)
+    monkeypatch.setattr(default, "MOST_PEOPLE", 60)
 
 
 def estimator(path=None, seed=4, **settings):
@@ -53,7 +54,7 @@ def whole(data):
     with pytest.MonkeyPatch.context() as patch:
         for module in (newton, vi):
             patch.setattr(module, "STAGE_SIZES", (60, 150))
-        patch.setattr(vi, "MOST_PEOPLE", 60)
+        patch.setattr(default, "MOST_PEOPLE", 60)
         passes = Passes(patch)
         return estimator().fit(data), passes.count
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -24,9 +25,21 @@ from mxlogit.parameters import Population
 _ROUNDING = {torch.float32: 2e-6, torch.float64: 1e-13}
 
 
+class Warp(Protocol):
+    """An invertible map of the whitened coordinates of local factors, of its own for every person."""
+
+    def forward(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (n, k, s) of base points, and log determinants (n, s) of the derivative."""
+        ...
+
+    def inverse(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Base points (n, k, s) of images, and log determinants (n, s) of the derivative of `forward` at them."""
+        ...
+
+
 @dataclass(frozen=True)
 class LocalFactor:
-    """Gaussian approximation of each person's whitened tastes, N(mean, R R').
+    """Gaussian approximation of each person's whitened tastes, N(mean, R R'), and perhaps a flow on it.
 
     Attributes
     ----------
@@ -37,17 +50,39 @@ class LocalFactor:
         Inverse of R', lower triangular: the Cholesky factor of the precision.
     log_det : Tensor, shape (n,)
         log |R|.
+    warp : Warp or None
+        What stands between base points and the Gaussian.
     """
 
     mean: Tensor
     root: Tensor
     precision_tril: Tensor
     log_det: Tensor
+    warp: Warp | None = None
 
     @property
     def covariance(self) -> Tensor:
         """R R', shape (n, k, k)."""
         return self.root @ self.root.mT
+
+
+class Flow(Protocol):
+    """What gives every person a warp.
+
+    Attributes
+    ----------
+    tail : int
+        Degrees of freedom of the Student-t base points that it is for.
+    defensive : bool
+        Whether some draws must still come from the prior: where the flow leaves people with uneven weights.
+    """
+
+    tail: int
+    defensive: bool
+
+    def attach(self, factor: LocalFactor, population: Population, panel: PanelDifferences, mixing: Mixing) -> Warp:
+        """Warps of the factors of the people of a panel."""
+        ...
 
 
 @dataclass(frozen=True)

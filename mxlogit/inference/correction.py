@@ -25,8 +25,8 @@ from mxlogit.samples import pareto_smoothed
 
 _STAGE, _MOST_STAGES, _FEWEST_STAGES = 200, 8, 2
 _ENOUGH = 400.0
-# People times evaluations that a correction may cost.
-_WORK = 800_000
+# People times draws times evaluations that a correction may cost: a minute on electricity.
+USUAL_WORK, MOST_WORK = 130e6, 650e6
 # Variance (nats squared) of the log likelihood from finite draws: at typical points, above which more draws are taken;
 # and at one point, above which its value is not known and it counts as impossible.
 _TYPICAL_VARIANCE, _LARGEST_VARIANCE = 0.25, 4.0
@@ -254,6 +254,7 @@ def correct(
     sweep: Sweep,
     seed: int,
     tick: Callable[[], None],
+    work: float = MOST_WORK,
 ) -> tuple[WeightedVectors | None, int]:
     """Correct a Gaussian posterior by weighted draws.
 
@@ -269,11 +270,14 @@ def correct(
     seed : int
     tick : callable
         Told of every evaluation.
+    work : float
+        People times draws times evaluations at most.
 
     Returns
     -------
     tuple of (WeightedVectors or None, int)
-        Weighted unconstrained vectors, None where too few count, and how many passes over the people they took.
+        Weighted unconstrained vectors, None where too few count or too much work would be needed, and how many passes
+        over the people they took.
     """
     generator = make_generator(seed, 17)
     _, _, log_scale, _ = model.space.split(start.mean)
@@ -281,8 +285,10 @@ def correct(
     target = PosteriorDensity(model, marginal, sweep, coordinates)
     typical, _ = start.sample_and_log_prob(_TRIED, generator)
     target.sharpen(coordinates.points(typical))
-    affordable = _WORK // max(1, len(marginal.people))
-    most = _STAGE * max(_FEWEST_STAGES, min(_MOST_STAGES, affordable // _STAGE))
+    stages = min(_MOST_STAGES, int(work / (_STAGE * target.sweep.draws * len(marginal.people))))
+    if stages < _FEWEST_STAGES:
+        return None, target.evaluations
+    most = _STAGE * stages
     found = sample_posterior(target, coordinates.gaussian(start, generator), most, generator, tick)
     if found is None or found.ess < _DRAWS_PER_PARAMETER * len(start.mean):
         return None, target.evaluations

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mxlogit.density import PanelModel
 from mxlogit.fit import HistoryRow, Status
-from mxlogit.marginal import DrawsEffect, MarginalLikelihood, PassResult, Sweep
+from mxlogit.marginal import MarginalLikelihood, Sweep
 from mxlogit.optim.trust_region import (
     Ascent,
     Evaluation,
@@ -28,6 +28,7 @@ from mxlogit.optim.trust_region import (
     solve_step,
 )
 from mxlogit.parameters import Population
+from mxlogit.passes import DrawsEffect, PassResult
 
 STAGE_SIZES = (2_000, 20_000)
 # Gains left in log posterior at which a stage ends: on a subsample, and, in multiples of the tolerance, on the first

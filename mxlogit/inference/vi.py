@@ -2,49 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from sklearn.base import BaseEstimator
 
 from mxlogit.density import PanelModel
-from mxlogit.draws import make_generator
 from mxlogit.errors import SpecificationError, check_at_least, check_option
 from mxlogit.fit import Fit
-from mxlogit.guide.population import GaussianFactor
-from mxlogit.inference.assess import draw_samples, evaluate_center, judge, report_samples
-from mxlogit.inference.correction import WeightedVectors, correct
+from mxlogit.inference.default import run_newton
 from mxlogit.inference.method import Callback
-from mxlogit.inference.newton import STAGE_SIZES, Clock, NewtonSearch, NewtonSettings, Optimum
-from mxlogit.inference.posterior import (
-    EVEN_WEIGHTS,
-    MOST_PEOPLE,
-    AnchoredTarget,
-    PopulationCheck,
-    check_gaussian,
-    fit_gaussian,
-    laplace_factor,
-    posterior_sweep,
-)
-from mxlogit.inference.start import MultinomialLogit, fit_multinomial_logit, start_population
-from mxlogit.journal import FileJournal, Journal
-from mxlogit.marginal import MarginalLikelihood
-from mxlogit.parameters import Population
+from mxlogit.inference.newton import STAGE_SIZES, Clock
+from mxlogit.inference.start import fit_multinomial_logit, start_population
 from mxlogit.people import People
-from mxlogit.samples import Samples
-from mxlogit.tastes import PolishedTastes
-
-_CHECKED_PEOPLE = 2_000
-_CHECK_POINTS, _FEW_CHECK_POINTS = 48, 30
-# Skewness of the population posterior, along its worst axis, above which it is corrected unless told otherwise.
-# Weights of some hundred parameters' draws are too uneven for so few.
-_SKEWED, _MOST_CORRECTED = 0.6, 40
-_TOLD_EVERY = 10
-# Noise of sums over people shrinks with people times draws: draws of the information matrix and of the log likelihood
-# at the estimate, given many people, are what keeps this product, and so many at least.
-_INFORMATION_DRAWS, _FEWEST_INFORMATION_DRAWS, _INFORMATION_WORK = 64, 16, 640_000
-_FEWEST_CENTER_DRAWS, _MOST_CENTER_DRAWS, _CENTER_WORK = 16, 1_024, 1_600_000
 
 
 class VI(BaseEstimator):  # type: ignore[misc]
@@ -65,8 +36,12 @@ class VI(BaseEstimator):  # type: ignore[misc]
         network, for comparison.
     polish : "auto" or int
         Damped Newton steps per person and pass: "auto" is 2 under "newton" and 0 under "adam".
-    flow : None
-        The place of a conditional normalizing flow after the polish; none is trained.
+    flow : {"auto", "affine", "spline", None}
+        Conditional normalizing flow on each person's polished Gaussian, trained at the optimum ("newton"), or together
+        with the encoder ("adam"): "affine" shifts and shears it, "spline" bends it along its principal axes as well.
+        "auto": "spline" where importance weights are uneven (an effective sample size below .8), else none.
+    flow_layers : int
+        Layers of splines: the first bends axes one by one, further ones couple halves of them.
     draws : int or None
         Importance draws per person, a multiple of 4, in the last passes. None: 16, quadrupled until new
         draws do not move the optimum; beyond 20,000 people what more draws would change is found on a subsample.
@@ -105,7 +80,8 @@ class VI(BaseEstimator):  # type: ignore[misc]
         population: str = "newton",
         encoder: str | None = "auto",
         polish: str | int = "auto",
-        flow: str | None = None,
+        flow: str | None = "auto",
+        flow_layers: int = 1,
         draws: int | None = None,
         tail: int | None = 8,
         tolerance: float = 0.005,
@@ -123,6 +99,7 @@ class VI(BaseEstimator):  # type: ignore[misc]
         self.encoder = encoder
         self.polish = polish
         self.flow = flow
+        self.flow_layers = flow_layers
         self.draws = draws
         self.tail = tail
         self.tolerance = tolerance
@@ -147,7 +124,7 @@ class VI(BaseEstimator):  # type: ignore[misc]
         check_option("VI(population=...)", self.population, ["newton", "adam"])
         encoders = ["auto", None] if self.population == "newton" else ["auto", "set", "rodrigues2022"]
         check_option(f"VI(encoder=...) with population={self.population!r}", self.encoder, encoders)
-        check_option("VI(flow=...)", self.flow, [None])
+        check_option("VI(flow=...)", self.flow, ["auto", "affine", "spline", None])
         check_option("VI(correct=...)", self.correct, ["auto", True, False])
         if self.correct is True and self.population != "newton":
             raise SpecificationError("VI(correct=True) needs population='newton'.")
@@ -159,7 +136,13 @@ class VI(BaseEstimator):  # type: ignore[misc]
             )
         if self.tail is not None and (not isinstance(self.tail, int) or self.tail < 4 or self.tail % 2):
             raise SpecificationError(f"VI(tail=...) must be None or an even number above 2; got {self.tail!r}.")
-        for name, lowest in (("max_iterations", 1), ("n_samples", 2), ("steps", 1), ("batch_size", 1)):
+        for name, lowest in (
+            ("max_iterations", 1),
+            ("n_samples", 2),
+            ("steps", 1),
+            ("batch_size", 1),
+            ("flow_layers", 1),
+        ):
             check_at_least(f"VI({name}=...)", getattr(self, name), lowest)
         for name in ("tolerance", "learning_rate", "guide_learning_rate"):
             check_at_least(f"VI({name}=...)", getattr(self, name), 1e-12)
@@ -209,160 +192,4 @@ class VI(BaseEstimator):  # type: ignore[misc]
             from mxlogit.inference.classic import run_classic
 
             return run_classic(self, model, people, logit, start, seed, clock)
-        return self._run_newton(model, people, sample, logit, start, seed, clock)
-
-    def _run_newton(
-        self,
-        model: PanelModel,
-        people: People,
-        sample: People,
-        logit: MultinomialLogit,
-        start: Population,
-        seed: int,
-        clock: Clock,
-    ) -> Fit:
-        polish = 2 if self.polish == "auto" else int(self.polish)
-        settings = NewtonSettings(self.tolerance, self.max_iterations, self.draws, self.tail, polish)
-        journal = self._journal(model, people, seed)
-        marginal = MarginalLikelihood(people, model.space, model.mixing, seed, "all", journal)
-        part = marginal
-        if sample is not people:
-            part = MarginalLikelihood(sample, model.space, model.mixing, seed, "sample", journal)
-        optimum = NewtonSearch(model, marginal, part, settings, clock).run(start)
-        posterior = find_posterior(model, part, people, optimum, seed, clock, wanted=self.correct)
-        samples = posterior.sample(model, self.n_samples, seed)
-        even = optimum.evaluation.detail.value.ess > EVEN_WEIGHTS
-        tastes = PolishedTastes(model, seed, self.tail, vary=optimum.sweep.vary, even=even, seen=marginal)
-        center = model.space.from_report(samples.mean)
-        fit = Fit(samples, center, optimum.status, clock.history, tastes, {})
-        draws = max(_FEWEST_CENTER_DRAWS, min(_MOST_CENTER_DRAWS, 4 * (_CENTER_WORK // (4 * len(people)))))
-        fit.diagnostics.update(evaluate_center(marginal, center, draws, self.tail, optimum.sweep.vary))
-        clock.passes += 1
-        fit.diagnostics.update(_describe(fit, optimum, posterior, sample, seed, clock))
-        fit = judge(fit, model, people, logit)
-        journal.finish()
-        return fit
-
-    def _journal(self, model: PanelModel, people: People, seed: int) -> Journal:
-        if self.checkpoint is None:
-            return Journal()
-        identity = f"{len(people)} people, {model.space.size} parameters, seed {seed}, {people.team.size} processes"
-        return FileJournal(self.checkpoint, identity, people.team)
-
-
-@dataclass(frozen=True)
-class Posterior:
-    """The population factor, how many natural-gradient steps it took, and its importance check or correction."""
-
-    factor: GaussianFactor
-    rounds: int
-    check: PopulationCheck
-    corrected: WeightedVectors | None = None
-
-    def sample(self, model: PanelModel, n: int, seed: int) -> Samples:
-        """N samples of the population parameters."""
-        if self.corrected is None:
-            return draw_samples(model.space, self.factor, n, seed)
-        return report_samples(model.space, self.corrected.resample(n, make_generator(seed, 5)))
-
-
-def find_posterior(
-    model: PanelModel,
-    sample: MarginalLikelihood,
-    people: People,
-    optimum: Optimum,
-    seed: int,
-    clock: Clock,
-    *,
-    wanted: str | bool,
-) -> Posterior:
-    """Move from the mode to the Gaussian posterior of the population vector, and check or correct it.
-
-    Parameters
-    ----------
-    model : PanelModel
-    sample : MarginalLikelihood
-        Of everybody, or of a subsample that gives the information and all differences around the mode.
-    people : People
-        Everybody.
-    optimum : Optimum
-    wanted : "auto" or bool
-        Whether to correct.
-    seed : int
-    clock : Clock
-
-    Returns
-    -------
-    Posterior
-    """
-    weight, many = people.weight, len(people) > len(sample.people)
-    prior = model.log_prior_in_moves(optimum.population)
-    gradient = optimum.evaluation.gradient - prior.gradient
-    enough = max(_FEWEST_INFORMATION_DRAWS, 4 * (_INFORMATION_WORK // (4 * len(sample.people))))
-    few = replace(optimum.sweep, draws=min(_INFORMATION_DRAWS, enough))
-    information = sample.information(optimum.population, sample.propose(optimum.population, few))
-    curvature = optimum.evaluation.curvature
-    if information is not None:
-        information = information * (weight / sample.people.weight)
-        curvature = information - prior.hessian
-    start = laplace_factor(model, optimum.population, curvature, optimum.evaluation.gradient)
-    sweep = posterior_sweep(optimum.sweep, optimum.evaluation.detail.value.ess, len(sample.people))
-    part, size = sample, MOST_PEOPLE // 2 if many else MOST_PEOPLE
-    if len(sample.people) > size:
-        part = sample.take(sample.people.draw(size, (seed, -2)))
-    target = AnchoredTarget(model, part, weight, optimum.population, gradient, sweep)
-    done = 0
-
-    def tick() -> None:
-        nonlocal done
-        done += 1
-        if done % _TOLD_EVERY == 0:
-            clock.tell(f"posterior: {done} points")
-
-    fitted = fit_gaussian(target, start, tick)
-    whole = len(part.people) == len(people)
-    auto = wanted == "auto" and whole and model.space.size <= _MOST_CORRECTED
-    corrected, check = None, None
-    if not (wanted is True or (auto and fitted.skewness > _SKEWED)):
-        points = _FEW_CHECK_POINTS if many else _CHECK_POINTS
-        check = check_gaussian(target, fitted.factor, points, make_generator(seed, 3), tick)
-    if check is None or (auto and check.is_poor):
-        everybody = part if whole else MarginalLikelihood(people, model.space, model.mixing, seed)
-        corrected, evaluations = correct(model, everybody, fitted.factor, sweep, seed, tick)
-        clock.passes += evaluations
-    if corrected is not None:
-        check = PopulationCheck(corrected.pareto_k, corrected.ess / len(corrected.vectors))
-    elif check is None:
-        check = check_gaussian(target, fitted.factor, _CHECK_POINTS, make_generator(seed, 3), tick)
-    clock.passes += (sample.people.weight + target.evaluations * part.people.weight) / weight
-    return Posterior(fitted.factor, fitted.rounds, check, corrected)
-
-
-def _describe(
-    fit: Fit,
-    optimum: Optimum,
-    posterior: Posterior,
-    sample: People,
-    seed: int,
-    clock: Clock,
-) -> dict[str, object]:
-    checked = sample.take(sample.draw(_CHECKED_PEOPLE, (seed, 11)))
-    assert isinstance(fit.tastes, PolishedTastes)
-    check = fit.tastes.check(checked, fit.center)
-    return {
-        "status": optimum.status.value,
-        "converged": optimum.status.converged,
-        "ess_min": float(check.ess.min()),
-        "pareto_k": posterior.check.pareto_k,
-        "ess_population": posterior.check.ess,
-        "pareto_k_people": float(check.pareto_k.max()),
-        "people_above_k": float((check.pareto_k > 0.7).double().mean()),
-        "newton_decrement": optimum.decrement,
-        "redraw_shift": optimum.redraw**0.5,
-        "draws": optimum.sweep.draws,
-        "posterior_rounds": posterior.rounds,
-        "corrected": posterior.corrected is not None,
-        "passes": clock.passes,
-        "seconds": clock.seconds(),
-        "guide": "polish + Student-t importance weights; no encoder and no flow (nothing to win under Newton)",
-    }
+        return run_newton(self, model, people, sample, logit, start, seed, clock)

@@ -1,0 +1,105 @@
+"""What a conditional flow sees of a person: where the local posterior departs from its Gaussian factor.
+
+In coordinates in which the factor is standard normal and whose axes are the principal axes of its covariance, the
+local target is probed one and two sds from the mean: the differences from a normal are zero where a flow has nothing
+to do. They are sums over choice situations, so panels of any length, order and number of alternatives have them, and
+they know the population parameters at which they were taken.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mxlogit.guide.laplace import LocalFactor, drawn_utility
+from mxlogit.likelihood import compute_odds
+from mxlogit.mixing import Mixing
+from mxlogit.panels import PanelDifferences
+from mxlogit.parameters import Population
+
+_DISTANCES = (1.0, 2.0)
+# Pairs of axes are probed up to so many tastes.
+_MOST_PAIRED = 8
+
+
+def context_size(n_random: int) -> int:
+    """Length of a person's context."""
+    pairs = n_random * (n_random - 1) // 2 if n_random <= _MOST_PAIRED else 0
+    return n_random * (2 + 2 * len(_DISTANCES)) + 4 * pairs
+
+
+def _log_target(xi: Tensor, population: Population, panel: PanelDifferences, mixing: Mixing) -> Tensor:
+    """Log P(y_n | xi) + log N(xi; 0, I) without its constant, shape (n, s), at whitened tastes (n, k, s)."""
+    tastes = population.location[:, None] + population.scale_tril @ xi
+    if not mixing.is_identity:
+        tastes = mixing.tastes(tastes.mT, population.location, population.scale).mT
+    log_prob = compute_odds(drawn_utility(tastes, population, panel, mixing), panel).log_prob
+    return log_prob - 0.5 * xi.square().sum(1)
+
+
+def principal_axes(factor: LocalFactor) -> tuple[Tensor, Tensor]:
+    """Rotation (n, k, k) that takes principal axes to the factor's whitened coordinates, and log sds (n, k)."""
+    values, axes = torch.linalg.eigh(factor.root.mT @ factor.root)
+    return axes, 0.5 * values.clamp(min=1e-30).log()
+
+
+@torch.no_grad()
+def probe(
+    factor: LocalFactor, population: Population, panel: PanelDifferences, mixing: Mixing
+) -> tuple[Tensor, Tensor]:
+    """Principal axes and context of the people of a panel.
+
+    Parameters
+    ----------
+    factor : LocalFactor
+        Of the n people of the panel.
+    population : Population
+        In the dtype of the panel.
+    panel : PanelDifferences
+    mixing : Mixing
+
+    Returns
+    -------
+    tuple of (Tensor of shape (n, k, k), Tensor of shape (n, c))
+        Axes point to where the target falls more slowly.
+    """
+    axes, log_deviation = principal_axes(factor)
+    k = axes.shape[-1]
+    points = _points(k, axes)
+    excess = _excess(points, axes, factor, population, panel, mixing)
+    above, below = excess[:, :k], excess[:, k : 2 * k]
+    flip = above < below
+    axes = torch.where(flip[:, None], -axes, axes)
+    if k > _MOST_PAIRED:
+        count = 2 * k * len(_DISTANCES)
+        along = excess.unflatten(1, (-1, 2, k))
+        along = torch.where(flip[:, None, None], along.flip(2), along).reshape(len(axes), count)
+    else:
+        along = _excess(points, axes, factor, population, panel, mixing)
+    centre = (axes.mT @ (factor.precision_tril.mT @ factor.mean[..., None]))[..., 0]
+    return axes, torch.cat([log_deviation, centre.asinh(), along.asinh()], 1)
+
+
+def _points(k: int, like: Tensor) -> Tensor:
+    """Where to probe (k, p), in sds: along each axis, above and below, and along diagonals of pairs of axes."""
+    identity = torch.eye(k, dtype=like.dtype, device=like.device)
+    points = [sign * distance * identity for distance in _DISTANCES for sign in (1.0, -1.0)]
+    if k <= _MOST_PAIRED:
+        i, j = torch.triu_indices(k, k, 1, device=like.device)
+        points += [one * identity[:, i] + other * identity[:, j] for one in (1.0, -1.0) for other in (1.0, -1.0)]
+    return torch.cat(points, 1)
+
+
+def _excess(
+    points: Tensor,
+    axes: Tensor,
+    factor: LocalFactor,
+    population: Population,
+    panel: PanelDifferences,
+    mixing: Mixing,
+) -> Tensor:
+    """Log target at points relative to the centre, less that of a normal, shape (n, p)."""
+    everywhere = torch.cat([torch.zeros_like(points[:, :1]), points], 1)
+    xi = factor.mean[..., None] + factor.root @ (axes @ everywhere)
+    values = _log_target(xi, population, panel, mixing)
+    return values[:, 1:] - values[:, :1] + 0.5 * points.square().sum(0)

@@ -1,0 +1,224 @@
+"""Conditional normalizing flows on local Gaussian factors.
+
+A person's flow acts in coordinates in which its Gaussian factor is standard normal, along the principal axes: splines
+(Durkan, Bekasov, Murray and Papamakarios 2019, NeurIPS, arXiv 1906.04032), then a shift and a lower-triangular factor.
+Its parameters are outputs of a network of the person's context, zero at first: an untrained flow is the identity.
+Sampling takes one pass, and so do densities of points that it did not draw. Transforms are Pyro's, made anew on every
+call, since Pyro keeps what it computed and would not know of an optimiser's step in between.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from pyro.distributions.transforms import ConditionalSpline, LowerCholeskyAffine
+from torch import Tensor, nn
+from torch.distributions import Transform
+
+from mxlogit.guide.context import context_size, probe
+from mxlogit.guide.laplace import LocalFactor
+from mxlogit.mixing import Mixing
+from mxlogit.panels import PanelDifferences
+from mxlogit.parameters import Population
+
+FLOWS = ("affine", "spline")
+_BINS, _BOUND, _FAR = 8, 5.0, 5.0
+# The slope that softplus must give for the identity; Pyro adds the rest.
+_UNIT_SLOPE = math.log(math.expm1(1.0 - 1e-3))
+# Degrees of freedom of the base points: splines thin and thicken tails out to five sds, these do beyond.
+_TAIL = 20
+
+
+class _Spline(nn.Module):
+    """An elementwise spline of some coordinates, from the person's state and perhaps other coordinates."""
+
+    def __init__(self, n_inputs: int, n_outputs: int, width: int, *, deep: bool) -> None:
+        super().__init__()
+        self.n_outputs = n_outputs
+        head = nn.Linear(width if deep else n_inputs, n_outputs * (3 * _BINS - 1))
+        nn.init.zeros_(head.weight)
+        nn.init.zeros_(head.bias)
+        with torch.no_grad():
+            head.bias[2 * _BINS * n_outputs :] = _UNIT_SLOPE
+        self.net = nn.Sequential(nn.Linear(n_inputs, width), nn.GELU(), head) if deep else nn.Sequential(head)
+
+    def transform(self, inputs: Tensor) -> Transform:
+        """The spline given inputs (*b, n_inputs)."""
+        made = ConditionalSpline(self._knots, self.n_outputs, _BINS, _BOUND, "quadratic")
+        return made.condition(inputs)
+
+    def _knots(self, inputs: Tensor) -> tuple[Tensor, ...]:
+        bins = self.n_outputs * _BINS
+        parts: tuple[Tensor, ...] = self.net(inputs).split([bins, bins, bins - self.n_outputs], -1)
+        return parts
+
+
+class _Coupling(nn.Module):
+    """Splines of half of the coordinates given the other half."""
+
+    def __init__(self, n_random: int, width: int, *, first: bool) -> None:
+        super().__init__()
+        half = n_random // 2
+        self.kept = slice(0, half) if first else slice(half, n_random)
+        self.moved = slice(half, n_random) if first else slice(0, half)
+        count = half if first else n_random - half
+        self.spline = _Spline(width + count, n_random - count, width, deep=True)
+
+    def apply_to(self, points: Tensor, state: Tensor, *, inverse: bool) -> tuple[Tensor, Tensor]:
+        """Image (n, s, k) and log determinant (n, s) of the map or of its inverse."""
+        kept = points[..., self.kept]
+        inputs = torch.cat([state[:, None].expand(*kept.shape[:-1], -1), kept], -1)
+        moved, log_det = _apply(self.spline.transform(inputs), points[..., self.moved], inverse=inverse)
+        parts = (kept, moved) if self.kept.start == 0 else (moved, kept)
+        return torch.cat(parts, -1), log_det
+
+
+class _Elementwise(nn.Module):
+    """A spline along every axis."""
+
+    def __init__(self, n_random: int, width: int) -> None:
+        super().__init__()
+        self.spline = _Spline(width, n_random, width, deep=False)
+
+    def apply_to(self, points: Tensor, state: Tensor, *, inverse: bool) -> tuple[Tensor, Tensor]:
+        """Image (n, s, k) and log determinant (n, s) of the map or of its inverse."""
+        return _apply(self.spline.transform(state[:, None]), points, inverse=inverse)
+
+
+class _Affine(nn.Module):
+    """A shift and a lower-triangular factor."""
+
+    rows: Tensor
+    columns: Tensor
+
+    def __init__(self, n_random: int, width: int) -> None:
+        super().__init__()
+        self.n_random = n_random
+        rows, columns = torch.tril_indices(n_random, n_random)
+        self.register_buffer("rows", rows, persistent=False)
+        self.register_buffer("columns", columns, persistent=False)
+        self.head = nn.Linear(width, n_random + len(rows))
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def apply_to(self, points: Tensor, state: Tensor, *, inverse: bool) -> tuple[Tensor, Tensor]:
+        """Image (n, s, k) and log determinant (n, s) of the map or of its inverse."""
+        out = self.head(state)
+        tril = out.new_zeros(len(out), self.n_random, self.n_random)
+        tril[:, self.rows, self.columns] = out[:, self.n_random :]
+        log_diagonal = tril.diagonal(dim1=-2, dim2=-1)
+        tril = tril.tril(-1) + torch.diag_embed(log_diagonal.exp())
+        shift = out[:, None, : self.n_random]
+        transform = LowerCholeskyAffine(shift, tril[:, None])
+        image = transform.inv(points) if inverse else transform(points)
+        log_det = log_diagonal.sum(-1)[:, None].expand(image.shape[:-1])
+        return image, -log_det if inverse else log_det
+
+
+def _apply(spline: Transform, points: Tensor, *, inverse: bool) -> tuple[Tensor, Tensor]:
+    """Image and log determinant, summed over coordinates, of a spline or of its inverse."""
+    if not inverse:
+        image = spline(points)
+        return image, spline.log_abs_det_jacobian(points, image).sum(-1)
+    # In double precision: Pyro solves a quadratic whose discriminant, rounded to single, may be negative.
+    exact = points.double()
+    origin = spline.inv(exact)
+    log_det = -spline.log_abs_det_jacobian(origin, exact).sum(-1)
+    return origin.to(points.dtype), log_det.to(points.dtype)
+
+
+class LocalFlow(nn.Module):
+    """One network that gives every person a flow.
+
+    Parameters
+    ----------
+    n_random : int
+        Number k of random coefficients.
+    kind : {"affine", "spline"}
+        "affine": a shift and a lower-triangular factor; "spline": splines before it.
+    layers : int
+        Layers of splines: one along the axes, the others couple alternating halves of them.
+    width : int
+        Of the hidden layers.
+    """
+
+    tail = _TAIL
+    defensive = False
+    context_mean: Tensor
+    context_scale: Tensor
+
+    def __init__(self, n_random: int, kind: str = "spline", layers: int = 1, width: int = 64) -> None:
+        super().__init__()
+        size = context_size(n_random)
+        self.n_random = n_random
+        self.trunk = nn.Sequential(nn.Linear(size, width), nn.GELU(), nn.Linear(width, width), nn.GELU())
+        self.layers = nn.ModuleList(_layers(n_random, kind, layers, width))
+        self.register_buffer("context_mean", torch.zeros(size))
+        self.register_buffer("context_scale", torch.ones(size))
+
+    def standardize(self, context: Tensor) -> None:
+        """Take means and sds of the context from people (n, c)."""
+        self.context_mean.copy_(context.mean(0))
+        spread = context.std(0, correction=0)
+        self.context_scale.copy_(torch.where(spread > 1e-3, spread, torch.ones_like(spread)))
+
+    def attach(self, factor: LocalFactor, population: Population, panel: PanelDifferences, mixing: Mixing) -> FlowWarp:
+        """Return the flows of the people of a panel."""
+        axes, context = probe(factor, population, panel, mixing)
+        return FlowWarp(self, axes, context)
+
+    def transport(self, points: Tensor, context: Tensor, *, inverse: bool = False) -> tuple[Tensor, Tensor]:
+        """Images (n, s, k) and log determinants (n, s) under the flow, or its inverse, along principal axes."""
+        # A context unlike all that were seen in training counts as the nearest such.
+        seen = ((context - self.context_mean) / self.context_scale).clamp(-_FAR, _FAR)
+        state = self.trunk(seen)
+        total = points.new_zeros(points.shape[:-1])
+        for layer in self._ordered(inverse=inverse):
+            points, log_det = layer.apply_to(points, state, inverse=inverse)  # type: ignore[operator]
+            total = total + log_det
+        return points, total
+
+    def _ordered(self, *, inverse: bool) -> Iterator[nn.Module]:
+        return reversed(self.layers) if inverse else iter(self.layers)
+
+
+def _layers(n_random: int, kind: str, layers: int, width: int) -> Iterator[nn.Module]:
+    if kind == "spline":
+        for layer in range(layers - 1 if n_random > 1 else 0):
+            yield _Coupling(n_random, width, first=layer % 2 == 0)
+        yield _Elementwise(n_random, width)
+    yield _Affine(n_random, width)
+
+
+@dataclass(frozen=True)
+class FlowWarp:
+    """The flows of some people.
+
+    Attributes
+    ----------
+    flow : LocalFlow
+    axes : Tensor, shape (n, k, k)
+        From principal axes to the whitened coordinates of the factors.
+    context : Tensor, shape (n, c)
+    """
+
+    flow: LocalFlow
+    axes: Tensor
+    context: Tensor
+
+    def forward(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (n, k, s) of base points, and log determinants (n, s)."""
+        image, log_det = self.flow.transport(points.mT, self.context)
+        return self.axes @ image.mT, log_det
+
+    def inverse(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Base points (n, k, s) of images, and log determinants (n, s) of the derivative of `forward` at them."""
+        points, log_det = self.flow.transport((self.axes.mT @ images).mT, self.context, inverse=True)
+        return points.mT, -log_det
+
+    def take(self, people: Tensor | slice) -> FlowWarp:
+        """Return the flows of some people."""
+        return FlowWarp(self.flow, self.axes[people], self.context[people])

@@ -1,0 +1,262 @@
+"""The default route: Newton search, Gaussian posterior, correction where that is not enough, flow where it pays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from mxlogit.density import PanelModel
+from mxlogit.draws import make_generator
+from mxlogit.fit import Fit
+from mxlogit.guide.laplace import Flow
+from mxlogit.guide.population import GaussianFactor
+from mxlogit.inference.assess import draw_samples, evaluate_center, judge, report_samples
+from mxlogit.inference.correction import MOST_WORK, USUAL_WORK, WeightedVectors, correct
+from mxlogit.inference.newton import Clock, NewtonSearch, NewtonSettings, Optimum
+from mxlogit.inference.posterior import (
+    EVEN_WEIGHTS,
+    MOST_PEOPLE,
+    AnchoredTarget,
+    PopulationCheck,
+    check_gaussian,
+    fit_gaussian,
+    laplace_factor,
+    posterior_sweep,
+)
+from mxlogit.inference.start import MultinomialLogit
+from mxlogit.journal import FileJournal, Journal
+from mxlogit.marginal import MarginalLikelihood
+from mxlogit.parameters import Population
+from mxlogit.people import People
+from mxlogit.samples import Samples
+from mxlogit.tastes import PolishedTastes
+
+if TYPE_CHECKING:
+    from mxlogit.inference.vi import VI
+
+_CHECKED_PEOPLE = 2_000
+# Effective sample size below which a flow is worth its training: .8 without the eighth of draws from the prior.
+_WORTH_A_FLOW = 0.72
+# Populations at which it is trained, beside the posterior mean; the last one judges it.
+_FLOW_POPULATIONS = 8
+_CHECK_POINTS, _FEW_CHECK_POINTS = 48, 30
+# Skewness of the population posterior, along its worst axis, above which it is corrected unless told otherwise.
+# Weights of some hundred parameters' draws are too uneven for so few.
+_SKEWED, _MOST_CORRECTED = 0.6, 40
+_TOLD_EVERY = 10
+# Noise of sums over people shrinks with people times draws: draws of the information matrix and of the log likelihood
+# at the estimate, given many people, are what keeps this product, and so many at least.
+_INFORMATION_DRAWS, _FEWEST_INFORMATION_DRAWS, _INFORMATION_WORK = 64, 16, 640_000
+_FEWEST_CENTER_DRAWS, _MOST_CENTER_DRAWS, _CENTER_WORK = 16, 1_024, 1_600_000
+
+
+def run_newton(
+    settings: VI,
+    model: PanelModel,
+    people: People,
+    sample: People,
+    logit: MultinomialLogit,
+    start: Population,
+    seed: int,
+    clock: Clock,
+) -> Fit:
+    """Find the population posterior by Newton steps on the marginal likelihood, and return its fit.
+
+    Parameters
+    ----------
+    settings : VI
+    model : PanelModel
+    people : People
+    sample : People
+        Everybody again, or a random subsample.
+    logit : MultinomialLogit
+    start : Population
+    seed : int
+    clock : Clock
+
+    Returns
+    -------
+    Fit
+    """
+    polish = 2 if settings.polish == "auto" else int(settings.polish)
+    search = NewtonSettings(settings.tolerance, settings.max_iterations, settings.draws, settings.tail, polish)
+    journal = _journal(settings, model, people, seed)
+    marginal = MarginalLikelihood(people, model.space, model.mixing, seed, "all", journal)
+    part = marginal
+    if sample is not people:
+        part = MarginalLikelihood(sample, model.space, model.mixing, seed, "sample", journal)
+    optimum = NewtonSearch(model, marginal, part, search, clock).run(start)
+    posterior = find_posterior(model, part, people, optimum, seed, clock, wanted=settings.correct)
+    samples = posterior.sample(model, settings.n_samples, seed)
+    even = optimum.evaluation.detail.value.ess > EVEN_WEIGHTS
+    center = model.space.from_report(samples.mean)
+    flow = marginal.flow = _train_flow(settings, model, part, [center, *_typical(model, samples)], optimum, seed, clock)
+    tastes = PolishedTastes(model, seed, settings.tail, vary=optimum.sweep.vary, even=even, seen=marginal, flow=flow)
+    fit = Fit(samples, center, optimum.status, clock.history, tastes, {})
+    draws = max(_FEWEST_CENTER_DRAWS, min(_MOST_CENTER_DRAWS, 4 * (_CENTER_WORK // (4 * len(people)))))
+    fit.diagnostics.update(evaluate_center(marginal, center, draws, settings.tail, optimum.sweep.vary))
+    clock.passes += 1
+    fit.diagnostics.update(_describe(fit, optimum, posterior, sample, seed, clock))
+    fit.diagnostics["guide"] = _describe_guide(flow, optimum)
+    fit = judge(fit, model, people, logit)
+    journal.finish()
+    return fit
+
+
+def _typical(model: PanelModel, samples: Samples) -> list[Population]:
+    """Some populations of the posterior."""
+    return [model.space.constrain(vector) for vector in samples.unconstrained[:_FLOW_POPULATIONS]]
+
+
+def _train_flow(
+    settings: VI,
+    model: PanelModel,
+    marginal: MarginalLikelihood,
+    populations: list[Population],
+    optimum: Optimum,
+    seed: int,
+    clock: Clock,
+) -> Flow | None:
+    """Train the flow that was asked for, or, where that is left open, one where weights are uneven and it helps."""
+    auto = settings.flow == "auto"
+    even = optimum.evaluation.detail.value.ess >= _WORTH_A_FLOW
+    if settings.flow is None or model.space.n_random == 0 or (auto and even):
+        return None
+    # Imported here: without a flow nothing needs Pyro, nor its import time.
+    from mxlogit.inference.flow_training import FlowSettings, train_flow
+
+    wanted = FlowSettings("spline" if auto else settings.flow, settings.flow_layers, vary=optimum.sweep.vary)
+    flow, gain = train_flow(model, marginal, populations, wanted, seed, clock.tell)
+    return None if auto and gain < 1.0 else flow
+
+
+def _describe_guide(flow: Flow | None, optimum: Optimum) -> str:
+    parts = ["polish", "variational steps"] if optimum.sweep.vary else ["polish"]
+    parts.append("Student-t importance weights" if flow is None else "conditional flow, importance weights")
+    why = "even" if optimum.evaluation.detail.value.ess >= _WORTH_A_FLOW else "uneven"
+    return f"{' + '.join(parts)}; no encoder (nothing to win under Newton); weights before a flow were {why}"
+
+
+def _journal(settings: VI, model: PanelModel, people: People, seed: int) -> Journal:
+    if settings.checkpoint is None:
+        return Journal()
+    identity = f"{len(people)} people, {model.space.size} parameters, seed {seed}, {people.team.size} processes"
+    return FileJournal(settings.checkpoint, identity, people.team)
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """The population factor, how many natural-gradient steps it took, and its importance check or correction."""
+
+    factor: GaussianFactor
+    rounds: int
+    check: PopulationCheck
+    corrected: WeightedVectors | None = None
+
+    def sample(self, model: PanelModel, n: int, seed: int) -> Samples:
+        """N samples of the population parameters."""
+        if self.corrected is None:
+            return draw_samples(model.space, self.factor, n, seed)
+        return report_samples(model.space, self.corrected.resample(n, make_generator(seed, 5)))
+
+
+def find_posterior(
+    model: PanelModel,
+    sample: MarginalLikelihood,
+    people: People,
+    optimum: Optimum,
+    seed: int,
+    clock: Clock,
+    *,
+    wanted: str | bool,
+) -> Posterior:
+    """Move from the mode to the Gaussian posterior of the population vector, and check or correct it.
+
+    Parameters
+    ----------
+    model : PanelModel
+    sample : MarginalLikelihood
+        Of everybody, or of a subsample that gives the information and all differences around the mode.
+    people : People
+        Everybody.
+    optimum : Optimum
+    seed : int
+    clock : Clock
+    wanted : "auto" or bool
+        Whether to correct.
+
+    Returns
+    -------
+    Posterior
+    """
+    weight, many = people.weight, len(people) > len(sample.people)
+    prior = model.log_prior_in_moves(optimum.population)
+    gradient = optimum.evaluation.gradient - prior.gradient
+    enough = max(_FEWEST_INFORMATION_DRAWS, 4 * (_INFORMATION_WORK // (4 * len(sample.people))))
+    few = replace(optimum.sweep, draws=min(_INFORMATION_DRAWS, enough))
+    information = sample.information(optimum.population, sample.propose(optimum.population, few))
+    curvature = optimum.evaluation.curvature
+    if information is not None:
+        information = information * (weight / sample.people.weight)
+        curvature = information - prior.hessian
+    start = laplace_factor(model, optimum.population, curvature, optimum.evaluation.gradient)
+    sweep = posterior_sweep(optimum.sweep, optimum.evaluation.detail.value.ess, len(sample.people))
+    part, size = sample, MOST_PEOPLE // 2 if many else MOST_PEOPLE
+    if len(sample.people) > size:
+        part = sample.take(sample.people.draw(size, (seed, -2)))
+    target = AnchoredTarget(model, part, weight, optimum.population, gradient, sweep)
+    done = 0
+
+    def tick() -> None:
+        nonlocal done
+        done += 1
+        if done % _TOLD_EVERY == 0:
+            clock.tell(f"posterior: {done} points")
+
+    fitted = fit_gaussian(target, start, tick)
+    whole = len(part.people) == len(people)
+    auto = wanted == "auto" and whole and model.space.size <= _MOST_CORRECTED
+    corrected, check = None, None
+    if not (wanted is True or (auto and fitted.skewness > _SKEWED)):
+        points = _FEW_CHECK_POINTS if many else _CHECK_POINTS
+        check = check_gaussian(target, fitted.factor, points, make_generator(seed, 3), tick)
+    if check is None or (auto and check.is_poor):
+        everybody = part if whole else MarginalLikelihood(people, model.space, model.mixing, seed)
+        work = MOST_WORK if wanted is True else USUAL_WORK
+        corrected, evaluations = correct(model, everybody, fitted.factor, sweep, seed, tick, work)
+        clock.passes += evaluations
+    if corrected is not None:
+        check = PopulationCheck(corrected.pareto_k, corrected.ess / len(corrected.vectors))
+    elif check is None:
+        check = check_gaussian(target, fitted.factor, _CHECK_POINTS, make_generator(seed, 3), tick)
+    clock.passes += (sample.people.weight + target.evaluations * part.people.weight) / weight
+    return Posterior(fitted.factor, fitted.rounds, check, corrected)
+
+
+def _describe(
+    fit: Fit,
+    optimum: Optimum,
+    posterior: Posterior,
+    sample: People,
+    seed: int,
+    clock: Clock,
+) -> dict[str, object]:
+    checked = sample.take(sample.draw(_CHECKED_PEOPLE, (seed, 11)))
+    assert isinstance(fit.tastes, PolishedTastes)
+    check = fit.tastes.check(checked, fit.center)
+    return {
+        "status": optimum.status.value,
+        "converged": optimum.status.converged,
+        "ess_min": float(check.ess.min()),
+        "pareto_k": posterior.check.pareto_k,
+        "ess_population": posterior.check.ess,
+        "pareto_k_people": float(check.pareto_k.max()),
+        "people_above_k": float((check.pareto_k > 0.7).double().mean()),
+        "newton_decrement": optimum.decrement,
+        "redraw_shift": optimum.redraw**0.5,
+        "draws": optimum.sweep.draws,
+        "posterior_rounds": posterior.rounds,
+        "corrected": posterior.corrected is not None,
+        "passes": clock.passes,
+        "seconds": clock.seconds(),
+    }
