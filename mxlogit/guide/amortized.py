@@ -1,6 +1,8 @@
-"""The guide as a Pyro program: q(theta) Gaussian, q(xi | theta) from the encoder, optionally polished."""
+"""The guide as a Pyro program: q(theta) Gaussian, q(xi | theta) from encoder, polish and flow; each may be off."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import pyro
 import pyro.distributions as dist
@@ -9,6 +11,7 @@ from torch import Tensor, nn
 
 from mxlogit.density import PanelModel
 from mxlogit.draws import log_standard_normal
+from mxlogit.guide.flows import LocalFlow
 from mxlogit.guide.laplace import LocalFactor, polish
 from mxlogit.guide.population import GaussianFactor
 from mxlogit.likelihood import panel_log_prob
@@ -26,42 +29,77 @@ class AmortizedGuide(nn.Module):
     model : PanelModel
     start : GaussianFactor
         First value of q(theta).
-    encoder : nn.Module
-        Maps (population, panel) to a `LocalFactor`.
+    encoder : nn.Module or None
+        Maps (population, panel) to a `LocalFactor`; None: polish begins at xi = 0.
     polish_steps : int
         Newton steps after the encoder. Gradients stop at the polished point, so the encoder then learns from its
         own bound, `encoder_bound`.
+    flow : LocalFlow, optional
+        After the polish.
+    family : {"gaussian", "diagonal"}
+        Covariance of q(theta): full, or none between parameters.
     """
 
     base_mean: Tensor
     base_tril: Tensor
 
-    def __init__(self, model: PanelModel, start: GaussianFactor, encoder: nn.Module, polish_steps: int = 0) -> None:
+    def __init__(
+        self,
+        model: PanelModel,
+        start: GaussianFactor,
+        encoder: nn.Module | None,
+        polish_steps: int = 0,
+        flow: LocalFlow | None = None,
+        family: str = "gaussian",
+    ) -> None:
         super().__init__()
-        self.model, self.polish_steps, self.encoder = model, polish_steps, encoder
+        self.model, self.polish_steps, self.encoder, self.flow, self.family = model, polish_steps, encoder, flow, family
+        if family == "diagonal":
+            start = GaussianFactor(start.mean, torch.diag((start.tril @ start.tril.T).diagonal().sqrt()))
         # Coordinates whitened by the start: one learning rate then fits all parameters.
         self.register_buffer("base_mean", start.mean)
         self.register_buffer("base_tril", start.tril)
         size = len(start.mean)
         self.shift = nn.Parameter(torch.zeros(size, dtype=torch.float64))
         self.log_diagonal = nn.Parameter(torch.zeros(size, dtype=torch.float64))
-        self.below = nn.Parameter(torch.zeros(size, size, dtype=torch.float64))
+        below = size if family == "gaussian" else 0
+        self.below = nn.Parameter(torch.zeros(below, below, dtype=torch.float64))
 
     def population_factor(self) -> GaussianFactor:
         """Return q(theta) as it stands."""
-        tril = self.below.tril(-1) + torch.diag(self.log_diagonal.exp())
+        tril = torch.diag(self.log_diagonal.exp())
+        if self.family == "gaussian":
+            tril = tril + self.below.tril(-1)
         return GaussianFactor(self.base_mean + self.base_tril @ self.shift, self.base_tril @ tril)
 
     def local_factor(self, population: Population, panel: PanelDifferences) -> LocalFactor:
         """q(xi_n | theta) of the people of a panel."""
-        factor: LocalFactor = self.encoder(population, panel)
-        if not self.polish_steps:
+        if self.encoder is None or self.polish_steps:
+            factor = self.polished(population, panel)
+        else:
+            factor = self.encoder(population, panel)
+        return self.flowed(factor, population, panel)
+
+    @torch.no_grad()
+    def polished(self, population: Population, panel: PanelDifferences) -> LocalFactor:
+        """Factors before the flow, polished from where the encoder puts them or from zero; without gradients."""
+        start = panel.values.new_zeros(len(panel), self.model.space.n_random)
+        if self.encoder is not None:
+            start = self.encoder(population, panel).mean
+        factor = polish(start, population, panel, self.model.mixing, self.polish_steps)
+        # Detached as well: forward derivatives take no notice of no_grad.
+        f = factor
+        return LocalFactor(f.mean.detach(), f.root.detach(), f.precision_tril.detach(), f.log_det.detach())
+
+    def flowed(self, factor: LocalFactor, population: Population, panel: PanelDifferences) -> LocalFactor:
+        """Factors with the flow, if there is one."""
+        if self.flow is None:
             return factor
-        with torch.no_grad():
-            return polish(factor.mean, population, panel, self.model.mixing, self.polish_steps)
+        return replace(factor, warp=self.flow.attach(factor, population, panel, self.model.mixing))
 
     def encoder_bound(self, population: Population, panel: PanelDifferences) -> Tensor:
         """One-draw evidence lower bound of the encoder's unpolished factors, summed over the panel."""
+        assert self.encoder is not None
         factor: LocalFactor = self.encoder(population, panel)
         noise = torch.randn_like(factor.mean)
         xi = factor.mean + (factor.root @ noise[..., None])[..., 0]
@@ -80,8 +118,7 @@ class AmortizedGuide(nn.Module):
             pyro.poutine.scale(scale=part.weights),
         ):
             factor = self.local_factor(population, part)
-            local = dist.MultivariateNormal(factor.mean, scale_tril=_lower_root(factor))
-            pyro.sample("xi", local)
+            pyro.sample("xi", _local_distribution(factor))
 
     def _sample_population(self) -> Population:
         """Sample the unconstrained vector and hand its blocks to the model's sites, Jacobians included."""
@@ -100,6 +137,47 @@ class AmortizedGuide(nn.Module):
         return space.assemble(fixed, location, log_scale.exp(), factors)
 
 
+def _local_distribution(factor: LocalFactor) -> dist.TorchDistribution:
+    if factor.warp is None:
+        return dist.MultivariateNormal(factor.mean, scale_tril=_lower_root(factor))
+    return FlowDistribution(factor)
+
+
 def _lower_root(factor: LocalFactor) -> Tensor:
     """Lower-triangular root of the covariance whose upper-triangular root is R."""
     return torch.linalg.cholesky(factor.covariance)
+
+
+class FlowDistribution(dist.TorchDistribution):  # type: ignore[misc]
+    """Whitened tastes of people by their flows from standard normal base points.
+
+    Parameters
+    ----------
+    factor : LocalFactor
+        Of n people, with a warp.
+    """
+
+    has_rsample = True
+
+    def __init__(self, factor: LocalFactor) -> None:
+        self.factor = factor
+        super().__init__(factor.mean.shape[:1], factor.mean.shape[1:], validate_args=False)
+
+    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+        """Draw tastes, shape (*sample_shape, n, k)."""
+        n, k = self.factor.mean.shape
+        points = torch.randn(n, k, max(1, sample_shape.numel()), dtype=self.factor.mean.dtype).to(self.factor.mean)
+        assert self.factor.warp is not None
+        images, _ = self.factor.warp.forward(points)
+        xi = self.factor.mean[..., None] + self.factor.root @ images
+        return xi.permute(2, 0, 1).reshape(*sample_shape, n, k)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log density, shape (*s, n), at tastes (*s, n, k)."""
+        n, k = self.factor.mean.shape
+        xi = value.reshape(-1, n, k).permute(1, 2, 0)
+        standard = self.factor.precision_tril.mT @ (xi - self.factor.mean[..., None])
+        assert self.factor.warp is not None
+        points, stretch = self.factor.warp.inverse(standard)
+        log_base = log_standard_normal(points.square().sum(1), k)
+        return (log_base - stretch - self.factor.log_det[:, None]).T.reshape(value.shape[:-1])

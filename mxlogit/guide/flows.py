@@ -168,7 +168,8 @@ class LocalFlow(nn.Module):
     def attach(self, factor: LocalFactor, population: Population, panel: PanelDifferences, mixing: Mixing) -> FlowWarp:
         """Return the flows of the people of a panel."""
         axes, context = probe(factor, population, panel, mixing)
-        return FlowWarp(self, axes, context)
+        # Forward derivatives take no notice of no_grad.
+        return FlowWarp(self, axes.detach(), context.detach())
 
     def transport(self, points: Tensor, context: Tensor, *, inverse: bool = False) -> tuple[Tensor, Tensor]:
         """Images (n, s, k) and log determinants (n, s) under the flow, or its inverse, along principal axes."""

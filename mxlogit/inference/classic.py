@@ -21,6 +21,7 @@ from mxlogit.draws import DrawScheme
 from mxlogit.fit import Fit, HistoryRow, Status
 from mxlogit.guide.amortized import AmortizedGuide
 from mxlogit.guide.encoder import PublishedEncoder, SetEncoder
+from mxlogit.guide.flows import FLOWS, LocalFlow
 from mxlogit.guide.population import GaussianFactor
 from mxlogit.importance import weigh_draws
 from mxlogit.inference.assess import draw_samples, evaluate_center, judge
@@ -41,6 +42,9 @@ if TYPE_CHECKING:
 _START_DEVIATION = 0.1
 _RECORD_EVERY = 50
 _CLIP = 10.0
+_STEPS = 2_000
+# Most Newton steps from xi = 0 where there is no encoder; people of whom a flow takes the scale of its context.
+_POLISH_FROM_ZERO, _TAUGHT = 10, 2_000
 
 
 def run_classic(
@@ -74,26 +78,54 @@ def run_classic(
     # Pyro and torch.distributions know only the global generator: fork it, seed the fork, restore it.
     with torch.random.fork_rng(devices=devices), pyro.settings.context(module_local_params=True):
         torch.manual_seed(seed % 2**63)
-        encoder = people.team.spread(_make_encoder(settings, model, panel).to(panel.values))
-        guide = AmortizedGuide(model, _start_factor(model, start), encoder, _polish_steps(settings))
+        guide = make_guide(settings, model, panel, start, seed, people.team)
         # From here on every process draws its own people and noise.
         torch.manual_seed((seed + people.team.rank) % 2**63)
         factor = _train(settings, guide, panel, people.team, clock)
     return judge(_package(settings, guide, factor, people, seed, clock), model, people, logit)
 
 
-def _make_encoder(settings: VI, model: PanelModel, panel: PanelDifferences) -> torch.nn.Module:
+def make_guide(
+    settings: VI, model: PanelModel, panel: PanelDifferences, start: Population, seed: int, team: Team | None = None
+) -> AmortizedGuide:
+    """Return the guide that was asked for, before training, its network's first weights from the seed."""
+    with torch.random.fork_rng(devices=[panel.values.device] if panel.values.is_cuda else []):
+        torch.manual_seed(seed % 2**63)
+        encoder = _make_encoder(settings, model, panel)
+        if encoder is not None:
+            encoder = encoder.to(panel.values)
+            encoder = encoder if team is None else team.spread(encoder)
+        family = "diagonal" if settings.population == "saa" else settings.population_family
+        polish_steps = _polish_steps(settings, encoder)
+        guide = AmortizedGuide(model, _start_factor(model, start), encoder, polish_steps, family=family)
+        if settings.flow in FLOWS:
+            flow = LocalFlow(model.space.n_random, str(settings.flow), settings.flow_layers).to(panel.values)
+            local = start.to(panel.values)
+            taught = panel.take(slice(0, _TAUGHT))
+            flow.standardize(flow.attach(guide.local_factor(local, taught), local, taught, model.mixing).context)
+            guide.flow = flow
+    return guide
+
+
+def _make_encoder(settings: VI, model: PanelModel, panel: PanelDifferences) -> torch.nn.Module | None:
+    if encoder_name(settings) is None or model.space.n_random == 0:
+        return None
     if settings.encoder == "rodrigues2022":
         return PublishedEncoder(model.space.n_random, panel.n_others * (panel.values.shape[-1] + 1))
     return SetEncoder(model.space.n_random, model.mixing)
 
 
-def _encoder_name(settings: VI) -> str:
-    return "set" if settings.encoder == "auto" else str(settings.encoder)
+def encoder_name(settings: VI) -> str | None:
+    """Name of the encoder, "auto" resolved: only the classic route has one unless asked for."""
+    if settings.encoder == "auto":
+        return "set" if settings.population == "adam" else None
+    return settings.encoder
 
 
-def _polish_steps(settings: VI) -> int:
-    return 0 if settings.polish == "auto" else int(settings.polish)
+def _polish_steps(settings: VI, encoder: torch.nn.Module | None) -> int:
+    if settings.polish == "auto":
+        return _POLISH_FROM_ZERO if encoder is None else 0
+    return int(settings.polish)
 
 
 def _start_factor(model: PanelModel, start: Population) -> GaussianFactor:
@@ -110,7 +142,7 @@ class _Schedule:
     """Cosine from 1 to 0 over the steps, or over the seconds when there is a time limit."""
 
     def __init__(self, settings: VI, clock: Clock) -> None:
-        self.steps, self.limit, self.clock = settings.steps, settings.max_seconds, clock
+        self.steps, self.limit, self.clock = settings.steps or _STEPS, settings.max_seconds, clock
 
     def progress(self, step: int) -> float:
         by_time = 0.0 if self.limit is None else self.clock.seconds() / self.limit
@@ -135,7 +167,8 @@ def _train(settings: VI, guide: AmortizedGuide, panel: PanelDifferences, team: T
     loss_of = Trace_ELBO()(program, guide)
     theta = [guide.shift, guide.log_diagonal, guide.below]
     first_rates = [settings.learning_rate, settings.guide_learning_rate]
-    groups: list[dict[str, Any]] = [{"params": theta}, {"params": list(guide.encoder.parameters())}]
+    networks = [p for name, p in guide.named_parameters() if "." in name]
+    groups: list[dict[str, Any]] = [{"params": theta}, {"params": networks}]
     optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
     schedule, average, n_averaged, step = _Schedule(settings, clock), _flatten(theta) * 0.0, 0, 0
     batch = min(max(1, settings.batch_size // team.size), len(panel))
@@ -214,9 +247,11 @@ def _package(
         pareto_k=math.nan,
         passes=clock.passes,
         seconds=clock.seconds(),
-        guide=f"{_encoder_name(settings)} encoder trained by stochastic backpropagation of the ELBO; no flow",
+        guide=f"{encoder_name(settings)} encoder, {settings.flow if guide.flow else 'no'} flow, trained by stochastic "
+        "backpropagation of the ELBO",
     )
     tastes = PolishedTastes(model, seed, settings.tail)
+    guide.requires_grad_(requires_grad=False)
     return Fit(samples, center, Status.ITERATIONS_DONE, clock.history, tastes, diagnostics)
 
 

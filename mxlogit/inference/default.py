@@ -12,6 +12,7 @@ from mxlogit.guide.laplace import Flow
 from mxlogit.guide.population import GaussianFactor
 from mxlogit.inference.assess import draw_samples, evaluate_center, judge, report_samples
 from mxlogit.inference.correction import MOST_WORK, USUAL_WORK, WeightedVectors, correct
+from mxlogit.inference.natural import NaturalSearch
 from mxlogit.inference.newton import Clock, NewtonSearch, NewtonSettings, Optimum
 from mxlogit.inference.posterior import (
     EVEN_WEIGHTS,
@@ -85,7 +86,10 @@ def run_newton(
     part = marginal
     if sample is not people:
         part = MarginalLikelihood(sample, model.space, model.mixing, seed, "sample", journal)
-    optimum = NewtonSearch(model, marginal, part, search, clock).run(start)
+    if settings.population == "natural":
+        optimum = NaturalSearch(model, marginal, search, clock).run(start)
+    else:
+        optimum = NewtonSearch(model, marginal, part, search, clock).run(start)
     posterior = find_posterior(model, part, people, optimum, seed, clock, wanted=settings.correct)
     samples = posterior.sample(model, settings.n_samples, seed)
     even = optimum.evaluation.detail.value.ess > EVEN_WEIGHTS
@@ -199,7 +203,9 @@ def find_posterior(
     if information is not None:
         information = information * (weight / sample.people.weight)
         curvature = information - prior.hessian
-    start = laplace_factor(model, optimum.population, curvature, optimum.evaluation.gradient)
+    start = optimum.factor
+    if start is None:
+        start = laplace_factor(model, optimum.population, curvature, optimum.evaluation.gradient)
     sweep = posterior_sweep(optimum.sweep, optimum.evaluation.detail.value.ess, len(sample.people))
     part, size = sample, MOST_PEOPLE // 2 if many else MOST_PEOPLE
     if len(sample.people) > size:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mxlogit.density import PanelModel
 from mxlogit.fit import HistoryRow, Status
+from mxlogit.guide.population import GaussianFactor
 from mxlogit.marginal import MarginalLikelihood, Sweep
 from mxlogit.optim.trust_region import (
     Ascent,
@@ -105,6 +106,8 @@ class Optimum:
     sweep : Sweep
         Of the last stage.
     status : Status
+    factor : GaussianFactor or None
+        Where the posterior begins, if the search moved one.
     """
 
     population: Population
@@ -113,6 +116,7 @@ class Optimum:
     redraw: float
     sweep: Sweep
     status: Status
+    factor: GaussianFactor | None = None
 
 
 @dataclass(frozen=True)

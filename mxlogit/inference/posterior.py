@@ -22,6 +22,7 @@ from torch import Tensor
 from mxlogit.density import PanelModel
 from mxlogit.guide.population import GaussianFactor
 from mxlogit.marginal import MarginalLikelihood, Sweep
+from mxlogit.optim.identities import natural_update
 from mxlogit.parameters import Population
 from mxlogit.samples import pareto_k
 
@@ -116,7 +117,7 @@ class AnchoredTarget:
 
 
 @dataclass(frozen=True)
-class _Expectations:
+class Expectations:
     """Expected gradient (D,) and expected negative Hessian (D, D) under q, in whitened coordinates.
 
     ``skewness`` is the largest third derivative along an axis, which for a posterior close to q is its skewness.
@@ -127,9 +128,7 @@ class _Expectations:
     skewness: float
 
 
-def _expect(
-    target: AnchoredTarget, q: GaussianFactor, tick: Callable[[], None], distance: float = 1.0
-) -> _Expectations:
+def expect(target: AnchoredTarget, q: GaussianFactor, tick: Callable[[], None], distance: float = 1.0) -> Expectations:
     """Expectations by points at a distance, in sds, either side of the mean; differences at it for a short one."""
     centre = target.gradient(q.mean)
     total, columns, third = centre.clone(), [], []
@@ -142,22 +141,13 @@ def _expect(
         third.append(abs(float(direction @ bend)))
         tick()
     precision = torch.stack(columns, -1)
-    return _Expectations(q.tril.T @ total, 0.5 * (precision + precision.T), max(third))
+    return Expectations(q.tril.T @ total, 0.5 * (precision + precision.T), max(third))
 
 
-def _natural_step(q: GaussianFactor, at: _Expectations, rate: float) -> GaussianFactor:
-    """One natural-gradient step whose precision stays positive definite whatever the curvature.
-
-    With G = precision - I the update I + r G + r^2/2 G^2 equals half of I plus half of (I + r G)^2.
-    """
-    identity = torch.eye(len(q.mean), dtype=q.mean.dtype)
-    excess = at.precision - identity
-    precision = identity + rate * excess
-    if float(torch.linalg.eigvalsh(precision).amin()) < 0.2:
-        precision = precision + 0.5 * rate**2 * excess @ excess
-    covariance = torch.linalg.inv(precision)
-    tril = torch.linalg.cholesky(q.tril @ (0.5 * (covariance + covariance.T)) @ q.tril.T)
-    return GaussianFactor(q.mean + q.tril @ _shorten(rate * covariance @ at.gradient), tril)
+def natural_step(q: GaussianFactor, at: Expectations, rate: float) -> GaussianFactor:
+    """One natural-gradient step, no longer than a round may go."""
+    step, tril = natural_update(q.tril, at.gradient, at.precision, rate)
+    return GaussianFactor(q.mean + q.tril @ _shorten(step), tril)
 
 
 @dataclass(frozen=True)
@@ -177,15 +167,15 @@ def fit_gaussian(target: AnchoredTarget, start: GaussianFactor, tick: Callable[[
     """
     if target.factor > _MANY_TIMES_MORE:
         # The posterior of so many is all but Gaussian: its covariance is known, its mean is a little off its mode.
-        at = _expect(target, start, tick)
+        at = expect(target, start, tick)
         target.match(start, at.precision)
         factor = GaussianFactor(start.mean + start.tril @ _shorten(at.gradient), start.tril)
         return GaussianFit(factor, 1, at.skewness)
     if target.factor > 1.0:
-        target.match(start, _expect(target, start, tick, _SHORT_DISTANCE).precision)
+        target.match(start, expect(target, start, tick, _SHORT_DISTANCE).precision)
     q, first = start, 0.0
     for rounds in range(1, _MOST_ROUNDS + 1):
-        at = _expect(target, q, tick)
+        at = expect(target, q, tick)
         if not bool(torch.isfinite(at.gradient).all() & torch.isfinite(at.precision).all()):
             return GaussianFit(start, 0, math.inf)
         move = float(at.gradient.norm()) / len(q.mean) ** 0.5
@@ -193,7 +183,7 @@ def fit_gaussian(target: AnchoredTarget, start: GaussianFactor, tick: Callable[[
         if move > max(1.5 * first, 1.0):
             return GaussianFit(start, 0, math.inf)
         values = torch.linalg.eigvalsh(at.precision)
-        q = _natural_step(q, at, _RATE)
+        q = natural_step(q, at, _RATE)
         stretch = max(float(values.amax()), 1.0 / max(float(values.amin()), 1e-3))
         settled = move < _SMALL_MOVE and stretch < _SMALL_STRETCH
         if settled or (rounds == _MOST_ROUNDS - 1 and first < _LARGE_MOVE):

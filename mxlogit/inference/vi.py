@@ -17,6 +17,9 @@ from mxlogit.inference.newton import STAGE_SIZES, Clock
 from mxlogit.inference.start import fit_multinomial_logit, start_population
 from mxlogit.people import People
 
+_POPULATIONS = ("newton", "natural", "hessian_free", "lbfgs", "saa", "adam")
+_TRAINED = ("adam", "hessian_free", "lbfgs")
+
 
 class VI(BaseEstimator):  # type: ignore[misc]
     r"""Variational inference with an amortized guide and importance weights.
@@ -26,16 +29,26 @@ class VI(BaseEstimator):  # type: ignore[misc]
 
     Parameters
     ----------
-    population : {"newton", "adam"}
-        How q(theta) is found. "newton" (default): trust-region Newton on the importance-sampled marginal
-        likelihood, then natural-gradient steps. "adam": the classic route, encoder and q(theta) trained by
-        stochastic backpropagation of Pyro's ELBO on mini-batches (Rodrigues 2022, arXiv 2004.05426).
+    population : {"newton", "natural", "hessian_free", "lbfgs", "saa", "adam"}
+        How q(theta) is found. "newton" (default): trust-region Newton on the importance-sampled marginal likelihood,
+        then natural-gradient steps. "natural": natural-gradient steps from the start. "hessian_free", "lbfgs": second
+        order on the guide's bound under frozen draws, over q(theta) alone or, with an encoder or a flow, over all
+        weights together. "saa": a diagonal q(theta) under fixed draws, covariance by linear response. "adam": first
+        order; with an encoder (the default) the classic route, encoder and q(theta) trained by stochastic
+        backpropagation of Pyro's ELBO on mini-batches (Rodrigues 2022, arXiv 2004.05426).
     encoder : {"auto", None, "set", "rodrigues2022"}
-        Network that proposes each person's factor. "auto" is None under "newton", where polishing from the
-        last mode leaves a network nothing to win, and "set" under "adam"; "rodrigues2022" is the published
-        network, for comparison.
+        Network that proposes each person's factor. "auto" is "set" under "adam" and None elsewhere, where polishing
+        leaves a network nothing to win; "rodrigues2022" is the published network, for comparison.
     polish : "auto" or int
-        Damped Newton steps per person and pass: "auto" is 2 under "newton" and 0 under "adam".
+        Damped Newton steps per person and pass: "auto" is 2 under "newton", 0 after an encoder, 10 from zero.
+    population_family : {"gaussian", "diagonal"}
+        Covariance of q(theta): full, or none between parameters ("saa" is always diagonal; "newton" and "natural" are
+        always full).
+    objective : {"auto", "iwae", "elbo"}
+        Bound of people under "hessian_free", "lbfgs", "saa" and "adam" without an encoder, from ``draws`` draws.
+        "auto" is the log marginal likelihood where q(theta) alone is trained, else "iwae".
+    safeguard : {"trust", "damping"}
+        Of "hessian_free": a trust region, or Levenberg and Marquardt's damping.
     flow : {"auto", "affine", "spline", None}
         Conditional normalizing flow on each person's polished Gaussian, trained at the optimum ("newton"), or together
         with the encoder ("adam"): "affine" shifts and shears it, "spline" bends it along its principal axes as well.
@@ -60,18 +73,18 @@ class VI(BaseEstimator):  # type: ignore[misc]
         importance check.
     n_samples : int
         Posterior samples kept.
-    steps : int
-        Adam steps ("adam" only).
+    steps : int or None
+        Iterations of "adam", "lbfgs" and "hessian_free"; None: 2,000, 150 and 60 at most.
     batch_size : int
-        Decision makers per mini-batch ("adam" only).
+        Decision makers per mini-batch ("saa" takes all of them).
     learning_rate, guide_learning_rate : float
-        First Adam rates of q(theta) and of the encoder; both follow a cosine ("adam" only).
+        First Adam rates of q(theta) and of the networks; both follow a cosine ("adam" only).
     checkpoint : str, Path or None
         File in which every pass over the people is kept. A fit that was killed, started again with the same data,
         settings and ``random_state``, goes on from its last pass and ends at the same answer; the file is deleted when
         the fit is done ("newton" only).
     max_seconds : float or None
-        Time limit of the Adam loop; the cosine then follows the clock ("adam" only).
+        Time limit of "adam", "lbfgs" and "hessian_free"; the cosine of the classic route then follows the clock.
     """
 
     def __init__(
@@ -87,8 +100,11 @@ class VI(BaseEstimator):  # type: ignore[misc]
         tolerance: float = 0.005,
         max_iterations: int = 60,
         correct: str | bool = "auto",
+        population_family: str = "gaussian",
+        objective: str = "auto",
+        safeguard: str = "trust",
         n_samples: int = 4000,
-        steps: int = 2000,
+        steps: int | None = None,
         batch_size: int = 512,
         learning_rate: float = 0.02,
         guide_learning_rate: float = 0.002,
@@ -105,6 +121,9 @@ class VI(BaseEstimator):  # type: ignore[misc]
         self.tolerance = tolerance
         self.max_iterations = max_iterations
         self.correct = correct
+        self.population_family = population_family
+        self.objective = objective
+        self.safeguard = safeguard
         self.n_samples = n_samples
         self.steps = steps
         self.batch_size = batch_size
@@ -121,11 +140,16 @@ class VI(BaseEstimator):  # type: ignore[misc]
         SpecificationError
             Naming the setting, what is allowed and what came.
         """
-        check_option("VI(population=...)", self.population, ["newton", "adam"])
-        encoders = ["auto", None] if self.population == "newton" else ["auto", "set", "rodrigues2022"]
+        check_option("VI(population=...)", self.population, list(_POPULATIONS))
+        encoders = ["auto", None, *(["set", "rodrigues2022"] if self.population in _TRAINED else [])]
         check_option(f"VI(encoder=...) with population={self.population!r}", self.encoder, encoders)
         check_option("VI(flow=...)", self.flow, ["auto", "affine", "spline", None])
         check_option("VI(correct=...)", self.correct, ["auto", True, False])
+        check_option("VI(population_family=...)", self.population_family, ["gaussian", "diagonal"])
+        check_option("VI(objective=...)", self.objective, ["auto", "iwae", "elbo"])
+        check_option("VI(safeguard=...)", self.safeguard, ["trust", "damping"])
+        if self.population == "saa" and self.flow in ("affine", "spline"):
+            raise SpecificationError("VI(population='saa') takes no flow: it would fit the fixed draws to any depth.")
         if self.correct is True and self.population != "newton":
             raise SpecificationError("VI(correct=True) needs population='newton'.")
         if self.polish != "auto":
@@ -139,11 +163,12 @@ class VI(BaseEstimator):  # type: ignore[misc]
         for name, lowest in (
             ("max_iterations", 1),
             ("n_samples", 2),
-            ("steps", 1),
             ("batch_size", 1),
             ("flow_layers", 1),
         ):
             check_at_least(f"VI({name}=...)", getattr(self, name), lowest)
+        if self.steps is not None:
+            check_at_least("VI(steps=...)", self.steps, 1)
         for name in ("tolerance", "learning_rate", "guide_learning_rate"):
             check_at_least(f"VI({name}=...)", getattr(self, name), 1e-12)
         if self.checkpoint is not None and self.population != "newton":
@@ -185,11 +210,13 @@ class VI(BaseEstimator):  # type: ignore[misc]
         logit = fit_multinomial_logit(sample, model.prior.deviation)
         logit = replace(logit, information=logit.information * (people.weight / sample.weight))
         start = start_population(model, logit)
-        if self.population == "adam":
-            if model.space.n_random == 0:
-                raise SpecificationError("VI(population='adam') needs random coefficients; use VI() for fixed ones.")
-            # Imported here: the default route needs neither Pyro nor its import time.
-            from mxlogit.inference.classic import run_classic
+        if self.population in ("newton", "natural"):
+            return run_newton(self, model, people, sample, logit, start, seed, clock)
+        if model.space.n_random == 0 and self.population == "adam":
+            raise SpecificationError("VI(population='adam') needs random coefficients; use VI() for fixed ones.")
+        # Imported here: the default route needs neither Pyro nor its import time.
+        from mxlogit.inference.classic import encoder_name, run_classic
+        from mxlogit.inference.stochastic_route import run_stochastic
 
-            return run_classic(self, model, people, logit, start, seed, clock)
-        return run_newton(self, model, people, sample, logit, start, seed, clock)
+        classic = self.population == "adam" and encoder_name(self) is not None
+        return (run_classic if classic else run_stochastic)(self, model, people, logit, start, seed, clock)

@@ -1,0 +1,80 @@
+"""Natural-gradient search: the Gaussian population factor moves from the start by Bonnet's and Price's identities."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from mxlogit.density import PanelModel
+from mxlogit.fit import HistoryRow, Status
+from mxlogit.guide.population import GaussianFactor
+from mxlogit.inference.newton import Clock, NewtonSettings, Optimum
+from mxlogit.inference.posterior import MOST_PEOPLE, AnchoredTarget, expect, laplace_factor, natural_step
+from mxlogit.marginal import MarginalLikelihood, Sweep
+from mxlogit.optim.trust_region import Evaluation, newton_decrement
+from mxlogit.parameters import Population
+
+_DRAWS, _VARIATIONAL_STEPS = 64, 2
+_RATE, _SETTLED = 0.7, 0.1
+
+
+class NaturalSearch:
+    """Natural-gradient steps on q(theta) of everybody, anchored at q's mean anew in every round.
+
+    Parameters
+    ----------
+    model : PanelModel
+    marginal : MarginalLikelihood
+        Of everybody.
+    settings : NewtonSettings
+    clock : Clock
+    """
+
+    def __init__(self, model: PanelModel, marginal: MarginalLikelihood, settings: NewtonSettings, clock: Clock) -> None:
+        self.model, self.marginal, self.settings, self.clock = model, marginal, settings, clock
+        people = marginal.people
+        few = len(people) > MOST_PEOPLE
+        self.part = marginal.take(people.draw(MOST_PEOPLE, (marginal.seed, -5))) if few else marginal
+        self.sweep = Sweep(settings.draws or _DRAWS, settings.tail, 50, settings.polish, vary=_VARIATIONAL_STEPS)
+
+    def run(self, start: Population) -> Optimum:
+        """Step until the mean moves by less than a tenth of a posterior sd per parameter."""
+        space = self.model.space
+        evaluation = self._evaluate(start)
+        q = laplace_factor(self.model, start, evaluation.curvature, evaluation.gradient)
+        status, move = Status.ITERATIONS, math.inf
+        for _ in range(self.settings.max_iterations):
+            population = space.constrain(q.mean)
+            evaluation = self._evaluate(population)
+            new = self._step(q, population, evaluation)
+            move = float(q.whitened(new.mean).norm()) / space.size**0.5
+            self._record(evaluation, move)
+            q = new
+            if move < _SETTLED:
+                status = Status.CONVERGED
+                break
+        population = space.constrain(q.mean)
+        evaluation = self._evaluate(population)
+        decrement = newton_decrement(evaluation, torch.ones(space.size, dtype=torch.float64))
+        return Optimum(population, evaluation, decrement, move, self.sweep, status, q)
+
+    def _step(self, q: GaussianFactor, population: Population, evaluation: Evaluation) -> GaussianFactor:
+        likelihood = evaluation.gradient - self.model.log_prior_in_moves(population).gradient
+        weight = self.marginal.people.weight
+        target = AnchoredTarget(self.model, self.part, weight, population, likelihood, self.sweep)
+        at = expect(target, q, lambda: None)
+        self.clock.passes += target.evaluations * self.part.people.weight / weight
+        return natural_step(q, at, _RATE)
+
+    def _evaluate(self, population: Population) -> Evaluation:
+        self.clock.passes += 1
+        result = self.marginal.sweep(population, self.sweep)
+        prior = self.model.log_prior_in_moves(population)
+        value = result.value.log_likelihood + prior.value
+        return Evaluation(value, result.score + prior.gradient, result.outer - prior.hessian, detail=result)
+
+    def _record(self, evaluation: Evaluation, move: float) -> None:
+        row = HistoryRow("natural", evaluation.value, move, self.clock.passes, self.clock.seconds(), accepted=True)
+        self.clock.history.append(row)
+        self.clock.tell(f"natural: {self.clock.passes:.1f} passes, log posterior {evaluation.value:.1f}")

@@ -1,0 +1,176 @@
+"""Population engines that minimise the bound of a guide under frozen draws: first order, quasi-Newton, Hessian-free."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+
+from mxlogit.density import PanelModel
+from mxlogit.fit import Fit, HistoryRow, Status
+from mxlogit.guide.amortized import AmortizedGuide
+from mxlogit.guide.population import GaussianFactor
+from mxlogit.inference.assess import draw_samples, evaluate_center, judge
+from mxlogit.inference.classic import make_guide
+from mxlogit.inference.guide_objective import GuideObjective, ObjectiveSettings
+from mxlogit.inference.newton import Clock
+from mxlogit.inference.saa import FIRST_DRAWS, FixedDraws, minimise_fixed_draws
+from mxlogit.inference.start import MultinomialLogit
+from mxlogit.marginal import MarginalLikelihood, Sweep
+from mxlogit.optim.stochastic import Progress, adam, hessian_free, lbfgs
+from mxlogit.parameters import Population
+from mxlogit.people import People
+from mxlogit.tastes import PolishedTastes
+
+if TYPE_CHECKING:
+    from mxlogit.inference.vi import VI
+
+_ITERATIONS = {"adam": 2_000, "lbfgs": 150, "hessian_free": 60}
+# Most points of theta at a time: two a dimension if there are no more; and where networks are trained as well.
+_MOST_POINTS, _POINTS_WITH_NETWORKS = 128, 8
+# Draws of each person's tastes; draws that stay fixed (True) do not average out.
+_DRAWS = {False: 16, True: 128}
+# A second-order engine has settled when the mean of so many values is within two standard errors of the one before.
+_WINDOW = 10
+_VARIATIONAL_STEPS = 2
+
+
+def run_stochastic(
+    settings: VI,
+    model: PanelModel,
+    people: People,
+    logit: MultinomialLogit,
+    start: Population,
+    seed: int,
+    clock: Clock,
+) -> Fit:
+    """Minimise the guide's bound and return its fit.
+
+    Parameters
+    ----------
+    settings : VI
+    model : PanelModel
+    people : People
+    logit : MultinomialLogit
+    start : Population
+    seed : int
+    clock : Clock
+
+    Returns
+    -------
+    Fit
+    """
+    panel = people.alone()
+    guide = make_guide(settings, model, panel, start, seed)
+    objective = GuideObjective(guide, panel, _objective_settings(settings, guide), seed)
+    extra: dict[str, object] = {}
+    if settings.population == "saa":
+        found = minimise_fixed_draws(objective, seed, clock)
+        factor, status = found.factor, Status.CONVERGED if found.settled else Status.ITERATIONS
+        extra = _describe_fixed_draws(found)
+    else:
+        progress = Progress(_Record(settings, objective, clock))
+        objective.load(_minimise(settings, objective, progress))
+        q = guide.eval().population_factor()
+        factor, status = GaussianFactor(q.mean.detach(), q.tril.detach()), Status.ITERATIONS_DONE
+        extra = {"iterations": progress.iteration, "gradients": progress.gradients, "rejected": progress.rejected}
+    return judge(_package(settings, guide, factor, status, people, seed, clock, extra), model, people, logit)
+
+
+def _objective_settings(settings: VI, guide: AmortizedGuide) -> ObjectiveSettings:
+    alone = guide.encoder is None and guide.flow is None
+    bound = settings.objective
+    if bound == "auto":
+        bound = "marginal" if alone else "iwae"
+    many = min(2 * guide.model.space.size, _MOST_POINTS) if alone else _POINTS_WITH_NETWORKS
+    points = {"adam": 2, "saa": FIRST_DRAWS}.get(settings.population, many)
+    return ObjectiveSettings(
+        bound,
+        settings.draws or _DRAWS[settings.population == "saa"],
+        points,
+        settings.batch_size,
+        orthogonal=settings.population != "saa",
+    )
+
+
+def _minimise(settings: VI, objective: GuideObjective, progress: Progress) -> torch.Tensor:
+    start, most = objective.vector(), settings.steps or _ITERATIONS[settings.population]
+    if settings.population == "hessian_free":
+        return hessian_free(objective, start, most, progress, safeguard=settings.safeguard)
+    if settings.population == "lbfgs":
+        return lbfgs(objective, start, most, progress)
+    return adam(objective, start, most, progress, rate=settings.learning_rate)
+
+
+class _Record:
+    """Writes the history; says stop when a second-order engine has settled."""
+
+    def __init__(self, settings: VI, objective: GuideObjective, clock: Clock) -> None:
+        self.settings, self.clock = settings, clock
+        self.share = min(settings.batch_size, len(objective.panel)) / len(objective.panel)
+        self.points = objective.settings.points
+        self.values: list[float] = []
+
+    def __call__(self, iteration: int, value: float, gradients: float, kept: bool) -> bool:  # noqa: FBT001
+        """Record an iteration; return whether to go on."""
+        self.clock.passes = gradients * self.share * self.points
+        row = HistoryRow(
+            f"{self.settings.population} {iteration}", -value, math.nan, self.clock.passes, self.clock.seconds(), kept
+        )
+        self.clock.history.append(row)
+        if iteration % 10 == 0:
+            self.clock.tell(f"{row.stage}: bound {-value:.1f}, {gradients:.0f} gradients")
+        if self.settings.max_seconds is not None and row.seconds > self.settings.max_seconds:
+            return False
+        self.values.append(value)
+        return self.settings.population == "adam" or not settled(self.values)
+
+
+def settled(values: list[float], window: int = _WINDOW) -> bool:
+    """Whether values, each with its own noise, have stopped falling."""
+    if len(values) < 2 * window:
+        return False
+    recent = torch.tensor(values[-2 * window :], dtype=torch.float64)
+    before, after = recent[:window], recent[window:]
+    error = float((before.var() + after.var()).sqrt()) / math.sqrt(window)
+    return float(before.mean() - after.mean()) < 2.0 * error
+
+
+def _describe_fixed_draws(found: FixedDraws) -> dict[str, object]:
+    return {
+        "fixed_draws": found.draws,
+        "fixed_draws_error": found.error,
+        "held_out_gap": found.held_out_gap,
+        "gradients": found.gradients,
+        "mean_field_sd": found.mean_field.tolist(),
+    }
+
+
+def _package(
+    settings: VI,
+    guide: AmortizedGuide,
+    factor: GaussianFactor,
+    status: Status,
+    people: People,
+    seed: int,
+    clock: Clock,
+    extra: dict[str, object],
+) -> Fit:
+    model = guide.model
+    samples = draw_samples(model.space, factor, settings.n_samples, seed)
+    center = model.space.from_report(samples.mean)
+    marginal = MarginalLikelihood(people, model.space, model.mixing, seed)
+    marginal.sweep(center, Sweep(16, settings.tail, 6, 30))
+    diagnostics = evaluate_center(marginal, center, 64, settings.tail, _VARIATIONAL_STEPS)
+    diagnostics.update(
+        bound=clock.history[-1].objective if clock.history else math.nan,
+        pareto_k=math.nan,
+        passes=clock.passes,
+        seconds=clock.seconds(),
+        guide=f"q(theta) {guide.family}, by {settings.population}; "
+        + ("polished factors and importance weights" if guide.encoder is None else "encoder and importance weights"),
+        **extra,
+    )
+    tastes = PolishedTastes(model, seed, settings.tail, vary=_VARIATIONAL_STEPS, flow=guide.flow)
+    return Fit(samples, center, status, clock.history, tastes, diagnostics)

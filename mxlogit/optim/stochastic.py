@@ -1,0 +1,227 @@
+"""Second-order minimisers of objectives that are known through random draws.
+
+An objective is frozen under a key: the same key, the same draws and people. Curvature pairs and trial steps compare
+values under one key; whether a step is kept is decided under another, so that it cannot have fitted its own noise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from mxlogit.optim.curvature import Smooth, steihaug
+
+_LONGEST_CG, _SMALLEST_RADIUS, _LARGEST_RADIUS = 20, 1e-6, 4.0
+_SHRINK, _GROW, _KEEP_PART = 0.4, 2.0, 0.5
+_DAMPING, _DAMPING_FACTOR = 1.0, 1.5
+_STANDARD_ERRORS = 2.0
+_MEMORY, _FLAT_PAIR = 10, 1e-8
+_ARMIJO, _HALVINGS, _AVERAGED = 1e-4, 12, 10
+
+
+class Objective(Protocol):
+    """Something to be minimised."""
+
+    def freeze(self, key: int, around: Tensor) -> Smooth:
+        """Return the objective with the draws and people of a key; what depends on where it is used is fixed there."""
+        ...
+
+
+@dataclass
+class Progress:
+    """What a minimiser did: told after every iteration.
+
+    Attributes
+    ----------
+    tell : callable
+        Receives iteration, value, gradient equivalents and whether the step was kept; returns whether to go on.
+    gradients : float
+        Gradient equivalents so far.
+    rejected : int
+    """
+
+    tell: Callable[[int, float, float, bool], bool]
+    gradients: float = 0.0
+    rejected: int = 0
+    iteration: int = field(default=0)
+
+    def record(self, value: float, *, kept: bool, smooths: tuple[Smooth, ...]) -> bool:
+        """Count an iteration; return whether to go on."""
+        self.iteration += 1
+        self.rejected += not kept
+        for smooth in smooths:
+            self.gradients += smooth.gradients
+            smooth.gradients = 0.0
+        return self.tell(self.iteration, value, self.gradients, kept)
+
+
+def improves(before: Tensor, after: Tensor) -> bool:
+    """Whether paired values (m,) fell by more than two standard errors; by anything at all if there is one value."""
+    decrease = before - after
+    if not bool(torch.isfinite(decrease).all()):
+        return False
+    mean = float(decrease.mean())
+    if len(decrease) == 1:
+        return mean > 0.0
+    error = float(decrease.std()) / math.sqrt(len(decrease))
+    return mean > _STANDARD_ERRORS * error
+
+
+def hessian_free(
+    objective: Objective, start: Tensor, iterations: int, progress: Progress, *, safeguard: str = "trust"
+) -> Tensor:
+    """Newton steps by conjugate gradients on Hessian-vector products (after Martens 2010, ICML).
+
+    Parameters
+    ----------
+    objective : Objective
+    start : Tensor, shape (d,)
+    iterations : int
+    progress : Progress
+    safeguard : {"trust", "damping"}
+        "trust": a ball whose radius follows the quality of the model, negative curvature to its boundary (after
+        Regier, Jordan and McAuliffe 2017, NeurIPS, arXiv 1706.02375). "damping": Levenberg and Marquardt's.
+
+    Returns
+    -------
+    Tensor, shape (d,)
+    """
+    point, radius, damping = start, 1.0, _DAMPING
+    last: Tensor | None = None
+    for iteration in range(iterations):
+        smooth = objective.freeze(2 * iteration, point)
+        judge = objective.freeze(2 * iteration + 1, point)
+        value, gradient = smooth.gradient(point)
+        multiply = smooth.curvature(point)
+        if safeguard == "damping":
+            plain, weight = multiply, damping
+            multiply = lambda v: plain(v) + weight * v  # noqa: B023, E731
+        bound = radius if safeguard == "trust" else math.inf
+        first = None if last is None else _KEEP_PART * last
+        found = steihaug(multiply, gradient, bound, most=_LONGEST_CG, start=first)
+        trial = point + found.step
+        actual = value - float(smooth.values(trial).mean())
+        ratio = actual / found.predicted if found.predicted > 0.0 and math.isfinite(actual) else -1.0
+        kept = ratio > 0.0 and improves(judge.values(point), judge.values(trial))
+        length = float(found.step.norm())
+        if ratio < 0.25:
+            radius, damping = max(_SHRINK * min(radius, length), _SMALLEST_RADIUS), damping * _DAMPING_FACTOR
+        elif ratio > 0.75:
+            radius = min(max(radius, _GROW * length), _LARGEST_RADIUS)
+            damping = damping / _DAMPING_FACTOR
+        last = found.step if kept else None
+        if kept:
+            point = trial
+        if not progress.record(value, kept=kept, smooths=(smooth, judge)):
+            break
+    return point
+
+
+def lbfgs(
+    objective: Objective, start: Tensor, iterations: int, progress: Progress, *, pairs: str = "gradient"
+) -> Tensor:
+    """Stochastic L-BFGS whose curvature pairs come from the same draws and people at both ends.
+
+    Parameters
+    ----------
+    objective : Objective
+    start : Tensor, shape (d,)
+    iterations : int
+    progress : Progress
+    pairs : {"gradient", "hvp"}
+        Change of gradients along a step, or the Hessian times the step (Byrd, Hansen, Nocedal and Singer 2016, SIAM
+        Journal on Optimization 26).
+
+    Returns
+    -------
+    Tensor, shape (d,)
+        Mean of the last ten points: each has moved with the noise of its draws.
+    """
+    point, recent = start, [start]
+    memory: list[tuple[Tensor, Tensor]] = []
+    for iteration in range(iterations):
+        smooth = objective.freeze(iteration, point)
+        value, gradient = smooth.gradient(point)
+        direction = -apply_inverse(memory, gradient)
+        if not memory:
+            direction = direction / max(1.0, float(gradient.norm()))
+        step = _backtrack(smooth, point, value, gradient, direction)
+        kept = step is not None
+        if step is None:
+            memory = []
+        else:
+            change = smooth.product(point, step) if pairs == "hvp" else smooth.gradient(point + step)[1] - gradient
+            _remember(memory, step, change)
+            point = point + step
+        recent = [*recent, point][-_AVERAGED:]
+        if not progress.record(value, kept=kept, smooths=(smooth,)):
+            break
+    return torch.stack(recent).mean(0)
+
+
+def _backtrack(smooth: Smooth, point: Tensor, value: float, gradient: Tensor, direction: Tensor) -> Tensor | None:
+    """A step along a direction that decreases the value enough; None where none does."""
+    slope = float(gradient @ direction)
+    if not slope < 0.0:
+        return None
+    length = 1.0
+    for _ in range(_HALVINGS):
+        step = length * direction
+        after = float(smooth.values(point + step).mean())
+        if after <= value + _ARMIJO * length * slope:
+            return step
+        length *= 0.5
+    return None
+
+
+def _remember(memory: list[tuple[Tensor, Tensor]], step: Tensor, change: Tensor) -> None:
+    """Add a pair whose curvature is positive; forget the oldest."""
+    if float(step @ change) > _FLAT_PAIR * float(step.norm()) * float(change.norm()):
+        memory.append((step, change))
+        del memory[:-_MEMORY]
+
+
+def apply_inverse(memory: list[tuple[Tensor, Tensor]], gradient: Tensor) -> Tensor:
+    """Product of the inverse Hessian estimate of pairs (step, change of gradient) with a gradient: two loops."""
+    result, shares = gradient.clone(), []
+    for step, change in reversed(memory):
+        share = float(step @ result) / float(step @ change)
+        result = result - share * change
+        shares.append(share)
+    if memory:
+        step, change = memory[-1]
+        result = result * float(step @ change) / float(change.square().sum())
+    for (step, change), share in zip(memory, reversed(shares), strict=True):
+        result = result + (share - float(change @ result) / float(step @ change)) * step
+    return result
+
+
+def adam(
+    objective: Objective,
+    start: Tensor,
+    iterations: int,
+    progress: Progress,
+    *,
+    rate: float = 0.05,
+    schedule: str = "cosine",
+) -> Tensor:
+    """First order: Adam on fresh draws at a rate that follows a cosine or stays; returns the last quarter's average."""
+    point = start.clone().requires_grad_()
+    optimizer = torch.optim.Adam([point], lr=rate, betas=(0.9, 0.99))
+    total, count = torch.zeros_like(start), 0
+    for iteration in range(iterations):
+        if schedule == "cosine":
+            optimizer.param_groups[0]["lr"] = rate * 0.5 * (1.0 + math.cos(math.pi * iteration / iterations))
+        smooth = objective.freeze(iteration, point.detach())
+        value, point.grad = smooth.gradient(point)
+        optimizer.step()
+        if iteration >= 0.75 * iterations:
+            total, count = total + point.detach(), count + 1
+        if not progress.record(value, kept=True, smooths=(smooth,)):
+            break
+    return total / count if count else point.detach()

@@ -1,0 +1,367 @@
+"""Hessian-vector products, conjugate gradients, Gaussian identities, fixed draws, and the engines made of them."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from mxlogit import VI, MixedLogit, SpecificationError
+from mxlogit.guide.amortized import AmortizedGuide
+from mxlogit.guide.encoder import SetEncoder
+from mxlogit.guide.flows import LocalFlow
+from mxlogit.guide.population import GaussianFactor
+from mxlogit.inference.guide_objective import GuideObjective, ObjectiveSettings
+from mxlogit.inference.saa import linear_response
+from mxlogit.inference.stochastic_route import settled
+from mxlogit.optim.curvature import Smooth, steihaug
+from mxlogit.optim.identities import derivatives, natural_update, second_derivative
+from mxlogit.optim.stochastic import Progress, adam, apply_inverse, hessian_free, improves, lbfgs
+from mxlogit.simulate import simulate_choices
+
+SIZE = 6
+
+
+@pytest.fixture
+def matrix(generator):
+    root = torch.randn(SIZE, SIZE, generator=generator, dtype=torch.float64)
+    return root @ root.T + torch.eye(SIZE, dtype=torch.float64)
+
+
+@pytest.fixture(params=["population", "flow", "encoder and flow"])
+def objective(request, model, panel):
+    """The bound of a guide: of q(theta) alone, with a flow, and with all weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2)
+        start = GaussianFactor(
+            torch.zeros(model.space.size, dtype=torch.float64), 0.3 * torch.eye(model.space.size, dtype=torch.float64)
+        )
+        encoder = SetEncoder(3, model.mixing, width=4).double() if "encoder" in request.param else None
+        guide = AmortizedGuide(model, start, encoder, 0 if encoder else 10)
+        if "flow" in request.param:
+            guide.flow = LocalFlow(3, "spline", 1, width=4).double()
+        for name, parameter in guide.named_parameters():
+            if "." in name:
+                parameter.data.add_(0.1 * torch.randn_like(parameter))
+    return GuideObjective(guide, panel, ObjectiveSettings("iwae", 8, 4, 100), 1)
+
+
+def test_products_equal_the_dense_hessian_and_differences(objective, generator):
+    vector = objective.vector()
+    smooth = objective.freeze(3, vector)
+    multiply = smooth.curvature(vector)
+    v, w = (torch.randn(len(vector), generator=generator, dtype=torch.float64) for _ in range(2))
+    of_v, of_w = multiply(v), multiply(w)
+    scale = float(of_v.norm())
+    torch.testing.assert_close(smooth.product(vector, v), of_v, atol=1e-10 * scale, rtol=0)
+    assert float(w @ of_v) == pytest.approx(float(v @ of_w), abs=1e-9 * scale)
+    torch.testing.assert_close(multiply(2.0 * v - w), 2.0 * of_v - of_w, atol=1e-9 * scale, rtol=0)
+    if objective.guide.flow is not None:
+        # Polish and context stop gradients, so differences see more than derivatives do: move the flow's weights only.
+        names = [(name, p.numel()) for name, p in objective.guide.named_parameters()]
+        v = v * torch.cat([torch.full((count,), float(name.startswith("flow"))) for name, count in names]).double()
+        of_v = multiply(v)
+    step = 1e-5
+    differences = (smooth.gradient(vector + step * v)[1] - smooth.gradient(vector - step * v)[1]) / (2.0 * step)
+    torch.testing.assert_close(differences, of_v, atol=1e-6 * scale, rtol=1e-5)
+
+
+def test_products_equal_autograd_hessian_of_the_population_bound(model, panel, generator):
+    start = GaussianFactor(torch.zeros(model.space.size).double(), 0.3 * torch.eye(model.space.size).double())
+    guide = AmortizedGuide(model, start, None, 10, family="diagonal")
+    objective = GuideObjective(guide, panel, ObjectiveSettings("iwae", 8, 4, 100), 1)
+    vector = objective.vector()
+    smooth = objective.freeze(3, vector)
+    dense = torch.autograd.functional.hessian(lambda x: smooth.function(x).mean(), vector)
+    torch.testing.assert_close(smooth.hessian(vector), dense, atol=1e-10 * float(dense.abs().max()), rtol=0)
+
+
+def test_same_key_same_noise_and_other_keys_other(objective):
+    vector = objective.vector()
+    values = [objective.freeze(key, vector).values(vector) for key in (3, 3, 4)]
+    torch.testing.assert_close(values[0], values[1], atol=0, rtol=0)
+    assert not torch.allclose(values[0], values[2])
+    assert objective.freeze(3, vector).gradient(vector)[0] == pytest.approx(float(values[0].mean()), abs=1e-9)
+
+
+def test_bound_of_the_population_tends_to_the_marginal_posterior(model, panel):
+    """With a q(theta) that is almost a point, the bound is the log posterior there plus its own entropy."""
+    from mxlogit.marginal import MarginalLikelihood, Sweep
+    from mxlogit.people import People
+
+    mean = torch.linspace(-0.3, 0.3, model.space.size, dtype=torch.float64)
+    tiny = GaussianFactor(mean, 1e-6 * torch.eye(len(mean), dtype=torch.float64))
+    guide = AmortizedGuide(model, tiny, None, 30)
+    objective = GuideObjective(guide, panel, ObjectiveSettings("iwae", 8_192, 2, 100), 1)
+    bound = -float(objective.freeze(1, objective.vector()).values(objective.vector()).mean())
+    marginal = MarginalLikelihood(People.gather(panel), model.space, model.mixing, 1)
+    population = model.space.constrain(mean)
+    expected = marginal.measure(population, Sweep(8_192, 8, 1, 30)).log_likelihood + float(model.log_prior(mean))
+    entropy = len(mean) * (0.5 * math.log(2.0 * math.pi) + math.log(1e-6))
+    assert bound - entropy - 0.5 * len(mean) == pytest.approx(expected, abs=0.1)
+
+
+def test_cg_solves_a_positive_system(matrix, generator):
+    gradient = torch.randn(SIZE, generator=generator, dtype=torch.float64)
+    found = steihaug(lambda v: matrix @ v, gradient, math.inf, most=50, tolerance=1e-12)
+    torch.testing.assert_close(found.step, -torch.linalg.solve(matrix, gradient), atol=1e-8, rtol=0)
+    assert found.predicted == pytest.approx(0.5 * float(gradient @ torch.linalg.solve(matrix, gradient)))
+    warm = steihaug(lambda v: matrix @ v, gradient, math.inf, most=50, tolerance=1e-12, start=found.step)
+    assert warm.iterations == 0
+    bad = steihaug(lambda v: matrix @ v, gradient, math.inf, most=50, tolerance=1e-12, start=-found.step)
+    torch.testing.assert_close(bad.step, found.step, atol=1e-8, rtol=0)
+
+
+@pytest.mark.parametrize("radius", [0.01, 0.5, 3.0])
+def test_steihaug_on_an_indefinite_problem(matrix, generator, radius):
+    """A planted negative eigenvalue is followed to the boundary; the model decreases."""
+    values, vectors = torch.linalg.eigh(matrix)
+    values[0] = -2.0
+    indefinite = vectors @ torch.diag(values) @ vectors.T
+    gradient = torch.randn(SIZE, generator=generator, dtype=torch.float64)
+    found = steihaug(lambda v: indefinite @ v, gradient, radius, most=50, tolerance=1e-12)
+    assert found.at_boundary
+    assert float(found.step.norm()) == pytest.approx(radius)
+    model = float(gradient @ found.step + 0.5 * found.step @ indefinite @ found.step)
+    assert found.predicted == pytest.approx(-model)
+    cauchy = -radius * gradient / gradient.norm()
+    assert model <= float(gradient @ cauchy + 0.5 * cauchy @ indefinite @ cauchy) + 1e-12
+    assert model < 0.0
+
+
+class Noisy:
+    """A function whose frozen versions are shifted by noise of their key."""
+
+    def __init__(self, function, noise, size=2):
+        self.function, self.noise, self.size, self.frozen = function, noise, size, []
+
+    def freeze(self, key, around):
+        self.frozen.append(key)
+        shift = self.noise * torch.randn(
+            8, self.size, generator=torch.Generator().manual_seed(key), dtype=torch.float64
+        )
+        return Smooth(lambda x: torch.stack([self.function(x - s) for s in shift]))
+
+
+def rosenbrock(x):
+    return 100 * (x[1] - x[0] ** 2) ** 2 + (1 - x[0]) ** 2
+
+
+MINIMISERS = {
+    "trust": lambda *a: hessian_free(*a),
+    "damping": lambda *a: hessian_free(*a, safeguard="damping"),
+    "lbfgs": lambda *a: lbfgs(*a),
+    "lbfgs hvp": lambda *a: lbfgs(*a, pairs="hvp"),
+}
+
+
+@pytest.mark.parametrize("name", list(MINIMISERS))
+def test_minimisers_cross_a_curved_valley_where_hessians_are_indefinite(name):
+    start, rows = torch.tensor([-1.2, 1.0], dtype=torch.float64), []
+    tell = lambda *row: rows.append(row) or True  # noqa: E731
+    end = MINIMISERS[name](Noisy(rosenbrock, 0.0), start, 150, Progress(tell))
+    torch.testing.assert_close(end, torch.ones(2).double(), atol=1e-3, rtol=0)
+    gradients = [row[2] for row in rows]
+    assert gradients == sorted(gradients)
+
+
+def test_a_step_that_fits_its_own_noise_is_rejected():
+    """With noise larger than the slope, trial steps are kept on independent draws only; a rejected one leaves no trace."""
+    objective, rows = Noisy(lambda x: 1e-6 * x.square().sum() + (x**4).sum() * 1e-9, 5.0), []
+    point = torch.tensor([0.3, -0.2], dtype=torch.float64)
+    progress = Progress(lambda *row: rows.append(row) or True)
+    end = hessian_free(objective, point, 6, progress)
+    assert progress.rejected + sum(row[3] for row in rows) == 6
+    assert objective.frozen == list(range(12))
+    if progress.rejected == 6:
+        torch.testing.assert_close(end, point, atol=0, rtol=0)
+
+
+def test_acceptance_needs_two_standard_errors():
+    before = torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64)
+    assert improves(before, before - 0.1)
+    assert not improves(before, before + torch.tensor([0.5, -0.6, 0.5, -0.6]).double())
+    assert not improves(before, before * math.nan)
+
+
+def test_pairs_of_lbfgs_compare_the_same_draws():
+    """Two gradients under one key; with other draws at the other end the pair would carry their difference."""
+    objective = Noisy(lambda x: (x * torch.tensor([1.0, 30.0]).double()).square().sum(), 0.3)
+    end = lbfgs(objective, torch.tensor([5.0, 5.0]).double(), 30, Progress(lambda *row: True))
+    assert len(objective.frozen) == len(set(objective.frozen))
+    assert float(end.norm()) < 0.5
+
+
+def test_two_loops_equal_the_dense_update(generator):
+    steps = [torch.randn(SIZE, generator=generator, dtype=torch.float64) for _ in range(3)]
+    matrix = torch.diag(torch.arange(1.0, SIZE + 1.0, dtype=torch.float64))
+    memory = [(s, matrix @ s) for s in steps]
+    gradient = torch.randn(SIZE, generator=generator, dtype=torch.float64)
+    step, change = memory[-1]
+    inverse = torch.eye(SIZE).double() * (step @ change) / change.square().sum()
+    for step, change in memory:
+        rho, identity = 1.0 / (step @ change), torch.eye(SIZE).double()
+        left = identity - rho * torch.outer(step, change)
+        inverse = left @ inverse @ left.T + rho * torch.outer(step, step)
+    torch.testing.assert_close(apply_inverse(memory, gradient), inverse @ gradient, atol=1e-10, rtol=0)
+
+
+def test_adam_averages_noise_away():
+    objective = Noisy(lambda x: (x - 1.0).square().sum(), 0.5)
+    end = adam(objective, torch.zeros(2).double(), 400, Progress(lambda *row: True), rate=0.1)
+    torch.testing.assert_close(end, torch.ones(2).double(), atol=0.1, rtol=0)
+
+
+def test_settling_needs_two_windows_that_agree():
+    falling = [100.0 - i for i in range(40)]
+    assert not settled(falling)
+    noisy = torch.randn(40, generator=torch.Generator().manual_seed(1)).tolist()
+    assert settled(noisy)
+    assert not settled(noisy[:19])
+
+
+def hermite(size):
+    """Product Gauss-Hermite nodes (m, 2) and weights."""
+    nodes, masses = np.polynomial.hermite_e.hermegauss(size)
+    nodes, masses = torch.tensor(nodes), torch.tensor(masses / masses.sum())
+    return torch.cartesian_prod(nodes, nodes), torch.outer(masses, masses).flatten()
+
+
+def test_identities_of_bonnet_and_price_in_closed_form():
+    """E exp(a'x) = exp(a'mu + a'Ca/2), and a quartic by its moments."""
+    a = torch.tensor([0.4, -0.3], dtype=torch.float64)
+    mean = torch.tensor([0.2, 0.5], dtype=torch.float64)
+    root = torch.tensor([[0.8, 0.0], [0.3, 0.6]], dtype=torch.float64)
+    noise, weights = hermite(40)
+    found = derivatives(lambda x: (a @ x).exp(), mean, root, noise, weights)
+    value = (a @ mean + 0.5 * a @ (root @ root.T) @ a).exp()
+    torch.testing.assert_close(found.by_mean, a * value, atol=1e-8, rtol=0)
+    torch.testing.assert_close(found.by_covariance, 0.5 * torch.outer(a, a) * value, atol=1e-8, rtol=0)
+    torch.testing.assert_close(found.by_root, 2.0 * found.by_covariance @ root, atol=1e-8, rtol=0)
+
+    def expected(mean, root):
+        variance = (root @ root.T).diagonal()
+        return (mean**4 + 6.0 * mean.square() * variance + 3.0 * variance.square()).sum()
+
+    quartic = derivatives(lambda x: (x**4).sum(), mean, root, noise, weights)
+    by_mean, by_root = torch.autograd.functional.jacobian(expected, (mean, root))
+    torch.testing.assert_close(quartic.by_mean, by_mean, atol=1e-8, rtol=0)
+    torch.testing.assert_close(quartic.by_root, by_root, atol=1e-8, rtol=0)
+    direction = torch.tensor([0.7, -0.2]).double(), torch.tensor([[0.1, 0.0], [-0.4, 0.3]]).double()
+    along = lambda t: expected(mean + t * direction[0], root + t * direction[1])  # noqa: E731
+    exact = torch.autograd.functional.hessian(along, torch.zeros((), dtype=torch.float64))
+    second = second_derivative(lambda x: (x**4).sum(), mean, root, noise, direction, weights)
+    torch.testing.assert_close(second, exact, atol=1e-8, rtol=0)
+
+
+def test_natural_update_is_exact_for_a_gaussian_and_always_positive(matrix, generator):
+    """One whole step reaches a Gaussian target; a thousand random curvatures leave the precision positive."""
+    tril = 0.5 * torch.eye(SIZE, dtype=torch.float64)
+    mean, centre = torch.zeros(SIZE).double(), torch.ones(SIZE).double()
+    step, new = natural_update(tril, tril.T @ (matrix @ (centre - mean)), tril.T @ matrix @ tril, 1.0)
+    torch.testing.assert_close(mean + tril @ step, centre, atol=1e-10, rtol=0)
+    torch.testing.assert_close(new @ new.T, torch.linalg.inv(matrix), atol=1e-10, rtol=0)
+    for _ in range(1000):
+        root = 3.0 * torch.randn(SIZE, SIZE, generator=generator, dtype=torch.float64)
+        _, new = natural_update(tril, mean, 0.5 * (root + root.T), 1.0)
+        assert bool(torch.isfinite(new).all())
+
+
+def test_linear_response_is_exact_for_a_gaussian_target(matrix, generator):
+    """Where the diagonal factor is far too narrow, the corrected covariance is the target's; its error is honest."""
+    centre = torch.randn(SIZE, generator=generator, dtype=torch.float64)
+
+    def fixed(key, draws):
+        noise = torch.randn(draws, SIZE, generator=torch.Generator().manual_seed(key), dtype=torch.float64)
+
+        def function(vector):
+            mean, log_sd = vector[:SIZE], vector[SIZE:]
+            points = mean + log_sd.exp() * noise - centre
+            return 0.5 * (points @ matrix * points).sum(-1) - log_sd.sum()
+
+        return Smooth(function)
+
+    def optimum(smooth):
+        vector = torch.zeros(2 * SIZE, dtype=torch.float64)
+        for _ in range(25):
+            step = torch.linalg.solve(smooth.hessian(vector), smooth.gradient(vector)[1])
+            vector = vector - step * min(1.0, 0.5 / float(step.norm()))
+        return vector
+
+    exact = fixed(0, 5_000)
+    vector = optimum(exact)
+    covariance, _ = linear_response(exact, vector)
+    inverse = torch.linalg.inv(matrix)
+    torch.testing.assert_close(covariance[:SIZE, :SIZE], inverse, atol=0.06 * float(inverse.abs().max()), rtol=0)
+    assert float((vector[SIZE:].exp() / inverse.diagonal().sqrt()).min()) < 0.8
+    scores = []
+    for key in range(60):
+        smooth = fixed(key, 30)
+        found = optimum(smooth)
+        _, error = linear_response(smooth, found)
+        scores.append((found[:SIZE] - centre) / error[:SIZE])
+    spread = torch.stack(scores).std(0)
+    assert 0.85 < float(spread.mean()) < 1.15
+
+
+@pytest.fixture(scope="module")
+def small():
+    return simulate_choices(
+        fixed={"x": 0.5},
+        random={"z": (0.5, 1.0), "w": (-0.5, 0.7)},
+        n_decision_makers=200,
+        n_situations=8,
+        random_state=2,
+    )[0]
+
+
+def fit(data, **settings):
+    est = MixedLogit(
+        fixed=["x"],
+        random=["z", "w"],
+        random_state=1,
+        method=VI(correct=False, flow=settings.pop("flow", None), **settings),
+    )
+    return est.fit(data)
+
+
+@pytest.fixture(scope="module")
+def reference_fit(small):
+    return fit(small)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"population": "natural"},
+        {"population": "lbfgs"},
+        {"population": "hessian_free"},
+        {"population": "hessian_free", "safeguard": "damping"},
+        {"population": "saa", "draws": 64},
+        {"population": "adam", "encoder": None, "steps": 400, "learning_rate": 0.05},
+    ],
+    ids=str,
+)
+@pytest.mark.filterwarnings("ignore::mxlogit.ConvergenceWarning")
+def test_engines_find_the_posterior_of_the_default_one(small, reference_fit, settings):
+    expected, found = reference_fit.summary(), fit(small, **settings)
+    table = found.summary()
+    assert float(((table["estimate"] - expected["estimate"]) / expected["std_error"]).abs().max()) < 0.6
+    assert float((table["std_error"] / expected["std_error"]).sub(1.0).abs().max()) < 0.35
+    assert len(found.result_.history) > 3
+    assert fit(small, **settings).coef_.equals(found.coef_)
+
+
+def test_settings_that_make_no_sense_are_refused():
+    for settings, words in (
+        ({"population": "newtn"}, "population"),
+        ({"population": "saa", "flow": "spline"}, "fixed draws"),
+        ({"population": "saa", "encoder": "set"}, "encoder"),
+        ({"safeguard": "none"}, "safeguard"),
+        ({"objective": "renyi"}, "objective"),
+        ({"population_family": "full"}, "population_family"),
+        ({"population": "lbfgs", "correct": True}, "correct"),
+        ({"steps": 0}, "steps"),
+    ):
+        with pytest.raises(SpecificationError, match=words):
+            VI(**settings).check()
