@@ -300,3 +300,34 @@ def test_wrong_settings_are_named():
         VI(flow="planar").check()
     with pytest.raises(SpecificationError, match="flow_layers"):
         VI(flow_layers=0).check()
+
+
+@pytest.mark.filterwarnings("ignore::mxlogit.ConvergenceWarning")
+@pytest.mark.parametrize(
+    "method", [VI.amortized(steps=60), VI.rodrigues2022(steps=120), VI.amortized(flow="spline", steps=50)]
+)
+def test_ready_made_routes_train_and_predict(wide, method):
+    """They end, with finite numbers, and leave no parameter behind; the published one keeps its rates."""
+    est = MixedLogit(fixed=["x"], random=["z", "w", "v"], random_state=1, method=method).fit(wide[0])
+    assert np.isfinite(est.coef_).all()
+    assert est.log_likelihood_ < 0.0
+    assert est.result_.history
+    assert len(est.individual_coefficients()) == 150
+
+
+def test_flow_distribution_of_the_pyro_guide(model, panel, population, factor):
+    """Its log density at its own draws, through the inverse, is that of the forward pass."""
+    from mxlogit.guide.amortized import FlowDistribution
+
+    flow = make_flow(3, "spline", 2, noise=0.1)
+    family = FlowDistribution(LocalFactor(*_parts(factor), flow.attach(factor, population, panel, model.mixing)))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        xi = family.rsample(torch.Size([4]))
+        torch.manual_seed(1)
+        points = torch.randn(len(panel), 3, 4, dtype=torch.float64)
+    images, stretch = family.factor.warp.forward(points)
+    expected = -0.5 * points.square().sum(1) - 1.5 * math.log(2.0 * math.pi) - stretch - factor.log_det[:, None]
+    assert xi.shape == (4, len(panel), 3)
+    torch.testing.assert_close(xi, (factor.mean[..., None] + factor.root @ images).permute(2, 0, 1), atol=1e-10, rtol=0)
+    torch.testing.assert_close(family.log_prob(xi), expected.T, atol=1e-8, rtol=0)

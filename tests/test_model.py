@@ -185,3 +185,21 @@ def test_published_encoder_whitens_its_factor(model, panel, generator):
 
     for a, b in zip(latent(one), latent(other), strict=True):
         torch.testing.assert_close(a, b, atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize("family", ["gaussian", "diagonal", "blocks"])
+def test_population_families_have_their_zeros(model, family):
+    """Every free cell of the root moves q(theta); cells outside the blocks stay zero."""
+    size, fixed, random = model.space.size, 2, 3
+    root = torch.eye(size, dtype=torch.float64) + 0.1 * torch.ones(size, size, dtype=torch.float64).tril(-1)
+    guide = AmortizedGuide(model, GaussianFactor(torch.zeros(size).double(), root), None, 2, family=family)
+    with torch.no_grad():
+        guide.below.fill_(0.3)
+    covariance = (lambda q: q.tril @ q.tril.T)(guide.population_factor()).detach()
+    linked = covariance.abs() > 1e-12
+    expected = torch.eye(size, dtype=torch.bool)
+    if family == "gaussian":
+        expected[:] = True
+    if family == "blocks":
+        expected[:fixed, :fixed] = expected[fixed : fixed + random, fixed : fixed + random] = True
+    assert torch.equal(linked, expected)

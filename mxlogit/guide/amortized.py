@@ -36,12 +36,14 @@ class AmortizedGuide(nn.Module):
         own bound, `encoder_bound`.
     flow : LocalFlow, optional
         After the polish.
-    family : {"gaussian", "diagonal"}
-        Covariance of q(theta): full, or none between parameters.
+    family : {"gaussian", "diagonal", "blocks"}
+        Covariance of q(theta): full; none between parameters; or within fixed coefficients and within locations only,
+        as in the published code.
     """
 
     base_mean: Tensor
     base_tril: Tensor
+    free: Tensor
 
     def __init__(
         self,
@@ -54,7 +56,7 @@ class AmortizedGuide(nn.Module):
     ) -> None:
         super().__init__()
         self.model, self.polish_steps, self.encoder, self.flow, self.family = model, polish_steps, encoder, flow, family
-        if family == "diagonal":
+        if family != "gaussian":
             start = GaussianFactor(start.mean, torch.diag((start.tril @ start.tril.T).diagonal().sqrt()))
         # Coordinates whitened by the start: one learning rate then fits all parameters.
         self.register_buffer("base_mean", start.mean)
@@ -62,14 +64,15 @@ class AmortizedGuide(nn.Module):
         size = len(start.mean)
         self.shift = nn.Parameter(torch.zeros(size, dtype=torch.float64))
         self.log_diagonal = nn.Parameter(torch.zeros(size, dtype=torch.float64))
-        below = size if family == "gaussian" else 0
+        below = 0 if family == "diagonal" else size
         self.below = nn.Parameter(torch.zeros(below, below, dtype=torch.float64))
+        self.register_buffer("free", _free_cells(model, family)[:below, :below], persistent=False)
 
     def population_factor(self) -> GaussianFactor:
         """Return q(theta) as it stands."""
         tril = torch.diag(self.log_diagonal.exp())
-        if self.family == "gaussian":
-            tril = tril + self.below.tril(-1)
+        if self.family != "diagonal":
+            tril = tril + self.below * self.free
         return GaussianFactor(self.base_mean + self.base_tril @ self.shift, self.base_tril @ tril)
 
     def local_factor(self, population: Population, panel: PanelDifferences) -> LocalFactor:
@@ -135,6 +138,17 @@ class AmortizedGuide(nn.Module):
         for i, (tril, log_jacobian) in enumerate(zip(factors, log_jacobians, strict=True)):
             pyro.sample(f"correlation_{i}", dist.Delta(tril, log_density=-log_jacobian, event_dim=2))
         return space.assemble(fixed, location, log_scale.exp(), factors)
+
+
+def _free_cells(model: PanelModel, family: str) -> Tensor:
+    """Ones (D, D) below the diagonal where the root of q(theta) is free."""
+    size, fixed, random = model.space.size, model.space.n_fixed, model.space.n_random
+    cells = torch.ones(size, size, dtype=torch.float64)
+    if family == "blocks":
+        cells = torch.zeros_like(cells)
+        cells[:fixed, :fixed] = 1.0
+        cells[fixed : fixed + random, fixed : fixed + random] = 1.0
+    return cells.tril(-1)
 
 
 def _local_distribution(factor: LocalFactor) -> dist.TorchDistribution:

@@ -14,11 +14,14 @@ import math
 import torch
 from torch import Tensor, nn
 
+from mxlogit.guide.families import family_rank, family_size, make_factor
 from mxlogit.guide.laplace import LocalFactor, fixed_utility
 from mxlogit.likelihood import panel_probabilities
 from mxlogit.mixing import Mixing
 from mxlogit.panels import PanelDifferences
 from mxlogit.parameters import Population
+
+_FIRST_COLUMNS = 0.1
 
 
 class ResidualBlock(nn.Module):
@@ -44,22 +47,27 @@ class SetEncoder(nn.Module):
     mixing : Mixing
     width : int
         Width of tokens and residual blocks.
+    covariance : str
+        Family of the factors (see `mxlogit.guide.families`).
     """
 
     rows: Tensor
     columns: Tensor
 
-    def __init__(self, n_random: int, mixing: Mixing, width: int = 64) -> None:
+    def __init__(self, n_random: int, mixing: Mixing, width: int = 64, covariance: str = "full") -> None:
         super().__init__()
-        self.mixing, self.n_random = mixing, n_random
+        self.mixing, self.n_random, self.covariance = mixing, n_random, covariance
         cells = n_random * (n_random + 1) // 2
         self.alternative = nn.Sequential(nn.Linear(n_random + 1, width), nn.GELU())
         self.token = nn.Linear(width + n_random + cells, width)
         self.blocks = nn.Sequential(ResidualBlock(width), ResidualBlock(width))
         self.context = nn.Sequential(nn.Linear(width + 1 + n_random + cells, width), nn.GELU())
-        self.head = nn.Linear(width, n_random + cells)
+        self.head = nn.Linear(width, n_random + family_size(covariance, n_random))
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
+        if family_rank(covariance) is not None:
+            # Columns of zeros are a saddle, which no gradient leaves.
+            nn.init.normal_(self.head.bias[2 * n_random :], std=_FIRST_COLUMNS)
         rows, columns = torch.tril_indices(n_random, n_random)
         self.register_buffer("rows", rows, persistent=False)
         self.register_buffer("columns", columns, persistent=False)
@@ -130,6 +138,9 @@ class SetEncoder(nn.Module):
         k = self.n_random
         identity = torch.eye(k, dtype=score.dtype, device=score.device)
         tril = torch.linalg.cholesky(information + identity)
+        newton = torch.cholesky_solve(score[..., None], tril)[..., 0]
+        if self.covariance != "full":
+            return self._family_factor(newton, information, head)
         # Precision factor of q: the Newton one times a lower-triangular stretch, identity at first.
         stretch = torch.zeros_like(information)
         stretch[:, self.rows, self.columns] = head[:, k:]
@@ -137,10 +148,16 @@ class SetEncoder(nn.Module):
         stretch = stretch.tril(-1) + torch.diag_embed(diagonal.exp())
         precision_tril = tril @ stretch
         inverse = torch.linalg.solve_triangular(precision_tril, identity.expand_as(information), upper=False)
-        newton = torch.cholesky_solve(score[..., None], tril)[..., 0]
         mean = newton + (inverse.mT @ head[:, :k, None])[..., 0]
         log_det = -precision_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         return LocalFactor(mean, inverse.mT, precision_tril, log_det)
+
+    def _family_factor(self, newton: Tensor, information: Tensor, head: Tensor) -> LocalFactor:
+        """Newton solution with a restricted precision, whose diagonal begins at that of the information."""
+        k = self.n_random
+        log_precision = information.diagonal(dim1=-2, dim2=-1).log1p()
+        numbers = torch.cat([log_precision + head[:, k : 2 * k], head[:, 2 * k :]], -1)
+        return make_factor(self.covariance, newton + head[:, :k] * (-0.5 * log_precision).exp(), numbers)
 
 
 class PublishedEncoder(nn.Module):

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from mxlogit.inference.vi import VI
 
 _START_DEVIATION = 0.1
-_RECORD_EVERY = 50
+_RECORD_EVERY, _TEST_EVERY, _PATIENCE = 50, 100, 5
 _CLIP = 10.0
 _STEPS = 2_000
 # Most Newton steps from xi = 0 where there is no encoder; people of whom a flow takes the scale of its context.
@@ -112,7 +112,7 @@ def _make_encoder(settings: VI, model: PanelModel, panel: PanelDifferences) -> t
         return None
     if settings.encoder == "rodrigues2022":
         return PublishedEncoder(model.space.n_random, panel.n_others * (panel.values.shape[-1] + 1))
-    return SetEncoder(model.space.n_random, model.mixing)
+    return SetEncoder(model.space.n_random, model.mixing, covariance=settings.covariance)
 
 
 def encoder_name(settings: VI) -> str | None:
@@ -143,14 +143,20 @@ class _Schedule:
 
     def __init__(self, settings: VI, clock: Clock) -> None:
         self.steps, self.limit, self.clock = settings.steps or _STEPS, settings.max_seconds, clock
+        self.constant, self.checks = settings.schedule == "constant", [-math.inf]
 
     def progress(self, step: int) -> float:
         by_time = 0.0 if self.limit is None else self.clock.seconds() / self.limit
         by_steps = step / self.steps if self.limit is None else 0.0
         return min(1.0, max(by_time, by_steps))
 
+    def is_over(self, bound: float) -> bool:
+        """Whether, at a constant rate, the bound has not risen in the last tests (the published stopping rule)."""
+        self.checks.append(bound)
+        return self.constant and max(self.checks[-_PATIENCE:]) <= max(self.checks[:-_PATIENCE] or [-math.inf])
+
     def rate(self, progress: float) -> float:
-        return 0.5 * (1.0 + math.cos(math.pi * progress))
+        return 1.0 if self.constant else 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
 def _train(settings: VI, guide: AmortizedGuide, panel: PanelDifferences, team: Team, clock: Clock) -> GaussianFactor:
@@ -191,7 +197,9 @@ def _train(settings: VI, guide: AmortizedGuide, panel: PanelDifferences, team: T
         step += 1
         if step % _RECORD_EVERY == 0:
             _record(clock, step, sum(recent) / len(recent))
-        if progress > 0.75:
+        if step % _TEST_EVERY == 0 and schedule.is_over(team.gather(sum(recent) / len(recent))[0]):
+            break
+        if progress > 0.75 and not schedule.constant:
             average, n_averaged = average + _flatten(theta), n_averaged + 1
     if n_averaged:
         _unflatten(average / n_averaged, theta)

@@ -31,6 +31,8 @@ _ITERATIONS = {"adam": 2_000, "lbfgs": 150, "hessian_free": 60}
 _MOST_POINTS, _POINTS_WITH_NETWORKS = 128, 8
 # Draws of each person's tastes; draws that stay fixed (True) do not average out.
 _DRAWS = {False: 16, True: 128}
+# The fewest that there are, where there is nothing to draw.
+_NO_DRAWS = 4
 # A second-order engine has settled when the mean of so many values is within two standard errors of the one before.
 _WINDOW = 10
 _VARIATIONAL_STEPS = 2
@@ -85,9 +87,12 @@ def _objective_settings(settings: VI, guide: AmortizedGuide) -> ObjectiveSetting
         bound = "marginal" if alone else "iwae"
     many = min(2 * guide.model.space.size, _MOST_POINTS) if alone else _POINTS_WITH_NETWORKS
     points = {"adam": 2, "saa": FIRST_DRAWS}.get(settings.population, many)
+    draws = settings.draws or _DRAWS[settings.population == "saa"]
+    if guide.model.space.n_random == 0:
+        draws = _NO_DRAWS
     return ObjectiveSettings(
         bound,
-        settings.draws or _DRAWS[settings.population == "saa"],
+        draws,
         points,
         settings.batch_size,
         orthogonal=settings.population != "saa",
@@ -162,7 +167,8 @@ def _package(
     center = model.space.from_report(samples.mean)
     marginal = MarginalLikelihood(people, model.space, model.mixing, seed)
     marginal.sweep(center, Sweep(16, settings.tail, 6, 30))
-    diagnostics = evaluate_center(marginal, center, 64, settings.tail, _VARIATIONAL_STEPS)
+    vary = _VARIATIONAL_STEPS if model.space.n_random else 0
+    diagnostics = evaluate_center(marginal, center, 64, settings.tail, vary)
     diagnostics.update(
         bound=clock.history[-1].objective if clock.history else math.nan,
         pareto_k=math.nan,
@@ -172,5 +178,5 @@ def _package(
         + ("polished factors and importance weights" if guide.encoder is None else "encoder and importance weights"),
         **extra,
     )
-    tastes = PolishedTastes(model, seed, settings.tail, vary=_VARIATIONAL_STEPS, flow=guide.flow)
+    tastes = PolishedTastes(model, seed, settings.tail, vary=vary, flow=guide.flow)
     return Fit(samples, center, status, clock.history, tastes, diagnostics)

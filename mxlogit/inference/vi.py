@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from sklearn.base import BaseEstimator
@@ -11,6 +12,7 @@ from sklearn.base import BaseEstimator
 from mxlogit.density import PanelModel
 from mxlogit.errors import SpecificationError, check_at_least, check_option
 from mxlogit.fit import Fit
+from mxlogit.guide.families import family_rank
 from mxlogit.inference.default import run_newton
 from mxlogit.inference.method import Callback
 from mxlogit.inference.newton import STAGE_SIZES, Clock
@@ -39,11 +41,14 @@ class VI(BaseEstimator):  # type: ignore[misc]
     encoder : {"auto", None, "set", "rodrigues2022"}
         Network that proposes each person's factor. "auto" is "set" under "adam" and None elsewhere, where polishing
         leaves a network nothing to win; "rodrigues2022" is the published network, for comparison.
+    covariance : {"full", "diagonal", "rank1", "rank2", ...}
+        What the encoder "set" emits: a full covariance, none between whitened tastes, or a precision of a diagonal and
+        so many columns. Polish makes it full again.
     polish : "auto" or int
         Damped Newton steps per person and pass: "auto" is 2 under "newton", 0 after an encoder, 10 from zero.
-    population_family : {"gaussian", "diagonal"}
-        Covariance of q(theta): full, or none between parameters ("saa" is always diagonal; "newton" and "natural" are
-        always full).
+    population_family : {"gaussian", "diagonal", "blocks"}
+        Covariance of q(theta): full, none between parameters, or only within fixed coefficients and within locations
+        ("saa" is always diagonal; "newton" and "natural" are always full).
     objective : {"auto", "iwae", "elbo"}
         Bound of people under "hessian_free", "lbfgs", "saa" and "adam" without an encoder, from ``draws`` draws.
         "auto" is the log marginal likelihood where q(theta) alone is trained, else "iwae".
@@ -83,6 +88,8 @@ class VI(BaseEstimator):  # type: ignore[misc]
         File in which every pass over the people is kept. A fit that was killed, started again with the same data,
         settings and ``random_state``, goes on from its last pass and ends at the same answer; the file is deleted when
         the fit is done ("newton" only).
+    schedule : {"cosine", "constant"}
+        Of the rates of "adam" with an encoder; a constant rate ends when the bound has not risen for 500 steps.
     max_seconds : float or None
         Time limit of "adam", "lbfgs" and "hessian_free"; the cosine of the classic route then follows the clock.
     """
@@ -92,6 +99,7 @@ class VI(BaseEstimator):  # type: ignore[misc]
         *,
         population: str = "newton",
         encoder: str | None = "auto",
+        covariance: str = "full",
         polish: str | int = "auto",
         flow: str | None = "auto",
         flow_layers: int = 1,
@@ -108,11 +116,13 @@ class VI(BaseEstimator):  # type: ignore[misc]
         batch_size: int = 512,
         learning_rate: float = 0.02,
         guide_learning_rate: float = 0.002,
+        schedule: str = "cosine",
         max_seconds: float | None = None,
         checkpoint: str | Path | None = None,
     ) -> None:
         self.population = population
         self.encoder = encoder
+        self.covariance = covariance
         self.polish = polish
         self.flow = flow
         self.flow_layers = flow_layers
@@ -129,8 +139,46 @@ class VI(BaseEstimator):  # type: ignore[misc]
         self.batch_size = batch_size
         self.learning_rate = learning_rate
         self.guide_learning_rate = guide_learning_rate
+        self.schedule = schedule
         self.max_seconds = max_seconds
         self.checkpoint = checkpoint
+
+    @classmethod
+    def amortized(cls, **settings: Any) -> VI:
+        """Return the modern form of amortized inference: encoder, a polish step and a flow, by backpropagation.
+
+        Parameters
+        ----------
+        **settings
+            Of `VI`, in place of these.
+        """
+        return cls(**{"population": "adam", "encoder": "set", "polish": 1, "flow": "affine", **settings})
+
+    @classmethod
+    def rodrigues2022(cls, **settings: Any) -> VI:
+        """Return the published method, for comparison (Rodrigues 2022, arXiv 2004.05426, version 0.1 of its code).
+
+        Its network, one draw of Pyro's ELBO, constant rates of Adam, early stopping, independent blocks of q(theta);
+        not its permuted people, nor draws for people outside the mini-batch. It begins at the multinomial logit.
+
+        Parameters
+        ----------
+        **settings
+            Of `VI`, in place of the published ones.
+        """
+        published = {
+            "population": "adam",
+            "encoder": "rodrigues2022",
+            "polish": 0,
+            "flow": None,
+            "population_family": "blocks",
+            "schedule": "constant",
+            "learning_rate": 0.005,
+            "guide_learning_rate": 0.001,
+            "batch_size": 500,
+            "steps": 10_000,
+        }
+        return cls(**{**published, **settings})
 
     def check(self) -> None:
         """Raise unless the settings make sense together.
@@ -145,8 +193,10 @@ class VI(BaseEstimator):  # type: ignore[misc]
         check_option(f"VI(encoder=...) with population={self.population!r}", self.encoder, encoders)
         check_option("VI(flow=...)", self.flow, ["auto", "affine", "spline", None])
         check_option("VI(correct=...)", self.correct, ["auto", True, False])
-        check_option("VI(population_family=...)", self.population_family, ["gaussian", "diagonal"])
+        check_option("VI(population_family=...)", self.population_family, ["gaussian", "diagonal", "blocks"])
+        check_option("VI(schedule=...)", self.schedule, ["cosine", "constant"])
         check_option("VI(objective=...)", self.objective, ["auto", "iwae", "elbo"])
+        family_rank(self.covariance)
         check_option("VI(safeguard=...)", self.safeguard, ["trust", "damping"])
         if self.population == "saa" and self.flow in ("affine", "spline"):
             raise SpecificationError("VI(population='saa') takes no flow: it would fit the fixed draws to any depth.")

@@ -1,0 +1,242 @@
+"""Population engines by seconds to a common bound, and Bayesian logistic regression by first and second order.
+
+    python tests/benchmarks/bench_second_order.py [--threads 1] [--seeds 5] [--json FILE] [CASE ...]
+
+Asserts nothing. Cases (small and logistic by default):
+
+small     Study design, N = 2,000: seconds until q(theta) is within .1 nat per 1,000 people of the best bound.
+large     The same, N = 20,000.
+logistic  Breast cancer data (scikit-learn), 569 x 31, as two alternatives with fixed coefficients.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from sklearn.datasets import load_breast_cancer
+from torch import Tensor
+
+from mxlogit import MCMC, VI, ConvergenceWarning, MixedLogit, Priors
+from mxlogit.inference.classic import make_guide
+from mxlogit.inference.default import find_posterior
+from mxlogit.inference.guide_objective import GuideObjective, ObjectiveSettings
+from mxlogit.inference.newton import Clock, NewtonSearch, NewtonSettings
+from mxlogit.inference.start import fit_multinomial_logit, start_population
+from mxlogit.marginal import MarginalLikelihood
+from mxlogit.optim.curvature import Smooth
+from mxlogit.optim.stochastic import Progress, adam, hessian_free, lbfgs
+from mxlogit.simulate import simulate_published_study
+
+FIXED, RANDOM = ["f1", "f2", "f3"], ["r1", "r2", "r3", "r4", "r5"]
+# Adam's rates and iterations, of which the fastest counts.
+ADAM = ((0.02, 1_000), (0.05, 500), (0.1, 250), (0.2, 150))
+_BATCH, _NEAR = 2_000, 0.1
+
+
+class Watched:
+    """An objective that remembers where and when it was used."""
+
+    def __init__(self, objective: GuideObjective) -> None:
+        self.objective, self.started = objective, time.perf_counter()
+        self.seen: list[tuple[float, Tensor]] = []
+
+    def freeze(self, key: int, around: Tensor) -> Smooth:
+        self.seen.append((time.perf_counter() - self.started, around.detach().clone()))
+        return self.objective.freeze(key, around)
+
+
+def race(n_people: int, seeds: int) -> list[dict[str, Any]]:
+    rows = []
+    for seed in range(seeds):
+        data = simulate_published_study(n_people, 10, seed + 1).data
+        est = MixedLogit(fixed=FIXED, random=RANDOM, random_state=seed, method=VI(correct=False)).fit(data)
+        tastes = est.result_.tastes
+        model, people = tastes.model, tastes.seen.people
+        runs = {"newton": run_newton(model, people, seed)}
+        runs["hessian_free"] = run_engine(model, people, seed, lambda o, x, p: hessian_free(o, x, 40, p))
+        runs["lbfgs"] = run_engine(model, people, seed, lambda o, x, p: lbfgs(o, x, 60, p))
+        for rate, steps in ADAM:
+            engine = lambda o, x, p, rate=rate, steps=steps: adam(o, x, steps, p, rate=rate)  # noqa: E731
+            runs[f"adam {rate}"] = run_engine(model, people, seed, engine, points=2)
+        common = bound_of(model, people, seed)
+        curves = {name: [(seconds, common(vector)) for seconds, vector in thin(seen)] for name, seen in runs.items()}
+        best = max(value for curve in curves.values() for _, value in curve)
+        for name, curve in curves.items():
+            near = [seconds for seconds, value in curve if value > best - _NEAR * n_people / 1_000]
+            rows.append(
+                {
+                    "people": n_people,
+                    "seed": seed,
+                    "engine": name,
+                    "seconds": near[0] if near else math.inf,
+                    "seconds_all": curve[-1][0],
+                    "short_of_best": best - max(value for _, value in curve),
+                }
+            )
+            print(pd.DataFrame(rows[-1:]).round(3).to_string(index=False, header=name == "newton"), flush=True)
+    table = pd.DataFrame(rows).groupby("engine")[["seconds", "seconds_all", "short_of_best"]].median()
+    print(table.round(2).to_string())
+    return rows
+
+
+def thin(seen: list[tuple[float, Tensor]], most: int = 25) -> list[tuple[float, Tensor]]:
+    """About ``most`` of the points, the last among them."""
+    step = -(-len(seen) // most)
+    return seen[::-1][::step][::-1]
+
+
+def guide_of(model: Any, people: Any, seed: int) -> Any:
+    start = start_population(model, fit_multinomial_logit(people, model.prior.deviation))
+    return make_guide(VI(population="lbfgs", flow=None), model, people.alone(), start, seed)
+
+
+def bound_of(model: Any, people: Any, seed: int) -> Any:
+    """The common judge: everybody, 64 draws, two points a dimension, the same for all."""
+    objective = GuideObjective(
+        guide_of(model, people, seed),
+        people.alone(),
+        ObjectiveSettings("marginal", 64, 2 * model.space.size, 10**9),
+        99,
+    )
+    return lambda vector: -float(objective.freeze(0, vector).values(vector).mean())
+
+
+def run_engine(
+    model: Any, people: Any, seed: int, engine: Any, points: int | None = None
+) -> list[tuple[float, Tensor]]:
+    settings = ObjectiveSettings("marginal", 16, points or 2 * model.space.size, _BATCH)
+    watched = Watched(GuideObjective(guide_of(model, people, seed), people.alone(), settings, seed))
+    end = engine(watched, watched.objective.vector(), Progress(lambda *row: True))
+    return [*watched.seen, (time.perf_counter() - watched.started, end)]
+
+
+def run_newton(model: Any, people: Any, seed: int) -> list[tuple[float, Tensor]]:
+    """The default engine's only q(theta) comes at its end."""
+    started, clock = time.perf_counter(), Clock(lambda line: None)
+    logit = fit_multinomial_logit(people, model.prior.deviation)
+    marginal = MarginalLikelihood(people, model.space, model.mixing, seed)
+    search = NewtonSearch(model, marginal, marginal, NewtonSettings(0.005, 60, None, 8, 2), clock)
+    optimum = search.run(start_population(model, logit))
+    q = find_posterior(model, marginal, people, optimum, seed, clock, wanted=False).factor
+    seconds = time.perf_counter() - started
+    guide = guide_of(model, people, seed)
+    shift = torch.linalg.solve_triangular(guide.base_tril, (q.mean - guide.base_mean)[:, None], upper=False)[:, 0]
+    tril = torch.linalg.solve_triangular(guide.base_tril, q.tril, upper=False)
+    return [(seconds, torch.cat([shift, tril.diagonal().log(), tril.tril(-1).flatten()]))]
+
+
+def run_small(seeds: int) -> list[dict[str, Any]]:
+    return race(2_000, seeds)
+
+
+def run_large(seeds: int) -> list[dict[str, Any]]:
+    return race(20_000, seeds)
+
+
+def breast_cancer() -> tuple[pd.DataFrame, list[str]]:
+    """569 cases, 30 standardised measurements and a constant; the second alternative is "benign"."""
+    values, benign = load_breast_cancer(return_X_y=True)
+    values = (values - values.mean(0)) / values.std(0)
+    names = [f"x{i + 1}" for i in range(values.shape[1])]
+    second = pd.DataFrame(values, columns=names).assign(
+        constant=1.0, id=range(len(values)), alternative=1, choice=benign
+    )
+    first = second.assign(alternative=0, choice=1 - benign)
+    first[[*names, "constant"]] = 0.0
+    frame = pd.concat([first, second]).assign(situation=1).sort_values(["id", "alternative"], ignore_index=True)
+    return frame, [*names, "constant"]
+
+
+LOGISTIC = {
+    "mcmc": MCMC(warmup=1_000, samples=4_000),
+    "newton": VI(correct=False),
+    "saa": VI(population="saa"),
+    "hessian_free": VI(population="hessian_free"),
+    "lbfgs": VI(population="lbfgs"),
+    "adam": VI(population="adam", encoder=None, learning_rate=0.05),
+}
+
+
+def run_logistic(seeds: int) -> list[dict[str, Any]]:
+    frame, names = breast_cancer()
+    rows, exact = [], None
+    for name, method in LOGISTIC.items():
+        est = MixedLogit(fixed=names, priors=Priors(location_scale=1.0), method=method, random_state=0).fit(frame)
+        table, found = est.summary(), est.diagnostics_
+        exact = table if exact is None else exact
+        ratios = table["std_error"] / exact["std_error"]
+        rows.append(
+            {
+                "engine": name,
+                "seconds": found["seconds"],
+                "gradients": found.get("gradients", math.nan),
+                "worst_mean": float(((table["estimate"] - exact["estimate"]) / exact["std_error"]).abs().max()),
+                "ratio_min": float(ratios.min()),
+                "ratio_max": float(ratios.max()),
+                "bound": found.get("bound", math.nan),
+                "rhat": found.get("rhat", math.nan),
+            }
+        )
+        if name == "newton":
+            rows[-1]["log_evidence"] = log_evidence(est)
+        print(pd.DataFrame(rows[-1:]).round(3).to_string(index=False), flush=True)
+    return rows
+
+
+def log_evidence(est: MixedLogit, n: int = 20_000) -> float:
+    """Log evidence by importance sampling from a multivariate t with the posterior's moments."""
+    fit = est.result_
+    vectors = fit.samples.unconstrained
+    model, panel = fit.tastes.model, fit.tastes.seen.people.alone()
+    mean, covariance = vectors.mean(0), vectors.T.cov()
+    tril = torch.linalg.cholesky(covariance)
+    generator = torch.Generator().manual_seed(1)
+    chi = torch.distributions.Chi2(torch.tensor(10.0, dtype=torch.float64))
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        stretch = (10.0 / chi.sample((n, 1))).sqrt()
+    noise = torch.randn(n, len(mean), generator=generator, dtype=torch.float64) * stretch
+    points = mean + noise @ tril.T
+    d = len(mean)
+    log_q = (
+        math.lgamma(0.5 * (10 + d)) - math.lgamma(5.0) - 0.5 * d * math.log(10.0 * math.pi)
+        - 0.5 * (10 + d) * torch.log1p(noise.square().sum(-1) / 10.0) - tril.diagonal().log().sum()
+    )  # fmt: skip
+    utility = torch.einsum("nrk,sk->nrs", panel.values.double(), points)
+    log_p = -torch.nn.functional.softplus(utility).sum((0, 1)) + model.log_prior(points)
+    return float((log_p - log_q).logsumexp(0) - math.log(n))
+
+
+CASES = {"small": run_small, "large": run_large, "logistic": run_logistic}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cases", nargs="*", metavar="CASE", help=", ".join(CASES))
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    unknown = [case for case in options.cases if case not in CASES]
+    if unknown:
+        parser.error(f"unknown cases {unknown}; there are {list(CASES)}")
+    torch.set_num_threads(options.threads)
+    warnings.simplefilter("ignore", ConvergenceWarning)
+    record: dict[str, Any] = {"threads": options.threads, "seeds": options.seeds, "torch": torch.__version__}
+    for case in options.cases or ["small", "logistic"]:
+        print(f"\n== {case}")
+        record[case] = CASES[case](options.seeds)
+    if options.json:
+        options.json.write_text(json.dumps(record, indent=1))
+
+
+if __name__ == "__main__":
+    main()
