@@ -185,3 +185,29 @@ def test_wrong_settings(binary, options, words):
     data, *_ = binary
     with pytest.raises(SpecificationError, match=words):
         MixedLogit(random=["x"], method=VI(**options)).fit(data)
+
+
+def test_spline_flow_fits_weighted_draws_of_a_skewed_density(generator):
+    """A log gamma and a normal that leans on it: moments, skewness and density; a normal keeps the identity's gain."""
+    from mxlogit.inference.population_flow import fit_population_flow
+
+    count = 2_000
+    first = torch.distributions.Gamma(torch.tensor(1.5).double(), torch.tensor(1.0).double())
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        skewed = first.sample((count,)).log()
+        noise = torch.randn(count, dtype=torch.float64)
+    vectors = torch.stack([skewed, 0.5 * skewed + noise], 1)
+    even = torch.zeros(count, dtype=torch.float64).log_softmax(0)
+    factor = fit_population_flow(WeightedVectors(vectors, even, 0.0), 1)
+    assert factor.gain > 0.03
+    samples = factor.sample(20_000, generator)
+    z = (samples[:, 0] - samples[:, 0].mean()) / samples[:, 0].std()
+    assert float(z.pow(3).mean()) < -0.5
+    assert stats.wasserstein_distance(samples[:, 0], skewed) < 0.1
+    assert stats.wasserstein_distance(samples[:, 1], vectors[:, 1]) < 0.1
+    grid = torch.stack(torch.meshgrid(*[torch.linspace(-12.0, 8.0, 300).double()] * 2, indexing="ij"), -1).view(-1, 2)
+    total = float(factor.log_prob(grid).exp().sum()) * (20.0 / 299.0) ** 2
+    assert total == pytest.approx(1.0, abs=0.01)
+    normal = fit_population_flow(WeightedVectors(torch.stack([noise, noise.roll(1)], 1), even, 0.0), 1)
+    assert normal.gain < 0.02

@@ -143,6 +143,8 @@ class LocalFlow(nn.Module):
         Layers of splines: one along the axes, the others couple alternating halves of them.
     width : int
         Of the hidden layers.
+    n_context : int, optional
+        Length of the context, if it is not that of people.
     """
 
     tail = _TAIL
@@ -150,9 +152,11 @@ class LocalFlow(nn.Module):
     context_mean: Tensor
     context_scale: Tensor
 
-    def __init__(self, n_random: int, kind: str = "spline", layers: int = 1, width: int = 64) -> None:
+    def __init__(
+        self, n_random: int, kind: str = "spline", layers: int = 1, width: int = 64, n_context: int | None = None
+    ) -> None:
         super().__init__()
-        size = context_size(n_random)
+        size = context_size(n_random) if n_context is None else n_context
         self.n_random = n_random
         self.trunk = nn.Sequential(nn.Linear(size, width), nn.GELU(), nn.Linear(width, width), nn.GELU())
         self.layers = nn.ModuleList(_layers(n_random, kind, layers, width))

@@ -46,9 +46,10 @@ class VI(BaseEstimator):  # type: ignore[misc]
         so many columns. Polish makes it full again.
     polish : "auto" or int
         Damped Newton steps per person and pass: "auto" is 2 under "newton", 0 after an encoder, 10 from zero.
-    population_family : {"gaussian", "diagonal", "blocks"}
-        Covariance of q(theta): full, none between parameters, or only within fixed coefficients and within locations
-        ("saa" is always diagonal; "newton" and "natural" are always full).
+    population_family : {"gaussian", "spline", "diagonal", "blocks"}
+        Family of q(theta): Gaussian with full covariance; splines on it, fitted to importance-weighted draws, for few
+        people ("newton" and "natural" only); Gaussian without covariances, or only within fixed coefficients and within
+        locations (the others; "saa" is always diagonal).
     objective : {"auto", "iwae", "elbo"}
         Bound of people under "hessian_free", "lbfgs", "saa" and "adam" without an encoder, from ``draws`` draws.
         "auto" is the log marginal likelihood where q(theta) alone is trained, else "iwae".
@@ -193,15 +194,17 @@ class VI(BaseEstimator):  # type: ignore[misc]
         check_option(f"VI(encoder=...) with population={self.population!r}", self.encoder, encoders)
         check_option("VI(flow=...)", self.flow, ["auto", "affine", "spline", None])
         check_option("VI(correct=...)", self.correct, ["auto", True, False])
-        check_option("VI(population_family=...)", self.population_family, ["gaussian", "diagonal", "blocks"])
+        searched = self.population in ("newton", "natural")
+        families = ["gaussian", *(["spline"] if searched else ["diagonal", "blocks"])]
+        check_option(f"VI(population_family=...) with population={self.population!r}", self.population_family, families)
         check_option("VI(schedule=...)", self.schedule, ["cosine", "constant"])
         check_option("VI(objective=...)", self.objective, ["auto", "iwae", "elbo"])
         family_rank(self.covariance)
         check_option("VI(safeguard=...)", self.safeguard, ["trust", "damping"])
         if self.population == "saa" and self.flow in ("affine", "spline"):
             raise SpecificationError("VI(population='saa') takes no flow: it would fit the fixed draws to any depth.")
-        if self.correct is True and self.population != "newton":
-            raise SpecificationError("VI(correct=True) needs population='newton'.")
+        if self.correct is True and not searched:
+            raise SpecificationError("VI(correct=True) needs population='newton' or 'natural'.")
         if self.polish != "auto":
             check_at_least("VI(polish=...)", self.polish, 0)  # type: ignore[arg-type]
         if self.draws is not None and (not isinstance(self.draws, int) or self.draws < 4 or self.draws % 4):
@@ -262,11 +265,10 @@ class VI(BaseEstimator):  # type: ignore[misc]
         start = start_population(model, logit)
         if self.population in ("newton", "natural"):
             return run_newton(self, model, people, sample, logit, start, seed, clock)
-        if model.space.n_random == 0 and self.population == "adam":
-            raise SpecificationError("VI(population='adam') needs random coefficients; use VI() for fixed ones.")
         # Imported here: the default route needs neither Pyro nor its import time.
         from mxlogit.inference.classic import encoder_name, run_classic
         from mxlogit.inference.stochastic_route import run_stochastic
 
-        classic = self.population == "adam" and encoder_name(self) is not None
+        # Fixed coefficients alone leave an encoder nothing to encode.
+        classic = self.population == "adam" and encoder_name(self) is not None and model.space.n_random > 0
         return (run_classic if classic else run_stochastic)(self, model, people, logit, start, seed, clock)

@@ -66,7 +66,9 @@ def run_electricity() -> list[dict[str, Any]]:
         table = est.summary()
         gaps = [abs(table.loc[label, "estimate"] - row["mean"]) / row["sd"] for label, row in known.items()]
         ratios = [table.loc[label, "std_error"] / row["sd"] for label, row in known.items()]
-        chains = {key: est.diagnostics_[key] for key in ("seconds", "rhat", "ess_bulk", "ess_tail")}
+        chains = {
+            key: est.diagnostics_[key] for key in ("seconds", "rhat", "ess_bulk", "ess_tail", "acceptance_people")
+        }
         rows.append(
             {"against": name, **chains, "worst_z": max(gaps), "ratio_min": min(ratios), "ratio_max": max(ratios)}
         )
