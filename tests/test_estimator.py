@@ -284,7 +284,7 @@ def test_zero_variance_is_said():
     [
         ({"population": "newtown"}, "Did you mean 'newton'"),
         ({"encoder": "set"}, "encoder"),
-        ({"population": "adam", "encoder": None}, "encoder"),
+        ({"population": "saa", "encoder": "set"}, "encoder"),
         ({"flow": "planar"}, "flow"),
         ({"draws": 10}, "multiple of 4"),
         ({"tail": 3}, "even number"),

@@ -309,7 +309,7 @@ def small():
     return simulate_choices(
         fixed={"x": 0.5},
         random={"z": (0.5, 1.0), "w": (-0.5, 0.7)},
-        n_decision_makers=200,
+        n_decision_makers=150,
         n_situations=8,
         random_state=2,
     )[0]

@@ -10,7 +10,7 @@ counts.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -68,6 +68,12 @@ class GuideObjective:
     def __init__(self, guide: AmortizedGuide, panel: PanelDifferences, settings: ObjectiveSettings, seed: int) -> None:
         self.guide, self.panel, self.settings, self.seed = guide, panel, settings, seed
         self.names = [name for name, _ in guide.named_parameters()]
+
+    def of_fewer(self, people: int) -> tuple[GuideObjective, float]:
+        """The same with smaller batches, and what share of the work is left."""
+        count = min(self.settings.batch, len(self.panel))
+        fewer = replace(self.settings, batch=min(people, count))
+        return GuideObjective(self.guide, self.panel, fewer, self.seed), fewer.batch / count
 
     def vector(self) -> Tensor:
         """All weights of the guide as one vector (d,), float64."""

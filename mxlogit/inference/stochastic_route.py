@@ -33,6 +33,8 @@ _MOST_POINTS, _POINTS_WITH_NETWORKS = 128, 8
 _DRAWS = {False: 16, True: 128}
 # The fewest that there are, where there is nothing to draw.
 _NO_DRAWS = 4
+# People of whom Hessian-vector products are made.
+CURVATURE_PEOPLE = 300
 # A second-order engine has settled when the mean of so many values is within two standard errors of the one before.
 _WINDOW = 10
 _VARIATIONAL_STEPS = 2
@@ -102,7 +104,10 @@ def _objective_settings(settings: VI, guide: AmortizedGuide) -> ObjectiveSetting
 def _minimise(settings: VI, objective: GuideObjective, progress: Progress) -> torch.Tensor:
     start, most = objective.vector(), settings.steps or _ITERATIONS[settings.population]
     if settings.population == "hessian_free":
-        return hessian_free(objective, start, most, progress, safeguard=settings.safeguard)
+        coarse, share = objective.of_fewer(CURVATURE_PEOPLE)
+        return hessian_free(
+            objective, start, most, progress, safeguard=settings.safeguard, curvature=coarse, share=share
+        )
     if settings.population == "lbfgs":
         return lbfgs(objective, start, most, progress)
     return adam(objective, start, most, progress, rate=settings.learning_rate)

@@ -73,7 +73,14 @@ def improves(before: Tensor, after: Tensor) -> bool:
 
 
 def hessian_free(
-    objective: Objective, start: Tensor, iterations: int, progress: Progress, *, safeguard: str = "trust"
+    objective: Objective,
+    start: Tensor,
+    iterations: int,
+    progress: Progress,
+    *,
+    safeguard: str = "trust",
+    curvature: Objective | None = None,
+    share: float = 1.0,
 ) -> Tensor:
     """Newton steps by conjugate gradients on Hessian-vector products (after Martens 2010, ICML).
 
@@ -86,6 +93,10 @@ def hessian_free(
     safeguard : {"trust", "damping"}
         "trust": a ball whose radius follows the quality of the model, negative curvature to its boundary (after
         Regier, Jordan and McAuliffe 2017, NeurIPS, arXiv 1706.02375). "damping": Levenberg and Marquardt's.
+    curvature : Objective, optional
+        A cheaper version of the objective, of fewer people, for Hessian-vector products.
+    share : float
+        What a gradient of the cheaper version costs, in gradients of the objective.
 
     Returns
     -------
@@ -97,7 +108,8 @@ def hessian_free(
         smooth = objective.freeze(2 * iteration, point)
         judge = objective.freeze(2 * iteration + 1, point)
         value, gradient = smooth.gradient(point)
-        multiply = smooth.curvature(point)
+        bending = smooth if curvature is None else curvature.freeze(2 * iteration, point)
+        multiply = bending.curvature(point)
         if safeguard == "damping":
             plain, weight = multiply, damping
             multiply = lambda v: plain(v) + weight * v  # noqa: B023, E731
@@ -117,7 +129,10 @@ def hessian_free(
         last = found.step if kept else None
         if kept:
             point = trial
-        if not progress.record(value, kept=kept, smooths=(smooth, judge)):
+        if bending is not smooth:
+            bending.gradients *= share
+        smooths = (smooth, judge) if bending is smooth else (smooth, judge, bending)
+        if not progress.record(value, kept=kept, smooths=smooths):
             break
     return point
 
