@@ -144,7 +144,13 @@ def test_all_mixing_distributions_together(n):
     check(est, truth)
 
 
-@pytest.mark.parametrize("family", MIXING_NAMES)
+@pytest.mark.parametrize(
+    "family",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name in ("censored_normal", "johnson_sb")))
+        for name in MIXING_NAMES
+    ],
+)
 def test_many_people_of_each_mixing_distribution(family):
     """More people than the largest subsample: the route that corrects few draws."""
     random = {"z": (*PARAMETERS[family], family), "w": (0.5, 0.8)}

@@ -59,7 +59,7 @@ def alone(folder):
     return run_team(["same_data", "many_people"], 1, folder)[0]
 
 
-@pytest.fixture(scope="module", params=[2, 3])
+@pytest.fixture(scope="module", params=[2, pytest.param(3, marks=pytest.mark.slow)])
 def team(request, folder):
     return run_team([*WRONG, "classic", *SAME], request.param, folder)
 
