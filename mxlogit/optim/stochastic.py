@@ -16,8 +16,8 @@ from torch import Tensor
 
 from mxlogit.optim.curvature import Smooth, steihaug
 
-_LONGEST_CG, _SMALLEST_RADIUS, _LARGEST_RADIUS = 20, 1e-6, 4.0
-_SHRINK, _GROW, _KEEP_PART = 0.4, 2.0, 0.5
+_LONGEST_CG, _SMALLEST_RADIUS, _LARGEST_RADIUS = 20, 1e-6, 30.0
+_FIRST_RADIUS, _SHRINK, _GROW, _KEEP_PART = 5.0, 0.4, 2.0, 0.5
 _DAMPING, _DAMPING_FACTOR = 1.0, 1.5
 _STANDARD_ERRORS = 2.0
 _MEMORY, _FLAT_PAIR = 10, 1e-8
@@ -102,7 +102,7 @@ def hessian_free(
     -------
     Tensor, shape (d,)
     """
-    point, radius, damping = start, 1.0, _DAMPING
+    point, radius, damping = start, _FIRST_RADIUS, _DAMPING
     last: Tensor | None = None
     for iteration in range(iterations):
         smooth = objective.freeze(2 * iteration, point)
