@@ -47,8 +47,9 @@ class VI(BaseEstimator):  # type: ignore[misc]
     polish : "auto" or int
         Damped Newton steps per person and pass: "auto" is 2 under "newton", 0 after an encoder, 10 from zero.
     population_family : {"gaussian", "spline", "diagonal", "blocks"}
-        Family of q(theta): Gaussian with full covariance; splines on it, fitted to importance-weighted draws, for few
-        people ("newton" and "natural" only); Gaussian without covariances, or only within fixed coefficients and within
+        Family of q(theta): Gaussian with full covariance; splines on it, fitted to importance-weighted draws ("newton"
+        and "natural" only; for standard deviations near zero ``correct=True``, the draws themselves, is better:
+        Wasserstein distances to long chains of .07 against .18 posterior sds, 100 people); Gaussian without covariances, or only within fixed coefficients and within
         locations (the others; "saa" is always diagonal).
     objective : {"auto", "iwae", "elbo"}
         Bound of people under "hessian_free", "lbfgs", "saa" and "adam" without an encoder, from ``draws`` draws.
