@@ -49,8 +49,8 @@ class VI(BaseEstimator):  # type: ignore[misc]
     population_family : {"gaussian", "spline", "diagonal", "blocks"}
         Family of q(theta): Gaussian with full covariance; splines on it, fitted to importance-weighted draws ("newton"
         and "natural" only; for standard deviations near zero ``correct=True``, the draws themselves, is better:
-        Wasserstein distances to long chains of .07 against .18 posterior sds, 100 people); Gaussian without covariances,
-        or only within fixed coefficients and within locations (the others; "saa" is always diagonal).
+        Wasserstein distances to long chains of .07 against .18 posterior sds, 100 people); Gaussian without
+        covariances, or only within fixed coefficients and within locations (the others; "saa" is always diagonal).
     objective : {"auto", "iwae", "elbo"}
         Bound of people under "hessian_free", "lbfgs", "saa" and "adam" without an encoder, from ``draws`` draws.
         "auto" is the log marginal likelihood where q(theta) alone is trained, else "iwae".
