@@ -66,16 +66,9 @@ def probe(
     axes, log_deviation = principal_axes(factor)
     k = axes.shape[-1]
     points = _points(k, axes)
-    excess = _excess(points, axes, factor, population, panel, mixing)
-    above, below = excess[:, :k], excess[:, k : 2 * k]
-    flip = above < below
-    axes = torch.where(flip[:, None], -axes, axes)
-    if k > _MOST_PAIRED:
-        count = 2 * k * len(_DISTANCES)
-        along = excess.unflatten(1, (-1, 2, k))
-        along = torch.where(flip[:, None, None], along.flip(2), along).reshape(len(axes), count)
-    else:
-        along = _excess(points, axes, factor, population, panel, mixing)
+    above, below = _excess(points[:, : 2 * k], axes, factor, population, panel, mixing).chunk(2, 1)
+    axes = torch.where((above < below)[:, None], -axes, axes)
+    along = _excess(points, axes, factor, population, panel, mixing)
     centre = (axes.mT @ (factor.precision_tril.mT @ factor.mean[..., None]))[..., 0]
     return axes, torch.cat([log_deviation, centre.asinh(), along.asinh()], 1)
 
