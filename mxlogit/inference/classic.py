@@ -77,7 +77,6 @@ def run_classic(
     devices = [panel.values.device] if panel.values.is_cuda else []
     # Pyro and torch.distributions know only the global generator: fork it, seed the fork, restore it.
     with torch.random.fork_rng(devices=devices), pyro.settings.context(module_local_params=True):
-        torch.manual_seed(seed % 2**63)
         guide = make_guide(settings, model, panel, start, seed, people.team)
         # From here on every process draws its own people and noise.
         torch.manual_seed((seed + people.team.rank) % 2**63)
@@ -98,7 +97,7 @@ def make_guide(
         family = "diagonal" if settings.population == "saa" else settings.population_family
         polish_steps = _polish_steps(settings, encoder)
         guide = AmortizedGuide(model, _start_factor(model, start), encoder, polish_steps, family=family)
-        if settings.flow in FLOWS:
+        if settings.flow in FLOWS and model.space.n_random:
             flow = LocalFlow(model.space.n_random, str(settings.flow), settings.flow_layers).to(panel.values)
             local = start.to(panel.values)
             taught = panel.take(slice(0, _TAUGHT))
@@ -189,7 +188,7 @@ def _train(settings: VI, guide: AmortizedGuide, panel: PanelDifferences, team: T
         if guide.polish_steps:
             population = guide.model.space.constrain(guide.population_factor().mean.detach()).to(panel.values)
             (-len(panel) / batch * guide.encoder_bound(population, panel.take(people))).backward()
-        _average_gradients(theta, team)
+        _average_gradients([*theta, *([] if guide.flow is None else guide.flow.parameters())], team)
         torch.nn.utils.clip_grad_norm_(theta, _CLIP * len(panel) * team.size)
         optimizer.step()
         clock.passes += batch / len(panel)
@@ -258,7 +257,8 @@ def _package(
         guide=f"{encoder_name(settings)} encoder, {settings.flow if guide.flow else 'no'} flow, trained by stochastic "
         "backpropagation of the ELBO",
     )
-    tastes = PolishedTastes(model, seed, settings.tail)
+    # A flow has learned to follow what the guide polishes; after the bare encoder's factors it would not fit.
+    tastes = PolishedTastes(model, seed, settings.tail, flow=guide.flow if guide.polish_steps else None)
     guide.requires_grad_(requires_grad=False)
     return Fit(samples, center, Status.ITERATIONS_DONE, clock.history, tastes, diagnostics)
 

@@ -172,7 +172,8 @@ def _package(
     center = model.space.from_report(samples.mean)
     marginal = MarginalLikelihood(people, model.space, model.mixing, seed)
     marginal.sweep(center, Sweep(16, settings.tail, 6, 30))
-    vary = _VARIATIONAL_STEPS if model.space.n_random else 0
+    # A flow has learned to follow polished factors.
+    vary = _VARIATIONAL_STEPS if model.space.n_random and guide.flow is None else 0
     diagnostics = evaluate_center(marginal, center, 64, settings.tail, vary)
     diagnostics.update(
         bound=clock.history[-1].objective if clock.history else math.nan,
