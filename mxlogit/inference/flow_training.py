@@ -40,7 +40,6 @@ class FlowSettings:
     kind : {"affine", "spline"}
     layers : int
     objective : {"ess", "elbo", "iwae"}
-    gradient : {"standard", "stl", "dreg"}
     steps : int or None
         None: as many as the unevenness of weights asks for.
     vary : int
@@ -50,7 +49,6 @@ class FlowSettings:
     kind: str = "spline"
     layers: int = 1
     objective: str = "ess"
-    gradient: str = "standard"
     steps: int | None = None
     vary: int = 2
 
@@ -165,7 +163,7 @@ def _fit(
         optimizer.param_groups[0]["lr"] = _RATE * 0.5 * (1.0 + math.cos(math.pi * step / steps))
         people = torch.randperm(len(panel), generator=generator)[:batch].to(panel.values.device)
         drawn, weights = teaching[step % len(teaching)].draw(step, people, _DRAWS), panel.weights[people]
-        reward = objectives.surrogate(drawn.log_ratio, settings.objective, settings.gradient)
+        reward = objectives.value(drawn.log_ratio, settings.objective)
         loss = -(reward * weights).sum() / weights.sum()
         optimizer.zero_grad()
         loss.backward()

@@ -223,15 +223,28 @@ def adam(
     progress: Progress,
     *,
     rate: float = 0.05,
-    schedule: str = "cosine",
 ) -> Tensor:
-    """First order: Adam on fresh draws at a rate that follows a cosine or stays; returns the last quarter's average."""
+    """First order: Adam on fresh draws at a rate that follows a cosine.
+
+    Parameters
+    ----------
+    objective : Objective
+    start : Tensor, shape (d,)
+    iterations : int
+    progress : Progress
+    rate : float
+        The first one.
+
+    Returns
+    -------
+    Tensor, shape (d,)
+        Average of the last quarter's points.
+    """
     point = start.clone().requires_grad_()
     optimizer = torch.optim.Adam([point], lr=rate, betas=(0.9, 0.99))
     total, count = torch.zeros_like(start), 0
     for iteration in range(iterations):
-        if schedule == "cosine":
-            optimizer.param_groups[0]["lr"] = rate * 0.5 * (1.0 + math.cos(math.pi * iteration / iterations))
+        optimizer.param_groups[0]["lr"] = rate * 0.5 * (1.0 + math.cos(math.pi * iteration / iterations))
         smooth = objective.freeze(iteration, point.detach())
         value, point.grad = smooth.gradient(point)
         optimizer.step()
