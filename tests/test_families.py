@@ -78,3 +78,9 @@ def test_unknown_families_are_named():
         with pytest.raises(SpecificationError, match=f"got '{name}'"):
             VI(population="adam", covariance=name).check()
     assert family_rank("rank12") == 12
+
+
+def test_a_family_without_its_encoder_is_refused():
+    with pytest.raises(SpecificationError, match="no such encoder"):
+        VI(covariance="diagonal").check()
+    VI(population="adam", covariance="diagonal").check()

@@ -201,6 +201,11 @@ class VI(BaseEstimator):  # type: ignore[misc]
         check_option("VI(schedule=...)", self.schedule, ["cosine", "constant"])
         check_option("VI(objective=...)", self.objective, ["auto", "iwae", "elbo"])
         family_rank(self.covariance)
+        emitted = "set" if self.encoder == "auto" and self.population == "adam" else self.encoder
+        if self.covariance != "full" and emitted != "set":
+            raise SpecificationError(
+                f"VI(covariance={self.covariance!r}) is of what encoder='set' emits; there is no such encoder here."
+            )
         check_option("VI(safeguard=...)", self.safeguard, ["trust", "damping"])
         if self.population == "saa" and self.flow in ("affine", "spline"):
             raise SpecificationError("VI(population='saa') takes no flow: it would fit the fixed draws to any depth.")
