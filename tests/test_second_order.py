@@ -165,16 +165,33 @@ def test_minimisers_cross_a_curved_valley_where_hessians_are_indefinite(name):
     assert gradients == sorted(gradients)
 
 
-def test_a_step_that_fits_its_own_noise_is_rejected():
-    """With noise larger than the slope, trial steps are kept on independent draws only; a rejected one leaves no trace."""
-    objective, rows = Noisy(lambda x: 1e-6 * x.square().sum() + (x**4).sum() * 1e-9, 5.0), []
-    point = torch.tensor([0.3, -0.2], dtype=torch.float64)
+class Slopes:
+    """Nothing but noise: slopes that every key draws anew, and a little curvature."""
+
+    def __init__(self):
+        self.frozen = []
+
+    def freeze(self, key, around):
+        self.frozen.append(key)
+        generator = torch.Generator().manual_seed(key)
+        slopes = torch.randn(8, 2, generator=generator, dtype=torch.float64)
+        return Smooth(lambda x: slopes @ x + 0.05 * x.square().sum())
+
+
+def test_steps_that_fit_their_own_noise_are_rejected_and_leave_no_trace():
+    """A step's own draws promise a decrease every time; independent ones see none, and the point stays."""
+    objective, rows = Slopes(), []
+    point = torch.zeros(2, dtype=torch.float64)
     progress = Progress(lambda *row: rows.append(row) or True)
-    end = hessian_free(objective, point, 6, progress)
-    assert progress.rejected + sum(row[3] for row in rows) == 6
-    assert objective.frozen == list(range(12))
-    if progress.rejected == 6:
+    end = hessian_free(objective, point, 12, progress)
+    assert objective.frozen == list(range(24))
+    assert progress.rejected >= 10
+    kept = sum(row[3] for row in rows)
+    assert kept == 12 - progress.rejected
+    if kept == 0:
         torch.testing.assert_close(end, point, atol=0, rtol=0)
+    promised = objective.freeze(0, point)
+    assert float(promised.gradient(point)[1].norm()) > 0.1
 
 
 def test_acceptance_needs_two_standard_errors():
