@@ -382,3 +382,16 @@ def test_settings_that_make_no_sense_are_refused():
     ):
         with pytest.raises(SpecificationError, match=words):
             VI(**settings).check()
+
+
+@pytest.mark.filterwarnings("ignore::mxlogit.ConvergenceWarning")
+@pytest.mark.parametrize("population", ["lbfgs", "adam", "saa"])
+def test_fixed_coefficients_alone(small, population):
+    """Logistic regression: nothing to encode and nothing to bend, whatever was asked for."""
+    flow = None if population == "saa" else "affine"
+    steps = {"adam": 300}.get(population)
+    exact = MixedLogit(fixed=["x", "z"], random_state=1).fit(small).summary()
+    method = VI(population=population, flow=flow, steps=steps, learning_rate=0.05)
+    found = MixedLogit(fixed=["x", "z"], random_state=1, method=method).fit(small).summary()
+    assert float(((found["estimate"] - exact["estimate"]) / exact["std_error"]).abs().max()) < 0.5
+    assert float((found["std_error"] / exact["std_error"]).sub(1.0).abs().max()) < 0.2
