@@ -1,77 +1,20 @@
 """Markov chains keep what they must: priors without data, detailed balance, joint distributions, NUTS and bayesm."""
 
-import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from scipy import stats
+from small_models import PRIORS, SPACE, model_of, panel_of, prior_populations, summaries
 
-from mxlogit.density import PanelModel
-from mxlogit.mixing import Mixing
-from mxlogit.panels import PanelDifferences, difference_panels
 from mxlogit.parameters import ParameterSpace, Population
-from mxlogit.priors import Priors, resolve_priors
 from mxlogit.sampling.chains import ChainLikelihood, Noise, State
-from mxlogit.sampling.covariance import HuangWand, InverseWishart, Scatter, draw_inverse_wishart, resolve_taste_prior
+from mxlogit.sampling.covariance import InverseWishart, Scatter, draw_inverse_wishart, resolve_taste_prior
 from mxlogit.sampling.gibbs import GibbsSampler
 from mxlogit.sampling.person_step import Expansion, Proposal, independence_step, walk_step
 from mxlogit.sampling.population_step import coordinates, population_of
 from mxlogit.sampling.posterior_move import PosteriorMove
-
-SPACE = ParameterSpace(("f",), ("a", "b"), ((0, 1),))
-PRIORS = [None, InverseWishart(location_precision=0.5), InverseWishart(location_precision=None), HuangWand()]
-
-
-def model_of(space=SPACE, families=("normal", "normal"), priors=None):
-    mixing = Mixing(families)
-    count = space.n_fixed + space.n_random
-    prior = resolve_priors(priors or Priors(location_scale=1.0, sd_scale=0.5), mixing, space.n_fixed, [1.0] * count)
-    return PanelModel(space, mixing, prior, torch.ones(count, dtype=torch.float64))
-
-
-def panel_of(n, t, others, space, generator):
-    values = torch.randn(n, t * others, space.n_fixed + space.n_random, generator=generator, dtype=torch.float64)
-    return PanelDifferences(values, None, others, torch.ones(n).double(), torch.full((n,), t))
-
-
-def prior_populations(model, settings, chains, noise):
-    """Draws from the prior, by other routes than the sampler's."""
-    space, prior, like = model.space, model.prior, model.prior.mean
-    f, k = space.n_fixed, space.n_random
-    unit = noise.normal(f + k, like=like)
-    coefficients = prior.mean + prior.deviation * unit
-    if settings is None:
-        generator = torch.Generator().manual_seed(4)
-        scale = prior.sd_scale * (0.5 * math.pi * torch.rand(chains, k, generator=generator).double()).tan()
-        correlation = 2.0 * torch.rand(chains, generator=generator).double() - 1.0
-        tril = torch.zeros(chains, k, k).double()
-        tril[:, 0, 0] = scale[:, 0]
-        tril[:, 1, 0] = scale[:, 1] * correlation
-        tril[:, 1, 1] = scale[:, 1] * (1.0 - correlation.square()).sqrt()
-    elif isinstance(settings, HuangWand):
-        rate = prior.sd_scale.square().reciprocal()
-        inverse_a = noise.gamma([0.5] * k, like) / rate
-        products = torch.diag_embed(2.0 * settings.degrees_of_freedom * inverse_a)
-        tril = draw_inverse_wishart(settings.degrees_of_freedom + k - 1.0, products, noise)
-    else:
-        freedom = settings.degrees_of_freedom or k + 3.0
-        products = (settings.scale or freedom) * torch.eye(k).double().expand(chains, k, k)
-        tril = draw_inverse_wishart(freedom, products, noise)
-        if settings.location_precision is not None:
-            location = (tril @ unit[:, f:, None])[..., 0] / settings.location_precision**0.5
-            return Population(coefficients[:, :f], location, tril)
-    return Population(coefficients[:, :f], coefficients[:, f:], tril)
-
-
-def summaries(population):
-    """Quantities with finite moments under every prior, (chains, 6)."""
-    scale = population.scale
-    covariance = population.scale_tril @ population.scale_tril.mT
-    correlation = covariance[:, 1, 0] / (scale[:, 0] * scale[:, 1])
-    squashed = torch.cat([population.fixed, population.location], -1) / 3.0
-    return torch.cat([squashed.atan(), scale.log(), correlation[:, None]], -1)
 
 
 def test_inverse_wishart_draws(generator):
@@ -262,55 +205,3 @@ def test_chains_do_not_depend_on_each_other_or_on_chunks(generator, monkeypatch)
     monkeypatch.setattr("mxlogit.sampling.chains._LARGEST_CHUNK", 7)
     monkeypatch.setattr("mxlogit.sampling.chains._HESSIAN_CELLS", 300)
     torch.testing.assert_close(sampler_after(model, panel, 2).xi, two.xi)
-
-
-@pytest.mark.calibration
-@pytest.mark.parametrize("settings", [None, InverseWishart(location_precision=0.5), HuangWand()])
-@pytest.mark.parametrize("families", [("normal", "normal"), ("lognormal", "uniform")])
-def test_joint_distribution(families, settings):
-    """Geweke (2004, JASA 99): parameters and choices simulated in turn keep the prior of the parameters."""
-    model, n, t, j = model_of(families=families), 5, 3, 3
-    generator = torch.Generator().manual_seed(12)
-    attributes = torch.randn(n, t, j, 3, generator=generator, dtype=torch.float64)
-    middle = Population(torch.zeros(1).double(), torch.zeros(2).double(), 0.5 * torch.eye(2).double())
-    noise = Noise(31, 1)
-    known = summaries(prior_populations(model, settings, 20_000, Noise(8, 20_000)))
-    population, xi = prior_populations(model, settings, 1, noise), noise.normal(2, n, like=attributes)
-    visited = []
-    whitened, posterior = None, None
-    for iteration in range(6_000):
-        panel = difference_panels(_choose(model, population, xi, attributes, generator))
-        sampler = GibbsSampler(model, panel, 1, 1, settings)
-        sampler.noise = noise
-        state = State(population, xi, sampler.likelihood.log_prob(population, xi))
-        if whitened is None:
-            sampler.tune(state, None, middle)
-            whitened = sampler.whitened
-            whitened.tril, whitened.step = 2.0 * torch.eye(6).double(), torch.tensor([0.3]).double()
-            mean = torch.tensor([0.0, 0.0, 0.0, 0.6, 0.1, 0.6]).double()
-            posterior = PosteriorMove(
-                sampler._population_prior, mean, 0.7 * torch.eye(6).double(), torch.tensor([0.3]).double()
-            )
-        sampler.expansion = Expansion.around(sampler.likelihood, middle)
-        sampler.whitened, sampler.posterior = whitened, posterior
-        state, _ = sampler.run(state, iteration, adapt=False)
-        population, xi = state.population, state.xi
-        visited.append(summaries(population))
-    found = torch.cat(visited)
-    for power in (1, 2):
-        there, here = known**power, found**power
-        batches = here.view(30, -1, here.shape[1]).mean(1)
-        error = (batches.var(0) / 30 + there.var(0) / len(there)).sqrt()
-        z = (here.mean(0) - there.mean(0)) / error
-        assert float(z.abs().max()) < 4.0, z
-
-
-def _choose(model, population, xi, attributes, generator):
-    """Choice data with choices simulated given everybody's tastes."""
-    from mxlogit import ChoiceData
-
-    one = Population(population.fixed[0], population.location[0], population.scale_tril[0])
-    utility = torch.einsum("ntjk,nk->ntj", attributes, model.coefficients(one, xi[0].T))
-    n, t, _ = utility.shape
-    chosen = torch.multinomial(utility.softmax(-1).flatten(0, 1), 1, generator=generator).view(n, t)
-    return ChoiceData.from_arrays(attributes, chosen, names=["f", "a", "b"])

@@ -6,7 +6,7 @@ The extra ``nuts`` installs what this needs. Sites have the names of the Pyro pr
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -97,19 +97,20 @@ def _run_chain(
     values = {name: value.numpy() for name, value in site_values(model, model.space.move(start, steps)).items()}
     values["xi"] = np.zeros((len(panel), model.space.n_random))
     kernel = NUTS(
-        _program(model, panel),
+        program(model),
         target_accept_prob=_TARGET_ACCEPTANCE,
         init_strategy=init_to_value(values={name: value for name, value in values.items() if value.size}),
     )
     total = settings.samples * settings.thin
     size = -(-total // _BLOCKS)
     run = NumPyroMCMC(kernel, num_warmup=settings.warmup, num_samples=size, progress_bar=False)
-    run.warmup(jax.random.PRNGKey(int(torch.randint(2**31, (1,), generator=generator))))
+    data = arrays(panel)
+    run.warmup(jax.random.PRNGKey(int(torch.randint(2**31, (1,), generator=generator))), *data)
     yield "warm-up done", {}, 0
     state = run.last_state
     for first in range(0, total, size):
         run.post_warmup_state = state
-        run.run(state.rng_key, extra_fields=("diverging",))
+        run.run(state.rng_key, *data, extra_fields=("diverging",))
         state = run.last_state
         wanted = min(size, total - first)
         block = {name: np.asarray(value)[:wanted] for name, value in run.get_samples().items()}
@@ -126,8 +127,14 @@ def _as_tensors(blocks: list[dict[str, np.ndarray]], settings: ChainSettings, mo
     return sites
 
 
-def _program(model: PanelModel, panel: PanelDifferences) -> Any:
-    """The generative model of `mxlogit.model` in NumPyro's words."""
+def arrays(panel: PanelDifferences) -> tuple[np.ndarray, np.ndarray]:
+    """What the program is given: attribute differences (N, T, J - 1, F + K) and which alternatives are closed."""
+    by_situation = panel.by_situation(panel.values).double().cpu().numpy()
+    return by_situation, panel.by_situation(panel.closed_rows()).cpu().numpy()
+
+
+def program(model: PanelModel) -> Callable[[Any, Any], None]:
+    """The generative model of `mxlogit.model` in NumPyro's words, a function of the `arrays`."""
     import jax
     import jax.numpy as jnp
     import numpyro
@@ -135,11 +142,9 @@ def _program(model: PanelModel, panel: PanelDifferences) -> Any:
 
     n_fixed, k, prior = model.space.n_fixed, model.space.n_random, model.prior
     mean, deviation = prior.mean.numpy(), prior.deviation.numpy()
-    by_situation = panel.by_situation(panel.values).double().cpu().numpy()
-    closed = panel.by_situation(panel.closed_rows()).cpu().numpy()
     signs = np.array([_SIGNS[family.name] for family in model.mixing.families])
 
-    def program() -> None:
+    def run(by_situation: Any, closed: Any) -> None:
         fixed = jnp.zeros(0)
         if n_fixed:
             fixed = numpyro.sample("fixed", dist.Normal(mean[:n_fixed], deviation[:n_fixed]).to_event(1))
@@ -150,7 +155,7 @@ def _program(model: PanelModel, panel: PanelDifferences) -> Any:
             index = np.asarray(block)
             part = numpyro.sample(f"correlation_{i}", dist.LKJCholesky(len(block), prior.concentration))
             factor = factor.at[index[:, None], index].set(part)
-        xi = numpyro.sample("xi", dist.Normal(jnp.zeros((len(panel), k)), 1.0).to_event(2))
+        xi = numpyro.sample("xi", dist.Normal(jnp.zeros((len(by_situation), k)), 1.0).to_event(2))
         latent = location + xi @ (scale[:, None] * factor).T
         tastes = jnp.where(signs == 0.0, latent, signs * jnp.exp(jnp.where(signs == 0.0, 0.0, latent)))
         utility = by_situation[..., :n_fixed] @ fixed + jnp.einsum("ntjk,nk->ntj", by_situation[..., n_fixed:], tastes)
@@ -158,4 +163,4 @@ def _program(model: PanelModel, panel: PanelDifferences) -> Any:
         utility = jnp.where(closed, _NEVER, utility)
         numpyro.factor("choices", -jnp.logaddexp(0.0, jax.nn.logsumexp(utility, -1)).sum())
 
-    return program
+    return run
