@@ -16,7 +16,10 @@ from mxlogit.optim.trust_region import Evaluation, newton_decrement
 from mxlogit.parameters import Population
 
 _DRAWS, _VARIATIONAL_STEPS = 64, 2
-_RATE, _SETTLED = 0.7, 0.1
+# First rate, halved when near the end a step is no shorter than the last: they go to and fro where posteriors are skewed.
+_RATE, _LEAST_RATE, _NEAR = 0.7, 0.15, 0.4
+# Length of a full step, in posterior sds per parameter, at which the search ends.
+_SETTLED = 0.03
 
 
 class NaturalSearch:
@@ -39,16 +42,18 @@ class NaturalSearch:
         self.sweep = Sweep(settings.draws or _DRAWS, settings.tail, 50, settings.polish, vary=_VARIATIONAL_STEPS)
 
     def run(self, start: Population) -> Optimum:
-        """Step until the mean moves by less than a tenth of a posterior sd per parameter."""
+        """Step until a full step would move the mean by next to nothing."""
         space = self.model.space
         evaluation = self._evaluate(start)
         q = laplace_factor(self.model, start, evaluation.curvature, evaluation.gradient)
-        status, move = Status.ITERATIONS, math.inf
+        status, move, rate = Status.ITERATIONS, math.inf, _RATE
         for _ in range(self.settings.max_iterations):
             population = space.constrain(q.mean)
             evaluation = self._evaluate(population)
-            new = self._step(q, population, evaluation)
-            move = float(q.whitened(new.mean).norm()) / space.size**0.5
+            new = self._step(q, population, evaluation, rate)
+            last, move = move, float(q.whitened(new.mean).norm()) / space.size**0.5 / rate
+            if last <= move < _NEAR:
+                rate = max(_LEAST_RATE, 0.5 * rate)
             self._record(evaluation, move)
             q = new
             if move < _SETTLED:
@@ -59,13 +64,13 @@ class NaturalSearch:
         decrement = newton_decrement(evaluation, torch.ones(space.size, dtype=torch.float64))
         return Optimum(population, evaluation, decrement, move, self.sweep, status, q)
 
-    def _step(self, q: GaussianFactor, population: Population, evaluation: Evaluation) -> GaussianFactor:
+    def _step(self, q: GaussianFactor, population: Population, evaluation: Evaluation, rate: float) -> GaussianFactor:
         likelihood = evaluation.gradient - self.model.log_prior_in_moves(population).gradient
         weight = self.marginal.people.weight
         target = AnchoredTarget(self.model, self.part, weight, population, likelihood, self.sweep)
         at = expect(target, q, lambda: None)
         self.clock.passes += target.evaluations * self.part.people.weight / weight
-        return natural_step(q, at, _RATE)
+        return natural_step(q, at, rate)
 
     def _evaluate(self, population: Population) -> Evaluation:
         self.clock.passes += 1
