@@ -135,6 +135,30 @@ def draw_utilities(
     return DrawnUtility(xi, log_q, log_factor, value, utility, factor.warp is None)
 
 
+def log_joint(xi: Tensor, population: Population, panel: PanelDifferences, mixing: Mixing) -> Tensor:
+    """Log P(y_n | xi) + log p(xi), shape (n, s), at whitened tastes (n, k, s) from anywhere."""
+    tastes = population.location[:, None] + population.scale_tril @ xi
+    if not mixing.is_identity:
+        tastes = mixing.evaluate(tastes.mT, population.location, population.scale).transposed().taste
+    odds = compute_odds(drawn_utility(tastes, population, panel, mixing), panel)
+    return odds.log_prob + log_standard_normal(xi.square().sum(1), xi.shape[1])
+
+
+def log_density(factor: LocalFactor, xi: Tensor, base: BaseDraws) -> Tensor:
+    """Log density (n, s) at whitened tastes (n, k, s) from anywhere of the mixture that ``base`` draws from."""
+    points = factor.precision_tril.mT @ (xi - factor.mean[..., None])
+    log_scale = factor.log_det[:, None]
+    if factor.warp is not None:
+        points, stretch = factor.warp.inverse(points)
+        log_scale = log_scale + stretch
+    k, share = xi.shape[1], base.prior_share
+    log_q = base.log_local(points.square().sum(1), k) - log_scale
+    if share:
+        log_prior = log_standard_normal(xi.square().sum(1), k) + math.log(share)
+        log_q = torch.logaddexp(log_q + math.log1p(-share), log_prior)
+    return log_q
+
+
 def _draw(factor: LocalFactor, base: BaseDraws) -> tuple[Tensor, Tensor, Tensor]:
     """Whitened tastes (n, k, s), their log density under the mixture, and under the normal factor."""
     k, share, warp = base.points.shape[1], base.prior_share, factor.warp

@@ -48,6 +48,10 @@ class Population:
         """Return the same parameters in the dtype and on the device of ``like``."""
         return Population(self.fixed.to(like), self.location.to(like), self.scale_tril.to(like))
 
+    def frozen(self) -> Population:
+        """Return the same parameters, through which no gradients go."""
+        return Population(self.fixed.detach(), self.location.detach(), self.scale_tril.detach())
+
 
 @dataclass(frozen=True)
 class ParameterSpace:

@@ -55,14 +55,14 @@ def test_inverse_and_log_determinant(kind, layers, k, generator):
     flow = make_flow(k, kind, layers)
     context = torch.randn(4, context_size(k), generator=generator, dtype=torch.float64)
     points = 3.0 * torch.randn(4, 7, k, generator=generator, dtype=torch.float64)
-    image, log_det = flow.transport(points, context)
-    back, inverse_det = flow.transport(image, context, inverse=True)
+    image, log_det = flow(points, context)
+    back, inverse_det = flow(image, context, inverse=True)
     torch.testing.assert_close(back, points, atol=1e-8, rtol=0)
     torch.testing.assert_close(inverse_det, -log_det, atol=1e-8, rtol=0)
     for n in range(4):
         for s in range(7):
             jacobian = torch.autograd.functional.jacobian(
-                lambda x, n=n: flow.transport(x[None, None], context[n : n + 1])[0][0, 0], points[n, s]
+                lambda x, n=n: flow(x[None, None], context[n : n + 1])[0][0, 0], points[n, s]
             )
             torch.testing.assert_close(torch.linalg.slogdet(jacobian).logabsdet, log_det[n, s], atol=1e-9, rtol=0)
 
@@ -73,7 +73,7 @@ def test_untrained_flow_is_the_identity(kind, layers, generator):
     context = torch.randn(4, context_size(3), generator=generator, dtype=torch.float64)
     points = 2.0 * torch.randn(4, 50, 3, generator=generator, dtype=torch.float64)
     with torch.no_grad():
-        image, log_det = flow.transport(points, context)
+        image, log_det = flow(points, context)
     # Pyro's end slopes are .999.
     torch.testing.assert_close(image, points, atol=2e-3, rtol=0)
     torch.testing.assert_close(log_det, torch.zeros_like(log_det), atol=1e-2, rtol=0)
@@ -86,7 +86,7 @@ def test_density_integrates_to_one(kind, layers):
     flow = make_flow(1, kind, layers)
     grid = torch.linspace(-12.0, 12.0, 20_001, dtype=torch.float64)
     context = torch.zeros(1, context_size(1), dtype=torch.float64)
-    points, log_det = flow.transport(grid[None, :, None], context, inverse=True)
+    points, log_det = flow(grid[None, :, None], context, inverse=True)
     log_prob = -0.5 * points[0, :, 0].square() - 0.5 * math.log(2.0 * math.pi) + log_det[0]
     assert float(torch.trapezoid(log_prob.exp().detach(), grid)) == pytest.approx(1.0, abs=1e-4)
 
@@ -97,18 +97,18 @@ def test_nothing_is_stale_after_an_optimiser_step(generator):
     context = torch.randn(4, context_size(3), generator=generator, dtype=torch.float64)
     points = torch.randn(4, 5, 3, generator=generator, dtype=torch.float64)
     optimizer = torch.optim.SGD(flow.parameters(), lr=0.1)
-    image, log_det = flow.transport(points, context)
+    image, log_det = flow(points, context)
     (image.square().sum() - log_det.sum()).backward()
     optimizer.step()
     rebuilt = LocalFlow(3, "spline", 2).double()
     rebuilt.load_state_dict(flow.state_dict())
     for mine, theirs in zip(
-        flow.transport(image.detach(), context, inverse=True),
-        rebuilt.transport(image.detach(), context, inverse=True),
+        flow(image.detach(), context, inverse=True),
+        rebuilt(image.detach(), context, inverse=True),
         strict=True,
     ):
         torch.testing.assert_close(mine, theirs, atol=1e-12, rtol=0)
-    assert not torch.allclose(flow.transport(points, context)[0], image)
+    assert not torch.allclose(flow(points, context)[0], image)
 
 
 def test_gradients_of_a_flow_agree_with_differences(generator):
@@ -118,7 +118,7 @@ def test_gradients_of_a_flow_agree_with_differences(generator):
     weight = flow.layers[1].spline.net[0].weight
 
     def value():
-        image, log_det = flow.transport(points, context)
+        image, log_det = flow(points, context)
         return image.square().sum() + log_det.sum()
 
     (gradient,) = torch.autograd.grad(value(), weight)

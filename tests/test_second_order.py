@@ -84,6 +84,38 @@ def test_same_key_same_noise_and_other_keys_other(objective):
     assert objective.freeze(3, vector).gradient(vector)[0] == pytest.approx(float(values[0].mean()), abs=1e-9)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("bound", "gradient"), [("elbo", "stl"), ("iwae", "dreg")])
+def test_gradient_estimators_of_guides_agree(objective, bound, gradient):
+    """Sticking the landing and doubly reparameterised gradients: the same means over noise, and the same values."""
+    vector, found = objective.vector(), {}
+    for kind in ("standard", gradient):
+        settings = ObjectiveSettings(bound, 4, 2, 100, gradient=kind, noise="independent")
+        each = GuideObjective(objective.guide, objective.panel, settings, 1)
+        found[kind] = [each.freeze(key, vector).gradient(vector) for key in range(400)]
+    values = {kind: [value for value, _ in rows] for kind, rows in found.items()}
+    assert values["standard"] == pytest.approx(values[gradient], rel=1e-6)
+    first, second = (torch.stack([row for _, row in rows]) for rows in found.values())
+    moved = first.std(0) > 1e-12
+    difference = (first - second)[:, moved]
+    error = difference.std(0) / len(difference) ** 0.5 + 1e-12
+    z = difference.mean(0) / error
+    assert float(z.abs().max()) < 4.5
+    assert float(z.square().mean()) < 2.0
+
+
+def test_sobol_noise_has_less_variance(objective):
+    vector, spread = objective.vector(), {}
+    for noise in ("independent", "sobol"):
+        settings = ObjectiveSettings("iwae", 32, 2, 100, noise=noise)
+        each = GuideObjective(objective.guide, objective.panel, settings, 1)
+        half = each._noise(torch.Generator().manual_seed(1))
+        each._noise = lambda generator, half=half: half
+        values = torch.tensor([float(each.freeze(key, vector).values(vector).mean()) for key in range(40)])
+        spread[noise] = float(values.std())
+    assert spread["sobol"] < 0.8 * spread["independent"]
+
+
 def test_bound_of_the_population_tends_to_the_marginal_posterior(model, panel):
     """With a q(theta) that is almost a point, the bound is the log posterior there plus its own entropy."""
     from mxlogit.marginal import MarginalLikelihood, Sweep
@@ -395,3 +427,38 @@ def test_fixed_coefficients_alone(small, population):
     found = MixedLogit(fixed=["x", "z"], random_state=1, method=method).fit(small).summary()
     assert float(((found["estimate"] - exact["estimate"]) / exact["std_error"]).abs().max()) < 0.5
     assert float((found["std_error"] / exact["std_error"]).sub(1.0).abs().max()) < 0.2
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"population": "lbfgs", "objective": "iwae", "gradient": "dreg"}, "for population='adam'"),
+        ({"population": "adam", "gradient": "stl"}, "needs objective"),
+        ({"population": "adam", "objective": "iwae", "gradient": "stl"}, "biased"),
+        ({"population": "adam", "objective": "iwae", "polish": 1}, "polish"),
+        ({"noise": "sobol"}, "noise"),
+        ({"objective": "iwae"}, "objective"),
+    ],
+)
+def test_estimators_where_they_are_not_valid(settings, message):
+    with pytest.raises(SpecificationError, match=message):
+        VI(**settings).check()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"objective": "elbo", "gradient": "stl"},
+        {"objective": "iwae", "gradient": "dreg", "encoder": None, "flow": "affine"},
+        {"objective": "iwae", "noise": "sobol"},
+    ],
+)
+def test_adam_on_bounds_of_ones_own(settings):
+    """An encoder, or a flow, learns: the bound rises."""
+    frame, _ = simulate_choices(
+        fixed={"x": 0.5}, random={"z": (0.5, 1.0)}, n_decision_makers=60, n_situations=6, random_state=3
+    )
+    method = VI(population="adam", steps=60, draws=8, batch_size=60, **settings)
+    est = MixedLogit(fixed=["x"], random=["z"], method=method, random_state=1).fit(frame)
+    bounds = [row.objective for row in est.result_.history]
+    assert np.mean(bounds[-15:]) > np.mean(bounds[:15]) + 1.0

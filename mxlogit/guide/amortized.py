@@ -89,10 +89,8 @@ class AmortizedGuide(nn.Module):
         start = panel.values.new_zeros(len(panel), self.model.space.n_random)
         if self.encoder is not None:
             start = self.encoder(population, panel).mean
-        factor = polish(start, population, panel, self.model.mixing, self.polish_steps)
-        # Detached as well: forward derivatives take no notice of no_grad.
-        f = factor
-        return LocalFactor(f.mean.detach(), f.root.detach(), f.precision_tril.detach(), f.log_det.detach())
+        # Frozen as well: forward derivatives take no notice of no_grad.
+        return polish(start, population, panel, self.model.mixing, self.polish_steps).frozen()
 
     def flowed(self, factor: LocalFactor, population: Population, panel: PanelDifferences) -> LocalFactor:
         """Factors with the flow, if there is one."""

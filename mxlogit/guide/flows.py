@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from pyro.distributions.transforms import ConditionalSpline, LowerCholeskyAffine
 from torch import Tensor, nn
 from torch.distributions import Transform
+from torch.func import functional_call
 
 from mxlogit.guide.context import context_size, probe
 from mxlogit.guide.laplace import LocalFactor
@@ -175,7 +176,7 @@ class LocalFlow(nn.Module):
         # Forward derivatives take no notice of no_grad.
         return FlowWarp(self, axes.detach(), context.detach())
 
-    def transport(self, points: Tensor, context: Tensor, *, inverse: bool = False) -> tuple[Tensor, Tensor]:
+    def forward(self, points: Tensor, context: Tensor, *, inverse: bool = False) -> tuple[Tensor, Tensor]:
         """Images (n, s, k) and log determinants (n, s) under the flow, or its inverse, along principal axes."""
         # A context unlike all that were seen in training counts as the nearest such.
         seen = ((context - self.context_mean) / self.context_scale).clamp(-_FAR, _FAR)
@@ -208,22 +209,36 @@ class FlowWarp:
     axes : Tensor, shape (n, k, k)
         From principal axes to the whitened coordinates of the factors.
     context : Tensor, shape (n, c)
+    weights : dict of str to Tensor, optional
+        In place of the network's.
     """
 
     flow: LocalFlow
     axes: Tensor
     context: Tensor
+    weights: dict[str, Tensor] | None = None
 
     def forward(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Images (n, k, s) of base points, and log determinants (n, s)."""
-        image, log_det = self.flow.transport(points.mT, self.context)
+        image, log_det = self._apply(points.mT, inverse=False)
         return self.axes @ image.mT, log_det
 
     def inverse(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Base points (n, k, s) of images, and log determinants (n, s) of the derivative of `forward` at them."""
-        points, log_det = self.flow.transport((self.axes.mT @ images).mT, self.context, inverse=True)
+        points, log_det = self._apply((self.axes.mT @ images).mT, inverse=True)
         return points.mT, -log_det
 
     def take(self, people: Tensor | slice) -> FlowWarp:
         """Return the flows of some people."""
-        return FlowWarp(self.flow, self.axes[people], self.context[people])
+        return replace(self, axes=self.axes[people], context=self.context[people])
+
+    def frozen(self) -> FlowWarp:
+        """Return the same, through whose weights no gradients go."""
+        return replace(self, weights={name: value.detach() for name, value in self.flow.named_parameters()})
+
+    def _apply(self, points: Tensor, *, inverse: bool) -> tuple[Tensor, Tensor]:
+        if self.weights is None:
+            result: tuple[Tensor, Tensor] = self.flow(points, self.context, inverse=inverse)
+            return result
+        result = functional_call(self.flow, self.weights, (points, self.context), {"inverse": inverse})
+        return result

@@ -36,6 +36,10 @@ class Warp(Protocol):
         """Base points (n, k, s) of images, and log determinants (n, s) of the derivative of `forward` at them."""
         ...
 
+    def frozen(self) -> Warp:
+        """Return the same, through whose weights no gradients go."""
+        ...
+
 
 @dataclass(frozen=True)
 class LocalFactor:
@@ -64,6 +68,13 @@ class LocalFactor:
     def covariance(self) -> Tensor:
         """R R', shape (n, k, k)."""
         return self.root @ self.root.mT
+
+    def frozen(self) -> LocalFactor:
+        """Return the same, through which no gradients go."""
+        warp = None if self.warp is None else self.warp.frozen()
+        return LocalFactor(
+            self.mean.detach(), self.root.detach(), self.precision_tril.detach(), self.log_det.detach(), warp
+        )
 
 
 class Flow(Protocol):

@@ -6,6 +6,10 @@ r"""The guide's bound as a function of one vector, its draws and people frozen b
 with b_n a person's evidence lower bound, its importance-weighted bound from S draws of the local factor, or the log
 marginal likelihood that those estimate. Noise comes in antithetic pairs; values are those of pairs, of which the mean
 counts.
+
+The gradients "stl" and "dreg" (`mxlogit.guide.objectives`) leave out the derivative of log q with respect to its own
+parameters, whose expectation is zero or, for "dreg", is that of other terms. They are not derivatives of the value, so
+they are for first-order engines.
 """
 
 from __future__ import annotations
@@ -20,10 +24,12 @@ from mxlogit.draws import BaseDraws, DrawScheme, make_generator
 from mxlogit.guide import objectives
 from mxlogit.guide.amortized import AmortizedGuide
 from mxlogit.guide.laplace import LocalFactor
-from mxlogit.importance import weigh_draws
+from mxlogit.guide.population import GaussianFactor
+from mxlogit.importance import WeightedDraws, log_density, log_joint, weigh_draws
 from mxlogit.optim.curvature import Smooth
 from mxlogit.panels import PanelDifferences
 from mxlogit.parameters import Population
+from mxlogit.sequences import PersonDraws
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,10 @@ class ObjectiveSettings:
         Whether directions of points are orthogonal, at their root-mean-square distance: as many pairs as theta has
         dimensions then give quadratic functions their exact mean, and a full-rank q(theta) cannot escape between them.
         Else they are independent.
+    gradient : {"standard", "stl", "dreg"}
+    noise : {"antithetic", "sobol", "independent"}
+        Of people's draws: pseudo-random, or a scrambled Sobol sequence, each draw with its opposite; or neither. "dreg"
+        asks for independent ones: given one of a pair the other is no longer random.
     """
 
     bound: str = "marginal"
@@ -52,6 +62,8 @@ class ObjectiveSettings:
     points: int = 8
     batch: int = 2_000
     orthogonal: bool = True
+    gradient: str = "standard"
+    noise: str = "antithetic"
 
 
 class GuideObjective:
@@ -79,6 +91,11 @@ class GuideObjective:
         """All weights of the guide as one vector (d,), float64."""
         return torch.cat([p.detach().flatten().double() for p in self.guide.parameters()])
 
+    def of_networks(self) -> Tensor:
+        """Which of the weights (d,) are those of networks."""
+        parts = [torch.full((p.numel(),), "." in name) for name, p in self.guide.named_parameters()]
+        return torch.cat(parts)
+
     def load(self, vector: Tensor) -> None:
         """Give the guide the weights of a vector."""
         with torch.no_grad():
@@ -100,14 +117,26 @@ class GuideObjective:
         count = min(self.settings.batch, len(self.panel))
         people = torch.randperm(len(self.panel), generator=generator)[:count].sort().values
         half = self._noise(generator)
-        scheme = DrawScheme((self.seed, 32, key), self.settings.draws, self.guide.model.space.n_random, None, False)
         part = self.panel.take(people.to(self.panel.values.device)) if count < len(self.panel) else self.panel
-        base = scheme.points(0, count, self.panel.values)
-        module = _Bound(self.guide, part, base, torch.cat([half, -half]), self.settings.bound, len(self.panel) / count)
+        base = self._base(key, count)
+        module = _Bound(self.guide, part, base, torch.cat([half, -half]), self.settings, len(self.panel) / count)
         if self.guide.encoder is None:
             module.factor = self._factor_at(around, part)
         names = [f"guide.{name}" for name in self.names]
         return Smooth(lambda vector: functional_call(module, dict(zip(names, self._parts(vector), strict=True)), ()))
+
+    def _base(self, key: int, count: int) -> BaseDraws:
+        """Standard normal base points of so many people."""
+        draws, k, like = self.settings.draws, self.guide.model.space.n_random, self.panel.values
+        seed = (self.seed, 32, key)
+        if self.settings.noise == "antithetic":
+            return DrawScheme(seed, draws, k, None, False).points(0, count, like)
+        generator = make_generator(*seed)
+        if self.settings.noise == "independent":
+            return BaseDraws(torch.randn(count, k, draws, generator=generator).to(like), 0, None)
+        word = int(torch.randint(2**31, (1,), generator=generator))
+        half = PersonDraws("sobol", draws // 2, k, word).normals(0, count).to(like).unflatten(-1, (2, -1))
+        return BaseDraws(torch.stack([half, -half], 3).flatten(2), 0, None)
 
     def _noise(self, generator: torch.Generator) -> Tensor:
         """One half of antithetic points (m / 2, D)."""
@@ -133,16 +162,25 @@ class _Bound(nn.Module):
     factor: LocalFactor | None = None
 
     def __init__(
-        self, guide: AmortizedGuide, part: PanelDifferences, base: BaseDraws, noise: Tensor, bound: str, scale: float
+        self,
+        guide: AmortizedGuide,
+        part: PanelDifferences,
+        base: BaseDraws,
+        noise: Tensor,
+        settings: ObjectiveSettings,
+        scale: float,
     ) -> None:
         super().__init__()
-        self.guide, self.part, self.base, self.noise, self.bound, self.scale = guide, part, base, noise, bound, scale
+        self.guide, self.part, self.base, self.noise, self.scale = guide, part, base, noise, scale
+        self.bound, self.gradient = settings.bound, settings.gradient
 
     def forward(self) -> Tensor:
         """Evaluate."""
         guide, model = self.guide, self.guide.model
         q = guide.population_factor()
         vectors = q.at(self.noise)
+        if self.gradient != "standard":
+            q = GaussianFactor(q.mean.detach(), q.tril.detach())
         log_q = q.log_prob(vectors)
         values = []
         for vector in vectors:
@@ -160,5 +198,21 @@ class _Bound(nn.Module):
         elif guide.flow is not None:
             factor = guide.flowed(factor, population, part)
         drawn = weigh_draws(factor, self.base, population, part, guide.model.mixing)
-        bounds = drawn.log_marginal if self.bound == "marginal" else objectives.value(drawn.log_ratio, self.bound)
+        if self.gradient != "standard":
+            bounds = self._through_draws(factor, drawn, population)
+        else:
+            bounds = drawn.log_marginal if self.bound == "marginal" else objectives.value(drawn.log_ratio, self.bound)
         return (bounds.double() * part.weights.double()).sum()
+
+    def _through_draws(self, factor: LocalFactor, drawn: WeightedDraws, population: Population) -> Tensor:
+        """Bounds (n,) whose gradients with respect to the factors go through their draws alone."""
+        part, mixing, dreg = self.part, self.guide.model.mixing, self.gradient == "dreg"
+        where = population.frozen() if dreg else population
+        log_weights = log_joint(drawn.xi, where, part, mixing) - log_density(factor.frozen(), drawn.xi, self.base)
+        result = objectives.surrogate(log_weights, self.bound, self.gradient)
+        if dreg:
+            # Those of theta itself are not squared: it is no parameter of the factors.
+            shares = drawn.log_ratio.detach().softmax(-1)
+            result = result + (shares * log_joint(drawn.xi.detach(), population, part, mixing)).sum(-1)
+        value = objectives.value(drawn.log_ratio.detach(), self.bound)
+        return value + result - result.detach()

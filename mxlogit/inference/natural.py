@@ -16,7 +16,8 @@ from mxlogit.optim.trust_region import Evaluation, newton_decrement
 from mxlogit.parameters import Population
 
 _DRAWS, _VARIATIONAL_STEPS = 64, 2
-# First rate, halved when near the end a step is no shorter than the last: they go to and fro where posteriors are skewed.
+# First rate, halved when near the end a step is no shorter than the last: steps go to and fro where the posterior is
+# skewed.
 _RATE, _LEAST_RATE, _NEAR = 0.7, 0.15, 0.4
 # Length of a full step, in posterior sds per parameter, at which the search ends.
 _SETTLED = 0.03

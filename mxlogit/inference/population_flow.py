@@ -44,7 +44,7 @@ class FlowFactor:
         size = len(self.gaussian.mean)
         noise = torch.randn(n, size, generator=generator, dtype=torch.float64)
         with torch.no_grad():
-            image, _ = self.flow.transport(noise[None], _nothing())
+            image, _ = self.flow(noise[None], _nothing())
         return self.gaussian.at(image[0])
 
 
@@ -55,7 +55,7 @@ def _nothing() -> Tensor:
 
 def _excess(flow: LocalFlow, whitened: Tensor) -> Tensor:
     """Log density of a flow less that of the standard normal, (n,), at whitened vectors (n, D)."""
-    points, log_det = flow.transport(whitened[None], _nothing(), inverse=True)
+    points, log_det = flow(whitened[None], _nothing(), inverse=True)
     return 0.5 * (whitened.square().sum(-1) - points[0].square().sum(-1)) + log_det[0]
 
 

@@ -98,6 +98,8 @@ def _objective_settings(settings: VI, guide: AmortizedGuide) -> ObjectiveSetting
         points,
         settings.batch_size,
         orthogonal=settings.population != "saa",
+        gradient=settings.gradient,
+        noise="independent" if settings.gradient == "dreg" else settings.noise,
     )
 
 
@@ -110,7 +112,9 @@ def _minimise(settings: VI, objective: GuideObjective, progress: Progress) -> to
         )
     if settings.population == "lbfgs":
         return lbfgs(objective, start, most, progress)
-    return adam(objective, start, most, progress, rate=settings.learning_rate)
+    relative = torch.ones_like(start)
+    relative[objective.of_networks()] = settings.guide_learning_rate / settings.learning_rate
+    return adam(objective, start, most, progress, rate=settings.learning_rate, relative=relative)
 
 
 class _Record:

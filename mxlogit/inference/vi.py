@@ -13,6 +13,7 @@ from mxlogit.density import PanelModel
 from mxlogit.errors import SpecificationError, check_at_least, check_option
 from mxlogit.fit import Fit
 from mxlogit.guide.families import family_rank
+from mxlogit.guide.objectives import check_objective
 from mxlogit.inference.default import run_newton
 from mxlogit.inference.method import Callback
 from mxlogit.inference.newton import STAGE_SIZES, Clock
@@ -52,8 +53,15 @@ class VI(BaseEstimator):  # type: ignore[misc]
         Wasserstein distances to long chains of .07 against .18 posterior sds, 100 people); Gaussian without
         covariances, or only within fixed coefficients and within locations (the others; "saa" is always diagonal).
     objective : {"auto", "iwae", "elbo"}
-        Bound of people under "hessian_free", "lbfgs", "saa" and "adam" without an encoder, from ``draws`` draws.
-        "auto" is the log marginal likelihood where q(theta) alone is trained, else "iwae".
+        Bound of people under "hessian_free", "lbfgs", "saa" and "adam", from ``draws`` draws (16). "auto" is the log
+        marginal likelihood where q(theta) alone is trained, Pyro's one-draw ELBO under "adam" with an encoder, else
+        "iwae".
+    gradient : {"standard", "stl", "dreg"}
+        Estimator of the gradient under "adam": "stl" (sticking the landing) with ``objective="elbo"``, "dreg" (doubly
+        reparameterised) with "iwae". Both have less noise where the guide comes close to the posterior.
+    noise : {"antithetic", "sobol"}
+        Of people's draws in the ``objective``: pseudo-random or quasi-random, in antithetic pairs both; "dreg" takes
+        independent ones. Draws of q(theta) are antithetic pairs in orthogonal directions.
     safeguard : {"trust", "damping"}
         Of "hessian_free": a trust region, or Levenberg and Marquardt's damping.
     flow : {"auto", "affine", "spline", None}
@@ -112,6 +120,8 @@ class VI(BaseEstimator):  # type: ignore[misc]
         correct: str | bool = "auto",
         population_family: str = "gaussian",
         objective: str = "auto",
+        gradient: str = "standard",
+        noise: str = "antithetic",
         safeguard: str = "trust",
         n_samples: int = 4000,
         steps: int | None = None,
@@ -135,6 +145,8 @@ class VI(BaseEstimator):  # type: ignore[misc]
         self.correct = correct
         self.population_family = population_family
         self.objective = objective
+        self.gradient = gradient
+        self.noise = noise
         self.safeguard = safeguard
         self.n_samples = n_samples
         self.steps = steps
@@ -199,7 +211,7 @@ class VI(BaseEstimator):  # type: ignore[misc]
         families = ["gaussian", *(["spline"] if searched else ["diagonal", "blocks"])]
         check_option(f"VI(population_family=...) with population={self.population!r}", self.population_family, families)
         check_option("VI(schedule=...)", self.schedule, ["cosine", "constant"])
-        check_option("VI(objective=...)", self.objective, ["auto", "iwae", "elbo"])
+        self._check_objective()
         family_rank(self.covariance)
         emitted = "set" if self.encoder == "auto" and self.population == "adam" else self.encoder
         if self.covariance != "full" and emitted != "set":
@@ -234,6 +246,34 @@ class VI(BaseEstimator):  # type: ignore[misc]
             raise SpecificationError("VI(checkpoint=...) needs population='newton': training by Adam is not resumed.")
         if self.max_seconds is not None:
             check_at_least("VI(max_seconds=...)", self.max_seconds, 1e-3)
+
+    @property
+    def _wants_pyros_elbo(self) -> bool:
+        """Whether an encoder would be trained by Pyro's ELBO, and not by a bound, gradient or noise asked for."""
+        usual = self.objective == "auto" and self.gradient == "standard" and self.noise == "antithetic"
+        return self.population == "adam" and usual
+
+    def _check_objective(self) -> None:
+        searched = self.population in ("newton", "natural")
+        where = f"with population={self.population!r}"
+        check_option(f"VI(objective=...) {where}", self.objective, ["auto", *([] if searched else ["iwae", "elbo"])])
+        check_option(f"VI(noise=...) {where}", self.noise, ["antithetic", *([] if searched else ["sobol"])])
+        check_option("VI(gradient=...)", self.gradient, ["standard", "stl", "dreg"])
+        if self.encoder is not None and not self._wants_pyros_elbo and self.population == "adam":
+            # Gradients stop at a polished point.
+            check_option("VI(polish=...) with an objective, gradient or noise of one's own", self.polish, ["auto", 0])
+        if self.gradient == "standard":
+            return
+        if self.population != "adam":
+            raise SpecificationError(
+                f"VI(gradient={self.gradient!r}) is no derivative of the bound under given draws, which "
+                f"population={self.population!r} needs; it is for population='adam'."
+            )
+        if self.objective == "auto":
+            raise SpecificationError(
+                f"VI(gradient={self.gradient!r}) needs objective='elbo' (for 'stl') or 'iwae' (for 'dreg')."
+            )
+        check_objective(self.objective, self.gradient)
 
     def run(self, model: PanelModel, people: People, *, generator: torch.Generator, callback: Callback) -> Fit:
         """Fit ``model`` to the choices of ``people``.
@@ -276,5 +316,5 @@ class VI(BaseEstimator):  # type: ignore[misc]
         from mxlogit.inference.stochastic_route import run_stochastic
 
         # Fixed coefficients alone leave an encoder nothing to encode.
-        classic = self.population == "adam" and encoder_name(self) is not None and model.space.n_random > 0
+        classic = self._wants_pyros_elbo and encoder_name(self) is not None and model.space.n_random > 0
         return (run_classic if classic else run_stochastic)(self, model, people, logit, start, seed, clock)

@@ -223,6 +223,7 @@ def adam(
     progress: Progress,
     *,
     rate: float = 0.05,
+    relative: Tensor | None = None,
 ) -> Tensor:
     """First order: Adam on fresh draws at a rate that follows a cosine.
 
@@ -234,22 +235,29 @@ def adam(
     progress : Progress
     rate : float
         The first one.
+    relative : Tensor, shape (d,), optional
+        Rates of the coordinates as multiples of it.
 
     Returns
     -------
     Tensor, shape (d,)
         Average of the last quarter's points.
     """
-    point = start.clone().requires_grad_()
-    optimizer = torch.optim.Adam([point], lr=rate, betas=(0.9, 0.99))
+    # Adam takes no notice of the size of gradients, so a rate of one's own is a unit of one's own.
+    unit = torch.ones_like(start) if relative is None else relative
+    moved = torch.zeros_like(start).requires_grad_()
+    optimizer = torch.optim.Adam([moved], lr=rate, betas=(0.9, 0.99))
+    point = start
     total, count = torch.zeros_like(start), 0
     for iteration in range(iterations):
         optimizer.param_groups[0]["lr"] = rate * 0.5 * (1.0 + math.cos(math.pi * iteration / iterations))
-        smooth = objective.freeze(iteration, point.detach())
-        value, point.grad = smooth.gradient(point)
+        smooth = objective.freeze(iteration, point)
+        value, gradient = smooth.gradient(point)
+        moved.grad = unit * gradient
         optimizer.step()
+        point = start + unit * moved.detach()
         if iteration >= 0.75 * iterations:
-            total, count = total + point.detach(), count + 1
+            total, count = total + point, count + 1
         if not progress.record(value, kept=True, smooths=(smooth,)):
             break
-    return total / count if count else point.detach()
+    return total / count if count else point
