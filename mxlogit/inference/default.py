@@ -115,7 +115,7 @@ def _spline_samples(model: PanelModel, weighted: WeightedVectors, n: int, seed: 
     """Samples of a spline flow fitted to weighted draws, and by how many nats it beats the Gaussian."""
     from mxlogit.inference.population_flow import fit_population_flow
 
-    factor = fit_population_flow(weighted, seed)
+    factor = fit_population_flow(weighted, model.space, seed)
     return report_samples(model.space, factor.sample(n, make_generator(seed, 5))), factor.gain
 
 

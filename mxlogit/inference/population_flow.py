@@ -1,8 +1,12 @@
-"""A spline flow as the population factor: fitted to weighted draws of the posterior, where it is not Gaussian."""
+"""A spline flow as the population factor: fitted to weighted draws of the posterior, where it is not Gaussian.
+
+A standard deviation enters by `NormalScales`, in which one near zero, whose density does not vanish there, is normal.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -11,9 +15,57 @@ from mxlogit.draws import make_generator
 from mxlogit.guide.flows import LocalFlow
 from mxlogit.guide.population import GaussianFactor
 from mxlogit.inference.correction import WeightedVectors
+from mxlogit.parameters import ParameterSpace
 
 _STEPS, _RATE, _TEST_EVERY, _PATIENCE = 400, 5e-3, 20, 4
 _WIDTH, _LAYERS, _HELD_OUT = 16, 1, 5
+
+
+@dataclass(frozen=True)
+class NormalScales:
+    """Coordinates in which a half-normal standard deviation is standard normal; others stay as they are.
+
+    Attributes
+    ----------
+    first : int
+        Place of the first log standard deviation.
+    unit : Tensor, shape (k,)
+        Root mean squares of standard deviations. One far from zero, in these units near one, is hardly bent.
+    """
+
+    first: int
+    unit: Tensor
+
+    @classmethod
+    def of(cls, first: int, count: int, weighted: WeightedVectors) -> NormalScales:
+        """Units of weighted draws."""
+        squares = (2.0 * weighted.vectors[:, first : first + count]).exp()
+        return cls(first, (weighted.log_weights.exp() @ squares).sqrt())
+
+    @property
+    def _places(self) -> slice:
+        return slice(self.first, self.first + len(self.unit))
+
+    def points(self, vectors: Tensor) -> Tensor:
+        """Points (n, D) of unconstrained vectors (n, D)."""
+        result = vectors.clone()
+        ratio = vectors[:, self._places].exp() / self.unit
+        # Both tails of the half-normal have probability 2 Phi(-ratio).
+        result[:, self._places] = -torch.special.ndtri(2.0 * _upper_tail(ratio))
+        return result
+
+    def vectors(self, points: Tensor) -> Tensor:
+        """Unconstrained vectors (n, D) of points (n, D)."""
+        result = points.clone()
+        ratio = -torch.special.ndtri(0.5 * _upper_tail(points[:, self._places]))
+        result[:, self._places] = (ratio * self.unit).log()
+        return result
+
+    def log_jacobian(self, vectors: Tensor) -> Tensor:
+        """Log determinant (n,) of the derivative of `points`."""
+        ratio = vectors[:, self._places].exp() / self.unit
+        bent = self.points(vectors)[:, self._places]
+        return (math.log(2.0) + 0.5 * (bent.square() - ratio.square()) + ratio.log()).sum(-1)
 
 
 @dataclass(frozen=True)
@@ -22,22 +74,25 @@ class FlowFactor:
 
     Attributes
     ----------
+    coordinates : NormalScales
     gaussian : GaussianFactor
-        Weighted mean and covariance of the draws.
+        Weighted mean and covariance of the draws, in these coordinates.
     flow : LocalFlow
         In its whitened coordinates.
     gain : float
         Nats by which the flow's mean log density of draws that it was not fitted to exceeds the Gaussian's.
     """
 
+    coordinates: NormalScales
     gaussian: GaussianFactor
     flow: LocalFlow
     gain: float
 
     def log_prob(self, vectors: Tensor) -> Tensor:
         """Log density (n,) of unconstrained vectors (n, D)."""
-        whitened = self.gaussian.whitened(vectors)
-        return self.gaussian.log_prob(vectors) + _excess(self.flow, whitened)
+        points = self.coordinates.points(vectors)
+        log_q = self.gaussian.log_prob(points) + _excess(self.flow, self.gaussian.whitened(points))
+        return log_q + self.coordinates.log_jacobian(vectors)
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         """Draw n unconstrained vectors (n, D)."""
@@ -45,7 +100,12 @@ class FlowFactor:
         noise = torch.randn(n, size, generator=generator, dtype=torch.float64)
         with torch.no_grad():
             image, _ = self.flow(noise[None], _nothing())
-        return self.gaussian.at(image[0])
+        return self.coordinates.vectors(self.gaussian.at(image[0]))
+
+
+def _upper_tail(x: Tensor) -> Tensor:
+    """Probability that a standard normal exceeds x; `torch.special.ndtr` is zero from minus nine on."""
+    return 0.5 * torch.special.erfc(x / math.sqrt(2.0))
 
 
 def _nothing() -> Tensor:
@@ -59,7 +119,7 @@ def _excess(flow: LocalFlow, whitened: Tensor) -> Tensor:
     return 0.5 * (whitened.square().sum(-1) - points[0].square().sum(-1)) + log_det[0]
 
 
-def fit_population_flow(weighted: WeightedVectors, seed: int) -> FlowFactor:
+def fit_population_flow(weighted: WeightedVectors, space: ParameterSpace, seed: int) -> FlowFactor:
     """Fit a flow by weighted maximum likelihood, until draws that were held out say to stop.
 
     Where no step helps them the flow stays the identity, and q(theta) the Gaussian.
@@ -67,14 +127,17 @@ def fit_population_flow(weighted: WeightedVectors, seed: int) -> FlowFactor:
     Parameters
     ----------
     weighted : WeightedVectors
+    space : ParameterSpace
     seed : int
 
     Returns
     -------
     FlowFactor
     """
-    gaussian = weighted.gaussian(0.0)
-    whitened, weights = gaussian.whitened(weighted.vectors), weighted.log_weights.exp()
+    coordinates = NormalScales.of(space.n_fixed + space.n_random, space.n_random, weighted)
+    points = coordinates.points(weighted.vectors)
+    gaussian = replace(weighted, vectors=points).gaussian(0.0)
+    whitened, weights = gaussian.whitened(points), weighted.log_weights.exp()
     order = torch.randperm(len(weights), generator=make_generator(seed, 51))
     test, train = order[::_HELD_OUT], order[torch.arange(len(order)) % _HELD_OUT != 0]
     with torch.random.fork_rng(devices=[]):
@@ -97,4 +160,4 @@ def fit_population_flow(weighted: WeightedVectors, seed: int) -> FlowFactor:
         if since == _PATIENCE:
             break
     flow.load_state_dict(best)
-    return FlowFactor(gaussian, flow.eval().requires_grad_(requires_grad=False), gain)
+    return FlowFactor(coordinates, gaussian, flow.eval().requires_grad_(requires_grad=False), gain)
