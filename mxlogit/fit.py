@@ -46,7 +46,8 @@ class HistoryRow:
     decrement : float
         Newton decrement in units of the objective; nan where the route has none.
     passes : float
-        Passes over all people since the start.
+        Gradient equivalents since the start: a gradient over all people at one value of the parameters counts one, a
+        value a third, a Hessian-vector product two.
     seconds : float
         Since the start.
     accepted : bool

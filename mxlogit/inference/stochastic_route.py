@@ -11,6 +11,7 @@ from mxlogit.density import PanelModel
 from mxlogit.fit import Fit, HistoryRow, Status
 from mxlogit.guide.amortized import AmortizedGuide
 from mxlogit.guide.population import GaussianFactor
+from mxlogit.inference.approach import approach, settled
 from mxlogit.inference.assess import draw_samples, evaluate_center, judge
 from mxlogit.inference.classic import make_guide
 from mxlogit.inference.guide_objective import GuideObjective, ObjectiveSettings
@@ -35,8 +36,6 @@ _DRAWS = {False: 16, True: 128}
 _NO_DRAWS = 4
 # People of whom Hessian-vector products are made.
 CURVATURE_PEOPLE = 300
-# A second-order engine has settled when the mean of so many values is within two standard errors of the one before.
-_WINDOW = 10
 _VARIATIONAL_STEPS = 2
 
 
@@ -67,6 +66,9 @@ def run_stochastic(
     """
     panel = people.alone()
     guide = make_guide(settings, model, panel, start, seed)
+    if settings.population in ("hessian_free", "lbfgs") and guide.encoder is None and guide.flow is None:
+        factor = approach(guide, people, seed, clock)
+        guide = AmortizedGuide(model, factor, None, guide.polish_steps, family=guide.family)
     objective = GuideObjective(guide, panel, _objective_settings(settings, guide), seed)
     extra: dict[str, object] = {}
     if settings.population == "saa":
@@ -105,30 +107,52 @@ def _objective_settings(settings: VI, guide: AmortizedGuide) -> ObjectiveSetting
 
 def _minimise(settings: VI, objective: GuideObjective, progress: Progress) -> torch.Tensor:
     start, most = objective.vector(), settings.steps or _ITERATIONS[settings.population]
-    if settings.population == "hessian_free":
-        coarse, share = objective.of_fewer(CURVATURE_PEOPLE)
-        return hessian_free(
-            objective, start, most, progress, safeguard=settings.safeguard, curvature=coarse, share=share
-        )
-    if settings.population == "lbfgs":
-        return lbfgs(objective, start, most, progress)
+    if settings.population != "adam":
+        return minimise(objective, start, most, progress, settings.population, settings.safeguard)
     relative = torch.ones_like(start)
     relative[objective.of_networks()] = settings.guide_learning_rate / settings.learning_rate
     return adam(objective, start, most, progress, rate=settings.learning_rate, relative=relative)
 
 
+def minimise(
+    objective: GuideObjective, start: torch.Tensor, most: int, progress: Progress, engine: str, safeguard: str = "trust"
+) -> torch.Tensor:
+    """Run a second-order engine until it has settled.
+
+    Parameters
+    ----------
+    objective : GuideObjective
+    start : Tensor, shape (d,)
+    most : int
+        Iterations.
+    progress : Progress
+    engine : {"hessian_free", "lbfgs"}
+    safeguard : {"trust", "damping"}
+        Of "hessian_free".
+
+    Returns
+    -------
+    Tensor, shape (d,)
+    """
+    if engine == "lbfgs":
+        return lbfgs(objective, start, most, progress)
+    coarse, share = objective.of_fewer(CURVATURE_PEOPLE)
+    return hessian_free(objective, start, most, progress, safeguard=safeguard, curvature=coarse, share=share)
+
+
 class _Record:
-    """Writes the history; says stop when a second-order engine has settled."""
+    """Writes the history; says stop when a second-order engine has settled or time is over."""
 
     def __init__(self, settings: VI, objective: GuideObjective, clock: Clock) -> None:
         self.settings, self.clock = settings, clock
         self.share = min(settings.batch_size, len(objective.panel)) / len(objective.panel)
         self.points = objective.settings.points
+        self.before = clock.passes
         self.values: list[float] = []
 
     def __call__(self, iteration: int, value: float, gradients: float, kept: bool) -> bool:  # noqa: FBT001
         """Record an iteration; return whether to go on."""
-        self.clock.passes = gradients * self.share * self.points
+        self.clock.passes = self.before + gradients * self.share * self.points
         row = HistoryRow(
             f"{self.settings.population} {iteration}", -value, math.nan, self.clock.passes, self.clock.seconds(), kept
         )
@@ -139,16 +163,6 @@ class _Record:
             return False
         self.values.append(value)
         return self.settings.population == "adam" or not settled(self.values)
-
-
-def settled(values: list[float], window: int = _WINDOW) -> bool:
-    """Whether values, each with its own noise, have stopped falling."""
-    if len(values) < 2 * window:
-        return False
-    recent = torch.tensor(values[-2 * window :], dtype=torch.float64)
-    before, after = recent[:window], recent[window:]
-    error = float((before.var() + after.var()).sqrt()) / math.sqrt(window)
-    return float(before.mean() - after.mean()) < 2.0 * error
 
 
 def _describe_fixed_draws(found: FixedDraws) -> dict[str, object]:

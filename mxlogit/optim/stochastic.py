@@ -19,7 +19,7 @@ from mxlogit.optim.curvature import Smooth, steihaug
 _LONGEST_CG, _SMALLEST_RADIUS, _LARGEST_RADIUS = 20, 1e-6, 30.0
 _FIRST_RADIUS, _SHRINK, _GROW, _KEEP_PART = 5.0, 0.4, 2.0, 0.5
 _DAMPING, _DAMPING_FACTOR = 1.0, 1.5
-_STANDARD_ERRORS = 2.0
+_STANDARD_ERRORS = 1.0
 _MEMORY, _FLAT_PAIR = 10, 1e-8
 _ARMIJO, _HALVINGS, _AVERAGED = 1e-4, 12, 10
 
@@ -43,25 +43,28 @@ class Progress:
     gradients : float
         Gradient equivalents so far.
     rejected : int
+    unit : float
+        What a gradient of the present objective costs, in gradients of the whole one.
     """
 
     tell: Callable[[int, float, float, bool], bool]
     gradients: float = 0.0
     rejected: int = 0
     iteration: int = field(default=0)
+    unit: float = 1.0
 
     def record(self, value: float, *, kept: bool, smooths: tuple[Smooth, ...]) -> bool:
         """Count an iteration; return whether to go on."""
         self.iteration += 1
         self.rejected += not kept
         for smooth in smooths:
-            self.gradients += smooth.gradients
+            self.gradients += self.unit * smooth.gradients
             smooth.gradients = 0.0
         return self.tell(self.iteration, value, self.gradients, kept)
 
 
 def improves(before: Tensor, after: Tensor) -> bool:
-    """Whether paired values (m,) fell by more than two standard errors; by anything at all if there is one value."""
+    """Whether paired values (m,) fell by more than a standard error; by anything at all if there is one value."""
     decrease = before - after
     if not bool(torch.isfinite(decrease).all()):
         return False

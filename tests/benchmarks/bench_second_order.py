@@ -25,29 +25,36 @@ from sklearn.datasets import load_breast_cancer
 from torch import Tensor
 
 from mxlogit import MCMC, VI, ConvergenceWarning, MixedLogit, Priors
+from mxlogit.guide.amortized import AmortizedGuide
+from mxlogit.guide.population import GaussianFactor
+from mxlogit.inference.approach import approach
 from mxlogit.inference.classic import make_guide
 from mxlogit.inference.default import find_posterior
 from mxlogit.inference.guide_objective import GuideObjective, ObjectiveSettings
 from mxlogit.inference.newton import Clock, NewtonSearch, NewtonSettings
 from mxlogit.inference.start import fit_multinomial_logit, start_population
-from mxlogit.inference.stochastic_route import CURVATURE_PEOPLE
+from mxlogit.inference.stochastic_route import minimise
 from mxlogit.marginal import MarginalLikelihood
 from mxlogit.optim.curvature import Smooth
-from mxlogit.optim.stochastic import Progress, adam, hessian_free, lbfgs
+from mxlogit.optim.stochastic import Progress, adam
 from mxlogit.simulate import simulate_published_study
 
 FIXED, RANDOM = ["f1", "f2", "f3"], ["r1", "r2", "r3", "r4", "r5"]
 # Adam's rates and iterations, of which the fastest counts.
 ADAM = ((0.02, 3_000), (0.05, 1_000), (0.1, 300))
 _BATCH, _NEAR, _NEARBY = 2_000, 0.1, 2.0
+SECOND_ORDER_STEPS = 15
 
 
 class Watched:
     """An objective that remembers where and when it was used."""
 
-    def __init__(self, objective: GuideObjective) -> None:
-        self.objective, self.started = objective, time.perf_counter()
+    def __init__(self, objective: GuideObjective, started: float) -> None:
+        self.objective, self.started = objective, started
         self.seen: list[tuple[float, Tensor]] = []
+
+    def of_fewer(self, people: int) -> tuple[GuideObjective, float]:
+        return self.objective.of_fewer(people)
 
     def freeze(self, key: int, around: Tensor) -> Smooth:
         self.seen.append((time.perf_counter() - self.started, around.detach().clone()))
@@ -62,8 +69,12 @@ def race(n_people: int, seeds: int) -> list[dict[str, Any]]:
         tastes = est.result_.tastes
         model, people = tastes.model, tastes.seen.people
         runs = {"newton": run_newton(model, people, seed)}
-        runs["hessian_free"] = run_engine(model, people, seed, newton_free)
-        runs["lbfgs"] = run_engine(model, people, seed, lambda o, x, p: lbfgs(o, x, 40, p))
+        for name in ("hessian_free", "lbfgs"):
+            engine = lambda o, x, p, name=name: minimise(o, x, SECOND_ORDER_STEPS, p, name)  # noqa: E731
+            runs[name] = run_engine(model, people, seed, engine, near=True)
+        runs["adam 0.05, same start"] = run_engine(
+            model, people, seed, lambda o, x, p: adam(o, x, 300, p, rate=0.05), points=2, near=True
+        )
         for rate, steps in ADAM:
             engine = lambda o, x, p, rate=rate, steps=steps: adam(o, x, steps, p, rate=rate)  # noqa: E731
             runs[f"adam {rate}"] = run_engine(model, people, seed, engine, points=2)
@@ -92,12 +103,7 @@ def race(n_people: int, seeds: int) -> list[dict[str, Any]]:
     return rows
 
 
-def newton_free(watched: Watched, start: Tensor, progress: Progress) -> Tensor:
-    coarse, share = watched.objective.of_fewer(CURVATURE_PEOPLE)
-    return hessian_free(watched, start, 15, progress, curvature=coarse, share=share)
-
-
-def thin(seen: list[tuple[float, Tensor]], most: int = 12) -> list[tuple[float, Tensor]]:
+def thin(seen: list[tuple[float, GaussianFactor]], most: int = 16) -> list[tuple[float, GaussianFactor]]:
     """About ``most`` of the points, the last among them."""
     step = -(-len(seen) // most)
     return seen[::-1][::step][::-1]
@@ -116,19 +122,40 @@ def bound_of(model: Any, people: Any, seed: int) -> Any:
         ObjectiveSettings("marginal", 64, 2 * model.space.size, 10**9),
         99,
     )
-    return lambda vector: -float(objective.freeze(0, vector).values(vector).mean())
+    guide = objective.guide
+
+    def bound(q: GaussianFactor) -> float:
+        shift = torch.linalg.solve_triangular(guide.base_tril, (q.mean - guide.base_mean)[:, None], upper=False)[:, 0]
+        tril = torch.linalg.solve_triangular(guide.base_tril, q.tril, upper=False)
+        vector = torch.cat([shift, tril.diagonal().log(), tril.tril(-1).flatten()])
+        return -float(objective.freeze(0, vector).values(vector).mean())
+
+    return bound
 
 
 def run_engine(
-    model: Any, people: Any, seed: int, engine: Any, points: int | None = None
-) -> list[tuple[float, Tensor]]:
+    model: Any, people: Any, seed: int, engine: Any, points: int | None = None, *, near: bool = False
+) -> list[tuple[float, GaussianFactor]]:
+    """Seconds and q(theta) along the way; ``near``: from where few people lead, in whitened coordinates."""
+    started = time.perf_counter()
+    guide = guide_of(model, people, seed)
+    if near:
+        factor = approach(guide, people, seed, Clock(lambda line: None))
+        guide = AmortizedGuide(model, factor, None, guide.polish_steps)
     settings = ObjectiveSettings("marginal", 16, points or 2 * model.space.size, _BATCH)
-    watched = Watched(GuideObjective(guide_of(model, people, seed), people.alone(), settings, seed))
+    watched = Watched(GuideObjective(guide, people.alone(), settings, seed), started)
     end = engine(watched, watched.objective.vector(), Progress(lambda *row: True))
-    return [*watched.seen, (time.perf_counter() - watched.started, end)]
+    seen = [*watched.seen, (time.perf_counter() - started, end)]
+    return [(seconds, factor_of(watched.objective, vector)) for seconds, vector in seen]
 
 
-def run_newton(model: Any, people: Any, seed: int) -> list[tuple[float, Tensor]]:
+def factor_of(objective: GuideObjective, vector: Tensor) -> GaussianFactor:
+    objective.load(vector)
+    q = objective.guide.population_factor()
+    return GaussianFactor(q.mean.detach(), q.tril.detach())
+
+
+def run_newton(model: Any, people: Any, seed: int) -> list[tuple[float, GaussianFactor]]:
     """The default engine's only q(theta) comes at its end."""
     started, clock = time.perf_counter(), Clock(lambda line: None)
     logit = fit_multinomial_logit(people, model.prior.deviation)
@@ -137,10 +164,7 @@ def run_newton(model: Any, people: Any, seed: int) -> list[tuple[float, Tensor]]
     optimum = search.run(start_population(model, logit))
     q = find_posterior(model, marginal, people, optimum, seed, clock, wanted=False).factor
     seconds = time.perf_counter() - started
-    guide = guide_of(model, people, seed)
-    shift = torch.linalg.solve_triangular(guide.base_tril, (q.mean - guide.base_mean)[:, None], upper=False)[:, 0]
-    tril = torch.linalg.solve_triangular(guide.base_tril, q.tril, upper=False)
-    return [(seconds, torch.cat([shift, tril.diagonal().log(), tril.tril(-1).flatten()]))]
+    return [(seconds, q)]
 
 
 def run_small(seeds: int) -> list[dict[str, Any]]:
