@@ -83,7 +83,8 @@ class VI(BaseEstimator):  # type: ignore[misc]
     correct : "auto" or bool
         Whether posterior samples of the population are importance-weighted, by the marginal likelihood itself, instead
         of those of the Gaussian ("newton" only): up to 1,600 more passes over the people. "auto": where up to 2,000
-        people, and up to 40 parameters, leave the posterior skewed (by more than 0.6 along some axis of the Gaussian),
+        people, and up to 40 parameters, leave the posterior skewed (by more than 0.6 along some axis of the Gaussian, by
+        more than 0.2 up to 250 people),
         as it is of standard deviations that a few hundred people hardly tell from zero, or the Gaussian fails its
         importance check.
     n_samples : int
