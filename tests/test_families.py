@@ -5,7 +5,7 @@ import torch
 
 from mxlogit import VI, SpecificationError
 from mxlogit.guide.encoder import SetEncoder
-from mxlogit.guide.families import family_rank, family_size, low_rank_factor, make_factor
+from mxlogit.guide.families import family_rank, family_size, low_rank_factor, make_factor, whiten
 
 FAMILIES = ["full", "diagonal", "rank1", "rank2", "rank3"]
 
@@ -71,6 +71,38 @@ def test_encoder_of_a_family_begins_near_newton_and_learns(covariance, model, pa
         torch.testing.assert_close(factor.covariance, torch.diag_embed(factor.covariance.diagonal(dim1=1, dim2=2)))
     (factor.mean.sum() + factor.log_det.sum() + factor.covariance.square().sum()).backward()
     assert float(encoder.head.weight.grad.abs().sum(1).min()) > 0.0
+
+
+def test_latent_factor_in_whitened_coordinates(model, generator):
+    """Against dense algebra: mean and covariance of L^-1 (eta - zeta), and its log density with the Jacobian."""
+    population = model.space.constrain(0.3 * torch.randn(model.space.size, generator=generator, dtype=torch.float64))
+    mean = torch.randn(6, 3, generator=generator, dtype=torch.float64)
+    numbers = 0.5 * torch.randn(6, family_size("rank1", 3), generator=generator, dtype=torch.float64)
+    latent = make_factor("rank1", mean, numbers)
+    factor, inverse = whiten(latent, population), torch.linalg.inv(population.scale_tril)
+    torch.testing.assert_close(factor.mean, (mean - population.location) @ inverse.mT)
+    check_against_dense(factor, torch.linalg.inv(inverse @ latent.covariance @ inverse.mT))
+
+
+@pytest.mark.parametrize("covariance", ["diagonal", "rank1"])
+def test_centred_encoder(covariance, model, panel, generator):
+    """Mean as without, at first; a diagonal covariance is that of the latents and none of whitened tastes."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        encoder = SetEncoder(3, model.mixing, 8, covariance, "centred").double()
+        whole = SetEncoder(3, model.mixing, width=8).double()
+    population = model.space.constrain(0.3 * torch.randn(model.space.size, generator=generator, dtype=torch.float64))
+    factor = encoder(population, panel)
+    torch.testing.assert_close(factor.mean, whole(population, panel).mean, atol=1e-9, rtol=0)
+    latent = population.scale_tril @ factor.covariance @ population.scale_tril.mT
+    outside = latent - torch.diag_embed(latent.diagonal(dim1=1, dim2=2))
+    assert (float(outside.abs().max()) < 1e-12) == (covariance == "diagonal")
+
+
+def test_full_covariances_have_no_centred_form():
+    with pytest.raises(SpecificationError, match="same family in both coordinates"):
+        VI(population="adam", coordinates="centred").check()
+    VI(population="adam", covariance="rank1", coordinates="centred").check()
 
 
 def test_unknown_families_are_named():

@@ -14,7 +14,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from mxlogit.guide.families import family_rank, family_size, make_factor
+from mxlogit.guide.families import family_rank, family_size, make_factor, whiten
 from mxlogit.guide.laplace import LocalFactor, fixed_utility
 from mxlogit.likelihood import panel_probabilities
 from mxlogit.mixing import Mixing
@@ -49,14 +49,23 @@ class SetEncoder(nn.Module):
         Width of tokens and residual blocks.
     covariance : str
         Family of the factors (see `mxlogit.guide.families`).
+    coordinates : {"whitened", "centred"}
+        Of which tastes the factors are of that family: whitened ones, or latent ones.
     """
 
     rows: Tensor
     columns: Tensor
 
-    def __init__(self, n_random: int, mixing: Mixing, width: int = 64, covariance: str = "full") -> None:
+    def __init__(
+        self,
+        n_random: int,
+        mixing: Mixing,
+        width: int = 64,
+        covariance: str = "full",
+        coordinates: str = "whitened",
+    ) -> None:
         super().__init__()
-        self.mixing, self.n_random, self.covariance = mixing, n_random, covariance
+        self.mixing, self.n_random, self.covariance, self.coordinates = mixing, n_random, covariance, coordinates
         cells = n_random * (n_random + 1) // 2
         self.alternative = nn.Sequential(nn.Linear(n_random + 1, width), nn.GELU())
         self.token = nn.Linear(width + n_random + cells, width)
@@ -104,7 +113,7 @@ class SetEncoder(nn.Module):
             ],
             -1,
         )
-        return self._factor(pooled_score, pooled_information, self.head(self.context(summary)))
+        return self._factor(pooled_score, pooled_information, self.head(self.context(summary)), population)
 
     def _whiten(self, population: Population, panel: PanelDifferences) -> tuple[Tensor, Tensor]:
         """Differences times d beta / d xi at xi = 0, (n, t, J - 1, k), and probabilities (n, t, J - 1, 1)."""
@@ -133,14 +142,14 @@ class SetEncoder(nn.Module):
         pooled: Tensor = (tokens * seen).sum(1)
         return pooled
 
-    def _factor(self, score: Tensor, information: Tensor, head: Tensor) -> LocalFactor:
+    def _factor(self, score: Tensor, information: Tensor, head: Tensor, population: Population) -> LocalFactor:
         """Newton solution from xi = 0, shifted and stretched by the head's output."""
         k = self.n_random
         identity = torch.eye(k, dtype=score.dtype, device=score.device)
         tril = torch.linalg.cholesky(information + identity)
         newton = torch.cholesky_solve(score[..., None], tril)[..., 0]
         if self.covariance != "full":
-            return self._family_factor(newton, information, head)
+            return self._family_factor(newton, information + identity, head, population)
         # Precision factor of q: the Newton one times a lower-triangular stretch, identity at first.
         stretch = torch.zeros_like(information)
         stretch[:, self.rows, self.columns] = head[:, k:]
@@ -152,12 +161,18 @@ class SetEncoder(nn.Module):
         log_det = -precision_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         return LocalFactor(mean, inverse.mT, precision_tril, log_det)
 
-    def _family_factor(self, newton: Tensor, information: Tensor, head: Tensor) -> LocalFactor:
+    def _family_factor(self, newton: Tensor, precision: Tensor, head: Tensor, population: Population) -> LocalFactor:
         """Newton solution with a restricted precision, whose diagonal begins at that of the information."""
-        k = self.n_random
-        log_precision = information.diagonal(dim1=-2, dim2=-1).log1p()
+        k, mean = self.n_random, newton
+        if self.coordinates == "centred":
+            tril = population.scale_tril
+            mean = population.location + newton @ tril.mT
+            loading = torch.linalg.solve_triangular(tril, torch.eye(k).to(tril), upper=False)
+            precision = loading.mT @ precision @ loading
+        log_precision = precision.diagonal(dim1=-2, dim2=-1).log()
         numbers = torch.cat([log_precision + head[:, k : 2 * k], head[:, 2 * k :]], -1)
-        return make_factor(self.covariance, newton + head[:, :k] * (-0.5 * log_precision).exp(), numbers)
+        factor = make_factor(self.covariance, mean + head[:, :k] * (-0.5 * log_precision).exp(), numbers)
+        return whiten(factor, population) if self.coordinates == "centred" else factor
 
 
 class PublishedEncoder(nn.Module):
@@ -204,22 +219,18 @@ class PublishedEncoder(nn.Module):
         padding = closed.all(-1, keepdim=True)
         pooled = tokens.masked_fill(padding, -math.inf).amax(1).relu()
         head = self.head(self.hidden(self.pooled_norm(pooled)).relu())
-        return self._whiten(head, population)
+        return whiten(self._latent_factor(head), population)
 
-    def _whiten(self, head: Tensor, population: Population) -> LocalFactor:
-        """Factor of xi = L^-1 (eta - zeta) from that of the latent tastes eta."""
+    def _latent_factor(self, head: Tensor) -> LocalFactor:
+        """Factor of the latent tastes eta."""
         k = self.n_random
         root = head.new_zeros(len(head), k, k)
         root[:, self.rows, self.columns] = head[:, k:]
         diagonal = nn.functional.softplus(root.diagonal(dim1=-2, dim2=-1)) + 1e-4
         root = root.tril(-1) + torch.diag_embed(diagonal)
-        inverse = torch.linalg.solve_triangular(population.scale_tril, torch.eye(k).to(root), upper=False)
-        whitened = inverse @ root
         identity = torch.eye(k).to(root).expand_as(root)
-        precision_tril = torch.linalg.solve_triangular(whitened, identity, upper=False).mT
-        log_det = whitened.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        mean = (head[:, :k] - population.location) @ inverse.mT
-        return LocalFactor(mean, whitened, precision_tril, log_det)
+        inverse = torch.linalg.solve_triangular(root, identity, upper=False)
+        return LocalFactor(head[:, :k], root, inverse.mT, diagonal.log().sum(-1))
 
 
 def _squash(x: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mxlogit.errors import SpecificationError
 from mxlogit.guide.laplace import LocalFactor
+from mxlogit.parameters import Population
 
 _PREFIX = "rank"
 
@@ -104,6 +105,18 @@ def low_rank_factor(mean: Tensor, diagonal: Tensor, columns: Tensor) -> LocalFac
     root = (identity - inner) / root_inverse[..., None]
     inverse_transposed = root_inverse[..., None] * (identity + outer)
     return LocalFactor(mean, root, inverse_transposed, log_det - root_inverse.log().sum(-1))
+
+
+def whiten(factor: LocalFactor, population: Population) -> LocalFactor:
+    """Factor of whitened tastes xi = L^-1 (eta - zeta) from that of the latent tastes eta: the centred form.
+
+    A restricted covariance of the latents is another family than the same restriction of whitened tastes.
+    """
+    tril = population.scale_tril
+    inverse = torch.linalg.solve_triangular(tril, torch.eye(len(tril)).to(tril), upper=False)
+    mean = (factor.mean - population.location) @ inverse.mT
+    log_det = factor.log_det - tril.diagonal().log().sum()
+    return LocalFactor(mean, inverse @ factor.root, tril.mT @ factor.precision_tril, log_det)
 
 
 def _rank_one(v: Tensor) -> tuple[Tensor, Tensor, Tensor]:

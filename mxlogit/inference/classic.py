@@ -111,7 +111,9 @@ def _make_encoder(settings: VI, model: PanelModel, panel: PanelDifferences) -> t
         return None
     if settings.encoder == "rodrigues2022":
         return PublishedEncoder(model.space.n_random, panel.n_others * (panel.values.shape[-1] + 1))
-    return SetEncoder(model.space.n_random, model.mixing, covariance=settings.covariance)
+    return SetEncoder(
+        model.space.n_random, model.mixing, covariance=settings.covariance, coordinates=settings.coordinates
+    )
 
 
 def encoder_name(settings: VI) -> str | None:

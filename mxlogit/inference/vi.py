@@ -45,12 +45,17 @@ class VI(BaseEstimator):  # type: ignore[misc]
     covariance : {"full", "diagonal", "rank1", "rank2", ...}
         What the encoder "set" emits: a full covariance, none between whitened tastes, or a precision of a diagonal and
         so many columns. Polish makes it full again.
+    coordinates : {"whitened", "centred"}
+        Whether a restricted covariance is that of whitened tastes, standard normal in the population, or of the latent
+        tastes themselves. Whitened ones are nearly independent where people say little, latent ones where they say
+        much about each taste by itself.
     polish : "auto" or int
         Damped Newton steps per person and pass: "auto" is 2 under "newton", 0 after an encoder, 10 from zero.
     population_family : {"gaussian", "spline", "diagonal", "blocks"}
         Family of q(theta): Gaussian with full covariance; splines on it, fitted to importance-weighted draws ("newton"
-        and "natural" only; for standard deviations near zero ``correct=True``, the draws themselves, is better:
-        Wasserstein distances to long chains of .07 against .18 posterior sds, 100 people); Gaussian without
+        and "natural" only; as a density, or for more samples than there are weighted draws: Wasserstein distances of
+        standard deviations to long chains of .10 posterior sds, 100 people; ``correct=True``, the draws themselves,
+        .08, the Gaussian .18); Gaussian without
         covariances, or only within fixed coefficients and within locations (the others; "saa" is always diagonal).
     objective : {"auto", "iwae", "elbo"}
         Bound of people under "hessian_free", "lbfgs", "saa" and "adam", from ``draws`` draws (16). "auto" is the log
@@ -82,11 +87,10 @@ class VI(BaseEstimator):  # type: ignore[misc]
         Newton iterations per stage.
     correct : "auto" or bool
         Whether posterior samples of the population are importance-weighted, by the marginal likelihood itself, instead
-        of those of the Gaussian ("newton" only): up to 1,600 more passes over the people. "auto": where up to 2,000
-        people, and up to 40 parameters, leave the posterior skewed (by more than 0.6 along some axis of the Gaussian, by
-        more than 0.2 up to 250 people),
-        as it is of standard deviations that a few hundred people hardly tell from zero, or the Gaussian fails its
-        importance check.
+        of those of the Gaussian ("newton" only): up to 1,536 more passes over the people. "auto": where up to 2,000
+        people, and up to 40 parameters, leave the posterior skewed (by more than 0.6 along some axis of the Gaussian,
+        by more than 0.2 up to 250 people), as it is of standard deviations that a few hundred people hardly tell from
+        zero, or the Gaussian fails its importance check.
     n_samples : int
         Posterior samples kept.
     steps : int or None
@@ -111,6 +115,7 @@ class VI(BaseEstimator):  # type: ignore[misc]
         population: str = "newton",
         encoder: str | None = "auto",
         covariance: str = "full",
+        coordinates: str = "whitened",
         polish: str | int = "auto",
         flow: str | None = "auto",
         flow_layers: int = 1,
@@ -136,6 +141,7 @@ class VI(BaseEstimator):  # type: ignore[misc]
         self.population = population
         self.encoder = encoder
         self.covariance = covariance
+        self.coordinates = coordinates
         self.polish = polish
         self.flow = flow
         self.flow_layers = flow_layers
@@ -218,6 +224,12 @@ class VI(BaseEstimator):  # type: ignore[misc]
         if self.covariance != "full" and emitted != "set":
             raise SpecificationError(
                 f"VI(covariance={self.covariance!r}) is of what encoder='set' emits; there is no such encoder here."
+            )
+        check_option("VI(coordinates=...)", self.coordinates, ["whitened", "centred"])
+        if self.coordinates == "centred" and self.covariance == "full":
+            raise SpecificationError(
+                "VI(coordinates='centred') is of a restricted covariance ('diagonal', 'rank1', ...): a full one is the "
+                "same family in both coordinates."
             )
         check_option("VI(safeguard=...)", self.safeguard, ["trust", "damping"])
         if self.population == "saa" and self.flow in ("affine", "spline"):
