@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -20,7 +21,15 @@ from mxlogit.marginal import MarginalLikelihood, Sweep
 from mxlogit.people import People
 from mxlogit.simulate import simulate_choices
 
-KINDS = [("affine", 1), ("spline", 1), ("spline", 2), ("spline", 3)]
+with_zuko = pytest.mark.skipif(find_spec("zuko") is None, reason="needs the extra flows")
+KINDS = [
+    ("affine", 1),
+    ("spline", 1),
+    ("spline", 2),
+    ("spline", 3),
+    pytest.param("autoregressive", 1, marks=with_zuko),
+    pytest.param("autoregressive", 2, marks=with_zuko),
+]
 
 
 def make_flow(k, kind, layers, noise=0.3):

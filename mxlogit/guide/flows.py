@@ -25,7 +25,6 @@ from mxlogit.mixing import Mixing
 from mxlogit.panels import PanelDifferences
 from mxlogit.parameters import Population
 
-FLOWS = ("affine", "spline")
 _BINS, _BOUND, _FAR = 8, 5.0, 5.0
 # The slope that softplus must give for the identity; Pyro adds the rest.
 _UNIT_SLOPE = math.log(math.expm1(1.0 - 1e-3))
@@ -138,10 +137,11 @@ class LocalFlow(nn.Module):
     ----------
     n_random : int
         Number k of random coefficients.
-    kind : {"affine", "spline"}
-        "affine": a shift and a lower-triangular factor; "spline": splines before it.
+    kind : {"affine", "spline", "autoregressive"}
+        "affine": a shift and a lower-triangular factor; "spline": splines before it; "autoregressive": splines of every
+        coordinate given those before it, in alternating order.
     layers : int
-        Layers of splines: one along the axes, the others couple alternating halves of them.
+        Layers of splines. Of "spline" one goes along the axes, the others couple alternating halves of them.
     width : int
         Of the hidden layers.
     n_context : int, optional
@@ -196,6 +196,11 @@ def _layers(n_random: int, kind: str, layers: int, width: int) -> Iterator[nn.Mo
         for layer in range(layers - 1 if n_random > 1 else 0):
             yield _Coupling(n_random, width, first=layer % 2 == 0)
         yield _Elementwise(n_random, width)
+    if kind == "autoregressive":
+        from mxlogit.guide.autoregressive import AutoregressiveSpline
+
+        for layer in range(layers):
+            yield AutoregressiveSpline(n_random, width, reverse=layer % 2 == 1)
     yield _Affine(n_random, width)
 
 

@@ -25,6 +25,9 @@ from mxlogit.parameters import Population
 _ROUNDING = {torch.float32: 2e-6, torch.float64: 1e-13}
 
 
+FLOWS = ("affine", "spline", "autoregressive")
+
+
 class Warp(Protocol):
     """An invertible map of the whitened coordinates of local factors, of its own for every person."""
 

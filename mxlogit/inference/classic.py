@@ -21,7 +21,8 @@ from mxlogit.draws import DrawScheme
 from mxlogit.fit import Fit, HistoryRow, Status
 from mxlogit.guide.amortized import AmortizedGuide
 from mxlogit.guide.encoder import PublishedEncoder, SetEncoder
-from mxlogit.guide.flows import FLOWS, LocalFlow
+from mxlogit.guide.flows import LocalFlow
+from mxlogit.guide.laplace import FLOWS
 from mxlogit.guide.population import GaussianFactor
 from mxlogit.importance import weigh_draws
 from mxlogit.inference.assess import draw_samples, evaluate_center, judge

@@ -37,7 +37,7 @@ class FlowSettings:
 
     Attributes
     ----------
-    kind : {"affine", "spline"}
+    kind : {"affine", "spline", "autoregressive"}
     layers : int
     objective : {"ess", "elbo", "iwae"}
     steps : int or None

@@ -12,7 +12,9 @@ from sklearn.base import BaseEstimator
 from mxlogit.density import PanelModel
 from mxlogit.errors import SpecificationError, check_at_least, check_option
 from mxlogit.fit import Fit
+from mxlogit.guide.autoregressive import check_zuko
 from mxlogit.guide.families import family_rank
+from mxlogit.guide.laplace import FLOWS
 from mxlogit.guide.objectives import check_objective
 from mxlogit.inference.default import run_newton
 from mxlogit.inference.method import Callback
@@ -69,10 +71,12 @@ class VI(BaseEstimator):  # type: ignore[misc]
         independent ones. Draws of q(theta) are antithetic pairs in orthogonal directions.
     safeguard : {"trust", "damping"}
         Of "hessian_free": a trust region, or Levenberg and Marquardt's damping.
-    flow : {"auto", "affine", "spline", None}
+    flow : {"auto", "affine", "spline", "autoregressive", None}
         Conditional normalizing flow on each person's polished Gaussian, trained at the optimum ("newton"), or together
-        with the encoder ("adam"): "affine" shifts and shears it, "spline" bends it along its principal axes as well.
-        "auto": "spline" where importance weights are uneven (an effective sample size below .8), else none.
+        with the encoder ("adam"): "affine" shifts and shears it, "spline" bends it along its principal axes as
+        well, "autoregressive" bends each coordinate given those before it (needs the extra ``flows``).
+        "auto": "spline" where importance weights are uneven (an effective sample size below .8)
+        and there are up to 12 random coefficients, else none.
     flow_layers : int
         Layers of splines: the first bends axes one by one, further ones couple halves of them.
     draws : int or None
@@ -212,7 +216,7 @@ class VI(BaseEstimator):  # type: ignore[misc]
         check_option("VI(population=...)", self.population, list(_POPULATIONS))
         encoders = ["auto", None, *(["set", "rodrigues2022"] if self.population in _TRAINED else [])]
         check_option(f"VI(encoder=...) with population={self.population!r}", self.encoder, encoders)
-        check_option("VI(flow=...)", self.flow, ["auto", "affine", "spline", None])
+        check_option("VI(flow=...)", self.flow, ["auto", *FLOWS, None])
         check_option("VI(correct=...)", self.correct, ["auto", True, False])
         searched = self.population in ("newton", "natural")
         families = ["gaussian", *(["spline"] if searched else ["diagonal", "blocks"])]
@@ -232,7 +236,9 @@ class VI(BaseEstimator):  # type: ignore[misc]
                 "same family in both coordinates."
             )
         check_option("VI(safeguard=...)", self.safeguard, ["trust", "damping"])
-        if self.population == "saa" and self.flow in ("affine", "spline"):
+        if self.flow == "autoregressive":
+            check_zuko()
+        if self.population == "saa" and self.flow in FLOWS:
             raise SpecificationError("VI(population='saa') takes no flow: it would fit the fixed draws to any depth.")
         if self.correct is True and not searched:
             raise SpecificationError("VI(correct=True) needs population='newton' or 'natural'.")

@@ -116,11 +116,11 @@ def guide_of(model: Any, people: Any, seed: int) -> Any:
 
 
 def bound_of(model: Any, people: Any, seed: int) -> Any:
-    """The common judge: everybody, 32 draws, two points a dimension, the same for all."""
+    """The common judge: everybody, 16 draws or more, two points a dimension, the same for all."""
     objective = GuideObjective(
         guide_of(model, people, seed),
         people.alone(),
-        ObjectiveSettings("marginal", 64, 2 * model.space.size, 10**9),
+        ObjectiveSettings("marginal", 64 if len(people) <= 5_000 else 16, 2 * model.space.size, 10**9),
         99,
     )
     guide = objective.guide
