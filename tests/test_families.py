@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mxlogit import VI, SpecificationError
-from mxlogit.guide.encoder import SetEncoder
+from mxlogit.guide.encoder import Encoder, SetEncoder
 from mxlogit.guide.families import family_rank, family_size, low_rank_factor, make_factor, whiten
 
 FAMILIES = ["full", "diagonal", "rank1", "rank2", "rank3"]
@@ -62,8 +62,8 @@ def test_encoder_of_a_family_begins_near_newton_and_learns(covariance, model, pa
     """It begins at the Newton mean; every weight gets a gradient; diagonal factors have no correlations."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        encoder = SetEncoder(3, model.mixing, width=8, covariance=covariance).double()
-        whole = SetEncoder(3, model.mixing, width=8).double()
+        encoder = SetEncoder(3, model.mixing, Encoder(width=8), covariance=covariance).double()
+        whole = SetEncoder(3, model.mixing, Encoder(width=8)).double()
     population = model.space.constrain(0.3 * torch.randn(model.space.size, generator=generator, dtype=torch.float64))
     factor, full = encoder(population, panel), whole(population, panel)
     torch.testing.assert_close(factor.mean, full.mean, atol=1e-9, rtol=0)
@@ -89,8 +89,8 @@ def test_centred_encoder(covariance, model, panel, generator):
     """Mean as without, at first; a diagonal covariance is that of the latents and none of whitened tastes."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        encoder = SetEncoder(3, model.mixing, 8, covariance, "centred").double()
-        whole = SetEncoder(3, model.mixing, width=8).double()
+        encoder = SetEncoder(3, model.mixing, Encoder(8), covariance, "centred").double()
+        whole = SetEncoder(3, model.mixing, Encoder(width=8)).double()
     population = model.space.constrain(0.3 * torch.randn(model.space.size, generator=generator, dtype=torch.float64))
     factor = encoder(population, panel)
     torch.testing.assert_close(factor.mean, whole(population, panel).mean, atol=1e-9, rtol=0)

@@ -8,7 +8,7 @@ import torch
 
 from mxlogit import VI, MixedLogit, SpecificationError
 from mxlogit.guide.amortized import AmortizedGuide
-from mxlogit.guide.encoder import SetEncoder
+from mxlogit.guide.encoder import Encoder, SetEncoder
 from mxlogit.guide.flows import LocalFlow
 from mxlogit.guide.population import GaussianFactor
 from mxlogit.inference.approach import settled
@@ -36,7 +36,7 @@ def objective(request, model, panel):
         start = GaussianFactor(
             torch.zeros(model.space.size, dtype=torch.float64), 0.3 * torch.eye(model.space.size, dtype=torch.float64)
         )
-        encoder = SetEncoder(3, model.mixing, width=4).double() if "encoder" in request.param else None
+        encoder = SetEncoder(3, model.mixing, Encoder(width=4)).double() if "encoder" in request.param else None
         guide = AmortizedGuide(model, start, encoder, 0 if encoder else 10)
         if "flow" in request.param:
             guide.flow = LocalFlow(3, "spline", 1, width=4).double()

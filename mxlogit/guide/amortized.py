@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -11,9 +12,11 @@ from torch import Tensor, nn
 
 from mxlogit.density import PanelModel
 from mxlogit.draws import log_standard_normal
+from mxlogit.guide.encoder import observed
 from mxlogit.guide.flows import LocalFlow
 from mxlogit.guide.laplace import LocalFactor, polish
 from mxlogit.guide.population import GaussianFactor
+from mxlogit.guide.subsampling import SBP, Masks
 from mxlogit.likelihood import panel_log_prob
 from mxlogit.panels import PanelDifferences
 from mxlogit.parameters import Population
@@ -56,6 +59,8 @@ class AmortizedGuide(nn.Module):
     ) -> None:
         super().__init__()
         self.model, self.polish_steps, self.encoder, self.flow, self.family = model, polish_steps, encoder, flow, family
+        self.sbp: SBP | None = None
+        self.mask_key, self.first_person = (0, 0), 0
         if family != "gaussian":
             start = GaussianFactor(start.mean, torch.diag((start.tril @ start.tril.T).diagonal().sqrt()))
         # Coordinates whitened by the start: one learning rate then fits all parameters.
@@ -75,12 +80,14 @@ class AmortizedGuide(nn.Module):
             tril = tril + self.below * self.free
         return GaussianFactor(self.base_mean + self.base_tril @ self.shift, self.base_tril @ tril)
 
-    def local_factor(self, population: Population, panel: PanelDifferences) -> LocalFactor:
-        """q(xi_n | theta) of the people of a panel."""
+    def local_factor(
+        self, population: Population, panel: PanelDifferences, people: Tensor | None = None
+    ) -> LocalFactor:
+        """q(xi_n | theta) of the people of a panel, at their places (n,) among everybody."""
         if self.encoder is None or self.polish_steps:
             factor = self.polished(population, panel)
         else:
-            factor = self.encoder(population, panel)
+            factor = self._encode(population, panel, people)
         return self.flowed(factor, population, panel)
 
     @torch.no_grad()
@@ -98,10 +105,22 @@ class AmortizedGuide(nn.Module):
             return factor
         return replace(factor, warp=self.flow.attach(factor, population, panel, self.model.mixing))
 
-    def encoder_bound(self, population: Population, panel: PanelDifferences) -> Tensor:
-        """One-draw evidence lower bound of the encoder's unpolished factors, summed over the panel."""
+    def _encode(self, population: Population, panel: PanelDifferences, people: Tensor | None) -> LocalFactor:
+        """The encoder's factors; in training through as many situations of each person as should be."""
         assert self.encoder is not None
-        factor: LocalFactor = self.encoder(population, panel)
+        if self.sbp is None or not self.training:
+            factor: LocalFactor = self.encoder(population, panel)
+            return factor
+        places = torch.arange(len(panel), device=panel.values.device) if people is None else people
+        network: Any = getattr(self.encoder, "module", self.encoder)
+        places = places + self.first_person
+        masks = Masks.draw(self.sbp, observed(panel), self.mask_key, places, network.shape.blocks)
+        masked: LocalFactor = self.encoder(population, panel, masks)
+        return masked
+
+    def encoder_bound(self, population: Population, panel: PanelDifferences, people: Tensor | None = None) -> Tensor:
+        """One-draw evidence lower bound of the encoder's unpolished factors, summed over the panel."""
+        factor = self._encode(population, panel, people)
         noise = torch.randn_like(factor.mean)
         xi = factor.mean + (factor.root @ noise[..., None])[..., 0]
         k = self.model.space.n_random
@@ -118,7 +137,7 @@ class AmortizedGuide(nn.Module):
             pyro.plate(PLATE, len(panel), subsample=index, dim=-1),
             pyro.poutine.scale(scale=part.weights),
         ):
-            factor = self.local_factor(population, part)
+            factor = self.local_factor(population, part, index)
             pyro.sample("xi", _local_distribution(factor))
 
     def _sample_population(self) -> Population:

@@ -10,18 +10,51 @@ solution from xi = 0, and training learns what that lacks.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from mxlogit.errors import check_at_least, check_option
 from mxlogit.guide.families import family_rank, family_size, make_factor, whiten
 from mxlogit.guide.laplace import LocalFactor, fixed_utility
+from mxlogit.guide.subsampling import Masks
 from mxlogit.likelihood import panel_probabilities
 from mxlogit.mixing import Mixing
 from mxlogit.panels import PanelDifferences
 from mxlogit.parameters import Population
 
 _FIRST_COLUMNS = 0.1
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Shape of the set encoder.
+
+    Parameters
+    ----------
+    width : int
+        Of tokens and residual blocks.
+    blocks : int
+        Residual blocks of each token.
+    pool : {"mean", "sum", "max"}
+        How tokens of a person become one.
+    """
+
+    width: int = 64
+    blocks: int = 2
+    pool: str = "mean"
+
+    def check(self) -> None:
+        """Raise unless the shape makes sense.
+
+        Raises
+        ------
+        SpecificationError
+        """
+        check_at_least("Encoder(width=...)", self.width, 1)
+        check_at_least("Encoder(blocks=...)", self.blocks, 0)
+        check_option("Encoder(pool=...)", self.pool, ["mean", "sum", "max"])
 
 
 class ResidualBlock(nn.Module):
@@ -45,8 +78,7 @@ class SetEncoder(nn.Module):
     n_random : int
         Number k of random coefficients.
     mixing : Mixing
-    width : int
-        Width of tokens and residual blocks.
+    shape : Encoder
     covariance : str
         Family of the factors (see `mxlogit.guide.families`).
     coordinates : {"whitened", "centred"}
@@ -60,16 +92,18 @@ class SetEncoder(nn.Module):
         self,
         n_random: int,
         mixing: Mixing,
-        width: int = 64,
+        shape: Encoder | None = None,
         covariance: str = "full",
         coordinates: str = "whitened",
     ) -> None:
         super().__init__()
         self.mixing, self.n_random, self.covariance, self.coordinates = mixing, n_random, covariance, coordinates
+        self.shape = shape or Encoder()
+        width = self.shape.width
         cells = n_random * (n_random + 1) // 2
         self.alternative = nn.Sequential(nn.Linear(n_random + 1, width), nn.GELU())
         self.token = nn.Linear(width + n_random + cells, width)
-        self.blocks = nn.Sequential(ResidualBlock(width), ResidualBlock(width))
+        self.blocks = nn.ModuleList(ResidualBlock(width) for _ in range(self.shape.blocks))
         self.context = nn.Sequential(nn.Linear(width + 1 + n_random + cells, width), nn.GELU())
         self.head = nn.Linear(width, n_random + family_size(covariance, n_random))
         nn.init.zeros_(self.head.weight)
@@ -81,7 +115,7 @@ class SetEncoder(nn.Module):
         self.register_buffer("rows", rows, persistent=False)
         self.register_buffer("columns", columns, persistent=False)
 
-    def forward(self, population: Population, panel: PanelDifferences) -> LocalFactor:
+    def forward(self, population: Population, panel: PanelDifferences, masks: Masks | None = None) -> LocalFactor:
         """Return the local factors of a panel at given population parameters.
 
         Parameters
@@ -90,6 +124,8 @@ class SetEncoder(nn.Module):
             In the dtype of the panel.
         panel : PanelDifferences
             Of n people.
+        masks : Masks, optional
+            Situations through which gradients go; all of them if not given.
 
         Returns
         -------
@@ -100,10 +136,10 @@ class SetEncoder(nn.Module):
         mean = weighted.sum(2)
         score = -mean
         information = weighted.mT @ whitened - mean[..., :, None] * mean[..., None, :]
-        seen = self._seen(panel)
+        seen = observed(panel)
         pooled_score, pooled_information = score.sum(1), information.sum(1)
         features = torch.cat([score, information[..., self.rows, self.columns]], -1)
-        state = self._pool(whitened, prob, features, seen)
+        state = self._pool(self._tokens((whitened, prob, features), masks), seen)
         summary = torch.cat(
             [
                 state,
@@ -125,22 +161,37 @@ class SetEncoder(nn.Module):
         loading = value.slope[0][:, None] * population.scale_tril
         return panel.by_situation(random @ loading), panel.by_situation(prob)
 
-    def _seen(self, panel: PanelDifferences) -> Tensor:
-        """Weight (n, t, 1) of each situation in the mean: one over the number of observed ones."""
-        if panel.closed is None:
-            ones = panel.values.new_ones(len(panel), panel.values.shape[1] // panel.n_others, 1)
-        else:
-            ones = (~panel.by_situation(panel.closed)).any(-1, keepdim=True).to(panel.values)
-        return ones / ones.sum(1, keepdim=True).clamp(min=1.0)
+    def _tokens(self, inputs: tuple[Tensor, ...], masks: Masks | None) -> Tensor:
+        """Tokens (n, t, width) of situations."""
+        if masks is None or masks.settings.mode == "whole":
+            return self._token(*inputs) if masks is None else masks.apply(0, self._token, inputs)
+        tokens = self._embed(*inputs)
+        for place, block in enumerate(self.blocks):
+            tokens = tokens + masks.apply(place, block.layers, [tokens])  # type: ignore[arg-type]
+        return tokens
 
-    def _pool(self, whitened: Tensor, prob: Tensor, features: Tensor, seen: Tensor) -> Tensor:
-        """Mean over situations of the tokens, (n, width)."""
+    def _token(self, whitened: Tensor, prob: Tensor, features: Tensor) -> Tensor:
+        """Token (..., width) of every situation by itself."""
+        token = self._embed(whitened, prob, features)
+        for block in self.blocks:
+            token = block(token)
+        return token
+
+    def _embed(self, whitened: Tensor, prob: Tensor, features: Tensor) -> Tensor:
         alternatives = self.alternative(torch.cat([_squash(whitened), prob], -1))
         # Closed alternatives have probability zero, so they do not enter.
-        mixed = (alternatives * prob).sum(2)
-        tokens = self.blocks(self.token(torch.cat([mixed, _squash(features)], -1)))
-        pooled: Tensor = (tokens * seen).sum(1)
-        return pooled
+        mixed = (alternatives * prob).sum(-2)
+        embedded: Tensor = self.token(torch.cat([mixed, _squash(features)], -1))
+        return embedded
+
+    def _pool(self, tokens: Tensor, seen: Tensor) -> Tensor:
+        """One vector (n, width) of the tokens of each person's observed situations."""
+        if self.shape.pool == "max":
+            return tokens.masked_fill(~seen[..., None], -math.inf).amax(1)
+        total = (tokens * seen[..., None]).sum(1)
+        if self.shape.pool == "sum":
+            return total
+        return total / seen.sum(1, keepdim=True).clamp(min=1)
 
     def _factor(self, score: Tensor, information: Tensor, head: Tensor, population: Population) -> LocalFactor:
         """Newton solution from xi = 0, shifted and stretched by the head's output."""
@@ -173,6 +224,13 @@ class SetEncoder(nn.Module):
         numbers = torch.cat([log_precision + head[:, k : 2 * k], head[:, 2 * k :]], -1)
         factor = make_factor(self.covariance, mean + head[:, :k] * (-0.5 * log_precision).exp(), numbers)
         return whiten(factor, population) if self.coordinates == "centred" else factor
+
+
+def observed(panel: PanelDifferences) -> Tensor:
+    """Which situations (n, t) are there, in panels of different lengths."""
+    if panel.closed is None:
+        return panel.n_situations.new_ones(len(panel), panel.values.shape[1] // panel.n_others, dtype=torch.bool)
+    return (~panel.by_situation(panel.closed)).any(-1)
 
 
 class PublishedEncoder(nn.Module):

@@ -20,7 +20,7 @@ from mxlogit.density import PanelModel
 from mxlogit.draws import DrawScheme
 from mxlogit.fit import Fit, HistoryRow, Status
 from mxlogit.guide.amortized import AmortizedGuide
-from mxlogit.guide.encoder import PublishedEncoder, SetEncoder
+from mxlogit.guide.encoder import Encoder, PublishedEncoder, SetEncoder
 from mxlogit.guide.flows import LocalFlow
 from mxlogit.guide.laplace import FLOWS
 from mxlogit.guide.population import GaussianFactor
@@ -81,7 +81,7 @@ def run_classic(
         guide = make_guide(settings, model, panel, start, seed, people.team)
         # From here on every process draws its own people and noise.
         torch.manual_seed((seed + people.team.rank) % 2**63)
-        factor = _train(settings, guide, panel, people.team, clock)
+        factor = _train(settings, guide, panel, people, seed, clock)
     return judge(_package(settings, guide, factor, people, seed, clock), model, people, logit)
 
 
@@ -98,6 +98,7 @@ def make_guide(
         family = "diagonal" if settings.population == "saa" else settings.population_family
         polish_steps = _polish_steps(settings, encoder)
         guide = AmortizedGuide(model, _start_factor(model, start), encoder, polish_steps, family=family)
+        guide.sbp = settings.resolved_sbp()
         if settings.flow in FLOWS and model.space.n_random:
             flow = LocalFlow(model.space.n_random, str(settings.flow), settings.flow_layers).to(panel.values)
             local = start.to(panel.values)
@@ -112,16 +113,15 @@ def _make_encoder(settings: VI, model: PanelModel, panel: PanelDifferences) -> t
         return None
     if settings.encoder == "rodrigues2022":
         return PublishedEncoder(model.space.n_random, panel.n_others * (panel.values.shape[-1] + 1))
-    return SetEncoder(
-        model.space.n_random, model.mixing, covariance=settings.covariance, coordinates=settings.coordinates
-    )
+    shape = settings.encoder if isinstance(settings.encoder, Encoder) else Encoder()
+    return SetEncoder(model.space.n_random, model.mixing, shape, settings.covariance, settings.coordinates)
 
 
 def encoder_name(settings: VI) -> str | None:
     """Name of the encoder, "auto" resolved: only the classic route has one unless asked for."""
     if settings.encoder == "auto":
         return "set" if settings.population == "adam" else None
-    return settings.encoder
+    return "set" if isinstance(settings.encoder, Encoder) else settings.encoder
 
 
 def _polish_steps(settings: VI, encoder: torch.nn.Module | None) -> int:
@@ -161,12 +161,15 @@ class _Schedule:
         return 1.0 if self.constant else 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
-def _train(settings: VI, guide: AmortizedGuide, panel: PanelDifferences, team: Team, clock: Clock) -> GaussianFactor:
+def _train(
+    settings: VI, guide: AmortizedGuide, panel: PanelDifferences, people: People, seed: int, clock: Clock
+) -> GaussianFactor:
     """Run Adam; return q(theta) averaged over the last quarter of the run.
 
     Gradients are means over processes, each of which takes its share of a mini-batch from its own people, as if they
     were all.
     """
+    team, first = people.team, people.first
     panel = replace(panel, weights=team.size * panel.weights)
 
     def program(data: PanelDifferences, people: Tensor) -> None:
@@ -181,16 +184,18 @@ def _train(settings: VI, guide: AmortizedGuide, panel: PanelDifferences, team: T
     schedule, average, n_averaged, step = _Schedule(settings, clock), _flatten(theta) * 0.0, 0, 0
     batch = min(max(1, settings.batch_size // team.size), len(panel))
     recent: list[float] = []
+    guide.first_person = first
     while (progress := team.gather(schedule.progress(step))[0]) < 1.0:
         for group, rate in zip(optimizer.param_groups, first_rates, strict=True):
             group["lr"] = rate * schedule.rate(progress)
-        people = torch.randperm(len(panel))[:batch].to(panel.values.device)
+        chosen = torch.randperm(len(panel))[:batch].to(panel.values.device)
         optimizer.zero_grad()
-        loss = loss_of(panel, people)
+        guide.mask_key = (seed, step)
+        loss = loss_of(panel, chosen)
         loss.backward()
         if guide.polish_steps:
             population = guide.model.space.constrain(guide.population_factor().mean.detach()).to(panel.values)
-            (-len(panel) / batch * guide.encoder_bound(population, panel.take(people))).backward()
+            (-len(panel) / batch * guide.encoder_bound(population, panel.take(chosen), chosen)).backward()
         _average_gradients([*theta, *([] if guide.flow is None else guide.flow.parameters())], team)
         torch.nn.utils.clip_grad_norm_(theta, _CLIP * len(panel) * team.size)
         optimizer.step()

@@ -13,9 +13,11 @@ from mxlogit.density import PanelModel
 from mxlogit.errors import SpecificationError, check_at_least, check_option
 from mxlogit.fit import Fit
 from mxlogit.guide.autoregressive import check_zuko
+from mxlogit.guide.encoder import Encoder
 from mxlogit.guide.families import family_rank
 from mxlogit.guide.laplace import FLOWS
 from mxlogit.guide.objectives import check_objective
+from mxlogit.guide.subsampling import SBP
 from mxlogit.inference.default import run_newton
 from mxlogit.inference.method import Callback
 from mxlogit.inference.newton import STAGE_SIZES, Clock
@@ -51,9 +53,13 @@ class VI(BaseEstimator):  # type: ignore[misc]
         weights together. "saa": a diagonal q(theta) under fixed draws, covariance by linear response. "adam": first
         order; with an encoder (the default) the classic route, encoder and q(theta) trained by stochastic
         backpropagation of Pyro's ELBO on mini-batches (Rodrigues 2022, arXiv 2004.05426).
-    encoder : {"auto", None, "set", "rodrigues2022"}
+    encoder : {"auto", None, "set", "rodrigues2022"} or Encoder
         Network that proposes each person's factor. "auto" is "set" under "adam" and None elsewhere, where polishing
-        leaves a network nothing to win; "rodrigues2022" is the published network, for comparison.
+        leaves a network nothing to win; "rodrigues2022" is the published network, for comparison. An `Encoder` is the
+        set encoder in another shape.
+    sbp : None, float or SBP
+        Memory-saving backward passes of the set encoder: gradients through that share of each person's situations, by
+        the rules of an `SBP`; unbiased. For panels of many situations and wide encoders ("adam" only).
     covariance : {"full", "diagonal", "rank1", "rank2", ...}
         What the encoder "set" emits: a full covariance, none between whitened tastes, or a precision of a diagonal and
         so many columns. Polish makes it full again.
@@ -127,7 +133,8 @@ class VI(BaseEstimator):  # type: ignore[misc]
         self,
         *,
         population: str = "newton",
-        encoder: str | None = "auto",
+        encoder: str | Encoder | None = "auto",
+        sbp: float | SBP | None = None,
         covariance: str = "full",
         coordinates: str = "whitened",
         polish: str | int = "auto",
@@ -154,6 +161,7 @@ class VI(BaseEstimator):  # type: ignore[misc]
     ) -> None:
         self.population = population
         self.encoder = encoder
+        self.sbp = sbp
         self.covariance = covariance
         self.coordinates = coordinates
         self.polish = polish
@@ -224,8 +232,7 @@ class VI(BaseEstimator):  # type: ignore[misc]
             Naming the setting, what is allowed and what came.
         """
         check_option("VI(population=...)", self.population, list(_POPULATIONS))
-        encoders = ["auto", None, *(["set", "rodrigues2022"] if self.population in _TRAINED else [])]
-        check_option(f"VI(encoder=...) with population={self.population!r}", self.encoder, encoders)
+        self._check_encoder()
         check_option("VI(flow=...)", self.flow, ["auto", *FLOWS, None])
         check_option("VI(correct=...)", self.correct, ["auto", True, False])
         searched = self.population in ("newton", "natural")
@@ -234,8 +241,7 @@ class VI(BaseEstimator):  # type: ignore[misc]
         check_option("VI(schedule=...)", self.schedule, ["cosine", "constant"])
         self._check_objective()
         family_rank(self.covariance)
-        emitted = "set" if self.encoder == "auto" and self.population == "adam" else self.encoder
-        if self.covariance != "full" and emitted != "set":
+        if self.covariance != "full" and not self._has_set_encoder:
             raise SpecificationError(
                 f"VI(covariance={self.covariance!r}) is of what encoder='set' emits; there is no such encoder here."
             )
@@ -281,6 +287,37 @@ class VI(BaseEstimator):  # type: ignore[misc]
         """Whether an encoder would be trained by Pyro's ELBO, and not by a bound, gradient or noise asked for."""
         usual = self.objective == "auto" and self.gradient == "standard" and self.noise == "antithetic"
         return self.population == "adam" and usual
+
+    @property
+    def _has_set_encoder(self) -> bool:
+        automatic = self.encoder == "auto" and self.population == "adam"
+        return automatic or self.encoder == "set" or isinstance(self.encoder, Encoder)
+
+    def resolved_sbp(self) -> SBP | None:
+        """Settings of memory-saving backward passes, None without."""
+        return self.sbp if self.sbp is None or isinstance(self.sbp, SBP) else SBP(self.sbp)
+
+    def _check_encoder(self) -> None:
+        trained = self.population in _TRAINED
+        if isinstance(self.encoder, Encoder) and trained:
+            self.encoder.check()
+        else:
+            encoders = ["auto", None, *(["set", "rodrigues2022"] if trained else [])]
+            check_option(f"VI(encoder=...) with population={self.population!r}", self.encoder, encoders)
+        sbp = self.resolved_sbp()
+        if sbp is None:
+            return
+        sbp.check()
+        if self.encoder == "rodrigues2022":
+            raise SpecificationError(
+                "VI(sbp=...) is not for encoder='rodrigues2022': its batch normalisation would see two kinds of rows, "
+                "and one linear map before pooling leaves nothing to save."
+            )
+        if not (self._has_set_encoder and self._wants_pyros_elbo):
+            raise SpecificationError(
+                "VI(sbp=...) is for encoders trained by population='adam' on Pyro's ELBO: second-order engines need "
+                "one function, the same wherever it is evaluated."
+            )
 
     def _check_objective(self) -> None:
         searched = self.population in ("newton", "natural")

@@ -1,0 +1,211 @@
+r"""Memory-saving backward passes: full forward pass, gradients through some choice situations of each person.
+
+After Cheng et al. (2022, CVPR, arXiv 2203.16755) and Fang et al. (2022, NeurIPS, arXiv 2210.00129). Of a token-wise map
+f, rows that are kept are computed with a record for the backward pass, the others without:
+
+.. math:: out_{kept} = f(x_{kept}), \quad out_{dropped} = f(x_{dropped}) \text{ unrecorded}.
+
+Outputs are exact, so is everything after them. With k of a person's T rows kept and the gradient that enters kept rows
+multiplied by T / k, gradients are unbiased: they are linear in the indicators of kept rows, whose means are k / T. The
+factor is of the backward pass alone and of the masked rows alone (scaling the loss would scale all that is not masked).
+The published code leaves it out, which makes gradients of masked layers too small by the ratio kept: mode "official".
+
+A residual block under a mask of its own ("layer") needs independent masks: a path through two blocks under one mask
+survives with probability k / T, not its square.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from mxlogit.draws import mixed_bits
+from mxlogit.errors import SpecificationError, check_at_least, check_option
+
+MODES = ("whole", "layer", "official")
+_WORDS = 2.0**-53
+# Rows without a record that are computed at a time: what they need for a moment must not make the peak.
+_CHUNK = 16_384
+
+
+@dataclass(frozen=True)
+class SBP:
+    """Through which situations of each person gradients of the encoder go.
+
+    Parameters
+    ----------
+    keep : float
+        Share of a person's situations, above 0 and at most 1.
+    mode : {"whole", "layer", "official"}
+        "whole": one mask per person around the token-wise encoder; unbiased. "layer": a mask of its own for every
+        residual block, inputs of blocks recorded for all; unbiased. "official": the published behaviour, for
+        comparison: one mask for everybody and the last two thirds of the blocks, gradients not scaled; biased.
+    mask : {"grid", "random"}
+        "grid": evenly spaced situations from a random phase; "random": without replacement.
+    min_keep : int
+        Situations that are always kept; people who have no more keep all.
+    recompute : bool
+        Whether kept rows are computed again in the backward pass instead of recorded: less memory, more time.
+
+    References
+    ----------
+    Cheng et al. (2022), arXiv 2203.16755; Fang et al. (2022), arXiv 2210.00129; one scaled mask around a whole encoder
+    after LITE (Bronskill et al. 2021, NeurIPS, arXiv 2107.01105).
+    """
+
+    keep: float = 0.5
+    mode: str = "whole"
+    mask: str = "grid"
+    min_keep: int = 4
+    recompute: bool = False
+
+    def check(self) -> None:
+        """Raise unless the settings make sense.
+
+        Raises
+        ------
+        SpecificationError
+        """
+        if self.mode in ("qkv", "head"):
+            raise SpecificationError(
+                f"SBP(mode={self.mode!r}) changes what the forward pass computes; choose from {list(MODES)}."
+            )
+        check_option("SBP(mode=...)", self.mode, list(MODES))
+        check_option("SBP(mask=...)", self.mask, ["grid", "random"])
+        check_at_least("SBP(min_keep=...)", self.min_keep, 1)
+        if not isinstance(self.keep, int | float) or isinstance(self.keep, bool) or not 0.0 < self.keep <= 1.0:
+            raise SpecificationError(f"SBP(keep=...) must be above 0 and at most 1; got {self.keep!r}.")
+
+    def counts(self, n_situations: Tensor) -> Tensor:
+        """How many situations of each person are kept, shape (n,)."""
+        wanted = (self.keep * n_situations.double()).round().to(n_situations.dtype)
+        return torch.maximum(wanted, n_situations.clamp(max=self.min_keep))
+
+
+@dataclass(frozen=True)
+class Masks:
+    """Which rows keep a record, for every masked part of an encoder.
+
+    Attributes
+    ----------
+    seen : Tensor, shape (n, t)
+        Whether a situation is there at all.
+    kept : tuple of Tensor, shape (n, t)
+        One for the whole, or one per block; None where a block keeps all.
+    scale : Tensor, shape (n,)
+        By which gradients of kept rows are multiplied.
+    """
+
+    settings: SBP
+    seen: Tensor
+    kept: tuple[Tensor | None, ...]
+    scale: Tensor
+
+    @classmethod
+    def draw(cls, settings: SBP, seen: Tensor, key: tuple[int, ...], people: Tensor, blocks: int) -> Masks:
+        """Masks of a step.
+
+        Parameters
+        ----------
+        settings : SBP
+        seen : Tensor, shape (n, t)
+        key : tuple of int
+            Seed and step.
+        people : Tensor, shape (n,)
+            Places among everybody: a person's mask does not depend on who else is there.
+        blocks : int
+            Residual blocks of the encoder.
+        """
+        n_situations = seen.sum(1)
+        counts = settings.counts(n_situations)
+        if settings.mode == "official":
+            shared = _lattice(seen, settings.keep, key)
+            first = blocks - max(1, round(2 * blocks / 3))
+            kept = tuple(shared if block >= first else None for block in range(blocks))
+            return cls(settings, seen, kept, torch.ones_like(counts, dtype=torch.float64))
+        parts = blocks if settings.mode == "layer" else 1
+        masks = tuple(_draw_mask(settings.mask, seen, counts, (*key, part), people) for part in range(parts))
+        return cls(settings, seen, masks, n_situations / counts.clamp(min=1).double())
+
+    def apply(self, part: int, function: Callable[..., Tensor], inputs: Sequence[Tensor]) -> Tensor:
+        """Rows (n, t, w) of a token-wise function of inputs (n, t, ...), with gradients through kept rows only.
+
+        Rows that are not there are zero.
+        """
+        mask = self.kept[part]
+        kept = self.seen if mask is None else mask & self.seen
+        n, t = self.seen.shape
+        flat = [x.flatten(0, 1) for x in inputs]
+        rows = kept.flatten().nonzero()[:, 0]
+        scale = self.scale if mask is not None else torch.ones_like(self.scale)
+        recorded = self._recorded(function, [x[rows] for x in flat])
+        recorded = _scale_gradient(recorded, scale.repeat_interleave(kept.sum(1))[:, None].to(recorded))
+        out = recorded.new_zeros(n * t, recorded.shape[-1])
+        with torch.no_grad():
+            for chunk in (self.seen & ~kept).flatten().nonzero()[:, 0].split(_CHUNK):
+                out[chunk] = function(*(x[chunk] for x in flat))
+        return out.index_copy(0, rows, recorded).unflatten(0, (n, t))
+
+    def _recorded(self, function: Callable[..., Tensor], inputs: list[Tensor]) -> Tensor:
+        if not self.settings.recompute:
+            return function(*inputs)
+        result: Tensor = checkpoint(function, *inputs, use_reentrant=False)
+        return result
+
+
+class _ScaleGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor) -> Tensor:
+        ctx.save_for_backward(scale)
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        (scale,) = ctx.saved_tensors
+        return gradient * scale, None
+
+
+def _scale_gradient(x: Tensor, scale: Tensor) -> Tensor:
+    """The same rows, whose gradients are multiplied by ``scale`` (m, 1); unless all of them are one."""
+    if bool((scale == 1.0).all()):
+        return x
+    result: Tensor = _ScaleGradient.apply(x, scale)
+    return result
+
+
+def _draw_mask(kind: str, seen: Tensor, counts: Tensor, key: tuple[int, ...], people: Tensor) -> Tensor:
+    """Which of each person's situations are kept, (n, t): exactly ``counts``, each with the same probability."""
+    rank = seen.cumsum(1) - 1
+    n_situations = seen.sum(1)
+    if kind == "grid":
+        phase = (_uniforms(key, people) * n_situations).long()
+        return seen & grid_keeps(rank, counts[:, None], n_situations[:, None].clamp(min=1), phase[:, None])
+    noise = torch.stack([_uniforms((*key, place), people) for place in range(seen.shape[1])], 1)
+    order = noise.masked_fill(~seen, 2.0).argsort(1).argsort(1)
+    return seen & (order < counts[:, None])
+
+
+def grid_keeps(rank: Tensor, kept: Tensor, total: Tensor, phase: Tensor) -> Tensor:
+    """Whether situation ``rank`` of ``total`` is among ``kept`` evenly spaced ones; any ratio, no integer stride.
+
+    Over phases 0 to total - 1 each situation is kept in exactly ``kept`` of them.
+    """
+    return (rank * kept + phase) % total < kept
+
+
+def _lattice(seen: Tensor, keep: float, key: tuple[int, ...]) -> Tensor:
+    """The published mask: every stride-th situation from one random phase, the same for everybody."""
+    stride = max(1, round(1.0 / keep))
+    phase = int(mixed_bits(key, torch.zeros(1, dtype=torch.int64))[0] % stride)
+    places = torch.arange(seen.shape[1], device=seen.device)
+    return ((places + phase) % stride == 0).expand_as(seen)
+
+
+def _uniforms(key: tuple[int, ...], people: Tensor) -> Tensor:
+    """A number in [0, 1) for everybody, by key and place alone."""
+    return mixed_bits(key, people).bitwise_right_shift(10).double() * _WORDS
