@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mxlogit.draws import DrawScheme, Jackknife
-from mxlogit.guide.laplace import follow, polish
+from mxlogit.guide.laplace import LocalFactor, follow, polish
 from mxlogit.guide.variational import vary
 from mxlogit.inference.newton import without_noise
 from mxlogit.likelihood import panel_log_prob
@@ -337,3 +337,17 @@ def test_full_panels_stay_in_order(data):
     (first, second) = panel.pieces(3)
     assert (first[0], second[0]) == (slice(0, 3), slice(3, 5))
     assert first[1].values.data_ptr() == panel.values.data_ptr()
+
+
+def test_variational_steps_end_where_slopes_leave_the_numbers(panel, space, generator):
+    """A lognormal with a standard deviation of 3,000: factors stay finite, and those of other people move."""
+    population, mixing = population_of(space, generator, 0.8), Mixing(["normal", "lognormal", "normal"])
+    scale = torch.ones(3, 1, dtype=torch.float64)
+    scale[1] = 3_000.0 / float(population.scale[1])
+    wide = Population(population.fixed, population.location, population.scale_tril * scale)
+    points = DrawScheme((5,), 64, 3, None, defensive=False).points(0, 5, wide.location).points
+    unit = torch.eye(3, dtype=torch.float64).expand(5, 3, 3)
+    start = LocalFactor(torch.zeros(5, 3).double(), unit, unit, torch.zeros(5).double())
+    factor = vary(start, points, wide, panel, mixing, 4)
+    assert bool(torch.isfinite(factor.mean).all() & torch.isfinite(factor.root).all())
+    assert bool(torch.isfinite(factor.log_det).all() & torch.isfinite(factor.precision_tril).all())

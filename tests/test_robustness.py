@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from oracles import PARAMETERS
 
-from mxlogit import VI, ConvergenceWarning, MixedLogit, datasets
+from mxlogit import VI, ConvergenceWarning, MixedLogit, Priors, datasets
 from mxlogit.simulate import simulate_choices
 from mxlogit.spec import MIXING_NAMES
 
@@ -175,3 +175,21 @@ def test_every_data_set(load, request_):
     est, _ = fit(frame, **request_)
     assert est.diagnostics_["converged"], est.diagnostics_["status"]
     assert est.diagnostics_["newton_decrement"] < 0.1
+
+
+@pytest.mark.slow
+def test_a_lognormal_a_hundred_times_too_wide():
+    """A data set simulated with a standard deviation of 88: no estimate to trust, but a fit that says so."""
+    from mxlogit.study import Design, _Task
+
+    est = MixedLogit(
+        fixed=["x"],
+        random={"z": "lognormal", "w": "normal"},
+        priors=Priors(location_scale=1.0, sd_scale=0.5, standardize=False),
+        random_state=49,
+    )
+    _, data, _ = _Task(est, Design(), 3).simulate(49)
+    with pytest.warns(ConvergenceWarning):
+        est.fit(data)
+    assert np.isfinite(est.summary().to_numpy(dtype=float, na_value=0.0)).all()
+    assert len(est.individual_coefficients(statistic=[0.05, 0.95])) == 150

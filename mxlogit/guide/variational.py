@@ -54,8 +54,22 @@ def vary(
     LocalFactor
     """
     for _ in range(steps):
-        factor = _step(factor, points, population, panel, mixing, scratch)
+        factor = _where_finite(_step(factor, points, population, panel, mixing, scratch), factor)
     return factor
+
+
+def _where_finite(new: LocalFactor, old: LocalFactor) -> LocalFactor:
+    """New factors, and old ones of people whose slopes left the range of numbers (lognormal tastes of sds of 100)."""
+    finite = torch.isfinite(new.mean).all(-1) & torch.isfinite(new.log_det) & torch.isfinite(new.root).all(-1).all(-1)
+    if bool(finite.all()):
+        return new
+    of_person, of_row, of_cell = finite, finite[:, None], finite[:, None, None]
+    return LocalFactor(
+        torch.where(of_row, new.mean, old.mean),
+        torch.where(of_cell, new.root, old.root),
+        torch.where(of_cell, new.precision_tril, old.precision_tril),
+        torch.where(of_person, new.log_det, old.log_det),
+    )
 
 
 def _step(

@@ -183,7 +183,11 @@ def fit_gaussian(target: AnchoredTarget, start: GaussianFactor, tick: Callable[[
         if move > max(1.5 * first, 1.0):
             return GaussianFit(start, 0, math.inf)
         values = torch.linalg.eigvalsh(at.precision)
-        q = natural_step(q, at, _RATE)
+        try:
+            q = natural_step(q, at, _RATE)
+        except torch.linalg.LinAlgError:
+            # Variances too far apart for one covariance matrix.
+            return GaussianFit(start, 0, math.inf)
         stretch = max(float(values.amax()), 1.0 / max(float(values.amin()), 1e-3))
         settled = move < _SMALL_MOVE and stretch < _SMALL_STRETCH
         if settled or (rounds == _MOST_ROUNDS - 1 and first < _LARGE_MOVE):
