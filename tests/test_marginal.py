@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from mxlogit.choices import ChoiceData
 from mxlogit.draws import DrawScheme, Jackknife
-from mxlogit.guide.laplace import LocalFactor, follow, polish
+from mxlogit.guide.laplace import follow, polish
 from mxlogit.guide.variational import vary
 from mxlogit.inference.newton import without_noise
 from mxlogit.likelihood import panel_log_prob
@@ -339,15 +340,16 @@ def test_full_panels_stay_in_order(data):
     assert first[1].values.data_ptr() == panel.values.data_ptr()
 
 
-def test_variational_steps_end_where_slopes_leave_the_numbers(panel, space, generator):
-    """A lognormal with a standard deviation of 100 in single precision: factors stay finite."""
-    population, mixing = population_of(space, generator, 0.8), Mixing(["normal", "lognormal", "normal"])
-    scale = torch.ones(3, 1, dtype=torch.float64)
-    scale[1] = 100.0 / float(population.scale[1])
-    single, like = panel.to(torch.float32), torch.zeros(1)
-    wide = Population(population.fixed, population.location, population.scale_tril * scale).to(like)
-    points = DrawScheme((5,), 64, 3, None, defensive=False).points(0, 5, like).points
-    unit = torch.eye(3).expand(5, 3, 3)
-    factor = vary(LocalFactor(torch.zeros(5, 3), unit, unit, torch.zeros(5)), points, wide, single, mixing, 4)
+def test_variational_steps_end_where_slopes_leave_the_numbers(generator):
+    """A lognormal with a standard deviation of 150 and choices to match, in single precision: factors stay finite."""
+    n, mixing, like = 100, Mixing(["lognormal", "normal"]), torch.zeros(1)
+    wide = Population(torch.zeros(0), torch.tensor([0.8, -0.7]), torch.tensor([[150.0, 0.0], [0.5, 0.8]]))
+    attributes = torch.randn(n, 6, 3, 2, generator=generator, dtype=torch.float64)
+    latent = wide.location + torch.randn(n, 2, generator=generator) @ wide.scale_tril.T
+    tastes = torch.stack([latent[:, 0].double().exp(), latent[:, 1].double()], 1)
+    chosen = torch.einsum("ntjk,nk->ntj", attributes, tastes).argmax(-1)
+    panel = difference_panels(ChoiceData.from_arrays(attributes, chosen, names=["a", "b"])).to(torch.float32)
+    points = DrawScheme((5,), 64, 2, None, defensive=False).points(0, n, like).points
+    factor = vary(polish(torch.zeros(n, 2), wide, panel, mixing, 30), points, wide, panel, mixing, 4)
     assert bool(torch.isfinite(factor.mean).all() & torch.isfinite(factor.root).all())
     assert bool(torch.isfinite(factor.log_det).all() & torch.isfinite(factor.precision_tril).all())
