@@ -15,6 +15,7 @@ from mxlogit.inference.newton import without_noise
 from mxlogit.likelihood import panel_log_prob
 from mxlogit.marginal import MarginalLikelihood, Sweep
 from mxlogit.mixing import FAMILIES, Mixing
+from mxlogit.panels import difference_panels
 from mxlogit.parameters import ParameterSpace, Population
 from mxlogit.people import People
 
