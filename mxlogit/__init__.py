@@ -17,6 +17,8 @@ from mxlogit.errors import (
     SpecificationError,
 )
 from mxlogit.estimator import MixedLogit
+from mxlogit.guide.encoder import Encoder
+from mxlogit.guide.subsampling import SBP
 from mxlogit.hypotheses import HypothesisTest, likelihood_ratio_test, parameter_function, wald_test
 from mxlogit.inference.mcmc import MCMC
 from mxlogit.inference.msle import MSLE
@@ -28,11 +30,13 @@ __version__ = "0.1.0"
 __all__ = [
     "MCMC",
     "MSLE",
+    "SBP",
     "VI",
     "ChoiceData",
     "ChoiceDataError",
     "Comparison",
     "ConvergenceWarning",
+    "Encoder",
     "HuangWand",
     "HypothesisTest",
     "InverseWishart",

@@ -8,7 +8,10 @@ import torch
 
 from mxlogit import VI, MixedLogit, SpecificationError
 from mxlogit.choices.data import ChoiceData
+from mxlogit.guide.amortized import AmortizedGuide
 from mxlogit.guide.encoder import Encoder, SetEncoder, observed
+from mxlogit.guide.memory import memory_report, saved_bytes
+from mxlogit.guide.population import GaussianFactor
 from mxlogit.guide.subsampling import SBP, Masks, grid_keeps
 from mxlogit.panels import difference_panels
 from mxlogit.simulate import simulate_choices
@@ -233,3 +236,42 @@ def test_training_under_masks(settings):
 def test_settings_that_make_no_sense(settings, message):
     with pytest.raises(SpecificationError, match=message):
         VI(**{"population": "adam", **settings}).check()
+
+
+@pytest.fixture
+def long_guide(generator, model):
+    """A guide, and a panel of eight people with 128 situations each."""
+    attributes = torch.randn(8, 128, 3, 5, generator=generator, dtype=torch.float64)
+    chosen = torch.randint(0, 3, (8, 128), generator=generator)
+    panel = difference_panels(ChoiceData.from_arrays(attributes, chosen, names=list("abcde")))
+    start = GaussianFactor(torch.zeros(model.space.size).double(), 0.1 * torch.eye(model.space.size).double())
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(6)
+        encoder = SetEncoder(3, model.mixing, Encoder(64)).double()
+    return AmortizedGuide(model, start, encoder), panel
+
+
+def test_memory_falls_with_the_share_kept(long_guide):
+    """Bytes for the backward pass of the encoder: those of kept situations, and little that does not depend on them."""
+    guide, panel = long_guide
+    whole = memory_report(guide, panel)
+    sizes = {}
+    for keep in (0.5, 0.25, 0.125):
+        guide.sbp = SBP(keep)
+        sizes[keep] = memory_report(guide, panel)["encoder"] / whole["encoder"]
+        assert sizes[keep] <= keep + 0.06
+    assert sizes[0.5] - sizes[0.25] == pytest.approx(2.0 * (sizes[0.25] - sizes[0.125]), rel=0.05)
+    assert whole["step"] == whole["encoder"] + whole["likelihood"]
+    assert memory_report(guide.eval(), panel) == whole
+
+
+def test_saved_bytes_count_storages_once():
+    x = torch.ones(1_000, dtype=torch.float64, requires_grad=True)
+    assert saved_bytes(lambda: (2.0 * x).exp()) == 8_000
+    assert saved_bytes(lambda: x * x, [x]) == 0
+
+    def two() -> torch.Tensor:
+        y = (2.0 * x).exp()
+        return y * y[:].view(10, 100).flatten()
+
+    assert saved_bytes(two) == 8_000

@@ -87,7 +87,7 @@ class AmortizedGuide(nn.Module):
         if self.encoder is None or self.polish_steps:
             factor = self.polished(population, panel)
         else:
-            factor = self._encode(population, panel, people)
+            factor = self.encode(population, panel, people)
         return self.flowed(factor, population, panel)
 
     @torch.no_grad()
@@ -105,7 +105,7 @@ class AmortizedGuide(nn.Module):
             return factor
         return replace(factor, warp=self.flow.attach(factor, population, panel, self.model.mixing))
 
-    def _encode(self, population: Population, panel: PanelDifferences, people: Tensor | None) -> LocalFactor:
+    def encode(self, population: Population, panel: PanelDifferences, people: Tensor | None) -> LocalFactor:
         """The encoder's factors; in training through as many situations of each person as should be."""
         assert self.encoder is not None
         if self.sbp is None or not self.training:
@@ -120,7 +120,7 @@ class AmortizedGuide(nn.Module):
 
     def encoder_bound(self, population: Population, panel: PanelDifferences, people: Tensor | None = None) -> Tensor:
         """One-draw evidence lower bound of the encoder's unpolished factors, summed over the panel."""
-        factor = self._encode(population, panel, people)
+        factor = self.encode(population, panel, people)
         noise = torch.randn_like(factor.mean)
         xi = factor.mean + (factor.root @ noise[..., None])[..., 0]
         k = self.model.space.n_random

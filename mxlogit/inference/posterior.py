@@ -185,7 +185,7 @@ def fit_gaussian(target: AnchoredTarget, start: GaussianFactor, tick: Callable[[
         values = torch.linalg.eigvalsh(at.precision)
         try:
             q = natural_step(q, at, _RATE)
-        except torch.linalg.LinAlgError:
+        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
             # Variances too far apart for one covariance matrix.
             return GaussianFit(start, 0, math.inf)
         stretch = max(float(values.amax()), 1.0 / max(float(values.amin()), 1e-3))
