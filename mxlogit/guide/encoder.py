@@ -163,8 +163,12 @@ class SetEncoder(nn.Module):
 
     def _tokens(self, inputs: tuple[Tensor, ...], masks: Masks | None) -> Tensor:
         """Tokens (n, t, width) of situations."""
-        if masks is None or masks.settings.mode == "whole":
-            return self._token(*inputs) if masks is None else masks.apply(0, self._token, inputs)
+        if masks is None:
+            return self._token(*inputs)
+        if masks.settings.mode == "winners":
+            return masks.apply_to_winners(self._token, inputs)
+        if masks.settings.mode == "whole":
+            return masks.apply(0, self._token, inputs)
         tokens = self._embed(*inputs)
         for place, block in enumerate(self.blocks):
             tokens = tokens + masks.apply(place, block.layers, [tokens])  # type: ignore[arg-type]

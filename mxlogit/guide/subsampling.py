@@ -16,6 +16,7 @@ survives with probability k / T, not its square.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +28,7 @@ from torch.utils.checkpoint import checkpoint
 from mxlogit.draws import mixed_bits
 from mxlogit.errors import SpecificationError, check_at_least, check_option
 
-MODES = ("whole", "layer", "official")
+MODES = ("whole", "layer", "official", "winners")
 _WORDS = 2.0**-53
 # Rows without a record that are computed at a time: what they need for a moment must not make the peak.
 _CHUNK = 16_384
@@ -41,10 +42,11 @@ class SBP:
     ----------
     keep : float
         Share of a person's situations, above 0 and at most 1.
-    mode : {"whole", "layer", "official"}
+    mode : {"whole", "layer", "official", "winners"}
         "whole": one mask per person around the token-wise encoder; unbiased. "layer": a mask of its own for every
         residual block, inputs of blocks recorded for all; unbiased. "official": the published behaviour, for
         comparison: one mask for everybody and the last two thirds of the blocks, gradients not scaled; biased.
+        "winners": of encoders that pool by maxima, the situations that have one; exact, whatever ``keep``.
     mask : {"grid", "random"}
         "grid": evenly spaced situations from a random phase; "random": without replacement.
     min_keep : int
@@ -128,6 +130,8 @@ class Masks:
             first = blocks - max(1, round(2 * blocks / 3))
             kept = tuple(shared if block >= first else None for block in range(blocks))
             return cls(settings, seen, kept, torch.ones_like(counts, dtype=torch.float64))
+        if settings.mode == "winners":
+            return cls(settings, seen, (), torch.ones_like(counts, dtype=torch.float64))
         parts = blocks if settings.mode == "layer" else 1
         masks = tuple(_draw_mask(settings.mask, seen, counts, (*key, part), people) for part in range(parts))
         return cls(settings, seen, masks, n_situations / counts.clamp(min=1).double())
@@ -137,7 +141,17 @@ class Masks:
 
         Rows that are not there are zero.
         """
-        mask = self.kept[part]
+        return self._through(self.kept[part], function, inputs)
+
+    def apply_to_winners(self, function: Callable[..., Tensor], inputs: Sequence[Tensor]) -> Tensor:
+        """The same, with gradients through rows that have the largest value (the first such) of any coordinate."""
+        with torch.no_grad():
+            nothing = torch.zeros_like(self.seen)
+            rows = self._through(nothing, function, inputs).masked_fill(~self.seen[..., None], -math.inf)
+            winners = nothing.scatter(1, rows.argmax(1), value=True)
+        return self._through(winners, function, inputs)
+
+    def _through(self, mask: Tensor | None, function: Callable[..., Tensor], inputs: Sequence[Tensor]) -> Tensor:
         kept = self.seen if mask is None else mask & self.seen
         n, t = self.seen.shape
         flat = [x.flatten(0, 1) for x in inputs]

@@ -57,9 +57,10 @@ class VI(BaseEstimator):  # type: ignore[misc]
         Network that proposes each person's factor. "auto" is "set" under "adam" and None elsewhere, where polishing
         leaves a network nothing to win; "rodrigues2022" is the published network, for comparison. An `Encoder` is the
         set encoder in another shape.
-    sbp : None, float or SBP
+    sbp : None, float, SBP or "checkpoint"
         Memory-saving backward passes of the set encoder: gradients through that share of each person's situations, by
-        the rules of an `SBP`; unbiased. For panels of many situations and wide encoders ("adam" only).
+        the rules of an `SBP`; unbiased. "checkpoint" recomputes all rows instead: exact, slower. For panels of many
+        situations and wide encoders ("adam" only).
     covariance : {"full", "diagonal", "rank1", "rank2", ...}
         What the encoder "set" emits: a full covariance, none between whitened tastes, or a precision of a diagonal and
         so many columns. Polish makes it full again.
@@ -134,7 +135,7 @@ class VI(BaseEstimator):  # type: ignore[misc]
         *,
         population: str = "newton",
         encoder: str | Encoder | None = "auto",
-        sbp: float | SBP | None = None,
+        sbp: float | str | SBP | None = None,
         covariance: str = "full",
         coordinates: str = "whitened",
         polish: str | int = "auto",
@@ -295,7 +296,12 @@ class VI(BaseEstimator):  # type: ignore[misc]
 
     def resolved_sbp(self) -> SBP | None:
         """Settings of memory-saving backward passes, None without."""
-        return self.sbp if self.sbp is None or isinstance(self.sbp, SBP) else SBP(self.sbp)
+        if self.sbp is None or isinstance(self.sbp, SBP):
+            return self.sbp
+        if isinstance(self.sbp, str):
+            check_option("VI(sbp=...), as a word,", self.sbp, ["checkpoint"])
+            return SBP(1.0, recompute=True)
+        return SBP(self.sbp)
 
     def _check_encoder(self) -> None:
         trained = self.population in _TRAINED
@@ -308,6 +314,10 @@ class VI(BaseEstimator):  # type: ignore[misc]
         if sbp is None:
             return
         sbp.check()
+        if sbp.mode == "winners" and not (isinstance(self.encoder, Encoder) and self.encoder.pool == "max"):
+            raise SpecificationError(
+                "SBP(mode='winners') needs VI(encoder=Encoder(pool='max')): others have no winners."
+            )
         if self.encoder == "rodrigues2022":
             raise SpecificationError(
                 "VI(sbp=...) is not for encoder='rodrigues2022': its batch normalisation would see two kinds of rows, "
