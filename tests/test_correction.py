@@ -201,6 +201,12 @@ def test_spline_flow_fits_weighted_draws_of_a_skewed_density(generator):
     vectors = torch.stack([0.5 * skewed + noise, skewed], 1)
     even = torch.zeros(count, dtype=torch.float64).log_softmax(0)
     factor = fit_population_flow(WeightedVectors(vectors, even, 0.0), space, 1)
+    # One draw so far out that it has no normal counterpart, of hardly any weight, changes nothing.
+    far = torch.cat([vectors, torch.tensor([[0.0, 9.0]]).double()])
+    log_weights = torch.cat([even, torch.tensor([-60.0]).double()])
+    torch.testing.assert_close(
+        fit_population_flow(WeightedVectors(far, log_weights, 0.0), space, 1).gaussian.tril, factor.gaussian.tril
+    )
     samples = factor.sample(20_000, generator)
     z = (samples[:, 1] - samples[:, 1].mean()) / samples[:, 1].std()
     assert float(z.pow(3).mean()) < -0.5

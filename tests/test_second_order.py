@@ -11,12 +11,11 @@ from mxlogit.guide.amortized import AmortizedGuide
 from mxlogit.guide.encoder import Encoder, SetEncoder
 from mxlogit.guide.flows import LocalFlow
 from mxlogit.guide.population import GaussianFactor
-from mxlogit.inference.approach import settled
 from mxlogit.inference.guide_objective import GuideObjective, ObjectiveSettings
 from mxlogit.inference.saa import linear_response
 from mxlogit.optim.curvature import Smooth, steihaug
 from mxlogit.optim.identities import derivatives, natural_update, second_derivative
-from mxlogit.optim.stochastic import Progress, adam, apply_inverse, hessian_free, improves, lbfgs
+from mxlogit.optim.stochastic import Progress, adam, apply_inverse, hessian_free, improves, lbfgs, settled
 from mxlogit.simulate import simulate_choices
 
 SIZE = 6

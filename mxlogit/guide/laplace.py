@@ -23,8 +23,7 @@ from mxlogit.parameters import Population
 
 # A candidate counts as an improvement unless it loses more than rounding can explain.
 _ROUNDING = {torch.float32: 2e-6, torch.float64: 1e-13}
-
-
+# Kinds of flows (`mxlogit.guide.flows`); here, because settings must be checked without Pyro's import time.
 FLOWS = ("affine", "spline", "autoregressive")
 
 

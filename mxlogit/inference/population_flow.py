@@ -136,8 +136,11 @@ def fit_population_flow(weighted: WeightedVectors, space: ParameterSpace, seed: 
     """
     coordinates = NormalScales.of(space.n_fixed + space.n_random, space.n_random, weighted)
     points = coordinates.points(weighted.vectors)
-    gaussian = replace(weighted, vectors=points).gaussian(0.0)
-    whitened, weights = gaussian.whitened(points), weighted.log_weights.exp()
+    # A standard deviation forty times the typical one has no normal counterpart, and no weight.
+    near = torch.isfinite(points).all(-1)
+    points, log_weights = points[near], weighted.log_weights[near].log_softmax(0)
+    gaussian = replace(weighted, vectors=points, log_weights=log_weights).gaussian(0.0)
+    whitened, weights = gaussian.whitened(points), log_weights.exp()
     order = torch.randperm(len(weights), generator=make_generator(seed, 51))
     test, train = order[::_HELD_OUT], order[torch.arange(len(order)) % _HELD_OUT != 0]
     with torch.random.fork_rng(devices=[]):

@@ -11,7 +11,7 @@ from mxlogit.density import PanelModel
 from mxlogit.fit import Fit, HistoryRow, Status
 from mxlogit.guide.amortized import AmortizedGuide
 from mxlogit.guide.population import GaussianFactor
-from mxlogit.inference.approach import approach, settled
+from mxlogit.inference.approach import approach
 from mxlogit.inference.assess import draw_samples, evaluate_center, judge
 from mxlogit.inference.classic import make_guide
 from mxlogit.inference.guide_objective import GuideObjective, ObjectiveSettings
@@ -19,7 +19,7 @@ from mxlogit.inference.newton import Clock
 from mxlogit.inference.saa import FIRST_DRAWS, FixedDraws, minimise_fixed_draws
 from mxlogit.inference.start import MultinomialLogit
 from mxlogit.marginal import MarginalLikelihood, Sweep
-from mxlogit.optim.stochastic import Progress, adam, hessian_free, lbfgs
+from mxlogit.optim.stochastic import Progress, adam, hessian_free, lbfgs, settled
 from mxlogit.parameters import Population
 from mxlogit.people import People
 from mxlogit.tastes import PolishedTastes
@@ -67,7 +67,7 @@ def run_stochastic(
     panel = people.alone()
     guide = make_guide(settings, model, panel, start, seed)
     if settings.population in ("hessian_free", "lbfgs") and guide.encoder is None and guide.flow is None:
-        factor = approach(guide, people, seed, clock)
+        factor = approach(guide, people, seed, clock, settings.max_seconds)
         guide = AmortizedGuide(model, factor, None, guide.polish_steps, family=guide.family)
     objective = GuideObjective(guide, panel, _objective_settings(settings, guide), seed)
     extra: dict[str, object] = {}

@@ -20,6 +20,8 @@ _LONGEST_CG, _SMALLEST_RADIUS, _LARGEST_RADIUS = 20, 1e-6, 30.0
 _FIRST_RADIUS, _SHRINK, _GROW, _KEEP_PART = 5.0, 0.4, 2.0, 0.5
 _DAMPING, _DAMPING_FACTOR = 1.0, 1.5
 _STANDARD_ERRORS = 1.0
+# Values of which the mean is compared with that of as many before.
+_WINDOW = 10
 _MEMORY, _FLAT_PAIR = 10, 1e-8
 _ARMIJO, _HALVINGS, _AVERAGED = 1e-4, 12, 10
 
@@ -43,24 +45,31 @@ class Progress:
     gradients : float
         Gradient equivalents so far.
     rejected : int
-    unit : float
-        What a gradient of the present objective costs, in gradients of the whole one.
     """
 
     tell: Callable[[int, float, float, bool], bool]
     gradients: float = 0.0
     rejected: int = 0
     iteration: int = field(default=0)
-    unit: float = 1.0
 
     def record(self, value: float, *, kept: bool, smooths: tuple[Smooth, ...]) -> bool:
         """Count an iteration; return whether to go on."""
         self.iteration += 1
         self.rejected += not kept
         for smooth in smooths:
-            self.gradients += self.unit * smooth.gradients
+            self.gradients += smooth.gradients
             smooth.gradients = 0.0
         return self.tell(self.iteration, value, self.gradients, kept)
+
+
+def settled(values: list[float], window: int = _WINDOW) -> bool:
+    """Whether values, each with its own noise, have stopped falling by two standard errors from window to window."""
+    if len(values) < 2 * window:
+        return False
+    recent = torch.tensor(values[-2 * window :], dtype=torch.float64)
+    before, after = recent[:window], recent[window:]
+    error = float((before.var() + after.var()).sqrt()) / math.sqrt(window)
+    return float(before.mean() - after.mean()) < 2.0 * error
 
 
 def improves(before: Tensor, after: Tensor) -> bool:
