@@ -127,19 +127,23 @@ def draw_utilities(
 ) -> DrawnUtility:
     """Draw whitened tastes from the mixture and compute utility differences (see `weigh_draws`)."""
     xi, log_q, log_factor = _draw(factor, base)
-    tastes, value = population.location[:, None] + population.scale_tril @ xi, None
-    if not mixing.is_identity:
-        value = mixing.evaluate(tastes.mT, population.location, population.scale).transposed()
-        tastes = value.taste
+    tastes, value = _tastes(xi, population, mixing)
     utility = drawn_utility(tastes, population, panel, mixing, scratch)
     return DrawnUtility(xi, log_q, log_factor, value, utility, factor.warp is None)
 
 
+def _tastes(xi: Tensor, population: Population, mixing: Mixing) -> tuple[Tensor, MapValue | None]:
+    """Tastes (n, k, s) of whitened ones, and their map where they are not the latents."""
+    latent = population.location[:, None] + population.scale_tril @ xi
+    if mixing.is_identity:
+        return latent, None
+    value = mixing.evaluate(latent.mT, population.location, population.scale).transposed()
+    return value.taste, value
+
+
 def log_joint(xi: Tensor, population: Population, panel: PanelDifferences, mixing: Mixing) -> Tensor:
     """Log P(y_n | xi) + log p(xi), shape (n, s), at whitened tastes (n, k, s) from anywhere."""
-    tastes = population.location[:, None] + population.scale_tril @ xi
-    if not mixing.is_identity:
-        tastes = mixing.evaluate(tastes.mT, population.location, population.scale).transposed().taste
+    tastes, _ = _tastes(xi, population, mixing)
     odds = compute_odds(drawn_utility(tastes, population, panel, mixing), panel)
     return odds.log_prob + log_standard_normal(xi.square().sum(1), xi.shape[1])
 
@@ -151,12 +155,16 @@ def log_density(factor: LocalFactor, xi: Tensor, base: BaseDraws) -> Tensor:
     if factor.warp is not None:
         points, stretch = factor.warp.inverse(points)
         log_scale = log_scale + stretch
-    k, share = xi.shape[1], base.prior_share
-    log_q = base.log_local(points.square().sum(1), k) - log_scale
-    if share:
-        log_prior = log_standard_normal(xi.square().sum(1), k) + math.log(share)
-        log_q = torch.logaddexp(log_q + math.log1p(-share), log_prior)
-    return log_q
+    log_local = base.log_local(points.square().sum(1), xi.shape[1]) - log_scale
+    return _mixed_with_prior(log_local, xi, base.prior_share)
+
+
+def _mixed_with_prior(log_local: Tensor, xi: Tensor, share: float) -> Tensor:
+    """Log density (n, s) of a mixture of the local component and a share of the prior, at tastes (n, k, s)."""
+    if not share:
+        return log_local
+    log_prior = log_standard_normal(xi.square().sum(1), xi.shape[1])
+    return torch.logaddexp(log_local + math.log1p(-share), log_prior + math.log(share))
 
 
 def _draw(factor: LocalFactor, base: BaseDraws) -> tuple[Tensor, Tensor, Tensor]:
@@ -180,10 +188,7 @@ def _draw(factor: LocalFactor, base: BaseDraws) -> tuple[Tensor, Tensor, Tensor]
     log_factor = log_standard_normal(square, k) - log_det
     if stretch is not None:
         log_q = log_q - stretch
-    if share:
-        log_prior = log_standard_normal(xi.square().sum(1), k)
-        log_q = torch.logaddexp(log_q + math.log1p(-share), log_prior + math.log(share))
-    return xi, log_q, log_factor
+    return xi, _mixed_with_prior(log_q, xi, share), log_factor
 
 
 def _put(base: BaseDraws, target: Tensor, values: Tensor) -> None:

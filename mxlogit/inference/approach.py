@@ -15,7 +15,7 @@ from mxlogit.fit import HistoryRow
 from mxlogit.guide.amortized import AmortizedGuide
 from mxlogit.guide.population import GaussianFactor
 from mxlogit.inference.guide_objective import GuideObjective, ObjectiveSettings
-from mxlogit.inference.newton import Clock
+from mxlogit.inference.newton import Clock, with_prior
 from mxlogit.inference.posterior import laplace_factor
 from mxlogit.marginal import MarginalLikelihood, Sweep
 from mxlogit.optim.stochastic import Progress, lbfgs, settled
@@ -75,7 +75,7 @@ def laplace(guide: AmortizedGuide, people: People, seed: int, clock: Clock) -> G
     """Laplace approximation, one Newton step from the mean of a guide's q(theta), by the scores of everybody."""
     model = guide.model
     population = model.space.constrain(guide.population_factor().mean)
-    result = MarginalLikelihood(people, model.space, model.mixing, seed).sweep(population, _SWEEP)
-    prior = model.log_prior_in_moves(population)
+    marginal = MarginalLikelihood(people, model.space, model.mixing, seed)
+    found = with_prior(model, population, marginal.sweep(population, _SWEEP))
     clock.passes += 1
-    return laplace_factor(model, population, result.outer - prior.hessian, result.score + prior.gradient)
+    return laplace_factor(model, population, found.curvature, found.gradient)

@@ -9,8 +9,14 @@ import torch
 from mxlogit.density import PanelModel
 from mxlogit.fit import HistoryRow, Status
 from mxlogit.guide.population import GaussianFactor
-from mxlogit.inference.newton import Clock, NewtonSettings, Optimum
-from mxlogit.inference.posterior import MOST_PEOPLE, AnchoredTarget, expect, laplace_factor, natural_step
+from mxlogit.inference.newton import Clock, NewtonSettings, Optimum, with_prior
+from mxlogit.inference.posterior import (
+    MOST_PEOPLE,
+    AnchoredTarget,
+    expect,
+    laplace_factor,
+    natural_step,
+)
 from mxlogit.marginal import MarginalLikelihood, Sweep
 from mxlogit.optim.trust_region import Evaluation, newton_decrement
 from mxlogit.parameters import Population
@@ -75,10 +81,7 @@ class NaturalSearch:
 
     def _evaluate(self, population: Population) -> Evaluation:
         self.clock.passes += 1
-        result = self.marginal.sweep(population, self.sweep)
-        prior = self.model.log_prior_in_moves(population)
-        value = result.value.log_likelihood + prior.value
-        return Evaluation(value, result.score + prior.gradient, result.outer - prior.hessian, detail=result)
+        return with_prior(self.model, population, self.marginal.sweep(population, self.sweep))
 
     def _record(self, evaluation: Evaluation, move: float) -> None:
         row = HistoryRow("natural", evaluation.value, move, self.clock.passes, self.clock.seconds(), accepted=True)

@@ -273,7 +273,7 @@ class NewtonSearch:
 
     def _evaluate(self, marginal: MarginalLikelihood, sweep: Sweep, population: Population) -> Evaluation:
         self.clock.passes += len(marginal.people) / len(self.marginal.people)
-        return self._posterior(population, marginal.sweep(population, sweep))
+        return with_prior(self.model, population, marginal.sweep(population, sweep))
 
     def _ascend(
         self, start: Population, marginal: MarginalLikelihood, sweep: Sweep, tolerance: float, stage: str
@@ -298,14 +298,16 @@ class NewtonSearch:
         )
         return ascent.run(start)
 
-    def _posterior(self, population: Population, result: PassResult) -> Evaluation:
-        prior = self.model.log_prior_in_moves(population)
-        return Evaluation(
-            result.value.log_likelihood + prior.value,
-            result.score + prior.gradient,
-            result.outer - prior.hessian,
-            detail=result,
-        )
+
+def with_prior(model: PanelModel, population: Population, result: PassResult) -> Evaluation:
+    """Log posterior of a population, its gradient, and its curvature by outer products of scores, from a pass."""
+    prior = model.log_prior_in_moves(population)
+    return Evaluation(
+        result.value.log_likelihood + prior.value,
+        result.score + prior.gradient,
+        result.outer - prior.hessian,
+        detail=result,
+    )
 
 
 def without_noise(curvature: Tensor, noise: Tensor) -> Tensor:
