@@ -15,7 +15,7 @@ from mxlogit.inference.guide_objective import GuideObjective, ObjectiveSettings
 from mxlogit.inference.saa import linear_response
 from mxlogit.optim.curvature import Smooth, steihaug
 from mxlogit.optim.identities import derivatives, natural_update, second_derivative
-from mxlogit.optim.stochastic import Progress, adam, apply_inverse, hessian_free, improves, lbfgs, settled
+from mxlogit.optim.stochastic import Batches, Progress, adam, apply_inverse, hessian_free, improves, lbfgs, settled
 from mxlogit.simulate import simulate_choices
 
 SIZE = 6
@@ -179,8 +179,8 @@ def rosenbrock(x):
 
 
 MINIMISERS = {
-    "trust": lambda *a: hessian_free(*a),
-    "damping": lambda *a: hessian_free(*a, safeguard="damping"),
+    "trust": lambda o, *a: hessian_free([Batches(o)], *a),
+    "damping": lambda o, *a: hessian_free([Batches(o)], *a, safeguard="damping"),
     "lbfgs": lambda *a: lbfgs(*a),
     "lbfgs hvp": lambda *a: lbfgs(*a, pairs="hvp"),
 }
@@ -214,7 +214,7 @@ def test_steps_that_fit_their_own_noise_are_rejected_and_leave_no_trace():
     objective, rows = Slopes(), []
     point = torch.zeros(2, dtype=torch.float64)
     progress = Progress(lambda *row: rows.append(row) or True)
-    end = hessian_free(objective, point, 12, progress)
+    end = hessian_free([Batches(objective)], point, 12, progress)
     assert objective.frozen == list(range(24))
     assert progress.rejected >= 10
     kept = sum(row[3] for row in rows)
@@ -225,7 +225,22 @@ def test_steps_that_fit_their_own_noise_are_rejected_and_leave_no_trace():
     assert float(promised.gradient(point)[1].norm()) > 0.1
 
 
-def test_acceptance_needs_two_standard_errors():
+def test_rejected_steps_call_for_more_people():
+    """One batch after the other, each with its own version for curvature; the last one stays."""
+    sizes = [Batches(Slopes(), Slopes(), cost, 0.1 * cost) for cost in (1.0, 2.0, 4.0)]
+    rows: list[tuple] = []
+    hessian_free(sizes, torch.zeros(2, dtype=torch.float64), 12, Progress(lambda *row: rows.append(row) or True))
+    rejected = [place for place, row in enumerate(rows) if not row[3]]
+    last = [rejected[0], rejected[1], len(rows) - 1]
+    used = [sorted({key // 2 for key in batch.objective.frozen}) for batch in sizes]
+    assert [places[-1] for places in used] == last
+    assert [place for places in used for place in places] == list(range(12))
+    assert [sorted({key // 2 for key in batch.curvature.frozen}) for batch in sizes] == used
+    work = torch.tensor([row[2] for row in rows]).diff(prepend=torch.zeros(1))
+    assert float(work[last[1] + 1 :].min()) > 4.0 * (1.0 + 1.0 / 3.0) > 4.0 / 3.0 * float(work[0])
+
+
+def test_acceptance_needs_a_standard_error():
     before = torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64)
     assert improves(before, before - 0.1)
     assert not improves(before, before + torch.tensor([0.5, -0.6, 0.5, -0.6]).double())

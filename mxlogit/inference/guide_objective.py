@@ -81,11 +81,11 @@ class GuideObjective:
         self.guide, self.panel, self.settings, self.seed = guide, panel, settings, seed
         self.names = [name for name, _ in guide.named_parameters()]
 
-    def of_fewer(self, people: int) -> tuple[GuideObjective, float]:
-        """The same with smaller batches, and what share of the work is left."""
+    def of_batches(self, people: int) -> tuple[GuideObjective, float]:
+        """The same with so many people at a time, if there are, and what it costs as a multiple of this one."""
         count = min(self.settings.batch, len(self.panel))
-        fewer = replace(self.settings, batch=min(people, count))
-        return GuideObjective(self.guide, self.panel, fewer, self.seed), fewer.batch / count
+        other = replace(self.settings, batch=min(people, len(self.panel)))
+        return GuideObjective(self.guide, self.panel, other, self.seed), other.batch / count
 
     def vector(self) -> Tensor:
         """All weights of the guide as one vector (d,), float64."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,7 +20,7 @@ from mxlogit.inference.newton import Clock
 from mxlogit.inference.saa import FIRST_DRAWS, FixedDraws, minimise_fixed_draws
 from mxlogit.inference.start import MultinomialLogit
 from mxlogit.marginal import MarginalLikelihood, Sweep
-from mxlogit.optim.stochastic import Progress, adam, hessian_free, lbfgs, settled
+from mxlogit.optim.stochastic import Batches, Progress, adam, hessian_free, lbfgs, settled
 from mxlogit.parameters import Population
 from mxlogit.people import People
 from mxlogit.tastes import PolishedTastes
@@ -34,8 +35,8 @@ _MOST_POINTS, _POINTS_WITH_NETWORKS = 128, 8
 _DRAWS = {False: 16, True: 128}
 # The fewest that there are, where there is nothing to draw.
 _NO_DRAWS = 4
-# People of whom Hessian-vector products are made.
-CURVATURE_PEOPLE = 300
+# People of whom Hessian-vector products are made: a part of the batch, but so many at least.
+_CURVATURE_SHARE, CURVATURE_PEOPLE = 4, 300
 _VARIATIONAL_STEPS = 2
 
 
@@ -136,8 +137,21 @@ def minimise(
     """
     if engine == "lbfgs":
         return lbfgs(objective, start, most, progress)
-    coarse, share = objective.of_fewer(CURVATURE_PEOPLE)
-    return hessian_free(objective, start, most, progress, safeguard=safeguard, curvature=coarse, share=share)
+    return hessian_free(_ever_larger(objective), start, most, progress, safeguard=safeguard)
+
+
+def _ever_larger(objective: GuideObjective) -> Iterator[Batches]:
+    """The objective with its own batches, twice, four times as large, and at last with everybody."""
+    everybody = len(objective.panel)
+    size = min(objective.settings.batch, everybody)
+    while True:
+        people = min(size, max(CURVATURE_PEOPLE, size // _CURVATURE_SHARE))
+        whole, cost = objective.of_batches(size)
+        few, curvature_cost = objective.of_batches(people)
+        yield Batches(whole, few, cost, curvature_cost)
+        if size == everybody:
+            return
+        size = min(2 * size, everybody)
 
 
 class _Record:

@@ -7,7 +7,7 @@ values under one key; whether a step is kept is decided under another, so that i
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from mxlogit.optim.curvature import Smooth, steihaug
 
 _LONGEST_CG, _SMALLEST_RADIUS, _LARGEST_RADIUS = 20, 1e-6, 30.0
-_FIRST_RADIUS, _SHRINK, _GROW, _KEEP_PART = 5.0, 0.4, 2.0, 0.5
+_FIRST_RADIUS, _SHRINK, _GROW, _KEEP_PART = 30.0, 0.4, 2.0, 0.5
 _DAMPING, _DAMPING_FACTOR = 1.0, 1.5
 _STANDARD_ERRORS = 1.0
 # Values of which the mean is compared with that of as many before.
@@ -52,13 +52,11 @@ class Progress:
     rejected: int = 0
     iteration: int = field(default=0)
 
-    def record(self, value: float, *, kept: bool, smooths: tuple[Smooth, ...]) -> bool:
-        """Count an iteration; return whether to go on."""
+    def record(self, value: float, gradients: float, *, kept: bool) -> bool:
+        """Count an iteration and its gradient equivalents; return whether to go on."""
         self.iteration += 1
         self.rejected += not kept
-        for smooth in smooths:
-            self.gradients += smooth.gradients
-            smooth.gradients = 0.0
+        self.gradients += gradients
         return self.tell(self.iteration, value, self.gradients, kept)
 
 
@@ -84,31 +82,42 @@ def improves(before: Tensor, after: Tensor) -> bool:
     return mean > _STANDARD_ERRORS * error
 
 
+@dataclass(frozen=True)
+class Batches:
+    """An objective with so many people at a time.
+
+    Attributes
+    ----------
+    objective : Objective
+    curvature : Objective, optional
+        A cheaper version, of fewer people, for Hessian-vector products.
+    cost, curvature_cost : float
+        Of a gradient of each, in a common unit.
+    """
+
+    objective: Objective
+    curvature: Objective | None = None
+    cost: float = 1.0
+    curvature_cost: float = 1.0
+
+
 def hessian_free(
-    objective: Objective,
-    start: Tensor,
-    iterations: int,
-    progress: Progress,
-    *,
-    safeguard: str = "trust",
-    curvature: Objective | None = None,
-    share: float = 1.0,
+    batches: Iterable[Batches], start: Tensor, iterations: int, progress: Progress, *, safeguard: str = "trust"
 ) -> Tensor:
     """Newton steps by conjugate gradients on Hessian-vector products (after Martens 2010, ICML).
 
     Parameters
     ----------
-    objective : Objective
+    batches : iterable of Batches
+        The first is used at first. A step that is rejected says that the noise of who is in a batch is as large as what
+        there is to gain, so the next one, of more people, takes over (after Byrd, Chin, Nocedal and Wu 2012,
+        Mathematical Programming 134).
     start : Tensor, shape (d,)
     iterations : int
     progress : Progress
     safeguard : {"trust", "damping"}
         "trust": a ball whose radius follows the quality of the model, negative curvature to its boundary (after
         Regier, Jordan and McAuliffe 2017, NeurIPS, arXiv 1706.02375). "damping": Levenberg and Marquardt's.
-    curvature : Objective, optional
-        A cheaper version of the objective, of fewer people, for Hessian-vector products.
-    share : float
-        What a gradient of the cheaper version costs, in gradients of the objective.
 
     Returns
     -------
@@ -116,11 +125,13 @@ def hessian_free(
     """
     point, radius, damping = start, _FIRST_RADIUS, _DAMPING
     last: Tensor | None = None
+    sizes = iter(batches)
+    now = next(sizes)
     for iteration in range(iterations):
-        smooth = objective.freeze(2 * iteration, point)
-        judge = objective.freeze(2 * iteration + 1, point)
+        smooth = now.objective.freeze(2 * iteration, point)
+        judge = now.objective.freeze(2 * iteration + 1, point)
         value, gradient = smooth.gradient(point)
-        bending = smooth if curvature is None else curvature.freeze(2 * iteration, point)
+        bending = smooth if now.curvature is None else now.curvature.freeze(2 * iteration, point)
         multiply = bending.curvature(point)
         if safeguard == "damping":
             plain, weight = multiply, damping
@@ -141,11 +152,13 @@ def hessian_free(
         last = found.step if kept else None
         if kept:
             point = trial
+        work = now.cost * (smooth.gradients + judge.gradients)
         if bending is not smooth:
-            bending.gradients *= share
-        smooths = (smooth, judge) if bending is smooth else (smooth, judge, bending)
-        if not progress.record(value, kept=kept, smooths=smooths):
+            work += now.curvature_cost * bending.gradients
+        if not progress.record(value, work, kept=kept):
             break
+        if not kept:
+            now = next(sizes, now)
     return point
 
 
@@ -186,7 +199,7 @@ def lbfgs(
             _remember(memory, step, change)
             point = point + step
         recent = [*recent, point][-_AVERAGED:]
-        if not progress.record(value, kept=kept, smooths=(smooth,)):
+        if not progress.record(value, smooth.gradients, kept=kept):
             break
     return torch.stack(recent).mean(0)
 
@@ -270,6 +283,6 @@ def adam(
         point = start + unit * moved.detach()
         if iteration >= 0.75 * iterations:
             total, count = total + point, count + 1
-        if not progress.record(value, kept=True, smooths=(smooth,)):
+        if not progress.record(value, smooth.gradients, kept=True):
             break
     return total / count if count else point

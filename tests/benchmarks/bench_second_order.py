@@ -50,12 +50,13 @@ SECOND_ORDER_STEPS = 15
 class Watched:
     """An objective that remembers where and when it was used."""
 
-    def __init__(self, objective: GuideObjective, started: float) -> None:
-        self.objective, self.started = objective, started
-        self.seen: list[tuple[float, Tensor]] = []
+    def __init__(self, objective: GuideObjective, started: float, seen: list[tuple[float, Tensor]]) -> None:
+        self.objective, self.started, self.seen = objective, started, seen
+        self.settings, self.panel = objective.settings, objective.panel
 
-    def of_fewer(self, people: int) -> tuple[GuideObjective, float]:
-        return self.objective.of_fewer(people)
+    def of_batches(self, people: int) -> tuple[Watched, float]:
+        other, cost = self.objective.of_batches(people)
+        return Watched(other, self.started, self.seen), cost
 
     def freeze(self, key: int, around: Tensor) -> Smooth:
         self.seen.append((time.perf_counter() - self.started, around.detach().clone()))
@@ -144,7 +145,7 @@ def run_engine(
         factor = approach(guide, people, seed, Clock(lambda line: None))
         guide = AmortizedGuide(model, factor, None, guide.polish_steps)
     settings = ObjectiveSettings("marginal", 16, points or 2 * model.space.size, _BATCH)
-    watched = Watched(GuideObjective(guide, people.alone(), settings, seed), started)
+    watched = Watched(GuideObjective(guide, people.alone(), settings, seed), started, [])
     end = engine(watched, watched.objective.vector(), Progress(lambda *row: True))
     seen = [*watched.seen, (time.perf_counter() - started, end)]
     return [(seconds, factor_of(watched.objective, vector)) for seconds, vector in seen]
