@@ -23,6 +23,7 @@ from mxlogit.hypotheses import HypothesisTest, likelihood_ratio_test, parameter_
 from mxlogit.inference.mcmc import MCMC
 from mxlogit.inference.msle import MSLE
 from mxlogit.inference.vi import VI
+from mxlogit.memory import memory_report
 from mxlogit.priors import Priors
 from mxlogit.sampling.covariance import HuangWand, InverseWishart
 
@@ -51,6 +52,7 @@ __all__ = [
     "compare_with_mcmc",
     "datasets",
     "likelihood_ratio_test",
+    "memory_report",
     "parameter_function",
     "wald_test",
     "wide_to_long",

@@ -7,14 +7,19 @@ import pytest
 import torch
 
 from mxlogit import VI, MixedLogit, SpecificationError
+from mxlogit import memory_report as memory_report_of
 from mxlogit.choices.data import ChoiceData
+from mxlogit.guide import choose_draws, memory_report, sbp_logmeanexp
 from mxlogit.guide.amortized import AmortizedGuide
 from mxlogit.guide.encoder import Encoder, SetEncoder, observed
-from mxlogit.guide.memory import memory_report, saved_bytes
+from mxlogit.guide.memory import saved_bytes
 from mxlogit.guide.population import GaussianFactor
 from mxlogit.guide.subsampling import SBP, Masks, grid_keeps
+from mxlogit.inference.guide_objective import GuideObjective, ObjectiveSettings
+from mxlogit.inference.keep_control import KeepControl
 from mxlogit.panels import difference_panels
 from mxlogit.simulate import simulate_choices
+from mxlogit.team import Team
 
 KEPT = 2
 
@@ -33,10 +38,10 @@ def population(model, generator):
     return model.space.constrain(0.3 * torch.randn(model.space.size, generator=generator, dtype=torch.float64))
 
 
-def make_encoder(model, *, blocks=2, pool="mean"):
+def make_encoder(model, *, blocks=2, pool="mean", heads=0):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(5)
-        encoder = SetEncoder(3, model.mixing, Encoder(6, blocks, pool)).double()
+        encoder = SetEncoder(3, model.mixing, Encoder(6, blocks, pool, heads)).double()
         for parameter in encoder.parameters():
             parameter.data.add_(0.2 * torch.randn_like(parameter))
     return encoder
@@ -67,7 +72,7 @@ def scale_of(seen, kept=KEPT):
 
 
 @pytest.mark.parametrize("blocks", [1, 2])
-@pytest.mark.parametrize("pool", ["mean", "sum", "max"])
+@pytest.mark.parametrize("pool", ["mean", "sum", "max", "attention"])
 def test_one_mask_around_the_encoder_is_unbiased(pool, blocks, model, population, panel):
     encoder, seen = make_encoder(model, blocks=blocks, pool=pool), observed(panel)
     value, gradient = value_and_gradient(encoder, population, panel)
@@ -112,6 +117,40 @@ def test_independent_masks_of_blocks_are_unbiased_and_a_shared_one_is_not(model,
     assert float((mean((mask, mask) for mask in every) - gradient).norm()) > 0.01 * size
 
 
+def test_independent_masks_of_segments_between_attentions_are_unbiased_and_a_shared_one_is_not(
+    model, population, panel
+):
+    """Keys under one mask, queries under another: all pairs."""
+    encoder, seen = make_encoder(model, blocks=1, heads=2), observed(panel)
+    value, gradient = value_and_gradient(encoder, population, panel)
+    settings, every, found = SBP(mode="query"), list(every_mask(seen)), {}
+    for pair in itertools.product(range(len(every)), repeat=2):
+        masks = Masks(settings, seen, tuple(every[i] for i in pair), scale_of(seen))
+        masked, found[pair] = value_and_gradient(encoder, population, panel, masks)
+        torch.testing.assert_close(masked, value, rtol=1e-12, atol=0)
+    size = float(gradient.norm())
+    torch.testing.assert_close(torch.stack(list(found.values())).mean(0), gradient, rtol=0, atol=1e-10 * size)
+    shared = torch.stack([each for (first, second), each in found.items() if first == second]).mean(0)
+    assert float((shared - gradient).norm()) > 0.01 * size
+
+
+def test_attention_sees_other_situations_and_not_their_order_nor_padding(model, population, panel):
+    encoder = make_encoder(model, heads=3)
+    factor = encoder(population, panel)
+    alone = encoder(population, panel.take(torch.tensor([1])))
+    torch.testing.assert_close(factor.mean[1:], alone.mean, rtol=1e-10, atol=1e-12)
+    wide = make_encoder(model, blocks=1, heads=1)
+    rows = torch.randn(2, 4, 6, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    block, seen = wide.blocks[0], observed(panel)
+    order = torch.tensor([2, 0, 3, 1])
+    straight = block(rows, block.keys(rows), seen)
+    shuffled = block(rows[:, order], block.keys(rows[:, order]), seen[:, order])
+    torch.testing.assert_close(shuffled, straight[:, order], rtol=1e-10, atol=1e-12)
+    other = rows.clone()
+    other[:, 0, 0] += 1.0
+    assert float((block(other, block.keys(other), seen) - straight)[:, 1:].detach().abs().max()) > 1e-3
+
+
 def test_the_published_form_averages_to_the_share_kept(model, population, generator):
     """One block, panels of equal length: its weights get half of their gradient."""
     attributes = torch.randn(2, 4, 3, 5, generator=generator, dtype=torch.float64)
@@ -154,18 +193,33 @@ def test_winners_of_maxima_are_exact(blocks, model, population, panel):
     torch.testing.assert_close(masked, plain, rtol=1e-12, atol=1e-13)
 
 
-def test_recomputed_rows_have_the_same_gradients(model, population, panel):
-    encoder, seen = make_encoder(model), observed(panel)
-    each = [
+@pytest.mark.parametrize("heads", [0, 2])
+def test_what_is_recorded_changes_no_value(heads, model, population, panel):
+    """Recomputed rows have the same gradients, those from rounded records nearly so."""
+    encoder, seen = make_encoder(model, heads=heads), observed(panel)
+    plain, again, rounded = (
         value_and_gradient(
             encoder,
             population,
             panel,
-            Masks.draw(SBP(0.5, min_keep=1, recompute=recompute), seen, (1, 0), torch.arange(2), 2),
+            Masks.draw(SBP(0.5, min_keep=1, **how), seen, (1, 0), torch.arange(2), 2, heads),
         )
-        for recompute in (False, True)
-    ]
-    torch.testing.assert_close(each[0], each[1], rtol=1e-12, atol=1e-13)
+        for how in ({}, {"recompute": True}, {"half": True})
+    )
+    torch.testing.assert_close(plain, again, rtol=1e-12, atol=1e-13)
+    assert torch.equal(rounded[0], plain[0])
+    gap = float((rounded[1] - plain[1]).norm() / plain[1].norm())
+    assert 1e-6 < gap < 0.01
+
+
+def test_all_kept_with_attention_is_plain_backpropagation(model, population, panel):
+    encoder, seen = make_encoder(model, heads=2), observed(panel)
+    masks = Masks.draw(SBP(1.0, "query"), seen, (1, 0), torch.arange(2), 2, 2)
+    plain, masked = (
+        value_and_gradient(encoder, population, panel),
+        value_and_gradient(encoder, population, panel, masks),
+    )
+    torch.testing.assert_close(masked, plain, rtol=1e-12, atol=1e-13)
 
 
 @pytest.mark.parametrize("mask", ["grid", "random"])
@@ -209,14 +263,22 @@ def test_grids_of_any_ratio_keep_every_place_equally_often():
 
 @pytest.mark.parametrize(
     "settings",
-    [{"sbp": 0.5}, {"sbp": SBP(0.3, "layer")}, {"sbp": "checkpoint"}, {"sbp": 0.5, "encoder": Encoder(16, 3, "max")}],
+    [
+        {"sbp": 0.5},
+        {"sbp": SBP(0.3, "layer")},
+        {"sbp": "auto"},
+        {"sbp": "checkpoint"},
+        {"sbp": "bfloat16"},
+        {"sbp": 0.5, "encoder": Encoder(16, 2, "attention", heads=2)},
+        {"sbp": SBP(0.5, draws=0.25), "objective": "iwae", "steps": 20},
+    ],
 )
 def test_training_under_masks(settings):
     """The bound rises, estimates depend on the seed alone, and nothing is masked after training."""
     frame, _ = simulate_choices(
         fixed={"x": 0.5}, random={"z": (0.5, 1.0)}, n_decision_makers=80, n_situations=12, random_state=3
     )
-    method = VI(population="adam", steps=50, batch_size=40, **settings)
+    method = VI(**{"population": "adam", "steps": 50, "batch_size": 40, **settings})
     first, second = (MixedLogit(fixed=["x"], random=["z"], method=method, random_state=1).fit(frame) for _ in range(2))
     assert first.summary().equals(second.summary())
     rows = [row.objective for row in first.result_.history]
@@ -241,9 +303,19 @@ def test_training_under_masks(settings):
         ({"sbp": "checkpoints"}, "checkpoint"),
         ({"sbp": 0.5, "encoder": "rodrigues2022"}, "batch normalisation"),
         ({"sbp": 0.5, "encoder": None}, "encoders trained"),
-        ({"sbp": 0.5, "objective": "iwae"}, "one function"),
+        ({"sbp": "auto", "objective": "iwae"}, "give a share"),
+        ({"sbp": SBP(draws=0.5)}, "objective='iwae'"),
+        ({"sbp": SBP(draws=0.5), "objective": "iwae", "gradient": "dreg"}, "gradient='standard'"),
+        ({"sbp": SBP(draws=2.0), "objective": "iwae"}, "at most 1"),
+        ({"sbp": SBP(0.5, recompute=True, half=True)}, "not recorded"),
+        ({"sbp": SBP("auto", "official")}, "unbiased mask"),
+        ({"sbp": SBP(mode="query")}, "needs attention"),
+        ({"sbp": SBP(mode="layer"), "encoder": Encoder(heads=4)}, "without attention"),
         ({"sbp": 0.5, "population": "lbfgs", "encoder": "set"}, "one function"),
-        ({"sbp": 0.5, "population": "newton"}, "encoders trained"),
+        ({"sbp": 0.5, "population": "saa"}, "one function"),
+        ({"sbp": 0.5, "population": "newton"}, "one function"),
+        ({"encoder": Encoder(heads=5)}, "divides"),
+        ({"encoder": Encoder(heads=4, blocks=0)}, "blocks"),
         ({"encoder": Encoder(width=0)}, "width"),
         ({"encoder": Encoder(pool="median")}, "pool"),
     ],
@@ -278,6 +350,162 @@ def test_memory_falls_with_the_share_kept(long_guide):
     assert sizes[0.5] - sizes[0.25] == pytest.approx(2.0 * (sizes[0.25] - sizes[0.125]), rel=0.05)
     assert whole["step"] == whole["encoder"] + whole["likelihood"]
     assert memory_report(guide.eval(), panel) == whole
+
+
+def test_rounded_records_take_half(long_guide):
+    guide, panel = long_guide
+    whole = memory_report(guide, panel)["encoder"]
+    guide.sbp = SBP(1.0, half=True)
+    # The record is of double precision here: a quarter, and rows and cells of whole numbers.
+    assert 0.2 < memory_report(guide, panel)["encoder"] / whole < 0.4
+
+
+def test_memory_report_of_an_estimator():
+    frame, _ = simulate_choices(
+        fixed={"x": 0.5}, random={"z": (0.5, 1.0)}, n_decision_makers=40, n_situations=30, random_state=3
+    )
+    est = MixedLogit(fixed=["x"], random=["z"], method=VI(population="adam", batch_size=20, sbp="bfloat16"))
+    table = memory_report_of(est, frame)
+    assert list(table.columns) == ["encoder", "flow", "likelihood", "step", "share"]
+    assert list(table.index) == ["everything recorded", "keep 0.5", "keep 0.25", "keep 0.125", "sbp as given"]
+    assert table["share"].iloc[0] == 1.0
+    assert table["encoder"].iloc[:4].is_monotonic_decreasing
+    assert table["encoder"].iloc[4] < 0.6 * table["encoder"].iloc[0]
+    assert not hasattr(est, "result_")
+    with pytest.raises(SpecificationError, match="set encoder"):
+        memory_report_of(MixedLogit(fixed=["x"], random=["z"]), frame)
+
+
+def test_masks_of_a_process_are_those_of_its_people(long_guide):
+    """People of the second process have the masks that they would have in one process."""
+    guide, panel = long_guide
+    guide.sbp, population = SBP(0.5), guide.model.space.constrain(guide.base_mean)
+
+    def gradient(people):
+        weights = list(guide.encoder.parameters())
+        # The head is zero at first, so only its own weights have a slope.
+        guide.encoder.head.weight.data.fill_(0.01)
+        return torch.autograd.grad(guide.encode(population, panel.take(people), places).log_det.sum(), weights)[0]
+
+    places = torch.tensor([5, 6, 7])
+    one = gradient(places)
+    guide.first_person, places = 5, torch.arange(3)
+    assert torch.equal(gradient(torch.tensor([5, 6, 7])), one)
+    guide.first_person = 0
+    assert not torch.equal(gradient(torch.tensor([5, 6, 7])), one)
+
+
+def test_the_share_kept_follows_the_variance_that_masks_add(long_guide):
+    guide, panel = long_guide
+    guide.encoder.head.weight.data.fill_(0.01)
+
+    def control_of(added):
+        guide.sbp, control = SBP("auto", mask="random", added=added), KeepControl(guide, Team())
+        for step in range(12):
+            control.adjust(panel, torch.arange(8), (1, step))
+        return guide.sbp.keep, control
+
+    assert control_of(1e-9)[0] == pytest.approx(0.9)
+    share, control = control_of(1e5)
+    assert share == pytest.approx(1.0 / 16.0)
+    added = control.masks / control.batches
+    share, control = control_of(added)
+    assert 0.3 < share < 0.7
+    assert (1.0 / share - 1.0) * control.masks == pytest.approx(added * control.batches)
+    # Variances at the share that was chosen: of ten masks under each of ten noises, and of halves.
+    people = torch.arange(8)
+    found = [[control._halves(panel, people, (1, step, 7, mask)) for mask in range(10)] for step in range(100, 110)]
+    gradients = torch.stack([torch.stack(row) for row in found])
+    by_masks = float(gradients.mean(2).var(1).sum(-1).mean())
+    by_batches = float(gradients.diff(dim=2).square().sum(-1).mean()) / 4.0 - by_masks
+    assert 0.5 < by_masks / (added * by_batches) < 2.0
+
+
+def test_draws_through_which_gradients_go(generator):
+    """A simulated likelihood of two people, six draws: values exact, gradients unbiased over all subsets."""
+    draws = torch.randn(2, 1, 6, generator=generator, dtype=torch.float64)
+    slope = torch.randn(2, 4, generator=generator, dtype=torch.float64)
+    weights = torch.randn(3, generator=generator, dtype=torch.float64, requires_grad=True)
+
+    def log_prob(points):
+        taste = weights[0] + weights[1].exp() * points[:, 0]
+        return torch.nn.functional.logsigmoid(slope[..., None] * taste[:, None] + weights[2]).sum(1)
+
+    def gradient(value):
+        return torch.autograd.grad(value.sum(), weights)[0]
+
+    plain = log_prob(draws).logsumexp(-1) - math.log(6)
+    exact = gradient(plain)
+    chunked = sbp_logmeanexp(log_prob, draws, chunk=4)
+    torch.testing.assert_close(chunked, plain, rtol=1e-12, atol=0)
+    torch.testing.assert_close(gradient(chunked), exact, rtol=1e-12, atol=1e-14)
+    for count in (1, 2, 3):
+        subsets = list(itertools.combinations(range(6), count))
+        found, own = [], []
+        for subset in subsets:
+            kept = torch.tensor([subset, subset])
+            value = sbp_logmeanexp(log_prob, draws, kept, chunk=4)
+            torch.testing.assert_close(value.detach(), plain.detach(), rtol=1e-12, atol=0)
+            found.append(gradient(value))
+            own.append(gradient(log_prob(draws[..., list(subset)]).logsumexp(-1)))
+        torch.testing.assert_close(torch.stack(found).mean(0), exact, rtol=1e-10, atol=1e-12)
+        assert float((torch.stack(own).mean(0) - exact).norm()) > 0.01 * float(exact.norm())
+
+
+def test_chosen_draws(generator):
+    kept = choose_draws(500, 8, 0.5, generator)
+    assert kept.shape == (500, 4)
+    assert bool((kept.diff(dim=1) > 0).all())
+    share = torch.zeros(8).scatter_add(0, kept.flatten(), torch.ones(kept.numel())) / 500
+    assert float((share - 0.5).abs().max()) < 4.5 * 0.5 / math.sqrt(500)
+    with pytest.raises(SpecificationError, match="0, 1"):
+        choose_draws(2, 4, 0.0, generator)
+
+
+def test_importance_weighted_bounds_through_some_draws(long_guide):
+    """The same value whatever is recorded; recomputed draws give the same gradient; less is kept for it."""
+    guide, panel = long_guide
+    gradients, sizes = {}, {}
+    for kept in (None, 1.0, 0.25):
+        settings = ObjectiveSettings("iwae", 128, 2, kept_draws=kept)
+        objective = GuideObjective(guide, panel, settings, 3)
+        point = objective.vector()
+        gradients[kept] = objective.freeze(1, point).gradient(point)
+        start = point.clone().requires_grad_()
+        sizes[kept] = saved_bytes(lambda o=objective, x=start: o.freeze(1, x).function(x))
+    torch.testing.assert_close(gradients[1.0], gradients[None], rtol=1e-9, atol=1e-9)
+    assert gradients[0.25][0] == pytest.approx(gradients[None][0], rel=1e-12)
+    assert not torch.allclose(gradients[0.25][1], gradients[None][1])
+    encoder = 2 * memory_report(guide, panel)["encoder"]
+    assert sizes[0.25] - encoder < 0.5 * (sizes[None] - encoder)
+
+
+def test_masks_are_frozen_for_an_iteration_and_off_for_curvature(long_guide):
+    """Under one key the same gradient; second derivatives are those of everything."""
+    guide, panel = long_guide
+    guide.encoder.head.weight.data.fill_(0.01)
+    guide.sbp = SBP(0.25)
+    objective = GuideObjective(guide, panel, ObjectiveSettings("iwae", 8, 2), 3)
+    point = objective.vector()
+    masked = objective.freeze(1, point).gradient(point)
+    assert torch.equal(objective.freeze(1, point).gradient(point)[1], masked[1])
+    whole, _ = objective.of_batches(8, masked=False)
+    plain = whole.freeze(1, point).gradient(point)
+    assert masked[0] == pytest.approx(plain[0], rel=1e-12)
+    assert not torch.allclose(masked[1], plain[1])
+    guide.sbp = None
+    assert torch.equal(objective.freeze(1, point).gradient(point)[1], plain[1])
+
+
+@pytest.mark.slow
+def test_hessian_free_trains_through_masks():
+    frame, _ = simulate_choices(
+        fixed={"x": 0.5}, random={"z": (0.5, 1.0)}, n_decision_makers=80, n_situations=12, random_state=3
+    )
+    method = VI(population="hessian_free", encoder="set", sbp=0.5, steps=8, flow=None)
+    masked = MixedLogit(fixed=["x"], random=["z"], method=method, random_state=1).fit(frame).summary()
+    plain = MixedLogit(fixed=["x"], random=["z"], random_state=1).fit(frame).summary()
+    assert float(((masked["estimate"] - plain["estimate"]) / plain["std_error"]).abs().max()) < 1.0
 
 
 def test_saved_bytes_count_storages_once():

@@ -1,1 +1,19 @@
 """The variational family: encoder, polish, population factor, and their Pyro program."""
+
+from typing import TYPE_CHECKING, Any
+
+from mxlogit.guide.draw_subsets import choose_draws, sbp_logmeanexp
+
+if TYPE_CHECKING:
+    from mxlogit.guide.memory import memory_report
+
+__all__ = ["choose_draws", "memory_report", "sbp_logmeanexp"]
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded when asked for: it is about the Pyro program, which the default route does without.
+    if name == "memory_report":
+        from mxlogit.guide.memory import memory_report
+
+        return memory_report
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -60,7 +60,8 @@ class AmortizedGuide(nn.Module):
         super().__init__()
         self.model, self.polish_steps, self.encoder, self.flow, self.family = model, polish_steps, encoder, flow, family
         self.sbp: SBP | None = None
-        self.mask_key, self.first_person = (0, 0), 0
+        self.mask_key: tuple[int, ...] = (0, 0)
+        self.first_person = 0
         if family != "gaussian":
             start = GaussianFactor(start.mean, torch.diag((start.tril @ start.tril.T).diagonal().sqrt()))
         # Coordinates whitened by the start: one learning rate then fits all parameters.
@@ -83,7 +84,7 @@ class AmortizedGuide(nn.Module):
     def local_factor(
         self, population: Population, panel: PanelDifferences, people: Tensor | None = None
     ) -> LocalFactor:
-        """q(xi_n | theta) of the people of a panel, at their places (n,) among everybody."""
+        """q(xi_n | theta) of the people of a panel; with their places (n,) among everybody, as `encode` says."""
         if self.encoder is None or self.polish_steps:
             factor = self.polished(population, panel)
         else:
@@ -106,15 +107,15 @@ class AmortizedGuide(nn.Module):
         return replace(factor, warp=self.flow.attach(factor, population, panel, self.model.mixing))
 
     def encode(self, population: Population, panel: PanelDifferences, people: Tensor | None) -> LocalFactor:
-        """The encoder's factors; in training through as many situations of each person as should be."""
+        """The encoder's factors; in training, given people's places, gradients go through some situations of each."""
         assert self.encoder is not None
-        if self.sbp is None or not self.training:
+        if self.sbp is None or people is None or not (self.training and torch.is_grad_enabled()):
             factor: LocalFactor = self.encoder(population, panel)
             return factor
-        places = torch.arange(len(panel), device=panel.values.device) if people is None else people
         network: Any = getattr(self.encoder, "module", self.encoder)
-        places = places + self.first_person
-        masks = Masks.draw(self.sbp, observed(panel), self.mask_key, places, network.shape.blocks)
+        places = people + self.first_person
+        shape = network.shape
+        masks = Masks.draw(self.sbp, observed(panel), self.mask_key, places, shape.blocks, shape.heads)
         masked: LocalFactor = self.encoder(population, panel, masks)
         return masked
 

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mxlogit.errors import check_at_least, check_option
+from mxlogit.errors import SpecificationError, check_at_least, check_option
+from mxlogit.guide.attention import AttentionBlock, with_keys
 from mxlogit.guide.families import family_rank, family_size, make_factor, whiten
 from mxlogit.guide.laplace import LocalFactor, fixed_utility
 from mxlogit.guide.subsampling import Masks
@@ -37,13 +38,17 @@ class Encoder:
         Of tokens and residual blocks.
     blocks : int
         Residual blocks of each token.
-    pool : {"mean", "sum", "max"}
-        How tokens of a person become one.
+    pool : {"mean", "sum", "max", "attention"}
+        How tokens of a person become one; "attention": a mean whose weights are a softmax over situations.
+    heads : int
+        Of the attention over a person's situations that begins every block, a divisor of ``width``; 0: none, so that
+        situations do not see each other before they are pooled.
     """
 
     width: int = 64
     blocks: int = 2
     pool: str = "mean"
+    heads: int = 0
 
     def check(self) -> None:
         """Raise unless the shape makes sense.
@@ -54,7 +59,13 @@ class Encoder:
         """
         check_at_least("Encoder(width=...)", self.width, 1)
         check_at_least("Encoder(blocks=...)", self.blocks, 0)
-        check_option("Encoder(pool=...)", self.pool, ["mean", "sum", "max"])
+        check_at_least("Encoder(heads=...)", self.heads, 0)
+        check_option("Encoder(pool=...)", self.pool, ["mean", "sum", "max", "attention"])
+        if self.heads and (self.width % self.heads or not self.blocks):
+            raise SpecificationError(
+                f"Encoder(heads={self.heads}) needs a width that it divides, and blocks; "
+                f"got width={self.width}, blocks={self.blocks}."
+            )
 
 
 class ResidualBlock(nn.Module):
@@ -103,7 +114,11 @@ class SetEncoder(nn.Module):
         cells = n_random * (n_random + 1) // 2
         self.alternative = nn.Sequential(nn.Linear(n_random + 1, width), nn.GELU())
         self.token = nn.Linear(width + n_random + cells, width)
-        self.blocks = nn.ModuleList(ResidualBlock(width) for _ in range(self.shape.blocks))
+        heads = self.shape.heads
+        self.blocks = nn.ModuleList(
+            AttentionBlock(width, heads) if heads else ResidualBlock(width) for _ in range(self.shape.blocks)
+        )
+        self.weigh = nn.Linear(width, 1) if self.shape.pool == "attention" else None
         self.context = nn.Sequential(nn.Linear(width + 1 + n_random + cells, width), nn.GELU())
         self.head = nn.Linear(width, n_random + family_size(covariance, n_random))
         nn.init.zeros_(self.head.weight)
@@ -139,7 +154,7 @@ class SetEncoder(nn.Module):
         seen = observed(panel)
         pooled_score, pooled_information = score.sum(1), information.sum(1)
         features = torch.cat([score, information[..., self.rows, self.columns]], -1)
-        state = self._pool(self._tokens((whitened, prob, features), masks), seen)
+        state = self._pool(self._tokens((whitened, prob, features), masks, seen), seen)
         summary = torch.cat(
             [
                 state,
@@ -161,8 +176,10 @@ class SetEncoder(nn.Module):
         loading = value.slope[0][:, None] * population.scale_tril
         return panel.by_situation(random @ loading), panel.by_situation(prob)
 
-    def _tokens(self, inputs: tuple[Tensor, ...], masks: Masks | None) -> Tensor:
+    def _tokens(self, inputs: tuple[Tensor, ...], masks: Masks | None, seen: Tensor) -> Tensor:
         """Tokens (n, t, width) of situations."""
+        if self.shape.heads:
+            return self._attended(inputs, masks, seen)
         if masks is None:
             return self._token(*inputs)
         if masks.settings.mode == "winners":
@@ -173,6 +190,21 @@ class SetEncoder(nn.Module):
         for place, block in enumerate(self.blocks):
             tokens = tokens + masks.apply(place, block.layers, [tokens])  # type: ignore[arg-type]
         return tokens
+
+    def _attended(self, inputs: tuple[Tensor, ...], masks: Masks | None, seen: Tensor) -> Tensor:
+        """Tokens of an encoder with attention, one segment after the other."""
+        blocks: list[AttentionBlock] = list(self.blocks)  # type: ignore[arg-type]
+        first = lambda *x: with_keys(self._embed(*x), blocks[0])  # noqa: E731
+        state = first(*inputs) if masks is None else masks.apply(0, first, inputs)
+        for place, (block, following) in enumerate(zip(blocks, [*blocks[1:], None], strict=True)):
+            # Copied, lest the record of keys keep the tokens beside them.
+            tokens, keys = state[..., : block.width], state[..., block.width :].contiguous()
+            segment = lambda x, *given, block=block, following=following: with_keys(block(x, *given), following)  # noqa: E731
+            if masks is None:
+                state = segment(tokens, keys, seen)
+            else:
+                state = masks.apply_to_queries(place + 1, segment, tokens, keys)
+        return state
 
     def _token(self, whitened: Tensor, prob: Tensor, features: Tensor) -> Tensor:
         """Token (..., width) of every situation by itself."""
@@ -192,6 +224,9 @@ class SetEncoder(nn.Module):
         """One vector (n, width) of the tokens of each person's observed situations."""
         if self.shape.pool == "max":
             return tokens.masked_fill(~seen[..., None], -math.inf).amax(1)
+        if self.weigh is not None:
+            shares = self.weigh(tokens).masked_fill(~seen[..., None], -math.inf).softmax(1)
+            return (shares * tokens).sum(1)
         total = (tokens * seen[..., None]).sum(1)
         if self.shape.pool == "sum":
             return total

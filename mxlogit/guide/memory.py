@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mxlogit.guide.amortized import AmortizedGuide
+from mxlogit.guide.subsampling import WATCHERS
 from mxlogit.likelihood import panel_log_prob
 from mxlogit.panels import PanelDifferences
 
@@ -31,11 +32,35 @@ def saved_bytes(function: Callable[[], object], known: Iterable[Tensor] = ()) ->
         held.setdefault(tensor.untyped_storage().data_ptr(), tensor)
         return tensor
 
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        result = function()
-        size = sum(t.untyped_storage().nbytes() for place, t in held.items() if place not in there)
+    WATCHERS.append(keep)
+    try:
+        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            result = function()
+            size = sum(t.untyped_storage().nbytes() for place, t in held.items() if place not in there)
+    finally:
+        WATCHERS.remove(keep)
     del result
     return size
+
+
+def peak_bytes(function: Callable[[], object]) -> int:
+    """Bytes by which allocation on the GPU rises at most while a function and its backward pass run."""
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    with torch.enable_grad():
+        result = function()
+    _total(result).backward()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before
+
+
+def _total(result: object) -> Tensor:
+    """One number of a tensor, or of the tensors that a tuple or the fields of an object hold."""
+    if isinstance(result, Tensor):
+        return result.sum()
+    parts = result if isinstance(result, tuple) else vars(result).values()
+    return torch.stack([part.sum() for part in parts if isinstance(part, Tensor) and part.requires_grad]).sum()
 
 
 def memory_report(guide: AmortizedGuide, panel: PanelDifferences) -> dict[str, int]:
@@ -46,7 +71,7 @@ def memory_report(guide: AmortizedGuide, panel: PanelDifferences) -> dict[str, i
     guide : AmortizedGuide
         In training mode memory-saving backward passes count, as they are in a step.
     panel : PanelDifferences
-        A mini-batch.
+        A mini-batch. On a GPU bytes are those by which allocation rises at most in a forward and backward pass.
 
     Returns
     -------
@@ -54,6 +79,8 @@ def memory_report(guide: AmortizedGuide, panel: PanelDifferences) -> dict[str, i
         "encoder", "flow", "likelihood" and their sum, "step".
     """
     model = guide.model
+    on_gpu = panel.values.is_cuda
+    measure = (lambda function, known: peak_bytes(function)) if on_gpu else saved_bytes
     known = [*guide.parameters(), *guide.buffers(), panel.values]
     known += [] if panel.closed is None else [panel.closed]
     population = model.space.constrain(guide.population_factor().mean.detach()).to(panel.values)
@@ -61,11 +88,12 @@ def memory_report(guide: AmortizedGuide, panel: PanelDifferences) -> dict[str, i
     with torch.no_grad():
         factor = guide.polished(population, panel)
     if guide.encoder is not None:
-        sizes["encoder"] = saved_bytes(lambda: guide.encode(population, panel, None), known)
+        places = torch.arange(len(panel), device=panel.values.device)
+        sizes["encoder"] = measure(lambda: guide.encode(population, panel, places), known)
     if guide.flow is not None:
         warp = guide.flow.attach(factor, population, panel, model.mixing)
         noise = torch.zeros(*factor.mean.shape, 1).to(factor.mean)
-        sizes["flow"] = saved_bytes(lambda: warp.forward(noise), [*known, warp.axes, warp.context, noise])
+        sizes["flow"] = measure(lambda: warp.forward(noise), [*known, warp.axes, warp.context, noise])
     xi = factor.mean.clone().requires_grad_()
-    sizes["likelihood"] = saved_bytes(lambda: panel_log_prob(model.coefficients(population, xi), panel), [*known, xi])
+    sizes["likelihood"] = measure(lambda: panel_log_prob(model.coefficients(population, xi), panel), [*known, xi])
     return {**sizes, "step": sum(sizes.values())}

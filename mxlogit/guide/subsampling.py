@@ -11,25 +11,32 @@ factor is of the backward pass alone and of the masked rows alone (scaling the l
 The published code leaves it out, which makes gradients of masked layers too small by the ratio kept: mode "official".
 
 A residual block under a mask of its own ("layer") needs independent masks: a path through two blocks under one mask
-survives with probability k / T, not its square.
+survives with probability k / T, not its square. So do the segments between attentions ("query"): queries that are kept
+attend to the keys and values of all situations, which the segment before has computed under its own mask.
+
+Unbiasedness ends where gradients go through something that is not linear. The classic route clips the gradient of
+q(theta) by its norm (`diagnostics_["clipped"]` counts how often), not that of the encoder, and decays no weights (decay
+that is decoupled from gradients would leave them as they are).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mxlogit.draws import mixed_bits
 from mxlogit.errors import SpecificationError, check_at_least, check_option
 
-MODES = ("whole", "layer", "official", "winners")
+MODES = ("whole", "layer", "query", "official", "winners")
 _WORDS = 2.0**-53
+_FIRST_SHARE = 0.5
 # Rows without a record that are computed at a time: what they need for a moment must not make the peak.
 _CHUNK = 16_384
 
@@ -40,19 +47,31 @@ class SBP:
 
     Parameters
     ----------
-    keep : float
-        Share of a person's situations, above 0 and at most 1.
-    mode : {"whole", "layer", "official", "winners"}
+    keep : float or "auto"
+        Share of a person's situations, above 0 and at most 1. "auto": begins at a half; every hundred steps it becomes
+        the share at which masks add ``added`` times the variance that mini-batches have anyway (after Wang et al. 2024,
+        ICLR, arXiv 2306.02728).
+    mode : {"whole", "layer", "query", "official", "winners"}
         "whole": one mask per person around the token-wise encoder; unbiased. "layer": a mask of its own for every
-        residual block, inputs of blocks recorded for all; unbiased. "official": the published behaviour, for
-        comparison: one mask for everybody and the last two thirds of the blocks, gradients not scaled; biased.
-        "winners": of encoders that pool by maxima, the situations that have one; exact, whatever ``keep``.
+        residual block, inputs of blocks recorded for all; unbiased. "query": what "whole" is for encoders with
+        attention, a mask of its own for every segment between attentions, keys and values of all; unbiased. "official":
+        the published behaviour, for comparison: one mask for everybody and the last two thirds of the blocks, gradients
+        not scaled; biased. "winners": of encoders that pool by maxima, the situations that have one; exact, whatever
+        ``keep``.
     mask : {"grid", "random"}
         "grid": evenly spaced situations from a random phase; "random": without replacement.
     min_keep : int
         Situations that are always kept; people who have no more keep all.
     recompute : bool
         Whether kept rows are computed again in the backward pass instead of recorded: less memory, more time.
+    half : bool
+        Whether what is recorded is rounded to bfloat16: half the memory, gradients with rounding errors of some
+        thousandths; values as without.
+    added : float
+        Of ``keep="auto"``.
+    draws : float or None
+        Of ``objective="iwae"``: share of each person's draws through which gradients go, weights from all of them;
+        unbiased. 1.0: all, computed again chunk by chunk in the backward pass; exact. None: all, recorded.
 
     References
     ----------
@@ -60,11 +79,14 @@ class SBP:
     after LITE (Bronskill et al. 2021, NeurIPS, arXiv 2107.01105).
     """
 
-    keep: float = 0.5
+    keep: float | str = 0.5
     mode: str = "whole"
     mask: str = "grid"
     min_keep: int = 4
     recompute: bool = False
+    half: bool = False
+    added: float = 0.1
+    draws: float | None = None
 
     def check(self) -> None:
         """Raise unless the settings make sense.
@@ -80,12 +102,26 @@ class SBP:
         check_option("SBP(mode=...)", self.mode, list(MODES))
         check_option("SBP(mask=...)", self.mask, ["grid", "random"])
         check_at_least("SBP(min_keep=...)", self.min_keep, 1)
+        check_at_least("SBP(added=...)", self.added, 1e-6)
+        if self.draws is not None and not 0.0 < self.draws <= 1.0:
+            raise SpecificationError(f"SBP(draws=...) must be None, or above 0 and at most 1; got {self.draws!r}.")
+        if self.recompute and self.half:
+            raise SpecificationError("SBP: choose recompute=True or half=True; what is computed again is not recorded.")
+        if self.keep == "auto":
+            if self.mode in ("official", "winners"):
+                raise SpecificationError(f"SBP(keep='auto') needs an unbiased mask; mode={self.mode!r} has none.")
+            return
         if not isinstance(self.keep, int | float) or isinstance(self.keep, bool) or not 0.0 < self.keep <= 1.0:
-            raise SpecificationError(f"SBP(keep=...) must be above 0 and at most 1; got {self.keep!r}.")
+            raise SpecificationError(f"SBP(keep=...) must be above 0 and at most 1, or 'auto'; got {self.keep!r}.")
+
+    @property
+    def share(self) -> float:
+        """What is kept, or kept at first where that is found on the way."""
+        return _FIRST_SHARE if isinstance(self.keep, str) else self.keep
 
     def counts(self, n_situations: Tensor) -> Tensor:
         """How many situations of each person are kept, shape (n,)."""
-        wanted = (self.keep * n_situations.double()).round().to(n_situations.dtype)
+        wanted = (self.share * n_situations.double()).round().to(n_situations.dtype)
         return torch.maximum(wanted, n_situations.clamp(max=self.min_keep))
 
 
@@ -109,7 +145,9 @@ class Masks:
     scale: Tensor
 
     @classmethod
-    def draw(cls, settings: SBP, seen: Tensor, key: tuple[int, ...], people: Tensor, blocks: int) -> Masks:
+    def draw(
+        cls, settings: SBP, seen: Tensor, key: tuple[int, ...], people: Tensor, blocks: int, heads: int = 0
+    ) -> Masks:
         """Masks of a step.
 
         Parameters
@@ -122,17 +160,19 @@ class Masks:
             Places among everybody: a person's mask does not depend on who else is there.
         blocks : int
             Residual blocks of the encoder.
+        heads : int
+            Of its attention, if there is one.
         """
         n_situations = seen.sum(1)
         counts = settings.counts(n_situations)
         if settings.mode == "official":
-            shared = _lattice(seen, settings.keep, key)
+            shared = _lattice(seen, settings.share, key)
             first = blocks - max(1, round(2 * blocks / 3))
             kept = tuple(shared if block >= first else None for block in range(blocks))
             return cls(settings, seen, kept, torch.ones_like(counts, dtype=torch.float64))
         if settings.mode == "winners":
             return cls(settings, seen, (), torch.ones_like(counts, dtype=torch.float64))
-        parts = blocks if settings.mode == "layer" else 1
+        parts = blocks + 1 if heads else blocks if settings.mode == "layer" else 1
         masks = tuple(_draw_mask(settings.mask, seen, counts, (*key, part), people) for part in range(parts))
         return cls(settings, seen, masks, n_situations / counts.clamp(min=1).double())
 
@@ -142,6 +182,29 @@ class Masks:
         Rows that are not there are zero.
         """
         return self._through(self.kept[part], function, inputs)
+
+    def apply_to_queries(self, part: int, function: Callable[..., Tensor], rows: Tensor, keys: Tensor) -> Tensor:
+        """Rows (n, t, v) of a function of rows (n, m, w) of each person, given keys (n, t, ...) and who is seen.
+
+        Gradients with respect to rows and weights go through kept rows only, those with respect to keys as well.
+        """
+        mask = self.kept[part]
+        assert mask is not None
+        kept = mask & self.seen
+        place, there = _left(kept)
+        recorded = self._recorded(function, [_rows_at(rows, place), keys, self.seen])[there]
+        recorded = _scale_gradient(recorded, self.scale.repeat_interleave(kept.sum(1))[:, None].to(recorded))
+        out = recorded.new_zeros(*kept.shape, recorded.shape[-1])
+        people = max(1, _CHUNK // kept.shape[1])
+        with torch.no_grad():
+            for chunk in torch.arange(len(kept), device=kept.device).split(people):
+                dropped = (self.seen & ~kept)[chunk]
+                place, there = _left(dropped)
+                if place.shape[1]:
+                    part_of = function(_rows_at(rows[chunk], place), keys[chunk], self.seen[chunk])
+                    out[chunk[:, None].expand_as(dropped)[dropped], dropped.nonzero()[:, 1]] = part_of[there]
+        flat = kept.flatten().nonzero()[:, 0]
+        return out.flatten(0, 1).index_copy(0, flat, recorded).unflatten(0, kept.shape)
 
     def apply_to_winners(self, function: Callable[..., Tensor], inputs: Sequence[Tensor]) -> Tensor:
         """The same, with gradients through rows that have the largest value (the first such) of any coordinate."""
@@ -166,10 +229,50 @@ class Masks:
         return out.index_copy(0, rows, recorded).unflatten(0, (n, t))
 
     def _recorded(self, function: Callable[..., Tensor], inputs: list[Tensor]) -> Tensor:
+        if self.settings.half:
+            with rounded_record():
+                return function(*inputs)
         if not self.settings.recompute:
             return function(*inputs)
         result: Tensor = checkpoint(function, *inputs, use_reentrant=False)
         return result
+
+
+def _left(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Places (n, m) of the true cells of each row of a mask (n, t), in order, and which of them are meant (n, m)."""
+    counts = mask.sum(1)
+    most = int(counts.max()) if len(counts) else 0
+    place = (~mask).to(torch.int8).argsort(dim=1, stable=True)[:, :most]
+    return place, torch.arange(most, device=mask.device) < counts[:, None]
+
+
+def _rows_at(rows: Tensor, place: Tensor) -> Tensor:
+    return rows.gather(1, place[..., None].expand(-1, -1, rows.shape[-1]))
+
+
+# Told of every rounded tensor: hooks do not see what other hooks keep.
+WATCHERS: list[Callable[[Tensor], object]] = []
+
+
+@contextmanager
+def rounded_record() -> Iterator[None]:
+    """Record floating-point activations in bfloat16 for the backward pass; weights as they are."""
+
+    def pack(tensor: Tensor) -> Tensor | tuple[Tensor, torch.dtype]:
+        # Linear maps record views of their weights.
+        base = tensor if tensor._base is None else tensor._base
+        if not tensor.is_floating_point() or isinstance(base, nn.Parameter):
+            return tensor
+        small = tensor.to(torch.bfloat16)
+        for watch in WATCHERS:
+            watch(small)
+        return small, tensor.dtype
+
+    def unpack(kept: Tensor | tuple[Tensor, torch.dtype]) -> Tensor:
+        return kept if isinstance(kept, Tensor) else kept[0].to(kept[1])
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+        yield
 
 
 class _ScaleGradient(torch.autograd.Function):

@@ -26,6 +26,8 @@ from mxlogit.guide.laplace import FLOWS
 from mxlogit.guide.population import GaussianFactor
 from mxlogit.importance import weigh_draws
 from mxlogit.inference.assess import draw_samples, evaluate_center, judge
+from mxlogit.inference.backward import resolve_sbp
+from mxlogit.inference.keep_control import EVERY, KeepControl
 from mxlogit.inference.newton import Clock
 from mxlogit.inference.start import MultinomialLogit
 from mxlogit.marginal import MarginalLikelihood, Sweep
@@ -81,8 +83,10 @@ def run_classic(
         guide = make_guide(settings, model, panel, start, seed, people.team)
         # From here on every process draws its own people and noise.
         torch.manual_seed((seed + people.team.rank) % 2**63)
-        factor = _train(settings, guide, panel, people, seed, clock)
-    return judge(_package(settings, guide, factor, people, seed, clock), model, people, logit)
+        factor, clipped = _train(settings, guide, panel, people, seed, clock)
+    fit = _package(settings, guide, factor, people, seed, clock)
+    fit.diagnostics.update(clipped=clipped, **({} if guide.sbp is None else {"sbp_keep": guide.sbp.share}))
+    return judge(fit, model, people, logit)
 
 
 def make_guide(
@@ -98,7 +102,7 @@ def make_guide(
         family = "diagonal" if settings.population == "saa" else settings.population_family
         polish_steps = _polish_steps(settings, encoder)
         guide = AmortizedGuide(model, _start_factor(model, start), encoder, polish_steps, family=family)
-        guide.sbp = settings.resolved_sbp()
+        guide.sbp = resolve_sbp(settings)
         if settings.flow in FLOWS and model.space.n_random:
             flow = LocalFlow(model.space.n_random, str(settings.flow), settings.flow_layers).to(panel.values)
             local = start.to(panel.values)
@@ -163,8 +167,8 @@ class _Schedule:
 
 def _train(
     settings: VI, guide: AmortizedGuide, panel: PanelDifferences, people: People, seed: int, clock: Clock
-) -> GaussianFactor:
-    """Run Adam; return q(theta) averaged over the last quarter of the run.
+) -> tuple[GaussianFactor, int]:
+    """Run Adam; return q(theta) averaged over the last quarter of the run, and how many gradients were clipped.
 
     Gradients are means over processes, each of which takes its share of a mini-batch from its own people, as if they
     were all.
@@ -182,6 +186,8 @@ def _train(
     groups: list[dict[str, Any]] = [{"params": theta}, {"params": networks}]
     optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
     schedule, average, n_averaged, step = _Schedule(settings, clock), _flatten(theta) * 0.0, 0, 0
+    clipped = 0
+    control = KeepControl(guide, team) if guide.sbp is not None and guide.sbp.keep == "auto" else None
     batch = min(max(1, settings.batch_size // team.size), len(panel))
     recent: list[float] = []
     guide.first_person = first
@@ -190,6 +196,8 @@ def _train(
             group["lr"] = rate * schedule.rate(progress)
         chosen = torch.randperm(len(panel))[:batch].to(panel.values.device)
         optimizer.zero_grad()
+        if control is not None and step % EVERY == 0:
+            control.adjust(panel, chosen, (seed, step))
         guide.mask_key = (seed, step)
         loss = loss_of(panel, chosen)
         loss.backward()
@@ -197,7 +205,8 @@ def _train(
             population = guide.model.space.constrain(guide.population_factor().mean.detach()).to(panel.values)
             (-len(panel) / batch * guide.encoder_bound(population, panel.take(chosen), chosen)).backward()
         _average_gradients([*theta, *([] if guide.flow is None else guide.flow.parameters())], team)
-        torch.nn.utils.clip_grad_norm_(theta, _CLIP * len(panel) * team.size)
+        longest = _CLIP * len(panel) * team.size
+        clipped += float(torch.nn.utils.clip_grad_norm_(theta, longest)) > longest
         optimizer.step()
         clock.passes += batch / len(panel)
         recent = [*recent[-_RECORD_EVERY + 1 :], -float(loss.detach())]
@@ -212,7 +221,7 @@ def _train(
         _unflatten(average / n_averaged, theta)
     guide.eval()
     factor = guide.population_factor()
-    return GaussianFactor(factor.mean.detach(), factor.tril.detach())
+    return GaussianFactor(factor.mean.detach(), factor.tril.detach()), clipped
 
 
 def _average_gradients(parameters: list[torch.nn.Parameter], team: Team) -> None:

@@ -23,6 +23,7 @@ from torch.func import functional_call
 from mxlogit.draws import BaseDraws, DrawScheme, make_generator
 from mxlogit.guide import objectives
 from mxlogit.guide.amortized import AmortizedGuide
+from mxlogit.guide.draw_subsets import choose_draws, sbp_logmeanexp
 from mxlogit.guide.laplace import LocalFactor
 from mxlogit.guide.population import GaussianFactor
 from mxlogit.importance import WeightedDraws, log_density, log_joint, weigh_draws
@@ -55,6 +56,11 @@ class ObjectiveSettings:
     noise : {"antithetic", "sobol", "independent"}
         Of people's draws: pseudo-random, or a scrambled Sobol sequence, each draw with its opposite; or neither. "dreg"
         asks for independent ones: given one of a pair the other is no longer random.
+    masked : bool
+        Whether gradients go through those situations only that the guide's `SBP` keeps, the same under one key. Second
+        derivatives need all: what masks leave is the derivative of no function.
+    kept_draws : float or None
+        Of "iwae": share of draws that gradients go through; 1: all, computed again; None: all, recorded.
     """
 
     bound: str = "marginal"
@@ -64,6 +70,8 @@ class ObjectiveSettings:
     orthogonal: bool = True
     gradient: str = "standard"
     noise: str = "antithetic"
+    masked: bool = True
+    kept_draws: float | None = None
 
 
 class GuideObjective:
@@ -81,10 +89,10 @@ class GuideObjective:
         self.guide, self.panel, self.settings, self.seed = guide, panel, settings, seed
         self.names = [name for name, _ in guide.named_parameters()]
 
-    def of_batches(self, people: int) -> tuple[GuideObjective, float]:
+    def of_batches(self, people: int, *, masked: bool = True) -> tuple[GuideObjective, float]:
         """The same with so many people at a time, if there are, and what it costs as a multiple of this one."""
         count = min(self.settings.batch, len(self.panel))
-        other = replace(self.settings, batch=min(people, len(self.panel)))
+        other = replace(self.settings, batch=min(people, len(self.panel)), masked=masked)
         return GuideObjective(self.guide, self.panel, other, self.seed), other.batch / count
 
     def vector(self) -> Tensor:
@@ -120,6 +128,8 @@ class GuideObjective:
         part = self.panel.take(people.to(self.panel.values.device)) if count < len(self.panel) else self.panel
         base = self._base(key, count)
         module = _Bound(self.guide, part, base, torch.cat([half, -half]), self.settings, len(self.panel) / count)
+        if self.settings.masked:
+            module.places, module.key = people.to(self.panel.values.device), (self.seed, key)
         if self.guide.encoder is None:
             module.factor = self._factor_at(around, part)
         names = [f"guide.{name}" for name in self.names]
@@ -160,6 +170,8 @@ class _Bound(nn.Module):
     """Minus the bound at every pair of points of theta, shape (m / 2,)."""
 
     factor: LocalFactor | None = None
+    places: Tensor | None = None
+    key: tuple[int, ...] = (0, 0)
 
     def __init__(
         self,
@@ -172,7 +184,7 @@ class _Bound(nn.Module):
     ) -> None:
         super().__init__()
         self.guide, self.part, self.base, self.noise, self.scale = guide, part, base, noise, scale
-        self.bound, self.gradient = settings.bound, settings.gradient
+        self.bound, self.gradient, self.kept_draws = settings.bound, settings.gradient, settings.kept_draws
 
     def forward(self) -> Tensor:
         """Evaluate."""
@@ -183,7 +195,8 @@ class _Bound(nn.Module):
             q = GaussianFactor(q.mean.detach(), q.tril.detach())
         log_q = q.log_prob(vectors)
         values = []
-        for vector in vectors:
+        for number, vector in enumerate(vectors):
+            guide.mask_key = (*self.key, 3, number)
             people = self._people(model.space.constrain(vector).to(self.part.values))
             values.append(self.scale * people + model.log_prior(vector))
         first, second = (log_q - torch.stack(values)).chunk(2)
@@ -194,15 +207,34 @@ class _Bound(nn.Module):
         guide, part = self.guide, self.part
         factor = self.factor
         if factor is None:
-            factor = guide.local_factor(population, part)
+            factor = guide.local_factor(population, part, self.places)
         elif guide.flow is not None:
             factor = guide.flowed(factor, population, part)
+        if self.kept_draws is not None:
+            return self._total(self._through_some(factor, population))
         drawn = weigh_draws(factor, self.base, population, part, guide.model.mixing)
         if self.gradient != "standard":
             bounds = self._through_draws(factor, drawn, population)
         else:
             bounds = drawn.log_marginal if self.bound == "marginal" else objectives.value(drawn.log_ratio, self.bound)
-        return (bounds.double() * part.weights.double()).sum()
+        return self._total(bounds)
+
+    def _total(self, bounds: Tensor) -> Tensor:
+        return (bounds.double() * self.part.weights.double()).sum()
+
+    def _through_some(self, factor: LocalFactor, population: Population) -> Tensor:
+        """Importance-weighted bounds (n,) of which a share of the draws, or no more than a chunk, is recorded."""
+        kept, points = None, self.base.points
+        assert self.kept_draws is not None
+        if self.kept_draws < 1.0:
+            generator = make_generator(*self.guide.mask_key)
+            kept = choose_draws(len(points), points.shape[-1], self.kept_draws, generator).to(points.device)
+
+        def log_ratio(points: Tensor) -> Tensor:
+            base = replace(self.base, points=points)
+            return weigh_draws(factor, base, population, self.part, self.guide.model.mixing).log_ratio
+
+        return sbp_logmeanexp(log_ratio, points, kept)
 
     def _through_draws(self, factor: LocalFactor, drawn: WeightedDraws, population: Population) -> Tensor:
         """Bounds (n,) whose gradients with respect to the factors go through their draws alone."""

@@ -103,6 +103,7 @@ def _objective_settings(settings: VI, guide: AmortizedGuide) -> ObjectiveSetting
         orthogonal=settings.population != "saa",
         gradient=settings.gradient,
         noise="independent" if settings.gradient == "dreg" else settings.noise,
+        kept_draws=None if guide.sbp is None else guide.sbp.draws,
     )
 
 
@@ -147,7 +148,7 @@ def _ever_larger(objective: GuideObjective) -> Iterator[Batches]:
     while True:
         people = min(size, max(CURVATURE_PEOPLE, size // _CURVATURE_SHARE))
         whole, cost = objective.of_batches(size)
-        few, curvature_cost = objective.of_batches(people)
+        few, curvature_cost = objective.of_batches(people, masked=False)
         yield Batches(whole, few, cost, curvature_cost)
         if size == everybody:
             return

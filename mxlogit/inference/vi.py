@@ -18,6 +18,7 @@ from mxlogit.guide.families import family_rank
 from mxlogit.guide.laplace import FLOWS
 from mxlogit.guide.objectives import check_objective
 from mxlogit.guide.subsampling import SBP
+from mxlogit.inference.backward import check_sbp
 from mxlogit.inference.default import run_newton
 from mxlogit.inference.method import Callback
 from mxlogit.inference.newton import STAGE_SIZES, Clock
@@ -59,10 +60,12 @@ class VI(BaseEstimator):  # type: ignore[misc]
         Network that proposes each person's factor. "auto" is "set" under "adam" and None elsewhere, where polishing
         leaves a network nothing to win; "rodrigues2022" is the published network, for comparison. An `Encoder` is the
         set encoder in another shape.
-    sbp : None, float, SBP or "checkpoint"
+    sbp : None, float, SBP, "auto", "checkpoint" or "bfloat16"
         Memory-saving backward passes of the set encoder: gradients through that share of each person's situations, by
-        the rules of an `SBP`; unbiased. "checkpoint" recomputes all rows instead: exact, slower. For panels of many
-        situations and wide encoders ("adam" only).
+        the rules of an `SBP`; unbiased. "auto" finds the share. "checkpoint" recomputes all rows: exact, slower;
+        "bfloat16" rounds what is recorded. For panels of many situations and wide encoders, under "adam" and
+        "hessian_free" (gradients only, one mask an iteration; curvature of few people through all their situations).
+        `mxlogit.memory_report` says what there is to save.
     covariance : {"full", "diagonal", "rank1", "rank2", ...}
         What the encoder "set" emits: a full covariance, none between whitened tastes, or a precision of a diagonal and
         so many columns. Polish makes it full again.
@@ -244,7 +247,7 @@ class VI(BaseEstimator):  # type: ignore[misc]
         check_option("VI(schedule=...)", self.schedule, ["cosine", "constant"])
         self._check_objective()
         family_rank(self.covariance)
-        if self.covariance != "full" and not self._has_set_encoder:
+        if self.covariance != "full" and not self.has_set_encoder:
             raise SpecificationError(
                 f"VI(covariance={self.covariance!r}) is of what encoder='set' emits; there is no such encoder here."
             )
@@ -286,24 +289,16 @@ class VI(BaseEstimator):  # type: ignore[misc]
             check_at_least("VI(max_seconds=...)", self.max_seconds, 1e-3)
 
     @property
-    def _wants_pyros_elbo(self) -> bool:
+    def wants_pyros_elbo(self) -> bool:
         """Whether an encoder would be trained by Pyro's ELBO, and not by a bound, gradient or noise asked for."""
         usual = self.objective == "auto" and self.gradient == "standard" and self.noise == "antithetic"
         return self.population == "adam" and usual
 
     @property
-    def _has_set_encoder(self) -> bool:
+    def has_set_encoder(self) -> bool:
+        """Whether an encoder of sets of situations is trained."""
         automatic = self.encoder == "auto" and self.population == "adam"
         return automatic or self.encoder == "set" or isinstance(self.encoder, Encoder)
-
-    def resolved_sbp(self) -> SBP | None:
-        """Settings of memory-saving backward passes, None without."""
-        if self.sbp is None or isinstance(self.sbp, SBP):
-            return self.sbp
-        if isinstance(self.sbp, str):
-            check_option("VI(sbp=...), as a word,", self.sbp, ["checkpoint"])
-            return SBP(1.0, recompute=True)
-        return SBP(self.sbp)
 
     def _check_encoder(self) -> None:
         trained = self.population in _TRAINED
@@ -312,24 +307,7 @@ class VI(BaseEstimator):  # type: ignore[misc]
         else:
             encoders = ["auto", None, *(["set", "rodrigues2022"] if trained else [])]
             check_option(f"VI(encoder=...) with population={self.population!r}", self.encoder, encoders)
-        sbp = self.resolved_sbp()
-        if sbp is None:
-            return
-        sbp.check()
-        if sbp.mode == "winners" and not (isinstance(self.encoder, Encoder) and self.encoder.pool == "max"):
-            raise SpecificationError(
-                "SBP(mode='winners') needs VI(encoder=Encoder(pool='max')): others have no winners."
-            )
-        if self.encoder == "rodrigues2022":
-            raise SpecificationError(
-                "VI(sbp=...) is not for encoder='rodrigues2022': its batch normalisation would see two kinds of rows, "
-                "and one linear map before pooling leaves nothing to save."
-            )
-        if not (self._has_set_encoder and self._wants_pyros_elbo):
-            raise SpecificationError(
-                "VI(sbp=...) is for encoders trained by population='adam' on Pyro's ELBO: second-order engines need "
-                "one function, the same wherever it is evaluated."
-            )
+        check_sbp(self)
 
     def _check_objective(self) -> None:
         searched = self.population in ("newton", "natural")
@@ -337,7 +315,7 @@ class VI(BaseEstimator):  # type: ignore[misc]
         check_option(f"VI(objective=...) {where}", self.objective, ["auto", *([] if searched else ["iwae", "elbo"])])
         check_option(f"VI(noise=...) {where}", self.noise, ["antithetic", *([] if searched else ["sobol"])])
         check_option("VI(gradient=...)", self.gradient, ["standard", "stl", "dreg"])
-        if self.encoder is not None and not self._wants_pyros_elbo and self.population == "adam":
+        if self.encoder is not None and not self.wants_pyros_elbo and self.population == "adam":
             # Gradients stop at a polished point.
             check_option("VI(polish=...) with an objective, gradient or noise of one's own", self.polish, ["auto", 0])
         if self.gradient == "standard":
@@ -394,5 +372,5 @@ class VI(BaseEstimator):  # type: ignore[misc]
         from mxlogit.inference.stochastic_route import run_stochastic
 
         # Fixed coefficients alone leave an encoder nothing to encode.
-        classic = self._wants_pyros_elbo and encoder_name(self) is not None and model.space.n_random > 0
+        classic = self.wants_pyros_elbo and encoder_name(self) is not None and model.space.n_random > 0
         return (run_classic if classic else run_stochastic)(self, model, people, logit, start, seed, clock)

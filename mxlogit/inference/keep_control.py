@@ -1,0 +1,80 @@
+"""How much of a person's situations to keep for the backward pass: as little as adds a given share of variance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from mxlogit.guide.amortized import AmortizedGuide
+from mxlogit.panels import PanelDifferences
+from mxlogit.team import Team
+
+EVERY = 100
+_FORGET, _LEAST, _MOST = 0.8, 1.0 / 16.0, 0.9
+
+
+@dataclass
+class KeepControl:
+    """Measures variances of the encoder's gradient, and sets the guide's share of kept situations.
+
+    Masks that keep a share add (1 / share - 1) C to the variance of a gradient. C comes from two masks under the same
+    people and noise, the variance B of mini-batches from their halves; nothing is ever recorded whole. The share sought
+    has (1 / share - 1) C = added B. After the controller of Wang et al. (2024, ICLR, arXiv 2306.02728), whose steps are
+    of a fixed size.
+
+    Attributes
+    ----------
+    guide : AmortizedGuide
+        With ``sbp`` set.
+    team : Team
+    masks, batches : float
+        Running sums of C and B.
+    """
+
+    guide: AmortizedGuide
+    team: Team
+    masks: float = 0.0
+    batches: float = 0.0
+
+    def adjust(self, panel: PanelDifferences, people: Tensor, key: tuple[int, int]) -> None:
+        """Measure on a mini-batch (places of ``people``) and set the share.
+
+        Parameters
+        ----------
+        panel : PanelDifferences
+        people : Tensor of int
+        key : tuple of int
+            Seed and step.
+        """
+        sbp = self.guide.sbp
+        assert sbp is not None
+        if len(people) < 2:
+            return
+        gradients = torch.stack([self._halves(panel, people, (*key, 7, mask)) for mask in range(2)])
+        by_masks = 0.5 * gradients.mean(1).diff(dim=0).square().sum()
+        by_both = gradients.diff(dim=1).square().sum() / 8.0
+        masks, both = self.team.total(by_masks, by_both)
+        share = sbp.share
+        self.masks = _FORGET * self.masks + float(masks) / (1.0 / share - 1.0)
+        self.batches = _FORGET * self.batches + max(float(both - masks), 0.0)
+        if self.masks > 0.0:
+            wanted = self.masks / (self.masks + sbp.added * self.batches)
+            self.guide.sbp = replace(sbp, keep=min(max(wanted, _LEAST), _MOST))
+
+    def _halves(self, panel: PanelDifferences, people: Tensor, mask_key: tuple[int, ...]) -> Tensor:
+        """Gradients (2, d) per person of the encoder's bound on halves of the people, under one mask and one noise."""
+        guide = self.guide
+        assert guide.encoder is not None
+        population = guide.model.space.constrain(guide.population_factor().mean.detach()).to(panel.values)
+        devices = [panel.values.device] if panel.values.is_cuda else []
+        rows = []
+        guide.mask_key = mask_key
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed((mask_key[0] + mask_key[1]) % 2**63)
+            for half in people.chunk(2):
+                bound = guide.encoder_bound(population, panel.take(half), half) / len(half)
+                parts = torch.autograd.grad(bound, list(guide.encoder.parameters()))
+                rows.append(torch.cat([part.flatten().double() for part in parts]))
+        return torch.stack(rows)

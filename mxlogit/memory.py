@@ -1,0 +1,77 @@
+"""Where the memory of a training step goes, for an estimator and data: what memory-saving backward passes can save."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import torch
+from sklearn.base import clone
+
+from mxlogit.errors import SpecificationError
+from mxlogit.guide.subsampling import SBP
+from mxlogit.inference.vi import VI
+from mxlogit.request import resolve_method
+from mxlogit.team import Team
+
+if TYPE_CHECKING:
+    from mxlogit.estimator import MixedLogit
+
+_KEEPS = (0.5, 0.25, 0.125)
+
+
+def memory_report(est: MixedLogit, X: Any) -> pd.DataFrame:
+    """Megabytes that a training step of the amortized routes keeps for its backward pass, by part of the guide.
+
+    One mini-batch of ``method.batch_size`` decision makers and one draw of each, at the start of training. On the CPU:
+    bytes of the storages that autograd records, each once. On a GPU: by how much allocation rises at most in a forward
+    and a backward pass.
+
+    Parameters
+    ----------
+    est : MixedLogit
+        With ``method=VI(population="adam", ...)`` or another that trains an encoder. It is not fitted by this.
+    X : long frame, ChoiceData or PackedChoices
+
+    Returns
+    -------
+    pandas.DataFrame
+        Index: "everything recorded", shares of situations that are kept, and the estimator's own ``sbp`` if there is
+        one. Columns: "encoder", "flow", "likelihood", "step" (their sum) in MB, and "share", of the first row's step.
+
+    Raises
+    ------
+    SpecificationError
+        If the method trains no encoder of sets.
+    """
+    method = resolve_method(est.method)
+    if not isinstance(method, VI) or not method.has_set_encoder:
+        raise SpecificationError(
+            f"memory_report is about guides with a set encoder, such as method=VI(population='adam'); got {method!r}."
+        )
+    method.check()
+    # Imported here: the default route needs neither Pyro nor its import time.
+    from mxlogit.guide.memory import memory_report as report
+    from mxlogit.inference.backward import resolve_sbp
+    from mxlogit.inference.classic import make_guide
+    from mxlogit.inference.start import fit_multinomial_logit, start_population
+
+    fitted, people, _ = clone(est)._prepare(X, Team())
+    if fitted.model.space.n_random == 0:
+        raise SpecificationError("memory_report: without random coefficients there is no encoder.")
+    batch = people.take(torch.arange(min(len(people), method.batch_size)))
+    panel = batch.alone()
+    start = start_population(fitted.model, fit_multinomial_logit(batch, fitted.model.prior.deviation))
+    guide = make_guide(method, fitted.model, panel, start, fitted.seed)
+    own = resolve_sbp(method)
+    shape: SBP = SBP() if own is None or own.mode in ("official", "winners") else own
+    variants: dict[str, SBP | None] = {"everything recorded": None}
+    variants |= {f"keep {keep}": replace(shape, keep=keep, recompute=False, half=False) for keep in _KEEPS}
+    variants |= {} if own is None else {"sbp as given": own}
+    rows = {}
+    for name, sbp in variants.items():
+        guide.sbp = sbp
+        rows[name] = report(guide, panel)
+    table = pd.DataFrame.from_dict(rows, orient="index") / 1e6
+    return table.assign(share=table["step"] / table["step"].iloc[0])
