@@ -1,10 +1,15 @@
-"""Memory-saving backward passes of the set encoder: bytes and seconds of a training step, against plain and rivals.
+"""Memory-saving backward passes of the set encoder: bytes, seconds, accuracy, and the longest panel in 2 GB.
 
-    python tests/benchmarks/bench_sbp.py [--threads 1] [--repeats 7] [--json FILE]
+    python tests/benchmarks/bench_sbp.py [--threads 1] [--repeats 7] [--seeds 10] [--json FILE] [CASE ...]
 
-Asserts nothing. For panels of T situations and widths of the encoder: bytes that the encoder and the whole step keep for
-the backward pass, and seconds of a forward and backward pass, as ratios of plain backpropagation, alternating, medians.
-"checkpoint" recomputes the whole token-wise encoder; what it keeps is not seen by the count, so it has no bytes here.
+Asserts nothing. Cases (all by default):
+
+steps     For panels of T situations and widths of the encoder: bytes that the encoder and the whole step keep for the
+          backward pass, and seconds of a forward and backward pass, as ratios of plain backpropagation, alternating,
+          medians. What "checkpoint" keeps is not seen by the count, so it has no bytes here.
+accuracy  Training at T = 128, paired seeds, equal steps and equal seconds, beside smaller batches of equal memory: encoder's
+          bound of people never seen, and root-mean-square error of Omega.
+longest   Situations of eight people that one step takes within 2 GB of resident memory, all libraries included.
 """
 
 from __future__ import annotations
@@ -12,41 +17,57 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import resource
 import statistics
+import subprocess
+import sys
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+import pyro
 import torch
 
-from mxlogit import SBP, ChoiceData, Encoder, Priors
+from mxlogit import SBP, VI, ChoiceData, Encoder, MixedLogit, Priors
 from mxlogit.density import PanelModel
 from mxlogit.guide.amortized import AmortizedGuide
 from mxlogit.guide.encoder import SetEncoder
 from mxlogit.guide.memory import memory_report
 from mxlogit.guide.population import GaussianFactor
+from mxlogit.inference.classic import _train, encoder_quality, make_guide
+from mxlogit.inference.newton import Clock
+from mxlogit.inference.start import fit_multinomial_logit, start_population
 from mxlogit.mixing import Mixing
 from mxlogit.panels import PanelDifferences, difference_panels
 from mxlogit.parameters import ParameterSpace
+from mxlogit.people import People
 from mxlogit.priors import resolve_priors
+from mxlogit.simulate import simulate_choices
+from mxlogit.team import Team
 
-LENGTHS, WIDTHS, KEEPS = (8, 32, 128, 512), (64, 256), (0.5, 0.25, 0.125)
+LENGTHS, WIDTHS, KEEPS = (8, 32, 128, 512), (64, 256), (1.0, 0.5, 0.25, 0.125)
 _SITUATIONS, _ALTERNATIVES = 16_384, 4
 SPACE = ParameterSpace(("f",), ("a", "b", "c"), ((0, 1, 2),))
+# People of a mini-batch and steps of the training runs; smaller batches of equal memory beside them.
+_TRAINED, _BATCH, _STEPS, _LENGTH = 64, 16, 300, 128
+_CAP = 2 * 2**30
+_FEW = 8
 
 
-def make_guide(width: int) -> AmortizedGuide:
+def make_guide_of(shape: Encoder) -> AmortizedGuide:
     mixing = Mixing(["normal"] * 3)
     model = PanelModel(SPACE, mixing, resolve_priors(Priors(), mixing, 1, [1.0] * 4), torch.ones(4).double())
     start = GaussianFactor(torch.zeros(SPACE.size).double(), 0.1 * torch.eye(SPACE.size).double())
     torch.manual_seed(1)
-    return AmortizedGuide(model, start, SetEncoder(3, mixing, Encoder(width)))
+    return AmortizedGuide(model, start, SetEncoder(3, mixing, shape))
 
 
-def make_panel(length: int) -> PanelDifferences:
-    """So many people that all panels have the same number of situations."""
-    people, generator = _SITUATIONS // length, torch.Generator().manual_seed(2)
+def make_panel(length: int, people: int) -> PanelDifferences:
+    generator = torch.Generator().manual_seed(2)
     attributes = torch.randn(people, length, _ALTERNATIVES, 4, generator=generator)
     chosen = torch.randint(0, _ALTERNATIVES, (people, length), generator=generator)
     return difference_panels(ChoiceData.from_arrays(attributes, chosen, names=["f", "a", "b", "c"])).to(torch.float32)
@@ -57,15 +78,19 @@ def step(guide: AmortizedGuide, panel: PanelDifferences) -> float:
     population = guide.model.space.constrain(guide.population_factor().mean.detach()).to(panel.values)
     guide.zero_grad()
     started = time.perf_counter()
-    guide.encoder_bound(population, panel).backward()
+    guide.encoder_bound(population, panel, torch.arange(len(panel))).backward()
     return time.perf_counter() - started
 
 
-def compare(length: int, width: int, repeats: int) -> list[dict[str, Any]]:
-    guide, panel = make_guide(width), make_panel(length)
+RIVALS = {"checkpoint": SBP(1.0, recompute=True), "bfloat16": SBP(1.0, half=True)}
+
+
+def compare(length: int, shape: Encoder, repeats: int) -> list[dict[str, Any]]:
+    # As many people as make all panels have the same number of situations.
+    guide, panel = make_guide_of(shape), make_panel(length, _SITUATIONS // length)
     variants: dict[str, SBP | None] = {"plain": None}
     variants |= {f"keep {keep}": SBP(keep, min_keep=1) for keep in KEEPS}
-    variants["checkpoint"] = SBP(1.0, recompute=True)
+    variants |= RIVALS
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     for repeat in range(repeats + 1):
         for name, sbp in variants.items():
@@ -80,7 +105,8 @@ def compare(length: int, width: int, repeats: int) -> list[dict[str, Any]]:
         rows.append(
             {
                 "T": length,
-                "width": width,
+                "width": shape.width,
+                "heads": shape.heads,
                 "variant": name,
                 "encoder_mb": plain["encoder"] / 1e6 if name == "plain" else math.nan,
                 "encoder_bytes": found["encoder"] / plain["encoder"] if seen else math.nan,
@@ -97,20 +123,150 @@ def with_sbp(guide: AmortizedGuide, sbp: SBP | None) -> AmortizedGuide:
     return guide
 
 
+def run_steps(options: argparse.Namespace) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    shapes = [(length, Encoder(width)) for width in WIDTHS for length in LENGTHS]
+    shapes += [(length, Encoder(64, heads=4)) for length in (32, 128, 512)]
+    for length, shape in shapes:
+        found = compare(length, shape, options.repeats)
+        print(pd.DataFrame(found).round(3).to_string(index=False, header=not rows), flush=True)
+        rows += found
+    return rows
+
+
+def train(settings: VI, seed: int) -> dict[str, float]:
+    """Train on some people; the encoder's bound of others, the error of Omega, seconds."""
+    root = np.array([[1.0, 0.0, 0.0], [0.5, 0.8, 0.0], [-0.3, 0.2, 0.6]])
+    frame, _ = simulate_choices(
+        fixed={"f": 0.5},
+        random={"a": (0.5, 1.0), "b": (-0.5, 1.0), "c": (0.2, 0.7)},
+        correlation=_correlation(root),
+        n_decision_makers=2 * _TRAINED,
+        n_situations=_LENGTH,
+        n_alternatives=_ALTERNATIVES,
+        random_state=100 + seed,
+    )
+    est = MixedLogit(fixed=["f"], random=["a", "b", "c"], method=settings, random_state=seed)
+    fitted, people, _ = est._prepare(frame, Team())
+    panel = people.alone()
+    seen, unseen = (People.gather(panel.take(slice(i * _TRAINED, (i + 1) * _TRAINED))) for i in range(2))
+    model = fitted.model
+    start = start_population(model, fit_multinomial_logit(seen, model.prior.deviation))
+    clock = Clock(lambda line: None)
+    with torch.random.fork_rng(), pyro.settings.context(module_local_params=True):
+        guide = make_guide(settings, model, seen.alone(), start, seed)
+        torch.manual_seed(seed)
+        factor, _ = _train(settings, guide, seen.alone(), seen, seed, clock)
+    center = model.space.constrain(factor.mean)
+    root_found = center.scale_tril.numpy()
+    sds = np.array([1.0, 1.0, 0.7])
+    omega = _correlation(root) * np.outer(sds, sds)
+    return {
+        "bound": encoder_quality(guide, center, unseen, 1).elbo / _TRAINED,
+        "rmse_omega": float(np.sqrt(np.mean((root_found @ root_found.T - omega) ** 2))),
+        "seconds": clock.seconds(),
+    }
+
+
+def _correlation(root: np.ndarray) -> np.ndarray:
+    covariance = root @ root.T
+    scale = np.sqrt(np.diag(covariance))
+    return covariance / np.outer(scale, scale)
+
+
+def run_accuracy(options: argparse.Namespace) -> list[dict[str, Any]]:
+    plain = VI(population="adam", encoder=Encoder(64), steps=_STEPS, batch_size=_BATCH, flow=None, learning_rate=0.03)
+    runs: dict[str, Callable[[float], VI]] = {
+        "keep .5": lambda s: varied(plain, sbp=0.5),
+        "keep .25": lambda s: varied(plain, sbp=0.25),
+        "keep auto": lambda s: varied(plain, sbp="auto"),
+        "half the batch": lambda s: varied(plain, batch_size=_BATCH // 2),
+        "quarter of the batch": lambda s: varied(plain, batch_size=_BATCH // 4),
+        "keep .5, same seconds": lambda s: varied(plain, sbp=0.5, max_seconds=s),
+        "keep .25, same seconds": lambda s: varied(plain, sbp=0.25, max_seconds=s),
+    }
+    rows = []
+    for seed in range(options.seeds):
+        base = train(plain, seed)
+        rows.append({"seed": seed, "run": "plain", **base})
+        for name, settings in runs.items():
+            rows.append({"seed": seed, "run": name, **train(settings(base["seconds"]), seed)})
+        print(pd.DataFrame(rows[-len(runs) - 1 :]).round(4).to_string(index=False), flush=True)
+    print(summarise(pd.DataFrame(rows)).round(3).to_string())
+    return rows
+
+
+def varied(settings: VI, **changes: Any) -> VI:
+    return VI(**{**settings.get_params(deep=False), **changes})
+
+
+def summarise(table: pd.DataFrame) -> pd.DataFrame:
+    """Losses in per cent of the plain run's figure, over pairs, with 95 % intervals."""
+    wide = {name: table.pivot(index="seed", columns="run", values=name) for name in ("bound", "rmse_omega", "seconds")}
+    rows = {}
+    for run in wide["bound"]:
+        losses = {
+            "bound": 100.0 * (wide["bound"]["plain"] - wide["bound"][run]) / wide["bound"]["plain"].abs(),
+            "rmse": 100.0 * (wide["rmse_omega"][run] / wide["rmse_omega"]["plain"] - 1.0),
+        }
+        rows[run] = {"seconds": wide["seconds"][run].median()}
+        for name, loss in losses.items():
+            rows[run][f"{name}_loss"] = loss.mean()
+            rows[run][f"{name}_half_width"] = 2.26 * loss.std() / math.sqrt(len(loss))
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def peak_of(length: int, sbp: SBP | None) -> int:
+    """Bytes resident at most in a process that makes one step."""
+    call = f"import bench_sbp as b; from mxlogit import SBP; b.report_peak({length}, {sbp!r})"
+    done = subprocess.run(
+        [sys.executable, "-c", call], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+    )
+    return int(done.stdout)
+
+
+def report_peak(length: int, sbp: SBP | None) -> None:
+    torch.set_num_threads(1)
+    guide = with_sbp(make_guide_of(Encoder(256)), sbp)
+    step(guide, make_panel(length, _FEW))
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+
+
+def run_longest(options: argparse.Namespace) -> list[dict[str, Any]]:
+    variants: dict[str, SBP | None] = {"plain": None, **{f"keep {k}": SBP(k) for k in KEEPS[1:]}, **RIVALS}
+    variants["keep 0.125, recomputed"] = replace(SBP(0.125), recompute=True)
+    rows = []
+    for name, sbp in variants.items():
+        lengths = (2_000, 6_000)
+        low, high = (peak_of(length, sbp) for length in lengths)
+        slope = (high - low) / (lengths[1] - lengths[0])
+        # Rounded down, then tried.
+        longest = int((lengths[1] + (_CAP - high) / slope) * 0.97 / 100) * 100
+        rows.append({"variant": name, "situations": longest, "peak_gb": peak_of(longest, sbp) / 2**30})
+        print(pd.DataFrame(rows[-1:]).round(2).to_string(index=False, header=len(rows) == 1), flush=True)
+    return rows
+
+
+CASES = {"steps": run_steps, "accuracy": run_accuracy, "longest": run_longest}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cases", nargs="*", metavar="CASE", help=", ".join(CASES))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    unknown = [case for case in options.cases if case not in CASES]
+    if unknown:
+        parser.error(f"unknown cases {unknown}; there are {list(CASES)}")
     torch.set_num_threads(options.threads)
-    rows: list[dict[str, Any]] = []
-    for width in WIDTHS:
-        for length in LENGTHS:
-            rows += compare(length, width, options.repeats)
-            print(pd.DataFrame(rows[-5:]).round(3).to_string(index=False, header=len(rows) == 5), flush=True)
+    record: dict[str, Any] = {"threads": options.threads, "repeats": options.repeats, "torch": torch.__version__}
+    for case in options.cases or list(CASES):
+        print(f"\n== {case}")
+        record[case] = CASES[case](options)
     if options.json:
-        record = {"threads": options.threads, "repeats": options.repeats, "torch": torch.__version__, "rows": rows}
         options.json.write_text(json.dumps(record, indent=1))
 
 
