@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mxlogit import MSLE, VI, ChoiceData, MixedLogit
+from mxlogit import MSLE, VI, ChoiceData, MixedLogit, memory_report
 from mxlogit.simulate import simulate_choices, simulate_published_study
 
 pytestmark = [
@@ -61,3 +61,17 @@ def test_other_engines(method):
         for device in ("cpu", "cuda")
     )
     compare(here, there, 0.5 if isinstance(method, MSLE) else 3.0)
+
+
+def test_memory_report_by_peak_allocation():
+    """Fewer situations kept, a lower peak; and training through masks comes to the estimates of the CPU."""
+    frame, _ = simulate_choices(256, 128, 4, fixed={"x": 0.5}, random={"z": (0.5, 1.0)}, random_state=1)
+    method = VI(population="adam", steps=100, sbp=0.25)
+    here, there = (
+        MixedLogit(fixed=["x"], random=["z"], device=device, dtype="float32", random_state=1, method=method)
+        for device in ("cpu", "cuda")
+    )
+    table = memory_report(there, frame)
+    assert table["encoder"].iloc[:4].is_monotonic_decreasing
+    assert table.loc["keep 0.25", "encoder"] < 0.5 * table.loc["everything recorded", "encoder"]
+    compare(here.fit(frame), there.fit(frame), 1.0)

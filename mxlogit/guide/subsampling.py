@@ -204,7 +204,7 @@ class Masks:
                     part_of = function(_rows_at(rows[chunk], place), keys[chunk], self.seen[chunk])
                     out[chunk[:, None].expand_as(dropped)[dropped], dropped.nonzero()[:, 1]] = part_of[there]
         flat = kept.flatten().nonzero()[:, 0]
-        return out.flatten(0, 1).index_copy(0, flat, recorded).unflatten(0, kept.shape)
+        return _put(out.flatten(0, 1), flat, recorded).unflatten(0, kept.shape)
 
     def apply_to_winners(self, function: Callable[..., Tensor], inputs: Sequence[Tensor]) -> Tensor:
         """The same, with gradients through rows that have the largest value (the first such) of any coordinate."""
@@ -226,7 +226,7 @@ class Masks:
         with torch.no_grad():
             for chunk in (self.seen & ~kept).flatten().nonzero()[:, 0].split(_CHUNK):
                 out[chunk] = function(*(x[chunk] for x in flat))
-        return out.index_copy(0, rows, recorded).unflatten(0, (n, t))
+        return _put(out, rows, recorded).unflatten(0, (n, t))
 
     def _recorded(self, function: Callable[..., Tensor], inputs: list[Tensor]) -> Tensor:
         if self.settings.half:
@@ -238,6 +238,11 @@ class Masks:
         return result
 
 
+def _put(out: Tensor, rows: Tensor, recorded: Tensor) -> Tensor:
+    """Rows put in their places: index_copy would record them."""
+    return out.index_put((rows,), recorded)
+
+
 def _left(mask: Tensor) -> tuple[Tensor, Tensor]:
     """Places (n, m) of the true cells of each row of a mask (n, t), in order, and which of them are meant (n, m)."""
     counts = mask.sum(1)
@@ -247,7 +252,8 @@ def _left(mask: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _rows_at(rows: Tensor, place: Tensor) -> Tensor:
-    return rows.gather(1, place[..., None].expand(-1, -1, rows.shape[-1]))
+    """Rows (n, m, w) of each person at places (n, m); gather would record all of them."""
+    return rows[torch.arange(len(rows), device=rows.device)[:, None], place]
 
 
 # Told of every rounded tensor: hooks do not see what other hooks keep.
