@@ -143,11 +143,17 @@ def other_engine(rank, size, folder):
     return "no error"
 
 
-def classic(rank, size, folder):
+def classic(rank, size, folder, **settings):
     """The encoder through DistributedDataParallel."""
-    method = VI(population="adam", steps=60, batch_size=64, n_samples=200)
+    method = VI(**{"population": "adam", "steps": 60, "batch_size": 64, "n_samples": 200, **settings})
     est = make_estimator(method=method, dtype="float32").fit(make_data())
-    return {"coef": est.coef_.to_numpy(), "log_likelihood": est.log_likelihood_}
+    share = est.diagnostics_.get("sbp_keep")
+    return {"coef": est.coef_.to_numpy(), "log_likelihood": est.log_likelihood_, "share": share}
+
+
+def masked(rank, size, folder):
+    """Gradients through some situations, of a share that all find together."""
+    return classic(rank, size, folder, steps=110, sbp="auto")
 
 
 def lost(rank, size, folder):

@@ -18,7 +18,7 @@ SAME = ["same_data", "own_people", "nobody_here", "shards", "many_people"]
 WRONG = ["failing", "failing_in_a_pass", "failing_late", "overlapping", "other_engine"]
 
 
-def run_team(jobs, size, folder, timeout=240):
+def run_team(jobs, size, folder, timeout=400):
     """Results of every process; a dead one has none."""
     name, environment = ",".join(jobs), {**os.environ, "OMP_NUM_THREADS": "1"}
     script = Path(team_jobs.__file__)
@@ -119,6 +119,13 @@ def test_the_encoder_is_trained_by_all(team):
     for process in team:
         np.testing.assert_array_equal(process["classic"]["coef"], team[0]["classic"]["coef"])
         assert process["classic"]["log_likelihood"] == pytest.approx(team[0]["classic"]["log_likelihood"], rel=1e-9)
+
+
+@pytest.mark.slow
+def test_the_share_of_situations_is_found_by_all(folder):
+    first, second = (process["masked"] for process in run_team(["masked"], 2, folder))
+    np.testing.assert_array_equal(first["coef"], second["coef"])
+    assert first["share"] == second["share"] != 0.5
 
 
 def test_a_lost_process_is_noticed(folder):

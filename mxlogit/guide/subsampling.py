@@ -48,7 +48,7 @@ class SBP:
     Parameters
     ----------
     keep : float or "auto"
-        Share of a person's situations, above 0 and at most 1. "auto": begins at a half; every hundred steps it becomes
+        Share of a person's situations, above 0 and at most 1. "auto": begins at a half; every fifty steps it becomes
         the share at which masks add ``added`` times the variance that mini-batches have anyway (after Wang et al. 2024,
         ICLR, arXiv 2306.02728).
     mode : {"whole", "layer", "query", "official", "winners"}

@@ -196,7 +196,7 @@ def _train(
             group["lr"] = rate * schedule.rate(progress)
         chosen = torch.randperm(len(panel))[:batch].to(panel.values.device)
         optimizer.zero_grad()
-        if control is not None and step % EVERY == 0:
+        if control is not None and step % EVERY == EVERY - 1:
             control.adjust(panel, chosen, (seed, step))
         guide.mask_key = (seed, step)
         loss = loss_of(panel, chosen)

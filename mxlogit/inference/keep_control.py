@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from mxlogit.guide.amortized import AmortizedGuide
 from mxlogit.panels import PanelDifferences
 from mxlogit.team import Team
 
-EVERY = 100
+EVERY = 50
 _FORGET, _LEAST, _MOST = 0.8, 1.0 / 16.0, 0.9
 
 
@@ -66,15 +67,18 @@ class KeepControl:
     def _halves(self, panel: PanelDifferences, people: Tensor, mask_key: tuple[int, ...]) -> Tensor:
         """Gradients (2, d) per person of the encoder's bound on halves of the people, under one mask and one noise."""
         guide = self.guide
-        assert guide.encoder is not None
+        # Several processes' own module averages gradients, which this one must not.
+        shared: Any = guide.encoder
+        encoder = getattr(shared, "module", shared)
         population = guide.model.space.constrain(guide.population_factor().mean.detach()).to(panel.values)
         devices = [panel.values.device] if panel.values.is_cuda else []
         rows = []
-        guide.mask_key = mask_key
+        guide.mask_key, guide.encoder = mask_key, encoder
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed((mask_key[0] + mask_key[1]) % 2**63)
             for half in people.chunk(2):
                 bound = guide.encoder_bound(population, panel.take(half), half) / len(half)
-                parts = torch.autograd.grad(bound, list(guide.encoder.parameters()))
+                parts = torch.autograd.grad(bound, list(encoder.parameters()))
                 rows.append(torch.cat([part.flatten().double() for part in parts]))
+        guide.encoder = shared
         return torch.stack(rows)
