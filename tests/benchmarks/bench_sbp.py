@@ -250,9 +250,11 @@ def run_longest(options: argparse.Namespace) -> list[dict[str, Any]]:
         lengths = (2_000, 6_000)
         low, high = (peak_of(length, sbp) for length in lengths)
         slope = (high - low) / (lengths[1] - lengths[0])
-        # Rounded down, then tried.
-        longest = int((lengths[1] + (_CAP - high) / slope) * 0.97 / 100) * 100
-        rows.append({"variant": name, "situations": longest, "peak_gb": peak_of(longest, sbp) / 2**30})
+        longest = lengths[1] + (_CAP - high) / slope
+        # Tried, and shortened until it fits.
+        while (peak := peak_of(int(longest), sbp)) > _CAP:
+            longest -= max(0.02 * longest, (peak - _CAP) / slope)
+        rows.append({"variant": name, "situations": int(longest), "peak_gb": peak / 2**30})
         print(pd.DataFrame(rows[-1:]).round(2).to_string(index=False, header=len(rows) == 1), flush=True)
     return rows
 
