@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import pandas as pd
 
 from mxlogit.datasets import load_electricity
-from mxlogit.errors import MxlogitError
+from mxlogit.errors import MxlogitError, SpecificationError
 from mxlogit.estimator import MixedLogit
 
 _ATTRIBUTES = ["pf", "cl", "loc", "wk", "tod", "seas"]
@@ -22,6 +23,9 @@ def _say(text: object = "") -> None:
 
 def run_demo(picture: str) -> None:
     """Fit electricity with six correlated normal tastes, print what came of it and draw the tastes."""
+    # A wrong path is found before the fit.
+    if not Path(picture).absolute().parent.is_dir():
+        raise FileNotFoundError(f"No such file or directory: {Path(picture).parent}; nothing was fitted.")
     frame = load_electricity()
     est = MixedLogit(random=_ATTRIBUTES, situation="chid", alternative="alt", random_state=0)
     _say(f"Electricity: {frame['id'].nunique()} decision makers, {frame['chid'].nunique()} choice situations.")
@@ -70,15 +74,59 @@ def _write_picture(est: MixedLogit, path: str) -> None:
     _say(f"\nTaste distributions drawn in {path}")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit status."""
+def run_study_command(options: argparse.Namespace) -> None:
+    """Run a study, write its results and print means beside what is published."""
+    from mxlogit.study import beside_published, run_study, summarise, write_results
+
+    # A wrong ending is found before hours of work.
+    if not options.out.endswith((".csv", ".parquet")):
+        raise SpecificationError(f"--out must end in .csv or .parquet; got {options.out}.")
+    table = run_study(
+        options.design,
+        sizes=[_whole("--sizes", size) for size in options.sizes.split(",")],
+        runs=options.runs,
+        methods=options.methods.split(","),
+        processes=options.processes,
+        path=f"{options.out}.runs",
+    )
+    write_results(table, options.out)
+    shown = beside_published(table) if options.design == "published" else summarise(table)
+    _say(shown.round(4).to_string(na_rep=""))
+    for record in table[table["failure"] != ""].to_dict("records"):
+        _say(f"failed: {record['method']}, {record['people']} people, run {record['run']}: {record['failure']}")
+    _say(f"\nResults in {options.out}. A study that was stopped, or one of more runs, goes on from {options.out}.runs.")
+
+
+def _whole(name: str, text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise SpecificationError(f"{name} must be whole numbers with commas between; got {text!r}.") from None
+
+
+def _make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="mxlogit", description="Bayesian mixed logit choice models.")
     commands = parser.add_subparsers(dest="command", required=True)
     demo = commands.add_parser("demo", help="fit the electricity panel and show the results")
     demo.add_argument("--picture", default="mxlogit-demo.png", help="where to write the picture")
-    options = parser.parse_args(arguments)
+    study = commands.add_parser("study", help="fit simulated data of known truth, as in published studies")
+    study.add_argument("design", help="published, lognormal, short, unbalanced, many_alternatives, ...")
+    study.add_argument("--sizes", default="500,2000", help="decision makers, with commas between")
+    study.add_argument("--runs", type=int, default=30, help="data sets per size")
+    study.add_argument("--methods", default="vi", help="vi, vi_uncorrected, amortized, rodrigues2022, msle, mcmc")
+    study.add_argument("--processes", type=int, default=1, help="fits at a time")
+    study.add_argument("--out", default="study.csv", help="where to write the results (.csv or .parquet)")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit status."""
+    options = _make_parser().parse_args(arguments)
     try:
-        run_demo(options.picture)
+        if options.command == "demo":
+            run_demo(options.picture)
+        else:
+            run_study_command(options)
     except (MxlogitError, OSError) as error:
         sys.stderr.write(f"mxlogit: {error}\n")
         return 1

@@ -180,7 +180,7 @@ def test_every_data_set(load, request_):
 @pytest.mark.slow
 def test_a_lognormal_a_hundred_times_too_wide():
     """A data set simulated with a standard deviation of 88: no estimate to trust, but a fit that says so."""
-    from mxlogit.study import Design, _Task
+    from mxlogit.study.calibration import Design, _Task
 
     est = MixedLogit(
         fixed=["x"],

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from mxlogit import MCMC, VI, MixedLogit, Priors, SpecificationError
-from mxlogit.study import Calibration, Design, _Task, simulation_based_calibration
+from mxlogit.study import Calibration, Design, simulation_based_calibration
+from mxlogit.study.calibration import _Task
 
 SMALL = Design(people=25, situations=3, alternatives=3, ranked=19)
 METHOD = VI(n_samples=100, correct=False)

@@ -37,8 +37,9 @@ from mxlogit.errors import SpecificationError, check_at_least, check_option
 MODES = ("whole", "layer", "query", "official", "winners")
 _WORDS = 2.0**-53
 _FIRST_SHARE = 0.5
-# Rows without a record that are computed at a time: what they need for a moment must not make the peak.
-_CHUNK = 16_384
+# Rows that are computed without a record, or computed again, at a time: what they need for a moment must not make the
+# peak.
+_CHUNK = 8_192
 
 
 @dataclass(frozen=True)
@@ -192,10 +193,10 @@ class Masks:
         assert mask is not None
         kept = mask & self.seen
         place, there = _left(kept)
-        recorded = self._recorded(function, [_rows_at(rows, place), keys, self.seen])[there]
+        people = max(1, _CHUNK // kept.shape[1])
+        recorded = self._recorded(function, [_rows_at(rows, place), keys, self.seen], people)[there]
         recorded = _scale_gradient(recorded, self.scale.repeat_interleave(kept.sum(1))[:, None].to(recorded))
         out = recorded.new_zeros(*kept.shape, recorded.shape[-1])
-        people = max(1, _CHUNK // kept.shape[1])
         with torch.no_grad():
             for chunk in torch.arange(len(kept), device=kept.device).split(people):
                 dropped = (self.seen & ~kept)[chunk]
@@ -220,7 +221,7 @@ class Masks:
         flat = [x.flatten(0, 1) for x in inputs]
         rows = kept.flatten().nonzero()[:, 0]
         scale = self.scale if mask is not None else torch.ones_like(self.scale)
-        recorded = self._recorded(function, [x[rows] for x in flat])
+        recorded = self._recorded(function, [x[rows] for x in flat], _CHUNK)
         recorded = _scale_gradient(recorded, scale.repeat_interleave(kept.sum(1))[:, None].to(recorded))
         out = recorded.new_zeros(n * t, recorded.shape[-1])
         with torch.no_grad():
@@ -228,14 +229,15 @@ class Masks:
                 out[chunk] = function(*(x[chunk] for x in flat))
         return _put(out, rows, recorded).unflatten(0, (n, t))
 
-    def _recorded(self, function: Callable[..., Tensor], inputs: list[Tensor]) -> Tensor:
+    def _recorded(self, function: Callable[..., Tensor], inputs: list[Tensor], at_a_time: int) -> Tensor:
         if self.settings.half:
             with rounded_record():
                 return function(*inputs)
         if not self.settings.recompute:
             return function(*inputs)
-        result: Tensor = checkpoint(function, *inputs, use_reentrant=False)
-        return result
+        # In parts, each of which is computed again by itself: all at once would need as much as recording.
+        parts = zip(*(x.split(at_a_time) for x in inputs), strict=True)
+        return torch.cat([checkpoint(function, *part, use_reentrant=False) for part in parts])
 
 
 def _put(out: Tensor, rows: Tensor, recorded: Tensor) -> Tensor:

@@ -1,13 +1,10 @@
-"""Studies of engines on simulated data: whether posteriors are calibrated."""
+"""Whether posteriors of an engine are calibrated: ranks and coverage over data simulated from the prior."""
 
 from __future__ import annotations
 
-import json
 import warnings
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Iterator
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +19,12 @@ from mxlogit.choices import ChoiceData
 from mxlogit.choices.moments import AttributeMoments
 from mxlogit.density import PanelModel
 from mxlogit.draws import make_generator
-from mxlogit.errors import ConvergenceWarning, SpecificationError, check_whole
+from mxlogit.errors import ConvergenceWarning, check_whole
 from mxlogit.estimator import MixedLogit
 from mxlogit.inference.method import Method
 from mxlogit.parameters import Population
 from mxlogit.request import build_model, resolve_method
+from mxlogit.study.records import RecordFile, run_all
 
 _LEVELS = (0.5, 0.9, 0.95)
 
@@ -145,12 +143,13 @@ def simulation_based_calibration(
     check_whole("processes", processes, 1)
     sizes = Design() if design is None else design
     task = _Task(clone(est).set_params(method=resolve_method(method)), sizes, random_state)
-    done = _read(path, task.identity)
-    missing = [r for r in range(n_replications) if r not in done]
-    for record in tqdm(_run(task, missing, processes), total=len(missing), disable=None, leave=False):
-        done[record["replication"]] = record
-        _append(path, task.identity, record)
-    return _collect([done[r] for r in range(n_replications)], sizes.ranked)
+    file = RecordFile(None if path is None else Path(path), task.identity, ("replication",))
+    done = file.read()
+    missing = [r for r in range(n_replications) if (r,) not in done]
+    for record in tqdm(run_all(task.run, missing, processes), total=len(missing), disable=None, leave=False):
+        done[file.key(record)] = record
+        file.append(record)
+    return _collect([done[(r,)] for r in range(n_replications)], sizes.ranked)
 
 
 @dataclass(frozen=True)
@@ -222,53 +221,6 @@ def _people_covered(est: MixedLogit, tastes: np.ndarray) -> dict[str, list[float
             float(((found[low] <= tastes[:, i]) & (tastes[:, i] <= found[high])).mean()) for low, high in tails.values()
         ]
     return covered
-
-
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-def _run(task: _Task, replications: Sequence[int], processes: int) -> Iterator[dict[str, Any]]:
-    if processes == 1 or len(replications) < 2:
-        yield from map(task.run, replications)
-        return
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
-        for future in as_completed([pool.submit(task.run, r) for r in replications]):
-            yield future.result()
-
-
-def _read(path: str | Path | None, identity: str) -> dict[int, dict[str, Any]]:
-    """Finished replications; a last line that was cut off does not count."""
-    if path is None or not Path(path).exists():
-        return {}
-    first, *lines = Path(path).read_text().splitlines()
-    if json.loads(first) != identity:
-        raise SpecificationError(f"{path} holds another study: {json.loads(first)}. Give this one another path.")
-    records = {}
-    for line in lines:
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        records[record["replication"]] = record
-    return records
-
-
-def _append(path: str | Path | None, identity: str, record: dict[str, Any]) -> None:
-    if path is None:
-        return
-    file = Path(path)
-    new = not file.exists()
-    with file.open("a") as stream:
-        if new:
-            stream.write(json.dumps(identity) + "\n")
-        stream.write("\n" * (not new and not _ends_with_newline(file)) + json.dumps(record) + "\n")
-
-
-def _ends_with_newline(file: Path) -> bool:
-    with file.open("rb") as stream:
-        stream.seek(-1, 2)
-        return stream.read() == b"\n"
 
 
 def _by_level(shares: list[float]) -> Iterator[tuple[float, float]]:

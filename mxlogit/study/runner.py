@@ -1,0 +1,179 @@
+"""Studies of engines on simulated data of known truth: sizes x methods x runs, resumable, in several processes."""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from sklearn.base import BaseEstimator
+from tqdm import tqdm
+
+from mxlogit.errors import ConvergenceWarning, MxlogitError, SpecificationError, check_option, check_whole
+from mxlogit.estimator import MixedLogit
+from mxlogit.inference.mcmc import MCMC
+from mxlogit.inference.method import Method
+from mxlogit.inference.msle import MSLE
+from mxlogit.inference.vi import VI
+from mxlogit.study.designs import DESIGNS, StudyDesign
+from mxlogit.study.metrics import evaluate, machine, with_peak_memory
+from mxlogit.study.records import Record, RecordFile, run_all
+
+METHODS: dict[str, Method] = {
+    "vi": VI(),
+    "vi_uncorrected": VI(correct=False),
+    "amortized": VI.amortized(),
+    "rodrigues2022": VI.rodrigues2022(),
+    "msle": MSLE(),
+    "mcmc": MCMC(),
+}
+_KEYS = ("people", "method", "run")
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One fit of one method to one data set."""
+
+    design: StudyDesign
+    methods: Mapping[str, Method]
+
+    def __call__(self, key: tuple[int, str, int]) -> Record:
+        people, method, run = key
+        sample = self.design.simulate(people, run)
+        est = MixedLogit(**self.design.request(), method=self.methods[method], random_state=run)
+        record: Record = {"people": people, "method": method, "run": run, "failure": ""}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            try:
+                _, peak = with_peak_memory(lambda: est.fit(sample.data))
+            except MxlogitError as error:
+                return {**record, "failure": f"{type(error).__name__}: {error}"}
+            return {**record, **evaluate(est, sample), "peak_mb": peak}
+
+
+def run_study(
+    design: str | StudyDesign = "published",
+    *,
+    sizes: Sequence[int] = (500, 2_000),
+    runs: int | Sequence[int] = 30,
+    methods: Sequence[str] | Mapping[str, Method] = ("vi",),
+    processes: int = 1,
+    path: str | Path | None = None,
+) -> pd.DataFrame:
+    """Fit methods to simulated data sets and measure them against the truth, by one evaluator for all.
+
+    Parameters
+    ----------
+    design : str or StudyDesign
+        "published" (Rodrigues 2022), "lognormal", "short", "unbalanced", "many_alternatives", "near_singular",
+        "many_tastes", or one of your own.
+    sizes : sequence of int
+        Decision makers.
+    runs : int or sequence of int
+        Data sets per size, 1 to so many, or their numbers: seeds. The same ones for all methods.
+    methods : sequence of str or mapping of str to settings
+        "vi", "vi_uncorrected", "amortized", "rodrigues2022", "msle", "mcmc"; or settings by names of your own.
+    processes : int
+        Fits at a time, each on its share of the threads.
+    path : path, optional
+        Where finished fits are written, a line each: a study that was stopped goes on from there.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row per fit: ``people``, ``method``, ``run``, the columns of `mxlogit.study.evaluate`, ``peak_mb`` and
+        ``failure`` (a sentence where a fit failed). ``attrs["machine"]`` says what ran it.
+
+    Raises
+    ------
+    SpecificationError
+        If a setting is wrong, or ``path`` holds another study.
+    """
+    check_whole("processes", processes, 1)
+    if isinstance(design, str):
+        check_option("design", design, list(DESIGNS))
+        design = DESIGNS[design]
+    numbers = _run_numbers(runs)
+    for size in sizes:
+        check_whole("sizes", size, 2)
+    settings = _resolve_methods(methods)
+    task = _Task(design, settings)
+    file = RecordFile(None if path is None else Path(path), f"{design!r}; {_described(settings)}", _KEYS)
+    wanted = [(size, name, run) for size in sizes for name in settings for run in numbers]
+    done = file.read()
+    missing = [key for key in wanted if key not in done]
+    about = machine()
+    threads = max(1, about["threads"] // processes)
+    for record in tqdm(run_all(task, missing, processes, threads), total=len(missing), disable=None, leave=False):
+        done[file.key(record)] = record
+        file.append(record)
+    table = pd.DataFrame([done[key] for key in wanted])
+    table.attrs["machine"] = {**about, "processes": processes}
+    return table
+
+
+def _run_numbers(runs: int | Sequence[int]) -> list[int]:
+    if isinstance(runs, int):
+        check_whole("runs", runs, 1)
+        return list(range(1, runs + 1))
+    if not len(runs) or not all(isinstance(run, int) and run >= 0 for run in runs):
+        raise SpecificationError(f"runs must be a whole number, or whole numbers from 0; got {runs!r}.")
+    return list(runs)
+
+
+def _resolve_methods(methods: Sequence[str] | Mapping[str, Method]) -> dict[str, Method]:
+    if isinstance(methods, Mapping):
+        return dict(methods)
+    for name in methods:
+        check_option("methods", name, list(METHODS))
+    return {name: METHODS[name] for name in methods}
+
+
+def _described(settings: Mapping[str, Method]) -> str:
+    """All settings, defaults too: what a file holds must not depend on what a later version takes for them."""
+    return "; ".join(f"{name}: {_describe(method)}" for name, method in settings.items())
+
+
+def _describe(method: Method) -> str:
+    if not isinstance(method, BaseEstimator):
+        return repr(method)
+    values = ", ".join(f"{key}={value!r}" for key, value in method.get_params(deep=False).items())
+    return f"{type(method).__name__}({values})"
+
+
+def summarise(table: pd.DataFrame) -> pd.DataFrame:
+    """Means over runs and their standard errors, median seconds; index: (people, method).
+
+    Columns come in pairs, ``x`` and ``x_se``; ``runs`` counts fits, ``failed`` those without a result.
+    """
+    groups = table.groupby(["people", "method"], sort=False)
+    numbers = [name for name in table.columns if name not in ("people", "method", "run", "failure")]
+    parts = {"runs": groups.size(), "failed": groups["failure"].agg(lambda column: int((column != "").sum()))}
+    for name in numbers:
+        parts[name] = groups[name].median() if name == "seconds" else groups[name].mean()
+        if name != "seconds":
+            parts[f"{name}_se"] = groups[name].std() / groups[name].count().pow(0.5)
+    return pd.DataFrame(parts)
+
+
+def write_results(table: pd.DataFrame, path: str | Path) -> None:
+    """Write results as Parquet or CSV, by the ending of the path, and what ran them beside it, as JSON.
+
+    Raises
+    ------
+    SpecificationError
+        If the path ends otherwise.
+    """
+    target = Path(path)
+    if target.suffix not in (".csv", ".parquet"):
+        raise SpecificationError(f"results are written to a path that ends in .csv or .parquet; got {target}.")
+    if target.suffix == ".csv":
+        table.to_csv(target, index=False, float_format="%.10g")
+    else:
+        table.to_parquet(target, index=False)
+    about = {key: None if isinstance(v, float) and math.isnan(v) else v for key, v in table.attrs["machine"].items()}
+    target.with_suffix(".machine.json").write_text(json.dumps(about, indent=1) + "\n")
