@@ -54,8 +54,8 @@ class Watched:
         self.objective, self.started, self.seen = objective, started, seen
         self.settings, self.panel = objective.settings, objective.panel
 
-    def of_batches(self, people: int) -> tuple[Watched, float]:
-        other, cost = self.objective.of_batches(people)
+    def of_batches(self, people: int, *, masked: bool = True) -> tuple[Watched, float]:
+        other, cost = self.objective.of_batches(people, masked=masked)
         return Watched(other, self.started, self.seen), cost
 
     def freeze(self, key: int, around: Tensor) -> Smooth:
