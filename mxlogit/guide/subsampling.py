@@ -180,7 +180,7 @@ class Masks:
     def apply(self, part: int, function: Callable[..., Tensor], inputs: Sequence[Tensor]) -> Tensor:
         """Rows (n, t, w) of a token-wise function of inputs (n, t, ...), with gradients through kept rows only.
 
-        Rows that are not there are zero.
+        Rows that are not there are zero, or what the function makes of them where everything is kept.
         """
         return self._through(self.kept[part], function, inputs)
 
@@ -191,6 +191,8 @@ class Masks:
         """
         mask = self.kept[part]
         assert mask is not None
+        if self._is_plain(mask):
+            return function(rows, keys, self.seen)
         kept = mask & self.seen
         place, there = _left(kept)
         people = max(1, _CHUNK // kept.shape[1])
@@ -215,7 +217,15 @@ class Masks:
             winners = nothing.scatter(1, rows.argmax(1), value=True)
         return self._through(winners, function, inputs)
 
+    def _is_plain(self, mask: Tensor | None) -> bool:
+        """Whether everything is kept, as it is: plain backpropagation then, to the last bit."""
+        if self.settings.recompute or self.settings.half:
+            return False
+        return mask is None or bool((mask | ~self.seen).all())
+
     def _through(self, mask: Tensor | None, function: Callable[..., Tensor], inputs: Sequence[Tensor]) -> Tensor:
+        if self._is_plain(mask):
+            return function(*inputs)
         kept = self.seen if mask is None else mask & self.seen
         n, t = self.seen.shape
         flat = [x.flatten(0, 1) for x in inputs]
