@@ -23,6 +23,7 @@ from mxlogit.inference.posterior import (
     fit_gaussian,
     laplace_factor,
     posterior_sweep,
+    widen_to_possible,
 )
 from mxlogit.inference.start import MultinomialLogit
 from mxlogit.journal import FileJournal, Journal
@@ -221,6 +222,7 @@ def find_posterior(
     start = optimum.factor
     if start is None:
         start = laplace_factor(model, optimum.population, curvature, optimum.evaluation.gradient)
+    start = widen_to_possible(model, start, weight)
     sweep = posterior_sweep(optimum.sweep, optimum.evaluation.detail.value.ess, len(sample.people))
     part, size = sample, MOST_PEOPLE // 2 if many else MOST_PEOPLE
     if len(sample.people) > size:
@@ -235,24 +237,25 @@ def find_posterior(
             clock.tell(f"posterior: {done} points")
 
     fitted = fit_gaussian(target, start, tick)
+    factor = widen_to_possible(model, fitted.factor, weight)
     whole = len(part.people) == len(people)
     auto = wanted == "auto" and whole and model.space.size <= _MOST_CORRECTED
     corrected, check = None, None
     skewed = fitted.skewness > (_LITTLE_SKEWED if len(people) <= _FEW_PEOPLE else _SKEWED)
     if not (wanted is True or (auto and skewed)):
         points = _FEW_CHECK_POINTS if many else _CHECK_POINTS
-        check = check_gaussian(target, fitted.factor, points, make_generator(seed, 3), tick)
+        check = check_gaussian(target, factor, points, make_generator(seed, 3), tick)
     if check is None or (auto and check.is_poor):
         everybody = part if whole else MarginalLikelihood(people, model.space, model.mixing, seed)
         work = MOST_WORK if wanted is True else USUAL_WORK
-        corrected, evaluations = correct(model, everybody, fitted.factor, sweep, seed, tick, work)
+        corrected, evaluations = correct(model, everybody, factor, sweep, seed, tick, work)
         clock.passes += evaluations
     if corrected is not None:
         check = PopulationCheck(corrected.pareto_k, corrected.ess / len(corrected.vectors))
     elif check is None:
-        check = check_gaussian(target, fitted.factor, _CHECK_POINTS, make_generator(seed, 3), tick)
+        check = check_gaussian(target, factor, _CHECK_POINTS, make_generator(seed, 3), tick)
     clock.passes += (sample.people.weight + target.evaluations * part.people.weight) / weight
-    return Posterior(fitted.factor, fitted.rounds, check, corrected)
+    return Posterior(factor, fitted.rounds, check, corrected)
 
 
 def _describe(
