@@ -14,6 +14,7 @@ from mxlogit import VI, ChoiceData, ConvergenceWarning, MixedLogit, Priors, Spec
 from mxlogit.draws import make_generator
 from mxlogit.guide.population import GaussianFactor
 from mxlogit.inference.correction import ScalePoints, StudentFactor, WeightedVectors, sample_posterior
+from mxlogit.inference.posterior import widen_to_possible
 from mxlogit.parameters import ParameterSpace
 
 TRIL = torch.tensor([[1.5, 0.0], [-0.4, 0.3]], dtype=torch.float64)
@@ -234,3 +235,69 @@ def test_coordinates_of_standard_deviations(generator):
     half = torch.randn(4_000, generator=generator, dtype=torch.float64).abs().log()
     image = NormalScales(0, torch.ones(1).double()).points(half[:, None])[:, 0]
     assert stats.kstest(image.numpy(), "norm").pvalue > 1e-3
+
+
+PEOPLE = 150
+
+
+@pytest.fixture
+def place(model, generator):
+    """A population away from the origin, and the information of known tastes about relative moves from there."""
+    vector = 0.4 * torch.randn(model.space.size, generator=generator, dtype=torch.float64)
+    population = model.space.constrain(vector)
+    fixed, diagonal = model.space.n_fixed, [i == j for i, j in zip(*model.space.triangle, strict=True)]
+    complete = torch.tensor([1.0] * model.space.n_random + [2.0 if same else 1.0 for same in diagonal]).double()
+    return vector, population, complete, fixed
+
+
+def test_information_of_known_tastes(model, place, generator):
+    """What the bound rests on: minus the mean second derivatives of the log density of latents, by autograd."""
+    _, population, complete, fixed = place
+    space = model.space
+    xi = torch.randn(40_000, space.n_random, generator=generator, dtype=torch.float64)
+    latent = population.location + xi @ population.scale_tril.mT
+
+    def log_density(step):
+        moved = space.move(population, torch.cat([step.new_zeros(fixed), step]))
+        family = torch.distributions.MultivariateNormal(moved.location, scale_tril=moved.scale_tril)
+        return family.log_prob(latent).mean()
+
+    zero = torch.zeros(len(complete), dtype=torch.float64)
+    information = -torch.autograd.functional.hessian(log_density, zero)
+    torch.testing.assert_close(information, torch.diag(complete), atol=0.05, rtol=0)
+
+
+def factor_of(model, place, shares):
+    """A Gaussian whose variances along relative moves of random parameters are these shares of the least possible."""
+    vector, population, complete, fixed = place
+    prior = -model.log_prior_in_moves(population).hessian[fixed:, fixed:]
+    least = torch.linalg.inv(PEOPLE * torch.diag(complete) + prior)
+    size = torch.full((model.space.size,), 0.01, dtype=torch.float64)
+    covariance = torch.diag(size)
+    least_root = torch.linalg.cholesky(least)
+    covariance[fixed:, fixed:] = least_root * shares @ least_root.T
+    jacobian = model.space.relative_jacobian(population)
+    factor = GaussianFactor(vector, torch.linalg.cholesky(jacobian @ covariance @ jacobian.T))
+    return factor, jacobian, covariance, least_root
+
+
+def test_a_gaussian_that_is_possible_stays(model, place):
+    shares = torch.linspace(0.8, 30.0, len(place[2])).double()
+    factor = factor_of(model, place, shares)[0]
+    assert widen_to_possible(model, factor, PEOPLE) is factor
+
+
+def test_a_gaussian_narrower_than_known_tastes_would_make_it_is_widened(model, place):
+    """Four least possible sds along what was impossible; nothing else moves."""
+    shares = torch.full((len(place[2]),), 5.0, dtype=torch.float64)
+    shares[-1] = 1e-4
+    factor, jacobian, before, least_root = factor_of(model, place, shares)
+    found = widen_to_possible(model, factor, PEOPLE)
+    inverse = torch.linalg.inv(jacobian)
+    after = inverse @ found.tril @ found.tril.T @ inverse.T
+    torch.testing.assert_close(found.mean, factor.mean, atol=0, rtol=0)
+    assert bool((found.tril.triu(1) == 0).all() & (found.tril.diagonal() > 0).all())
+    # The last axis of a lower-triangular root is the last move alone.
+    expected = before.clone()
+    expected[-1, -1] += (4.0**2 - 1e-4) * least_root[-1, -1] ** 2
+    torch.testing.assert_close(after, expected, rtol=1e-8, atol=1e-12)

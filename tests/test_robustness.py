@@ -178,6 +178,29 @@ def test_every_data_set(load, request_):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("replication", [29, 40, 134])
+def test_a_lognormal_twenty_times_too_wide(replication):
+    """Choices all but deterministic: information from draws is far too large, but no posterior is narrower than known
+    tastes would make it (150 people: .058 for a log standard deviation); chains have sds of .3 of it."""
+    from mxlogit.study.calibration import Design, _Task
+
+    est = MixedLogit(
+        fixed=["x"],
+        random={"z": "lognormal", "w": "normal"},
+        priors=Priors(location_scale=1.0, sd_scale=0.5),
+        random_state=replication,
+    )
+    truth, data, _ = _Task(est, Design(), 3).simulate(replication)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        est.fit(data)
+    log_sd = np.log(est.posterior_samples()["sd.z"])
+    assert 0.15 < log_sd.std() < 0.6
+    assert abs(log_sd.mean() - np.log(truth["sd.z"])) < 3 * log_sd.std()
+    assert est.diagnostics_["corrected"]
+
+
+@pytest.mark.slow
 def test_a_lognormal_a_hundred_times_too_wide():
     """A data set simulated with a standard deviation of 88: no estimate to trust, but a fit that says so."""
     from mxlogit.study.calibration import Design, _Task
