@@ -191,6 +191,15 @@ class StudyData:
     tastes: np.ndarray
     best_share: float
 
+    @property
+    def truth(self) -> Truth:
+        """The same, as that of `simulate_choices`."""
+        sds = np.sqrt(np.diag(self.covariance))
+        random: dict[str, Sequence[object]] = {f"r{i + 1}": () for i in range(len(sds))}
+        fixed = {f"f{i + 1}": float(value) for i, value in enumerate(self.fixed)}
+        correlation = self.covariance / np.outer(sds, sds)
+        return _make_truth(fixed, random, self.location, sds, correlation, None, self.tastes, correlated=True)
+
 
 def simulate_published_study(n_decision_makers: int, n_situations: int, run: int) -> StudyData:
     """Regenerate a data set of the simulation study of Rodrigues (2022, arXiv 2004.05426).

@@ -78,23 +78,14 @@ class PublishedDesign:
         """The published data set of a run, 1 to 30; new choices from seeds of our own."""
         situations = self.situations(people)
         study = simulate_published_study(people, situations, run)
+        truth = study.truth
         return Sample(
             study.data,
-            _published_parameters(study),
-            pd.DataFrame(study.tastes, columns=list(_RANDOM)),
+            truth.coef,
+            truth.tastes,
             _later_choices(study, run),
             simulate_published_study(min(people, OTHERS), situations, _OTHERS_SEED + run).data,
         )
-
-
-def _published_parameters(study: StudyData) -> pd.Series:
-    sds = np.sqrt(np.diag(study.covariance))
-    correlation = study.covariance / np.outer(sds, sds)
-    values = dict(zip(_FIXED, study.fixed, strict=True)) | dict(zip(_RANDOM, study.location, strict=True))
-    values |= {f"sd.{name}": sd for name, sd in zip(_RANDOM, sds, strict=True)}
-    pairs = [(i, j) for j in range(len(_RANDOM)) for i in range(j)]
-    values |= {f"cor.{_RANDOM[i]}:{_RANDOM[j]}": correlation[i, j] for i, j in pairs}
-    return pd.Series(values, dtype=float)
 
 
 def _later_choices(study: StudyData, run: int) -> ChoiceData:
