@@ -41,7 +41,13 @@ def sbp_logmeanexp(
     Returns
     -------
     Tensor, shape (n,)
-        The same value either way.
+        The same value either way, natural logarithms.
+
+    References
+    ----------
+    Simulated likelihood: Train (2009), *Discrete Choice Methods with Simulation*, chapter 10. Importance-weighted
+    bound: Burda, Grosse and Salakhutdinov (2016), arXiv 1509.00519. Subsets after Cheng et al. (2022), arXiv
+    2203.16755.
     """
     count = draws.shape[-1]
     if kept is None:
@@ -57,7 +63,19 @@ def sbp_logmeanexp(
 
 
 def choose_draws(people: int, draws: int, keep: float, generator: torch.Generator) -> Tensor:
-    """Places (n, m) of a share of the draws, without replacement, for each of so many people by themselves.
+    """Places of a share of the draws, without replacement, for each of so many people by themselves.
+
+    Parameters
+    ----------
+    people, draws : int
+    keep : float
+        Share; one draw at least.
+    generator : torch.Generator
+
+    Returns
+    -------
+    Tensor of int, shape (people, m)
+        Increasing in each row.
 
     Raises
     ------
