@@ -81,6 +81,9 @@ def run_study_command(options: argparse.Namespace) -> None:
     # A wrong ending is found before hours of work.
     if not options.out.endswith((".csv", ".parquet")):
         raise SpecificationError(f"--out must end in .csv or .parquet; got {options.out}.")
+    for path in (options.out, options.picture or options.out):
+        if not Path(path).absolute().parent.is_dir():
+            raise FileNotFoundError(f"No such file or directory: {Path(path).parent}; nothing was fitted.")
     table = run_study(
         options.design,
         sizes=[_whole("--sizes", size) for size in options.sizes.split(",")],
@@ -94,7 +97,25 @@ def run_study_command(options: argparse.Namespace) -> None:
     _say(shown.round(4).to_string(na_rep=""))
     for record in table[table["failure"] != ""].to_dict("records"):
         _say(f"failed: {record['method']}, {record['people']} people, run {record['run']}: {record['failure']}")
+    if options.picture:
+        _draw_seconds(table, options.picture, published=options.design == "published")
     _say(f"\nResults in {options.out}. A study that was stopped, or one of more runs, goes on from {options.out}.runs.")
+
+
+def _draw_seconds(table: pd.DataFrame, path: str, *, published: bool) -> None:
+    from mxlogit.study import plot_seconds
+
+    try:
+        import matplotlib as mpl
+
+        mpl.use("Agg")
+        plot_seconds(table, published=("MSLE", "Gibbs", "AVI v2-d", "AVI v2-e") * published).figure.savefig(
+            path, dpi=150
+        )
+    except ImportError:
+        _say("\nNo picture: install matplotlib with pip install 'mxlogit[plots]'.")
+        return
+    _say(f"\nSeconds drawn in {path}")
 
 
 def _whole(name: str, text: str) -> int:
@@ -113,8 +134,11 @@ def _make_parser() -> argparse.ArgumentParser:
     study.add_argument("design", help="published, lognormal, short, unbalanced, many_alternatives, ...")
     study.add_argument("--sizes", default="500,2000", help="decision makers, with commas between")
     study.add_argument("--runs", type=int, default=30, help="data sets per size")
-    study.add_argument("--methods", default="vi", help="vi, vi_uncorrected, amortized, rodrigues2022, msle, mcmc")
+    study.add_argument(
+        "--methods", default="vi", help="vi, vi_uncorrected, amortized, rodrigues2022, msle, mcmc, xlogit"
+    )
     study.add_argument("--processes", type=int, default=1, help="fits at a time")
+    study.add_argument("--picture", help="where to draw seconds against decision makers")
     study.add_argument("--out", default="study.csv", help="where to write the results (.csv or .parquet)")
     return parser
 

@@ -18,7 +18,8 @@ _SAMPLES = 200
 _QUANTILES = 4_000
 
 
-def _pyplot() -> Any:
+def pyplot() -> Any:
+    """Matplotlib's pyplot, or a sentence about the extra."""
     try:
         import matplotlib.pyplot as plt
     except ImportError:
@@ -30,7 +31,7 @@ def _grid(count: int) -> Any:
     """Axes in rows of three, those to spare hidden."""
     columns = min(3, count)
     rows = -(-count // columns)
-    figure, axes = _pyplot().subplots(rows, columns, figsize=(3.6 * columns, 2.7 * rows), squeeze=False)
+    figure, axes = pyplot().subplots(rows, columns, figsize=(3.6 * columns, 2.7 * rows), squeeze=False)
     for spare in axes.ravel()[count:]:
         spare.set_visible(False)
     figure.set_layout_engine("tight")

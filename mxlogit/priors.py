@@ -98,12 +98,12 @@ class PriorDensity:
         )
 
     def derivatives(self, space: ParameterSpace, vector: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradient of `log_prob` at one vector, and the diagonal of its (diagonal) Hessian; (D,) each."""
+        """Gradient of `log_prob` at vectors (*s, D), and the diagonal of its (diagonal) Hessian; (*s, D) each."""
         centred, ratio, partial, power = self._parts(space, vector)
         share = torch.sigmoid(2.0 * ratio)
         slope = torch.cat([-centred / self.deviation, 1.0 - 2.0 * share, -2.0 * power * partial.tanh()], -1)
         bend = [
-            -self.deviation.square().reciprocal(),
+            -self.deviation.square().reciprocal().expand_as(centred),
             -4.0 * share * (1.0 - share),
             -2.0 * power * _log_sech_squared(partial).exp(),
         ]

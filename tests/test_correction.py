@@ -13,16 +13,13 @@ from scipy import stats
 from mxlogit import VI, ChoiceData, ConvergenceWarning, MixedLogit, Priors, SpecificationError
 from mxlogit.draws import make_generator
 from mxlogit.guide.population import GaussianFactor
-from mxlogit.inference.correction import ScalePoints, StudentFactor, WeightedVectors, sample_posterior
+from mxlogit.inference.correction import StudentFactor, WeightedVectors, sample_posterior
 from mxlogit.inference.posterior import widen_to_possible
 from mxlogit.parameters import ParameterSpace
+from mxlogit.points import CholeskyPoints
 
 TRIL = torch.tensor([[1.5, 0.0], [-0.4, 0.3]], dtype=torch.float64)
 MEAN = torch.tensor([0.5, -2.0], dtype=torch.float64)
-
-
-def nothing():
-    return None
 
 
 def weighted_share(found, where):
@@ -45,17 +42,30 @@ def test_student_draws_have_the_t_distribution():
     assert stats.kstest(radius, stats.f(2, 5.0).cdf).pvalue > 1e-3
 
 
-def test_scale_points_and_back():
-    coordinates = ScalePoints(1, torch.tensor([0.3, 2.0], dtype=torch.float64))
-    vectors = torch.tensor([[0.7, -6.0, 1.0, 0.2], [0.1, 0.5, 4.0, -1.0]], dtype=torch.float64)
+def test_points_without_random_coefficients():
+    space = ParameterSpace(("f", "g"), (), ())
+    coordinates = CholeskyPoints(space, torch.empty(0, 0, dtype=torch.float64))
+    vectors = torch.tensor([[0.3, -2.0]], dtype=torch.float64)
+    assert torch.equal(coordinates.vectors(coordinates.points(vectors)), vectors)
+    assert coordinates.log_jacobian(vectors).tolist() == [0.0]
+
+
+@pytest.mark.parametrize("blocks", [((0, 1, 2, 3),), ((0, 2), (1,), (3,))])
+def test_cholesky_points_and_back(blocks, generator):
+    """There and back, the derivative against autograd, and the edge."""
+    space = ParameterSpace(("f",), ("a", "b", "c", "d"), blocks)
+    vectors = 0.5 * torch.randn(4, space.size, generator=generator, dtype=torch.float64)
+    coordinates = CholeskyPoints(space, space.constrain(vectors[3]).scale_tril)
     points = coordinates.points(vectors)
     torch.testing.assert_close(coordinates.vectors(points), vectors)
-    for point, value in zip(points, coordinates.log_jacobian(points), strict=True):
-        matrix = torch.autograd.functional.jacobian(coordinates.vectors, point)
-        assert float(value) == pytest.approx(float(torch.linalg.slogdet(matrix)[1]), abs=1e-10)
+    exact = [
+        torch.linalg.slogdet(torch.autograd.functional.jacobian(coordinates.vectors, point))[1] for point in points
+    ]
+    constant = torch.stack(exact) - coordinates.log_jacobian(points)
+    torch.testing.assert_close(constant, constant[:1].expand(4))
     nowhere = points.clone()
-    nowhere[0, 2] = -0.1
-    assert coordinates.log_jacobian(nowhere)[0] == -math.inf
+    nowhere[0, 5] = -0.1
+    assert torch.isinf(coordinates.log_jacobian(nowhere)).tolist() == [True, False, False, False]
 
 
 class Skewed:
@@ -63,16 +73,16 @@ class Skewed:
 
     evaluations = 0
 
-    def log_prob(self, vector):
-        self.evaluations += 1
-        x, y = vector.tolist()
-        return -0.5 * x**2 - 3.0 * (math.exp(x) - 1.0 - x) - y if y > 0 else -math.inf
+    def log_prob(self, points):
+        self.evaluations += len(points)
+        x, y = points.T
+        return torch.where(y > 0, -0.5 * x**2 - 3.0 * (x.exp() - 1.0 - x) - y, -math.inf)
 
 
 def test_skewed_density_with_an_edge():
     target = Skewed()
     start = GaussianFactor(torch.tensor([0.3, 1.5], dtype=torch.float64), torch.eye(2, dtype=torch.float64))
-    found = sample_posterior(target, start, 20_000, make_generator(3), nothing)
+    found = sample_posterior(target, start, 20_000, make_generator(3), 400.0)
     assert found.ess >= 400
     assert target.evaluations <= 2_000
     x, y = found.vectors.T
@@ -88,11 +98,11 @@ def test_adaptation_finds_what_the_first_proposal_missed():
     """A normal ten sds away from a first proposal of a tenth of its size."""
 
     class Far:
-        def log_prob(self, vector):
-            return float(-0.5 * (vector - 5.0).square().sum())
+        def log_prob(self, points):
+            return -0.5 * (points - 5.0).square().sum(-1)
 
     start = GaussianFactor(torch.zeros(2, dtype=torch.float64), 0.5 * torch.eye(2, dtype=torch.float64))
-    found = sample_posterior(Far(), start, 3_000, make_generator(4), nothing)
+    found = sample_posterior(Far(), start, 3_000, make_generator(4), 400.0)
     factor = found.gaussian(0.0)
     torch.testing.assert_close(factor.mean, torch.full((2,), 5.0, dtype=torch.float64), atol=0.2, rtol=0)
     torch.testing.assert_close(factor.tril.diagonal(), torch.ones(2, dtype=torch.float64), atol=0.15, rtol=0)
@@ -100,11 +110,11 @@ def test_adaptation_finds_what_the_first_proposal_missed():
 
 def test_a_target_without_support_is_told():
     class Nowhere:
-        def log_prob(self, vector):
-            return -math.inf
+        def log_prob(self, points):
+            return torch.full((len(points),), -math.inf)
 
     start = GaussianFactor(MEAN, TRIL)
-    assert sample_posterior(Nowhere(), start, 400, make_generator(5), nothing) is None
+    assert sample_posterior(Nowhere(), start, 400, make_generator(5)) is None
 
 
 def test_resampling_repeats_by_weight_in_random_order():

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mxlogit.choices.packed import PackedChoices
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ChoiceData:
     """Choices of a panel of decision makers as padded tensors.
 
@@ -203,6 +203,12 @@ class ChoiceData:
         if not bool(usable.all()):
             attributes = attributes.masked_fill(~usable[..., None], 0.0)
         return replace(self, attributes=attributes, available=available, chosen=chosen)
+
+    def __repr__(self) -> str:
+        return (
+            f"<ChoiceData: {self.n_decision_makers:,} decision makers, {self.n_situations:,} choice situations, "
+            f"{self.n_alternatives} alternatives; {' '.join(self.names)}>"
+        )
 
     @property
     def n_decision_makers(self) -> int:

@@ -51,7 +51,7 @@ class Shard:
     checksum: int
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class PackedChoices:
     """Choices of a panel of decision makers on disk, for `MixedLogit.fit` without holding them in memory.
 
@@ -100,6 +100,13 @@ class PackedChoices:
             _check_size(root, shard, place, len(shards))
         alternatives = None if facts["alternatives"] is None else np.array(facts["alternatives"])
         return cls(root, shards, tuple(facts["names"]), labels, weights, alternatives)
+
+    def __repr__(self) -> str:
+        return (
+            f"<PackedChoices in {str(self.path)!r}: {self.n_decision_makers:,} decision makers, "
+            f"{self.n_situations:,} choice situations in {len(self.shards)} shards, up to {self.n_alternatives} "
+            f"alternatives; {' '.join(self.names)}>"
+        )
 
     @property
     def n_decision_makers(self) -> int:

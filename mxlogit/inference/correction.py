@@ -23,23 +23,22 @@ from torch import Tensor
 from mxlogit.density import PanelModel
 from mxlogit.draws import make_generator
 from mxlogit.guide.population import GaussianFactor
+from mxlogit.inference.surfaces import KeptDensity, SweptDensity, keep_draws
 from mxlogit.marginal import MarginalLikelihood, Sweep
+from mxlogit.points import CholeskyPoints
 from mxlogit.samples import pareto_smoothed
 
 _STAGE, _MOST_STAGES, _FEWEST_STAGES = 256, 6, 2
-_ENOUGH = 400.0
+# Effective draws that are enough, and stages at most, where draws of tastes are kept: usually, and when asked for.
+_ENOUGH, _MANY, _MANY_STAGES = 250.0, 1_000.0, 16
 # People times draws times evaluations that a correction may cost: a minute on electricity.
 USUAL_WORK, MOST_WORK = 130e6, 650e6
-# Variance (nats squared) of the log likelihood from finite draws: at typical points, above which more draws are taken;
-# and at one point, above which its value is not known and it counts as impossible.
-_TYPICAL_VARIANCE, _LARGEST_VARIANCE = 0.25, 4.0
-_TRIED, _FIRST_DRAWS, _MOST_DRAWS = 12, 16, 1_024
-_POLISH = 4
+_TRIED, _MOMENT_SAMPLES = 12, 2_000
 _SMALLEST = 2.0**-53
-# Degrees of freedom of proposals, and weighted draws per parameter from which the next one is made.
-_LEAST_FREEDOM = 5.0
-_MOMENT_SAMPLES = 2_000
-_DRAWS_PER_PARAMETER = 3.0
+# Degrees of freedom of proposals: with many parameters and few of them most draws are too far out.
+_LEAST_FREEDOM, _FREEDOM_PER_PARAMETER = 5.0, 2.0
+# Weighted draws per parameter that the start counts for, its covariance and its mean, when the next proposal is made.
+_DRAWS_PER_PARAMETER, _DRAWS_OF_MEAN = 3.0, 0.25
 
 
 @dataclass(frozen=True)
@@ -68,104 +67,12 @@ class StudentFactor:
         return constant - 0.5 * (freedom + size) * torch.log1p(square / freedom)
 
 
-@dataclass(frozen=True)
-class ScalePoints:
-    """Points in which a standard deviation of zero is an edge and not infinitely far, as it is for its logarithm.
-
-    A log standard deviation becomes asinh(sd / unit): linear in small, logarithmic in large ones. Other coordinates
-    stay. Points with a negative one of these are nowhere.
-
-    Attributes
-    ----------
-    first : int
-        Place of the first log standard deviation.
-    unit : Tensor, shape (k,)
-        Typical standard deviations.
-    """
-
-    first: int
-    unit: Tensor
-
-    @property
-    def _places(self) -> slice:
-        return slice(self.first, self.first + len(self.unit))
-
-    def points(self, vectors: Tensor) -> Tensor:
-        """Points (*s, D) of unconstrained vectors (*s, D)."""
-        result = vectors.clone()
-        result[..., self._places] = (vectors[..., self._places].exp() / self.unit).asinh()
-        return result
-
-    def vectors(self, points: Tensor) -> Tensor:
-        """Unconstrained vectors (*s, D) of points (*s, D) that are somewhere."""
-        result = points.clone()
-        result[..., self._places] = points[..., self._places].sinh().log() + self.unit.log()
-        return result
-
-    def log_jacobian(self, points: Tensor) -> Tensor:
-        """Log determinant (*s,) of the derivative of `vectors`; minus infinity nowhere."""
-        folded = points[..., self._places]
-        value = -folded.clamp(min=1e-300).tanh().log().sum(-1)
-        return torch.where((folded > 0.0).all(-1), value, -math.inf)
-
-    def gaussian(self, factor: GaussianFactor, generator: torch.Generator) -> GaussianFactor:
-        """Gaussian of points like a Gaussian of vectors: its moments, from samples."""
-        vectors, _ = factor.sample_and_log_prob(_MOMENT_SAMPLES, generator)
-        points = self.points(vectors)
-        even = torch.zeros(len(points), dtype=torch.float64)
-        return WeightedVectors(points, even.log_softmax(0), 0.0).gaussian(0.0)
-
-
 class Density(Protocol):
     """A log density up to a constant."""
 
-    def log_prob(self, vector: Tensor) -> float:
-        """Value at ``vector`` (D,); minus infinity where impossible or unknown."""
+    def log_prob(self, points: Tensor) -> Tensor:
+        """Values (n,) at ``points`` (n, D); minus infinity where impossible or unknown."""
         ...
-
-
-class PosteriorDensity:
-    """Log posterior at points of the population, with the same base draws wherever it is evaluated.
-
-    Parameters
-    ----------
-    model : PanelModel
-    marginal : MarginalLikelihood
-        Of everybody, with modes near the posterior's.
-    sweep : Sweep
-    coordinates : ScalePoints
-    """
-
-    def __init__(self, model: PanelModel, marginal: MarginalLikelihood, sweep: Sweep, coordinates: ScalePoints) -> None:
-        self.model, self.marginal, self.coordinates = model, marginal, coordinates
-        self.sweep = replace(sweep, draws=_FIRST_DRAWS, polish=max(sweep.polish, _POLISH))
-        self.evaluations = 0
-
-    def evaluate(self, point: Tensor) -> tuple[float, float]:
-        """Value at a point, and the variance of the log likelihood from finite draws."""
-        self.evaluations += 1
-        space, vector = self.model.space, self.coordinates.vectors(point)
-        population = space.constrain(vector)
-        proposals = self.marginal.propose(population, self.sweep, remember=False)
-        sums = self.marginal.value(population, proposals)
-        prior = self.model.prior.log_prob(space, vector) + self.coordinates.log_jacobian(point)
-        return sums.log_likelihood + float(prior), sums.variance
-
-    def log_prob(self, point: Tensor) -> float:
-        """Value at a point; minus infinity where it is nowhere, and where draws are too few to tell."""
-        if not math.isfinite(float(self.coordinates.log_jacobian(point))):
-            return -math.inf
-        value, variance = self.evaluate(point)
-        known = math.isfinite(value) and variance < _LARGEST_VARIANCE
-        return value if known else -math.inf
-
-    def sharpen(self, points: Tensor) -> None:
-        """Take as many draws as make the value at typical points (n, D) known."""
-        while self.sweep.draws < _MOST_DRAWS:
-            variance = torch.tensor([self.evaluate(point)[1] for point in points])
-            if float(variance.nan_to_num(nan=math.inf).median()) < _TYPICAL_VARIANCE:
-                return
-            self.sweep = replace(self.sweep, draws=min(_MOST_DRAWS, 4 * self.sweep.draws))
 
 
 @dataclass(frozen=True)
@@ -212,7 +119,7 @@ class WeightedVectors:
 
 
 def sample_posterior(
-    target: Density, start: GaussianFactor, most: int, generator: torch.Generator, tick: Callable[[], None]
+    target: Density, start: GaussianFactor, most: int, generator: torch.Generator, enough: float = _ENOUGH
 ) -> WeightedVectors | None:
     """Draw, weigh and adapt until enough draws count or ``most`` were taken.
 
@@ -222,35 +129,42 @@ def sample_posterior(
         None where no draw is possible under the target.
     """
     size = len(start.mean)
-    freedom = max(_LEAST_FREEDOM, 0.5 * size)
+    freedom = max(_LEAST_FREEDOM, _FREEDOM_PER_PARAMETER * size)
     proposals: list[StudentFactor] = [StudentFactor(start, freedom)]
     vectors, values = torch.empty(0, size, dtype=torch.float64), torch.empty(0, dtype=torch.float64)
     while True:
         drawn = proposals[-1].sample(_STAGE, generator)
-        vectors = torch.cat([vectors, drawn])
-        values = torch.cat([values, _evaluate(target, drawn, tick)])
+        vectors, values = torch.cat([vectors, drawn]), torch.cat([values, target.log_prob(drawn)])
         mixture = torch.stack([proposal.log_prob(vectors) for proposal in proposals]).logsumexp(0)
         possible = torch.isfinite(values)
         if not bool(possible.any()):
             return None
         weighted = WeightedVectors(vectors[possible], *_smooth((values - mixture)[possible]))
         stages = len(proposals)
-        if len(vectors) + _STAGE > most or (stages >= _FEWEST_STAGES and weighted.ess >= _ENOUGH):
+        if len(vectors) + _STAGE > most or (stages >= _FEWEST_STAGES and weighted.ess >= enough):
             return weighted
-        proposals.append(StudentFactor(weighted.gaussian(_DRAWS_PER_PARAMETER * size), freedom))
+        proposals.append(StudentFactor(_next_gaussian(weighted, start), freedom))
+
+
+def _next_gaussian(weighted: WeightedVectors, start: GaussianFactor) -> GaussianFactor:
+    """Where to draw next: moments so far, with those of the start as if some draws had been seen before.
+
+    Few draws that count say little about a covariance matrix. Where they are fewer than parameters the start is wrong,
+    and tempered weights alone decide.
+    """
+    size = len(start.mean)
+    if weighted.ess < size:
+        return weighted.gaussian(_DRAWS_PER_PARAMETER * size)
+    found, count = weighted.gaussian(0.0), weighted.ess
+    seen = count / (count + _DRAWS_PER_PARAMETER * size)
+    moved = count / (count + _DRAWS_OF_MEAN * size)
+    covariance = seen * found.tril @ found.tril.T + (1.0 - seen) * start.tril @ start.tril.T
+    return GaussianFactor(start.mean + moved * (found.mean - start.mean), torch.linalg.cholesky(covariance))
 
 
 def _smooth(log_ratios: Tensor) -> tuple[Tensor, float]:
     log_weights, shape = pareto_smoothed(log_ratios)
     return log_weights, float(shape)
-
-
-def _evaluate(target: Density, vectors: Tensor, tick: Callable[[], None]) -> Tensor:
-    values = []
-    for vector in vectors:
-        values.append(target.log_prob(vector))
-        tick()
-    return torch.tensor(values, dtype=torch.float64)
 
 
 def correct(
@@ -259,9 +173,9 @@ def correct(
     start: GaussianFactor,
     sweep: Sweep,
     seed: int,
-    tick: Callable[[], None],
+    tick: Callable[[int], None],
     work: float = MOST_WORK,
-) -> tuple[WeightedVectors | None, int]:
+) -> tuple[WeightedVectors | None, float]:
     """Correct a Gaussian posterior by weighted draws.
 
     Parameters
@@ -275,27 +189,37 @@ def correct(
         All but the number of draws.
     seed : int
     tick : callable
-        Told of every evaluation.
+        Told how many points were evaluated.
     work : float
-        People times draws times evaluations at most.
+        People times draws times evaluations at most, where every evaluation is a pass.
 
     Returns
     -------
-    tuple of (WeightedVectors or None, int)
+    tuple of (WeightedVectors or None, float)
         Weighted unconstrained vectors, None where too few count or too much work would be needed, and how many passes
         over the people they took.
     """
     generator = make_generator(seed, 17)
-    _, _, log_scale, _ = model.space.split(start.mean)
-    coordinates = ScalePoints(model.space.n_fixed + model.space.n_random, log_scale.exp())
-    target = PosteriorDensity(model, marginal, sweep, coordinates)
-    typical, _ = start.sample_and_log_prob(_TRIED, generator)
-    target.sharpen(coordinates.points(typical))
-    stages = min(_MOST_STAGES, int(work / (_STAGE * target.sweep.draws * len(marginal.people))))
-    if stages < _FEWEST_STAGES:
-        return None, target.evaluations
-    most = _STAGE * stages
-    found = sample_posterior(target, coordinates.gaussian(start, generator), most, generator, tick)
+    coordinates = CholeskyPoints(model.space, model.space.constrain(start.mean).scale_tril)
+    vectors, _ = start.sample_and_log_prob(_MOMENT_SAMPLES, generator)
+    points = coordinates.points(vectors)
+    target: KeptDensity | SweptDensity | None = keep_draws(model, marginal, coordinates, points, sweep, tick)
+    asked = work >= MOST_WORK
+    most, enough = (_STAGE * _MANY_STAGES, _MANY) if asked else (_STAGE * _MOST_STAGES, _ENOUGH)
+    if target is None:
+        target = SweptDensity(model, marginal, coordinates, sweep, tick)
+        target.sharpen(points[:_TRIED])
+        stages = min(_MOST_STAGES, int(work / (_STAGE * target.sweep.draws * len(marginal.people))))
+        if stages < _FEWEST_STAGES:
+            return None, target.passes
+        most, enough = _STAGE * stages, _ENOUGH
+    found = sample_posterior(target, gaussian_of(points), most, generator, enough)
     if found is None or found.ess < _DRAWS_PER_PARAMETER * len(start.mean):
-        return None, target.evaluations
-    return replace(found, vectors=coordinates.vectors(found.vectors)), target.evaluations
+        return None, target.passes
+    return replace(found, vectors=coordinates.vectors(found.vectors)), target.passes
+
+
+def gaussian_of(points: Tensor) -> GaussianFactor:
+    """Gaussian with the moments of points (n, D)."""
+    covariance = torch.cov(points.T).reshape(points.shape[1], -1)
+    return GaussianFactor(points.mean(0), torch.linalg.cholesky(covariance))

@@ -27,6 +27,7 @@ from mxlogit.inference.posterior import (
 )
 from mxlogit.inference.start import MultinomialLogit
 from mxlogit.journal import FileJournal, Journal
+from mxlogit.kept_draws import can_keep
 from mxlogit.marginal import MarginalLikelihood
 from mxlogit.parameters import Population
 from mxlogit.people import People
@@ -36,7 +37,7 @@ from mxlogit.tastes import PolishedTastes
 if TYPE_CHECKING:
     from mxlogit.inference.vi import VI
 
-_CHECKED_PEOPLE = 2_000
+_CHECKED_PEOPLE = 1_000
 # Effective sample size below which a flow is worth its training: .8 without the eighth of draws from the prior. With
 # many tastes it gains little and takes long (20 normals: a factor of 1.2 in 21 s).
 _WORTH_A_FLOW, _MOST_TASTES = 0.72, 12
@@ -48,10 +49,12 @@ _CHECK_POINTS, _FEW_CHECK_POINTS = 48, 30
 # Weights of some hundred parameters' draws are too uneven for so few.
 _SKEWED, _LITTLE_SKEWED, _FEW_PEOPLE, _MOST_CORRECTED = 0.6, 0.2, 250, 40
 _TOLD_EVERY = 10
+# Draws that a correction begins with, where they can be kept: it then takes a second or less.
+_FEWEST_KEPT = 64
 # Noise of sums over people shrinks with people times draws: draws of the information matrix and of the log likelihood
 # at the estimate, given many people, are what keeps this product, and so many at least.
 _INFORMATION_DRAWS, _FEWEST_INFORMATION_DRAWS, _INFORMATION_WORK = 64, 16, 640_000
-_FEWEST_CENTER_DRAWS, _MOST_CENTER_DRAWS, _CENTER_WORK = 16, 1_024, 1_600_000
+_FEWEST_CENTER_DRAWS, _MOST_CENTER_DRAWS, _CENTER_WORK = 16, 1_024, 400_000
 
 
 def run_newton(
@@ -227,33 +230,38 @@ def find_posterior(
     part, size = sample, MOST_PEOPLE // 2 if many else MOST_PEOPLE
     if len(sample.people) > size:
         part = sample.take(sample.people.draw(size, (seed, -2)))
-    target = AnchoredTarget(model, part, weight, optimum.population, gradient, sweep)
-    done = 0
+    told = 0
 
-    def tick() -> None:
-        nonlocal done
-        done += 1
-        if done % _TOLD_EVERY == 0:
-            clock.tell(f"posterior: {done} points")
+    def tick(points: int) -> None:
+        nonlocal told
+        told += points
+        if told % _TOLD_EVERY < points:
+            clock.tell(f"posterior: {told} points")
 
-    fitted = fit_gaussian(target, start, tick)
+    target = AnchoredTarget(model, part, weight, optimum.population, gradient, sweep, start, tick)
+    fitted = fit_gaussian(target, start)
     factor = widen_to_possible(model, fitted.factor, weight)
     whole = len(part.people) == len(people)
     auto = wanted == "auto" and whole and model.space.size <= _MOST_CORRECTED
-    corrected, check = None, None
     skewed = fitted.skewness > (_LITTLE_SKEWED if len(people) <= _FEW_PEOPLE else _SKEWED)
-    if not (wanted is True or (auto and skewed)):
-        points = _FEW_CHECK_POINTS if many else _CHECK_POINTS
-        check = check_gaussian(target, factor, points, make_generator(seed, 3), tick)
-    if check is None or (auto and check.is_poor):
+
+    def corrected_by(work: float) -> WeightedVectors | None:
         everybody = part if whole else MarginalLikelihood(people, model.space, model.mixing, seed)
-        work = MOST_WORK if wanted is True else USUAL_WORK
-        corrected, evaluations = correct(model, everybody, factor, sweep, seed, tick, work)
-        clock.passes += evaluations
+        found, passes = correct(model, everybody, factor, sweep, seed, tick, work)
+        clock.passes += passes
+        return found
+
+    at_once = MOST_WORK if wanted is True else USUAL_WORK * (auto and skewed)
+    corrected = corrected_by(at_once) if at_once or (auto and can_keep(part, _FEWEST_KEPT)) else None
+    check = None
+    if corrected is None:
+        points = _FEW_CHECK_POINTS if many else _CHECK_POINTS
+        check = check_gaussian(target, factor, points, make_generator(seed, 3))
+        if auto and check.is_poor and not at_once:
+            corrected = corrected_by(USUAL_WORK)
     if corrected is not None:
         check = PopulationCheck(corrected.pareto_k, corrected.ess / len(corrected.vectors))
-    elif check is None:
-        check = check_gaussian(target, factor, _CHECK_POINTS, make_generator(seed, 3), tick)
+    assert check is not None
     clock.passes += (sample.people.weight + target.evaluations * part.people.weight) / weight
     return Posterior(factor, fitted.rounds, check, corrected)
 

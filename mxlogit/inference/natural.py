@@ -74,8 +74,8 @@ class NaturalSearch:
     def _step(self, q: GaussianFactor, population: Population, evaluation: Evaluation, rate: float) -> GaussianFactor:
         likelihood = evaluation.gradient - self.model.log_prior_in_moves(population).gradient
         weight = self.marginal.people.weight
-        target = AnchoredTarget(self.model, self.part, weight, population, likelihood, self.sweep)
-        at = expect(target, q, lambda: None)
+        target = AnchoredTarget(self.model, self.part, weight, population, likelihood, self.sweep, q)
+        at = expect(target, q)
         self.clock.passes += target.evaluations * self.part.people.weight / weight
         return natural_step(q, at, rate)
 

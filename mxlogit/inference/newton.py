@@ -32,10 +32,10 @@ from mxlogit.parameters import Population
 from mxlogit.passes import DrawsEffect, PassResult
 
 STAGE_SIZES = (2_000, 20_000)
-# Gains left in log posterior at which a stage ends: on a subsample, and, in multiples of the tolerance, on the first
-# draws. What follows moves the optimum further anyway.
+# Gains left in log posterior at which a stage ends: on a subsample, and, in multiples of the tolerance, on draws that
+# may not be the last. What follows moves the optimum further anyway.
 _STAGE_TOLERANCE = 3.0
-_FIRST_DRAWS_TOLERANCE = 6.0
+_FEW_DRAWS_TOLERANCE = 3.0
 # For more people than the largest subsample: gain left at which the search on few draws ends (the posterior begins with
 # a Newton step); how many times more draws a subsample gets, its size and least share of everybody; squared error of
 # their effect per parameter, in posterior sds, that is allowed.
@@ -57,7 +57,7 @@ _EVEN_WEIGHTS, _VARIATIONAL_STEPS = 0.75, 2
 # New draws may move the optimum by this squared distance per parameter, in posterior sds, before the
 # number of draws is quadrupled; what remains after quadrupling is about a fifth of it. The demand depends
 # on what draws cost: (draws times people, tolerance).
-_REDRAW_TOLERANCES = ((400_000, 0.006), (500_000, 0.03), (float("inf"), 0.05))
+_REDRAW_TOLERANCES = ((400_000, 0.012), (500_000, 0.03), (float("inf"), 0.05))
 _MOST_DRAWS_TIMES_PEOPLE = 6_400_000
 # A search that stalls this close (in multiples of the tolerance) has met the noise of its draws, not failed.
 _NOISE_FLOOR = 20.0
@@ -195,15 +195,17 @@ class NewtonSearch:
 
     def _refine_draws(self, population: Population) -> Optimum:
         """Ascend over everybody with more and more draws until new draws do not matter."""
-        n_people, draws, tolerance = len(self.marginal.people), 16, _FIRST_DRAWS_TOLERANCE * self.settings.tolerance
+        n_people, draws, rough = len(self.marginal.people), 16, _FEW_DRAWS_TOLERANCE * self.settings.tolerance
         while True:
-            ascent, sweep, redraw = self._ascend_with(draws, population, tolerance)
+            ascent, sweep, redraw = self._ascend_with(draws, population, rough)
             allowed = next(limit for cost, limit in _REDRAW_TOLERANCES if draws * n_people < cost)
             settled = redraw < allowed and draws > 16
             too_many = 4 * draws * n_people > _MOST_DRAWS_TIMES_PEOPLE and draws >= 64
             if settled or too_many:
+                if ascent.decrement > self.settings.tolerance:
+                    ascent, sweep, _ = self._ascend_with(draws, ascent.point, self.settings.tolerance)
                 return self._finish(ascent, sweep, redraw)
-            population, draws, tolerance = self._note_weights(ascent), 4 * draws, self.settings.tolerance
+            population, draws = self._note_weights(ascent), 4 * draws
 
     def _correct_draws(self, population: Population) -> Optimum:
         """Ascend over everybody with few draws; correct what they distort by what more would change on a subsample.

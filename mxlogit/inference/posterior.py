@@ -15,12 +15,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from mxlogit.density import PanelModel
+from mxlogit.draws import make_generator
 from mxlogit.guide.population import GaussianFactor
+from mxlogit.kept_draws import KeptDraws, can_keep
 from mxlogit.marginal import MarginalLikelihood, Sweep
 from mxlogit.optim.identities import natural_update
 from mxlogit.parameters import Population
@@ -54,8 +57,28 @@ _WIDEST_PARTIAL = 1.0
 # Variance below which, as a share of the least possible one, a Gaussian is an artefact of draws; and what it gets then,
 # least possible sds: less is impossible, and a correction does better from too wide a start than from too narrow a one.
 _POSSIBLE, _UNKNOWN = 0.5, 4.0
+# Draws that stay are used where the log likelihood at so many typical points has at most this variance (nats squared);
+# of everybody, whose Gaussian is a first proposal, so many do.
+_TYPICAL, _WELL_KNOWN, _KEPT_OF_ALL = 12, 1.0, 64
 # Longest step of a round, in posterior sds per parameter (root mean square).
 _LONGEST_MOVE = 0.6
+
+
+class Target(Protocol):
+    """What a Gaussian factor is fitted to."""
+
+    @property
+    def factor(self) -> float:
+        """How many times more people there are than it knows."""
+        ...
+
+    def gradients(self, vectors: Tensor) -> Tensor:
+        """Gradients (n, D) of the log density at vectors (n, D)."""
+        ...
+
+    def match(self, q: GaussianFactor, precision: Tensor) -> None:
+        """Make the curvature that of q (see `AnchoredTarget.match`)."""
+        ...
 
 
 class AnchoredTarget:
@@ -76,6 +99,10 @@ class AnchoredTarget:
     gradient : Tensor, shape (D,)
         Of the log likelihood of everybody at the anchor, in relative coordinates.
     sweep : Sweep
+    near : GaussianFactor
+        About the posterior: how far vectors will be.
+    tick : callable, optional
+        Told at how many vectors the gradient was computed.
     """
 
     def __init__(
@@ -86,27 +113,28 @@ class AnchoredTarget:
         population: Population,
         gradient: Tensor,
         sweep: Sweep,
+        near: GaussianFactor,
+        tick: Callable[[int], None] | None = None,
     ) -> None:
-        self.model, self.marginal = model, marginal
+        self.model = model
         self.factor = weight / marginal.people.weight
         self.evaluations = 1
-        # Base draws are kept and modes followed from the anchor, so the target is smooth and cheap.
-        self._proposals = list(marginal.propose(population, sweep, remember=False))
-        here = marginal.score(population, self._proposals)
-        jacobian = model.space.relative_jacobian(population)
-        self._linear = torch.linalg.solve(jacobian.T, gradient - self.factor * here.score)
-        self._quadratic, self._centre = torch.zeros_like(jacobian), model.space.unconstrain(population)
+        self._tick = tick
+        self._score = _keep_or_follow(marginal, population, sweep, near, whole=self.factor == 1.0)
+        self._centre, jacobian = model.space.unconstrain(population), model.space.relative_jacobian(population)
+        here = self._score(self._centre[None])[0]
+        self._linear = torch.linalg.solve(jacobian.T, gradient) - self.factor * here
+        self._quadratic = torch.zeros_like(jacobian)
 
-    def gradient(self, vector: Tensor) -> Tensor:
-        """Gradient of the log posterior at ``vector``, shape (D,)."""
-        self.evaluations += 1
-        space = self.model.space
-        population = space.constrain(vector)
-        score = self.marginal.score(population, self.marginal.follow(population, self._proposals)).score
-        likelihood = self.factor * torch.linalg.solve(space.relative_jacobian(population).T, score)
-        correction = self._linear - self._quadratic @ (vector - self._centre)
-        slope, _ = self.model.prior.derivatives(space, vector)
-        return likelihood + correction + slope
+    def gradients(self, vectors: Tensor) -> Tensor:
+        """Gradients (n, D) of the log posterior at vectors (n, D)."""
+        self.evaluations += len(vectors)
+        correction = self._linear - (vectors - self._centre) @ self._quadratic
+        slope, _ = self.model.prior.derivatives(self.model.space, vectors)
+        result = self.factor * self._score(vectors) + correction + slope
+        if self._tick is not None:
+            self._tick(len(vectors))
+        return result
 
     def match(self, q: GaussianFactor, precision: Tensor) -> None:
         """Make the curvature that of q, given what it is in whitened coordinates (D, D); the gradient at q.mean stays.
@@ -117,6 +145,29 @@ class AnchoredTarget:
         inverse = torch.linalg.solve_triangular(q.tril, identity, upper=False)
         self._linear = self._linear + self._quadratic @ (self._centre - q.mean)
         self._quadratic, self._centre = self._quadratic + inverse.T @ (identity - precision) @ inverse, q.mean
+
+
+def _keep_or_follow(
+    marginal: MarginalLikelihood, anchor: Population, sweep: Sweep, near: GaussianFactor, *, whole: bool
+) -> Callable[[Tensor], Tensor]:
+    """Scores (n, D) at unconstrained vectors (n, D), smooth: from draws that stay, or that follow modes.
+
+    The former cost a hundredth, where they reach as far as the posterior.
+    """
+    draws = min(sweep.draws, _KEPT_OF_ALL) if whole else sweep.draws
+    if can_keep(marginal, draws):
+        kept = KeptDraws(marginal, anchor, replace(sweep, draws=draws))
+        typical, _ = near.sample_and_log_prob(_TYPICAL, make_generator(marginal.seed, 29))
+        if float(kept.log_likelihood(typical)[1].nan_to_num(nan=math.inf).amax()) < _WELL_KNOWN:
+            return kept.gradients
+    proposals, space = list(marginal.propose(anchor, sweep, remember=False)), marginal.space
+
+    def score(vector: Tensor) -> Tensor:
+        population = space.constrain(vector)
+        moves = marginal.score(population, marginal.follow(population, proposals)).score
+        return torch.linalg.solve(space.relative_jacobian(population).T, moves)
+
+    return lambda vectors: torch.stack([score(vector) for vector in vectors])
 
 
 @dataclass(frozen=True)
@@ -131,20 +182,17 @@ class Expectations:
     skewness: float
 
 
-def expect(target: AnchoredTarget, q: GaussianFactor, tick: Callable[[], None], distance: float = 1.0) -> Expectations:
+def expect(target: Target, q: GaussianFactor, distance: float = 1.0) -> Expectations:
     """Expectations by points at a distance, in sds, either side of the mean; differences at it for a short one."""
-    centre = target.gradient(q.mean)
-    total, columns, third = centre.clone(), [], []
-    for direction in q.tril.T:
-        above = target.gradient(q.mean + distance * direction)
-        below = target.gradient(q.mean - distance * direction)
-        columns.append(q.tril.T @ (below - above) / (2.0 * distance))
-        bend = (above + below - 2.0 * centre) / distance**2
-        total += 0.5 * bend
-        third.append(abs(float(direction @ bend)))
-        tick()
-    precision = torch.stack(columns, -1)
-    return Expectations(q.tril.T @ total, 0.5 * (precision + precision.T), max(third))
+    moves = distance * q.tril.T
+    centre, above, below = target.gradients(torch.cat([q.mean[None], q.mean + moves, q.mean - moves])).split(
+        [1, len(moves), len(moves)]
+    )
+    precision = (below - above) @ q.tril / (2.0 * distance)
+    bend = (above + below - 2.0 * centre) / distance**2
+    total = centre[0] + 0.5 * bend.sum(0)
+    third = (bend * q.tril.T).sum(1).abs()
+    return Expectations(q.tril.T @ total, 0.5 * (precision + precision.T), float(third.amax()))
 
 
 def natural_step(q: GaussianFactor, at: Expectations, rate: float) -> GaussianFactor:
@@ -162,7 +210,7 @@ class GaussianFit:
     skewness: float
 
 
-def fit_gaussian(target: AnchoredTarget, start: GaussianFactor, tick: Callable[[], None]) -> GaussianFit:
+def fit_gaussian(target: Target, start: GaussianFactor) -> GaussianFit:
     """Move the Gaussian factor to the posterior.
 
     If the steps grow instead of shrinking, or sigma points leave the support, the posterior is no Gaussian's
@@ -170,15 +218,15 @@ def fit_gaussian(target: AnchoredTarget, start: GaussianFactor, tick: Callable[[
     """
     if target.factor > _MANY_TIMES_MORE:
         # The posterior of so many is all but Gaussian: its covariance is known, its mean is a little off its mode.
-        at = expect(target, start, tick)
+        at = expect(target, start)
         target.match(start, at.precision)
         factor = GaussianFactor(start.mean + start.tril @ _shorten(at.gradient), start.tril)
         return GaussianFit(factor, 1, at.skewness)
     if target.factor > 1.0:
-        target.match(start, expect(target, start, tick, _SHORT_DISTANCE).precision)
+        target.match(start, expect(target, start, _SHORT_DISTANCE).precision)
     q, first = start, 0.0
     for rounds in range(1, _MOST_ROUNDS + 1):
-        at = expect(target, q, tick)
+        at = expect(target, q)
         if not bool(torch.isfinite(at.gradient).all() & torch.isfinite(at.precision).all()):
             return GaussianFit(start, 0, math.inf)
         move = float(at.gradient.norm()) / len(q.mean) ** 0.5
@@ -218,9 +266,7 @@ class PopulationCheck:
         return self.pareto_k > WORST_K and self.ess < EVEN_ENOUGH
 
 
-def check_gaussian(
-    target: AnchoredTarget, q: GaussianFactor, n: int, generator: torch.Generator, tick: Callable[[], None]
-) -> PopulationCheck:
+def check_gaussian(target: Target, q: GaussianFactor, n: int, generator: torch.Generator) -> PopulationCheck:
     """Weigh n draws from q (antithetic pairs) by the target and report how even the weights are.
 
     Log posterior ratios are integrals of the gradient along the line through a pair and the mean, by the
@@ -228,15 +274,11 @@ def check_gaussian(
     """
     vectors, log_q = q.sample_and_log_prob(n, generator)
     half = n // 2
-    centre = target.gradient(q.mean)
-    log_p = torch.zeros(n, dtype=torch.float64)
-    for pair in range(half):
-        step = vectors[pair] - q.mean
-        above, below = float(target.gradient(q.mean + step) @ step), float(target.gradient(q.mean - step) @ step)
-        middle = 8.0 * float(centre @ step)
-        log_p[pair] = (5.0 * above + middle - below) / 12.0
-        log_p[half + pair] = -(5.0 * below + middle - above) / 12.0
-        tick()
+    steps = vectors[:half] - q.mean
+    centre, *pairs = target.gradients(torch.cat([q.mean[None], vectors])).split([1, half, half])
+    above, below = ((slope * steps).sum(1) for slope in pairs)
+    middle = 8.0 * steps @ centre[0]
+    log_p = torch.cat([5.0 * above + middle - below, above - middle - 5.0 * below]) / 12.0
     log_weights = torch.nan_to_num(log_p - log_q, nan=-math.inf, posinf=-math.inf)
     if not bool(torch.isfinite(log_weights).any()):
         return PopulationCheck(math.inf, 0.0)
@@ -262,6 +304,12 @@ def laplace_factor(model: PanelModel, population: Population, curvature: Tensor,
     tril = factor.T * factor.diagonal().sign()
     step = tril.T @ torch.linalg.solve(jacobian.T, gradient)
     return GaussianFactor(model.space.unconstrain(population) + tril @ _shorten(step), tril)
+
+
+def _lower(root: Tensor) -> Tensor:
+    """Lower triangular matrix with positive diagonal that has the same product with its transpose."""
+    upper = torch.linalg.qr(root.T, mode="r").R
+    return upper.T * upper.diagonal().sign()
 
 
 def widen_to_possible(model: PanelModel, factor: GaussianFactor, weight: float) -> GaussianFactor:
@@ -302,8 +350,7 @@ def widen_to_possible(model: PanelModel, factor: GaussianFactor, weight: float) 
         return factor
     inside = left.T @ known.T @ moves[f:]
     moves[f:] = torch.linalg.solve_triangular(known.T, left @ (stretch[:, None] * inside), upper=True)
-    upper = torch.linalg.qr((jacobian @ moves).T, mode="r").R
-    return GaussianFactor(factor.mean, upper.T * upper.diagonal().sign())
+    return GaussianFactor(factor.mean, _lower(jacobian @ moves))
 
 
 def _shorten(step: Tensor) -> Tensor:

@@ -148,7 +148,7 @@ class VI(BaseEstimator):  # type: ignore[misc]
         flow_layers: int = 1,
         draws: int | None = None,
         tail: int | None = 8,
-        tolerance: float = 0.005,
+        tolerance: float = 0.02,
         max_iterations: int = 60,
         correct: str | bool = "auto",
         population_family: str = "gaussian",

@@ -2,6 +2,7 @@
 
 from mxlogit.study.calibration import Calibration, Design, simulation_based_calibration
 from mxlogit.study.designs import DESIGNS, PublishedDesign, Sample, SimulatedDesign, StudyDesign
+from mxlogit.study.figures import plot_seconds
 from mxlogit.study.metrics import evaluate
 from mxlogit.study.published import beside_published, published_results
 from mxlogit.study.runner import METHODS, run_study, summarise, write_results
@@ -17,6 +18,7 @@ __all__ = [
     "StudyDesign",
     "beside_published",
     "evaluate",
+    "plot_seconds",
     "published_results",
     "run_study",
     "simulation_based_calibration",

@@ -21,6 +21,7 @@ from mxlogit.inference.msle import MSLE
 from mxlogit.inference.vi import VI
 from mxlogit.study.designs import DESIGNS, StudyDesign
 from mxlogit.study.metrics import evaluate, machine, with_peak_memory
+from mxlogit.study.peers import Xlogit
 from mxlogit.study.records import Record, RecordFile, run_all
 
 METHODS: dict[str, Method] = {
@@ -30,6 +31,7 @@ METHODS: dict[str, Method] = {
     "rodrigues2022": VI.rodrigues2022(),
     "msle": MSLE(),
     "mcmc": MCMC(),
+    "xlogit": Xlogit(),
 }
 _KEYS = ("people", "method", "run")
 
@@ -76,7 +78,8 @@ def run_study(
     runs : int or sequence of int
         Data sets per size, 1 to so many, or their numbers: seeds. The same ones for all methods.
     methods : sequence of str or mapping of str to settings
-        "vi", "vi_uncorrected", "amortized", "rodrigues2022", "msle", "mcmc"; or settings by names of your own.
+        "vi", "vi_uncorrected", "amortized", "rodrigues2022", "msle", "mcmc", "xlogit" (where it is installed); or
+        settings by names of your own.
     processes : int
         Fits at a time, each on its share of the threads.
     path : path, optional

@@ -1,0 +1,117 @@
+r"""log P(y | alpha, b) around one value of the fixed coefficients, at given tastes b.
+
+To second order for every draw of tastes, and what that leaves, exactly, at one taste per person: it hardly depends on
+the draw.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mxlogit.guide.laplace import drawn_utility
+from mxlogit.likelihood import compute_odds
+from mxlogit.mixing import Mixing
+from mxlogit.panels import PanelDifferences
+from mxlogit.parameters import Population
+
+
+def index_pairs(size: int) -> tuple[Tensor, Tensor]:
+    """Rows and columns of the lower triangle of a symmetric matrix."""
+    rows, columns = torch.tril_indices(size, size)
+    return rows, columns
+
+
+def fixed_units(tastes: Tensor, population: Population, mixing: Mixing) -> Tensor:
+    """What fixed coefficients are multiplied by in the utility, (n, 1, s): one, or minus the random scale column."""
+    if mixing.scale_position is None:
+        return torch.ones_like(tastes[:, :1])
+    return -tastes[:, mixing.scale_position - len(population.fixed), None]
+
+
+@dataclass(frozen=True)
+class FixedDerivatives:
+    """First (n, f, s) and second (n, pairs, s) derivatives of log P(y | alpha, b) with respect to alpha."""
+
+    first: Tensor
+    second: Tensor
+
+
+def fixed_derivatives(
+    tastes: Tensor, population: Population, panel: PanelDifferences, mixing: Mixing
+) -> FixedDerivatives:
+    """Differentiate at tastes (n, k, s) of everybody.
+
+    Parameters
+    ----------
+    tastes : Tensor, shape (n, k, s)
+    population : Population
+        In the dtype of the panel; of it the fixed coefficients.
+    panel : PanelDifferences
+    mixing : Mixing
+        Whose scale column, if there is one, is random.
+    """
+    f = len(population.fixed)
+    odds = compute_odds(drawn_utility(tastes, population, panel, mixing), panel)
+    n, t, others, s = odds.odds.shape
+    probability, values = odds.probabilities(), panel.values[..., :f]
+    rows, columns = index_pairs(f)
+    situations = values.reshape(n * t, others, f).mT
+    mean = torch.bmm(situations, probability.view(n * t, others, s)).view(n, t, f, s)
+    second = -torch.bmm((values[..., rows] * values[..., columns]).mT, probability)
+    for situation in mean.unbind(1):
+        second += situation[:, rows] * situation[:, columns]
+    unit = fixed_units(tastes, population, mixing)
+    return FixedDerivatives(-mean.sum(1) * unit, second * unit.square())
+
+
+class Remainder:
+    """What the second-order expansion at one taste per person leaves.
+
+    Parameters
+    ----------
+    tastes : Tensor, shape (n, k)
+    population : Population
+    panel : PanelDifferences
+    mixing : Mixing
+    """
+
+    def __init__(self, tastes: Tensor, population: Population, panel: PanelDifferences, mixing: Mixing) -> None:
+        self._panel = panel
+        columns = tastes[..., None]
+        self._utility = drawn_utility(columns, population, panel, mixing)
+        self._values = panel.values[..., : len(population.fixed)] * fixed_units(columns, population, mixing)
+        at = fixed_derivatives(columns, population, panel, mixing)
+        self._first, self._second = at.first[..., 0], at.second[..., 0]
+        self._log_prob = compute_odds(self._utility.clone(), panel).log_prob
+
+    def at(self, moves: Tensor, pairs: Tensor) -> Tensor:
+        """Remainders (n, b).
+
+        Parameters
+        ----------
+        moves : Tensor, shape (f, b)
+            Of the fixed coefficients.
+        pairs : Tensor, shape (pairs, b)
+            What second derivatives are multiplied by: products of moves, half of squares.
+        """
+        odds = compute_odds(self._moved(moves), self._panel)
+        return odds.log_prob - self._log_prob - self._first @ moves - self._second @ pairs
+
+    def slope(self, moves: Tensor) -> Tensor:
+        """Gradients (f, b) with respect to moves of the sum of remainders weighted by the people's weights."""
+        f, weights = self._values.shape[2], self._panel.weights
+        probability = compute_odds(self._moved(moves), self._panel).probabilities()
+        weighted = (weights[:, None, None] * self._values).reshape(-1, f)
+        rows, columns = index_pairs(f)
+        hessian = moves.new_zeros(f, f)
+        hessian[rows, columns] = hessian[columns, rows] = weights @ self._second
+        slope = -weighted.T @ probability.reshape(len(weighted), -1)
+        return slope - (weights @ self._first)[:, None] - hessian @ moves
+
+    def _moved(self, moves: Tensor) -> Tensor:
+        """Utility differences (n, r, b)."""
+        n, r, f = self._values.shape
+        return self._utility + (self._values.reshape(n * r, f) @ moves).view(n, r, -1)

@@ -1,0 +1,336 @@
+r"""The marginal likelihood of many populations at once, on draws of tastes that stay where they are.
+
+Draws :math:`b_s` of a person's latent tastes around its mode at one population, the anchor, serve others nearby:
+log P(y | b_s) does not depend on location and covariance, so that
+
+.. math:: \log \hat p(y \mid \theta) = \log \tfrac1S \sum_s \frac{P(y \mid \alpha, b_s) N(b_s; \zeta, \Omega)}{q(b_s)}
+
+costs an exponential per draw and population. In latents whitened at the anchor its exponent is linear in the draws and
+their products, and log P(y | alpha, b_s) is expanded in fixed coefficients (`mxlogit.expansion`): exponents of all
+draws and populations are one matrix product. The same sum over the Gaussian factor in place of P N, whose value is
+known, is the control variate; on the study design it takes away 99 % of the variance.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mxlogit.expansion import Remainder, fixed_derivatives, index_pairs
+from mxlogit.guide.laplace import LocalFactor
+from mxlogit.importance import WeightedDraws
+from mxlogit.marginal import MarginalLikelihood, Proposal, Sweep
+from mxlogit.mixing import Mixing
+from mxlogit.panels import PanelDifferences
+from mxlogit.parameters import ParameterSpace, Population
+
+# Numbers that may be kept (128 MB in single precision); draws and exponents at a time (measured: with a quarter or four
+# times as many it takes longer); exponents that cannot overflow.
+_MOST_NUMBERS, _ROWS, _EXPONENTS, _SAFE_EXPONENT = 32_000_000, 16_000, 1_000_000, 60.0
+
+
+@dataclass(frozen=True)
+class _Coefficients:
+    """What features are multiplied by at b populations, in the dtype of the draws.
+
+    Attributes
+    ----------
+    tastes : Tensor, shape (k + pairs, b)
+        Of whitened draws and their products.
+    fixed, pairs : Tensor, shapes (f, b) and (pairs, b)
+        Moves of fixed coefficients, their products, half of squares.
+    """
+
+    tastes: Tensor
+    fixed: Tensor
+    pairs: Tensor
+
+    @classmethod
+    def split(cls, whole: Tensor, space: ParameterSpace) -> _Coefficients:
+        """Parts of all coefficients (F, b)."""
+        k, f = space.n_random, space.n_fixed
+        return cls(*whole.split([k + k * (k + 1) // 2, f, f * (f + 1) // 2]))
+
+    @property
+    def count(self) -> int:
+        """Number of populations."""
+        return self.tastes.shape[1]
+
+
+@dataclass(frozen=True)
+class _Halves:
+    """Odds (n, 2, s / 2, b) of draws by halves, and logarithms (n, 2, b) of the sums of what they are odds of."""
+
+    odds: Tensor
+    logs: Tensor
+
+    @classmethod
+    def of(cls, exponents: Tensor, people: int) -> _Halves:
+        """Exponents (n s, b) are overwritten."""
+        odds = exponents.view(people, 2, -1, exponents.shape[1])
+        if float(odds.amax()) < _SAFE_EXPONENT:
+            odds = odds.exp_()
+            return cls(odds, odds.sum(2).log())
+        top = odds.amax(2, keepdim=True)
+        odds = odds.sub_(top).exp_()
+        return cls(odds, odds.sum(2).log() + top[:, :, 0])
+
+    @property
+    def log_sum(self) -> Tensor:
+        """Logarithms (n, b) of sums over draws, without the bias of order 1 / s that the logarithm of a mean has."""
+        return 2.0 * self.logs.logsumexp(1) - self.logs.mean(1)
+
+    def weights(self) -> Tensor:
+        """Derivatives (n, s, b) of `log_sum` with respect to exponents; odds are overwritten."""
+        share = (self.logs - self.logs.logsumexp(1, keepdim=True)).exp()
+        return self.odds.mul_(((2.0 * share - 0.5) / self.odds.sum(2))[:, :, None]).flatten(1, 2)
+
+
+def log_tilted_integral(factor: LocalFactor, slope: Tensor, bend: Tensor) -> Tensor:
+    """Log integrals (n, b) of Gaussian factors times exp(slope' xi + bend' (products of xi)); nan where infinite.
+
+    Cholesky's algorithm, cell by cell for all people and populations together: a sixth of the time of one matrix after
+    the other.
+
+    Parameters
+    ----------
+    factor : LocalFactor
+    slope : Tensor, shape (n, k, b)
+    bend : Tensor, shape (pairs, b)
+    """
+    precision = factor.precision_tril @ factor.precision_tril.mT
+    pull = (precision @ factor.mean[..., None])[..., 0]
+    value = -factor.log_det[:, None] - 0.5 * (pull * factor.mean).sum(-1)[:, None]
+    pairs = {
+        pair: place
+        for place, pair in enumerate(zip(*(part.tolist() for part in index_pairs(slope.shape[1])), strict=True))
+    }
+    cells: dict[tuple[int, int], Tensor] = {}
+    solved: list[Tensor] = []
+    for j in range(slope.shape[1]):
+        pivot = precision[:, j, j, None] - 2.0 * bend[pairs[j, j]]
+        right = pull[:, j, None] + slope[:, j]
+        for m in range(j):
+            pivot = pivot - cells[j, m].square()
+            right = right - cells[j, m] * solved[m]
+        inverse = pivot.rsqrt()
+        solved.append(right * inverse)
+        value = value + inverse.log() + 0.5 * solved[j].square()
+        for i in range(j + 1, slope.shape[1]):
+            cell = precision[:, i, j, None] - bend[pairs[i, j]]
+            for m in range(j):
+                cell = cell - cells[i, m] * cells[j, m]
+            cells[i, j] = cell * inverse
+    return value
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """Draws of some people.
+
+    Attributes
+    ----------
+    panel : PanelDifferences
+    factor : LocalFactor
+    remainder : Remainder or None
+        Of the expansion in fixed coefficients, where there are some.
+    tastes : Tensor, shape (n, s, k + pairs)
+        Whitened draws and their products.
+    target : Tensor, shape (n, s, 1 + f + pairs)
+        Logarithms of weights at the anchor, and derivatives of log P with respect to fixed coefficients.
+    control : Tensor, shape (n, s, 1 + f)
+        The same, without second derivatives, if log P were that of the Gaussian factor.
+    cross : Tensor, shape (n, f, k)
+        Derivatives of log P with respect to a fixed coefficient and a whitened taste, at the mode.
+    level : Tensor, shape (n,)
+        What was taken from the first of ``target``.
+    """
+
+    panel: PanelDifferences
+    factor: LocalFactor
+    remainder: Remainder | None
+    tastes: Tensor
+    target: Tensor
+    control: Tensor
+    cross: Tensor
+    level: Tensor
+
+    def weigh(self, c: _Coefficients) -> tuple[_Halves, _Halves]:
+        """Weights of the target and of the Gaussian factor at populations."""
+        one = c.tastes.new_ones(1, c.count)
+        shared = self.tastes.flatten(0, 1) @ c.tastes
+        target = torch.addmm(shared, self.target.flatten(0, 1), torch.cat([one, c.fixed, c.pairs]))
+        control = shared.addmm_(self.control.flatten(0, 1), torch.cat([one, c.fixed]))
+        people = len(self.level)
+        return _Halves.of(target, people), _Halves.of(control, people)
+
+    def expected(self, c: _Coefficients) -> Tensor:
+        """What sums over the Gaussian factor estimate, (n, b)."""
+        k = self.cross.shape[2]
+        return log_tilted_integral(self.factor, c.tastes[:k] + self.cross.mT @ c.fixed, c.tastes[k:])
+
+    def pull_of_expected(self, c: _Coefficients) -> tuple[Tensor, Tensor]:
+        """Derivatives of the weighted sum of `expected` with respect to coefficients of tastes and fixed ones."""
+        with torch.enable_grad():
+            tastes, fixed = c.tastes.detach().requires_grad_(), c.fixed.detach().requires_grad_()
+            total = (self.panel.weights @ self.expected(_Coefficients(tastes, fixed, c.pairs))).sum()
+            by_tastes, by_fixed = torch.autograd.grad(total, (tastes, fixed), allow_unused=True)
+        return by_tastes, by_fixed
+
+    def values(self, c: _Coefficients) -> tuple[Tensor, Tensor]:
+        """Log likelihoods (n, b) less what people have in common, and differences (n, b) between halves of draws."""
+        target, control = self.weigh(c)
+        value = target.log_sum - control.log_sum + self.expected(c) + self.level[:, None]
+        if self.remainder is not None:
+            value = value + self.remainder.at(c.fixed, c.pairs)
+        apart = target.logs - control.logs
+        return value, apart[:, 0] - apart[:, 1]
+
+    def pull(self, c: _Coefficients) -> Tensor:
+        """Derivatives (F, b) of the weighted sum of log likelihoods with respect to all coefficients."""
+        weights = self.panel.weights[:, None, None]
+        target, control = ((halves.weights() * weights).flatten(0, 1) for halves in self.weigh(c))
+        expected, of_fixed = self.pull_of_expected(c)
+        by_tastes = self.tastes.flatten(0, 1).T @ (target - control) + expected
+        if self.remainder is None:
+            return by_tastes
+        f = self.cross.shape[1]
+        by_fixed = self.target[..., 1:].flatten(0, 1).T @ target
+        by_fixed[:f] -= self.control[..., 1:].flatten(0, 1).T @ control
+        by_fixed[:f] += of_fixed + self.remainder.slope(c.fixed)
+        return torch.cat([by_tastes, by_fixed])
+
+
+class KeptDraws:
+    """Draws of everybody's latent tastes around one population.
+
+    Parameters
+    ----------
+    marginal : MarginalLikelihood
+        Of everybody, with modes near those at the anchor; `can_keep` says whether it is one for this.
+    anchor : Population
+    sweep : Sweep
+        How many draws, and from what.
+    """
+
+    def __init__(self, marginal: MarginalLikelihood, anchor: Population, sweep: Sweep) -> None:
+        self.space, self.mixing, self.anchor = marginal.space, marginal.mixing, anchor
+        self._people, self._local = marginal.people, anchor.to(marginal.people.like)
+        self._draws = sweep.draws
+        size = max(1, _ROWS // sweep.draws)
+        proposals = marginal.propose(anchor, sweep, remember=False, size=size)
+        weighed = marginal.weigh(anchor, proposals)
+        self._chunks = [_keep(proposal, drawn, self._local, self.mixing) for proposal, drawn in weighed]
+        nothing, _ = self._coefficients(self.space.unconstrain(anchor)[None])
+        with torch.no_grad():
+            self._apart = [chunk.values(self._cast(nothing))[1] for chunk in self._chunks]
+
+    @torch.no_grad()
+    def log_likelihood(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """Log likelihoods (b,) at unconstrained vectors (b, D), and variances of their differences to the anchor's.
+
+        Variances are those from the finite number of draws, by how much halves of each person's draws differ.
+        """
+        parts = [self._values(part) for part in vectors.split(self._at_once())]
+        total = torch.cat(parts, 1)
+        return total[0], total[1]
+
+    def _values(self, vectors: Tensor) -> Tensor:
+        coefficients, constant = self._coefficients(vectors)
+        local = self._cast(coefficients)
+        total = self._people.like.new_zeros(2, len(vectors), dtype=torch.float64)
+        for chunk, apart in zip(self._chunks, self._apart, strict=True):
+            weights = chunk.panel.weights.double()
+            value, difference = chunk.values(local)
+            total[0] += weights @ value.double()
+            total[1] += weights.square() @ (0.5 * (difference - apart)).double().square()
+        (total,) = self._people.team.total(total)
+        total[0] += self._people.weight * constant
+        return total
+
+    def gradients(self, vectors: Tensor) -> Tensor:
+        """Gradients (b, D) of the log likelihoods at unconstrained vectors (b, D)."""
+        return torch.cat([self._gradients(part) for part in vectors.split(self._at_once())])
+
+    def _gradients(self, vectors: Tensor) -> Tensor:
+        with torch.enable_grad():
+            inputs = vectors.detach().requires_grad_()
+            coefficients, constant = self._coefficients(inputs)
+            with torch.no_grad():
+                local = self._cast(coefficients)
+                pull = torch.zeros(coefficients.shape, dtype=torch.float64, device=self._people.like.device)
+                for chunk in self._chunks:
+                    pull += chunk.pull(local).double()
+                (pull,) = self._people.team.total(pull)
+            surrogate = (coefficients * pull).sum() + self._people.weight * constant.sum()
+            (gradient,) = torch.autograd.grad(surrogate, inputs)
+        return gradient
+
+    def _at_once(self) -> int:
+        """Populations that are evaluated together, so that exponents stay near the processor; all processes agree."""
+        return max(1, _EXPONENTS // max(_ROWS, self._draws))
+
+    def _cast(self, coefficients: Tensor) -> _Coefficients:
+        return _Coefficients.split(coefficients.detach().to(self._people.like), self.space)
+
+    def _coefficients(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """Coefficients (F, b) of features, and what every person's exponents have in common (b,)."""
+        space, anchor = self.space, self.anchor
+        population = space.constrain(vectors)
+        fixed = population.fixed - anchor.fixed
+        rows, columns = index_pairs(space.n_fixed)
+        pairs = fixed[:, rows] * fixed[:, columns] * (1.0 - 0.5 * (rows == columns).to(fixed))
+        tril = torch.linalg.solve_triangular(anchor.scale_tril, population.scale_tril, upper=False)
+        shift = torch.linalg.solve_triangular(
+            anchor.scale_tril, (population.location - anchor.location).T, upper=False
+        ).T
+        identity = torch.eye(space.n_random, dtype=tril.dtype)
+        inverse = torch.linalg.solve_triangular(tril, identity.expand_as(tril), upper=False)
+        precision = inverse.mT @ inverse
+        slope = (precision @ shift[..., None])[..., 0]
+        constant = -tril.diagonal(dim1=-2, dim2=-1).log().sum(-1) - 0.5 * (slope * shift).sum(-1)
+        rows, columns = index_pairs(space.n_random)
+        bend = (identity - precision)[:, rows, columns] * (1.0 - 0.5 * (rows == columns).to(fixed))
+        return torch.cat([slope, bend, fixed, pairs], 1).T, constant
+
+
+def can_keep(marginal: MarginalLikelihood, draws: int) -> bool:
+    """Whether draws can be kept: tastes follow from latents alone, utility is linear in fixed coefficients, room."""
+    space, mixing = marginal.space, marginal.mixing
+    linear = mixing.scale_position is None or mixing.scale_position >= space.n_fixed
+    k, f = space.n_random, space.n_fixed
+    numbers = len(marginal.people) * draws * ((k + 1) * (k + 2) // 2 + 1 + f * (f + 3) // 2)
+    return k > 0 and not mixing.direct and linear and marginal.flow is None and numbers <= _MOST_NUMBERS
+
+
+def _tastes(xi: Tensor, population: Population, mixing: Mixing) -> Tensor:
+    """Tastes (n, k, s) of whitened ones."""
+    latent = population.location[:, None] + population.scale_tril @ xi
+    return mixing.tastes(latent.mT, population.location, population.scale).mT
+
+
+def _keep(proposal: Proposal, drawn: WeightedDraws, population: Population, mixing: Mixing) -> _Chunk:
+    xi, factor, panel = drawn.xi, proposal.factor, proposal.panel
+    n, k, _ = xi.shape
+    f = len(population.fixed)
+    rows, columns = index_pairs(k)
+    level = drawn.log_ratio.logsumexp(1)
+    tastes = torch.cat([xi, xi[:, rows] * xi[:, columns]], 1).mT.contiguous()
+    target, control = (drawn.log_ratio - level[:, None])[..., None], drawn.log_tilt[..., None]
+    cross, remainder = xi.new_zeros(n, 0, k), None
+    if f:
+        of_fixed = fixed_derivatives(_tastes(xi, population, mixing), population, panel, mixing)
+        cross = _cross(of_fixed.first, drawn, factor)
+        target = torch.cat([target, of_fixed.first.mT, of_fixed.second.mT], -1)
+        control = torch.cat([control, (cross @ xi).mT], -1)
+        remainder = Remainder(_tastes(factor.mean[..., None], population, mixing)[..., 0], population, panel, mixing)
+    return _Chunk(panel, factor, remainder, tastes, target, control, cross, level)
+
+
+def _cross(first: Tensor, drawn: WeightedDraws, factor: LocalFactor) -> Tensor:
+    """Slopes (n, f, k) of derivatives (n, f, s) along whitened tastes, by regression under the Gaussian factor."""
+    deviation = drawn.xi - factor.mean[..., None]
+    covariance = (first * drawn.log_tilt.softmax(1)[:, None]) @ deviation.mT
+    return covariance @ factor.precision_tril @ factor.precision_tril.mT

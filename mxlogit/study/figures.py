@@ -1,0 +1,62 @@
+"""Pictures of studies."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from mxlogit.errors import SpecificationError
+from mxlogit.plots import pyplot
+from mxlogit.study.published import published_results
+from mxlogit.study.runner import summarise
+
+_OWN = ("o", "s", "^", "D", "v", "P")
+
+
+def plot_seconds(table: pd.DataFrame, ax: Any = None, *, published: tuple[str, ...] = ()) -> Any:
+    """Draw seconds per fit against the number of decision makers, both on logarithmic scales.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        Of `run_study`.
+    ax : matplotlib Axes, optional
+    published : tuple of str
+        Published methods to draw beside (index of `published_results`), such as ``("MSLE", "Gibbs", "AVI v2-d")``.
+
+    Returns
+    -------
+    matplotlib Axes
+        Black: medians, with a bar from the fastest to the slowest fit. Grey: published means, of other machines.
+
+    Raises
+    ------
+    SpecificationError
+        If there is nothing to draw or a published method is unknown.
+    """
+    fits = table[table["seconds"].notna()]
+    if fits.empty:
+        raise SpecificationError("the table has no fit with seconds: nothing to draw.")
+    known = published_results()
+    unknown = [name for name in published if name not in known.index.get_level_values("method")]
+    if unknown:
+        names = sorted(set(known.index.get_level_values("method")) - {"attainable"})
+        raise SpecificationError(f"published methods {unknown} are unknown; there are {names}.")
+    if ax is None:
+        _, ax = pyplot().subplots(figsize=(6.0, 4.0), layout="tight")
+    for name in published:
+        rows = known.xs(name, level="method")["seconds"].dropna().sort_index()
+        ax.plot(rows.index, rows, color="0.6", linestyle="--", marker=".", linewidth=1.0)
+        ax.annotate(f" {name} (published)", (rows.index[-1], rows.iloc[-1]), color="0.4", fontsize=8, va="center")
+    medians = summarise(fits)["seconds"].unstack("method")
+    for marker, (method, column) in zip(_OWN * len(medians.columns), medians.items(), strict=False):
+        column = column.dropna().sort_index()
+        spread = fits[fits["method"] == method].groupby("people")["seconds"].agg(["min", "max"]).loc[column.index]
+        errors = [column - spread["min"], spread["max"] - column]
+        ax.errorbar(column.index, column, yerr=errors, color="black", marker=marker, capsize=2.0, label=method)
+    ax.set(xscale="log", yscale="log", xlabel="decision makers", ylabel="seconds per fit")
+    ax.margins(x=0.25 if published else 0.05)
+    ax.grid(color="0.9")
+    ax.legend(frameon=False)
+    return ax

@@ -1,0 +1,152 @@
+"""Other packages as engines, so that one evaluator measures them all."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mxlogit.density import PanelModel
+from mxlogit.errors import MissingExtraError, SpecificationError
+from mxlogit.fit import Fit, Status
+from mxlogit.inference.method import Callback
+from mxlogit.marginal import MarginalLikelihood, Sweep
+from mxlogit.panels import PanelDifferences
+from mxlogit.parameters import ParameterSpace
+from mxlogit.people import People
+from mxlogit.samples import Samples
+from mxlogit.sequences import PersonDraws
+from mxlogit.tastes import SimulatedTastes
+
+_FAMILIES = {"normal": "n", "lognormal": "ln"}
+_EXACT_DRAWS, _SAMPLES = 256, 4_000
+
+
+def has_xlogit() -> bool:
+    """Whether xlogit is installed."""
+    return find_spec("xlogit") is not None
+
+
+@dataclass(frozen=True)
+class Xlogit:
+    """Maximum simulated likelihood by xlogit (Arteaga et al. 2022, Journal of Choice Modelling 42).
+
+    It has no correlated tastes: where the model has, its correlations are zero. Its log likelihood, tastes and
+    predictions are those of this package at its estimates.
+
+    Attributes
+    ----------
+    n_draws : int
+        Halton draws.
+    """
+
+    n_draws: int = 500
+
+    def run(self, model: PanelModel, people: People, *, generator: torch.Generator, callback: Callback) -> Fit:
+        """Fit ``model`` to the choices of ``people`` (parameters as in `VI.run`); priors are not used.
+
+        Raises
+        ------
+        MissingExtraError
+            If xlogit is not installed.
+        SpecificationError
+            If a taste is neither normal nor lognormal.
+        """
+        if not has_xlogit():
+            raise MissingExtraError("method 'xlogit' needs that package: pip install xlogit.")
+        from xlogit import MixedLogit
+
+        names = [family.name for family in model.mixing.families]
+        others = sorted(set(names) - set(_FAMILIES))
+        if others or model.mixing.scale_position is not None:
+            raise SpecificationError(
+                f"xlogit fits normal and lognormal tastes here; the model has {others or 'money'}."
+            )
+        seed = int(torch.randint(2**31, (1,), generator=generator))
+        panel = people.alone().by_appearance()
+        space, begin = model.space, time.perf_counter()
+        callback(f"xlogit: {self.n_draws} draws")
+        peer = MixedLogit()
+        random = dict(zip(space.random, (_FAMILIES[name] for name in names), strict=True))
+        peer.fit(
+            **long_arrays(panel),
+            varnames=[*space.fixed, *space.random],
+            randvars=random,
+            n_draws=self.n_draws,
+            random_state=seed,
+            verbose=0,
+        )
+        seconds = time.perf_counter() - begin
+        return _package(peer, model, panel, seconds, seed, self.n_draws)
+
+
+def long_arrays(panel: PanelDifferences) -> dict[str, Any]:
+    """Choices as long arrays: differences to the chosen alternative, which is the first one and has zeros.
+
+    Situations in which nothing else was available say nothing and are left out.
+    """
+    n, r, k = panel.values.shape
+    others = panel.n_others
+    open_rows = torch.ones(n, r, dtype=torch.bool) if panel.closed is None else ~panel.closed
+    values = panel.values.view(-1, others, k)
+    available = open_rows.view(-1, others)
+    kept = available.any(-1)
+    values, available = values[kept], available[kept]
+    count = len(values)
+    person = torch.arange(n).repeat_interleave(r // others)[kept]
+    one = torch.ones(count, 1)
+    return {
+        "X": torch.cat([torch.zeros(count, 1, k), values.cpu()], 1).flatten(0, 1).double().numpy(),
+        "y": np.tile(np.arange(others + 1) == 0, count).astype(int),
+        "alts": np.tile(np.arange(others + 1), count),
+        "ids": np.repeat(np.arange(count), others + 1),
+        "panels": np.repeat(person.numpy(), others + 1),
+        "avail": torch.cat([one, available.cpu().float()], 1).flatten().numpy(),
+        "weights": np.repeat(panel.weights.cpu()[person].double().numpy(), others + 1),
+    }
+
+
+def _package(peer: Any, model: PanelModel, panel: PanelDifferences, seconds: float, seed: int, n_draws: int) -> Fit:
+    """Estimates and their covariance as a `Fit` of the model."""
+    space = model.space
+    places = {str(name): place for place, name in enumerate(peer.coeff_names)}
+    order = [places[name] for name in (*space.fixed, *space.random, *(f"sd.{name}" for name in space.random))]
+    found = torch.from_numpy(np.asarray(peer.coeff_, dtype=float))[order]
+    fixed, location, scale = found.split([space.n_fixed, space.n_random, space.n_random])
+    factors = [torch.eye(len(block), dtype=torch.float64) for block in space.correlated_blocks]
+    center = space.assemble(fixed, location, scale.abs(), factors)
+    covariance = torch.full((space.size, space.size), torch.nan, dtype=torch.float64)
+    known = torch.from_numpy(np.asarray(peer.covariance, dtype=float))[order][:, order]
+    covariance[: len(order), : len(order)] = known
+    people = People.gather(panel)
+    exact = MarginalLikelihood(people, space, model.mixing, seed).measure(center, Sweep(_EXACT_DRAWS, 8, 7, 30))
+    status = Status.CONVERGED if peer.convergence else Status.STALLED
+    diagnostics: dict[str, object] = {
+        "log_likelihood": exact.log_likelihood,
+        "log_likelihood_error": exact.variance**0.5,
+        "simulated_log_likelihood": float(peer.loglikelihood),
+        "status": status.value,
+        "converged": status.converged,
+        "pareto_k": float("nan"),
+        "seconds": seconds,
+    }
+    draws = PersonDraws("halton", n_draws, space.n_random, seed)
+    tastes = SimulatedTastes(model, draws, torch.ones(space.n_random, dtype=torch.float64))
+    samples = _sampling_distribution(space, found, known, seed)
+    return Fit(samples, center, status, [], tastes, diagnostics, covariance=covariance)
+
+
+def _sampling_distribution(space: ParameterSpace, found: Tensor, covariance: Tensor, seed: int) -> Samples:
+    """Draws from the asymptotic normal distribution of the estimates; correlations stay zero."""
+    rng = np.random.default_rng(seed)
+    drawn = torch.from_numpy(rng.multivariate_normal(found.numpy(), covariance.numpy(), _SAMPLES))
+    drawn[:, -space.n_random :] = drawn[:, -space.n_random :].abs().clamp(min=1e-12)
+    reported = torch.cat([drawn, drawn.new_zeros(len(drawn), len(space.pairs))], 1)
+    return Samples(
+        space.unconstrain(space.from_report(reported)), reported, tuple(space.labels), kind="sampling distribution"
+    )

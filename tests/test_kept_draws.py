@@ -1,0 +1,164 @@
+"""Draws that stay: equal to a sweep at the anchor, to exact integrals near it, and their derivatives."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mxlogit.expansion import Remainder, fixed_derivatives, index_pairs
+from mxlogit.guide.laplace import drawn_utility, polish
+from mxlogit.kept_draws import KeptDraws, can_keep, log_tilted_integral
+from mxlogit.likelihood import compute_odds
+from mxlogit.marginal import MarginalLikelihood, Sweep
+from mxlogit.mixing import Mixing
+from mxlogit.parameters import ParameterSpace, Population
+from mxlogit.people import People
+
+SWEEP = Sweep(draws=256, tail=8, key=3, polish=8)
+MODELS = {
+    "mixed": (ParameterSpace(("a", "b"), ("c", "d", "e"), ((0, 2), (1,))), Mixing(["normal", "lognormal", "normal"])),
+    "no fixed ones": (ParameterSpace((), tuple("abcde"), ((0, 1, 2, 3, 4),)), Mixing(["normal"] * 5)),
+    "money": (
+        ParameterSpace(("a", "b"), ("c", "d", "e"), ((0, 1, 2),)),
+        Mixing(["normal", "negative_lognormal", "normal"], scale_position=3),
+    ),
+}
+
+
+@pytest.fixture(params=MODELS)
+def case(request, panel, generator):
+    """A marginal likelihood and the unconstrained vector of an anchor."""
+    space, mixing = MODELS[request.param]
+    vector = 0.3 * torch.randn(space.size, generator=generator, dtype=torch.float64)
+    return MarginalLikelihood(People.gather(panel), space, mixing, seed=5), vector
+
+
+def test_at_the_anchor_it_is_a_sweep(case):
+    marginal, vector = case
+    population = marginal.space.constrain(vector)
+    kept = KeptDraws(marginal, population, SWEEP)
+    expected = marginal.measure(population, SWEEP, remember=False).log_likelihood
+    value, variance = kept.log_likelihood(vector[None])
+    torch.testing.assert_close(float(value), expected, rtol=1e-10, atol=0.0)
+    assert float(variance) < 1e-20
+
+
+def test_nearby_it_is_as_exact_as_it_says(case, generator):
+    """Against sweeps of 16,384 draws there."""
+    marginal, vector = case
+    kept = KeptDraws(marginal, marginal.space.constrain(vector), SWEEP)
+    vectors = vector + 0.15 * torch.randn(6, len(vector), generator=generator, dtype=torch.float64)
+    value, variance = kept.log_likelihood(vectors)
+    fine = Sweep(16_384, 8, 4, 8)
+    exact = [marginal.measure(marginal.space.constrain(v), fine, remember=False).log_likelihood for v in vectors]
+    at_anchor = marginal.measure(marginal.space.constrain(vector), fine, remember=False).log_likelihood
+    change = value - kept.log_likelihood(vector[None])[0]
+    errors = change - (torch.tensor(exact, dtype=torch.float64) - at_anchor)
+    assert float(errors.square().mean()) < 3.0 * float(variance.mean()) + 1e-4
+    assert float(variance.median()) < 0.05
+    assert float(change.abs().mean()) > 0.2
+
+
+def test_gradients_are_those_of_the_values(case, generator):
+    marginal, vector = case
+    kept = KeptDraws(marginal, marginal.space.constrain(vector), SWEEP)
+    vectors = vector + 0.2 * torch.randn(3, len(vector), generator=generator, dtype=torch.float64)
+    step = 1e-5
+    moves = step * torch.eye(len(vector), dtype=torch.float64)
+    for at, gradient in zip(vectors, kept.gradients(vectors), strict=True):
+        above, below = kept.log_likelihood(at + moves)[0], kept.log_likelihood(at - moves)[0]
+        torch.testing.assert_close(gradient, (above - below) / (2.0 * step), rtol=1e-5, atol=1e-6)
+
+
+def test_far_away_nothing_overflows(case):
+    marginal, vector = case
+    kept = KeptDraws(marginal, marginal.space.constrain(vector), SWEEP)
+    far = vector + 40.0 * torch.eye(len(vector), dtype=torch.float64)[marginal.space.n_fixed :][:1]
+    value, variance = kept.log_likelihood(far)
+    assert bool(torch.isfinite(value).all())
+    assert float(value) < float(kept.log_likelihood(vector[None])[0]) - 100.0
+    assert float(variance) > 0.0
+
+
+def test_where_draws_cannot_be_kept(panel):
+    people = People.gather(panel)
+
+    def marginal(space, mixing):
+        return MarginalLikelihood(people, space, mixing, seed=5)
+
+    space, mixing = MODELS["mixed"]
+    assert can_keep(marginal(space, mixing), 64)
+    assert not can_keep(marginal(space, mixing), 1_000_000)
+    assert not can_keep(marginal(ParameterSpace(tuple("abcde"), (), ()), Mixing([])), 64)
+    assert not can_keep(marginal(space, Mixing(["normal", "truncated_normal", "normal"])), 64)
+    assert not can_keep(marginal(space, Mixing(["normal"] * 3, scale_position=0)), 64)
+
+
+def test_tilted_gaussian_against_dense_algebra(panel, generator):
+    space, mixing = MODELS["mixed"]
+    population = space.constrain(0.3 * torch.randn(space.size, generator=generator, dtype=torch.float64))
+    factor = polish(torch.zeros(len(panel), 3, dtype=torch.float64), population, panel, mixing, 8)
+    slope = torch.randn(len(panel), 3, 2, generator=generator, dtype=torch.float64)
+    rows, columns = index_pairs(3)
+    bend = 0.1 * torch.randn(len(rows), 2, generator=generator, dtype=torch.float64)
+    found = log_tilted_integral(factor, slope, bend)
+    for b in range(2):
+        quadratic = torch.zeros(3, 3, dtype=torch.float64)
+        quadratic[rows, columns] = bend[:, b]
+        quadratic = quadratic + quadratic.T
+        precision = torch.linalg.inv(factor.covariance)
+        tilted = precision - quadratic
+        linear = torch.einsum("nkl,nl->nk", precision, factor.mean) + slope[..., b]
+        mean = torch.linalg.solve(tilted, linear)
+        expected = 0.5 * (torch.logdet(precision) - torch.logdet(tilted) + (linear * mean).sum(-1))
+        expected -= 0.5 * torch.einsum("nk,nkl,nl->n", factor.mean, precision, factor.mean)
+        torch.testing.assert_close(found[:, b], expected)
+    assert bool(torch.isnan(log_tilted_integral(factor, slope, 50.0 + 0.0 * bend)).all())
+
+
+@pytest.fixture(params=["mixed", "money"])
+def fixed_case(request, panel, generator):
+    """Model, population, tastes (n, k, s) of everybody, and log P as a function of fixed coefficients."""
+    space, mixing = MODELS[request.param]
+    population = space.constrain(0.3 * torch.randn(space.size, generator=generator, dtype=torch.float64))
+    tastes = torch.randn(len(panel), 3, 4, generator=generator, dtype=torch.float64)
+
+    def log_prob(fixed):
+        moved = Population(fixed, population.location, population.scale_tril)
+        return compute_odds(drawn_utility(tastes, moved, panel, mixing), panel).log_prob
+
+    return population, tastes, mixing, log_prob
+
+
+def test_derivatives_of_fixed_coefficients(fixed_case, panel):
+    population, tastes, mixing, log_prob = fixed_case
+    found = fixed_derivatives(tastes, population, panel, mixing)
+    first = torch.autograd.functional.jacobian(log_prob, population.fixed)
+    torch.testing.assert_close(found.first, first.permute(0, 2, 1))
+    rows, columns = index_pairs(2)
+    for n in range(len(panel)):
+        for s in range(4):
+            hessian = torch.autograd.functional.hessian(lambda a, n=n, s=s: log_prob(a)[n, s], population.fixed)
+            torch.testing.assert_close(found.second[n, :, s], hessian[rows, columns])
+
+
+def test_expansion_and_remainder_are_exact_at_their_tastes(fixed_case, panel):
+    population, tastes, mixing, log_prob = fixed_case
+    here, at = tastes[..., 0], fixed_derivatives(tastes, population, panel, mixing)
+    moves = torch.tensor([[0.9, -0.4], [-1.2, 0.1]], dtype=torch.float64)
+    rows, columns = index_pairs(2)
+    pairs = moves[rows] * moves[columns] * (1.0 - 0.5 * (rows == columns).double())[:, None]
+    remainder = Remainder(here, population, panel, mixing)
+    found = at.first[..., 0] @ moves + at.second[..., 0] @ pairs + remainder.at(moves, pairs)
+    for b in range(2):
+        exact = log_prob(population.fixed + moves[:, b]) - log_prob(population.fixed)
+        torch.testing.assert_close(found[:, b], exact[:, 0])
+    slope = torch.func.jacrev(lambda move: panel.weights @ remainder.at(move[:, None], _pairs_of(move))[:, 0])(
+        moves[:, 0]
+    )
+    torch.testing.assert_close(remainder.slope(moves[:, :1])[:, 0], slope)
+
+
+def _pairs_of(move):
+    rows, columns = index_pairs(len(move))
+    return (move[rows] * move[columns] * (1.0 - 0.5 * (rows == columns).double()))[:, None]
