@@ -11,6 +11,7 @@ from mxlogit.compare import Comparison, compare_methods, compare_with_mcmc
 from mxlogit.errors import (
     ChoiceDataError,
     ConvergenceWarning,
+    MissingExtraError,
     MxlogitError,
     NotFittedError,
     ProcessError,
@@ -41,6 +42,7 @@ __all__ = [
     "HuangWand",
     "HypothesisTest",
     "InverseWishart",
+    "MissingExtraError",
     "MixedLogit",
     "MxlogitError",
     "NotFittedError",

@@ -78,7 +78,7 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
     priors : Priors, optional
         None means ``Priors(standardize=True)``: normal(0, 10) locations, half-Cauchy(2.5) standard
         deviations in units of standardised attributes, uniform correlations: safe whatever the units.
-    method : "vi", "msle" or a settings object such as ``VI(...)`` or ``MSLE(...)``
+    method : "vi", "msle", "mcmc" or a settings object such as ``VI(...)`` or ``MSLE(...)``
         The inference engine.
     random_state : int, numpy generator or None
         Same seed, same machine, same result.
@@ -260,7 +260,7 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
         -------
         pandas.DataFrame
             Index: labels. Columns: ``estimate`` (posterior mean), ``std_error`` (posterior sd), ``lower``,
-            ``upper``.
+            ``upper``; ``rhat`` and ``ess`` of chains; ``z`` and ``p`` of maximum likelihood.
         """
         fitted = self._state()
         check_probability("level", level)

@@ -41,7 +41,7 @@ class VI(BaseEstimator):  # type: ignore[misc]
       .49); "affine" has most of the gain at half the price; further layers and "autoregressive" gain no more for
       several times the time.
     - ``correct=False`` where seconds count and intervals of standard deviations and correlations need not be exact: up
-      to 2,000 people "auto" takes five times as long as the Gaussian alone.
+      to 2,000 people "auto" takes about twice as long as the Gaussian alone.
     - ``VI.amortized()``: where a trained encoder is wanted for its own sake; a Newton search leaves it nothing to add.
 
     The guide is q(theta) q(tastes | theta): a full-covariance Gaussian over the unconstrained population
@@ -112,11 +112,12 @@ class VI(BaseEstimator):  # type: ignore[misc]
     max_iterations : int
         Newton iterations per stage.
     correct : "auto" or bool
-        Whether posterior samples of the population are importance-weighted, by the marginal likelihood itself, instead
-        of those of the Gaussian ("newton" only): up to 1,536 more passes over the people. "auto": where up to 2,000
-        people, and up to 40 parameters, leave the posterior skewed (by more than 0.6 along some axis of the Gaussian,
-        by more than 0.2 up to 250 people), as it is of standard deviations that a few hundred people hardly tell from
-        zero, or the Gaussian fails its importance check.
+        Whether posterior samples of the population are weighted draws of the posterior itself instead of those of the
+        Gaussian ("newton" and "natural" only). "auto": with up to 2,000 people and 40 parameters, wherever draws of
+        tastes can be kept for it, which takes a second (maps that depend on the population, such as the uniform, and a
+        fixed scale column rule that out, or too few draws that reach); else where the posterior is skewed (by more than
+        0.6 along some axis of the Gaussian, 0.2 up to 250 people) or the Gaussian fails its importance check, by up to
+        1,536 passes over the people. True: always, and until 1,000 draws count.
     n_samples : int
         Posterior samples kept.
     steps : int or None

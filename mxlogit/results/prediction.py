@@ -1,4 +1,4 @@
-"""Choice probabilities, shares, willingness to pay and elasticities."""
+"""Choice probabilities and shares."""
 
 from __future__ import annotations
 
