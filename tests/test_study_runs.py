@@ -7,15 +7,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mxlogit import VI, ChoiceData, MixedLogit, SpecificationError
+from mxlogit import MSLE, VI, ChoiceData, MixedLogit, SpecificationError
 from mxlogit.cli import main
 from mxlogit.simulate import simulate_published_study
 from mxlogit.study import (
     DESIGNS,
     PublishedDesign,
     SimulatedDesign,
+    attainable_errors,
     beside_published,
     evaluate,
+    plot_seconds,
     published_results,
     run_study,
     summarise,
@@ -23,6 +25,7 @@ from mxlogit.study import (
 )
 from mxlogit.study.designs import LATER
 from mxlogit.study.metrics import covariance_of, true_covariance
+from mxlogit.study.peers import Xlogit
 
 FAST = {"fast": VI(correct=False, n_samples=200, draws=16)}
 SMALL = SimulatedDesign({"r1": (0.5, 0.8)}, {"f1": 0.5}, correlation=None, situations=(4, 4), alternatives=3)
@@ -187,9 +190,59 @@ def test_published_results_are_those_of_the_reference():
         (500, "published MSLE"),
         (500, "published Gibbs"),
         (500, "published AVI v2-d"),
+        (500, "attainable"),
     ]
     assert shown.loc[(500, "published Gibbs"), "seconds"] == 228
     assert shown.loc[(500, "vi"), "rmse_omega"] == pytest.approx(0.2)
+
+
+@pytest.mark.reference
+def test_attainable_errors_are_those_of_the_reference():
+    """Against bounds by outer products of 2 x 2,000 people with 3,000 draws, made by other software."""
+    found = attainable_errors(PublishedDesign(), 2_000, simulated=2_000)
+    known = published_results().loc[(2_000, "attainable")]
+    for name, value in found.items():
+        assert value == pytest.approx(known[name], rel=0.06), name
+
+
+def test_no_attainable_error_of_maps_that_depend_on_the_population():
+    design = SimulatedDesign({"r1": (0.5, 0.8, "uniform")}, {"f1": 0.5}, correlation=None)
+    with pytest.raises(SpecificationError, match="latents alone"):
+        attainable_errors(design, 20, simulated=20)
+
+
+def test_picture_of_seconds():
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    table = pd.concat([results(), results().assign(people=2_000)])
+    ax = plot_seconds(table, published=("Gibbs",))
+    assert ax.get_xscale() == ax.get_yscale() == "log"
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["vi"]
+    assert ax.lines[0].get_ydata().tolist() == [228, 1257]
+    with pytest.raises(SpecificationError, match="nothing to draw"):
+        plot_seconds(table.assign(seconds=np.nan))
+    with pytest.raises(SpecificationError, match="unknown; there are"):
+        plot_seconds(table, published=("Nobody",))
+
+
+def test_xlogit_finds_the_optimum_of_simulated_likelihood():
+    """Uncorrelated tastes: the same model, the same maximum but for draws, by our own evaluator."""
+    methods = {"msle": MSLE(n_draws=500), "xlogit": Xlogit(500)}
+    design = SimulatedDesign({"r1": (0.5, 0.8), "r2": (-0.5, 0.6)}, {"f1": 0.5}, correlation=None, situations=(6, 8))
+    table = run_study(design, sizes=[150], runs=1, methods=methods).set_index("method")
+    assert (table["failure"] == "").all()
+    ours, theirs = table.loc["msle"], table.loc["xlogit"]
+    assert theirs["log_likelihood"] == pytest.approx(ours["log_likelihood"], abs=0.5)
+    for name in ("rmse_alpha", "rmse_zeta", "rmse_omega", "rmse_beta_n"):
+        assert theirs[name] == pytest.approx(ours[name], abs=0.05)
+    assert theirs["seconds"] > 0
+    failed = run_study("many_tastes", sizes=[20], runs=1, methods={"xlogit": Xlogit(8)})
+    assert len(failed) == 1
+    lost = run_study(
+        SimulatedDesign({"r1": (0.5, 0.8, "uniform")}, {"f1": 0.5}), sizes=[20], runs=1, methods={"xlogit": Xlogit(8)}
+    )
+    assert "normal and lognormal" in lost["failure"].iloc[0]
 
 
 @pytest.mark.parametrize("ending", ["csv", "parquet"])

@@ -1,5 +1,6 @@
 """Studies of engines on simulated data: errors against known truths, and whether posteriors are calibrated."""
 
+from mxlogit.study.attainable import attainable_errors
 from mxlogit.study.calibration import Calibration, Design, simulation_based_calibration
 from mxlogit.study.designs import DESIGNS, PublishedDesign, Sample, SimulatedDesign, StudyDesign
 from mxlogit.study.figures import plot_seconds
@@ -16,6 +17,7 @@ __all__ = [
     "Sample",
     "SimulatedDesign",
     "StudyDesign",
+    "attainable_errors",
     "beside_published",
     "evaluate",
     "plot_seconds",

@@ -73,14 +73,19 @@ class Xlogit:
         callback(f"xlogit: {self.n_draws} draws")
         peer = MixedLogit()
         random = dict(zip(space.random, (_FAMILIES[name] for name in names), strict=True))
-        peer.fit(
-            **long_arrays(panel),
-            varnames=[*space.fixed, *space.random],
-            randvars=random,
-            n_draws=self.n_draws,
-            random_state=seed,
-            verbose=0,
-        )
+        # It seeds NumPy's global generator, which is the user's.
+        state = np.random.get_state()
+        try:
+            peer.fit(
+                **long_arrays(panel),
+                varnames=[*space.fixed, *space.random],
+                randvars=random,
+                n_draws=self.n_draws,
+                random_state=seed,
+                verbose=0,
+            )
+        finally:
+            np.random.set_state(state)
         seconds = time.perf_counter() - begin
         return _package(peer, model, panel, seconds, seed, self.n_draws)
 

@@ -1,0 +1,133 @@
+"""Tutorials run on small data and end in assertions; tables of the README are those of the result files; its links lead somewhere."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+TUTORIALS = sorted((ROOT / "tutorials").glob("0*.py"))
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg", "MXLOGIT_SMOKE": "1"}
+
+
+def run(command, environment=ENVIRONMENT, folder=ROOT):
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600, check=False
+    )
+    assert done.returncode == 0, f"{done.stdout[-2_000:]}\n{done.stderr[-4_000:]}"
+    return done.stdout
+
+
+def test_there_are_eight():
+    assert [int(path.name[:2]) for path in TUTORIALS] == list(range(1, 9))
+
+
+@pytest.mark.parametrize("script", TUTORIALS, ids=lambda path: path.stem)
+def test_tutorial_on_small_data(script):
+    assert re.search(r"^assert ", script.read_text(), re.MULTILINE)
+    run([sys.executable, str(script)])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", TUTORIALS, ids=lambda path: path.stem)
+def test_tutorial(script):
+    run([sys.executable, str(script)], {**ENVIRONMENT, "MXLOGIT_SMOKE": "0", "OMP_NUM_THREADS": "2"})
+
+
+def test_tables_are_those_of_the_result_files():
+    script = str(ROOT / "tutorials" / "results" / "make_tables.py")
+    assert "as the files give" in run([sys.executable, script, "--check"])
+
+
+def test_a_table_that_was_edited_is_noticed(tmp_path):
+    """The same script on a copy in which one digit differs."""
+    results = tmp_path / "tutorials" / "results"
+    results.mkdir(parents=True)
+    for path in (ROOT / "tutorials" / "results").glob("*"):
+        if path.suffix in (".csv", ".json", ".py"):
+            (results / path.name).write_bytes(path.read_bytes())
+    begin = README.index("<!-- published errors -->")
+    place = next(i for i in range(begin, len(README)) if README[i] == ".")
+    digit = str((int(README[place + 1]) + 1) % 10)
+    (tmp_path / "README.md").write_text(README[: place + 1] + digit + README[place + 2 :])
+    done = subprocess.run(
+        [sys.executable, str(results / "make_tables.py"), "--check"], env=ENVIRONMENT, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert "differs" in done.stdout
+    run([sys.executable, str(results / "make_tables.py")], folder=tmp_path)
+    assert (tmp_path / "README.md").read_text() == README
+
+
+def test_links_lead_somewhere():
+    """Relative links and paths in backticks exist; there are no others to check."""
+    links = re.findall(r"\]\(([^)#]+)\)", README)
+    missing = [link for link in links if "://" not in link and not (ROOT / link).exists()]
+    named = re.findall(r"`((?:tests|tutorials|docs|data)/[\w./]+\.(?:py|md|csv|txt))", README)
+    missing += [path for path in named if not (ROOT / path).exists()]
+    assert links
+    assert named
+    assert not missing
+
+
+def scripts_of_readme():
+    """Python scripts that commands of the README run, with their cases."""
+    found = re.findall(r"(tests/benchmarks/\w+\.py|`bench_\w+\.py)((?: [\w-]+)*)", README)
+    return sorted({(script.strip("`").split("/")[-1], tuple(cases.split())) for script, cases in found})
+
+
+@pytest.mark.parametrize(("script", "cases"), scripts_of_readme())
+def test_benchmarks_of_the_readme_have_their_cases(script, cases):
+    path = ROOT / "tests" / "benchmarks" / script
+    text = path.read_text()
+    assert path.exists()
+    for case in cases:
+        assert case.startswith("--") or case.isdigit() or case in text, case
+
+
+def commands_of_readme():
+    """Commands of the package in the README."""
+    return sorted(set(re.findall(r"`(mxlogit study [^`]+)`", README)))
+
+
+@pytest.mark.parametrize("command", commands_of_readme())
+def test_commands_of_the_readme_are_understood(command, tmp_path, monkeypatch):
+    """Down to their settings, which are then made small."""
+    from mxlogit import cli
+
+    seen = {}
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "run_study_command", lambda options: seen.update(vars(options)))
+    arguments = shlex.split(command)[1:]
+    assert cli.main(arguments) == 0
+    assert seen["design"] == arguments[1]
+
+
+def python_blocks():
+    """Blocks of Python that need neither files nor a process group."""
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    return [block for block in blocks if "choices/" not in block and "torch.distributed" not in block]
+
+
+@pytest.mark.filterwarnings("ignore::mxlogit.ConvergenceWarning")
+def test_python_of_the_readme_runs():
+    """All in one namespace, as a reader types them; on some people, against short chains."""
+    from mxlogit import MCMC
+
+    code = "\n".join(python_blocks())
+    smaller = {
+        "datasets.load_electricity()": "datasets.load_electricity().query('id <= 60')",
+        "compare_with_mcmc(est, df)": "compare_with_mcmc(est, df, MCMC(warmup=100, samples=100))",
+    }
+    for written, small in smaller.items():
+        assert written in code
+        code = code.replace(written, small)
+    namespace = {"MCMC": MCMC, "print": lambda *words: None}
+    exec(compile(code, "README.md", "exec"), namespace)
+    assert namespace["est"].coef_["pf"] < 0
+    assert "mcmc" in namespace["compared"].verdict
