@@ -69,7 +69,10 @@ def test_one_choice_per_person_is_handled():
     assert np.isfinite(est.coef_).all()
 
 
-@pytest.mark.parametrize(("people", "situations"), [(3, 2), (10, 1), (20, 2), (50, 3)])
+@pytest.mark.parametrize(
+    ("people", "situations"),
+    [(10, 1), *(pytest.param(*few, marks=pytest.mark.slow) for few in ((3, 2), (20, 2), (50, 3)))],
+)
 def test_too_few_people_give_vague_answers_and_warnings(people, situations):
     """Never an error of linear algebra: finite estimates, wide intervals, and a sentence that says so."""
     frame, _ = simulate_choices(

@@ -15,6 +15,8 @@ from mxlogit import ChoiceData
 from mxlogit.team import Team, current_team
 
 SAME = ["same_data", "own_people", "nobody_here", "shards", "many_people"]
+QUICK = ["own_people"]
+FAILING = [("failing", "ChoiceDataError"), ("failing_in_a_pass", "MemoryError")]
 WRONG = ["failing", "failing_in_a_pass", "failing_late", "overlapping", "other_engine"]
 
 
@@ -56,17 +58,26 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def alone(folder):
-    return run_team(["same_data", "many_people"], 1, folder)[0]
+    return run_team(["same_data"], 1, folder)[0]
 
 
-@pytest.fixture(scope="module", params=[2, pytest.param(3, marks=pytest.mark.slow)])
-def team(request, folder):
+@pytest.fixture(scope="module")
+def alone_of_many(folder):
+    return run_team(["many_people"], 1, folder)[0]
+
+
+@pytest.fixture(scope="module")
+def team(folder):
+    return run_team([*WRONG, "classic", *QUICK], 2, folder)
+
+
+@pytest.fixture(scope="module", params=[2, 3])
+def larger_team(request, folder):
     return run_team([*WRONG, "classic", *SAME], request.param, folder)
 
 
-@pytest.mark.parametrize("job", SAME)
-def test_several_processes_equal_one(team, alone, job):
-    wanted = alone["many_people" if job == "many_people" else "same_data"]
+def check_equal(team, wanted, job):
+    """All processes have the answer of one; everybody is with one of them."""
     for result in (process[job] for process in team):
         np.testing.assert_allclose(result["coef"], wanted["coef"], rtol=1e-6, atol=1e-8)
         np.testing.assert_allclose(result["sd"], wanted["sd"], rtol=1e-6, atol=1e-8)
@@ -74,18 +85,14 @@ def test_several_processes_equal_one(team, alone, job):
         assert (result["people"], result["situations"]) == (wanted["people"], wanted["situations"])
         assert result["passes"] == pytest.approx(wanted["passes"], rel=1e-6)
         assert result["k"] == pytest.approx(wanted["k"], rel=1e-6)
-
-
-@pytest.mark.parametrize("job", SAME)
-def test_everybody_is_with_one_process(team, job):
     mine = [label for process in team for label in process[job]["mine"]]
     assert sorted(mine) == list(range(team_jobs.N))
     if job == "nobody_here":
         assert [len(process[job]["mine"]) for process in team] == [0] * (len(team) - 1) + [team_jobs.N]
 
 
-@pytest.mark.parametrize(("job", "expected"), [("failing", "ChoiceDataError"), ("failing_in_a_pass", "MemoryError")])
-def test_one_failing_process_ends_all_with_its_message(team, job, expected):
+def check_failing(team, job, expected):
+    """One failing process ends all with its message."""
     kind, message = team[1][job]
     assert kind == expected
     for rank, process in enumerate(team):
@@ -94,31 +101,73 @@ def test_one_failing_process_ends_all_with_its_message(team, job, expected):
             assert f"process 1 of {len(team)}: {kind}: {message}" in process[job][1]
 
 
-def test_a_failure_after_the_last_pass_ends_all(team):
+def check_failing_late(team):
     assert team[0]["failing_late"] == ("MemoryError", "no room")
     for process in team[1:]:
         assert process["failing_late"][0] == "ProcessError"
         assert f"process 0 of {len(team)}: MemoryError: no room" in process["failing_late"][1]
 
 
-def test_people_of_several_processes_are_an_error_for_all(team):
+def check_overlapping(team):
     for process in team:
         kind, message = process["overlapping"]
         assert kind == "ChoiceDataError"
         assert f"{10 * (len(team) - 1)} decision makers are in the data of several processes (first: ['" in message
 
 
-def test_other_engines_say_that_they_need_one_process(team):
+def check_other_engine(team):
     for process in team:
         assert process["other_engine"][0] == "SpecificationError"
         assert "method='vi' only" in process["other_engine"][1]
 
 
-def test_the_encoder_is_trained_by_all(team):
+def check_classic(team):
     """One guide: the same weights, so the same posterior, everywhere; as good as that of one process."""
     for process in team:
         np.testing.assert_array_equal(process["classic"]["coef"], team[0]["classic"]["coef"])
         assert process["classic"]["log_likelihood"] == pytest.approx(team[0]["classic"]["log_likelihood"], rel=1e-9)
+
+
+@pytest.mark.parametrize("job", QUICK)
+def test_two_processes_equal_one(team, alone, job):
+    check_equal(team, alone["same_data"], job)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("job", SAME)
+def test_several_processes_equal_one(larger_team, alone, alone_of_many, job):
+    check_equal(larger_team, alone_of_many[job] if job == "many_people" else alone["same_data"], job)
+
+
+@pytest.mark.parametrize(("job", "expected"), FAILING)
+def test_one_failing_process_ends_all_with_its_message(team, job, expected):
+    check_failing(team, job, expected)
+
+
+def test_a_failure_after_the_last_pass_ends_all(team):
+    check_failing_late(team)
+
+
+def test_people_of_several_processes_are_an_error_for_all(team):
+    check_overlapping(team)
+
+
+def test_other_engines_say_that_they_need_one_process(team):
+    check_other_engine(team)
+
+
+def test_the_encoder_is_trained_by_all(team):
+    check_classic(team)
+
+
+@pytest.mark.slow
+def test_what_goes_wrong_in_several_processes(larger_team):
+    for job, expected in FAILING:
+        check_failing(larger_team, job, expected)
+    check_failing_late(larger_team)
+    check_overlapping(larger_team)
+    check_other_engine(larger_team)
+    check_classic(larger_team)
 
 
 @pytest.mark.slow

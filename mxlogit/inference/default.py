@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+
+from torch import Tensor
 
 from mxlogit.density import PanelModel
 from mxlogit.draws import make_generator
@@ -213,31 +216,12 @@ def find_posterior(
     Posterior
     """
     weight, many = people.weight, len(people) > len(sample.people)
-    prior = model.log_prior_in_moves(optimum.population)
-    gradient = optimum.evaluation.gradient - prior.gradient
-    enough = max(_FEWEST_INFORMATION_DRAWS, 4 * (_INFORMATION_WORK // (4 * len(sample.people))))
-    few = replace(optimum.sweep, draws=min(_INFORMATION_DRAWS, enough))
-    information = sample.information(optimum.population, sample.propose(optimum.population, few))
-    curvature = optimum.evaluation.curvature
-    if information is not None:
-        information = information * (weight / sample.people.weight)
-        curvature = information - prior.hessian
-    start = optimum.factor
-    if start is None:
-        start = laplace_factor(model, optimum.population, curvature, optimum.evaluation.gradient)
-    start = widen_to_possible(model, start, weight)
+    start, gradient = _around_the_mode(model, sample, weight, optimum)
     sweep = posterior_sweep(optimum.sweep, optimum.evaluation.detail.value.ess, len(sample.people))
     part, size = sample, MOST_PEOPLE // 2 if many else MOST_PEOPLE
     if len(sample.people) > size:
         part = sample.take(sample.people.draw(size, (seed, -2)))
-    told = 0
-
-    def tick(points: int) -> None:
-        nonlocal told
-        told += points
-        if told % _TOLD_EVERY < points:
-            clock.tell(f"posterior: {told} points")
-
+    tick = _teller(clock)
     target = AnchoredTarget(model, part, weight, optimum.population, gradient, sweep, start, tick)
     fitted = fit_gaussian(target, start)
     factor = widen_to_possible(model, fitted.factor, weight)
@@ -253,7 +237,6 @@ def find_posterior(
 
     at_once = MOST_WORK if wanted is True else USUAL_WORK * (auto and skewed)
     corrected = corrected_by(at_once) if at_once or (auto and can_keep(part, _FEWEST_KEPT)) else None
-    check = None
     if corrected is None:
         points = _FEW_CHECK_POINTS if many else _CHECK_POINTS
         check = check_gaussian(target, factor, points, make_generator(seed, 3))
@@ -261,9 +244,42 @@ def find_posterior(
             corrected = corrected_by(USUAL_WORK)
     if corrected is not None:
         check = PopulationCheck(corrected.pareto_k, corrected.ess / len(corrected.vectors))
-    assert check is not None
     clock.passes += (sample.people.weight + target.evaluations * part.people.weight) / weight
     return Posterior(factor, fitted.rounds, check, corrected)
+
+
+def _around_the_mode(
+    model: PanelModel, sample: MarginalLikelihood, weight: float, optimum: Optimum
+) -> tuple[GaussianFactor, Tensor]:
+    """Where the Gaussian begins, and everybody's gradient of the log likelihood at the mode, in relative coordinates.
+
+    Given many people, curvature is that of few draws of ``sample``, scaled up.
+    """
+    prior = model.log_prior_in_moves(optimum.population)
+    gradient = optimum.evaluation.gradient - prior.gradient
+    enough = max(_FEWEST_INFORMATION_DRAWS, 4 * (_INFORMATION_WORK // (4 * len(sample.people))))
+    few = replace(optimum.sweep, draws=min(_INFORMATION_DRAWS, enough))
+    information = sample.information(optimum.population, sample.propose(optimum.population, few))
+    curvature = optimum.evaluation.curvature
+    if information is not None:
+        curvature = information * (weight / sample.people.weight) - prior.hessian
+    start = optimum.factor
+    if start is None:
+        start = laplace_factor(model, optimum.population, curvature, optimum.evaluation.gradient)
+    return widen_to_possible(model, start, weight), gradient
+
+
+def _teller(clock: Clock) -> Callable[[int], None]:
+    """Tell every few points how many there were."""
+    told = 0
+
+    def tick(points: int) -> None:
+        nonlocal told
+        told += points
+        if told % _TOLD_EVERY < points:
+            clock.tell(f"posterior: {told} points")
+
+    return tick
 
 
 def _describe(

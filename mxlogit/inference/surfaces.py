@@ -24,18 +24,12 @@ from mxlogit.points import CholeskyPoints
 _TYPICAL_VARIANCE, _LARGEST_VARIANCE = 0.25, 4.0
 _FIRST_DRAWS, _MOST_DRAWS = 16, 1_024
 _POLISH = 4
-# Draws that stay: how many at first, variance at so many typical points, quantile of standard deviations at which they
-# are taken (measured, study design, 500 people: errors of .17 nats, .35 at the mean; few choices: .1 and .6), quantiles
-# of the narrowest and widest points, and by how many nats their difference may be wrong.
-_FIRST_KEPT, _TYPICAL, _KEPT_VARIANCE, _WIDE, _ENDS, _SWEPT_DRAWS, _LARGEST_ERROR = (
-    128,
-    12,
-    0.1,
-    0.84,
-    (0.05, 0.95),
-    64,
-    1.0,
-)
+# Draws that stay: how many at first and at most, variance at so many typical points, and the quantile of standard
+# deviations at which they are taken (measured, study design, 500 people: errors of .17 nats, .35 at the mean; few
+# choices: .1 and .6).
+_FIRST_KEPT, _MOST_KEPT, _TYPICAL, _KEPT_VARIANCE, _WIDE = 128, 8_192, 12, 0.1, 0.84
+# Quantiles of the narrowest and widest points, draws of a sweep there, nats by which their difference may be wrong.
+_ENDS, _SWEPT_DRAWS, _LARGEST_ERROR = (0.05, 0.95), 64, 1.0
 
 
 class SweptDensity:
@@ -155,13 +149,16 @@ def keep_draws(
     order = wide.log().sum(-1).argsort()
     ends = points[order[[int(share * len(points)) for share in _ENDS]]]
     draws, typical = _FIRST_KEPT, coordinates.vectors(points[:_TYPICAL])
-    while draws <= _MOST_DRAWS and can_keep(marginal, draws):
+    while draws <= _MOST_KEPT and can_keep(marginal, draws):
         kept = KeptDraws(marginal, population, replace(sweep, draws=draws))
         variance = kept.log_likelihood(typical)[1].nan_to_num(nan=math.inf)
-        if float(variance.median()) < _KEPT_VARIANCE and float(variance.amax()) < _LARGEST_VARIANCE:
+        excess = max(float(variance.median()) / _KEPT_VARIANCE, float(variance.amax()) / _LARGEST_VARIANCE)
+        if excess < 1.0:
             found = KeptDensity(model, kept, coordinates, tick)
             swept = SweptDensity(model, marginal, coordinates, sweep, tick, _SWEPT_DRAWS)
             apart = found.log_prob(ends) - swept.log_prob(ends)
             return found if float((apart[1] - apart[0]).abs()) < _LARGEST_ERROR else None
+        if excess * draws > _MOST_KEPT:
+            return None
         draws *= 2
     return None
