@@ -207,6 +207,8 @@ def correct(
     asked = work >= MOST_WORK
     most, enough = (_STAGE * _MANY_STAGES, _MANY) if asked else (_STAGE * _MOST_STAGES, _ENOUGH)
     if target is None:
+        if work == 0.0:
+            return None, 0.0
         target = SweptDensity(model, marginal, coordinates, sweep, tick)
         target.sharpen(points[:_TRIED])
         stages = min(_MOST_STAGES, int(work / (_STAGE * target.sweep.draws * len(marginal.people))))

@@ -28,8 +28,9 @@ _POLISH = 4
 # deviations at which they are taken (measured, study design, 500 people: errors of .17 nats, .35 at the mean; few
 # choices: .1 and .6).
 _FIRST_KEPT, _MOST_KEPT, _TYPICAL, _KEPT_VARIANCE, _WIDE = 128, 8_192, 12, 0.1, 0.84
-# Quantiles of the narrowest and widest points, draws of a sweep there, nats by which their difference may be wrong.
-_ENDS, _SWEPT_DRAWS, _LARGEST_ERROR = (0.05, 0.95), 64, 1.0
+# Quantiles of the narrowest and widest points, people times draws of a sweep there, nats by which their difference may
+# be wrong beyond two standard errors.
+_ENDS, _SWEPT_WORK, _LARGEST_ERROR = (0.05, 0.95), 128_000, 1.0
 
 
 class SweptDensity:
@@ -155,9 +156,12 @@ def keep_draws(
         excess = max(float(variance.median()) / _KEPT_VARIANCE, float(variance.amax()) / _LARGEST_VARIANCE)
         if excess < 1.0:
             found = KeptDensity(model, kept, coordinates, tick)
-            swept = SweptDensity(model, marginal, coordinates, sweep, tick, _SWEPT_DRAWS)
-            apart = found.log_prob(ends) - swept.log_prob(ends)
-            return found if float((apart[1] - apart[0]).abs()) < _LARGEST_ERROR else None
+            enough = 4 * (_SWEPT_WORK // (4 * len(marginal.people)))
+            swept = SweptDensity(model, marginal, coordinates, sweep, tick, max(64, min(_MOST_DRAWS, enough)))
+            (low, low_variance), (high, high_variance) = (swept.evaluate(point) for point in ends)
+            apart = found.log_prob(ends) - torch.tensor([low, high], dtype=torch.float64)
+            allowed = _LARGEST_ERROR + 2.0 * (low_variance + high_variance) ** 0.5
+            return found if float((apart[1] - apart[0]).abs()) < allowed else None
         if excess * draws > _MOST_KEPT:
             return None
         draws *= 2
