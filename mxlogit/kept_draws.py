@@ -28,7 +28,7 @@ from mxlogit.parameters import ParameterSpace, Population
 
 # Numbers that may be kept (128 MB in single precision); draws and exponents at a time (measured: with a quarter or four
 # times as many it takes longer); exponents that cannot overflow.
-_MOST_NUMBERS, _ROWS, _EXPONENTS, _SAFE_EXPONENT = 32_000_000, 16_000, 1_000_000, 60.0
+_MOST_NUMBERS, _ROWS, _EXPONENTS, _SAFE_EXPONENT = 32_000_000, 32_000, 2_000_000, 60.0
 
 
 @dataclass(frozen=True)

@@ -24,13 +24,14 @@ from mxlogit.points import CholeskyPoints
 _TYPICAL_VARIANCE, _LARGEST_VARIANCE = 0.25, 4.0
 _FIRST_DRAWS, _MOST_DRAWS = 16, 1_024
 _POLISH = 4
-# Draws that stay: how many at first and at most, variance at so many typical points, and the quantile of standard
-# deviations at which they are taken (measured, study design, 500 people: errors of .17 nats, .35 at the mean; few
-# choices: .1 and .6).
-_FIRST_KEPT, _MOST_KEPT, _TYPICAL, _KEPT_VARIANCE, _WIDE = 128, 8_192, 12, 0.1, 0.84
-# Quantiles of the narrowest and widest points, people times draws of a sweep there, nats by which their difference may
-# be wrong beyond two standard errors.
-_ENDS, _SWEPT_WORK, _LARGEST_ERROR = (0.05, 0.95), 128_000, 1.0
+# Draws that stay: people times draws at first, and draws at least and at most; variance at so many typical points, and
+# at one; the quantile of standard deviations at which they are taken (measured, study design, 500 people: errors of .17
+# nats, .35 at the mean; few choices: .1 and .6).
+_FIRST_WORK, _FEWEST_KEPT, _MOST_KEPT, _TYPICAL = 64_000, 64, 8_192, 12
+_KEPT_VARIANCE, _LARGEST_KEPT_VARIANCE, _WIDE = 0.16, 2.0, 0.84
+# Quantiles of the narrowest and widest points, people times draws of a sweep there and draws at least, nats by which
+# their difference may be wrong beyond two standard errors.
+_ENDS, _SWEPT_WORK, _FEWEST_SWEPT, _LARGEST_ERROR = (0.05, 0.95), 128_000, 64, 0.3
 
 
 class SweptDensity:
@@ -45,8 +46,6 @@ class SweptDensity:
     sweep : Sweep
     tick : callable
         Told how many points were evaluated.
-    draws : int
-        Per person.
     """
 
     def __init__(
@@ -56,10 +55,9 @@ class SweptDensity:
         coordinates: CholeskyPoints,
         sweep: Sweep,
         tick: Callable[[int], None],
-        draws: int = _FIRST_DRAWS,
     ) -> None:
         self.model, self.marginal, self.coordinates, self._tick = model, marginal, coordinates, tick
-        self.sweep = replace(sweep, draws=draws, polish=max(sweep.polish, _POLISH))
+        self.sweep = replace(sweep, draws=_FIRST_DRAWS, polish=max(sweep.polish, _POLISH))
         self.passes = 0.0
 
     def evaluate(self, point: Tensor) -> tuple[float, float]:
@@ -122,7 +120,7 @@ class KeptDensity:
         # The likelihood, whose noise is about lognormal, and not its logarithm is to be right on average: points with
         # much noise would get too much weight.
         value = value - 0.5 * variance + self.model.prior.log_prob(self.model.space, vectors) + jacobian[somewhere]
-        known = torch.isfinite(value) & (variance < _LARGEST_VARIANCE)
+        known = torch.isfinite(value) & (variance < _LARGEST_KEPT_VARIANCE)
         result[somewhere] = torch.where(known, value, -math.inf)
         self._tick(len(points))
         return result
@@ -142,27 +140,40 @@ def keep_draws(
     deviations are large: they reach narrower populations, not wider ones. Halves of draws that both do not reach agree
     with each other, so what is found at the widest and at the narrowest points is compared with sweeps.
     """
-    if not can_keep(marginal, _FIRST_KEPT):
+    if not can_keep(marginal, 1):
         return None
     wide = coordinates.diagonal(points)
     anchor = coordinates.with_diagonal(points.mean(0), wide.quantile(_WIDE, 0))
     population = model.space.constrain(coordinates.vectors(anchor))
     order = wide.log().sum(-1).argsort()
     ends = points[order[[int(share * len(points)) for share in _ENDS]]]
-    draws, typical = _FIRST_KEPT, coordinates.vectors(points[:_TYPICAL])
+    typical, swept, draws = coordinates.vectors(points[:_TYPICAL]), None, _first_kept(len(marginal.people))
     while draws <= _MOST_KEPT and can_keep(marginal, draws):
         kept = KeptDraws(marginal, population, replace(sweep, draws=draws))
         variance = kept.log_likelihood(typical)[1].nan_to_num(nan=math.inf)
-        excess = max(float(variance.median()) / _KEPT_VARIANCE, float(variance.amax()) / _LARGEST_VARIANCE)
+        excess = max(float(variance.median()) / _KEPT_VARIANCE, float(variance.amax()) / _LARGEST_KEPT_VARIANCE)
         if excess < 1.0:
             found = KeptDensity(model, kept, coordinates, tick)
-            enough = 4 * (_SWEPT_WORK // (4 * len(marginal.people)))
-            swept = SweptDensity(model, marginal, coordinates, sweep, tick, max(64, min(_MOST_DRAWS, enough)))
-            (low, low_variance), (high, high_variance) = (swept.evaluate(point) for point in ends)
-            apart = found.log_prob(ends) - torch.tensor([low, high], dtype=torch.float64)
-            allowed = _LARGEST_ERROR + 2.0 * (low_variance + high_variance) ** 0.5
-            return found if float((apart[1] - apart[0]).abs()) < allowed else None
+            swept = swept or _sweep_difference(SweptDensity(model, marginal, coordinates, sweep, tick), ends)
+            low, high = found.log_prob(ends).tolist()
+            error = (swept[1] + float(kept.log_likelihood(coordinates.vectors(ends))[1].sum())) ** 0.5
+            if abs(high - low - swept[0]) < _LARGEST_ERROR + 2.0 * error:
+                return found
         if excess * draws > _MOST_KEPT:
             return None
         draws *= 2
     return None
+
+
+def _first_kept(people: int) -> int:
+    """Draws that stay, to begin with: what few people's draws miss matters more, and they cost less."""
+    return max(_FEWEST_KEPT, min(_MOST_KEPT // 2, 16 * (_FIRST_WORK // (16 * people))))
+
+
+def _sweep_difference(density: SweptDensity, ends: Tensor) -> tuple[float, float]:
+    """Difference between two points by sweeps, and its variance."""
+    people = len(density.marginal.people)
+    draws = max(_FEWEST_SWEPT, min(_MOST_DRAWS, 4 * (_SWEPT_WORK // (4 * people))))
+    density.sweep = replace(density.sweep, draws=draws)
+    (low, low_variance), (high, high_variance) = (density.evaluate(point) for point in ends)
+    return high - low, low_variance + high_variance
