@@ -13,8 +13,8 @@ from mxlogit.choices import ChoiceData
 from mxlogit.priors import Priors
 from mxlogit.simulate import StudyData, simulate_choices, simulate_published_study
 
-# Situations of everybody, and people, that are kept from the fit.
-LATER, OTHERS = 5, 1_000
+# New situations, of so many people of the fit at most, and new people.
+LATER, LATER_PEOPLE, OTHERS = 5, 1_000, 1_000
 # Seeds of what is kept from the fit lie beyond those of runs.
 _LATER_SEED, _OTHERS_SEED = 1_000_000, 2_000_000
 
@@ -31,7 +31,7 @@ class Sample:
     tastes : pandas.DataFrame
         True tastes; a row per decision maker of ``data``.
     later : ChoiceData or DataFrame
-        New situations of the same decision makers.
+        New situations of the first thousand of the same decision makers.
     others : ChoiceData or DataFrame
         New decision makers.
     """
@@ -89,11 +89,12 @@ class PublishedDesign:
 
 
 def _later_choices(study: StudyData, run: int) -> ChoiceData:
-    """New situations of the people of a published data set."""
-    n, j = len(study.tastes), study.data.n_alternatives
+    """New situations of the first people of a published data set."""
+    tastes = study.tastes[:LATER_PEOPLE]
+    n, j = len(tastes), study.data.n_alternatives
     rng = np.random.default_rng(_LATER_SEED + run)
     attributes = rng.random((n, LATER, j, len(_FIXED) + len(_RANDOM)))
-    utility = attributes[..., :3] @ study.fixed + (attributes[..., 3:] * study.tastes[:, None, None]).sum(-1)
+    utility = attributes[..., :3] @ study.fixed + (attributes[..., 3:] * tastes[:, None, None]).sum(-1)
     chosen = (utility + rng.gumbel(size=utility.shape)).argmax(-1)
     return ChoiceData.from_arrays(attributes.astype(np.float32), chosen, names=[*_FIXED, *_RANDOM])
 
@@ -119,7 +120,8 @@ class SimulatedDesign:
         frame, truth = self._draw(people, (low + LATER, high + LATER), run)
         last = frame["situation"] > frame.groupby("id")["situation"].transform("max") - LATER
         others, _ = self._draw(min(people, OTHERS), self.situations, _OTHERS_SEED + run)
-        seen, later = (frame[part].reset_index(drop=True) for part in (~last, last))
+        first = frame["id"].isin(frame["id"].unique()[:LATER_PEOPLE])
+        seen, later = (frame[part].reset_index(drop=True) for part in (~last, last & first))
         return Sample(seen, truth.coef, truth.tastes, later, others)
 
     def _draw(self, people: int, situations: tuple[int, int], seed: int) -> Any:
