@@ -20,8 +20,8 @@ class CholeskyPoints:
 
     Fixed coefficients and locations stay. In log standard deviations and partial correlations the posterior is skewed
     (study design, 2,000 and 150 people: skewness of marginals .46 and .53, root mean square; here .19 and .13), and a
-    standard deviation of zero is infinitely far, where it is an edge. A diagonal cell becomes asinh(cell / 2): linear
-    in small, logarithmic in large ones. Points with a negative one are nowhere.
+    standard deviation of zero is infinitely far, where it is an edge. Cells become asinh(cell / 2): linear in small,
+    logarithmic in large ones. Points with a negative cell on the diagonal are nowhere.
 
     Attributes
     ----------
@@ -38,8 +38,7 @@ class CholeskyPoints:
         population = self.space.constrain(vectors)
         relative = torch.linalg.solve_triangular(self.root, population.scale_tril, upper=False)
         rows, columns = self.space.triangle
-        cells = relative[..., rows, columns]
-        bent = torch.where(self._is_diagonal, (0.5 * cells).asinh(), cells)
+        bent = (0.5 * relative[..., rows, columns]).asinh()
         return torch.cat([population.fixed, population.location, bent], -1)
 
     def vectors(self, points: Tensor) -> Tensor:
@@ -50,8 +49,7 @@ class CholeskyPoints:
         """Populations at points (*s, D) that are somewhere."""
         space = self.space
         fixed, location, bent = points.split([space.n_fixed, space.n_random, len(space.triangle[0])], -1)
-        cells = torch.where(self._is_diagonal, 2.0 * bent.sinh(), bent)
-        return Population(fixed, location, self.root @ space.triangle_matrix(cells))
+        return Population(fixed, location, self.root @ space.triangle_matrix(2.0 * bent.sinh()))
 
     def log_jacobian(self, points: Tensor) -> Tensor:
         """Log determinant (*s,) of the derivative of `vectors`, up to a constant; minus infinity nowhere.
@@ -66,7 +64,8 @@ class CholeskyPoints:
         _, log_factors = self.space.correlation_tril(partial)
         cells = torch.bincount(torch.tensor(self.space.triangle[0], dtype=torch.int64), minlength=self.space.n_random)
         log_last = population.scale_tril.diagonal(dim1=-2, dim2=-1).log() - log_scale
-        value = (log_last - cells * log_scale).sum(-1) + diagonal.cosh().log().sum(-1)
+        value = (log_last - cells * log_scale).sum(-1)
+        value = value + points[..., self.space.n_fixed + self.space.n_random :].cosh().log().sum(-1)
         for part in log_factors:
             value = value - part
         return torch.where(somewhere, value, -math.inf)

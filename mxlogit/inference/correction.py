@@ -23,8 +23,9 @@ from torch import Tensor
 from mxlogit.density import PanelModel
 from mxlogit.draws import make_generator
 from mxlogit.guide.population import GaussianFactor
-from mxlogit.inference.surfaces import KeptDensity, SweptDensity, keep_draws
+from mxlogit.inference.surfaces import SweptDensity, keep_draws
 from mxlogit.marginal import MarginalLikelihood, Sweep
+from mxlogit.parameters import ParameterSpace
 from mxlogit.points import CholeskyPoints
 from mxlogit.samples import pareto_smoothed
 
@@ -35,6 +36,8 @@ _ENOUGH, _MANY, _MANY_STAGES = 250.0, 1_000.0, 16
 USUAL_WORK, MOST_WORK = 130e6, 650e6
 _TRIED, _MOMENT_SAMPLES = 12, 2_000
 _SMALLEST = 2.0**-53
+# Share of points out of reach of draws that stay, above which they leave out what is not negligible.
+_MOST_UNKNOWN = 0.02
 # Degrees of freedom of proposals: with many parameters and few of them most draws are too far out.
 _LEAST_FREEDOM, _FREEDOM_PER_PARAMETER = 5.0, 2.0
 # Weighted draws per parameter that the start counts for, its covariance and its mean, when the next proposal is made.
@@ -200,28 +203,50 @@ def correct(
         over the people they took.
     """
     generator = make_generator(seed, 17)
-    coordinates = CholeskyPoints(model.space, model.space.constrain(start.mean).scale_tril)
+    coordinates = CholeskyPoints(
+        model.space, model.space.constrain(_one_deviation_wider(model.space, start)).scale_tril
+    )
     vectors, _ = start.sample_and_log_prob(_MOMENT_SAMPLES, generator)
     points = coordinates.points(vectors)
-    target: KeptDensity | SweptDensity | None = keep_draws(model, marginal, coordinates, points, sweep, tick)
-    asked = work >= MOST_WORK
-    most, enough = (_STAGE * _MANY_STAGES, _MANY) if asked else (_STAGE * _MOST_STAGES, _ENOUGH)
-    if target is None:
-        if work == 0.0:
-            return None, 0.0
-        target = SweptDensity(model, marginal, coordinates, sweep, tick)
-        target.sharpen(points[:_TRIED])
-        stages = min(_MOST_STAGES, int(work / (_STAGE * target.sweep.draws * len(marginal.people))))
-        if stages < _FEWEST_STAGES:
-            return None, target.passes
-        most, enough = _STAGE * stages, _ENOUGH
-    found = sample_posterior(target, gaussian_of(points), most, generator, enough)
-    if found is None or found.ess < _DRAWS_PER_PARAMETER * len(start.mean):
-        return None, target.passes
-    return replace(found, vectors=coordinates.vectors(found.vectors)), target.passes
+    first, passes = gaussian_of(points), 0.0
+    kept = keep_draws(model, marginal, coordinates, points, sweep, tick)
+    if kept is not None:
+        asked = work >= MOST_WORK
+        most, enough = (_STAGE * _MANY_STAGES, _MANY) if asked else (_STAGE * _MOST_STAGES, _ENOUGH)
+        found, passes = sample_posterior(kept, first, most, generator, enough), kept.passes
+        if kept.share_unknown < _MOST_UNKNOWN and _is_enough(found, start):
+            return _as_vectors(found, coordinates), passes
+    if work == 0.0:
+        return None, passes
+    swept = SweptDensity(model, marginal, coordinates, sweep, tick)
+    swept.sharpen(points[:_TRIED])
+    stages = min(_MOST_STAGES, int(work / (_STAGE * swept.sweep.draws * len(marginal.people))))
+    if stages < _FEWEST_STAGES:
+        return None, passes + swept.passes
+    found = sample_posterior(swept, first, _STAGE * stages, generator)
+    return _as_vectors(found, coordinates) if _is_enough(found, start) else None, passes + swept.passes
+
+
+def _is_enough(found: WeightedVectors | None, start: GaussianFactor) -> bool:
+    """Whether enough draws count."""
+    return found is not None and found.ess >= _DRAWS_PER_PARAMETER * len(start.mean)
+
+
+def _as_vectors(found: WeightedVectors | None, coordinates: CholeskyPoints) -> WeightedVectors:
+    """The unconstrained vectors that weighted points are."""
+    assert found is not None
+    return replace(found, vectors=coordinates.vectors(found.vectors))
 
 
 def gaussian_of(points: Tensor) -> GaussianFactor:
     """Gaussian with the moments of points (n, D)."""
     covariance = torch.cov(points.T).reshape(points.shape[1], -1)
     return GaussianFactor(points.mean(0), torch.linalg.cholesky(covariance))
+
+
+def _one_deviation_wider(space: ParameterSpace, start: GaussianFactor) -> Tensor:
+    """The start's mean with standard deviations one posterior deviation larger: where they end rather than begin."""
+    wider = start.mean.clone()
+    scales = slice(space.n_fixed + space.n_random, space.n_fixed + 2 * space.n_random)
+    wider[scales] += start.tril[scales].norm(dim=1)
+    return wider

@@ -18,6 +18,7 @@ from mxlogit.inference.correction import MOST_WORK, USUAL_WORK, WeightedVectors,
 from mxlogit.inference.natural import NaturalSearch
 from mxlogit.inference.newton import Clock, NewtonSearch, NewtonSettings, Optimum
 from mxlogit.inference.posterior import (
+    EVEN_ENOUGH,
     EVEN_WEIGHTS,
     MOST_PEOPLE,
     AnchoredTarget,
@@ -236,12 +237,13 @@ def find_posterior(
         return found
 
     at_once = MOST_WORK if wanted is True else USUAL_WORK * (auto and skewed)
-    corrected = corrected_by(at_once) if at_once or (auto and can_keep(part, _FEWEST_KEPT)) else None
+    corrected = corrected_by(at_once) if at_once else None
     if corrected is None:
         points = _FEW_CHECK_POINTS if many else _CHECK_POINTS
         check = check_gaussian(target, factor, points, make_generator(seed, 3))
-        if auto and check.is_poor and not at_once:
-            corrected = corrected_by(USUAL_WORK)
+        easy = check.ess < EVEN_ENOUGH and can_keep(part, _FEWEST_KEPT)
+        if auto and not at_once and (check.is_poor or easy):
+            corrected = corrected_by(USUAL_WORK * check.is_poor)
     if corrected is not None:
         check = PopulationCheck(corrected.pareto_k, corrected.ess / len(corrected.vectors))
     clock.passes += (sample.people.weight + target.evaluations * part.people.weight) / weight

@@ -29,6 +29,9 @@ _POLISH = 4
 # nats, .35 at the mean; few choices: .1 and .6).
 _FIRST_WORK, _FEWEST_KEPT, _MOST_KEPT, _TYPICAL = 64_000, 64, 8_192, 12
 _KEPT_VARIANCE, _LARGEST_KEPT_VARIANCE, _WIDE = 0.16, 2.0, 0.84
+# Situations a person, on average, below which draws do not reach populations as wide as the posterior has (150 people,
+# one choice each: sds of log standard deviations of .47 where chains have .68).
+_FEWEST_SITUATIONS = 3.0
 # Quantiles of the narrowest and widest points, people times draws of a sweep there and draws at least, nats by which
 # their difference may be wrong beyond two standard errors.
 _ENDS, _SWEPT_WORK, _FEWEST_SWEPT, _LARGEST_ERROR = (0.05, 0.95), 128_000, 64, 0.3
@@ -109,6 +112,12 @@ class KeptDensity:
         self, model: PanelModel, kept: KeptDraws, coordinates: CholeskyPoints, tick: Callable[[int], None]
     ) -> None:
         self.model, self.kept, self.coordinates, self._tick = model, kept, coordinates, tick
+        self._asked, self._unknown = 0, 0
+
+    @property
+    def share_unknown(self) -> float:
+        """Share of points asked for whose values draws are too few to tell."""
+        return self._unknown / max(1, self._asked)
 
     def log_prob(self, points: Tensor) -> Tensor:
         """Values (n,) at points (n, D); minus infinity where that is nowhere, or draws are too few to tell."""
@@ -122,6 +131,8 @@ class KeptDensity:
         value = value - 0.5 * variance + self.model.prior.log_prob(self.model.space, vectors) + jacobian[somewhere]
         known = torch.isfinite(value) & (variance < _LARGEST_KEPT_VARIANCE)
         result[somewhere] = torch.where(known, value, -math.inf)
+        self._asked += len(vectors)
+        self._unknown += int((~known).sum())
         self._tick(len(points))
         return result
 
@@ -140,7 +151,7 @@ def keep_draws(
     deviations are large: they reach narrower populations, not wider ones. Halves of draws that both do not reach agree
     with each other, so what is found at the widest and at the narrowest points is compared with sweeps.
     """
-    if not can_keep(marginal, 1):
+    if not can_keep(marginal, 1) or _mean_situations(marginal) < _FEWEST_SITUATIONS:
         return None
     wide = coordinates.diagonal(points)
     anchor = coordinates.with_diagonal(points.mean(0), wide.quantile(_WIDE, 0))
@@ -163,6 +174,15 @@ def keep_draws(
             return None
         draws *= 2
     return None
+
+
+def _mean_situations(marginal: MarginalLikelihood) -> float:
+    """Mean number of choice situations of a person, of all processes."""
+    people = marginal.people
+    (total,) = people.team.total(
+        people.own().n_situations.double().sum() if len(people.panels) else torch.zeros((), dtype=torch.float64)
+    )
+    return float(total) / len(people)
 
 
 def _first_kept(people: int) -> int:

@@ -113,11 +113,11 @@ class VI(BaseEstimator):  # type: ignore[misc]
         Newton iterations per stage.
     correct : "auto" or bool
         Whether posterior samples of the population are weighted draws of the posterior itself instead of those of the
-        Gaussian ("newton" and "natural" only). "auto": with up to 2,000 people and 40 parameters, wherever draws of
-        tastes can be kept for it, which takes a second (maps that depend on the population, such as the uniform, and a
-        fixed scale column rule that out, or too few draws that reach); else where the posterior is skewed (by more than
-        0.6 along some axis of the Gaussian, 0.2 up to 250 people) or the Gaussian fails its importance check, by up to
-        1,536 passes over the people. True: always, and until 1,000 draws count.
+        Gaussian ("newton" and "natural" only). "auto": with up to 2,000 people and 40 parameters, where the posterior is
+        skewed (by more than 0.6 along some axis of the Gaussian, 0.2 up to 250 people), the Gaussian fails its
+        importance check, or it could be better and draws of tastes can be kept for that, which takes a second or two
+        (three choices a person; not for maps that depend on the population, such as the uniform, nor a fixed scale
+        column); without kept draws by up to 1,536 passes over the people. True: always, until 1,000 draws count.
     n_samples : int
         Posterior samples kept.
     steps : int or None
