@@ -113,7 +113,7 @@ class VI(BaseEstimator):  # type: ignore[misc]
         Newton iterations per stage.
     correct : "auto" or bool
         Whether posterior samples of the population are weighted draws of the posterior itself instead of those of the
-        Gaussian ("newton" and "natural" only). "auto": with up to 2,000 people and 40 parameters, where the posterior is
+        Gaussian ("newton" and "natural" only). "auto": with up to 2,000 people and 40 parameters, where it is
         skewed (by more than 0.6 along some axis of the Gaussian, 0.2 up to 250 people), the Gaussian fails its
         importance check, or it could be better and draws of tastes can be kept for that, which takes a second or two
         (three choices a person; not for maps that depend on the population, such as the uniform, nor a fixed scale
