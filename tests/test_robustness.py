@@ -105,6 +105,7 @@ def test_nearly_singular_covariance():
     assert (est.coef_.filter(like="cor.") > 0.9).all()
 
 
+@pytest.mark.slow
 def test_a_taste_that_does_not_vary():
     random = {"z0": (0.5, 0.8), "z1": (0.5, 1e-8), "z2": (-0.5, 0.8)}
     frame, truth = simulate_choices(800, 10, 4, fixed={"x": -0.7}, random=random, random_state=1)

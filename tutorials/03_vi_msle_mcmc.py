@@ -17,7 +17,7 @@ if SMOKE:
 df = datasets.load_electricity()
 if SMOKE:
     df = df[df["id"] <= 60]
-chains = MCMC(warmup=300, samples=400) if SMOKE else MCMC(warmup=1_000, samples=2_000)
+chains = MCMC(warmup=150, samples=200) if SMOKE else MCMC(warmup=1_000, samples=2_000)
 est = MixedLogit(random=ATTRIBUTES, situation="chid", alternative="alt", random_state=0).fit(df)
 
 # %% [markdown]
