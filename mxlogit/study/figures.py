@@ -48,7 +48,16 @@ def plot_seconds(table: pd.DataFrame, ax: Any = None, *, published: tuple[str, .
     for name in published:
         rows = known.xs(name, level="method")["seconds"].dropna().sort_index()
         ax.plot(rows.index, rows, color="0.6", linestyle="--", marker=".", linewidth=1.0)
-        ax.annotate(f" {name} (published)", (rows.index[-1], rows.iloc[-1]), color="0.4", fontsize=8, va="center")
+        ax.annotate(
+            f"{name} (published)",
+            (rows.index[-1], rows.iloc[-1]),
+            xytext=(0, 6),
+            textcoords="offset points",
+            color="0.4",
+            fontsize=8,
+            ha="right",
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
+        )
     medians = summarise(fits)["seconds"].unstack("method")
     for marker, (method, column) in zip(_OWN * len(medians.columns), medians.items(), strict=False):
         column = column.dropna().sort_index()
@@ -56,7 +65,7 @@ def plot_seconds(table: pd.DataFrame, ax: Any = None, *, published: tuple[str, .
         errors = [column - spread["min"], spread["max"] - column]
         ax.errorbar(column.index, column, yerr=errors, color="black", marker=marker, capsize=2.0, label=method)
     ax.set(xscale="log", yscale="log", xlabel="decision makers", ylabel="seconds per fit")
-    ax.margins(x=0.25 if published else 0.05)
+    ax.margins(x=0.1, y=0.1)
     ax.grid(color="0.9")
-    ax.legend(frameon=False)
+    ax.legend(frameon=False, loc="lower right")
     return ax
