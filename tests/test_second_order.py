@@ -240,6 +240,50 @@ def test_rejected_steps_call_for_more_people():
     assert float(work[last[1] + 1 :].min()) > 4.0 * (1.0 + 1.0 / 3.0) > 4.0 / 3.0 * float(work[0])
 
 
+class Tilted:
+    """A bowl of 20 dimensions that every key tilts: its own lowest point lies at a distance of 4.5 from zero."""
+
+    def __init__(self, first):
+        self.first = first
+
+    def freeze(self, key, around):
+        tilt = torch.randn(20, generator=torch.Generator().manual_seed(self.first + key), dtype=torch.float64)
+        return Smooth(lambda x: (0.5 * x.square().sum() + tilt @ x).reshape(1))
+
+
+def test_gradients_at_a_point_that_no_step_leaves_are_averaged():
+    start = torch.full((20,), 10.0, dtype=torch.float64)
+    ends = [hessian_free([Batches(Tilted(1_000 * n))], start, 60, Progress(lambda *row: True)) for n in range(10)]
+    # 3.9 without.
+    assert float(torch.stack(ends).norm(dim=1).median()) < 2.5
+
+
+def test_pairs_of_points_have_people_of_their_own(model, panel):
+    """Batches are in proportion to their pairs, nobody is in two, and the bound is that of everybody on average."""
+    size = model.space.size
+    start = GaussianFactor(torch.zeros(size).double(), 0.1 * torch.eye(size).double())
+    guide = AmortizedGuide(model, start, None, 10)
+    batch = len(panel) // 4
+    dealt = GuideObjective(guide, panel, ObjectiveSettings("marginal", 8, 2 * size, batch), 1)
+    places = dealt._deal(torch.Generator().manual_seed(1))
+    assert dealt.batches() == len(places) == 4
+    together = torch.cat(places)
+    assert len(together) == len(together.unique()) == 4 * batch
+    pairs = torch.tensor([sum(p * 4 // size == b for p in range(size)) for b in range(4)])
+    torch.testing.assert_close(torch.tensor([len(p) for p in places]) / (4 * batch), pairs / size, atol=0.02, rtol=0)
+    whole = GuideObjective(guide, panel, ObjectiveSettings("marginal", 8, 2 * size, len(panel)), 1)
+    assert whole.batches() == 1
+    vector, found = whole.vector(), []
+    for objective in (dealt, whole):
+        rows = [objective.freeze(key, vector).gradient(vector) for key in range(60)]
+        found.append((torch.tensor([row[0] for row in rows]), torch.stack([row[1] for row in rows])))
+    (few, of_few), (all_, of_all) = found
+    error = float((few.var() + all_.var()).sqrt()) / 60**0.5
+    assert float(few.mean() - all_.mean()) == pytest.approx(0.0, abs=4.0 * error)
+    z = (of_few.mean(0) - of_all.mean(0)) / ((of_few.var(0) + of_all.var(0)) / 60 + 1e-12).sqrt()
+    assert float(z.abs().max()) < 4.5
+
+
 def test_acceptance_needs_a_standard_error():
     before = torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64)
     assert improves(before, before - 0.1)

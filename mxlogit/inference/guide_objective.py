@@ -5,7 +5,8 @@ r"""The guide's bound as a function of one vector, its draws and people frozen b
 
 with b_n a person's evidence lower bound, its importance-weighted bound from S draws of the local factor, or the log
 marginal likelihood that those estimate. Noise comes in antithetic pairs; values are those of pairs, of which the mean
-counts.
+counts. Where there are people enough, pairs are dealt batches of their own: no dearer than one batch at all points, and
+the sum over people, which is what moves the mean of q(theta), is of as many times more.
 
 The gradients "stl" and "dreg" (`mxlogit.guide.objectives`) leave out the derivative of log q with respect to its own
 parameters, whose expectation is zero or, for "dreg", is that of other terms. They are not derivatives of the value, so
@@ -15,6 +16,7 @@ they are for first-order engines.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -47,7 +49,8 @@ class ObjectiveSettings:
     points : int
         Of theta, even: antithetic pairs.
     batch : int
-        People at a time; all of them if there are no more.
+        People at each point of theta; all of them if there are no more. Of N people, N / batch pairs of points, at
+        most, have other people.
     orthogonal : bool
         Whether directions of points are orthogonal, at their root-mean-square distance: as many pairs as theta has
         dimensions then give quadratic functions their exact mean, and a full-rank q(theta) cannot escape between them.
@@ -95,6 +98,10 @@ class GuideObjective:
         other = replace(self.settings, batch=min(people, len(self.panel)), masked=masked)
         return GuideObjective(self.guide, self.panel, other, self.seed), other.batch / count
 
+    def batches(self) -> int:
+        """Into how many batches the pairs of points are dealt."""
+        return max(min(len(self.panel) // min(self.settings.batch, len(self.panel)), self.settings.points // 2), 1)
+
     def vector(self) -> Tensor:
         """All weights of the guide as one vector (d,), float64."""
         return torch.cat([p.detach().flatten().double() for p in self.guide.parameters()])
@@ -122,18 +129,29 @@ class GuideObjective:
         their gradients stop; importance weights make up for the difference.
         """
         generator = make_generator(self.seed, 31, key)
-        count = min(self.settings.batch, len(self.panel))
-        people = torch.randperm(len(self.panel), generator=generator)[:count].sort().values
+        dealt = self._deal(generator)
         half = self._noise(generator)
-        part = self.panel.take(people.to(self.panel.values.device)) if count < len(self.panel) else self.panel
-        base = self._base(key, count)
-        module = _Bound(self.guide, part, base, torch.cat([half, -half]), self.settings, len(self.panel) / count)
-        if self.settings.masked:
-            module.places, module.key = people.to(self.panel.values.device), (self.seed, key)
-        if self.guide.encoder is None:
-            module.factor = self._factor_at(around, part)
+        base = self._base(key, sum(map(len, dealt)))
+        batches, used = [], 0
+        for people in dealt:
+            part = self.panel.take(people) if len(people) < len(self.panel) else self.panel
+            factor = self._factor_at(around, part) if self.guide.encoder is None else None
+            points = replace(base, points=base.points[used : used + len(people)])
+            batches.append(_Batch(people, part, points, factor, len(self.panel) / len(people)))
+            used += len(people)
+        module = _Bound(self.guide, batches, torch.cat([half, -half]), self.settings, (self.seed, key))
         names = [f"guide.{name}" for name in self.names]
         return Smooth(lambda vector: functional_call(module, dict(zip(names, self._parts(vector), strict=True)), ()))
+
+    def _deal(self, generator: torch.Generator) -> list[Tensor]:
+        """Places of people in batches, in proportion to the pairs of points that each is for."""
+        pairs, whole = self.settings.points // 2, len(self.panel)
+        size = min(self.settings.batch, whole)
+        count = self.batches()
+        shuffled = torch.randperm(whole, generator=generator)[: count * size]
+        ends = [-(-number * pairs // count) * count * size // pairs for number in range(count + 1)]
+        device = self.panel.values.device
+        return [shuffled[a:b].sort().values.to(device) for a, b in pairwise(ends)]
 
     def _base(self, key: int, count: int) -> BaseDraws:
         """Standard normal base points of so many people."""
@@ -166,24 +184,31 @@ class GuideObjective:
         return self.guide.polished(self.guide.model.space.constrain(mean).to(part.values), part)
 
 
-class _Bound(nn.Module):
-    """Minus the bound at every pair of points of theta, shape (m / 2,)."""
+@dataclass(frozen=True)
+class _Batch:
+    """People, their panels, draws and fixed factors, and how many times as many there are in all."""
 
-    factor: LocalFactor | None = None
-    places: Tensor | None = None
-    key: tuple[int, ...] = (0, 0)
+    places: Tensor
+    part: PanelDifferences
+    base: BaseDraws
+    factor: LocalFactor | None
+    scale: float
+
+
+class _Bound(nn.Module):
+    """Minus the bound at every pair of points of theta, shape (m / 2,); their mean (1,) if they have other people."""
 
     def __init__(
         self,
         guide: AmortizedGuide,
-        part: PanelDifferences,
-        base: BaseDraws,
+        batches: list[_Batch],
         noise: Tensor,
         settings: ObjectiveSettings,
-        scale: float,
+        key: tuple[int, int],
     ) -> None:
         super().__init__()
-        self.guide, self.part, self.base, self.noise, self.scale = guide, part, base, noise, scale
+        self.guide, self.batches, self.noise, self.key = guide, batches, noise, key if settings.masked else (0, 0)
+        self.masked = settings.masked
         self.bound, self.gradient, self.kept_draws = settings.bound, settings.gradient, settings.kept_draws
 
     def forward(self) -> Tensor:
@@ -194,53 +219,52 @@ class _Bound(nn.Module):
         if self.gradient != "standard":
             q = GaussianFactor(q.mean.detach(), q.tril.detach())
         log_q = q.log_prob(vectors)
-        values = []
+        values, pairs = [], len(vectors) // 2
         for number, vector in enumerate(vectors):
             guide.mask_key = (*self.key, 3, number)
-            people = self._people(model.space.constrain(vector).to(self.part.values))
-            values.append(self.scale * people + model.log_prior(vector))
+            batch = self.batches[number % pairs * len(self.batches) // pairs]
+            population = model.space.constrain(vector).to(batch.part.values)
+            people = (self._people(population, batch).double() * batch.part.weights.double()).sum()
+            values.append(batch.scale * people + model.log_prior(vector))
         first, second = (log_q - torch.stack(values)).chunk(2)
-        return 0.5 * (first + second)
+        each = 0.5 * (first + second)
+        return each if len(self.batches) == 1 else each.mean(0, keepdim=True)
 
-    def _people(self, population: Population) -> Tensor:
-        """Weighted sum of the bounds of the batch, float64."""
-        guide, part = self.guide, self.part
-        factor = self.factor
+    def _people(self, population: Population, batch: _Batch) -> Tensor:
+        """Bounds of the people of a batch (n,)."""
+        guide, part, factor = self.guide, batch.part, batch.factor
         if factor is None:
-            factor = guide.local_factor(population, part, self.places)
+            factor = guide.local_factor(population, part, batch.places if self.masked else None)
         elif guide.flow is not None:
             factor = guide.flowed(factor, population, part)
         if self.kept_draws is not None:
-            return self._total(self._through_some(factor, population))
-        drawn = weigh_draws(factor, self.base, population, part, guide.model.mixing)
+            return self._through_some(factor, population, batch)
+        drawn = weigh_draws(factor, batch.base, population, part, guide.model.mixing)
         if self.gradient != "standard":
-            bounds = self._through_draws(factor, drawn, population)
-        else:
-            bounds = drawn.log_marginal if self.bound == "marginal" else objectives.value(drawn.log_ratio, self.bound)
-        return self._total(bounds)
+            return self._through_draws(factor, drawn, population, batch)
+        return drawn.log_marginal if self.bound == "marginal" else objectives.value(drawn.log_ratio, self.bound)
 
-    def _total(self, bounds: Tensor) -> Tensor:
-        return (bounds.double() * self.part.weights.double()).sum()
-
-    def _through_some(self, factor: LocalFactor, population: Population) -> Tensor:
+    def _through_some(self, factor: LocalFactor, population: Population, batch: _Batch) -> Tensor:
         """Importance-weighted bounds (n,) of which a share of the draws, or no more than a chunk, is recorded."""
-        kept, points = None, self.base.points
+        kept, points = None, batch.base.points
         assert self.kept_draws is not None
         if self.kept_draws < 1.0:
             generator = make_generator(*self.guide.mask_key)
             kept = choose_draws(len(points), points.shape[-1], self.kept_draws, generator).to(points.device)
 
         def log_ratio(points: Tensor) -> Tensor:
-            base = replace(self.base, points=points)
-            return weigh_draws(factor, base, population, self.part, self.guide.model.mixing).log_ratio
+            base = replace(batch.base, points=points)
+            return weigh_draws(factor, base, population, batch.part, self.guide.model.mixing).log_ratio
 
         return sbp_logmeanexp(log_ratio, points, kept)
 
-    def _through_draws(self, factor: LocalFactor, drawn: WeightedDraws, population: Population) -> Tensor:
+    def _through_draws(
+        self, factor: LocalFactor, drawn: WeightedDraws, population: Population, batch: _Batch
+    ) -> Tensor:
         """Bounds (n,) whose gradients with respect to the factors go through their draws alone."""
-        part, mixing, dreg = self.part, self.guide.model.mixing, self.gradient == "dreg"
+        part, mixing, dreg = batch.part, self.guide.model.mixing, self.gradient == "dreg"
         where = population.frozen() if dreg else population
-        log_weights = log_joint(drawn.xi, where, part, mixing) - log_density(factor.frozen(), drawn.xi, self.base)
+        log_weights = log_joint(drawn.xi, where, part, mixing) - log_density(factor.frozen(), drawn.xi, batch.base)
         result = objectives.surrogate(log_weights, self.bound, self.gradient)
         if dreg:
             # Those of theta itself are not squared: it is no parameter of the factors.

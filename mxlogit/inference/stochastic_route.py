@@ -142,7 +142,7 @@ def minimise(
 
 
 def _ever_larger(objective: GuideObjective) -> Iterator[Batches]:
-    """The objective with its own batches, twice, four times as large, and at last with everybody."""
+    """The objective with its own batches, twice, four times as large, until everybody is in one or another."""
     everybody = len(objective.panel)
     size = min(objective.settings.batch, everybody)
     while True:
@@ -150,7 +150,7 @@ def _ever_larger(objective: GuideObjective) -> Iterator[Batches]:
         whole, cost = objective.of_batches(size)
         few, curvature_cost = objective.of_batches(people, masked=False)
         yield Batches(whole, few, cost, curvature_cost)
-        if size == everybody:
+        if (whole.batches() + 1) * size > everybody:
             return
         size = min(2 * size, everybody)
 

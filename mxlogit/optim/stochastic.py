@@ -111,7 +111,8 @@ def hessian_free(
     batches : iterable of Batches
         The first is used at first. A step that is rejected says that the noise of who is in a batch is as large as what
         there is to gain, so the next one, of more people, takes over (after Byrd, Chin, Nocedal and Wu 2012,
-        Mathematical Programming 134).
+        Mathematical Programming 134). After the last, gradients at one point under different keys are averaged until a
+        step from there is kept.
     start : Tensor, shape (d,)
     iterations : int
     progress : Progress
@@ -125,12 +126,15 @@ def hessian_free(
     """
     point, radius, damping = start, _FIRST_RADIUS, _DAMPING
     last: Tensor | None = None
+    found_here: list[Tensor] = []
     sizes = iter(batches)
     now = next(sizes)
     for iteration in range(iterations):
         smooth = now.objective.freeze(2 * iteration, point)
         judge = now.objective.freeze(2 * iteration + 1, point)
-        value, gradient = smooth.gradient(point)
+        value, of_key = smooth.gradient(point)
+        found_here.append(of_key)
+        gradient = torch.stack(found_here).mean(0)
         bending = smooth if now.curvature is None else now.curvature.freeze(2 * iteration, point)
         multiply = bending.curvature(point)
         if safeguard == "damping":
@@ -140,7 +144,8 @@ def hessian_free(
         first = None if last is None else _KEEP_PART * last
         found = steihaug(multiply, gradient, bound, most=_LONGEST_CG, start=first)
         trial = point + found.step
-        actual = value - float(smooth.values(trial).mean())
+        # The decrease under this key, had it the mean slope.
+        actual = value - float(smooth.values(trial).mean()) + float((of_key - gradient) @ found.step)
         ratio = actual / found.predicted if found.predicted > 0.0 and math.isfinite(actual) else -1.0
         kept = ratio > 0.0 and improves(judge.values(point), judge.values(trial))
         length = float(found.step.norm())
@@ -151,14 +156,15 @@ def hessian_free(
             damping = damping / _DAMPING_FACTOR
         last = found.step if kept else None
         if kept:
-            point = trial
+            point, found_here = trial, []
         work = now.cost * (smooth.gradients + judge.gradients)
         if bending is not smooth:
             work += now.curvature_cost * bending.gradients
         if not progress.record(value, work, kept=kept):
             break
-        if not kept:
-            now = next(sizes, now)
+        larger = None if kept else next(sizes, None)
+        if larger is not None:
+            now, found_here = larger, []
     return point
 
 

@@ -1,6 +1,6 @@
 """Population engines by seconds to a common bound, and Bayesian logistic regression by first and second order.
 
-    python tests/benchmarks/bench_second_order.py [--threads 1] [--seeds 5] [--json FILE] [CASE ...]
+    python tests/benchmarks/bench_second_order.py [--threads 1] [--seeds 5] [--first 0] [--json FILE] [CASE ...]
 
 Asserts nothing. Cases (small and logistic by default):
 
@@ -58,14 +58,17 @@ class Watched:
         other, cost = self.objective.of_batches(people, masked=masked)
         return Watched(other, self.started, self.seen), cost
 
+    def batches(self) -> int:
+        return self.objective.batches()
+
     def freeze(self, key: int, around: Tensor) -> Smooth:
         self.seen.append((time.perf_counter() - self.started, around.detach().clone()))
         return self.objective.freeze(key, around)
 
 
-def race(n_people: int, seeds: int) -> list[dict[str, Any]]:
+def race(n_people: int, seeds: range) -> list[dict[str, Any]]:
     rows = []
-    for seed in range(seeds):
+    for seed in seeds:
         data = simulate_published_study(n_people, 10, seed + 1).data
         est = MixedLogit(fixed=FIXED, random=RANDOM, random_state=seed, method=VI(correct=False)).fit(data)
         tastes = est.result_.tastes
@@ -105,7 +108,7 @@ def race(n_people: int, seeds: int) -> list[dict[str, Any]]:
     return rows
 
 
-def thin(seen: list[tuple[float, GaussianFactor]], most: int = 16) -> list[tuple[float, GaussianFactor]]:
+def thin(seen: list[tuple[float, GaussianFactor]], most: int = 12) -> list[tuple[float, GaussianFactor]]:
     """About ``most`` of the points, the last among them."""
     step = -(-len(seen) // most)
     return seen[::-1][::step][::-1]
@@ -169,21 +172,21 @@ def run_newton(model: Any, people: Any, seed: int) -> list[tuple[float, Gaussian
     return [(seconds, q)]
 
 
-def run_small(seeds: int) -> list[dict[str, Any]]:
+def run_small(seeds: range) -> list[dict[str, Any]]:
     return race(2_000, seeds)
 
 
-def run_large(seeds: int) -> list[dict[str, Any]]:
+def run_large(seeds: range) -> list[dict[str, Any]]:
     return race(20_000, seeds)
 
 
 AMORTIZED = {"default": VI(), "amortized": VI.amortized(), "rodrigues2022": VI.rodrigues2022()}
 
 
-def run_amortized(seeds: int) -> list[dict[str, Any]]:
+def run_amortized(seeds: range) -> list[dict[str, Any]]:
     """Root-mean-square errors against the truth, and posterior sds as multiples of the default's."""
     rows = []
-    for seed in range(seeds):
+    for seed in seeds:
         study = simulate_published_study(2_000, 10, seed + 1)
         exact = None
         for name, method in AMORTIZED.items():
@@ -236,7 +239,7 @@ LOGISTIC = {
 }
 
 
-def run_logistic(seeds: int) -> list[dict[str, Any]]:
+def run_logistic(seeds: range) -> list[dict[str, Any]]:
     frame, names = breast_cancer()
     rows, exact = [], None
     for name, method in LOGISTIC.items():
@@ -294,6 +297,7 @@ def main() -> None:
     parser.add_argument("cases", nargs="*", metavar="CASE", help=", ".join(CASES))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first", type=int, default=0, help="the first seed, where several processes share the work")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     unknown = [case for case in options.cases if case not in CASES]
@@ -301,10 +305,15 @@ def main() -> None:
         parser.error(f"unknown cases {unknown}; there are {list(CASES)}")
     torch.set_num_threads(options.threads)
     warnings.simplefilter("ignore", ConvergenceWarning)
-    record: dict[str, Any] = {"threads": options.threads, "seeds": options.seeds, "torch": torch.__version__}
+    record: dict[str, Any] = {
+        "threads": options.threads,
+        "seeds": options.seeds,
+        "first": options.first,
+        "torch": torch.__version__,
+    }
     for case in options.cases or ["small", "logistic"]:
         print(f"\n== {case}")
-        record[case] = CASES[case](options.seeds)
+        record[case] = CASES[case](range(options.first, options.first + options.seeds))
     if options.json:
         options.json.write_text(json.dumps(record, indent=1))
 
