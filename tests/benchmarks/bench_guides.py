@@ -1,6 +1,6 @@
 """Local guides at fixed population parameters: effective sample sizes with and without a flow, and the amortization gap.
 
-    python tests/benchmarks/bench_guides.py [--threads 1] [--seeds 5] [--json FILE] [CASE ...]
+    python tests/benchmarks/bench_guides.py [--threads 1] [--seeds 5] [--first 0] [--json FILE] [CASE ...]
 
 Asserts nothing. Cases (all by default):
 
@@ -77,14 +77,14 @@ def effective_sizes(marginal: MarginalLikelihood, population: Population, *, def
     return sizes
 
 
-def run_flows(seeds: int) -> list[dict[str, Any]]:
+def run_flows(seeds: range) -> list[dict[str, Any]]:
     rows = []
     for name, (est, frame) in data_sets().items():
         marginal, populations, model = fitted(est, frame)
         count = len(marginal.people)
         for guide, settings in GUIDES.items():
             runs = []
-            for seed in range(seeds):
+            for seed in seeds:
                 order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
                 unseen, seen = (
                     part.sort().values for part in order.split([count // _UNSEEN, count - count // _UNSEEN])
@@ -117,7 +117,7 @@ def run_flows(seeds: int) -> list[dict[str, Any]]:
     return rows
 
 
-def run_gap(seeds: int) -> list[dict[str, Any]]:
+def run_gap(seeds: range) -> list[dict[str, Any]]:
     """ELBO per person of the best Gaussian less that of the encoder, of it and a polish step, of it and a variational one."""
     rows = []
     study = simulate_published_study(2_000, 10, 1).data
@@ -131,7 +131,7 @@ def run_gap(seeds: int) -> list[dict[str, Any]]:
     for name, (est, frame) in designs.items():
         marginal, populations, model = fitted(est, frame)
         population, panel = populations[0], marginal.people.alone()
-        for seed in range(seeds):
+        for seed in seeds:
             encoder = train_encoder(model, panel, population, seed)
             local = population.to(panel.values)
             points = DrawScheme((seed, 7), 256, model.space.n_random, None, defensive=False)
@@ -178,12 +178,12 @@ def train_encoder(model: Any, panel: Any, population: Population, seed: int, ste
     return encoder.eval()
 
 
-def run_few(seeds: int) -> list[dict[str, Any]]:
+def run_few(seeds: range) -> list[dict[str, Any]]:
     """Wasserstein distances of marginals of sds, in posterior sds, of the Gaussian and of weighted draws."""
     judge = "numpyro" if find_spec("numpyro") else "gibbs"
     print(f"long chains: {judge}")
     rows = []
-    for seed in range(seeds):
+    for seed in seeds:
         frame, _ = simulate_choices(
             fixed={"x": 0.5},
             random={"z": (0.5, 1.0), "w": (-0.5, 0.7), "v": (0.0, 0.5)},
@@ -224,6 +224,7 @@ def main() -> None:
     parser.add_argument("cases", nargs="*", metavar="CASE", help=", ".join(CASES))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first", type=int, default=0, help="the first seed, where several processes share the work")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     unknown = [case for case in options.cases if case not in CASES]
@@ -231,10 +232,10 @@ def main() -> None:
         parser.error(f"unknown cases {unknown}; there are {list(CASES)}")
     torch.set_num_threads(options.threads)
     warnings.simplefilter("ignore", ConvergenceWarning)
-    record: dict[str, Any] = {"threads": options.threads, "seeds": options.seeds, "torch": torch.__version__}
+    record: dict[str, Any] = {"threads": options.threads, "seeds": options.seeds, "first": options.first, "torch": torch.__version__}
     for case in options.cases or list(CASES):
         print(f"\n== {case}")
-        record[case] = CASES[case](options.seeds)
+        record[case] = CASES[case](range(options.first, options.first + options.seeds))
     if options.json:
         options.json.write_text(json.dumps(record, indent=1))
 

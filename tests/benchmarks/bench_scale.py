@@ -2,7 +2,7 @@
 
     python tests/benchmarks/bench_scale.py [--n 50000] [--t 10] [--seeds 3] [--threads 2] [--json FILE] [CASE ...]
 
-Asserts nothing. Cases (all but the slow ones, ``adam``, by default ``fit``):
+Asserts nothing. Cases (by default ``fit``):
 
 fit     One row per seed: seconds of the fit and of the people's posterior moments, error against the truth, passes over
         all people, peak memory beyond what the process held before, as a multiple of the attributes, and the time of a
@@ -12,6 +12,8 @@ growth  Seconds at N / 100, N / 10 and N, and the exponent.
 shards  The same data packed on disk: seconds against memory, and memory beyond the page cache.
 team    Two gloo processes against one: difference of the answers, and seconds that an exchange adds to a pass.
 shapes  Seconds of a pass, a thousand people, for 2, 5, 20 and 100 alternatives and 1, 5, 10 and 20 random coefficients.
+gpu     The fit on CUDA, of data in the processor's memory: seconds, everybody's posterior means included, error, and peak
+        memory of the device as a multiple of the attributes; the first fit of the process is a row of its own.
 adam    The classic route, with more steps until its error is 1.2 times that of the fit, or 16,000.
 """
 
@@ -300,8 +302,35 @@ def run_adam(options: argparse.Namespace) -> list[dict[str, float]]:
     return rows
 
 
+def run_gpu(options: argparse.Namespace) -> list[dict[str, float]]:
+    rows = []
+    for seed in (1, *range(1, options.seeds + 1)):
+        study = simulate_published_study(options.n, options.t, seed)
+        data, est = float_data(study), make_estimator(seed, device="cuda")
+        torch.cuda.reset_peak_memory_stats()
+        begin = time.perf_counter()
+        est.fit(data)
+        fitted = time.perf_counter()
+        people = est.individual_coefficients(statistic=["mean"]).to_numpy()
+        done = time.perf_counter()
+        size = data.attributes.nelement() * data.attributes.element_size()
+        found = {"seed": seed, "fit": fitted - begin, "people": done - fitted, "total": done - begin}
+        found |= {
+            "passes": float(est.diagnostics_["passes"]),
+            **errors(est, study),
+            "rmse_beta_n": rmse(people, study.tastes),
+        }
+        rows.append({**found, "peak_ratio": torch.cuda.max_memory_allocated() / size})
+        print(pd.DataFrame(rows[-1:]).round(4).to_string(index=False, header=len(rows) == 1), flush=True)
+    print(
+        f"\n{torch.cuda.get_device_name()}, medians without the first\n{pd.DataFrame(rows[1:]).median().round(4).to_string()}"
+    )
+    return rows
+
+
 CASES = {
     "fit": run_fit,
+    "gpu": run_gpu,
     "growth": run_growth,
     "shards": run_shards,
     "team": run_team,
