@@ -27,9 +27,9 @@ from mxlogit.passes import DrawsEffect, LikelihoodSums, PassResult
 from mxlogit.people import People
 
 # Rows x draws and people of a chunk, by measurement: a hundred operations a chunk cost more than cache misses (50,000
-# people, 16 draws: 0.19, 0.16, 0.16, 0.15 and 0.15 s at 1,562, 3,125, 4,096, 6,250 and 12,500 people).
-_CELLS_PER_CHUNK = 4_000_000
-_LARGEST_CHUNK = 8192
+# people, 16 draws: 0.19, 0.16, 0.16, 0.15 and 0.15 s at 1,562, 3,125, 4,096, 6,250 and 12,500 people). A GPU has no use
+# for its caches but for more people than it has lanes.
+_CHUNK = {"cpu": (4_000_000, 8_192), "cuda": (128_000_000, 131_072)}
 # Chunks among whose people those with panels of like length are put together.
 _CHUNKS_IN_A_WINDOW = 8
 # Base draws of everybody that are kept between passes (32 MB in single precision): a tenth of a pass.
@@ -169,10 +169,11 @@ class MarginalLikelihood:
         return part
 
     def chunk_size(self, draws: int) -> int:
-        """People per chunk so that intermediates stay in cache."""
+        """People per chunk so that intermediates stay in cache, or a GPU is busy."""
         panels = self.people.panels
+        most, people = _CHUNK["cuda" if self.people.like.is_cuda else "cpu"]
         cells = max(1, panels.n_rows) * max(draws, panels.n_columns)
-        return max(1, min(_LARGEST_CHUNK, _CELLS_PER_CHUNK // cells))
+        return max(1, min(people, most // cells))
 
     def _scheme(self, sweep: Sweep) -> DrawScheme:
         tail, defensive = sweep.tail, sweep.defensive

@@ -165,7 +165,7 @@ def test_chunks_do_not_matter(panel, space, generator, monkeypatch, largest):
 
     population, sweep = population_of(space, generator), Sweep(16, 8, 1, 30)
     whole = marginal_of(panel, space, ["normal"] * 3).sweep(population, sweep)
-    monkeypatch.setattr(module, "_LARGEST_CHUNK", largest)
+    monkeypatch.setattr(module, "_CHUNK", {"cpu": (4_000_000, largest)})
     parts = marginal_of(panel, space, ["normal"] * 3).sweep(population, sweep)
     torch.testing.assert_close(parts.score, whole.score, atol=1e-10, rtol=0)
     torch.testing.assert_close(parts.outer, whole.outer, atol=1e-10, rtol=0)
@@ -322,7 +322,7 @@ def test_padding_does_not_matter(generator, monkeypatch):
     sweep = Sweep(16, 8, 1, 30, vary=1)
     found = marginal_of(panel, space, ["normal"] * 5)
     whole = marginal_of(panel, space, ["normal"] * 5)
-    monkeypatch.setattr("mxlogit.marginal._LARGEST_CHUNK", 150)
+    monkeypatch.setattr("mxlogit.marginal._CHUNK", {"cpu": (4_000_000, 150)})
     in_pieces = found.sweep(population, sweep), found.effect_of_draws(population, sweep, 2)
     monkeypatch.setattr(type(panel), "pieces", type(panel).chunks)
     padded = whole.sweep(population, sweep), whole.effect_of_draws(population, sweep, 2)

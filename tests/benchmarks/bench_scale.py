@@ -74,6 +74,7 @@ def reset_peak() -> None:
 
 def make_estimator(seed: int, **more: object) -> MixedLogit:
     settings = {"fixed": FIXED, "random": RANDOM, "priors": Priors(location_scale=1.0), "random_state": seed}
+    settings["device"] = "cpu"
     return MixedLogit(**{**settings, **more})
 
 
