@@ -15,20 +15,23 @@ pytestmark = [
 NAMES = {"fixed": ["f1", "f2", "f3"], "random": ["r1", "r2", "r3", "r4", "r5"]}
 
 
-def compare(here, there, width):
-    """Other generators give other draws: estimates agree within a share of a posterior sd."""
+def compare(here, there, width, spread=0.15):
+    """Other generators give other draws: estimates agree within a share of a posterior sd, by root mean square."""
     sd = here.summary()["std_error"]
-    assert (((here.coef_ - there.coef_) / sd).abs() < width).all()
-    np.testing.assert_allclose(there.summary()["std_error"] / sd, 1.0, atol=0.15)
+    distances = (here.coef_ - there.coef_) / sd
+    assert (distances**2).mean() ** 0.5 < width
+    assert distances.abs().max() < 3.0 * width
+    np.testing.assert_allclose(there.summary()["std_error"] / sd, 1.0, atol=spread)
 
 
 @pytest.mark.parametrize("n", [2_000, 30_000])
 def test_variational_inference(n):
+    """Beyond 20,000 people the noise of 16 draws is a third of a posterior sd, here and there."""
     data = simulate_published_study(n, 10, 1).data
     here = MixedLogit(device="cpu", random_state=1, **NAMES).fit(data)
     there = MixedLogit(device="auto", random_state=1, **NAMES).fit(data)
     assert there._fitted.panel.like.is_cuda
-    compare(here, there, 0.3)
+    compare(here, there, 0.2 if n == 2_000 else 0.4)
     here, there = here.individual_coefficients(), there.individual_coefficients()
     assert (here.xs("mean", axis=1, level=1) - there.xs("mean", axis=1, level=1)).abs().mean().max() < 0.05
 
@@ -60,7 +63,8 @@ def test_other_engines(method):
         MixedLogit(device=device, dtype="float32", random_state=1, method=method, **NAMES).fit(data)
         for device in ("cpu", "cuda")
     )
-    compare(here, there, 0.5 if isinstance(method, MSLE) else 3.0)
+    # A hundred steps of Adam have not ended: spreads are still on their way.
+    compare(here, there, *((0.3,) if isinstance(method, MSLE) else (1.0, 0.5)))
 
 
 def test_memory_report_by_peak_allocation():
@@ -74,4 +78,4 @@ def test_memory_report_by_peak_allocation():
     table = memory_report(there, frame)
     assert table["encoder"].iloc[:4].is_monotonic_decreasing
     assert table.loc["keep 0.25", "encoder"] < 0.5 * table.loc["everything recorded", "encoder"]
-    compare(here.fit(frame), there.fit(frame), 1.0)
+    compare(here.fit(frame), there.fit(frame), 0.5, 0.5)

@@ -232,7 +232,12 @@ def main() -> None:
         parser.error(f"unknown cases {unknown}; there are {list(CASES)}")
     torch.set_num_threads(options.threads)
     warnings.simplefilter("ignore", ConvergenceWarning)
-    record: dict[str, Any] = {"threads": options.threads, "seeds": options.seeds, "first": options.first, "torch": torch.__version__}
+    record: dict[str, Any] = {
+        "threads": options.threads,
+        "seeds": options.seeds,
+        "first": options.first,
+        "torch": torch.__version__,
+    }
     for case in options.cases or list(CASES):
         print(f"\n== {case}")
         record[case] = CASES[case](range(options.first, options.first + options.seeds))
