@@ -1,12 +1,13 @@
 """Memory-saving backward passes of the set encoder: bytes, seconds, accuracy, and the longest panel in 2 GB.
 
-    python tests/benchmarks/bench_sbp.py [--threads 1] [--repeats 7] [--seeds 10] [--json FILE] [CASE ...]
+    python tests/benchmarks/bench_sbp.py [--threads 1] [--repeats 7] [--seeds 10] [--device cpu] [--json FILE] [CASE ...]
 
 Asserts nothing. Cases (all by default):
 
 steps     For panels of T situations and widths of the encoder: bytes that the encoder and the whole step keep for the
           backward pass, and seconds of a forward and backward pass, as ratios of plain backpropagation, alternating,
-          medians. What "checkpoint" keeps is not seen by the count, so it has no bytes here.
+          medians. What "checkpoint" keeps is not seen by the count, so it has no bytes here. With ``--device cuda`` there
+          are 64 times as many situations, and bytes are those by which allocation rises at most.
 accuracy  Training at T = 128, paired seeds, equal steps and equal seconds, beside smaller batches of equal memory: encoder's
           bound of people never seen, and root-mean-square error of Omega; seconds of the processor.
 variance  Variance of the encoder's gradient and time of a step, as multiples of plain backpropagation, and their product:
@@ -52,7 +53,7 @@ from mxlogit.simulate import simulate_choices
 from mxlogit.team import Team
 
 LENGTHS, WIDTHS, KEEPS = (8, 32, 128, 512), (64, 256), (1.0, 0.5, 0.25, 0.125)
-_SITUATIONS, _ALTERNATIVES = 16_384, 4
+_SITUATIONS, _ALTERNATIVES = {"cpu": 16_384, "cuda": 1_048_576}, 4
 SPACE = ParameterSpace(("f",), ("a", "b", "c"), ((0, 1, 2),))
 # People of a mini-batch and steps of the training runs; smaller batches of equal memory beside them.
 _TRAINED, _BATCH, _STEPS, _LENGTH = 64, 16, 300, 128
@@ -60,36 +61,41 @@ _CAP = 2 * 2**30
 _FEW = 8
 
 
-def make_guide_of(shape: Encoder) -> AmortizedGuide:
+def make_guide_of(shape: Encoder, device: str = "cpu") -> AmortizedGuide:
     mixing = Mixing(["normal"] * 3)
     model = PanelModel(SPACE, mixing, resolve_priors(Priors(), mixing, 1, [1.0] * 4), torch.ones(4).double())
     start = GaussianFactor(torch.zeros(SPACE.size).double(), 0.1 * torch.eye(SPACE.size).double())
     torch.manual_seed(1)
-    return AmortizedGuide(model, start, SetEncoder(3, mixing, shape))
+    return AmortizedGuide(model, start, SetEncoder(3, mixing, shape).to(device))
 
 
-def make_panel(length: int, people: int) -> PanelDifferences:
+def make_panel(length: int, people: int, device: str = "cpu") -> PanelDifferences:
     generator = torch.Generator().manual_seed(2)
     attributes = torch.randn(people, length, _ALTERNATIVES, 4, generator=generator)
     chosen = torch.randint(0, _ALTERNATIVES, (people, length), generator=generator)
-    return difference_panels(ChoiceData.from_arrays(attributes, chosen, names=["f", "a", "b", "c"])).to(torch.float32)
+    data = ChoiceData.from_arrays(attributes, chosen, names=["f", "a", "b", "c"])
+    return difference_panels(data.to(device=device, dtype=torch.float32))
 
 
 def step(guide: AmortizedGuide, panel: PanelDifferences) -> float:
     """Seconds of one step of the encoder's own bound."""
     population = guide.model.space.constrain(guide.population_factor().mean.detach()).to(panel.values)
     guide.zero_grad()
+    people = torch.arange(len(panel), device=panel.values.device)
+    wait = torch.cuda.synchronize if panel.values.is_cuda else lambda: None
+    wait()
     started = time.perf_counter()
-    guide.encoder_bound(population, panel, torch.arange(len(panel))).backward()
+    guide.encoder_bound(population, panel, people).backward()
+    wait()
     return time.perf_counter() - started
 
 
 RIVALS = {"checkpoint": SBP(1.0, recompute=True), "bfloat16": SBP(1.0, half=True)}
 
 
-def compare(length: int, shape: Encoder, repeats: int) -> list[dict[str, Any]]:
+def compare(length: int, shape: Encoder, repeats: int, device: str) -> list[dict[str, Any]]:
     # As many people as make all panels have the same number of situations.
-    guide, panel = make_guide_of(shape), make_panel(length, _SITUATIONS // length)
+    guide, panel = make_guide_of(shape, device), make_panel(length, _SITUATIONS[device] // length, device)
     variants: dict[str, SBP | None] = {"plain": None}
     variants |= {f"keep {keep}": SBP(keep, min_keep=1) for keep in KEEPS}
     variants |= RIVALS
@@ -103,7 +109,7 @@ def compare(length: int, shape: Encoder, repeats: int) -> list[dict[str, Any]]:
     rows = []
     for name, sbp in variants.items():
         found = memory_report(with_sbp(guide, sbp), panel)
-        seen = name != "checkpoint"
+        seen = name != "checkpoint" or device == "cuda"
         rows.append(
             {
                 "T": length,
@@ -130,7 +136,7 @@ def run_steps(options: argparse.Namespace) -> list[dict[str, Any]]:
     shapes = [(length, Encoder(width)) for width in WIDTHS for length in LENGTHS]
     shapes += [(length, Encoder(64, heads=4)) for length in (32, 128, 512)]
     for length, shape in shapes:
-        found = compare(length, shape, options.repeats)
+        found = compare(length, shape, options.repeats, options.device)
         print(pd.DataFrame(found).round(3).to_string(index=False, header=not rows), flush=True)
         rows += found
     return rows
@@ -299,6 +305,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--device", choices=list(_SITUATIONS), default="cpu", help="of steps")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     unknown = [case for case in options.cases if case not in CASES]
