@@ -20,6 +20,8 @@ _LONGEST_CG, _SMALLEST_RADIUS, _LARGEST_RADIUS = 20, 1e-6, 30.0
 _FIRST_RADIUS, _SHRINK, _GROW, _KEEP_PART = 30.0, 0.4, 2.0, 0.5
 _DAMPING, _DAMPING_FACTOR = 1.0, 1.5
 _STANDARD_ERRORS = 1.0
+# Share of the predicted decrease from which on it is more than noise, and how many ends of noisy steps are averaged.
+_CLEAR_GAIN, _MOST_ENDS = 0.5, 20
 # Values of which the mean is compared with that of as many before.
 _WINDOW = 10
 _MEMORY, _FLAT_PAIR = 10, 1e-8
@@ -82,6 +84,23 @@ def improves(before: Tensor, after: Tensor) -> bool:
     return mean > _STANDARD_ERRORS * error
 
 
+class _Acceptance:
+    """Says where a trial step leads, by draws that had no part in it."""
+
+    def __init__(self) -> None:
+        self.ends: list[Tensor] = []
+
+    def end_of(self, judge: Smooth, point: Tensor, trial: Tensor, predicted: float) -> Tensor | None:
+        """The trial point, or the mean of those since the last clear gain; None if that is no better than ``point``."""
+        before, after = judge.values(point), judge.values(trial)
+        clear = float((before - after).mean()) > _CLEAR_GAIN * predicted
+        self.ends = [] if clear else [*self.ends, trial][-_MOST_ENDS:]
+        if len(self.ends) > 1:
+            trial = torch.stack(self.ends).mean(0)
+            after = judge.values(trial)
+        return trial if improves(before, after) else None
+
+
 @dataclass(frozen=True)
 class Batches:
     """An objective with so many people at a time.
@@ -111,8 +130,8 @@ def hessian_free(
     batches : iterable of Batches
         The first is used at first. A step that is rejected says that the noise of who is in a batch is as large as what
         there is to gain, so the next one, of more people, takes over (after Byrd, Chin, Nocedal and Wu 2012,
-        Mathematical Programming 134). After the last, gradients at one point under different keys are averaged until a
-        step from there is kept.
+        Mathematical Programming 134). With the last, where steps gain less than half of what their own draws promise,
+        the point is moved to the mean of their ends, each the minimum of what one key sees.
     start : Tensor, shape (d,)
     iterations : int
     progress : Progress
@@ -126,15 +145,13 @@ def hessian_free(
     """
     point, radius, damping = start, _FIRST_RADIUS, _DAMPING
     last: Tensor | None = None
-    found_here: list[Tensor] = []
+    independent = _Acceptance()
     sizes = iter(batches)
     now = next(sizes)
     for iteration in range(iterations):
         smooth = now.objective.freeze(2 * iteration, point)
         judge = now.objective.freeze(2 * iteration + 1, point)
-        value, of_key = smooth.gradient(point)
-        found_here.append(of_key)
-        gradient = torch.stack(found_here).mean(0)
+        value, gradient = smooth.gradient(point)
         bending = smooth if now.curvature is None else now.curvature.freeze(2 * iteration, point)
         multiply = bending.curvature(point)
         if safeguard == "damping":
@@ -144,10 +161,10 @@ def hessian_free(
         first = None if last is None else _KEEP_PART * last
         found = steihaug(multiply, gradient, bound, most=_LONGEST_CG, start=first)
         trial = point + found.step
-        # The decrease under this key, had it the mean slope.
-        actual = value - float(smooth.values(trial).mean()) + float((of_key - gradient) @ found.step)
+        actual = value - float(smooth.values(trial).mean())
         ratio = actual / found.predicted if found.predicted > 0.0 and math.isfinite(actual) else -1.0
-        kept = ratio > 0.0 and improves(judge.values(point), judge.values(trial))
+        end = independent.end_of(judge, point, trial, found.predicted) if ratio > 0.0 else None
+        kept = end is not None
         length = float(found.step.norm())
         if ratio < 0.25:
             radius, damping = max(_SHRINK * min(radius, length), _SMALLEST_RADIUS), damping * _DAMPING_FACTOR
@@ -155,8 +172,7 @@ def hessian_free(
             radius = min(max(radius, _GROW * length), _LARGEST_RADIUS)
             damping = damping / _DAMPING_FACTOR
         last = found.step if kept else None
-        if kept:
-            point, found_here = trial, []
+        point = point if end is None else end
         work = now.cost * (smooth.gradients + judge.gradients)
         if bending is not smooth:
             work += now.curvature_cost * bending.gradients
@@ -164,7 +180,7 @@ def hessian_free(
             break
         larger = None if kept else next(sizes, None)
         if larger is not None:
-            now, found_here = larger, []
+            now, independent = larger, _Acceptance()
     return point
 
 
