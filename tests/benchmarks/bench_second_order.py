@@ -42,9 +42,9 @@ from mxlogit.simulate import simulate_published_study
 
 FIXED, RANDOM = ["f1", "f2", "f3"], ["r1", "r2", "r3", "r4", "r5"]
 # Adam's rates and iterations, of which the fastest counts.
-ADAM = ((0.02, 3_000), (0.05, 1_000), (0.1, 300))
+ADAM = ((0.02, 3_000), (0.05, 1_000))
 _BATCH, _NEAR, _NEARBY = 2_000, 0.1, 2.0
-SECOND_ORDER_STEPS = 15
+SECOND_ORDER_STEPS = 25
 
 
 class Watched:
