@@ -38,7 +38,7 @@ beside_published(small).round(3)
 #
 # Commands like this one made the files in `tutorials/results/` (a study that was stopped goes on; more sizes, more files):
 #
-#     mxlogit study published --sizes 500,2000 --runs 30 --out tutorials/results/published_vi.csv
+#     mxlogit study published --sizes 500,2000,10000,50000 --runs 30 --methods vi --out tutorials/results/published_vi.csv
 
 # %%
 table = pd.concat([pd.read_csv(path) for path in sorted(RESULTS.glob("published_*.csv"))])

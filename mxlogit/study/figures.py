@@ -67,5 +67,6 @@ def plot_seconds(table: pd.DataFrame, ax: Any = None, *, published: tuple[str, .
     ax.set(xscale="log", yscale="log", xlabel="decision makers", ylabel="seconds per fit")
     ax.margins(x=0.1, y=0.1)
     ax.grid(color="0.9")
-    ax.legend(frameon=False, loc="lower right")
+    # Above: inside, some data always lie where it does.
+    ax.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=max(1, len(medians.columns)))
     return ax
