@@ -123,7 +123,8 @@ class VI(BaseEstimator):  # type: ignore[misc]
     steps : int or None
         Iterations of "adam", "lbfgs" and "hessian_free"; None: 2,000, 150 and 60 at most.
     batch_size : int
-        Decision makers per mini-batch ("saa" takes all of them).
+        Decision makers per mini-batch ("saa" takes all of them); under "hessian_free" and "lbfgs" each antithetic pair
+        of points of theta has its own, while there are people enough.
     learning_rate, guide_learning_rate : float
         First Adam rates of q(theta) and of the networks; both follow a cosine ("adam" only).
     checkpoint : str, Path or None
