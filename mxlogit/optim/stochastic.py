@@ -20,8 +20,9 @@ _LONGEST_CG, _SMALLEST_RADIUS, _LARGEST_RADIUS = 20, 1e-6, 30.0
 _FIRST_RADIUS, _SHRINK, _GROW, _KEEP_PART = 30.0, 0.4, 2.0, 0.5
 _DAMPING, _DAMPING_FACTOR = 1.0, 1.5
 _STANDARD_ERRORS = 1.0
-# Share of the predicted decrease from which on it is more than noise, and how many ends of noisy steps are averaged.
-_CLEAR_GAIN, _MOST_ENDS = 0.5, 20
+# Of the predicted decrease, for independent draws: above, it is more than noise; below, the step was no good; between
+# (a step to the minimum that one key sees, from everybody's, gains -1), ends are averaged, so many at most.
+_CLEAR_GAIN, _CLEAR_LOSS, _MOST_ENDS = 0.5, -2.0, 20
 # Values of which the mean is compared with that of as many before.
 _WINDOW = 10
 _MEMORY, _FLAT_PAIR = 10, 1e-8
@@ -93,8 +94,10 @@ class _Acceptance:
     def end_of(self, judge: Smooth, point: Tensor, trial: Tensor, predicted: float) -> Tensor | None:
         """The trial point, or the mean of those since the last clear gain; None if that is no better than ``point``."""
         before, after = judge.values(point), judge.values(trial)
-        clear = float((before - after).mean()) > _CLEAR_GAIN * predicted
-        self.ends = [] if clear else [*self.ends, trial][-_MOST_ENDS:]
+        gain = float((before - after).mean()) / predicted
+        if not gain > _CLEAR_LOSS:
+            return None
+        self.ends = [] if gain > _CLEAR_GAIN else [*self.ends, trial][-_MOST_ENDS:]
         if len(self.ends) > 1:
             trial = torch.stack(self.ends).mean(0)
             after = judge.values(trial)
