@@ -78,7 +78,8 @@ print(f"largest difference to one process: {np.abs(together - est.coef_.to_numpy
 # ## A GPU
 #
 # `device="auto"` computes on CUDA where there is one; nothing else changes. Single precision (`dtype="float32"`, the
-# default of passes over people) is enough: sums over people are double.
+# default of passes over people) is enough: sums over people are double. A million people, ten choices each, take 2.4 s on
+# an H200 and half a minute on two cores of a laptop (README, "Many people"); the first fit of a process 1 to 3 s more.
 
 # %%
 print("CUDA is available" if torch.cuda.is_available() else "no GPU here: fits run on the processor")
