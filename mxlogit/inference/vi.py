@@ -35,7 +35,7 @@ class VI(BaseEstimator):  # type: ignore[misc]
     Which setting for which data (measured; the tables are in the README):
 
     - Leave ``population`` alone: "newton" comes to the best bound eight times sooner than "hessian_free" and "lbfgs"
-      (20,000 people; twenty-five times at 2,000), forty to a hundred times sooner than "adam". "saa" is for its Monte
+      (20,000 people; forty times at 2,000), forty to a hundred times sooner than "adam". "saa" is for its Monte
       Carlo error, "hessian_free" for guides with networks.
     - ``flow``: with weights of effective size .99 there is nothing to win. With one to three choices a person "auto"
       trains a "spline", which halves or more what weights lack (.61 to .88), with lognormal tastes a quarter (.35 to
