@@ -29,6 +29,8 @@ from mxlogit.parameters import ParameterSpace, Population
 # Numbers that may be kept (128 MB in single precision); draws and exponents at a time (measured: with a quarter or four
 # times as many it takes longer); exponents that cannot overflow.
 _MOST_NUMBERS, _ROWS, _EXPONENTS, _SAFE_EXPONENT = 32_000_000, 32_000, 2_000_000, 60.0
+# Sds of a person's factor. Farther out, slopes of lognormal tastes are not those of where draws are.
+_SLOPE_DISTANCE = 0.5
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,7 @@ class _Chunk:
     control : Tensor, shape (n, s, 1 + f)
         The same, without second derivatives, if log P were that of the Gaussian factor.
     cross : Tensor, shape (n, f, k)
-        Derivatives of log P with respect to a fixed coefficient and a whitened taste, at the mode.
+        Derivatives of log P with respect to a fixed coefficient and a whitened taste.
     level : Tensor, shape (n,)
         What was taken from the first of ``target``.
     """
@@ -322,15 +324,22 @@ def _keep(proposal: Proposal, drawn: WeightedDraws, population: Population, mixi
     cross, remainder = xi.new_zeros(n, 0, k), None
     if f:
         of_fixed = fixed_derivatives(_tastes(xi, population, mixing), population, panel, mixing)
-        cross = _cross(of_fixed.first, drawn, factor)
+        cross = _cross(factor, population, panel, mixing)
         target = torch.cat([target, of_fixed.first.mT, of_fixed.second.mT], -1)
         control = torch.cat([control, (cross @ xi).mT], -1)
         remainder = Remainder(_tastes(factor.mean[..., None], population, mixing)[..., 0], population, panel, mixing)
     return _Chunk(panel, factor, remainder, tastes, target, control, cross, level)
 
 
-def _cross(first: Tensor, drawn: WeightedDraws, factor: LocalFactor) -> Tensor:
-    """Slopes (n, f, k) of derivatives (n, f, s) along whitened tastes, by regression under the Gaussian factor."""
-    deviation = drawn.xi - factor.mean[..., None]
-    covariance = (first * drawn.log_tilt.softmax(1)[:, None]) @ deviation.mT
-    return covariance @ factor.precision_tril @ factor.precision_tril.mT
+def _cross(factor: LocalFactor, population: Population, panel: PanelDifferences, mixing: Mixing) -> Tensor:
+    """Slopes (n, f, k) of derivatives of log P with respect to fixed coefficients along whitened tastes.
+
+    By differences near the mode, not by regression on the draws: slopes that have fitted the draws whose
+    noise they are to take away leave a bias of order 1 / s, on Train's data (235 people, 64 draws) a third of a nat at
+    one posterior sd of the fixed coefficient.
+    """
+    reach = _SLOPE_DISTANCE * factor.root
+    points = factor.mean[..., None] + torch.cat([reach, -reach], -1)
+    first = fixed_derivatives(_tastes(points, population, mixing), population, panel, mixing).first
+    above, below = first.chunk(2, -1)
+    return (above - below) @ factor.precision_tril.mT / (2.0 * _SLOPE_DISTANCE)
