@@ -57,9 +57,8 @@ _WIDEST_PARTIAL = 1.0
 # Variance below which, as a share of the least possible one, a Gaussian is an artefact of draws; and what it gets then,
 # least possible sds: less is impossible, and a correction does better from too wide a start than from too narrow a one.
 _POSSIBLE, _UNKNOWN = 0.5, 4.0
-# Draws that stay are used where the log likelihood at so many typical points has at most this variance (nats squared);
-# of everybody, whose Gaussian is a first proposal, so many do.
-_TYPICAL, _WELL_KNOWN, _KEPT_OF_ALL = 12, 1.0, 64
+# Draws that stay are used where the log likelihood at so many typical points has at most this variance (nats squared).
+_TYPICAL, _WELL_KNOWN = 12, 1.0
 # Longest step of a round, in posterior sds per parameter (root mean square).
 _LONGEST_MOVE = 0.6
 
@@ -120,7 +119,7 @@ class AnchoredTarget:
         self.factor = weight / marginal.people.weight
         self.evaluations = 1
         self._tick = tick
-        self._score = _keep_or_follow(marginal, population, sweep, near, whole=self.factor == 1.0)
+        self._score = _keep_or_follow(marginal, population, sweep, near)
         self._centre, jacobian = model.space.unconstrain(population), model.space.relative_jacobian(population)
         here = self._score(self._centre[None])[0]
         self._linear = torch.linalg.solve(jacobian.T, gradient) - self.factor * here
@@ -148,15 +147,14 @@ class AnchoredTarget:
 
 
 def _keep_or_follow(
-    marginal: MarginalLikelihood, anchor: Population, sweep: Sweep, near: GaussianFactor, *, whole: bool
+    marginal: MarginalLikelihood, anchor: Population, sweep: Sweep, near: GaussianFactor
 ) -> Callable[[Tensor], Tensor]:
     """Scores (n, D) at unconstrained vectors (n, D), smooth: from draws that stay, or that follow modes.
 
     The former cost a hundredth, where they reach as far as the posterior.
     """
-    draws = min(sweep.draws, _KEPT_OF_ALL) if whole else sweep.draws
-    if can_keep(marginal, draws):
-        kept = KeptDraws(marginal, anchor, replace(sweep, draws=draws))
+    if can_keep(marginal, sweep.draws):
+        kept = KeptDraws(marginal, anchor, sweep)
         typical, _ = near.sample_and_log_prob(_TYPICAL, make_generator(marginal.seed, 29))
         if float(kept.log_likelihood(typical)[1].nan_to_num(nan=math.inf).amax()) < _WELL_KNOWN:
             return kept.gradients
