@@ -37,6 +37,8 @@ _DRAWS = {False: 16, True: 128}
 _NO_DRAWS = 4
 # People of whom Hessian-vector products are made: a part of the batch, but so many at least.
 _CURVATURE_SHARE, CURVATURE_PEOPLE = 4, 300
+# Share of people under one key from which on larger batches would only repeat them.
+_NEARLY_EVERYBODY = 0.9
 _VARIATIONAL_STEPS = 2
 
 
@@ -150,7 +152,7 @@ def _ever_larger(objective: GuideObjective) -> Iterator[Batches]:
         whole, cost = objective.of_batches(size)
         few, curvature_cost = objective.of_batches(people, masked=False)
         yield Batches(whole, few, cost, curvature_cost)
-        if (whole.batches() + 1) * size > everybody:
+        if whole.batches() * size >= _NEARLY_EVERYBODY * everybody:
             return
         size = min(2 * size, everybody)
 
