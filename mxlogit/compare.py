@@ -17,6 +17,7 @@ from mxlogit.errors import ChoiceDataError, SpecificationError
 from mxlogit.estimator import MixedLogit
 from mxlogit.inference.mcmc import MCMC
 from mxlogit.inference.method import Method
+from mxlogit.people import dense_pieces
 from mxlogit.request import resolve_method
 from mxlogit.team import Team
 
@@ -176,8 +177,8 @@ def _check_same_choices(est: MixedLogit, X: Any) -> None:
     same = np.array_equal(mine.decision_makers, others.decision_makers) and len(mine.panel) == len(others.panel)
     same = same and mine.model.space == others.model.space
     same = same and all(
-        torch.equal(a.values.float(), b.values.float())
-        for (_, a), (_, b) in zip(mine.panel.chunks(4096), others.panel.chunks(4096), strict=True)
+        a.values.shape == b.values.shape and torch.equal(a.values.float(), b.values.float())
+        for (_, a), (_, b) in zip(*(dense_pieces(fitted.panel, 4096) for fitted in (mine, others)), strict=False)
     )
     if not same:
         raise ChoiceDataError("est was fitted on other choices than X; fit it on X first.")

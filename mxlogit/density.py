@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mxlogit.likelihood import panel_log_prob
 from mxlogit.mixing import Mixing
-from mxlogit.panels import PanelDifferences
+from mxlogit.panels import Panels
 from mxlogit.parameters import ParameterSpace, Population
 from mxlogit.priors import PriorDensity
 
@@ -65,14 +65,14 @@ class PanelModel:
         jacobian = self.space.relative_jacobian(population)
         return PriorInMoves(float(self.log_prior(vector)), jacobian.T @ slope, jacobian.T @ (bend[:, None] * jacobian))
 
-    def log_joint(self, vector: Tensor, xi: Tensor, panel: PanelDifferences) -> Tensor:
+    def log_joint(self, vector: Tensor, xi: Tensor, panel: Panels) -> Tensor:
         """Log joint density of parameters, whitened tastes and choices, people weighted.
 
         Parameters
         ----------
         vector : Tensor, shape (D,)
         xi : Tensor, shape (n, k)
-        panel : PanelDifferences
+        panel : PanelDifferences or RaggedPanels
 
         Returns
         -------

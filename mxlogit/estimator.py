@@ -197,7 +197,7 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
         method = resolve_method(self.method)
         device, dtype = resolve_device(self.device), resolve_dtype(self.dtype, method)
         seed = team.gather(resolve_seed(self.random_state))[0]
-        data = share_people(read_choices(X, self._columns(), specification, dtype, **given), team)
+        data = share_people(read_choices(X, self._columns(), specification, **given), team)
         constants = [name for name in data.names if name.startswith(CONSTANT_PREFIX)]
         specification = specification.with_constants(constants)
         moments = sum_moments(data, specification, team)

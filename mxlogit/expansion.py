@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mxlogit.guide.laplace import drawn_utility
-from mxlogit.likelihood import compute_odds
+from mxlogit.likelihood import compute_odds, situation_means
 from mxlogit.mixing import Mixing
 from mxlogit.panels import PanelDifferences
 from mxlogit.parameters import Population
@@ -55,11 +55,9 @@ def fixed_derivatives(
     """
     f = len(population.fixed)
     odds = compute_odds(drawn_utility(tastes, population, panel, mixing), panel)
-    n, t, others, s = odds.odds.shape
     probability, values = odds.probabilities(), panel.values[..., :f]
     rows, columns = index_pairs(f)
-    situations = values.reshape(n * t, others, f).mT
-    mean = torch.bmm(situations, probability.view(n * t, others, s)).view(n, t, f, s)
+    mean = situation_means(values, probability, panel)
     second = -torch.bmm((values[..., rows] * values[..., columns]).mT, probability)
     for situation in mean.unbind(1):
         second += situation[:, rows] * situation[:, columns]

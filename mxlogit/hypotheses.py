@@ -13,6 +13,7 @@ from scipy.stats import chi2, norm
 
 from mxlogit.errors import NotFittedError, SpecificationError, check_option, check_probability, suggest
 from mxlogit.estimator import MixedLogit
+from mxlogit.people import dense_pieces
 
 # Step of numerical derivatives, in standard errors.
 _STEP = 1e-4
@@ -236,7 +237,7 @@ def _check_same_choices(restricted: MixedLogit, full: MixedLogit) -> None:
         sums = []
         for est in (restricted, full):
             column, total = est._fitted.specification.names.index(name), torch.zeros(2, dtype=torch.float64)
-            for _, part in est._fitted.panel.chunks(_PEOPLE_AT_ONCE):
+            for _, part in dense_pieces(est._fitted.panel, _PEOPLE_AT_ONCE):
                 values = part.values[..., column].double()
                 total += torch.stack([values.sum(), values.square().sum()]).cpu()
             sums.append(total.tolist())

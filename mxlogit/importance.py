@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 
 from mxlogit.draws import BaseDraws, Jackknife, log_standard_normal
-from mxlogit.guide.laplace import LocalFactor, drawn_utility
+from mxlogit.guide.laplace import LocalFactor, drawn_log_prob, drawn_utility
 from mxlogit.likelihood import Odds, Scratch, compute_odds
 from mxlogit.mixing import MapValue, Mixing
-from mxlogit.panels import PanelDifferences
+from mxlogit.panels import PanelDifferences, Panels
 from mxlogit.parameters import ParameterSpace, Population
 
 
@@ -112,9 +112,13 @@ class DrawnUtility:
 
     def weigh(self, log_prob: Tensor) -> WeightedDraws:
         """Attach log probabilities (n, s)."""
-        log_prior = log_standard_normal(self.xi.square().sum(1), self.xi.shape[1])
-        log_ratio, log_tilt = log_prob + log_prior - self.log_q, self.log_factor - self.log_q
-        return WeightedDraws(self.xi, log_ratio, log_tilt, self.near_normal)
+        return _weigh(self.xi, log_prob, self.log_q, self.log_factor, near_normal=self.near_normal)
+
+
+def _weigh(xi: Tensor, log_prob: Tensor, log_q: Tensor, log_factor: Tensor, *, near_normal: bool) -> WeightedDraws:
+    """Weighted draws of log probabilities (n, s)."""
+    log_prior = log_standard_normal(xi.square().sum(1), xi.shape[1])
+    return WeightedDraws(xi, log_prob + log_prior - log_q, log_factor - log_q, near_normal)
 
 
 def draw_utilities(
@@ -141,11 +145,10 @@ def _tastes(xi: Tensor, population: Population, mixing: Mixing) -> tuple[Tensor,
     return value.taste, value
 
 
-def log_joint(xi: Tensor, population: Population, panel: PanelDifferences, mixing: Mixing) -> Tensor:
+def log_joint(xi: Tensor, population: Population, panel: Panels, mixing: Mixing) -> Tensor:
     """Log P(y_n | xi) + log p(xi), shape (n, s), at whitened tastes (n, k, s) from anywhere."""
     tastes, _ = _tastes(xi, population, mixing)
-    odds = compute_odds(drawn_utility(tastes, population, panel, mixing), panel)
-    return odds.log_prob + log_standard_normal(xi.square().sum(1), xi.shape[1])
+    return drawn_log_prob(tastes, population, panel, mixing) + log_standard_normal(xi.square().sum(1), xi.shape[1])
 
 
 def log_density(factor: LocalFactor, xi: Tensor, base: BaseDraws) -> Tensor:
@@ -201,7 +204,7 @@ def weigh_draws(
     factor: LocalFactor,
     base: BaseDraws,
     population: Population,
-    panel: PanelDifferences,
+    panel: Panels,
     mixing: Mixing,
     scratch: Scratch | None = None,
 ) -> WeightedDraws:
@@ -215,7 +218,7 @@ def weigh_draws(
         Points (n, k, s).
     population : Population
         In the dtype of the panel.
-    panel : PanelDifferences
+    panel : PanelDifferences or RaggedPanels
     mixing : Mixing
     scratch : Scratch, optional
         Where to put utility differences.
@@ -224,8 +227,10 @@ def weigh_draws(
     -------
     WeightedDraws
     """
-    drawn = draw_utilities(factor, base, population, panel, mixing, scratch)
-    return drawn.weigh(compute_odds(drawn.utility, panel).log_prob)
+    xi, log_q, log_factor = _draw(factor, base)
+    tastes, _ = _tastes(xi, population, mixing)
+    log_prob = drawn_log_prob(tastes, population, panel, mixing, scratch)
+    return _weigh(xi, log_prob, log_q, log_factor, near_normal=factor.warp is None)
 
 
 def score_people(

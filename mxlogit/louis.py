@@ -19,7 +19,7 @@ from torch import Tensor
 from mxlogit.draws import BaseDraws
 from mxlogit.guide.laplace import LocalFactor
 from mxlogit.importance import WeightedDraws, draw_utilities, latent_moments
-from mxlogit.likelihood import Scratch, panel_probabilities
+from mxlogit.likelihood import Scratch, panel_probabilities, situation_means
 from mxlogit.mixing import Mixing
 from mxlogit.panels import PanelDifferences
 from mxlogit.parameters import ParameterSpace, Population
@@ -156,7 +156,6 @@ def _fixed_information(prob: Tensor, weights: Tensor, panel: PanelDifferences, n
     row_weight = torch.bmm(prob, weights[..., None]) * panel.weights[:, None, None]
     within = (row_weight * values).flatten(0, 1).double().T @ values.flatten(0, 1).double()
     # Mean attributes (f, n, t, s) of every situation and draw.
-    odds = panel.by_situation(prob).flatten(0, 1)
-    means = torch.bmm(panel.by_situation(values).flatten(0, 1).mT, odds).transpose(0, 1).unflatten(1, (len(values), -1))
+    means = situation_means(values, prob, panel).permute(2, 0, 1, 3)
     scaled = means * (weights * panel.weights[:, None])[:, None]
     return within - _product(scaled, means)

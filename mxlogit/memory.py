@@ -61,7 +61,7 @@ def memory_report(est: MixedLogit, X: Any) -> pd.DataFrame:
     if fitted.model.space.n_random == 0:
         raise SpecificationError("memory_report: without random coefficients there is no encoder.")
     batch = people.take(torch.arange(min(len(people), method.batch_size)))
-    panel = batch.alone()
+    panel = batch.alone().dense()
     start = start_population(fitted.model, fit_multinomial_logit(batch, fitted.model.prior.deviation))
     guide = make_guide(method, fitted.model, panel, start, fitted.seed)
     own = resolve_sbp(method)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mxlogit.density import PanelModel
 from mxlogit.likelihood import panel_log_prob
-from mxlogit.panels import PanelDifferences
+from mxlogit.panels import Panels
 from mxlogit.parameters import Population
 
 PLATE = "decision_makers"
@@ -36,13 +36,13 @@ def sample_population(model: PanelModel) -> Population:
     return model.space.assemble(fixed, location, scale, factors)
 
 
-def mixed_logit(model: PanelModel, panel: PanelDifferences, people: Tensor | None = None) -> None:
+def mixed_logit(model: PanelModel, panel: Panels, people: Tensor | None = None) -> None:
     """Run the Pyro program of a mixed logit on a panel.
 
     Parameters
     ----------
     model : PanelModel
-    panel : PanelDifferences
+    panel : PanelDifferences or RaggedPanels
         Of all N people.
     people : Tensor of int, shape (b,), optional
         The mini-batch; everybody by default. Local terms are scaled by N / b.

@@ -1,75 +1,75 @@
-"""Panels of choices: what data must offer, and their attributes as differences to the chosen alternative.
+"""Panels of choices: attributes as differences to the chosen alternative, ready for the kernel.
+
+`PanelDifferences` are dense: the same choice situations for every person, what is padding being closed.
+`RaggedPanels` hold rows as long as they are and hand out dense pieces of people with like panels, so that time and
+memory follow the rows of the data, whatever the longest panel and the largest choice set.
 
 This module knows tensors only: no frames, no population, no draws.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, Protocol, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-_PEOPLE_AT_ONCE = 1024
-# Share of situations that are not padding above which people stay in order.
-_WORTH_TRIMMING = 0.8
+from mxlogit.layouts import Layout, Situations, size_classes
+from mxlogit.runs import first_places, places_of_runs
+
+# Share of a dense array that may be padding before rows are held as long as they are.
+_MOST_PADDING = 0.25
+# Situations that are differenced at a time.
+_SITUATIONS_AT_ONCE = 16_384
+# Windows and plans of pieces that ragged panels remember: passes alternate between few of them.
+_REMEMBERED = 2
 
 
-class PanelData(Protocol):
-    """What the kernel needs of choice data (see `mxlogit.choices.ChoiceData` for shapes)."""
+class Section(NamedTuple):
+    """Consecutive rows of a person: choice situations with equally many alternatives beside the chosen one."""
 
-    @property
-    def attributes(self) -> Tensor:
-        """Attributes (n, t, j, k)."""
-        ...
-
-    @property
-    def available(self) -> Tensor:
-        """Availability (n, t, j)."""
-        ...
-
-    @property
-    def observed(self) -> Tensor:
-        """Observed situations (n, t)."""
-        ...
-
-    @property
-    def chosen(self) -> Tensor:
-        """Chosen positions (n, t)."""
-        ...
-
-    @property
-    def weights(self) -> Tensor:
-        """Weights (n,)."""
-        ...
-
-    @property
-    def appearance(self) -> Tensor | None:
-        """Ranks by first appearance (n,)."""
-        ...
-
-    @property
-    def clusters(self) -> Tensor | None:
-        """Clusters (n,)."""
-        ...
+    situations: int
+    others: int
 
 
 @dataclass(frozen=True)
-class PanelDifferences:
-    """Attributes differenced against the chosen alternative, ready for the kernel.
+class _Ranked:
+    """Panels that may know the order in which people first appeared in the source."""
+
+    def by_appearance(self) -> Self:
+        """Return the panels in order of first appearance in the source."""
+        appearance: Tensor | None = self.appearance  # type: ignore[attr-defined]
+        if appearance is None:
+            return self
+        if bool((appearance.diff() > 0).all()):
+            return replace(self, appearance=None)  # type: ignore[call-arg]
+        ordered: Any = self.take(appearance.argsort())  # type: ignore[attr-defined]
+        return replace(ordered, appearance=None)
+
+    def ranked(self) -> Self:
+        """Return the panels with ranks by first appearance, which then travel with every part of them."""
+        if self.appearance is not None:  # type: ignore[attr-defined]
+            return self
+        weights: Tensor = self.weights  # type: ignore[attr-defined]
+        return replace(self, appearance=torch.arange(len(weights), device=weights.device))  # type: ignore[call-arg]
+
+
+@dataclass(frozen=True)
+class PanelDifferences(_Ranked):
+    """Attributes differenced against the chosen alternative, of people with equally many rows.
 
     Attributes
     ----------
     values : Tensor, shape (n, r, k)
-        x_j - x_chosen for the J - 1 other alternatives of each situation; r = t * (J - 1), the
-        alternatives of a situation being adjacent. Zero where closed.
+        x_j - x_chosen for the other alternatives of each situation, the alternatives of a situation being adjacent.
+        Zero where closed.
     closed : Tensor or None, bool, shape (n, r)
         True where the alternative is unavailable or the situation is padding; None when nowhere.
-    n_others : int
-        J - 1.
+    sections : tuple of Section
+        What the r rows of a person are.
     weights : Tensor, shape (n,)
         Weight of each decision maker in sums over people.
     n_situations : Tensor, shape (n,)
@@ -82,11 +82,21 @@ class PanelDifferences:
 
     values: Tensor
     closed: Tensor | None
-    n_others: int
+    sections: tuple[Section, ...]
     weights: Tensor
     n_situations: Tensor
     appearance: Tensor | None = None
     clusters: Tensor | None = None
+
+    @classmethod
+    def regular(
+        cls, values: Tensor, n_others: int, weights: Tensor | None = None, closed: Tensor | None = None
+    ) -> PanelDifferences:
+        """Panels (n, r, k) whose situations all have ``n_others`` alternatives beside the chosen one."""
+        n, situations = len(values), values.shape[1] // n_others
+        counts = torch.full((n,), situations, device=values.device)
+        weights = values.new_ones(n) if weights is None else weights
+        return cls(values, closed, (Section(situations, n_others),), weights, counts)
 
     def __len__(self) -> int:
         return self.values.shape[0]
@@ -111,26 +121,12 @@ class PanelDifferences:
         return PanelDifferences(
             self.values[people],
             None if self.closed is None else self.closed[people],
-            self.n_others,
+            self.sections,
             self.weights[people],
             self.n_situations[people],
             None if self.appearance is None else self.appearance[people],
             None if self.clusters is None else self.clusters[people],
         )
-
-    def by_appearance(self) -> PanelDifferences:
-        """Return the panels in order of first appearance in the source."""
-        if self.appearance is None:
-            return self
-        if bool((self.appearance.diff() > 0).all()):
-            return replace(self, appearance=None)
-        return replace(self.take(self.appearance.argsort()), appearance=None)
-
-    def ranked(self) -> PanelDifferences:
-        """Return the panels with ranks by first appearance, which then travel with every part of them."""
-        if self.appearance is not None:
-            return self
-        return replace(self, appearance=torch.arange(len(self), device=self.values.device))
 
     def to(self, dtype: torch.dtype) -> PanelDifferences:
         """Return the panels with attributes and weights in another floating point type."""
@@ -140,42 +136,33 @@ class PanelDifferences:
         """``closed``, False everywhere where that is None."""
         return torch.zeros_like(self.values[..., 0], dtype=torch.bool) if self.closed is None else self.closed
 
-    def padded(self, situations: int, others: int) -> PanelDifferences:
-        """Return the panels with more situations and alternatives, closed ones."""
-        values = self.by_situation(self.values)
-        more = situations - values.shape[1], others - values.shape[2]
-        if more == (0, 0):
+    def open_counts(self) -> tuple[Tensor, Tensor]:
+        """Number (s,) of alternatives beside the chosen one of every situation that has some, and whose (s,) it is."""
+        counts = torch.cat([(~part).sum(-1) for part in self.by_section(self.closed_rows())], 1)
+        person, _ = torch.nonzero(counts, as_tuple=True)
+        return counts[counts > 0], person
+
+    def by_section(self, rows: Tensor) -> list[Tensor]:
+        """Views (n, t, J - 1, ...) of rows (n, r, ...), section by section."""
+        if len(self.sections) == 1:
+            return [rows.unflatten(1, self.sections[0])]
+        sizes = [section.situations * section.others for section in self.sections]
+        starts = itertools.accumulate(sizes, initial=0)
+        # Slices, since views that are made together may not be overwritten where gradients are wanted.
+        return [
+            rows[:, start : start + size].unflatten(1, section)
+            for start, size, section in zip(starts, sizes, self.sections, strict=False)
+        ]
+
+    def single_section(self) -> PanelDifferences:
+        """Return the panels with all situations padded to equally many alternatives."""
+        if len(self.sections) == 1:
             return self
-        closed = F.pad(self.by_situation(self.closed_rows()), (0, more[1], 0, more[0]), value=True)
-        values = F.pad(values, (0, 0, 0, more[1], 0, more[0]))
-        return replace(self, values=values.flatten(1, 2), closed=closed.flatten(1), n_others=others)
-
-    def pieces(self, size: int) -> Iterator[tuple[slice | Tensor, PanelDifferences]]:
-        """Iterate over groups of at most ``size`` people, without padding that a group does not need.
-
-        Yields
-        ------
-        tuple of (place, PanelDifferences)
-            Who they are: consecutive people as a slice, or, where much is padding, people with panels of like length
-            as an index tensor.
-        """
-        length = None if self.closed is None else self._lengths()
-        if length is None or float(length.sum()) > _WORTH_TRIMMING * self.n_rows // self.n_others * len(self):
-            yield from self.chunks(size)
-            return
-        for group in length.argsort(stable=True).split(size):
-            piece = self._trimmed(int(length[group].amax())).take(group)
-            yield group, piece if bool(piece.closed_rows().any()) else replace(piece, closed=None)
-
-    def _lengths(self) -> Tensor:
-        """Situations of each person up to the last that is not padding, (n,)."""
-        seen = (~self.by_situation(self.closed_rows())).any(-1)
-        return (seen * torch.arange(1, seen.shape[1] + 1, device=seen.device)).amax(1)
-
-    def _trimmed(self, situations: int) -> PanelDifferences:
-        """Return the panels without their situations from some one on, as views."""
-        rows = slice(0, situations * self.n_others)
-        return replace(self, values=self.values[:, rows], closed=self.closed_rows()[:, rows])
+        most = max(section.others for section in self.sections)
+        closed = torch.cat([_widened(x, most, closed=True) for x in self.by_section(self.closed_rows())], 1)
+        values = torch.cat([_widened(x, most, closed=False) for x in self.by_section(self.values)], 1)
+        sections = (Section(values.shape[1], most),)
+        return replace(self, values=values.flatten(1, 2), closed=closed.flatten(1), sections=sections)
 
     def chunks(self, size: int) -> Iterator[tuple[slice, PanelDifferences]]:
         """Iterate over consecutive people, ``size`` at a time, without copying."""
@@ -183,12 +170,209 @@ class PanelDifferences:
             part = slice(start, min(start + size, len(self)))
             yield part, self.take(part)
 
-    def by_situation(self, rows: Tensor) -> Tensor:
-        """Reshape (n, r, ...) to (n, t, J - 1, ...)."""
-        return rows.unflatten(1, (-1, self.n_others))
+    def pieces(self, rows: int, people: int) -> Iterator[tuple[slice | Tensor, PanelDifferences]]:
+        """Iterate over groups of at most ``people`` people and about ``rows`` rows; places are slices here."""
+        yield from self.chunks(max(1, min(people, rows // max(1, self.n_rows))))
+
+    def dense(self) -> PanelDifferences:
+        """Return itself: all people in one piece."""
+        return self
 
 
-def difference_panels(data: PanelData, order: list[int] | None = None) -> PanelDifferences:
+def _widened(part: Tensor, others: int, *, closed: bool) -> Tensor:
+    """Pad (n, t, J - 1, ...) to more alternatives: closed ones, or zeros."""
+    shape = list(part.shape)
+    shape[2] = others - shape[2]
+    return torch.cat([part, part.new_full(shape, float(closed))], 2)
+
+
+@dataclass(frozen=True, eq=False)
+class RaggedPanels(_Ranked):
+    """Panels of people, as long as they are (a `PanelSource`).
+
+    Attributes
+    ----------
+    values : Tensor, shape (r + 1, k)
+        Differences to the chosen alternative, person after person, situation after situation, of these people and
+        perhaps of others before and after them; the last row is zero and stands for padding.
+    others : Tensor, int64, shape (s,)
+        Number of rows of every choice situation, which may be none.
+    n_situations : Tensor, int64, shape (n,)
+        Number of situations of every person.
+    weights : Tensor, shape (n,)
+    appearance, clusters : Tensor or None, shape (n,)
+        As of `PanelDifferences`.
+    classes : tuple of int
+        Sizes to which situations are padded, increasing.
+    first_row : int
+        Place of the first row of these people.
+    """
+
+    values: Tensor
+    others: Tensor
+    n_situations: Tensor
+    weights: Tensor
+    appearance: Tensor | None
+    clusters: Tensor | None
+    classes: tuple[int, ...]
+    first_row: int = 0
+    _windows: dict[int, list[tuple[slice, RaggedPanels]]] = field(default_factory=dict, init=False, repr=False)
+    _plans: dict[tuple[int, int], list[Layout]] = field(default_factory=dict, init=False, repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a pickle keeps: not what is remembered to save time."""
+        return {**self.__dict__, "_windows": {}, "_plans": {}}
+
+    def __len__(self) -> int:
+        return len(self.weights)
+
+    @property
+    def like(self) -> Tensor:
+        """An empty tensor of the attributes' dtype and device."""
+        return self.values.new_zeros(0, 0, self.n_columns)
+
+    @property
+    def n_rows(self) -> int:
+        """Mean number of rows of a person, rounded up."""
+        return -(-int(self.others.sum()) // max(1, len(self)))
+
+    @property
+    def n_columns(self) -> int:
+        """Number k of attributes."""
+        return self.values.shape[1]
+
+    def to(self, dtype: torch.dtype) -> RaggedPanels:
+        """Return the panels with attributes and weights in another floating point type."""
+        return replace(self, values=self.values.to(dtype), weights=self.weights.to(dtype))
+
+    def take(self, people: slice | Tensor) -> Panels:
+        """Return the panels of some people (without copying attributes for a slice)."""
+        lengths, first = self.n_situations[people], first_places(self.n_situations)
+        about = [None if x is None else x[people] for x in (self.weights, self.appearance, self.clusters)]
+        if isinstance(people, slice):
+            start, stop, _ = people.indices(len(self))
+            before, others = int(first[start]), self.others[int(first[start]) : int(first[stop])]
+            first_row = self.first_row + int(self.others[:before].sum())
+            return replace(
+                self,
+                others=others,
+                n_situations=lengths,
+                weights=self.weights[people],
+                appearance=about[1],
+                clusters=about[2],
+                first_row=first_row,
+            )
+        situations = places_of_runs(first[people], lengths)
+        others = self.others[situations]
+        rows = places_of_runs(self.first_row + first_places(self.others)[situations], others)
+        values = self.values[torch.cat([rows, rows.new_tensor([len(self.values) - 1])])]
+        return arrange_panels(values, others, lengths, self.weights[people], about[1], about[2])
+
+    def chunks(self, size: int) -> Iterator[tuple[slice, RaggedPanels]]:
+        """Iterate over consecutive people, ``size`` at a time, without copying."""
+        if size not in self._windows:
+            places = [slice(start, min(start + size, len(self))) for start in range(0, len(self), size)]
+            _remember(self._windows, size, [(p, self if p == slice(0, len(self)) else self._part(p)) for p in places])
+        yield from self._windows[size]
+
+    def _part(self, people: slice) -> RaggedPanels:
+        part = self.take(people)
+        assert isinstance(part, RaggedPanels)
+        return part
+
+    def pieces(self, rows: int, people: int) -> Iterator[tuple[slice | Tensor, PanelDifferences]]:
+        """Iterate over groups of people with like panels: at most ``people`` people and about ``rows`` rows.
+
+        Yields
+        ------
+        tuple of (place, PanelDifferences)
+            Who they are: consecutive people as a slice, others as an index tensor.
+        """
+        key = rows, people
+        if key not in self._plans:
+            _remember(self._plans, key, list(self._situations().layouts(rows, people)))
+        for layout in self._plans[key]:
+            yield layout.people, self._gather(layout)
+
+    def dense(self) -> PanelDifferences:
+        """Return all people in one piece, padded to the longest of them."""
+        return self._gather(self._situations().layout(slice(0, len(self))))
+
+    def _situations(self) -> Situations:
+        return Situations(self.others, self.n_situations, self.classes, self.first_row, len(self.values) - 1)
+
+    def _gather(self, layout: Layout) -> PanelDifferences:
+        people, index = layout.people, layout.index
+        return PanelDifferences(
+            self.values.index_select(0, index.flatten()).view(*index.shape, -1),
+            layout.closed,
+            tuple(Section(*section) for section in layout.sections),
+            self.weights[people],
+            self.n_situations[people],
+            None if self.appearance is None else self.appearance[people],
+            None if self.clusters is None else self.clusters[people],
+        )
+
+
+Panels = PanelDifferences | RaggedPanels
+
+
+def _remember(found: dict[Any, Any], key: object, value: object) -> None:
+    """Keep the last few of what was made; those who still iterate over another are not disturbed."""
+    while len(found) >= _REMEMBERED:
+        found.pop(next(iter(found)), None)
+    found[key] = value
+
+
+def arrange_panels(
+    values: Tensor,
+    others: Tensor,
+    n_situations: Tensor,
+    weights: Tensor,
+    appearance: Tensor | None = None,
+    clusters: Tensor | None = None,
+) -> Panels:
+    """Panels of rows: a dense array where little of it is padding, else as long as they are.
+
+    Parameters are those of `RaggedPanels`.
+    """
+    n, real = len(n_situations), len(values) - 1
+    sizes, lengths = others.unique().tolist(), n_situations.unique().tolist()
+    if len(sizes) == 1 and len(lengths) == 1 and real:
+        dense = values[:-1].view(n, -1, values.shape[1])
+        return PanelDifferences(
+            dense, None, (Section(lengths[0], sizes[0]),), weights, n_situations, appearance, clusters
+        )
+    panels = RaggedPanels(values, others, n_situations, weights, appearance, clusters, size_classes(others))
+    padded = n * max(lengths, default=1) * max(1, max(sizes, default=1))
+    return panels.dense() if padded <= (1.0 + _MOST_PADDING) * max(real, n) else panels
+
+
+class ChoiceSource(Protocol):
+    """Choices whose attributes are to be differenced (see `mxlogit.choices.ChoiceData` for shapes)."""
+
+    @property
+    def choices(self) -> Any:
+        """Rows of choice situations (`mxlogit.choices.rows.ChoiceRows`)."""
+        ...
+
+    @property
+    def weights(self) -> Tensor:
+        """Weights (n,)."""
+        ...
+
+    @property
+    def appearance(self) -> Tensor | None:
+        """Ranks by first appearance (n,)."""
+        ...
+
+    @property
+    def clusters(self) -> Tensor | None:
+        """Clusters (n,)."""
+        ...
+
+
+def difference_panels(data: ChoiceSource, order: list[int] | None = None, dtype: torch.dtype | None = None) -> Panels:
     """Difference the attributes of every situation against its chosen alternative.
 
     Parameters
@@ -196,58 +380,38 @@ def difference_panels(data: PanelData, order: list[int] | None = None) -> PanelD
     data : ChoiceData
     order : list of int, optional
         Columns to use, in the order wanted (fixed coefficients first); all by default.
+    dtype : torch.dtype, optional
+        Of the differences, which are rounded last; that of the data by default.
 
     Returns
     -------
-    PanelDifferences
+    PanelDifferences or RaggedPanels
     """
-    n, t, j, k = data.attributes.shape
-    columns = list(range(k)) if order is None else order
-    if j == 1:
-        # Nothing to choose from: one closed alternative, so every log probability is zero.
-        values = data.attributes.new_zeros(n, t, len(columns))
-        nothing = torch.ones(n, t, dtype=torch.bool, device=values.device)
-        return PanelDifferences(values, nothing, 1, data.weights, data.observed.sum(1), data.appearance, data.clusters)
-    values = data.attributes.new_empty(n, t, j - 1, len(columns))
-    opened = torch.empty(n, t, j - 1, dtype=torch.bool, device=values.device)
-    natural = columns == list(range(k))
-    for start in range(0, n, _PEOPLE_AT_ONCE):
-        part = slice(start, start + _PEOPLE_AT_ONCE)
-        differences = _difference(data, part, opened[part])
-        values[part] = differences if natural else differences[..., columns]
-    closed = None if bool(opened.all()) else ~opened.flatten(1)
-    return PanelDifferences(
-        values.flatten(1, 2), closed, j - 1, data.weights, data.observed.sum(1), data.appearance, data.clusters
+    rows, sizes = data.choices.rows, data.choices.set_sizes
+    kind = rows.dtype if dtype is None else dtype
+    columns = None if order is None or order == list(range(rows.shape[1])) else order
+    width = rows.shape[1] if columns is None else len(columns)
+    values = torch.empty(len(rows) - len(sizes) + 1, width, dtype=kind, device=rows.device)
+    values[-1] = 0.0
+    first = first_places(sizes)
+    for start in range(0, len(sizes), _SITUATIONS_AT_ONCE):
+        part = slice(start, min(start + _SITUATIONS_AT_ONCE, len(sizes)))
+        begin, end = int(first[part.start]), int(first[part.stop])
+        found = _difference(rows[begin:end], sizes[part].long(), data.choices.chosen_ranks[part])
+        target = values[begin - part.start : end - part.stop]
+        target.copy_(found if columns is None else found[:, columns])
+    others = sizes.long() - 1
+    return arrange_panels(
+        values, others, data.choices.panel_lengths, data.weights.to(kind), data.appearance, data.clusters
     )
 
 
-def _difference(data: PanelData, part: slice, opened: Tensor) -> Tensor:
-    """Differences (n, t, J - 1, k) of some people, zero where closed; says in ``opened`` where they are not."""
-    chosen = data.chosen[part][..., None]
-    n, t, others, j = *opened.shape, opened.shape[-1] + 1
-    other = torch.arange(others, device=chosen.device).expand(n, t, others)
-    other = other + (other >= chosen)
-    torch.logical_and(data.available[part].gather(2, other), data.observed[part][..., None], out=opened)
-    rows = data.attributes[part].reshape(n * t * j, -1)
-    situation = j * torch.arange(n * t, device=chosen.device).view(n, t, 1)
+def _difference(rows: Tensor, sizes: Tensor, ranks: Tensor) -> Tensor:
+    """Rows (r, k) of situations less that of the chosen alternative, which is left out."""
+    chosen = first_places(sizes)[:-1] + ranks
     # Whole rows are copied: one look-up for all attributes.
-    differences = rows.index_select(0, (situation + other).flatten()).view(n, t, others, -1)
-    differences -= rows.index_select(0, (situation + chosen).flatten()).view(n, t, 1, -1)
-    return differences if bool(opened.all()) else differences.masked_fill_(~opened[..., None], 0.0)
-
-
-def join_panels(parts: Sequence[PanelDifferences]) -> PanelDifferences:
-    """Put the panels of several groups of people together, padded to the longest panel and the largest choice set."""
-    others = max(part.n_others for part in parts)
-    situations = max(part.n_rows // part.n_others for part in parts)
-    wide = [part.padded(situations, others) for part in parts]
-    closed = None
-    if any(part.closed is not None for part in wide):
-        closed = torch.cat([part.closed_rows() for part in wide])
-    return PanelDifferences(
-        torch.cat([part.values for part in wide]),
-        closed,
-        others,
-        torch.cat([part.weights for part in wide]),
-        torch.cat([part.n_situations for part in wide]),
-    )
+    other = torch.ones(len(rows), dtype=torch.bool, device=rows.device)
+    other[chosen] = False
+    differences = rows[other]
+    differences -= rows[chosen.repeat_interleave(sizes - 1)]
+    return differences

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mxlogit.draws import make_generator
 from mxlogit.errors import SpecificationError
-from mxlogit.panels import PanelDifferences
+from mxlogit.panels import PanelDifferences, Panels, RaggedPanels
 from mxlogit.team import Team
 
 
@@ -25,7 +25,7 @@ class PanelSource(Protocol):
 
     @property
     def n_rows(self) -> int:
-        """Largest number r of rows of a person."""
+        """Mean number of rows of a person, rounded up: what people cost."""
         ...
 
     @property
@@ -40,13 +40,31 @@ class PanelSource(Protocol):
 
     def __len__(self) -> int: ...
 
-    def chunks(self, size: int) -> Iterator[tuple[slice, PanelDifferences]]:
+    def chunks(self, size: int) -> Iterator[tuple[slice, Panels]]:
         """Iterate over consecutive people, at most ``size`` at a time."""
         ...
 
-    def take(self, people: Tensor) -> PanelDifferences:
+    def take(self, people: Tensor) -> Panels:
         """Return some people, by an index tensor, in memory."""
         ...
+
+
+def dense_pieces(panels: PanelSource, people: int) -> Iterator[tuple[slice | Tensor, PanelDifferences]]:
+    """Iterate over dense arrays of about ``people`` people's rows each.
+
+    Yields
+    ------
+    tuple of (place, PanelDifferences)
+        Who they are: consecutive people as a slice, others as an index tensor.
+    """
+    for window, part in panels.chunks(people):
+        for group, piece in part.pieces(people * max(1, panels.n_rows), people):
+            yield places_inside(window.start, group), piece
+
+
+def places_inside(start: int, group: slice | Tensor) -> slice | Tensor:
+    """Places of a group whose own places are counted from ``start``."""
+    return slice(start + group.start, start + group.stop) if isinstance(group, slice) else start + group
 
 
 @dataclass(frozen=True)
@@ -98,7 +116,7 @@ class People:
         """Places of ``size`` people at random, increasing; the same for all processes."""
         return torch.randperm(self.count, generator=make_generator(*key))[:size].sort().values
 
-    def own(self) -> PanelDifferences:
+    def own(self) -> Panels:
         """The people of this process, in memory, for engines that draw mini-batches of them.
 
         Raises
@@ -108,11 +126,11 @@ class People:
         """
         if len(self.panels) == 0:
             raise SpecificationError(f"process {self.team.rank} has no decision makers to draw mini-batches from.")
-        if isinstance(self.panels, PanelDifferences):
+        if isinstance(self.panels, (PanelDifferences, RaggedPanels)):
             return self.panels
         return self.panels.take(torch.arange(len(self.panels)))
 
-    def alone(self) -> PanelDifferences:
+    def alone(self) -> Panels:
         """Everybody, in memory, for engines that need that.
 
         Raises

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import torch
-
 from mxlogit.choices import ChoiceData, FrameChoices, PackedChoices, read_frame
 from mxlogit.choices.ingest import add_constants
 from mxlogit.errors import ChoiceDataError
@@ -15,7 +13,7 @@ from mxlogit.spec import Columns, Specification
 
 
 def read_choices(
-    X: Any, columns: Columns, specification: Specification, dtype: torch.dtype, *, y: Any = None, weights: Any = None
+    X: Any, columns: Columns, specification: Specification, *, y: Any = None, weights: Any = None
 ) -> ChoiceData | PackedChoices:
     """Read X for a fit.
 
@@ -30,7 +28,7 @@ def read_choices(
     if isinstance(X, ChoiceData):
         if specification.constants:
             X = add_constants(X, specification.base_alternative, columns.alternative)
-        return X.to(device="cpu" if not X.attributes.is_cuda else X.attributes.device, dtype=dtype)
+        return X
     return read_frame(
         X,
         columns,
@@ -39,7 +37,6 @@ def read_choices(
         base_alternative=specification.base_alternative,
         chosen=y,
         weights=weights,
-        dtype=dtype,
     ).data
 
 
@@ -54,7 +51,7 @@ def read_choices_again(
         return _read_frame_again(X, columns, fitted, need_choice=True, y=y, weights=weights).data
     if fitted.specification.constants:
         X = add_constants(X, fitted.specification.base_alternative, columns.alternative)
-    return X.to(device=fitted.panel.like.device, dtype=fitted.panel.like.dtype)
+    return X
 
 
 def read_rows_again(X: Any, columns: Columns, fitted: Fitted) -> FrameChoices:
@@ -65,7 +62,7 @@ def read_rows_again(X: Any, columns: Columns, fitted: Fitted) -> FrameChoices:
 
 
 def _read_frame_again(X: Any, columns: Columns, fitted: Fitted, *, need_choice: bool, **given: Any) -> FrameChoices:
-    constants, like = fitted.specification.constants, fitted.panel.like
+    constants = fitted.specification.constants
     rows = read_frame(
         X,
         replace(columns, cluster=None),
@@ -76,9 +73,8 @@ def _read_frame_again(X: Any, columns: Columns, fitted: Fitted, *, need_choice: 
         need_choice=need_choice,
         chosen=given.get("y"),
         weights=given.get("weights"),
-        dtype=like.dtype,
     )
-    return rows.to(like.device)
+    return rows.to(fitted.panel.like.device)
 
 
 def _check_alone(X: Any, y: Any, weights: Any) -> None:

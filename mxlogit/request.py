@@ -145,7 +145,7 @@ def make_panels(
     """Difference choice data against the chosen alternatives: now, or shard by shard whenever they are read."""
     if isinstance(data, PackedChoices):
         return StreamedPanels(data, specification.names, device, dtype)
-    return difference_panels(data.to(device=device, dtype=dtype), data.columns(specification.names)).ranked()
+    return difference_panels(data.to(device=device), data.columns(specification.names), dtype).ranked()
 
 
 def sum_moments(data: ChoiceData | PackedChoices, specification: Specification, team: Team) -> AttributeMoments:

@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from mxlogit.density import PanelModel
-from mxlogit.panels import PanelDifferences
+from mxlogit.panels import PanelDifferences, Panels
 from mxlogit.parameters import Population
+from mxlogit.people import places_inside
 from mxlogit.sequences import PersonDraws
 from mxlogit.simulated_block import Block, draw_tastes, evaluate_block, weigh_block
 
@@ -60,7 +61,7 @@ class SimulatedLikelihood:
     Parameters
     ----------
     model : PanelModel
-    panel : PanelDifferences
+    panel : PanelDifferences or RaggedPanels
         People in the order in which they meet their draws.
     draws : PersonDraws
     share : SimulatedLikelihood, optional
@@ -76,7 +77,7 @@ class SimulatedLikelihood:
     def __init__(
         self,
         model: PanelModel,
-        panel: PanelDifferences,
+        panel: Panels,
         draws: PersonDraws,
         *,
         share: SimulatedLikelihood | None = None,
@@ -134,15 +135,14 @@ class SimulatedLikelihood:
         SimulatedScores
         """
         local = self.population(vector).to(self.panel.values)
-        rows = max(1, self.panel.values.shape[1])
         n, size = len(self.panel), self.size
         log_prob = torch.empty(n, dtype=torch.float64)
         scores = torch.empty(n, size, dtype=torch.float64)
         hessian = torch.zeros(size, size, dtype=torch.float64) if curvature else None
         smooth = curvature and not self.model.mixing.is_kinked
-        step = max(1, _CELLS_PER_CHUNK // rows)
-        for part, panel in self.panel.chunks(self._people_at_once()):
-            draws = self._normals(part).split(step, dim=-1)
+        for part, panel, normals in self._pieces():
+            step = max(1, _CELLS_PER_CHUNK // max(1, panel.n_rows))
+            draws = normals.split(step, dim=-1)
             blocks = [evaluate_block(self.model, local, panel, z, curvature=smooth) for z in draws]
             merged = _merge(blocks)
             log_prob[part] = merged.log_sum.double().cpu() - math.log(self.n_draws)
@@ -166,8 +166,15 @@ class SimulatedLikelihood:
         matrix = torch.stack(columns, -1)
         return 0.5 * (matrix + matrix.T)
 
-    def _people_at_once(self) -> int:
-        return max(1, _CELLS_PER_CHUNK // (max(1, self.panel.values.shape[1]) * self.n_draws))
+    def _pieces(self) -> Iterator[tuple[slice | Tensor, PanelDifferences, Tensor]]:
+        """Some people's places, panels and draws (m, k, r), piece after piece."""
+        rows = max(1, _CELLS_PER_CHUNK // self.n_draws)
+        size = max(1, rows // max(1, self.panel.n_rows))
+        for window, part in self.panel.chunks(size):
+            normals = self._normals(window)
+            for group, piece in part.pieces(rows, size):
+                inside = normals[group]
+                yield places_inside(window.start, group), piece, inside
 
     def _normals(self, part: slice) -> Tensor:
         """Draws of a range of people, (n, k, r)."""
@@ -188,11 +195,11 @@ class SimulatedLikelihood:
         return float(self.evaluate(vector).log_prob @ self.weights)
 
     @torch.no_grad()
-    def weigh_tastes(self, population: Population) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    def weigh_tastes(self, population: Population) -> Iterator[tuple[slice | Tensor, Tensor, Tensor]]:
         """Every chunk's place, Bayes weights over the draws (n, r) and tastes (n, k, r), float64."""
         local = population.to(self.panel.values)
-        for part, panel in self.panel.chunks(self._people_at_once()):
-            drawn = draw_tastes(self.model, local, self._normals(part))
+        for part, panel, normals in self._pieces():
+            drawn = draw_tastes(self.model, local, normals)
             weights = weigh_block(self.model, drawn, panel).double().softmax(-1)
             yield part, weights, drawn.parameters[:, local.fixed.shape[0] :].double()
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from mxlogit.density import PanelModel
-from mxlogit.likelihood import panel_probabilities
+from mxlogit.likelihood import panel_probabilities, situation_means
 from mxlogit.mixing import Bend, MapValue
 from mxlogit.money import pull_back, to_coefficients
 from mxlogit.panels import PanelDifferences
@@ -243,18 +243,16 @@ def _moved_products(
 
     A few people at a time in buffers: the system clears fresh memory more slowly than these products run.
     """
-    n, n_attributes, r = gradient.shape
-    size, t = len(directions.attribute), panel.values.shape[1] // panel.n_others
+    n, _, r = gradient.shape
+    size, t = len(directions.attribute), sum(section.situations for section in panel.sections)
     runs = _runs(directions.attribute, directions.function)
     step = max(1, min(n, _BUFFER_CELLS // (size * (t + 1) * r)))
     products = gradient.new_empty(n, size, size)
-    means = gradient.new_empty(step * t, n_attributes, r)
     moved = gradient.new_empty(step, size, t + 1, r)
     for start in range(0, n, step):
         part = slice(start, min(start + step, n))
         count = part.stop - start
-        values, odds = (panel.by_situation(x[part]).flatten(0, 1) for x in (panel.values, prob))
-        mean = torch.bmm(values.mT, odds, out=means[: count * t]).unflatten(0, (count, t)).transpose(1, 2)
+        mean = situation_means(panel.values[part], prob[part], panel).transpose(1, 2)
         for run in runs:
             target, factor = moved[:count, run.place], root[part, run.function, None]
             torch.mul(mean[:, run.attribute], factor, out=target[:, :, :t])

@@ -9,8 +9,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from mxlogit.choices.data import ChoiceData, join_choices
 from mxlogit.choices.packed import PackedChoices
-from mxlogit.panels import PanelDifferences, difference_panels, join_panels
+from mxlogit.panels import Panels, difference_panels
 
 
 class StreamedPanels:
@@ -32,8 +33,9 @@ class StreamedPanels:
 
     @property
     def n_rows(self) -> int:
-        """Largest number r of rows of a person."""
-        return max((shard.shape[1] * max(1, shard.shape[2] - 1) for shard in self.packed.shards), default=1)
+        """Mean number of rows of a person, rounded up."""
+        rows = sum(shard.rows - shard.situations for shard in self.packed.shards)
+        return -(-rows // max(1, len(self)))
 
     @property
     def n_columns(self) -> int:
@@ -43,7 +45,7 @@ class StreamedPanels:
     def __len__(self) -> int:
         return self.packed.n_decision_makers
 
-    def chunks(self, size: int) -> Iterator[tuple[slice, PanelDifferences]]:
+    def chunks(self, size: int) -> Iterator[tuple[slice, Panels]]:
         """Iterate over consecutive people of one shard after the other, at most ``size`` at a time."""
         places = self.packed.first_places
         with ThreadPoolExecutor(1) as reader:
@@ -55,22 +57,19 @@ class StreamedPanels:
                 for part, chunk in panel.chunks(size):
                     yield slice(first + part.start, first + part.stop), chunk
 
-    def take(self, people: Tensor) -> PanelDifferences:
+    def take(self, people: Tensor) -> Panels:
         """Return some people, by an index tensor of increasing places, in memory."""
         places = torch.tensor(self.packed.first_places)
         wanted, parts = people.cpu(), []
         for shard in range(len(self.packed.shards)):
             inside = wanted[(wanted >= places[shard]) & (wanted < places[shard + 1])] - places[shard]
             if len(inside):
-                parts.append(self._read(shard, inside))
-        nobody = PanelDifferences(
-            self.like.new_zeros(0, 1, self.n_columns), None, 1, self.weights[:0], self.weights[:0].long()
-        )
-        return join_panels(parts) if parts else nobody
+                parts.append(self.packed.read(shard).take(inside))
+        return self._difference(join_choices(parts) if parts else self.packed.nobody())
 
-    def _read(self, shard: int, people: Tensor | None = None) -> PanelDifferences:
-        data = self.packed.read(shard)
-        if people is not None:
-            data = data.take(people)
-        panel = difference_panels(data.to(device=self.like.device, dtype=self.like.dtype), self.order)
-        return replace(panel, appearance=None)
+    def _read(self, shard: int) -> Panels:
+        return self._difference(self.packed.read(shard))
+
+    def _difference(self, data: ChoiceData) -> Panels:
+        panels = difference_panels(data.to(device=self.like.device), self.order, self.like.dtype)
+        return replace(panels, appearance=None)

@@ -72,7 +72,8 @@ def data(generator: torch.Generator) -> ChoiceData:
 
 @pytest.fixture
 def panel(data: ChoiceData) -> PanelDifferences:
-    return difference_panels(data)
+    """The panels of `data` as one dense array, with closed rows."""
+    return difference_panels(data).dense()
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import math
 
 import torch
 
+from mxlogit.choices import ChoiceData
 from mxlogit.density import PanelModel
 from mxlogit.mixing import Mixing
 from mxlogit.panels import PanelDifferences
@@ -24,7 +25,25 @@ def model_of(space=SPACE, families=("normal", "normal"), priors=None):
 
 def panel_of(n, t, others, space, generator):
     values = torch.randn(n, t * others, space.n_fixed + space.n_random, generator=generator, dtype=torch.float64)
-    return PanelDifferences(values, None, others, torch.ones(n).double(), torch.full((n,), t))
+    return PanelDifferences.regular(values, others)
+
+
+def rebuilt(data, **changes):
+    """Choice data with some of its padded arrays changed."""
+    padded = data.padded()
+    arrays = {
+        name: changes.get(name, getattr(padded, name)) for name in ("attributes", "available", "observed", "chosen")
+    }
+    observed = arrays["observed"]
+    return ChoiceData.from_arrays(
+        arrays["attributes"],
+        arrays["chosen"],
+        names=data.names,
+        available=arrays["available"],
+        observed=observed,
+        weights=data.weights,
+        decision_makers=data.decision_makers,
+    )
 
 
 def prior_populations(model, settings, chains, noise):

@@ -31,11 +31,14 @@ def test_every_row_finds_its_place(frame):
     rows = read(frame)
     data = rows.data
     for i in range(len(frame)):
-        cell = (rows.person[i], rows.situation[i], rows.alternative[i])
-        assert data.attributes[cell].tolist() == frame.loc[i, ["x", "z"]].tolist()
-        assert bool(data.available[cell])
-        assert (int(data.chosen[cell[:2]]) == cell[2]) == bool(frame.loc[i, "choice"])
-    assert int(data.available[data.observed].sum()) == len(frame)
+        person, situation, place = rows.person[i], rows.situation[i], int(rows.place[i])
+        assert data.choices.rows[place].tolist() == frame.loc[i, ["x", "z"]].tolist()
+        first, stop = data.first_rows[situation : situation + 2].tolist()
+        assert first <= place < stop
+        assert data.first_situations[person] <= situation < data.first_situations[person + 1]
+        assert data.alternatives[data.choices.positions[place]] == frame.loc[i, "alternative"]
+        assert (int(data.choices.chosen_ranks[situation]) == place - first) == bool(frame.loc[i, "choice"])
+    assert len(data.choices.rows) == len(frame)
     assert data.n_situations == len(frame[["id", "situation"]].drop_duplicates())
     assert bool(data.available.any(-1).all())
 

@@ -151,7 +151,7 @@ def test_units_do_not_matter(est, frame):
 def test_choice_data_equals_the_frame(est, frame):
     from mxlogit.choices import read_frame
 
-    data = read_frame(frame, make()._columns(), ["x", "z"], dtype=torch.float32).data
+    data = read_frame(frame, make()._columns(), ["x", "z"]).data
     assert isinstance(data, ChoiceData)
     fitted = make().fit(data)
     pd.testing.assert_series_equal(fitted.coef_, est.coef_)
@@ -242,7 +242,7 @@ def test_constants_and_availability(frame):
 def test_choice_data_bring_their_choices(frame):
     from mxlogit.choices import read_frame
 
-    data = read_frame(frame, make()._columns(), ["x"], dtype=torch.float32).data
+    data = read_frame(frame, make()._columns(), ["x"]).data
     est = make(fixed=["x"], random=[]).fit(data)
     for call in (est.fit, est.score):
         with pytest.raises(ChoiceDataError, match="y and sample_weight must be None"):
@@ -265,7 +265,7 @@ def test_separation_among_many_people(generator):
 
     rows = torch.randn(6_000, 8, 3, generator=generator)
     apart = torch.where((rows @ torch.tensor([1.0, -2.0, 0.5]))[..., None] > 0, -rows, rows)
-    panel = PanelDifferences(apart, None, 2, torch.ones(6_000), torch.full((6_000,), 4))
+    panel = PanelDifferences.regular(apart, 2)
     assert is_separated(People.gather(panel))
     panel.values[4_321, 5] *= -1
     assert not is_separated(People.gather(panel))

@@ -1,11 +1,11 @@
 """The kernel against a triple loop, finite differences and the laws of the logit."""
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from small_models import rebuilt
 
 from mxlogit.likelihood import choice_log_probabilities, panel_derivatives, panel_log_prob
 from mxlogit.panels import difference_panels
@@ -87,7 +87,7 @@ def test_single_precision_is_close(data, panel, beta):
 def test_relabelled_alternatives_change_nothing(data, panel, beta, generator):
     order = torch.randperm(data.n_alternatives, generator=generator)
     position = torch.argsort(order)
-    moved = replace(
+    moved = rebuilt(
         data,
         attributes=data.attributes[:, :, order],
         available=data.available[:, :, order],
@@ -100,7 +100,7 @@ def test_relabelled_alternatives_change_nothing(data, panel, beta, generator):
 
 def test_a_constant_added_to_a_situation_changes_nothing(data, panel, beta, generator):
     shift = torch.randn(5, 3, 1, 5, generator=generator, dtype=torch.float64)
-    moved = replace(data, attributes=data.attributes + shift)
+    moved = rebuilt(data, attributes=data.attributes + shift)
     torch.testing.assert_close(
         panel_log_prob(beta, difference_panels(moved)), panel_log_prob(beta, panel), atol=EXACT, rtol=0
     )
@@ -113,8 +113,8 @@ def test_unavailable_equals_removed(data, beta):
     opened.scatter_(2, chosen[..., None], value=True)
     closed = opened.clone()
     closed[..., 3] = False
-    with_closed = replace(data, available=closed, chosen=chosen)
-    cut = replace(data, attributes=data.attributes[:, :, :3], available=opened[:, :, :3], chosen=chosen)
+    with_closed = rebuilt(data, available=closed, chosen=chosen)
+    cut = rebuilt(data, attributes=data.attributes[:, :, :3], available=opened[:, :, :3], chosen=chosen)
     torch.testing.assert_close(
         panel_log_prob(beta, difference_panels(with_closed)),
         panel_log_prob(beta, difference_panels(cut)),
@@ -124,7 +124,7 @@ def test_unavailable_equals_removed(data, beta):
 
 
 def test_two_alternatives_equal_the_binary_logit(data, beta):
-    two = replace(
+    two = rebuilt(
         data,
         attributes=data.attributes[:, :, :2],
         available=torch.ones(5, 3, 2, dtype=torch.bool),

@@ -4,6 +4,7 @@ import pyro
 import pytest
 import torch
 from pyro import poutine
+from small_models import rebuilt
 
 from mxlogit.guide.amortized import AmortizedGuide
 from mxlogit.guide.encoder import PublishedEncoder, SetEncoder
@@ -110,8 +111,6 @@ def rows(factor):
 
 def test_encoder_symmetries(model, data, panel, guide, generator):
     """Order of situations, of alternatives, of people, padding and batching do not matter."""
-    from dataclasses import replace
-
     from mxlogit.panels import difference_panels
 
     population = model.space.constrain(0.3 * torch.randn(model.space.size, generator=generator, dtype=torch.float64))
@@ -134,7 +133,9 @@ def test_encoder_symmetries(model, data, panel, guide, generator):
     padded = {name: pad(getattr(data, name)) for name in ("attributes", "available", "observed", "chosen")}
     padded["available"][:, -1, 0] = True
     for change in (shuffled, relabelled, padded):
-        torch.testing.assert_close(encode(difference_panels(replace(data, **change))), expected, atol=1e-10, rtol=0)
+        torch.testing.assert_close(
+            encode(difference_panels(rebuilt(data, **change)).dense()), expected, atol=1e-10, rtol=0
+        )
     torch.testing.assert_close(encode(panel.take(people)), expected[people], atol=1e-10, rtol=0)
     split = torch.cat([encode(panel.take(slice(0, 2))), encode(panel.take(slice(2, 5)))])
     torch.testing.assert_close(split, expected, atol=1e-10, rtol=0)

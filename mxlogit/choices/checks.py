@@ -6,7 +6,7 @@ A `Problems` list collects sentences; each says what is wrong, how often, where 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,10 +14,26 @@ from torch import Tensor
 
 from mxlogit.errors import ChoiceDataError
 
-if TYPE_CHECKING:
-    from mxlogit.choices.data import ChoiceData
-
 _SHOWN = 5
+
+
+@dataclass(frozen=True)
+class GivenArrays:
+    """Padded arrays as a user gave them: shapes as in `mxlogit.ChoiceData.from_arrays`, masks and weights complete."""
+
+    attributes: Tensor
+    available: Tensor
+    observed: Tensor
+    chosen: Tensor
+    weights: Tensor
+    names: tuple[str, ...]
+    decision_makers: np.ndarray
+    alternatives: np.ndarray | None
+
+    @property
+    def n_alternatives(self) -> int:
+        """Length of the alternative axis."""
+        return self.attributes.shape[2]
 
 
 class Problems:
@@ -56,13 +72,13 @@ class Problems:
             raise ChoiceDataError(f"{len(lines)} problems with the choice data:\n" + "\n".join(lines))
 
 
-def _cells(where: Tensor, data: ChoiceData) -> list[str]:
+def _cells(where: Tensor, data: GivenArrays) -> list[str]:
     """Name the first flagged (person, situation) cells."""
     rows = torch.nonzero(where)[:_SHOWN].tolist()
     return [f"person {data.decision_makers[n]}, situation {t}" for n, t in rows]
 
 
-def check_arrays(data: ChoiceData) -> None:
+def check_arrays(data: GivenArrays) -> None:
     """Check data built from arrays: shapes, finite values, positions, availability, weights.
 
     Raises
@@ -89,7 +105,7 @@ def check_arrays(data: ChoiceData) -> None:
     problems.raise_if_any()
 
 
-def _check_array_values(data: ChoiceData, problems: Problems) -> None:
+def _check_array_values(data: GivenArrays, problems: Problems) -> None:
     seen = data.observed
     outside = seen & ((data.chosen < 0) | (data.chosen >= data.n_alternatives))
     problems.add_if(

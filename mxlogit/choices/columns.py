@@ -21,10 +21,9 @@ _LARGEST = 1e15
 
 @dataclass(frozen=True)
 class RowKeys:
-    """Keys of the rows as integers: person, situation within person, alternative, with their labels."""
+    """Keys of the rows as integers: person, situation (counted over all people), alternative, with their labels."""
 
     person: np.ndarray
-    situation: np.ndarray
     alternative: np.ndarray
     people: np.ndarray
     situation_of: np.ndarray
@@ -33,10 +32,15 @@ class RowKeys:
     alternative_labels: np.ndarray
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """Lengths of the axes n, t, j."""
-        n_alternatives = int(self.alternative.max()) + 1 if self.alternatives is None else len(self.alternatives)
-        return len(self.people), int(self.situation.max()) + 1, n_alternatives
+    def n_alternatives(self) -> int:
+        """Length of the axis of alternatives."""
+        return int(self.alternative.max()) + 1 if self.alternatives is None else len(self.alternatives)
+
+    def in_order(self, available: np.ndarray) -> np.ndarray:
+        """Rows of the frame that are available alternatives, by person, situation and alternative."""
+        kept = np.flatnonzero(available)
+        key = self.situation_of[kept].astype(np.int64) * self.n_alternatives + self.alternative[kept]
+        return kept if bool((np.diff(key) > 0).all()) else kept[np.argsort(key, kind="stable")]
 
     def place(self, situation: int) -> str:
         """Words for a choice situation (global number)."""
@@ -177,21 +181,18 @@ def read_attributes(
     names: Sequence[str],
     rows: RowKeys,
     available: np.ndarray,
-    dtype: torch.dtype,
     problems: Problems,
 ) -> torch.Tensor:
-    """Attributes as a padded tensor (n, t, j, k), column after column; zero where unavailable."""
-    n, t, j = rows.shape
-    attributes = torch.zeros(n, t, j, len(names), dtype=dtype)
-    cell = (rows.person * t + rows.situation) * j + rows.alternative
-    flat = attributes.view(-1, len(names)).numpy()
+    """Attributes (r, k) of the available alternatives in order, float64: single precision rounds dates to minutes."""
+    order = rows.in_order(available)
+    attributes = torch.zeros(len(order), len(names), dtype=torch.float64)
     for k, name in enumerate(names):
         values = _numeric(table[name].to_numpy())
         if values is None:
             problems.add(f"column {name!r} holds text or dates, not numbers. Code it as numbers or as 0/1 columns.")
             continue
         _check_finite(name, values, rows, available, problems)
-        flat[cell, k] = np.where(available, values, 0.0)
+        attributes.numpy()[:, k] = values[order]
     return attributes
 
 

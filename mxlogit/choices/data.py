@@ -1,13 +1,15 @@
-"""`ChoiceData`: what a frame of choices becomes, and the only form of data the mathematics sees.
+"""`ChoiceData`: the choices of a panel, and the only form of data that the mathematics sees.
 
-Axes are always n (decision maker), t (choice situation of that person), j (alternative), k (attribute).
-Panels of different length and choice sets of different size are padded; masks say what is real.
+Choices are rows: the available alternatives of one choice situation after the other, as many as there are, so that
+memory and time follow them. Padded arrays, whose axes are n (decision maker), t (choice situation of that person),
+j (alternative) and k (attribute), are made when they are asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mxlogit.choices.checks import check_arrays
+from mxlogit.choices.checks import GivenArrays, check_arrays
+from mxlogit.choices.rows import ChoiceRows, PaddedArrays, pad_rows, rows_of_arrays
 from mxlogit.errors import ChoiceDataError
+from mxlogit.runs import first_places, places_of_runs
 from mxlogit.spec import Columns
 
 if TYPE_CHECKING:
@@ -25,24 +29,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ChoiceData:
-    """Choices of a panel of decision makers as padded tensors.
+    """Choices of a panel of decision makers, situation after situation.
 
     Attributes
     ----------
-    attributes : Tensor, shape (n, t, j, k)
-        Finite everywhere; zero where padded.
-    available : Tensor, bool, shape (n, t, j)
-        Every situation, padding included, has at least one available alternative.
-    observed : Tensor, bool, shape (n, t)
-        False where the situation is padding.
-    chosen : Tensor, int64, shape (n, t)
-        Position of the chosen alternative; an available one, 0 where padded.
+    choices : ChoiceRows
+        Attributes of the r available alternatives of all s observed choice situations, and which was chosen.
     weights : Tensor, shape (n,)
         Weight of each decision maker in sums over people.
     names : tuple of str
         Names of the k attributes.
     decision_makers : ndarray, shape (n,)
-        Labels of the people, in the order of the tensors.
+        Labels of the people, in the order of the rows.
+    n_alternatives : int
+        Length j of the axis of alternatives in padded arrays.
     alternatives : ndarray or None, shape (j,)
         Labels of the alternatives; None when positions carry no label.
     appearance : Tensor or None, int64, shape (n,)
@@ -51,13 +51,11 @@ class ChoiceData:
         Cluster of each decision maker, 0, 1, ...: the unit of clustered standard errors.
     """
 
-    attributes: Tensor
-    available: Tensor
-    observed: Tensor
-    chosen: Tensor
+    choices: ChoiceRows
     weights: Tensor
     names: tuple[str, ...]
     decision_makers: np.ndarray
+    n_alternatives: int
     alternatives: np.ndarray | None = None
     appearance: Tensor | None = None
     clusters: Tensor | None = None
@@ -116,7 +114,7 @@ class ChoiceData:
         opened = _mask(available, (n, t, j), "available", x.device)
         weight = torch.ones(n) if weights is None else torch.as_tensor(weights)
         labels = np.arange(n) if decision_makers is None else np.asarray(decision_makers)
-        data = cls(
+        given = GivenArrays(
             attributes=x,
             available=opened,
             observed=seen,
@@ -125,10 +123,17 @@ class ChoiceData:
             names=tuple(str(name) for name in names),
             decision_makers=labels,
             alternatives=None if alternatives is None else np.asarray(alternatives),
+        )
+        check_arrays(given)
+        return cls(
+            choices=rows_of_arrays(x, opened, seen, given.chosen),
+            weights=given.weights,
+            names=given.names,
+            decision_makers=labels,
+            n_alternatives=j,
+            alternatives=given.alternatives,
             clusters=None if clusters is None else _codes(clusters, n),
         )
-        check_arrays(data)
-        return data._with_padding()
 
     @classmethod
     def pack(
@@ -191,19 +196,6 @@ class ChoiceData:
 
         return PackedChoices.open(path)
 
-    def _with_padding(self) -> ChoiceData:
-        """Return the same data with the padding invariants; tensors that already obey them are kept."""
-        attributes, available, chosen = self.attributes, self.available, self.chosen
-        if not bool(self.observed.all()):
-            chosen = chosen.masked_fill(~self.observed, 0)
-            first = torch.zeros_like(available)
-            first[..., 0] = True
-            available = torch.where(self.observed[..., None], available, first)
-        usable = available & self.observed[..., None]
-        if not bool(usable.all()):
-            attributes = attributes.masked_fill(~usable[..., None], 0.0)
-        return replace(self, attributes=attributes, available=available, chosen=chosen)
-
     def __repr__(self) -> str:
         return (
             f"<ChoiceData: {self.n_decision_makers:,} decision makers, {self.n_situations:,} choice situations, "
@@ -213,29 +205,89 @@ class ChoiceData:
     @property
     def n_decision_makers(self) -> int:
         """Number of decision makers."""
-        return self.attributes.shape[0]
+        return len(self.decision_makers)
 
     @property
     def n_situations(self) -> int:
         """Number of observed choice situations of all decision makers."""
-        return int(self.observed.sum())
+        return len(self.choices.set_sizes)
+
+    def padded(self) -> PaddedArrays:
+        """Return the choices as arrays padded to the longest panel and to all alternatives."""
+        return pad_rows(self.choices, self.n_alternatives)
 
     @property
-    def n_alternatives(self) -> int:
-        """Length of the alternative axis."""
-        return self.attributes.shape[2]
+    def attributes(self) -> Tensor:
+        """Attributes (n, t, j, k), finite everywhere, zero where padded."""
+        return self.padded().attributes
 
-    def to(self, *, device: torch.device | str, dtype: torch.dtype) -> ChoiceData:
-        """Return the data on a device, attributes and weights in ``dtype``."""
+    @property
+    def available(self) -> Tensor:
+        """Availability (n, t, j); every situation, padding included, has at least one available alternative."""
+        return self.padded().available
+
+    @property
+    def observed(self) -> Tensor:
+        """Observed situations (n, t), those of a person coming first."""
+        return self.padded().observed
+
+    @property
+    def chosen(self) -> Tensor:
+        """Position (n, t) of the chosen alternative, 0 where padded."""
+        return self.padded().chosen
+
+    @cached_property
+    def first_rows(self) -> Tensor:
+        """Place of the first row of every situation, and the number of rows, (s + 1,)."""
+        return first_places(self.choices.set_sizes)
+
+    @cached_property
+    def first_situations(self) -> Tensor:
+        """Place of the first situation of every person, and the number of situations, (n + 1,)."""
+        return first_places(self.choices.panel_lengths)
+
+    @property
+    def is_regular(self) -> bool:
+        """Whether all panels are of one length and all choice sets of one size."""
+        sizes, lengths = self.choices.set_sizes, self.choices.panel_lengths
+        return all(len(x) > 0 and bool((x == x[0]).all()) for x in (sizes, lengths))
+
+    def choice_sets(self, rows_at_once: int) -> Iterator[tuple[slice | Tensor, Tensor]]:
+        """Iterate over choice situations whose sets are of one size, about ``rows_at_once`` rows at a time.
+
+        Yields
+        ------
+        tuple of (place, Tensor of shape (m, size, k))
+            Which situations they are, and the attributes of their available alternatives.
+        """
+        sizes, rows = self.choices.set_sizes, self.choices.rows
+        if len(sizes) and bool((sizes == sizes[0]).all()):
+            size = int(sizes[0])
+            step = max(1, rows_at_once // size)
+            for start in range(0, len(sizes), step):
+                part = slice(start, min(start + step, len(sizes)))
+                yield part, rows[part.start * size : part.stop * size].view(-1, size, rows.shape[1])
+            return
+        order = sizes.argsort(stable=True)
+        counts = sizes[order].unique_consecutive(return_counts=True)
+        for size, group in zip(counts[0].tolist(), order.split(counts[1].tolist()), strict=True):
+            for part in group.split(max(1, rows_at_once // size)):
+                yield part, rows[self.rows_of(part, size)]
+
+    def rows_of(self, situations: slice | Tensor, size: int) -> Tensor:
+        """Places (m, size) of the rows of situations whose sets all have ``size`` alternatives."""
+        return self.first_rows[:-1][situations, None] + torch.arange(size, device=self.choices.rows.device)
+
+    def to(self, *, device: torch.device | str, dtype: torch.dtype | None = None) -> ChoiceData:
+        """Return the data on a device, attributes and weights in ``dtype`` (as they are by default)."""
+        kind = self.choices.rows.dtype if dtype is None else dtype
+        moved = {name: _moved(value, device) for name, value in vars(self.choices).items() if name != "rows"}
         return replace(
             self,
-            attributes=self.attributes.to(device, dtype),
-            available=self.available.to(device),
-            observed=self.observed.to(device),
-            chosen=self.chosen.to(device),
-            weights=self.weights.to(device, dtype),
-            appearance=None if self.appearance is None else self.appearance.to(device),
-            clusters=None if self.clusters is None else self.clusters.to(device),
+            choices=ChoiceRows(rows=self.choices.rows.to(device, kind), **moved),
+            weights=self.weights.to(device, kind),
+            appearance=_moved(self.appearance, device),
+            clusters=_moved(self.clusters, device),
         )
 
     def columns(self, names: Sequence[str]) -> list[int]:
@@ -253,15 +305,47 @@ class ChoiceData:
         index = people if isinstance(people, slice) else people.cpu().numpy()
         return replace(
             self,
-            attributes=self.attributes[people],
-            available=self.available[people],
-            observed=self.observed[people],
-            chosen=self.chosen[people],
+            choices=self._take_rows(people),
             weights=self.weights[people],
             decision_makers=self.decision_makers[index],
             appearance=None if self.appearance is None else self.appearance[people],
             clusters=None if self.clusters is None else self.clusters[people],
         )
+
+    def _take_rows(self, people: Tensor | slice) -> ChoiceRows:
+        c = self.choices
+        lengths, first = c.panel_lengths[people], self.first_situations
+        if isinstance(people, slice):
+            start, stop, _ = people.indices(self.n_decision_makers)
+            situations: slice | Tensor = slice(int(first[start]), int(first[max(start, stop)]))
+            rows: slice | Tensor = slice(*(int(self.first_rows[s]) for s in (situations.start, situations.stop)))
+        else:
+            situations = places_of_runs(first[people], lengths)
+            rows = places_of_runs(self.first_rows[situations], c.set_sizes[situations])
+        positions = None if c.positions is None else c.positions[rows]
+        return ChoiceRows(c.rows[rows], c.set_sizes[situations], c.chosen_ranks[situations], lengths, positions)
+
+
+def _moved(tensor: Tensor | None, device: torch.device | str) -> Tensor | None:
+    return None if tensor is None else tensor.to(device)
+
+
+def join_choices(parts: Sequence[ChoiceData]) -> ChoiceData:
+    """Put the choices of several groups of people with the same attributes and alternatives together."""
+    first, rows = parts[0], [part.choices for part in parts]
+    positions = None
+    if any(part.positions is not None for part in rows):
+        positions = torch.cat([part.listed_positions(first.n_alternatives) for part in rows])
+    joined = ChoiceRows(
+        torch.cat([part.rows for part in rows]),
+        torch.cat([part.set_sizes for part in rows]),
+        torch.cat([part.chosen_ranks for part in rows]),
+        torch.cat([part.panel_lengths for part in rows]),
+        positions,
+    )
+    weights = torch.cat([part.weights for part in parts])
+    labels = np.concatenate([part.decision_makers for part in parts])
+    return replace(first, choices=joined, weights=weights, decision_makers=labels, appearance=None, clusters=None)
 
 
 def find_columns(known: Sequence[str], wanted: Sequence[str]) -> list[int]:

@@ -26,6 +26,7 @@ from mxlogit.choices.columns import (
     read_weights,
 )
 from mxlogit.choices.data import ChoiceData
+from mxlogit.choices.rows import ChoiceRows
 from mxlogit.errors import ChoiceDataError, suggest
 from mxlogit.spec import CONSTANT_PREFIX, Columns
 
@@ -39,8 +40,10 @@ class FrameChoices:
     data : ChoiceData
     index : pandas.Index
         Index of the frame (0, 1, ... for frames without one).
-    person, situation, alternative : ndarray of int, shape (rows,)
-        Position of every row along the axes n, t, j.
+    person, situation : ndarray of int, shape (rows,)
+        Decision maker and choice situation (counted over all of them) of every row.
+    place : ndarray of int, shape (rows,)
+        Place of every row among the rows of the data; -1 where the alternative is not available.
     situation_labels, alternative_labels : ndarray, shape (rows,)
         What the situation and alternative columns say in every row.
     """
@@ -49,13 +52,13 @@ class FrameChoices:
     index: pd.Index
     person: np.ndarray
     situation: np.ndarray
-    alternative: np.ndarray
+    place: np.ndarray
     situation_labels: np.ndarray
     alternative_labels: np.ndarray
 
     def to(self, device: torch.device) -> FrameChoices:
         """Return the same with its tensors on ``device``."""
-        return replace(self, data=self.data.to(device=device, dtype=self.data.attributes.dtype))
+        return replace(self, data=self.data.to(device=device))
 
 
 def as_narwhals(frame: Any) -> nw.DataFrame[Any]:
@@ -107,7 +110,6 @@ def read_frame(
     need_choice: bool = True,
     chosen: Any = None,
     weights: Any = None,
-    dtype: torch.dtype = torch.float64,
 ) -> FrameChoices:
     """Read a long frame into choice data, reporting every problem at once.
 
@@ -127,8 +129,6 @@ def read_frame(
         False for prediction: the choice column is not read.
     chosen, weights : array, optional
         One value per row, instead of the columns.
-    dtype : torch.dtype
-        Of the attributes.
 
     Returns
     -------
@@ -164,7 +164,7 @@ def read_frame(
         choice = read_choice(values, columns, rows, available, problems)
     weight = read_weights(table, weigh, weights, rows, problems)
     clusters = read_clusters(table, cluster, rows, problems)
-    attributes = read_attributes(table, read, rows, available, dtype, problems)
+    attributes = read_attributes(table, read, rows, available, problems)
     problems.raise_if_any()
     data = replace(_assemble(rows, attributes, available, choice, weight, tuple(read)), clusters=clusters)
     if constants:
@@ -173,11 +173,18 @@ def read_frame(
         data,
         index,
         rows.person,
-        rows.situation,
-        rows.alternative,
+        rows.situation_of,
+        _places(rows.in_order(available), len(rows.person)),
         rows.situation_labels,
         rows.alternative_labels,
     )
+
+
+def _places(order: np.ndarray, count: int) -> np.ndarray:
+    """Place in ``order`` of each of ``count`` rows; -1 for those that are not in it."""
+    places = np.full(count, -1, dtype=np.int64)
+    places[order] = np.arange(len(order))
+    return places
 
 
 def _as_vector(name: str, values: Any) -> np.ndarray | None:
@@ -232,11 +239,10 @@ def _read_keys(table: nw.DataFrame[Any], columns: Columns, known: np.ndarray | N
     situation_code, situation_names = _factorize(labels)
     # A situation is the pair (decision maker, situation): ids may restart for every person.
     pair = person.astype(np.int64) * len(situation_names) + situation_code
-    situation_of, pairs = pd.factorize(pair, sort=True)
-    situation = _rank_within(np.asarray(pairs) // len(situation_names), len(people))[situation_of]
+    situation_of, _ = pd.factorize(pair, sort=True)
     alternative_values = table[columns.alternative].to_numpy()
     alternative, alternatives = _read_alternatives(alternative_values, situation_of, known, problems)
-    rows = RowKeys(person, situation, alternative, people, situation_of, labels, alternatives, alternative_values)
+    rows = RowKeys(person, alternative, people, situation_of, labels, alternatives, alternative_values)
     if not problems.sentences:
         _check_duplicates(rows, columns, problems)
     return rows
@@ -281,25 +287,31 @@ def _assemble(
     weight: np.ndarray,
     names: tuple[str, ...],
 ) -> ChoiceData:
-    n, t, j = rows.shape
-    mask = torch.zeros(n, t, j, dtype=torch.bool)
-    observed = torch.zeros(n, t, dtype=torch.bool)
-    chosen = torch.zeros(n, t, dtype=torch.int64)
-    mask.numpy()[rows.person, rows.situation, rows.alternative] = available
-    observed.numpy()[rows.person, rows.situation] = True
-    if choice is None:
-        chosen = mask.to(torch.int8).argmax(-1)
-    else:
-        chosen.numpy()[rows.person[choice], rows.situation[choice]] = rows.alternative[choice]
-    mask[..., 0] |= ~observed
-    return ChoiceData(
+    order = rows.in_order(available)
+    situation_of, n_situations = rows.situation_of[order], int(rows.situation_of.max()) + 1
+    sizes = np.bincount(situation_of, minlength=n_situations)
+    ranks = np.zeros(n_situations, dtype=np.int64)
+    if choice is not None:
+        rank = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        picked = choice[order]
+        ranks[situation_of[picked]] = rank[picked]
+    person_of = np.zeros(n_situations, dtype=np.int64)
+    person_of[rows.situation_of] = rows.person
+    positions, width = rows.alternative[order], rows.n_alternatives
+    listed = len(order) == width * n_situations
+    choices = ChoiceRows(
         attributes,
-        mask,
-        observed,
-        chosen,
+        torch.from_numpy(sizes.astype(np.int32)),
+        torch.from_numpy(ranks),
+        torch.from_numpy(np.bincount(person_of, minlength=len(rows.people))),
+        None if listed else torch.from_numpy(positions.astype(np.int32)),
+    )
+    return ChoiceData(
+        choices,
         torch.as_tensor(weight).to(attributes),
         names,
         rows.people,
+        width,
         rows.alternatives,
         _appearance(rows.person, len(rows.people)),
     )
@@ -340,10 +352,8 @@ def add_constants(data: ChoiceData, base: object, column: str) -> ChoiceData:
         )
     labels = constant_labels(data.alternatives, base)
     base = data.alternatives[0] if base is None else base
-    positions = [j for j, label in enumerate(data.alternatives) if label != base]
-    usable = (data.available & data.observed[..., None]).to(data.attributes)
-    dummies = torch.zeros(*usable.shape, len(positions), dtype=usable.dtype, device=usable.device)
-    for k, j in enumerate(positions):
-        dummies[:, :, j, k] = usable[:, :, j]
-    attributes = torch.cat([data.attributes, dummies], -1)
-    return replace(data, attributes=attributes, names=data.names + tuple(labels))
+    wanted = [j for j, label in enumerate(data.alternatives) if label != base]
+    rows, positions = data.choices.rows, data.choices.listed_positions(data.n_alternatives)
+    dummies = positions[:, None] == torch.tensor(wanted, device=rows.device)
+    choices = replace(data.choices, rows=torch.cat([rows, dummies.to(rows)], 1))
+    return replace(data, choices=choices, names=data.names + tuple(labels))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -13,7 +13,8 @@ from mxlogit.errors import SpecificationError
 
 # Relative size below which an eigenvalue of the scaled Gram matrix (float64 sums) counts as zero.
 _COLLINEAR = 1e-10
-_PEOPLE_AT_ONCE = 512
+# Rows that are summed at a time.
+_ROWS_AT_ONCE = 100_000
 
 
 @dataclass(frozen=True)
@@ -29,11 +30,14 @@ class AttributeMoments:
         Squares of the attributes.
     count : Tensor, shape (2,)
         Number of alternatives and of situations.
+    rounding : float
+        Relative rounding error of the attributes.
     """
 
     gram: Tensor
     square: Tensor
     count: Tensor
+    rounding: float = 0.0
 
     @classmethod
     def zeros(cls, size: int) -> AttributeMoments:
@@ -44,29 +48,25 @@ class AttributeMoments:
     @classmethod
     def of(cls, data: ChoiceData) -> AttributeMoments:
         """Sum over the people of some data."""
-        total = cls.zeros(data.attributes.shape[-1])
-        for start in range(0, data.n_decision_makers, _PEOPLE_AT_ONCE):
-            total = total + cls._of_chunk(data, slice(start, start + _PEOPLE_AT_ONCE))
-        return total
+        rows = data.choices.rows
+        total = cls.zeros(rows.shape[1])
+        for _, sets in data.choice_sets(_ROWS_AT_ONCE):
+            total = total + cls._of_sets(sets.double())
+        return replace(total, rounding=torch.finfo(rows.dtype).eps)
 
     @classmethod
-    def _of_chunk(cls, data: ChoiceData, part: slice) -> AttributeMoments:
-        real = data.available[part] & data.observed[part][..., None]
-        x = data.attributes[part].double()
-        if bool(real.all()):
-            centred = x - x.mean(2, keepdim=True)
-        else:
-            wide = real[..., None]
-            centred = x - (x * wide).sum(2, keepdim=True) / wide.sum(2, keepdim=True).clamp(min=1)
-            centred *= wide
-        rows = centred.flatten(0, 2)
-        count = torch.stack([real.sum(), data.observed[part].sum()]).double()
-        # Attributes are zero wherever they are padding.
-        return cls((rows.T @ rows).cpu(), x.flatten(0, 2).square().sum(0).cpu(), count.cpu())
+    def _of_sets(cls, sets: Tensor) -> AttributeMoments:
+        """Sum over situations with equally many alternatives, (m, size, k)."""
+        # Differences first: what does not vary is then zero exactly, however large it is.
+        differences = sets - sets[:, :1]
+        centred = (differences - differences.mean(1, keepdim=True)).flatten(0, 1)
+        count = sets.new_tensor([len(centred), len(sets)])
+        return cls((centred.T @ centred).cpu(), sets.square().sum((0, 1)).cpu(), count.cpu())
 
     def __add__(self, other: AttributeMoments) -> AttributeMoments:
         """Sum over the people of both."""
-        return AttributeMoments(self.gram + other.gram, self.square + other.square, self.count + other.count)
+        rounding = max(self.rounding, other.rounding)
+        return AttributeMoments(self.gram + other.gram, self.square + other.square, self.count + other.count, rounding)
 
     @property
     def n_situations(self) -> int:
@@ -76,7 +76,7 @@ class AttributeMoments:
     def take(self, columns: Sequence[int]) -> AttributeMoments:
         """Return the moments of some attributes."""
         index = list(columns)
-        return AttributeMoments(self.gram[index][:, index], self.square[index], self.count)
+        return AttributeMoments(self.gram[index][:, index], self.square[index], self.count, self.rounding)
 
 
 def check_identification(moments: AttributeMoments, names: Sequence[str]) -> list[float]:
@@ -100,7 +100,8 @@ def check_identification(moments: AttributeMoments, names: Sequence[str]) -> lis
     rows = moments.count[0].clamp(min=1.0)
     deviation, size = (moments.gram.diagonal() / rows).sqrt(), (moments.square / rows).sqrt()
     problems = []
-    constant = deviation <= 1e-7 * size
+    # Attributes that are computed, equal but for the last digit, vary by rounding alone.
+    constant = deviation <= moments.rounding * size
     for i in torch.nonzero(constant)[:, 0].tolist():
         problems.append(
             f"the coefficient of {names[i]!r} is not identified: the column does not vary across alternatives "

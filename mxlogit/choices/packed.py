@@ -1,7 +1,8 @@
 """Choice data packed on disk: shards of decision makers in order, read through memory maps.
 
-A pack is a directory with ``manifest.json``, ``people.npz`` (labels and weights) and one safetensors file per shard,
-whose panels are padded to the longest of that shard. `mxlogit.choices.packing` writes it.
+A pack is a directory with ``manifest.json``, ``people.npz`` (labels and weights) and one safetensors file per shard.
+Attributes are differences to the chosen alternative of each choice situation, taken before they are rounded: levels
+change no probability. `mxlogit.choices.packing` writes it.
 """
 
 from __future__ import annotations
@@ -22,9 +23,11 @@ from torch import Tensor
 from mxlogit.choices.data import ChoiceData, find_columns
 from mxlogit.choices.ingest import add_constants, constant_labels
 from mxlogit.choices.moments import AttributeMoments
+from mxlogit.choices.rows import ChoiceRows
 from mxlogit.errors import ChoiceDataError
 
-MANIFEST, PEOPLE, FORMAT = "manifest.json", "people.npz", "mxlogit choices 1"
+MANIFEST, PEOPLE, FORMAT = "manifest.json", "people.npz", "mxlogit choices 2"
+_ROWS_AT_ONCE = 100_000
 
 
 @dataclass(frozen=True)
@@ -34,10 +37,14 @@ class Shard:
     Attributes
     ----------
     file : str
-    shape : tuple of int
-        Lengths n, t, j, k of its attributes.
-    situations : int
-        Observed choice situations.
+    people, situations, rows, columns : int
+        Numbers of decision makers, choice situations, available alternatives of all of them, and attributes.
+    alternatives : int
+        Length of the axis of alternatives.
+    squares : sequence of float, length k
+        Sums of squares of the attributes themselves, of which the rows are differences.
+    rounding : float
+        Relative rounding error of the attributes themselves.
     size : int
         Bytes of the file.
     checksum : int
@@ -45,8 +52,13 @@ class Shard:
     """
 
     file: str
-    shape: tuple[int, int, int, int]
+    people: int
     situations: int
+    rows: int
+    columns: int
+    alternatives: int
+    squares: tuple[float, ...]
+    rounding: float
     size: int
     checksum: int
 
@@ -121,12 +133,12 @@ class PackedChoices:
     @property
     def n_alternatives(self) -> int:
         """Largest length of the alternative axis."""
-        return max((shard.shape[2] for shard in self.shards), default=1)
+        return max((shard.alternatives for shard in self.shards), default=1)
 
     @property
     def first_places(self) -> list[int]:
         """Place of the first decision maker of every shard, and the number of all."""
-        return [0, *np.cumsum([shard.shape[0] for shard in self.shards]).tolist()]
+        return [0, *np.cumsum([shard.people for shard in self.shards]).tolist()]
 
     def columns(self, names: Sequence[str]) -> list[int]:
         """Positions of attributes by name.
@@ -175,18 +187,33 @@ class PackedChoices:
             tensors = load_file(self.path / shard.file)
         except (SafetensorError, OSError) as trouble:
             raise _damage(shard, place, len(self.shards), str(trouble)) from None
-        people = slice(first, first + shard.shape[0])
-        data = ChoiceData(
-            attributes=tensors["attributes"],
-            available=tensors["available"],
-            observed=tensors["observed"],
-            chosen=tensors["chosen"].long(),
-            weights=self.weights[people].to(tensors["attributes"]),
-            names=self.names[: shard.shape[3]],
+        people = slice(first, first + shard.people)
+        data = self._data(tensors, self.names[: shard.columns], people)
+        return data if self._constants is None else add_constants(data, self._constants[0], "alternative")
+
+    def _data(self, tensors: dict[str, Tensor], names: tuple[str, ...], people: slice) -> ChoiceData:
+        choices = ChoiceRows(
+            tensors["rows"],
+            tensors["set_sizes"],
+            tensors["chosen_ranks"].long(),
+            tensors["panel_lengths"],
+            tensors.get("positions"),
+        )
+        return ChoiceData(
+            choices=choices,
+            weights=self.weights[people].to(choices.rows),
+            names=names,
             decision_makers=self.decision_makers[people],
+            n_alternatives=self.n_alternatives,
             alternatives=self.alternatives,
         )
-        return data if self._constants is None else add_constants(data, self._constants[0], "alternative")
+
+    def nobody(self) -> ChoiceData:
+        """Return the choices of no decision maker."""
+        counts = torch.zeros(0, dtype=torch.int64)
+        rows = torch.zeros(0, len(self.names), dtype=self.weights.dtype)
+        nothing = {"rows": rows, "set_sizes": counts, "chosen_ranks": counts, "panel_lengths": counts}
+        return self._data(nothing, self.names, slice(0, 0))
 
     def read_all(self) -> Iterator[ChoiceData]:
         """Map one shard after the other."""
@@ -195,11 +222,16 @@ class PackedChoices:
 
     def moments(self) -> AttributeMoments:
         """Sums over all shards."""
-        return sum((AttributeMoments.of(data) for data in self.read_all()), AttributeMoments.zeros(len(self.names)))
+        total = AttributeMoments.zeros(len(self.names))
+        for shard, data in zip(self.shards, self.read_all(), strict=True):
+            found = AttributeMoments.of(data)
+            squares = torch.cat([found.square.new_tensor(shard.squares), found.square[shard.columns :]])
+            total = total + replace(found, square=squares, rounding=shard.rounding)
+        return total
 
 
 def _shard_from(entry: dict[str, Any]) -> Shard:
-    return Shard(entry["file"], tuple(entry["shape"]), entry["situations"], entry["size"], entry["checksum"])
+    return Shard(**entry)
 
 
 def _check_size(root: Path, shard: Shard, place: int, count: int) -> None:
@@ -222,16 +254,30 @@ def _checksum(file: Path) -> int:
     return value
 
 
-def write_shard(root: Path, place: int, data: ChoiceData) -> Shard:
+def write_shard(root: Path, place: int, data: ChoiceData, dtype: torch.dtype) -> Shard:
     """Write one shard and return what the manifest says of it."""
     name = f"{place:05d}.safetensors"
+    c, file = data.choices, root / name
     tensors = {
-        "attributes": data.attributes.contiguous(),
-        "available": data.available.contiguous(),
-        "observed": data.observed.contiguous(),
-        "chosen": data.chosen.to(torch.int32).contiguous(),
+        "rows": _differences(data, dtype),
+        "set_sizes": c.set_sizes.contiguous(),
+        "chosen_ranks": c.chosen_ranks.to(torch.int32).contiguous(),
+        "panel_lengths": c.panel_lengths.contiguous(),
     }
-    save_file(tensors, root / name)
-    n, t, j, k = data.attributes.shape
-    file = root / name
-    return Shard(name, (n, t, j, k), data.n_situations, file.stat().st_size, _checksum(file))
+    if c.positions is not None:
+        tensors["positions"] = c.positions.contiguous()
+    save_file(tensors, file)
+    counts = data.n_decision_makers, data.n_situations, *c.rows.shape, data.n_alternatives
+    moments = AttributeMoments.of(data)
+    return Shard(name, *counts, tuple(moments.square.tolist()), moments.rounding, file.stat().st_size, _checksum(file))
+
+
+def _differences(data: ChoiceData, dtype: torch.dtype) -> Tensor:
+    """Attributes (r, k) less those of the chosen alternative of the situation, rounded last."""
+    c = data.choices
+    chosen = (data.first_rows[:-1] + c.chosen_ranks).repeat_interleave(c.set_sizes.long())
+    result = torch.empty(c.rows.shape, dtype=dtype)
+    for start in range(0, len(chosen), _ROWS_AT_ONCE):
+        part = slice(start, start + _ROWS_AT_ONCE)
+        result[part] = c.rows[part] - c.rows[chosen[part]]
+    return result

@@ -8,6 +8,7 @@ one bucket, and the labels of the people.
 from __future__ import annotations
 
 import importlib
+import itertools
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
@@ -46,7 +47,7 @@ def pack_choices(
     work.mkdir(parents=True)
     try:
         if isinstance(source, ChoiceData):
-            _write(work, _slices(source), source.names, source.alternatives)
+            _write(work, _slices(source), source.names, source.alternatives, dtype)
         else:
             _pack_frames(source, work, columns, tuple(names), dtype)
         # Only a complete pack ever has its own name.
@@ -56,12 +57,18 @@ def pack_choices(
     return PackedChoices.open(target)
 
 
-def _write(work: Path, parts: Iterable[ChoiceData], names: tuple[str, ...], alternatives: np.ndarray | None) -> None:
+def _write(
+    work: Path,
+    parts: Iterable[ChoiceData],
+    names: tuple[str, ...],
+    alternatives: np.ndarray | None,
+    dtype: torch.dtype,
+) -> None:
     """Write shards, labels and, last, the manifest."""
     shards: list[Shard] = []
     labels, weights = [], []
     for data in parts:
-        shards.append(write_shard(work, len(shards), data))
+        shards.append(write_shard(work, len(shards), data, dtype))
         labels.append(data.decision_makers)
         weights.append(data.weights.double().numpy())
     if not shards:
@@ -89,10 +96,12 @@ def _plain_labels(labels: np.ndarray) -> np.ndarray:
 
 def _slices(data: ChoiceData) -> Iterator[ChoiceData]:
     """Slices of choice data that are in memory already."""
-    n, *cells = data.attributes.shape
-    size = max(1, _CELLS_PER_SHARD // int(np.prod(cells)))
-    for start in range(0, n, size):
-        yield data.take(slice(start, start + size))
+    rows, columns = data.choices.rows.shape
+    before = data.first_rows[data.first_situations]
+    cuts = torch.arange(0, rows, max(1, _CELLS_PER_SHARD // max(1, columns)))
+    starts = torch.searchsorted(before, cuts).clamp(max=data.n_decision_makers - 1).unique().tolist()
+    for start, stop in itertools.pairwise([*starts, data.n_decision_makers]):
+        yield data.take(slice(start, stop))
 
 
 def _pack_frames(source: Any, work: Path, columns: Columns, names: tuple[str, ...], dtype: torch.dtype) -> None:
@@ -109,10 +118,11 @@ def _pack_frames(source: Any, work: Path, columns: Columns, names: tuple[str, ..
         for first in range(0, len(bounds), _OPEN_BUCKETS):
             for bucket in _fill_buckets(table.batches(), columns.decision_maker, bounds, first, work):
                 frame = feather.read_table(bucket)
-                yield read_frame(frame, columns, names, alternatives=alternatives, dtype=dtype).data
+                yield read_frame(frame, columns, names, alternatives=alternatives).data
                 bucket.unlink()
 
-    _write(work, parts(), names, alternatives)
+    _write(work, parts(), names, alternatives, dtype)
+    table.forget()
 
 
 @dataclass(frozen=True)
@@ -224,6 +234,11 @@ class _Source:
             reader = ipc.open_file(stream)
             for i in range(reader.num_record_batches):
                 yield pa.Table.from_batches([reader.get_batch(i)])
+
+    def forget(self) -> None:
+        """Delete what was kept on disk."""
+        if self._spool is not None:
+            self._spool.unlink()
 
     def _write(self, frames: Iterator[Any], spool: Path) -> None:
         ipc = _pyarrow("ipc")

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from mxlogit.density import PanelModel
 from mxlogit.draws import log_standard_normal
-from mxlogit.guide.encoder import observed
+from mxlogit.guide.encoder import PublishedEncoder, observed
 from mxlogit.guide.flows import LocalFlow
 from mxlogit.guide.laplace import LocalFactor, polish
 from mxlogit.guide.population import GaussianFactor
 from mxlogit.guide.subsampling import SBP, Masks
-from mxlogit.likelihood import panel_log_prob
-from mxlogit.panels import PanelDifferences
+from mxlogit.likelihood import by_pieces, panel_log_prob
+from mxlogit.panels import PanelDifferences, Panels
 from mxlogit.parameters import Population
 
 PLATE = "decision_makers"
@@ -81,9 +81,7 @@ class AmortizedGuide(nn.Module):
             tril = tril + self.below * self.free
         return GaussianFactor(self.base_mean + self.base_tril @ self.shift, self.base_tril @ tril)
 
-    def local_factor(
-        self, population: Population, panel: PanelDifferences, people: Tensor | None = None
-    ) -> LocalFactor:
+    def local_factor(self, population: Population, panel: Panels, people: Tensor | None = None) -> LocalFactor:
         """q(xi_n | theta) of the people of a panel; with their places (n,) among everybody, as `encode` says."""
         if self.encoder is None or self.polish_steps:
             factor = self.polished(population, panel)
@@ -92,22 +90,33 @@ class AmortizedGuide(nn.Module):
         return self.flowed(factor, population, panel)
 
     @torch.no_grad()
-    def polished(self, population: Population, panel: PanelDifferences) -> LocalFactor:
+    def polished(self, population: Population, panel: Panels) -> LocalFactor:
         """Factors before the flow, polished from where the encoder puts them or from zero; without gradients."""
         start = panel.values.new_zeros(len(panel), self.model.space.n_random)
         if self.encoder is not None:
-            start = self.encoder(population, panel).mean
+            start = self.encode(population, panel, None).mean
         # Frozen as well: forward derivatives take no notice of no_grad.
         return polish(start, population, panel, self.model.mixing, self.polish_steps).frozen()
 
-    def flowed(self, factor: LocalFactor, population: Population, panel: PanelDifferences) -> LocalFactor:
+    def flowed(self, factor: LocalFactor, population: Population, panel: Panels) -> LocalFactor:
         """Factors with the flow, if there is one."""
         if self.flow is None:
             return factor
         return replace(factor, warp=self.flow.attach(factor, population, panel, self.model.mixing))
 
-    def encode(self, population: Population, panel: PanelDifferences, people: Tensor | None) -> LocalFactor:
+    def encode(self, population: Population, panel: Panels, people: Tensor | None) -> LocalFactor:
         """The encoder's factors; in training, given people's places, gradients go through some situations of each."""
+
+        def parts(place: slice | Tensor, piece: PanelDifferences) -> tuple[Tensor, ...]:
+            factor = self._encode(population, piece, None if people is None else people[place])
+            return factor.mean, factor.root, factor.precision_tril, factor.log_det
+
+        if isinstance(getattr(self.encoder, "module", self.encoder), PublishedEncoder):
+            # The published network normalises over everybody's situations, padding included.
+            return self._encode(population, panel.dense(), people)
+        return LocalFactor(*by_pieces(panel, parts))
+
+    def _encode(self, population: Population, panel: PanelDifferences, people: Tensor | None) -> LocalFactor:
         assert self.encoder is not None
         if self.sbp is None or people is None or not (self.training and torch.is_grad_enabled()):
             factor: LocalFactor = self.encoder(population, panel)
@@ -119,7 +128,7 @@ class AmortizedGuide(nn.Module):
         masked: LocalFactor = self.encoder(population, panel, masks)
         return masked
 
-    def encoder_bound(self, population: Population, panel: PanelDifferences, people: Tensor | None = None) -> Tensor:
+    def encoder_bound(self, population: Population, panel: Panels, people: Tensor | None = None) -> Tensor:
         """One-draw evidence lower bound of the encoder's unpolished factors, summed over the panel."""
         factor = self.encode(population, panel, people)
         noise = torch.randn_like(factor.mean)
@@ -129,7 +138,7 @@ class AmortizedGuide(nn.Module):
         log_ratio = log_standard_normal(xi.square().sum(-1), k) - log_standard_normal(noise.square().sum(-1), k)
         return ((log_prob + log_ratio + factor.log_det) * panel.weights).sum()
 
-    def forward(self, panel: PanelDifferences, people: Tensor | None = None) -> None:
+    def forward(self, panel: Panels, people: Tensor | None = None) -> None:
         """Run the guide: the Pyro counterpart of `mxlogit.model.mixed_logit`."""
         population = self._sample_population().to(panel.values)
         index = torch.arange(len(panel), device=panel.values.device) if people is None else people

@@ -11,10 +11,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mxlogit.guide.laplace import LocalFactor, drawn_utility
-from mxlogit.likelihood import compute_odds
+from mxlogit.guide.laplace import LocalFactor, drawn_log_prob
 from mxlogit.mixing import Mixing
-from mxlogit.panels import PanelDifferences
+from mxlogit.panels import Panels
 from mxlogit.parameters import Population
 
 _DISTANCES = (1.0, 2.0)
@@ -28,12 +27,12 @@ def context_size(n_random: int) -> int:
     return n_random * (2 + 2 * len(_DISTANCES)) + 4 * pairs
 
 
-def _log_target(xi: Tensor, population: Population, panel: PanelDifferences, mixing: Mixing) -> Tensor:
+def _log_target(xi: Tensor, population: Population, panel: Panels, mixing: Mixing) -> Tensor:
     """Log P(y_n | xi) + log N(xi; 0, I) without its constant, shape (n, s), at whitened tastes (n, k, s)."""
     tastes = population.location[:, None] + population.scale_tril @ xi
     if not mixing.is_identity:
         tastes = mixing.tastes(tastes.mT, population.location, population.scale).mT
-    log_prob = compute_odds(drawn_utility(tastes, population, panel, mixing), panel).log_prob
+    log_prob = drawn_log_prob(tastes, population, panel, mixing)
     return log_prob - 0.5 * xi.square().sum(1)
 
 
@@ -44,9 +43,7 @@ def principal_axes(factor: LocalFactor) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def probe(
-    factor: LocalFactor, population: Population, panel: PanelDifferences, mixing: Mixing
-) -> tuple[Tensor, Tensor]:
+def probe(factor: LocalFactor, population: Population, panel: Panels, mixing: Mixing) -> tuple[Tensor, Tensor]:
     """Principal axes and context of the people of a panel.
 
     Parameters
@@ -55,7 +52,7 @@ def probe(
         Of the n people of the panel.
     population : Population
         In the dtype of the panel.
-    panel : PanelDifferences
+    panel : PanelDifferences or RaggedPanels
     mixing : Mixing
 
     Returns
@@ -88,7 +85,7 @@ def _excess(
     axes: Tensor,
     factor: LocalFactor,
     population: Population,
-    panel: PanelDifferences,
+    panel: Panels,
     mixing: Mixing,
 ) -> Tensor:
     """Log target at points relative to the centre, less that of a normal, shape (n, p)."""

@@ -146,6 +146,7 @@ class SetEncoder(nn.Module):
         -------
         LocalFactor
         """
+        panel = panel.single_section()
         whitened, prob = self._whiten(population, panel)
         weighted = whitened * prob
         mean = weighted.sum(2)
@@ -174,7 +175,7 @@ class SetEncoder(nn.Module):
         utility = fixed_utility(population, panel) + random @ value.taste[0]
         _, prob = panel_probabilities(utility[..., None], panel)
         loading = value.slope[0][:, None] * population.scale_tril
-        return panel.by_situation(random @ loading), panel.by_situation(prob)
+        return panel.by_section(random @ loading)[0], panel.by_section(prob)[0]
 
     def _tokens(self, inputs: tuple[Tensor, ...], masks: Masks | None, seen: Tensor) -> Tensor:
         """Tokens (n, t, width) of situations."""
@@ -267,9 +268,8 @@ class SetEncoder(nn.Module):
 
 def observed(panel: PanelDifferences) -> Tensor:
     """Which situations (n, t) are there, in panels of different lengths."""
-    if panel.closed is None:
-        return panel.n_situations.new_ones(len(panel), panel.values.shape[1] // panel.n_others, dtype=torch.bool)
-    return (~panel.by_situation(panel.closed)).any(-1)
+    (opened,) = panel.single_section().by_section(~panel.closed_rows())
+    return opened.any(-1)
 
 
 class PublishedEncoder(nn.Module):
@@ -308,9 +308,9 @@ class PublishedEncoder(nn.Module):
 
     def forward(self, population: Population, panel: PanelDifferences) -> LocalFactor:
         """Return the local factors of whitened tastes (shapes as in `SetEncoder.forward`)."""
-        values = panel.by_situation(panel.values).flatten(2)
-        closed = panel.values.new_zeros(panel.values.shape[:2], dtype=torch.bool)
-        closed = panel.by_situation(closed if panel.closed is None else panel.closed)
+        panel = panel.single_section()
+        values, closed = (panel.by_section(rows)[0] for rows in (panel.values, panel.closed_rows()))
+        values = values.flatten(2)
         inputs = torch.cat([values, (~closed).to(values)], -1)
         tokens = self.token(self.norm(inputs.flatten(0, 1))).unflatten(0, inputs.shape[:2])
         padding = closed.all(-1, keepdim=True)

@@ -22,7 +22,7 @@ from torch.func import functional_call
 from mxlogit.guide.context import context_size, probe
 from mxlogit.guide.laplace import LocalFactor
 from mxlogit.mixing import Mixing
-from mxlogit.panels import PanelDifferences
+from mxlogit.panels import Panels
 from mxlogit.parameters import Population
 
 _BINS, _BOUND, _FAR = 8, 5.0, 5.0
@@ -170,7 +170,7 @@ class LocalFlow(nn.Module):
         spread = context.std(0, correction=0)
         self.context_scale.copy_(torch.where(spread > 1e-3, spread, torch.ones_like(spread)))
 
-    def attach(self, factor: LocalFactor, population: Population, panel: PanelDifferences, mixing: Mixing) -> FlowWarp:
+    def attach(self, factor: LocalFactor, population: Population, panel: Panels, mixing: Mixing) -> FlowWarp:
         """Return the flows of the people of a panel."""
         axes, context = probe(factor, population, panel, mixing)
         # Forward derivatives take no notice of no_grad.

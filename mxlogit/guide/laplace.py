@@ -15,10 +15,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from mxlogit.likelihood import Scratch, panel_derivatives
+from mxlogit.likelihood import Scratch, by_pieces, compute_odds, panel_derivatives
 from mxlogit.mixing import Mixing
 from mxlogit.money import coefficient_jacobian, to_coefficients
-from mxlogit.panels import PanelDifferences
+from mxlogit.panels import PanelDifferences, Panels
 from mxlogit.parameters import Population
 
 # A candidate counts as an improvement unless it loses more than rounding can explain.
@@ -93,7 +93,7 @@ class Flow(Protocol):
     tail: int
     defensive: bool
 
-    def attach(self, factor: LocalFactor, population: Population, panel: PanelDifferences, mixing: Mixing) -> Warp:
+    def attach(self, factor: LocalFactor, population: Population, panel: Panels, mixing: Mixing) -> Warp:
         """Warps of the factors of the people of a panel."""
         ...
 
@@ -147,6 +147,17 @@ def drawn_utility(
     return torch.bmm(panel.values, coefficients, out=scratch.take(shape, panel.values))
 
 
+def drawn_log_prob(
+    tastes: Tensor, population: Population, panel: Panels, mixing: Mixing, scratch: Scratch | None = None
+) -> Tensor:
+    """Log P(y_n | tastes), shape (n, s), at s taste vectors of each person, (n, k, s)."""
+
+    def log_prob(place: slice | Tensor, piece: PanelDifferences) -> tuple[Tensor]:
+        return (compute_odds(drawn_utility(tastes[place], population, piece, mixing, scratch), piece).log_prob,)
+
+    return by_pieces(panel, log_prob)[0]
+
+
 def _evaluate(xi: Tensor, population: Population, panel: PanelDifferences, mixing: Mixing) -> _LocalPoint:
     latent = population.location + xi @ population.scale_tril.mT
     taste, loading = latent, population.scale_tril
@@ -180,7 +191,7 @@ def _pull(left: Tensor, loading: Tensor) -> Tensor:
 def polish(
     start: Tensor,
     population: Population,
-    panel: PanelDifferences,
+    panel: Panels,
     mixing: Mixing,
     steps: int,
     tolerance: float = 1e-4,
@@ -197,7 +208,7 @@ def polish(
         Whitened tastes.
     population : Population
         In the dtype of the panel.
-    panel : PanelDifferences
+    panel : PanelDifferences or RaggedPanels
     mixing : Mixing
     steps : int
         Largest number of evaluations after the first.
@@ -208,6 +219,17 @@ def polish(
     -------
     LocalFactor
     """
+
+    def parts(place: slice | Tensor, piece: PanelDifferences) -> tuple[Tensor, ...]:
+        return _polish(start[place], population, piece, mixing, steps, tolerance)
+
+    return LocalFactor(*by_pieces(panel, parts))
+
+
+def _polish(
+    start: Tensor, population: Population, panel: PanelDifferences, mixing: Mixing, steps: int, tolerance: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Mean, root, Cholesky factor of the precision and log determinant of people with a dense array."""
     point = _evaluate(start.clone(), population, panel, mixing)
     step = point.newton_step()
     far = point.decrement(step) >= tolerance
@@ -224,7 +246,7 @@ def polish(
         far[rows] = point.decrement(step)[rows] >= tolerance
     mean = torch.where(far[:, None], point.xi, point.xi + step)
     log_det = -point.precision_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    return LocalFactor(mean, point.root, point.precision_tril, log_det)
+    return mean, point.root, point.precision_tril, log_det
 
 
 def follow(start: Tensor, population: Population, panel: PanelDifferences, mixing: Mixing) -> LocalFactor:

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from mxlogit.guide.laplace import LocalFactor, drawn_utility
-from mxlogit.likelihood import Scratch, panel_probabilities
+from mxlogit.likelihood import Scratch, by_pieces, panel_probabilities, situation_means
 from mxlogit.mixing import Mixing
-from mxlogit.panels import PanelDifferences
+from mxlogit.panels import PanelDifferences, Panels
 from mxlogit.parameters import Population
 
 # Longest move of a mean in one step, in sds of the new factor per root of the number of tastes.
@@ -25,7 +25,7 @@ def vary(
     factor: LocalFactor,
     points: Tensor,
     population: Population,
-    panel: PanelDifferences,
+    panel: Panels,
     mixing: Mixing,
     steps: int,
     scratch: Scratch | None = None,
@@ -43,7 +43,7 @@ def vary(
         Standard normal points, the same in every step.
     population : Population
         In the dtype of the panel.
-    panel : PanelDifferences
+    panel : PanelDifferences or RaggedPanels
     mixing : Mixing
     steps : int
     scratch : Scratch, optional
@@ -53,9 +53,14 @@ def vary(
     -------
     LocalFactor
     """
-    for _ in range(steps):
-        factor = _where_finite(_step(factor, points, population, panel, mixing, scratch), factor)
-    return factor
+
+    def parts(place: slice | Tensor, piece: PanelDifferences) -> tuple[Tensor, ...]:
+        some = LocalFactor(factor.mean[place], factor.root[place], factor.precision_tril[place], factor.log_det[place])
+        for _ in range(steps):
+            some = _where_finite(_step(some, points[place], population, piece, mixing, scratch), some)
+        return some.mean, some.root, some.precision_tril, some.log_det
+
+    return LocalFactor(*by_pieces(panel, parts)) if steps else factor
 
 
 def _where_finite(new: LocalFactor, old: LocalFactor) -> LocalFactor:
@@ -103,8 +108,7 @@ def _mean_information(values: Tensor, prob: Tensor, panel: PanelDifferences) -> 
     """Logit information (n, k, k) averaged over draws, from attributes (n, r, k) and probabilities (n, r, s)."""
     n, k, count = len(values), values.shape[-1], prob.shape[-1]
     within = torch.bmm((values * prob.mean(-1, keepdim=True)).mT, values)
-    mean = torch.bmm(panel.by_situation(values).flatten(0, 1).mT, panel.by_situation(prob).flatten(0, 1))
-    mean = mean.view(n, -1, k, count).transpose(1, 2).reshape(n, k, -1)
+    mean = situation_means(values, prob, panel).transpose(1, 2).reshape(n, k, -1)
     return within - torch.bmm(mean, mean.mT) / count
 
 

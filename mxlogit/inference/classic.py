@@ -32,7 +32,7 @@ from mxlogit.inference.newton import Clock
 from mxlogit.inference.start import MultinomialLogit
 from mxlogit.marginal import MarginalLikelihood, Sweep
 from mxlogit.model import mixed_logit
-from mxlogit.panels import PanelDifferences
+from mxlogit.panels import Panels
 from mxlogit.parameters import Population
 from mxlogit.people import People
 from mxlogit.samples import Samples
@@ -90,7 +90,7 @@ def run_classic(
 
 
 def make_guide(
-    settings: VI, model: PanelModel, panel: PanelDifferences, start: Population, seed: int, team: Team | None = None
+    settings: VI, model: PanelModel, panel: Panels, start: Population, seed: int, team: Team | None = None
 ) -> AmortizedGuide:
     """Return the guide that was asked for, before training, its network's first weights from the seed."""
     with torch.random.fork_rng(devices=[panel.values.device] if panel.values.is_cuda else []):
@@ -112,11 +112,12 @@ def make_guide(
     return guide
 
 
-def _make_encoder(settings: VI, model: PanelModel, panel: PanelDifferences) -> torch.nn.Module | None:
+def _make_encoder(settings: VI, model: PanelModel, panel: Panels) -> torch.nn.Module | None:
     if encoder_name(settings) is None or model.space.n_random == 0:
         return None
     if settings.encoder == "rodrigues2022":
-        return PublishedEncoder(model.space.n_random, panel.n_others * (panel.values.shape[-1] + 1))
+        others = panel.dense().single_section().sections[0].others
+        return PublishedEncoder(model.space.n_random, others * (panel.n_columns + 1))
     shape = settings.encoder if isinstance(settings.encoder, Encoder) else Encoder()
     return SetEncoder(model.space.n_random, model.mixing, shape, settings.covariance, settings.coordinates)
 
@@ -166,7 +167,7 @@ class _Schedule:
 
 
 def _train(
-    settings: VI, guide: AmortizedGuide, panel: PanelDifferences, people: People, seed: int, clock: Clock
+    settings: VI, guide: AmortizedGuide, panel: Panels, people: People, seed: int, clock: Clock
 ) -> tuple[GaussianFactor, int]:
     """Run Adam; return q(theta) averaged over the last quarter of the run, and how many gradients were clipped.
 
@@ -176,7 +177,7 @@ def _train(
     team, first = people.team, people.first
     panel = replace(panel, weights=team.size * panel.weights)
 
-    def program(data: PanelDifferences, people: Tensor) -> None:
+    def program(data: Panels, people: Tensor) -> None:
         mixed_logit(guide.model, data, people)
 
     loss_of = Trace_ELBO()(program, guide)

@@ -17,7 +17,7 @@ from mxlogit.guide.laplace import LocalFactor, polish
 from mxlogit.guide.variational import vary
 from mxlogit.importance import WeightedDraws, weigh_draws
 from mxlogit.marginal import MarginalLikelihood
-from mxlogit.panels import PanelDifferences
+from mxlogit.panels import Panels
 from mxlogit.parameters import Population
 
 # People who teach the flow, and how many and how many draws of each a step takes.
@@ -105,7 +105,7 @@ def train_flow(
     return flow.eval().requires_grad_(requires_grad=False), gain
 
 
-def _sample_people(marginal: MarginalLikelihood, seed: int) -> tuple[PanelDifferences, Tensor]:
+def _sample_people(marginal: MarginalLikelihood, seed: int) -> tuple[Panels, Tensor]:
     """Panels and places of a random sample of the people of this process."""
     people = marginal.people
     count = min(len(people.panels), max(1, _TAUGHT // people.team.size))
@@ -120,7 +120,7 @@ class _Taught:
     def __init__(
         self,
         model: PanelModel,
-        panel: PanelDifferences,
+        panel: Panels,
         flow: LocalFlow,
         start: Tensor,
         population: Population,

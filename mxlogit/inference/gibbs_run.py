@@ -15,7 +15,7 @@ from mxlogit.density import PanelModel
 from mxlogit.fit import HistoryRow
 from mxlogit.inference.method import Callback
 from mxlogit.journal import Checkpoint
-from mxlogit.panels import PanelDifferences
+from mxlogit.panels import Panels
 from mxlogit.parameters import Population
 from mxlogit.sampling.chains import State
 from mxlogit.sampling.convergence import rhat
@@ -61,7 +61,7 @@ class Sampled:
 def run_gibbs(
     settings: ChainSettings,
     model: PanelModel,
-    panel: PanelDifferences,
+    panel: Panels,
     start: Population,
     seed: int,
     callback: Callback,
@@ -88,7 +88,7 @@ def _identity(settings: ChainSettings, model: PanelModel, sampler: GibbsSampler,
     """Words that differ between runs, models, priors and data, the order of people included."""
     panel, prior = sampler.likelihood.panel, model.prior
     families = ", ".join(family.name for family in model.mixing.families)
-    tensors = (prior.mean, prior.deviation, prior.sd_scale, panel.values, panel.closed_rows())
+    tensors = (prior.mean, prior.deviation, prior.sd_scale, panel.values, panel.n_situations)
     digest = zlib.crc32(repr((prior.concentration, model.space.labels, settings.covariance)).encode())
     for tensor in tensors:
         digest = zlib.crc32(tensor.cpu().contiguous().numpy().tobytes(), digest)

@@ -30,7 +30,7 @@ from mxlogit.guide.laplace import LocalFactor
 from mxlogit.guide.population import GaussianFactor
 from mxlogit.importance import WeightedDraws, log_density, log_joint, weigh_draws
 from mxlogit.optim.curvature import Smooth
-from mxlogit.panels import PanelDifferences
+from mxlogit.panels import Panels
 from mxlogit.parameters import Population
 from mxlogit.sequences import PersonDraws
 
@@ -83,12 +83,12 @@ class GuideObjective:
     Parameters
     ----------
     guide : AmortizedGuide
-    panel : PanelDifferences
+    panel : PanelDifferences or RaggedPanels
     settings : ObjectiveSettings
     seed : int
     """
 
-    def __init__(self, guide: AmortizedGuide, panel: PanelDifferences, settings: ObjectiveSettings, seed: int) -> None:
+    def __init__(self, guide: AmortizedGuide, panel: Panels, settings: ObjectiveSettings, seed: int) -> None:
         self.guide, self.panel, self.settings, self.seed = guide, panel, settings, seed
         self.names = [name for name, _ in guide.named_parameters()]
 
@@ -178,7 +178,7 @@ class GuideObjective:
         return torch.cat(blocks)[:count]
 
     @torch.no_grad()
-    def _factor_at(self, vector: Tensor, part: PanelDifferences) -> LocalFactor:
+    def _factor_at(self, vector: Tensor, part: Panels) -> LocalFactor:
         parts = {name.split(".")[-1]: value for name, value in zip(self.names, self._parts(vector), strict=True)}
         mean = self.guide.base_mean + self.guide.base_tril @ parts["shift"]
         return self.guide.polished(self.guide.model.space.constrain(mean).to(part.values), part)
@@ -189,7 +189,7 @@ class _Batch:
     """People, their panels, draws and fixed factors, and how many times as many there are in all."""
 
     places: Tensor
-    part: PanelDifferences
+    part: Panels
     base: BaseDraws
     factor: LocalFactor | None
     scale: float

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mxlogit.guide.amortized import AmortizedGuide
-from mxlogit.panels import PanelDifferences
+from mxlogit.panels import Panels
 from mxlogit.team import Team
 
 EVERY = 50
@@ -39,12 +39,12 @@ class KeepControl:
     masks: float = 0.0
     batches: float = 0.0
 
-    def adjust(self, panel: PanelDifferences, people: Tensor, key: tuple[int, int]) -> None:
+    def adjust(self, panel: Panels, people: Tensor, key: tuple[int, int]) -> None:
         """Measure on a mini-batch (places of ``people``) and set the share.
 
         Parameters
         ----------
-        panel : PanelDifferences
+        panel : PanelDifferences or RaggedPanels
         people : Tensor of int
         key : tuple of int
             Seed and step.
@@ -64,7 +64,7 @@ class KeepControl:
             wanted = self.masks / (self.masks + sbp.added * self.batches)
             self.guide.sbp = replace(sbp, keep=min(max(wanted, _LEAST), _MOST))
 
-    def _halves(self, panel: PanelDifferences, people: Tensor, mask_key: tuple[int, ...]) -> Tensor:
+    def _halves(self, panel: Panels, people: Tensor, mask_key: tuple[int, ...]) -> Tensor:
         """Gradients (2, d) per person of the encoder's bound on halves of the people, under one mask and one noise."""
         guide = self.guide
         # Several processes' own module averages gradients, which this one must not.

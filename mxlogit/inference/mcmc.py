@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -19,7 +20,7 @@ from mxlogit.inference.method import Callback
 from mxlogit.inference.start import MultinomialLogit, fit_multinomial_logit, start_population
 from mxlogit.inference.vi import VI
 from mxlogit.marginal import MarginalLikelihood
-from mxlogit.panels import PanelDifferences
+from mxlogit.panels import Panels
 from mxlogit.parameters import Population
 from mxlogit.people import People
 from mxlogit.sampling.convergence import ess_bulk, ess_tail, rhat
@@ -30,7 +31,7 @@ from mxlogit.tastes import PolishedTastes
 _WORST_RHAT = 1.01
 _CENTER_WORK = 20_000_000
 
-Sampler = Callable[[ChainSettings, PanelModel, PanelDifferences, Population, int, Callback], Sampled]
+Sampler = Callable[[ChainSettings, PanelModel, Panels, Population, int, Callback], Sampled]
 
 
 class MCMC(BaseEstimator):  # type: ignore[misc]
@@ -192,7 +193,7 @@ def _gibbs() -> Sampler:
 _SAMPLERS: dict[str, Callable[[], Sampler]] = {"gibbs": _gibbs, "nuts": _nuts, "numpyro": _numpyro}
 
 
-def repeated(panel: PanelDifferences) -> PanelDifferences:
+def repeated(panel: Panels) -> Panels:
     """Everybody as often as the weight says, each with weight one.
 
     Raises
@@ -211,10 +212,10 @@ def repeated(panel: PanelDifferences) -> PanelDifferences:
         return panel
     people = torch.arange(len(panel), device=weights.device).repeat_interleave(weights.long())
     many = panel.take(people)
-    return PanelDifferences(many.values, many.closed, many.n_others, torch.ones_like(many.weights), many.n_situations)
+    return replace(many, weights=torch.ones_like(many.weights), appearance=None, clusters=None)
 
 
-def _package(model: PanelModel, sampled: Sampled, panel: PanelDifferences, seed: int) -> Fit:
+def _package(model: PanelModel, sampled: Sampled, panel: Panels, seed: int) -> Fit:
     """The result, with its diagnostics."""
     trace = sampled.trace
     samples = trace.samples(torch.Generator().manual_seed(seed))
@@ -230,7 +231,7 @@ def _package(model: PanelModel, sampled: Sampled, panel: PanelDifferences, seed:
     return Fit(samples, center, status, sampled.history, tastes, diagnostics, warnings, chains=reported)
 
 
-def _of_people(trace: Trace, panel: PanelDifferences) -> tuple[Tensor, Tensor, Tensor]:
+def _of_people(trace: Trace, panel: Panels) -> tuple[Tensor, Tensor, Tensor]:
     """Moments and states of each person, once, however often weights repeat it."""
     moments, states = trace.moments, trace.states()
     if len(moments.mean) == len(panel):

@@ -28,7 +28,7 @@ from mxlogit.inference.spread import (
 )
 from mxlogit.inference.start import fit_multinomial_logit, in_money, start_population
 from mxlogit.marginal import MarginalLikelihood, Sweep
-from mxlogit.panels import PanelDifferences
+from mxlogit.panels import Panels
 from mxlogit.parameters import Population
 from mxlogit.people import People
 from mxlogit.sequences import SCHEMES, PersonDraws
@@ -175,7 +175,7 @@ class MSLE(BaseEstimator):  # type: ignore[misc]
         return judge(fit, model, people, logit)
 
     def _likelihoods(
-        self, model: PanelModel, panel: PanelDifferences, draws: PersonDraws
+        self, model: PanelModel, panel: Panels, draws: PersonDraws
     ) -> tuple[SimulatedLikelihood, SimulatedLikelihood]:
         """The likelihood in the precision of the data, and that of the search: Newton's needs single precision."""
         if self.optimizer != "newton" or panel.values.dtype == torch.float32:

@@ -20,12 +20,13 @@ from mxlogit.fit import HistoryRow
 from mxlogit.inference.gibbs_run import ChainSettings, Sampled
 from mxlogit.inference.method import Callback
 from mxlogit.inference.nuts import chain_after_chain, site_values
-from mxlogit.panels import PanelDifferences
+from mxlogit.panels import Panels
 from mxlogit.parameters import Population
 
 _START_SPREAD = 0.2
 _TARGET_ACCEPTANCE = 0.85
 _BLOCKS = 10
+_ROWS_OF_A_PIECE = 1_000_000
 _NEVER = -1e30
 _SIGNS = {"normal": 0.0, "lognormal": 1.0, "negative_lognormal": -1.0}
 
@@ -58,7 +59,7 @@ def check_numpyro(model: PanelModel) -> None:
 def run_numpyro(
     settings: ChainSettings,
     model: PanelModel,
-    panel: PanelDifferences,
+    panel: Panels,
     start: Population,
     seed: int,
     callback: Callback,
@@ -85,7 +86,7 @@ def run_numpyro(
 
 
 def _run_chain(
-    settings: ChainSettings, model: PanelModel, panel: PanelDifferences, start: Population, key: tuple[int, int]
+    settings: ChainSettings, model: PanelModel, panel: Panels, start: Population, key: tuple[int, int]
 ) -> Iterator[tuple[str, dict[str, np.ndarray], int]]:
     """Warm up, then sample in blocks: what was done, samples by site, and how many transitions diverged."""
     import jax
@@ -97,7 +98,7 @@ def _run_chain(
     values = {name: value.numpy() for name, value in site_values(model, model.space.move(start, steps)).items()}
     values["xi"] = np.zeros((len(panel), model.space.n_random))
     kernel = NUTS(
-        program(model),
+        program(model, len(panel)),
         target_accept_prob=_TARGET_ACCEPTANCE,
         init_strategy=init_to_value(values={name: value for name, value in values.items() if value.size}),
     )
@@ -105,12 +106,12 @@ def _run_chain(
     size = -(-total // _BLOCKS)
     run = NumPyroMCMC(kernel, num_warmup=settings.warmup, num_samples=size, progress_bar=False)
     data = arrays(panel)
-    run.warmup(jax.random.PRNGKey(int(torch.randint(2**31, (1,), generator=generator))), *data)
+    run.warmup(jax.random.PRNGKey(int(torch.randint(2**31, (1,), generator=generator))), data)
     yield "warm-up done", {}, 0
     state = run.last_state
     for first in range(0, total, size):
         run.post_warmup_state = state
-        run.run(state.rng_key, *data, extra_fields=("diverging",))
+        run.run(state.rng_key, data, extra_fields=("diverging",))
         state = run.last_state
         wanted = min(size, total - first)
         block = {name: np.asarray(value)[:wanted] for name, value in run.get_samples().items()}
@@ -127,13 +128,17 @@ def _as_tensors(blocks: list[dict[str, np.ndarray]], settings: ChainSettings, mo
     return sites
 
 
-def arrays(panel: PanelDifferences) -> tuple[np.ndarray, np.ndarray]:
-    """What the program is given: attribute differences (N, T, J - 1, F + K) and which alternatives are closed."""
-    by_situation = panel.by_situation(panel.values).double().cpu().numpy()
-    return by_situation, panel.by_situation(panel.closed_rows()).cpu().numpy()
+def arrays(panel: Panels) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Places of some people, attribute differences (n, t, J - 1, F + K) and closed alternatives, part by part."""
+    found = []
+    for place, piece in panel.pieces(_ROWS_OF_A_PIECE, len(panel)):
+        people = np.arange(len(panel))[place if isinstance(place, slice) else place.cpu().numpy()]
+        parts = zip(piece.by_section(piece.values), piece.by_section(piece.closed_rows()), strict=True)
+        found += [(people, values.double().cpu().numpy(), closed.cpu().numpy()) for values, closed in parts]
+    return found
 
 
-def program(model: PanelModel) -> Callable[[Any, Any], None]:
+def program(model: PanelModel, n_people: int) -> Callable[[Any], None]:
     """The generative model of `mxlogit.model` in NumPyro's words, a function of the `arrays`."""
     import jax
     import jax.numpy as jnp
@@ -144,7 +149,7 @@ def program(model: PanelModel) -> Callable[[Any, Any], None]:
     mean, deviation = prior.mean.numpy(), prior.deviation.numpy()
     signs = np.array([_SIGNS[family.name] for family in model.mixing.families])
 
-    def run(by_situation: Any, closed: Any) -> None:
+    def run(parts: Any) -> None:
         fixed = jnp.zeros(0)
         if n_fixed:
             fixed = numpyro.sample("fixed", dist.Normal(mean[:n_fixed], deviation[:n_fixed]).to_event(1))
@@ -155,12 +160,15 @@ def program(model: PanelModel) -> Callable[[Any, Any], None]:
             index = np.asarray(block)
             part = numpyro.sample(f"correlation_{i}", dist.LKJCholesky(len(block), prior.concentration))
             factor = factor.at[index[:, None], index].set(part)
-        xi = numpyro.sample("xi", dist.Normal(jnp.zeros((len(by_situation), k)), 1.0).to_event(2))
+        xi = numpyro.sample("xi", dist.Normal(jnp.zeros((n_people, k)), 1.0).to_event(2))
         latent = location + xi @ (scale[:, None] * factor).T
         tastes = jnp.where(signs == 0.0, latent, signs * jnp.exp(jnp.where(signs == 0.0, 0.0, latent)))
-        utility = by_situation[..., :n_fixed] @ fixed + jnp.einsum("ntjk,nk->ntj", by_situation[..., n_fixed:], tastes)
-        # So low a utility never counts, and has finite derivatives even where a whole situation is padding.
-        utility = jnp.where(closed, _NEVER, utility)
-        numpyro.factor("choices", -jnp.logaddexp(0.0, jax.nn.logsumexp(utility, -1)).sum())
+        total = 0.0
+        for people, values, closed in parts:
+            utility = values[..., :n_fixed] @ fixed + jnp.einsum("ntjk,nk->ntj", values[..., n_fixed:], tastes[people])
+            # So low a utility never counts, and has finite derivatives even where a whole situation is padding.
+            utility = jnp.where(closed, _NEVER, utility)
+            total -= jnp.logaddexp(0.0, jax.nn.logsumexp(utility, -1)).sum()
+        numpyro.factor("choices", total)
 
     return run

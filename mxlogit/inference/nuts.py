@@ -19,7 +19,7 @@ from mxlogit.fit import HistoryRow
 from mxlogit.inference.gibbs_run import ChainSettings, Sampled
 from mxlogit.inference.method import Callback
 from mxlogit.model import mixed_logit
-from mxlogit.panels import PanelDifferences
+from mxlogit.panels import Panels
 from mxlogit.parameters import Population
 from mxlogit.sampling.chains import State
 from mxlogit.sampling.trace import Trace
@@ -32,7 +32,7 @@ _TOLD_EVERY = 20
 def run_nuts(
     settings: ChainSettings,
     model: PanelModel,
-    panel: PanelDifferences,
+    panel: Panels,
     start: Population,
     seed: int,
     callback: Callback,
@@ -98,7 +98,7 @@ class _Teller:
 def _run_chain(
     settings: ChainSettings,
     model: PanelModel,
-    panel: PanelDifferences,
+    panel: Panels,
     start: Population,
     key: tuple[int, int],
     tell: _Teller,

@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 
 from mxlogit.draws import make_generator
-from mxlogit.panels import PanelDifferences
+from mxlogit.panels import Panels
 from mxlogit.parameters import Population
+from mxlogit.people import dense_pieces
 from mxlogit.samples import Samples
 from mxlogit.simulated import SimulatedLikelihood
 
+_PEOPLE_AT_ONCE = 4_096
 COVARIANCES = ("robust", "hessian", "bhhh", "clustered")
 # A direction is flat when its curvature, coordinates scaled to unit curvature, is below this share of the largest: what
 # rounding leaves of a singular Hessian that was summed in single precision.
@@ -163,11 +165,12 @@ def report_jacobian(simulated: SimulatedLikelihood, vector: Tensor, sizes: Tenso
     return ((report(vector + moves) - report(vector - moves)) / (2.0 * steps[:, None])).T
 
 
-def information_criteria(value: float, size: int, panel: PanelDifferences) -> dict[str, object]:
+def information_criteria(value: float, size: int, panel: Panels) -> dict[str, object]:
     """Information criteria and McFadden's rho-squared against equal probabilities."""
-    opened = panel.values.new_ones(panel.values.shape[:2]) if panel.closed is None else (~panel.closed).to(panel.values)
-    alternatives = 1.0 + panel.by_situation(opened).double().sum(-1)
-    null = -float(alternatives.log().sum(-1) @ panel.weights.double())
+    null = 0.0
+    for _, piece in dense_pieces(panel, _PEOPLE_AT_ONCE):
+        counts, person = piece.open_counts()
+        null -= float(counts.double().log1p() @ piece.weights.double()[person])
     situations = float(panel.n_situations.double() @ panel.weights.double())
     return {
         "aic": 2.0 * size - 2.0 * value,

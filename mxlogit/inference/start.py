@@ -13,7 +13,7 @@ from mxlogit.density import PanelModel
 from mxlogit.errors import SpecificationError
 from mxlogit.likelihood import panel_derivatives
 from mxlogit.parameters import Population
-from mxlogit.people import PanelSource, People
+from mxlogit.people import PanelSource, People, dense_pieces
 
 _CHUNK = 4096
 # Gain, relative to the log likelihood, that rounding hides: a search for less in single precision never ends.
@@ -89,7 +89,7 @@ def _solve_scaled(matrix: Tensor, right: Tensor) -> Tensor:
 def _sum_derivatives(point: Tensor, people: People) -> tuple[float, Tensor, Tensor]:
     size = len(point)
     value, gradient, information = (people.like.new_zeros(n, dtype=torch.float64) for n in (1, size, (size, size)))
-    for _, part in people.panels.chunks(_CHUNK):
+    for _, part in dense_pieces(people.panels, _CHUNK):
         at = panel_derivatives(part.values @ point.to(part.values), part)
         weight = part.weights.double()
         value += at.log_prob.double() @ weight
@@ -159,7 +159,7 @@ def is_separated(people: People) -> bool:
 def _gather_rows(people: People, panels: PanelSource, direction: Tensor | None = None) -> np.ndarray:
     """Rows of all processes' panels, open ones; given a direction, some of those that gain in it."""
     kept = []
-    for _, panel in panels.chunks(_CHUNK):
+    for _, panel in dense_pieces(panels, _CHUNK):
         rows = panel.values.flatten(0, 1)
         if panel.closed is not None:
             rows = rows[~panel.closed.flatten()]

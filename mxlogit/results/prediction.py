@@ -52,17 +52,17 @@ def mean_probabilities(data: ChoiceData, columns: list[int], coefficients: Tenso
 
     Returns
     -------
-    Tensor, shape (n, t, j)
-        Zero where an alternative is not available.
+    Tensor, shape (r,)
+        Of the available alternatives, in the order of the data's rows.
     """
-    n, t, j, _ = data.attributes.shape
-    result = torch.zeros(n, t, j, dtype=torch.float64)
-    for part in _chunks(n, t * j * len(coefficients)):
-        people = torch.arange(n)[part].to(data.attributes.device)
-        chunk = data.take(people)
-        x = chunk.attributes[..., columns]
-        log_prob = choice_log_probabilities(coefficients[:, part].to(x), x, chunk.available)
-        result[part] = log_prob.exp().mean(0).double().cpu()
+    c = data.choices
+    person = torch.arange(data.n_decision_makers, device=c.rows.device).repeat_interleave(c.panel_lengths)
+    result = torch.zeros(len(c.rows), dtype=torch.float64)
+    for situations, sets in data.choice_sets(max(1, _CELLS // len(coefficients))):
+        x = sets[..., columns] - sets[:, :1, columns]
+        chosen = coefficients[:, person[situations]].to(x)
+        prob = torch.einsum("mjk,smk->smj", x, chosen).softmax(-1).mean(0)
+        result[data.rows_of(situations, sets.shape[1])] = prob.double().cpu()
     return result
 
 
@@ -75,9 +75,8 @@ def mean_log_likelihood(model: PanelModel, fit: Fit, panel: PanelSource, seed: i
 
 
 def row_values(rows: FrameChoices, probability: Tensor) -> np.ndarray:
-    """Probability of every row of a frame, from probabilities (n, t, j)."""
-    values: np.ndarray = probability.numpy()[rows.person, rows.situation, rows.alternative]
-    return values
+    """Probability of every row of a frame, from probabilities (r,) of available alternatives."""
+    return np.where(rows.place < 0, 0.0, probability.numpy()[rows.place])
 
 
 def most_likely(rows: FrameChoices, probability: Tensor, names: tuple[str, str, str]) -> pd.Series:

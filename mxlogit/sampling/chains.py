@@ -16,8 +16,9 @@ from torch import Tensor
 from mxlogit.density import PanelModel
 from mxlogit.likelihood import Scratch, compute_odds
 from mxlogit.money import pull_back, to_coefficients
-from mxlogit.panels import PanelDifferences
+from mxlogit.panels import PanelDifferences, Panels
 from mxlogit.parameters import Population
+from mxlogit.people import dense_pieces
 from mxlogit.simulated_block import DrawnTastes, draw_tastes, evaluate_block, score_coordinates
 
 # Rows x chains of a chunk of people (as in `mxlogit.marginal`), and rows x coordinates squared of one for Hessians.
@@ -121,11 +122,11 @@ class ChainLikelihood:
     Parameters
     ----------
     model : PanelModel
-    panel : PanelDifferences
+    panel : PanelDifferences or RaggedPanels
         Every person with weight one.
     """
 
-    def __init__(self, model: PanelModel, panel: PanelDifferences) -> None:
+    def __init__(self, model: PanelModel, panel: Panels) -> None:
         self.model, self.panel = model, panel
         self._scratch = Scratch()
 
@@ -139,33 +140,33 @@ class ChainLikelihood:
 
     def log_prob(self, population: Population, xi: Tensor) -> Tensor:
         """Log probability of each person's choices, (chains, n), at whitened tastes (chains, k, n)."""
-        local, parts = population.to(xi), []
-        for part, panel in self.panel.chunks(self.chunk_size(len(xi))):
+        local, result = population.to(xi), xi.new_empty(len(xi), len(self))
+        for part, panel in dense_pieces(self.panel, self.chunk_size(len(xi))):
             drawn = draw_tastes(self.model, local, xi[..., part])
-            parts.append(compute_odds(self._utility(drawn, panel), panel).log_prob.mT)
-        return torch.cat(parts, 1)
+            result[:, part] = compute_odds(self._utility(drawn, panel), panel).log_prob.mT
+        return result
 
     def scores(self, population: Population, xi: Tensor) -> tuple[Tensor, Tensor]:
         """As `log_prob`, and the gradient (chains, D) of its sum over people, float64.
 
         Coordinates are fixed coefficients, locations and the free entries of L.
         """
-        local, parts = population.to(xi), []
+        local, log_prob = population.to(xi), xi.new_empty(len(xi), len(self))
         total = xi.new_zeros(len(xi), self.model.space.size, dtype=torch.float64)
-        for part, panel in self.panel.chunks(self.chunk_size(len(xi))):
+        for part, panel in dense_pieces(self.panel, self.chunk_size(len(xi))):
             drawn = draw_tastes(self.model, local, xi[..., part])
             odds = compute_odds(self._utility(drawn, panel), panel)
             gradient = torch.bmm(panel.values.mT, odds.probabilities()).neg_().permute(2, 1, 0)
             pulled = pull_back(gradient, drawn.parameters, self.model.mixing.scale_position)
             total += score_coordinates(self.model, local, drawn, pulled).double()
-            parts.append(odds.log_prob.mT)
-        return torch.cat(parts, 1), total
+            log_prob[:, part] = odds.log_prob.mT
+        return log_prob, total
 
     def information(self, population: Population, xi: Tensor) -> Tensor:
         """Minus the Hessian (D, D) of the summed log probability at the state of one chain (tastes (k, n)), float64."""
         size, local = self.model.space.size, population.to(xi)
         total = xi.new_zeros(size, size, dtype=torch.float64)
-        for part, panel in self.panel.chunks(max(1, _HESSIAN_CELLS // (size**2 + self.panel.n_rows * size))):
+        for part, panel in dense_pieces(self.panel, max(1, _HESSIAN_CELLS // (size**2 + self.panel.n_rows * size))):
             block = evaluate_block(self.model, local, panel, xi[:, part].T[..., None], curvature=True)
             assert block.second is not None
             score = block.score.double()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mxlogit.density import PanelModel
-from mxlogit.panels import PanelDifferences
+from mxlogit.panels import Panels
 from mxlogit.parameters import Population
 from mxlogit.sampling.chains import ChainLikelihood, Noise, State
 from mxlogit.sampling.covariance import HuangWand, InverseWishart, resolve_taste_prior
@@ -53,7 +53,7 @@ class GibbsSampler:
     Parameters
     ----------
     model : PanelModel
-    panel : PanelDifferences
+    panel : PanelDifferences or RaggedPanels
         Every person with weight one.
     chains : int
     seed : int
@@ -64,7 +64,7 @@ class GibbsSampler:
     def __init__(
         self,
         model: PanelModel,
-        panel: PanelDifferences,
+        panel: Panels,
         chains: int,
         seed: int,
         covariance: InverseWishart | HuangWand | None = None,

@@ -20,10 +20,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mxlogit.density import PanelModel
 from mxlogit.guide.laplace import drawn_utility, polish
 from mxlogit.likelihood import panel_derivatives
 from mxlogit.money import coefficient_jacobian
+from mxlogit.panels import PanelDifferences
 from mxlogit.parameters import Population
+from mxlogit.people import dense_pieces
 from mxlogit.sampling.chains import ChainLikelihood, Noise, State, choose, with_people
 
 _TAIL = 8
@@ -58,15 +61,17 @@ class Expansion:
         """Polish everybody to the mode at a reference population and expand there."""
         size = likelihood.chunk_size(likelihood.panel.n_columns)
         local = reference.to(likelihood.panel.like)
-        parts = [_expand(likelihood, local, part) for part, _ in likelihood.panel.chunks(size)]
-        return cls(local.fixed, *(torch.cat(column) for column in zip(*parts, strict=True)))
+        n, k, f = len(likelihood), likelihood.model.space.n_random, len(local.fixed)
+        pull, information, cross = (local.fixed.new_empty(n, *shape) for shape in ((k,), (k, k), (k, f)))
+        for part, panel in dense_pieces(likelihood.panel, size):
+            pull[part], information[part], cross[part] = _expand(likelihood.model, local, panel)
+        return cls(local.fixed, pull, information, cross)
 
 
-def _expand(likelihood: ChainLikelihood, population: Population, part: slice) -> tuple[Tensor, Tensor, Tensor]:
+def _expand(model: PanelModel, population: Population, panel: PanelDifferences) -> tuple[Tensor, Tensor, Tensor]:
     """Linear term, information and cross information of some people."""
-    panel, mixing = likelihood.panel.take(part), likelihood.model.mixing
-    n_fixed = population.fixed.shape[0]
-    start = panel.values.new_zeros(len(panel), likelihood.model.space.n_random)
+    mixing, n_fixed = model.mixing, population.fixed.shape[0]
+    start = panel.values.new_zeros(len(panel), model.space.n_random)
     xi = polish(start, population, panel, mixing, _POLISH_STEPS).mean
     latent = population.location + xi @ population.scale_tril.mT
     value = mixing.evaluate(latent, population.location, population.scale)

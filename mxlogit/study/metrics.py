@@ -103,8 +103,8 @@ def _coverage(est: MixedLogit, parameters: pd.Series) -> dict[str, float]:
 def _mean_log_probability(est: MixedLogit, X: Any) -> float:
     """Mean log probability of what people of the fit chose, by their own posterior tastes."""
     if isinstance(X, ChoiceData):
-        chosen = est._probabilities(X, "individual").gather(-1, X.chosen[..., None])[..., 0]
-        return float(chosen[X.observed].double().log().mean())
+        chosen = X.first_rows[:-1] + X.choices.chosen_ranks
+        return float(est._probabilities(X, "individual")[chosen].double().log().mean())
     probability = est.predict_proba(X, tastes="individual")
     return float(np.log(probability[X["choice"].astype(bool)]).mean())
 

@@ -16,7 +16,7 @@ from mxlogit.errors import MissingExtraError, SpecificationError
 from mxlogit.fit import Fit, Status
 from mxlogit.inference.method import Callback
 from mxlogit.marginal import MarginalLikelihood, Sweep
-from mxlogit.panels import PanelDifferences
+from mxlogit.panels import Panels
 from mxlogit.parameters import ParameterSpace
 from mxlogit.people import People
 from mxlogit.samples import Samples
@@ -90,16 +90,15 @@ class Xlogit:
         return _package(peer, model, panel, seconds, seed, self.n_draws)
 
 
-def long_arrays(panel: PanelDifferences) -> dict[str, Any]:
+def long_arrays(panels: Panels) -> dict[str, Any]:
     """Choices as long arrays: differences to the chosen alternative, which is the first one and has zeros.
 
     Situations in which nothing else was available say nothing and are left out.
     """
+    panel = panels.dense().single_section()
     n, r, k = panel.values.shape
-    others = panel.n_others
-    open_rows = torch.ones(n, r, dtype=torch.bool) if panel.closed is None else ~panel.closed
-    values = panel.values.view(-1, others, k)
-    available = open_rows.view(-1, others)
+    ((_, others),) = panel.sections
+    values, available = panel.values.view(-1, others, k), ~panel.closed_rows().view(-1, others)
     kept = available.any(-1)
     values, available = values[kept], available[kept]
     count = len(values)
@@ -116,7 +115,7 @@ def long_arrays(panel: PanelDifferences) -> dict[str, Any]:
     }
 
 
-def _package(peer: Any, model: PanelModel, panel: PanelDifferences, seconds: float, seed: int, n_draws: int) -> Fit:
+def _package(peer: Any, model: PanelModel, panel: Panels, seconds: float, seed: int, n_draws: int) -> Fit:
     """Estimates and their covariance as a `Fit` of the model."""
     space = model.space
     places = {str(name): place for place, name in enumerate(peer.coeff_names)}

@@ -265,7 +265,7 @@ def compare_team(options: argparse.Namespace, dtype: str) -> dict[str, object]:
 def shape_panel(n: int, t: int, j: int, k: int) -> PanelDifferences:
     generator = torch.Generator().manual_seed(1)
     values = torch.randn(n, t * (j - 1), k, generator=generator) / k**0.5
-    return PanelDifferences(values, None, j - 1, torch.ones(n), torch.full((n,), t))
+    return PanelDifferences.regular(values, j - 1)
 
 
 def run_shapes(options: argparse.Namespace) -> list[dict[str, float]]:

@@ -1,0 +1,117 @@
+"""Rows of choice situations and padded arrays: one situation after the other, as long as they are.
+
+This module knows tensors only: no frames, no labels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mxlogit.runs import first_places
+
+
+@dataclass(frozen=True)
+class ChoiceRows:
+    """Available alternatives of observed situations.
+
+    Attributes
+    ----------
+    rows : Tensor, shape (r, k)
+        Their attributes, person after person, situation after situation.
+    set_sizes : Tensor, int32, shape (s,)
+        Number of available alternatives of every situation.
+    chosen_ranks : Tensor, int64, shape (s,)
+        Which of a situation's rows was chosen, from 0.
+    panel_lengths : Tensor, int64, shape (n,)
+        Number of situations of every person.
+    positions : Tensor or None, int32, shape (r,)
+        Position of each row on the axis of alternatives; None where every situation lists all of them in order.
+    """
+
+    rows: Tensor
+    set_sizes: Tensor
+    chosen_ranks: Tensor
+    panel_lengths: Tensor
+    positions: Tensor | None
+
+    def listed_positions(self, width: int) -> Tensor:
+        """Positions (r,), int32, of rows on an axis of ``width`` alternatives."""
+        if self.positions is not None:
+            return self.positions
+        return torch.arange(width, dtype=torch.int32, device=self.rows.device).repeat(len(self.set_sizes))
+
+
+def rows_of_arrays(attributes: Tensor, available: Tensor, observed: Tensor, chosen: Tensor) -> ChoiceRows:
+    """Take the available alternatives of observed situations out of padded arrays, without a copy where that is all.
+
+    Parameters
+    ----------
+    attributes : Tensor, shape (n, t, j, k)
+    available : Tensor, bool, shape (n, t, j)
+    observed : Tensor, bool, shape (n, t)
+    chosen : Tensor, int64, shape (n, t)
+        Positions; ignored where not observed.
+
+    Returns
+    -------
+    ChoiceRows
+    """
+    n, t, j, k = attributes.shape
+    lengths = observed.sum(1)
+    if bool(observed.all()) and bool(available.all()):
+        sizes = torch.full((n * t,), j, dtype=torch.int32, device=attributes.device)
+        return ChoiceRows(attributes.reshape(n * t * j, k), sizes, chosen.reshape(-1), lengths, None)
+    usable = available[observed]
+    ranks = usable.long().cumsum(1).sub_(1).gather(1, chosen[observed][:, None])[:, 0]
+    positions = None
+    if not bool(usable.all()):
+        positions = torch.nonzero(usable)[:, 1].to(torch.int32)
+    real = available & observed[..., None]
+    return ChoiceRows(attributes[real], usable.sum(1, dtype=torch.int32), ranks, lengths, positions)
+
+
+@dataclass(frozen=True)
+class PaddedArrays:
+    """Choices padded to the longest panel (t) and to all alternatives (j).
+
+    Attributes
+    ----------
+    attributes : Tensor, shape (n, t, j, k)
+        Zero where padded or unavailable.
+    available : Tensor, bool, shape (n, t, j)
+        Every situation, padding included, has at least one available alternative.
+    observed : Tensor, bool, shape (n, t)
+        False where the situation is padding.
+    chosen : Tensor, int64, shape (n, t)
+        0 where padded.
+    """
+
+    attributes: Tensor
+    available: Tensor
+    observed: Tensor
+    chosen: Tensor
+
+
+def pad_rows(choices: ChoiceRows, width: int) -> PaddedArrays:
+    """Padded arrays of rows, with ``width`` alternatives; without a copy where nothing is padding."""
+    rows, sizes, lengths = choices.rows, choices.set_sizes, choices.panel_lengths
+    n, t = len(lengths), max(1, int(lengths.max())) if len(lengths) else 1
+    observed = torch.arange(t, device=rows.device) < lengths[:, None]
+    chosen = torch.zeros(n, t, dtype=torch.int64, device=rows.device)
+    if choices.positions is None and bool(observed.all()):
+        everything = torch.ones(n, t, width, dtype=torch.bool, device=rows.device)
+        return PaddedArrays(rows.view(n, t, width, -1), everything, observed, choices.chosen_ranks.view(n, t))
+    positions = choices.listed_positions(width)
+    situations = torch.nonzero(observed.flatten())[:, 0]
+    cells = situations.repeat_interleave(sizes.long()) * width + positions
+    attributes = rows.new_zeros(n * t * width, rows.shape[1])
+    attributes[cells] = rows
+    available = torch.zeros(n * t * width, dtype=torch.bool, device=rows.device)
+    available[cells] = True
+    available = available.view(n, t, width)
+    available[..., 0] |= ~observed
+    chosen[observed] = positions[first_places(sizes)[:-1] + choices.chosen_ranks].long()
+    return PaddedArrays(attributes.view(n, t, width, -1), available, observed, chosen)

@@ -1,0 +1,163 @@
+"""Which people share a dense array, and where its rows come from.
+
+Choice situations are padded to one of few sizes; people with equally many situations of each size, or nearly so, go
+together. What is padding is bounded by the rows that are real, whatever the longest panel and the largest choice set.
+
+This module knows tensors only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from mxlogit.runs import first_places
+
+# Padded rows over real ones up to which situations of different sizes share a class.
+_CLASS_PADDING = 1.5
+# Share of real rows that padding may add to a group of people.
+_GROUP_PADDING = 0.25
+# Share of the rows of a piece that is computed sooner than another piece is begun (measured: a piece costs two
+# milliseconds whatever its size, as much as 10,000 rows with 16 draws of 250,000).
+_WORTH_A_PIECE = 0.04
+
+
+def size_classes(others: Tensor) -> tuple[int, ...]:
+    """Sizes, increasing, to which choice situations with ``others`` (s,) rows are padded."""
+    sizes, counts = others[others > 0].unique(return_counts=True)
+    classes: list[int] = []
+    real = number = 0
+    for size, count in zip(reversed(sizes.tolist()), reversed(counts.tolist()), strict=True):
+        real, number = real + size * count, number + count
+        if not classes or classes[-1] * number > _CLASS_PADDING * real:
+            classes.append(size)
+            real, number = size * count, count
+    return tuple(reversed(classes)) or (1,)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A group of people and the rows of their dense array.
+
+    Attributes
+    ----------
+    people : slice or Tensor
+        Consecutive people, or their places in increasing order.
+    index : Tensor of int, shape (m, r)
+        Place of every row; that of the row of zeros where there is none.
+    closed : Tensor or None, bool, shape (m, r)
+        Where there is none; None when nowhere.
+    sections : tuple of (int, int)
+        Numbers of situations and of rows of each, for each size that occurs.
+    """
+
+    people: slice | Tensor
+    index: Tensor
+    closed: Tensor | None
+    sections: tuple[tuple[int, int], ...]
+
+
+class Situations:
+    """The choice situations of some people.
+
+    Parameters
+    ----------
+    others : Tensor, shape (s,)
+        Rows of every situation, person after person.
+    n_situations : Tensor, shape (n,)
+    classes : tuple of int
+        Sizes to which situations are padded.
+    first_row, no_row : int
+        Place of the first row, and of the row of zeros.
+    """
+
+    def __init__(
+        self, others: Tensor, n_situations: Tensor, classes: tuple[int, ...], first_row: int, no_row: int
+    ) -> None:
+        self.others, self.classes, self.no_row = others, classes, no_row
+        self._starts = first_row + first_places(others)[:-1]
+        n, device = len(n_situations), others.device
+        person = torch.arange(n, device=device).repeat_interleave(n_situations)
+        kind = torch.bucketize(others, torch.tensor(classes, device=device))
+        real = torch.nonzero(others > 0)[:, 0]
+        # Cells are pairs (size, person), size after size.
+        cell = kind[real] * n + person[real]
+        counts = torch.bincount(cell, minlength=len(classes) * n)
+        self.counts = counts.view(len(classes), n)
+        self._in_order = real[cell.argsort(stable=True)]
+        self._first_of_cell = first_places(counts)[:-1].view(len(classes), n)
+
+    @cached_property
+    def padded_sizes(self) -> Tensor:
+        """Rows (n,) of every person when every situation is padded to its size."""
+        return torch.tensor(self.classes, device=self.counts.device) @ self.counts
+
+    def layouts(self, rows: int, people: int) -> Iterator[Layout]:
+        """Iterate over groups of at most ``people`` people and about ``rows`` rows.
+
+        Yields
+        ------
+        Layout
+        """
+        groups = self._group(max(1, int(_WORTH_A_PIECE * rows)))
+        for group in groups:
+            widest = self.counts[:, group].amax(1)
+            size = int(widest @ torch.tensor(self.classes, device=widest.device))
+            step = max(1, min(people, rows // max(1, size)))
+            if len(groups) == 1:
+                for start in range(0, len(group), step):
+                    yield self.layout(slice(start, min(start + step, len(group))))
+            else:
+                for part in group.split(step):
+                    yield self.layout(part)
+
+    def _group(self, cheap: int) -> list[Tensor]:
+        """People who share an array: padding adds little to their rows, or fewer rows than ``cheap``."""
+        shapes, shape_of, number = self.counts.flip(0).T.unique(dim=0, return_inverse=True, return_counts=True)
+        sizes = list(reversed(self.classes))
+        group_of, widest, members, real = [], [0] * len(sizes), 0, 0
+        for shape, count in zip(shapes.tolist(), number.tolist(), strict=True):
+            wider = [max(pair) for pair in zip(widest, shape, strict=True)]
+            rows = real + count * _total(shape, sizes)
+            padding = (members + count) * _total(wider, sizes) - rows
+            if members == 0 or padding > max(_GROUP_PADDING * rows, cheap):
+                group_of.append(group_of[-1] + 1 if group_of else 0)
+                widest, members, real = shape, count, count * _total(shape, sizes)
+            else:
+                group_of.append(group_of[-1])
+                widest, members, real = wider, members + count, rows
+        place = torch.tensor(group_of, device=shape_of.device)[shape_of]
+        return list(place.argsort(stable=True).split(place.bincount().tolist()))
+
+    def layout(self, people: slice | Tensor) -> Layout:
+        """Rows of the dense array of some people."""
+        counts, first = self.counts[:, people], self._first_of_cell[:, people]
+        parts, sections = [], []
+        for place, size in enumerate(self.classes):
+            most = int(counts[place].amax()) if counts.shape[1] else 0
+            if most:
+                parts.append(self._rows(counts[place], first[place], most, size))
+                sections.append((most, size))
+        index = torch.cat(parts, 1) if parts else counts.new_full((counts.shape[1], 1), self.no_row)
+        closed = index == self.no_row
+        if self.no_row < torch.iinfo(torch.int32).max:
+            index = index.to(torch.int32)
+        return Layout(people, index, closed if bool(closed.any()) else None, tuple(sections) or ((1, 1),))
+
+    def _rows(self, counts: Tensor, first: Tensor, most: int, size: int) -> Tensor:
+        """Places (m, most x size) of the rows of people's situations of one size."""
+        rank = torch.arange(most, device=counts.device)
+        there = rank < counts[:, None]
+        situation = self._in_order[torch.where(there, first[:, None] + rank, 0)]
+        row = torch.arange(size, device=counts.device)
+        real = there[..., None] & (row < self.others[situation][..., None])
+        return torch.where(real, self._starts[situation][..., None] + row, self.no_row).flatten(1)
+
+
+def _total(shape: list[int], sizes: list[int]) -> int:
+    """Rows of a person with so many situations of each size."""
+    return sum(count * size for count, size in zip(shape, sizes, strict=True))
