@@ -13,6 +13,7 @@ from mxlogit.draws import make_generator
 from mxlogit.fit import Fit
 from mxlogit.guide.laplace import Flow
 from mxlogit.guide.population import GaussianFactor
+from mxlogit.identity import identify_fit
 from mxlogit.inference.assess import draw_samples, evaluate_center, judge, report_samples
 from mxlogit.inference.correction import MOST_WORK, USUAL_WORK, WeightedVectors, correct
 from mxlogit.inference.natural import NaturalSearch
@@ -167,7 +168,8 @@ def _describe_guide(flow: Flow | None, optimum: Optimum) -> str:
 def _journal(settings: VI, model: PanelModel, people: People, seed: int) -> Journal:
     if settings.checkpoint is None:
         return Journal()
-    identity = f"{len(people)} people, {model.space.size} parameters, seed {seed}, {people.team.size} processes"
+    # Without the limit of other searches, which this one does not obey, all settings make the fit what it is.
+    identity = identify_fit(model, people, settings, seed, engine="VI", without=("checkpoint", "max_seconds"))
     return FileJournal(settings.checkpoint, identity, people.team)
 
 
