@@ -101,8 +101,8 @@ class PackedChoices:
             )
         if facts["people"] != checksum:
             raise ChoiceDataError(
-                f"{str(root / PEOPLE)!r} is not the file that was written with {MANIFEST}: it is damaged, or of another "
-                "pack. Pack the data again."
+                f"{str(root / PEOPLE)!r} is not the file that was written with {MANIFEST}: it is damaged, or of "
+                "another pack. Pack the data again."
             )
         shards = tuple(_shard_from(entry) for entry in facts["shards"])
         for place, shard in enumerate(shards):
