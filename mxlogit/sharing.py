@@ -116,19 +116,19 @@ def count_ambiguous(labels: Sequence[np.ndarray], contents: Sequence[Sequence[by
     if not ambiguous.any():
         common = shared.index[shared]
         if len(common):
-            raise _overlap(common)
+            raise _overlap(common.tolist())
         return 0
     alike = people.groupby("content")["process"].transform("nunique") > 1
     by_chance = people.duplicated(["process", "content"], keep=False).sum() * (len(labels) - 1)
     # Twice what chance makes alike within processes: for the noise of few.
     if alike.sum() > 2 * by_chance:
-        raise _overlap(people.loc[alike, "label"].drop_duplicates())
+        raise _overlap(people[alike].drop_duplicates("content")["label"].tolist())
     return int(ambiguous.sum())
 
 
 def _overlap(common: Sequence[str]) -> ChoiceDataError:
     return ChoiceDataError(
-        f"{len(common)} decision makers are in the data of several processes (first: {list(common[:5])}), with the "
+        f"{len(common)} decision makers are in the data of several processes (first: {common[:5]}), with the "
         "same choices, but these data are not the same: give every process the same data in the same order, or "
         "different people. Different people who happen to choose alike need labels of their own."
     )
