@@ -110,7 +110,7 @@ def run_newton(
     even = optimum.evaluation.detail.value.ess > EVEN_WEIGHTS
     center = model.space.from_report(samples.mean)
     flow = marginal.flow = _train_flow(settings, model, part, [center, *_typical(model, samples)], optimum, seed, clock)
-    tastes = PolishedTastes(model, seed, settings.tail, vary=optimum.sweep.vary, even=even, seen=marginal, flow=flow)
+    tastes = PolishedTastes(model, seed, settings.tail, vary=optimum.sweep.vary, even=even, flow=flow)
     fit = Fit(samples, center, optimum.status, clock.history, tastes, {})
     draws = max(_FEWEST_CENTER_DRAWS, min(_MOST_CENTER_DRAWS, 4 * (_CENTER_WORK // (4 * len(people)))))
     fit.diagnostics.update(evaluate_center(marginal, center, draws, settings.tail, optimum.sweep.vary))
