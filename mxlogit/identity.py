@@ -91,7 +91,7 @@ def identify_fit(
     like = people.like
     return {
         "data": f"{len(people)} people, digest {digest_data(people)}",
-        **_identify_model(model),
+        **identify_model(model),
         **describe_settings(settings, without),
         "method": engine,
         "dtype": f"{like.dtype} on {like.device.type}",
@@ -101,8 +101,8 @@ def identify_fit(
     }
 
 
-def _identify_model(model: PanelModel) -> Identity:
-    """Coefficients in order, families, correlated pairs, the scale column and priors of a model."""
+def identify_model(model: PanelModel) -> Identity:
+    """Return coefficients in order, families, correlated pairs, the scale column and priors of a model."""
     space, mixing, prior = model.space, model.mixing, model.prior
     names = [*space.fixed, *space.random]
     families = [family.name for family in mixing.families]
