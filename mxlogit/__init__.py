@@ -10,6 +10,7 @@ from mxlogit.choices import ChoiceData, PackedChoices, wide_to_long
 from mxlogit.compare import Comparison, compare_methods, compare_with_mcmc
 from mxlogit.errors import (
     ChoiceDataError,
+    ChoiceDataWarning,
     ConvergenceWarning,
     MissingExtraError,
     MxlogitError,
@@ -36,6 +37,7 @@ __all__ = [
     "VI",
     "ChoiceData",
     "ChoiceDataError",
+    "ChoiceDataWarning",
     "Comparison",
     "ConvergenceWarning",
     "Encoder",

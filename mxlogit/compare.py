@@ -8,16 +8,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from scipy.stats import wasserstein_distance
 from sklearn.base import clone
 
 from mxlogit.choices import ChoiceData, PackedChoices
 from mxlogit.errors import ChoiceDataError, SpecificationError
 from mxlogit.estimator import MixedLogit
+from mxlogit.identity import describe_differences, digest_people, identify_model
 from mxlogit.inference.mcmc import MCMC
 from mxlogit.inference.method import Method
-from mxlogit.people import dense_pieces
 from mxlogit.request import resolve_method
 from mxlogit.team import Team
 
@@ -122,7 +121,7 @@ def compare_with_mcmc(est: MixedLogit, X: Any, mcmc: MCMC | None = None) -> Comp
     ChoiceDataError
         If ``est`` was fitted on other choices.
     SpecificationError
-        If ``mcmc`` is something else.
+        If ``mcmc`` is something else, or ``est`` was fitted with other arguments than it has now.
     """
     judge = MCMC() if mcmc is None else mcmc
     if not isinstance(judge, MCMC):
@@ -172,16 +171,14 @@ def _name(method: Method) -> str:
 
 
 def _check_same_choices(est: MixedLogit, X: Any) -> None:
-    """Raise, before anything is sampled, if ``est`` was fitted on other choices."""
+    """Raise, before anything is sampled, if ``est`` was fitted on other choices, or with another model."""
     mine, others = est._state(), clone(est)._prepare(X, Team())[0]
-    same = np.array_equal(mine.decision_makers, others.decision_makers) and len(mine.panel) == len(others.panel)
-    same = same and mine.model.space == others.model.space
-    same = same and all(
-        a.values.shape == b.values.shape and torch.equal(a.values.float(), b.values.float())
-        for (_, a), (_, b) in zip(*(dense_pieces(fitted.panel, 4096) for fitted in (mine, others)), strict=False)
-    )
-    if not same:
+    models = describe_differences(identify_model(mine.model), identify_model(others.model))
+    labels = np.array_equal(mine.decision_makers, others.decision_makers)
+    if not labels or digest_people(mine.panel) != digest_people(others.panel):
         raise ChoiceDataError("est was fitted on other choices than X; fit it on X first.")
+    if models:
+        raise SpecificationError(f"est was fitted with another model than its arguments say: {models}. Fit it again.")
 
 
 def _compare(fits: dict[str, MixedLogit], X: Any) -> Comparison:

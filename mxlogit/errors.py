@@ -38,6 +38,10 @@ class ConvergenceWarning(UserWarning):
     """A fit ended without meeting its stopping rule, or one of its diagnostics is poor."""
 
 
+class ChoiceDataWarning(UserWarning):
+    """The choice data can be read in two ways; the message says which one was taken, and how to ask for the other."""
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
     """Return " Did you mean 'x'?" for the nearest known name, or an empty string."""
     nearest = difflib.get_close_matches(str(name), [str(k) for k in known], n=1, cutoff=0.5)

@@ -33,10 +33,10 @@ from mxlogit.request import (
     resolve_dtype,
     resolve_method,
     resolve_seed,
-    share_people,
     sum_moments,
 )
 from mxlogit.results import frames, people, prediction, predictive
+from mxlogit.sharing import share_people
 from mxlogit.spec import CONSTANT_PREFIX, Columns, Specification, make_specification
 from mxlogit.team import Team, current_team
 
@@ -165,7 +165,8 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
         ----------
         X : long frame (pandas, polars, pyarrow), ChoiceData or PackedChoices
             One row per decision maker, situation and alternative. Never changed. In a process group of
-            torch.distributed every process gives the same data, which are then split, or its own decision makers.
+            torch.distributed every process gives the same data, which are then split, or its own decision makers,
+            whose labels need not be unique (`mxlogit.sharing`); tables of people are of those of the process.
         y : array, optional
             0/1 per row, instead of the choice column.
         sample_weight : array, optional
@@ -197,7 +198,7 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
         method = resolve_method(self.method)
         device, dtype = resolve_device(self.device), resolve_dtype(self.dtype, method)
         seed = team.gather(resolve_seed(self.random_state))[0]
-        data = share_people(read_choices(X, self._columns(), specification, **given), team)
+        data = share_people(read_choices(X, self._columns(), specification, **given), team, dtype)
         constants = [name for name in data.names if name.startswith(CONSTANT_PREFIX)]
         specification = specification.with_constants(constants)
         moments = sum_moments(data, specification, team)

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mxlogit.errors import SpecificationError
+from mxlogit.identity import Identity, describe_differences
 from mxlogit.team import Team
 
 _SAME = 1e-6
@@ -29,11 +30,11 @@ class Checkpoint:
     Parameters
     ----------
     path : Path
-    identity : str
-        Words that differ between fits.
+    identity : dict of str to str
+        Of the fit that writes it, and that alone may read it (`mxlogit.identity`).
     """
 
-    def __init__(self, path: Path, identity: str) -> None:
+    def __init__(self, path: Path, identity: Identity) -> None:
         self.path, self.identity = path, identity
 
     def read(self) -> tuple[dict[str, Tensor], dict[str, str]] | None:
@@ -52,15 +53,22 @@ class Checkpoint:
                 tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError) as trouble:
             raise self.refuse(f"cannot be read ({trouble})") from None
-        if facts.get("identity") != self.identity:
-            raise self.refuse(f"belongs to another fit ({facts.get('identity')}; this one is {self.identity})")
+        self._check(facts.pop("identity", ""))
         return tensors, facts
+
+    def _check(self, words: str) -> None:
+        try:
+            differences = describe_differences(dict(json.loads(words)), self.identity)
+        except (ValueError, TypeError):
+            raise self.refuse("does not say which fit it belongs to: another version wrote it") from None
+        if differences:
+            raise self.refuse(f"belongs to another fit: {differences}")
 
     def write(self, tensors: dict[str, Tensor], facts: dict[str, str]) -> None:
         """Replace the file."""
         part = self.path.with_name(self.path.name + ".partial")
         part.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, part, {**facts, "identity": self.identity})
+        save_file(tensors, part, {**facts, "identity": json.dumps(self.identity)})
         os.replace(part, self.path)
 
     def delete(self) -> None:
@@ -69,7 +77,9 @@ class Checkpoint:
 
     def refuse(self, what: str) -> SpecificationError:
         """Return the error that says why the file is of no use."""
-        return SpecificationError(f"the checkpoint {str(self.path)!r} {what}. Delete it, or give another path.")
+        return SpecificationError(
+            f"the checkpoint {str(self.path)!r} {what}. Delete it, give another path, or repeat the call that wrote it."
+        )
 
 
 class Keeper(Protocol):
@@ -109,8 +119,8 @@ class FileJournal(Journal):
     Parameters
     ----------
     path : str or Path
-    identity : str
-        Words that differ between fits.
+    identity : dict of str to str
+        Of the fit.
     team : Team
         Every process has a file of its own; all go on from the last pass that each of them has.
 
@@ -120,7 +130,7 @@ class FileJournal(Journal):
         If the file cannot be read, or belongs to another fit.
     """
 
-    def __init__(self, path: str | Path, identity: str, team: Team) -> None:
+    def __init__(self, path: str | Path, identity: Identity, team: Team) -> None:
         suffix = f".{team.rank + 1}-of-{team.size}" if team.size > 1 else ""
         self._file = Checkpoint(Path(f"{path}{suffix}"), identity)
         self._names: list[str] = []
@@ -156,7 +166,10 @@ class FileJournal(Journal):
         before = self._tensors[f"{place} at"]
         same = before.shape == at.shape and torch.allclose(before, at, rtol=_SAME, atol=_SAME)
         if not same or self._names[place] != name:
-            raise self._file.refuse("belongs to another fit: other data, another model, other settings or random_state")
+            raise self._file.refuse(
+                f"cannot be resumed: its pass {place + 1} ({self._names[place]}) is not the one that this fit makes, "
+                "perhaps since it comes from another machine or other versions of libraries"
+            )
 
     def _read(self) -> None:
         found = self._file.read()

@@ -28,6 +28,24 @@ _SITUATIONS_AT_ONCE = 16_384
 _REMEMBERED = 2
 
 
+class OpenRows(NamedTuple):
+    """Rows of people without padding, in the order of the data.
+
+    Attributes
+    ----------
+    values : Tensor, shape (r, k)
+    sizes : Tensor, shape (s,)
+        Rows of every choice situation that has some.
+    n_rows, n_situations : Tensor, shape (n,)
+        Rows, and situations that have some, of every person.
+    """
+
+    values: Tensor
+    sizes: Tensor
+    n_rows: Tensor
+    n_situations: Tensor
+
+
 class Section(NamedTuple):
     """Consecutive rows of a person: choice situations with equally many alternatives beside the chosen one."""
 
@@ -136,11 +154,12 @@ class PanelDifferences(_Ranked):
         """``closed``, False everywhere where that is None."""
         return torch.zeros_like(self.values[..., 0], dtype=torch.bool) if self.closed is None else self.closed
 
-    def open_counts(self) -> tuple[Tensor, Tensor]:
-        """Number (s,) of alternatives beside the chosen one of every situation that has some, and whose (s,) it is."""
-        counts = torch.cat([(~part).sum(-1) for part in self.by_section(self.closed_rows())], 1)
-        person, _ = torch.nonzero(counts, as_tuple=True)
-        return counts[counts > 0], person
+    def open_rows(self) -> OpenRows:
+        """Return the rows without padding."""
+        opened = ~self.closed_rows()
+        sizes = torch.cat([part.sum(-1) for part in self.by_section(opened)], 1)
+        real = sizes > 0
+        return OpenRows(self.values[opened], sizes[real], opened.sum(1), real.sum(1))
 
     def by_section(self, rows: Tensor) -> list[Tensor]:
         """Views (n, t, J - 1, ...) of rows (n, r, ...), section by section."""
@@ -275,6 +294,14 @@ class RaggedPanels(_Ranked):
             _remember(self._windows, size, [(p, self if p == slice(0, len(self)) else self._part(p)) for p in places])
         yield from self._windows[size]
 
+    def open_rows(self) -> OpenRows:
+        """Return the rows without padding."""
+        person = torch.arange(len(self), device=self.others.device).repeat_interleave(self.n_situations)
+        n_rows = torch.zeros_like(self.n_situations).index_add_(0, person, self.others)
+        n_situations = torch.zeros_like(n_rows).index_add_(0, person, (self.others > 0).to(n_rows))
+        values = self.values[self.first_row : self.first_row + int(n_rows.sum())]
+        return OpenRows(values, self.others[self.others > 0], n_rows, n_situations)
+
     def _part(self, people: slice) -> RaggedPanels:
         part = self.take(people)
         assert isinstance(part, RaggedPanels)
@@ -290,16 +317,17 @@ class RaggedPanels(_Ranked):
         """
         key = rows, people
         if key not in self._plans:
-            _remember(self._plans, key, list(self._situations().layouts(rows, people)))
+            _remember(self._plans, key, list(self._situations(self.classes).layouts(rows, people)))
         for layout in self._plans[key]:
             yield layout.people, self._gather(layout)
 
     def dense(self) -> PanelDifferences:
-        """Return all people in one piece, padded to the longest of them."""
-        return self._gather(self._situations().layout(slice(0, len(self))))
+        """Return all people in one piece, padded to the longest panel and the largest choice set."""
+        largest = max(self.classes)
+        return self._gather(self._situations((largest,)).layout(slice(0, len(self))))
 
-    def _situations(self) -> Situations:
-        return Situations(self.others, self.n_situations, self.classes, self.first_row, len(self.values) - 1)
+    def _situations(self, classes: tuple[int, ...]) -> Situations:
+        return Situations(self.others, self.n_situations, classes, self.first_row, len(self.values) - 1)
 
     def _gather(self, layout: Layout) -> PanelDifferences:
         people, index = layout.people, layout.index

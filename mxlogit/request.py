@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from dataclasses import dataclass
 from typing import Any
@@ -165,38 +164,3 @@ def build_model(specification: Specification, moments: AttributeMoments, priors:
     mixing = Mixing(specification.mixing, specification.scale_position)
     prior = resolve_priors(priors, mixing, space.n_fixed, scales)
     return PanelModel(space, mixing, prior, torch.tensor(scales, dtype=torch.float64))
-
-
-def share_people(data: ChoiceData | PackedChoices, team: Team) -> ChoiceData | PackedChoices:
-    """The people of this process: its part of data that all have in common, or its own.
-
-    Raises
-    ------
-    ChoiceDataError
-        If processes have some people in common but not all, or other attributes or alternatives.
-    """
-    if team.size == 1:
-        return data
-    labels = data.decision_makers.astype(np.str_)
-    known = None if data.alternatives is None else data.alternatives.tolist()
-    kinds = team.gather((tuple(data.names), known))
-    if any(kind != kinds[0] for kind in kinds):
-        raise ChoiceDataError("processes have data with different attributes or alternatives; all must have the same.")
-    # Labels of a million people are many bytes: they travel only where digests do not tell that all are the same.
-    if len(set(team.gather(hashlib.sha256(labels.tobytes()).hexdigest()))) == 1:
-        return _split(data, team)
-    people, counts = np.unique(np.concatenate(team.gather(labels)), return_counts=True)
-    if (counts > 1).any():
-        raise ChoiceDataError(
-            f"{int((counts > 1).sum())} decision makers are in the data of several processes (first: "
-            f"{people[counts > 1][:5].tolist()}), but not all are: give every process the same data, or "
-            "different people."
-        )
-    return data
-
-
-def _split(data: ChoiceData | PackedChoices, team: Team) -> ChoiceData | PackedChoices:
-    if isinstance(data, PackedChoices):
-        return data.part(team.rank, team.size)
-    cuts = [data.n_decision_makers * i // team.size for i in (team.rank, team.rank + 1)]
-    return data.take(slice(*cuts))

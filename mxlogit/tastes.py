@@ -60,8 +60,6 @@ class PolishedTastes:
         Variational steps after the polish.
     even : bool
         Whether importance weights are known to be even, so that fewer draws do for many people.
-    seen : MarginalLikelihood, optional
-        Of the people of the fit, with their modes: their tastes need no polish from the beginning.
     flow : Flow, optional
         On the local factors.
     """
@@ -76,11 +74,10 @@ class PolishedTastes:
         *,
         vary: int = 0,
         even: bool = False,
-        seen: MarginalLikelihood | None = None,
         flow: Flow | None = None,
     ) -> None:
         self.model, self.seed, self.tail = model, seed, tail
-        self.draws, self.polish, self.vary, self.even, self.seen, self.flow = draws, polish, vary, even, seen, flow
+        self.draws, self.polish, self.vary, self.even, self.flow = draws, polish, vary, even, flow
 
     def _weigh(
         self, panel: PanelSource | People, population: Population, draws: int
@@ -94,11 +91,10 @@ class PolishedTastes:
         self, panel: PanelSource | People, population: Population, draws: int
     ) -> Iterator[tuple[Proposal, WeightedDraws]]:
         """Every chunk's proposal and weighted draws."""
-        marginal = self.seen
-        if marginal is None or marginal.people.panels is not panel:
-            people = panel if isinstance(panel, People) else People.gather(panel)
-            marginal = MarginalLikelihood(people, self.model.space, self.model.mixing, self.seed)
-            marginal.flow = self.flow
+        people = panel if isinstance(panel, People) else People.gather(panel)
+        # Its buffers are those of this call: results change nothing when they are read, from several threads or not.
+        marginal = MarginalLikelihood(people, self.model.space, self.model.mixing, self.seed)
+        marginal.flow = self.flow
         sweep = Sweep(draws, self.tail, 900 + draws, self.polish, vary=self.vary)
         yield from marginal.weigh(population, marginal.propose(population, sweep, remember=False))
 

@@ -4,8 +4,10 @@ import datetime
 import pickle
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 import torch.distributed as dist
@@ -44,11 +46,16 @@ def same_data(rank, size, folder):
     return facts(make_estimator().fit(make_data()))
 
 
+def unlabelled(data):
+    """The same choices as of people labelled 0, 1, ...: the default of `from_arrays`."""
+    return replace(data, decision_makers=np.arange(data.n_decision_makers))
+
+
 def own_people(rank, size, folder):
-    """Very unequal shares."""
+    """Very unequal shares, and people with the same labels in each."""
     cuts = [0, 40, 290, N][: size + 1]
     cuts[-1] = N
-    return facts(make_estimator().fit(make_data().take(slice(cuts[rank], cuts[rank + 1]))))
+    return facts(make_estimator().fit(unlabelled(make_data().take(slice(cuts[rank], cuts[rank + 1])))))
 
 
 def nobody_here(rank, size, folder):
@@ -127,7 +134,20 @@ def failing_late(rank, size, folder):
 
 
 def overlapping(rank, size, folder):
-    data = make_data().take(slice(90 * rank, 90 * rank + 100))
+    return trouble_with(make_data().take(slice(90 * rank, 90 * rank + 100)))
+
+
+def overlapping_unlabelled(rank, size, folder):
+    """The same ten people under two labels."""
+    return trouble_with(unlabelled(make_data().take(slice(90 * rank, 90 * rank + 100))))
+
+
+def packs_of_other_shards(rank, size, folder):
+    """The same people, but shards that cannot be dealt out alike."""
+    return trouble_with(ChoiceData.open(folder / "pack") if rank == 0 else make_data())
+
+
+def trouble_with(data):
     try:
         make_estimator().fit(data)
     except Exception as trouble:

@@ -13,6 +13,7 @@ from mxlogit import (
     Comparison,
     ConvergenceWarning,
     MixedLogit,
+    Priors,
     SpecificationError,
     compare_methods,
     compare_with_mcmc,
@@ -113,6 +114,13 @@ def test_other_choices_are_noticed(frame):
     est = make(method=VI(n_samples=500)).fit(frame[frame["id"] <= 60])
     with pytest.raises(ChoiceDataError, match="fitted on other choices"):
         quietly(compare_with_mcmc, est, frame, QUICK)
+    weighted = make(method=VI(n_samples=500), weights="w").fit(frame.assign(w=1.0))
+    with pytest.raises(ChoiceDataError, match="fitted on other choices"):
+        quietly(compare_with_mcmc, weighted, frame.assign(w=1.0 + (frame["id"] == 3)), QUICK)
+    for change, words in (({"random": {"z": "uniform"}}, "other random"), ({"priors": Priors()}, "other priors")):
+        changed = make(method=VI(n_samples=500)).fit(frame).set_params(**change)
+        with pytest.raises(SpecificationError, match=words):
+            quietly(compare_with_mcmc, changed, frame, QUICK)
 
 
 @pytest.mark.parametrize("methods", ["vi", ("vi",), ()])

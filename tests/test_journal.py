@@ -1,15 +1,19 @@
 """A fit that was killed goes on from its last pass and ends at the same answer."""
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import save_file
 
+import mxlogit.identity as identity
 import mxlogit.inference.default as default
 import mxlogit.inference.newton as newton
 import mxlogit.inference.vi as vi
-from mxlogit import VI, MixedLogit, SpecificationError
+from mxlogit import VI, ChoiceData, MixedLogit, Priors, SpecificationError
 from mxlogit.marginal import MarginalLikelihood
-from mxlogit.simulate import simulate_published_study
+from mxlogit.simulate import simulate_choices, simulate_published_study
 
 pytestmark = pytest.mark.filterwarnings("ignore::mxlogit.ConvergenceWarning")
 NAMES = {"fixed": ["f1", "f2", "f3"], "random": ["r1", "r2", "r3", "r4", "r5"]}
@@ -28,8 +32,9 @@ def _stages(monkeypatch):
     monkeypatch.setattr(default, "MOST_PEOPLE", 60)
 
 
-def estimator(path=None, seed=4, **settings):
-    return MixedLogit(method=VI(n_samples=200, checkpoint=path, **settings), random_state=seed, **NAMES)
+def estimator(path=None, seed=4, more=None, **settings):
+    method = VI(**{"n_samples": 200, "checkpoint": path, **settings})
+    return MixedLogit(**{"method": method, "random_state": seed, **NAMES, **(more or {})})
 
 
 class Passes:
@@ -90,21 +95,98 @@ def interrupted(data, tmp_path):
     return path
 
 
+def heavier(data):
+    weights = data.weights.clone()
+    weights[5] = 2.0
+    return replace(data, weights=weights)
+
+
+def other_choice(data):
+    chosen = data.chosen.clone()
+    chosen[5, 0] = (chosen[5, 0] + 1) % 5
+    return replace(data, chosen=chosen)
+
+
+def other_value(data):
+    attributes = data.attributes.clone()
+    attributes[5, 0, 0, 3] += 1e-3
+    return replace(data, attributes=attributes)
+
+
+UNIFORM = {name: "uniform" if name == "r3" else "normal" for name in NAMES["random"]}
+
+
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("request_of", "change", "words"),
     [
-        (lambda data: (estimator, {"seed": 5}, data), "belongs to another fit.*seed"),
-        (lambda data: (estimator, {}, data.take(slice(0, 299))), "belongs to another fit.*300 people"),
-        (lambda data: (estimator, {}, data.take(torch.arange(300).flip(0))), "belongs to another fit: other data"),
-        (lambda data: (estimator, {"draws": 32}, data.take(torch.arange(300).flip(0))), "belongs to another fit"),
+        ({"seed": 5}, None, "other seed"),
+        ({}, lambda data: data.take(slice(0, 299)), "other data .300 people.* here 299 people"),
+        ({}, lambda data: data.take(torch.arange(300).flip(0)), "other data"),
+        ({}, heavier, "other data"),
+        ({}, other_choice, "other data"),
+        ({}, other_value, "other data"),
+        ({"draws": 32}, None, r"other draws \(None; here 32\)"),
+        ({"tail": None}, None, "other tail"),
+        ({"correct": False}, None, "other correct"),
+        ({"n_samples": 300}, None, "other n_samples"),
+        ({"more": {"random": UNIFORM}}, None, "other random"),
+        ({"more": {"random": NAMES["random"][::-1]}}, None, "other data .*, other random"),
+        ({"more": {"correlated": False}}, None, "other correlated"),
+        ({"more": {"priors": Priors(standardize=True, sd_scale=1.0)}}, None, "other priors"),
+        ({"more": {"dtype": "float64"}}, None, "other dtype"),
     ],
 )
-def test_a_checkpoint_of_another_fit_is_refused(data, interrupted, change, words):
-    make, settings, other = change(data)
+def test_a_checkpoint_of_another_fit_is_refused(data, interrupted, request_of, change, words):
     before = interrupted.read_bytes()
-    with pytest.raises(SpecificationError, match=words):
-        make(interrupted, **settings).fit(other)
+    with pytest.raises(SpecificationError, match=f"belongs to another fit: .*{words}"):
+        estimator(interrupted, **request_of).fit(data if change is None else change(data))
     assert interrupted.read_bytes() == before
+
+
+def test_a_checkpoint_of_another_version_is_refused(data, interrupted, monkeypatch):
+    monkeypatch.setattr(identity, "version", lambda name: "0.0.9")
+    with pytest.raises(SpecificationError, match="other version"):
+        estimator(interrupted).fit(data)
+
+
+def test_a_checkpoint_that_does_not_say_whose_it_is_is_refused(data, interrupted):
+    save_file({"x": torch.zeros(1)}, interrupted, {"identity": "300 people, 28 parameters, seed 1"})
+    with pytest.raises(SpecificationError, match="does not say which fit it belongs to"):
+        estimator(interrupted).fit(data)
+
+
+def test_what_does_not_change_the_answer_does_not_matter(data, whole, interrupted, tmp_path, capsys):
+    """Another path, a progress line, a time limit of other searches, packed data instead of data in memory."""
+    moved = interrupted.rename(tmp_path / "moved")
+    packed = ChoiceData.pack(data, tmp_path / "pack")
+    again = estimator(moved, max_seconds=1e6, more={"verbose": 1}).fit(packed)
+    pd.testing.assert_series_equal(again.coef_, whole[0].coef_, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [("uniform", "normal"), ("normal", "triangular"), ("triangular", "uniform")]
+)
+def test_families_that_share_a_start_do_not_share_a_checkpoint(before, after, tmp_path):
+    """A fit killed after its search, resumed with another mixing distribution, took the other's estimates."""
+    frame, _ = simulate_choices(100, 6, 3, random={"z": (0.5, 1.8, "uniform")}, random_state=1)
+    path = tmp_path / "fit.checkpoint"
+
+    def make(family):
+        return MixedLogit(random={"z": family}, method=VI(checkpoint=path, n_samples=100), random_state=1)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(default, "judge", killed)
+        with pytest.raises(KeyboardInterrupt):
+            make(before).fit(frame)
+    with pytest.raises(SpecificationError, match=rf"other random \(z {before}; here z {after}\)"):
+        make(after).fit(frame)
+    assert path.exists()
+    make(before).fit(frame)
+    assert not path.exists()
+
+
+def killed(*given):
+    raise KeyboardInterrupt
 
 
 def test_a_broken_checkpoint_is_named(data, interrupted):

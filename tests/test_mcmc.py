@@ -216,6 +216,8 @@ def test_chains_of_another_run_are_refused(frame, tmp_path, written_always):
     before = path.read_bytes()
     for other, data in (
         (make(MCMC(**{**RESUMED, "samples": 90}, checkpoint=path)), frame),
+        (make(MCMC(**RESUMED, start="vi", checkpoint=path)), frame),
+        (make(MCMC(**RESUMED, taste_memory=1.0, checkpoint=path)), frame),
         (make(MCMC(**RESUMED, checkpoint=path), random_state=1), frame),
         (make(MCMC(**RESUMED, checkpoint=path)), frame[frame["id"] < 100]),
         (make(MCMC(**RESUMED, checkpoint=path)), frame.assign(x=2.0 * frame["x"])),

@@ -1,6 +1,7 @@
 """Choices packed on disk: the same as in memory, whole or not at all, and honest about damage."""
 
 import json
+import os
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,7 @@ import torch
 import mxlogit.choices.packing as packing
 from mxlogit import MSLE, VI, ChoiceData, ChoiceDataError, MixedLogit
 from mxlogit.choices.moments import AttributeMoments
-from mxlogit.choices.packed import MANIFEST
+from mxlogit.choices.packed import MANIFEST, PEOPLE
 from mxlogit.panels import difference_panels
 from mxlogit.streams import StreamedPanels
 
@@ -210,6 +211,26 @@ def test_an_unknown_format_is_refused(frame, tmp_path):
     manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "format": "mxlogit choices 99"}))
     with pytest.raises(ChoiceDataError, match="format 'mxlogit choices 99'"):
         ChoiceData.open(tmp_path / "pack")
+
+
+def test_people_of_another_pack_are_refused(tmp_path):
+    """As many people, other weights: sizes and shards are right, and yet it is not this pack."""
+    frame = make_frame().assign(w=1.0)
+    for name, weight in (("pack", 1.0), ("other", 2.0)):
+        ChoiceData.pack(frame.assign(w=weight), tmp_path / name, names=NAMES, weights="w", **COLUMNS)
+    (tmp_path / "pack" / PEOPLE).write_bytes((tmp_path / "other" / PEOPLE).read_bytes())
+    with pytest.raises(ChoiceDataError, match="it is damaged, or of another pack"):
+        ChoiceData.open(tmp_path / "pack")
+
+
+def test_a_shard_that_was_replaced_since_it_was_read_is_noticed(frame, tmp_path):
+    packed = ChoiceData.pack(frame, tmp_path / "pack", names=NAMES, **COLUMNS)
+    assert packed.read(1).n_decision_makers > 0
+    file = tmp_path / "pack" / packed.shards[1].file
+    flip(file, -20)
+    os.utime(file, ns=(0, file.stat().st_mtime_ns + 1))
+    with pytest.raises(ChoiceDataError, match="its contents have changed"):
+        packed.read(1)
 
 
 @pytest.mark.parametrize(

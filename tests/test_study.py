@@ -79,8 +79,21 @@ def test_a_stopped_study_goes_on(tmp_path):
     assert second.ranks.to_numpy().max() <= 19
     done = [json.loads(line)["replication"] for line in path.read_text().splitlines()[1:] if line.endswith("}")]
     assert sorted(done) == [0, 1, 2, 3]
-    with pytest.raises(SpecificationError, match="another study"):
+    with pytest.raises(SpecificationError, match=r"another study: .*other design"):
         simulation_based_calibration(make(), METHOD, 3, design=Design(people=26), path=path)
+    for changed, words in (
+        ({"priors": Priors(location_scale=2.0, sd_scale=0.5)}, "other data .*other priors"),
+        ({"random": {"z": "uniform"}}, "other random"),
+        ({"dtype": "float64"}, "other dtype"),
+    ):
+        with pytest.raises(SpecificationError, match=f"another study: .*{words}"):
+            simulation_based_calibration(make().set_params(**changed), METHOD, 3, design=SMALL, path=path)
+    # scikit-learn's own description of long settings is cut off in the middle.
+    many = VI(n_samples=100, correct=False, draws=16, tail=6, tolerance=0.03, max_iterations=50, polish=3)
+    with pytest.raises(SpecificationError, match=r"another study: .*other method: polish \('auto'; here 3\)"):
+        simulation_based_calibration(make(), many, 3, design=SMALL, path=path)
+    with pytest.raises(SpecificationError, match=r"another study: .*other random_state"):
+        simulation_based_calibration(make(), METHOD, 3, design=SMALL, path=path, random_state=1)
 
 
 def test_processes_do_not_matter():

@@ -108,6 +108,16 @@ def test_the_evaluator(fitted):
     assert found["log_likelihood"] == est.log_likelihood_
 
 
+class _Shifted(SimulatedDesign):
+    """A design of one's own that says the same of itself, and makes other data."""
+
+    def __init__(self):
+        super().__init__(SMALL.random, SMALL.fixed, SMALL.correlation, SMALL.situations, SMALL.alternatives)
+
+    def simulate(self, people, run):
+        return super().simulate(people, run + 1)
+
+
 def test_a_study_that_was_stopped_goes_on(tmp_path):
     whole = run_study(SMALL, sizes=[30], runs=2, methods=FAST)
     path = tmp_path / "runs"
@@ -122,6 +132,11 @@ def test_a_study_that_was_stopped_goes_on(tmp_path):
     assert (resumed["failure"] == "").all()
     with pytest.raises(SpecificationError, match="another study"):
         run_study(SMALL, sizes=[30], runs=1, methods={"fast": VI()}, path=path)
+    described = SimulatedDesign({**SMALL.random, "r1": (0.5, 0.8, "uniform")}, SMALL.fixed, None, (4, 4), 3)
+    with pytest.raises(SpecificationError, match=r"another study: other data .*other random"):
+        run_study(described, sizes=[30], runs=1, methods=FAST, path=path)
+    with pytest.raises(SpecificationError, match=r"another study: other data \("):
+        run_study(_Shifted(), sizes=[30], runs=1, methods=FAST, path=path)
     path.write_text("something else\n")
     with pytest.raises(SpecificationError, match="another study"):
         run_study(SMALL, sizes=[30], runs=1, methods=FAST, path=path)

@@ -17,7 +17,8 @@ from mxlogit.team import Team, current_team
 SAME = ["same_data", "own_people", "nobody_here", "shards", "many_people"]
 QUICK = ["own_people"]
 FAILING = [("failing", "ChoiceDataError"), ("failing_in_a_pass", "MemoryError")]
-WRONG = ["failing", "failing_in_a_pass", "failing_late", "overlapping", "other_engine"]
+OVERLAPPING = ["overlapping", "overlapping_unlabelled"]
+WRONG = ["failing", "failing_in_a_pass", "failing_late", *OVERLAPPING, "packs_of_other_shards", "other_engine"]
 
 
 def run_team(jobs, size, folder, timeout=400):
@@ -86,6 +87,10 @@ def check_equal(team, wanted, job):
         assert result["passes"] == pytest.approx(wanted["passes"], rel=1e-6)
         assert result["k"] == pytest.approx(wanted["k"], rel=1e-6)
     mine = [label for process in team for label in process[job]["mine"]]
+    assert len(mine) == team_jobs.N
+    if job == "own_people":
+        assert all(process[job]["mine"] == list(range(len(process[job]["mine"]))) for process in team)
+        return
     assert sorted(mine) == list(range(team_jobs.N))
     if job == "nobody_here":
         assert [len(process[job]["mine"]) for process in team] == [0] * (len(team) - 1) + [team_jobs.N]
@@ -108,11 +113,18 @@ def check_failing_late(team):
         assert f"process 0 of {len(team)}: MemoryError: no room" in process["failing_late"][1]
 
 
-def check_overlapping(team):
+def check_overlapping(team, job):
     for process in team:
-        kind, message = process["overlapping"]
+        kind, message = process[job]
         assert kind == "ChoiceDataError"
         assert f"{10 * (len(team) - 1)} decision makers are in the data of several processes (first: ['" in message
+
+
+def check_packs(team):
+    for process in team:
+        kind, message = process["packs_of_other_shards"]
+        assert kind == "ChoiceDataError"
+        assert "cannot be split alike" in message
 
 
 def check_other_engine(team):
@@ -148,8 +160,13 @@ def test_a_failure_after_the_last_pass_ends_all(team):
     check_failing_late(team)
 
 
-def test_people_of_several_processes_are_an_error_for_all(team):
-    check_overlapping(team)
+@pytest.mark.parametrize("job", OVERLAPPING)
+def test_people_of_several_processes_are_an_error_for_all(team, job):
+    check_overlapping(team, job)
+
+
+def test_the_same_people_in_other_packs_are_an_error_for_all(team):
+    check_packs(team)
 
 
 def test_other_engines_say_that_they_need_one_process(team):
@@ -165,7 +182,9 @@ def test_what_goes_wrong_in_several_processes(larger_team):
     for job, expected in FAILING:
         check_failing(larger_team, job, expected)
     check_failing_late(larger_team)
-    check_overlapping(larger_team)
+    for job in OVERLAPPING:
+        check_overlapping(larger_team, job)
+    check_packs(larger_team)
     check_other_engine(larger_team)
     check_classic(larger_team)
 

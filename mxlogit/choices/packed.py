@@ -7,6 +7,7 @@ change no probability. `mxlogit.choices.packing` writes it.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import zlib
 from collections.abc import Iterator, Sequence
@@ -87,7 +88,7 @@ class PackedChoices:
     weights: Tensor
     alternatives: np.ndarray | None = None
     _constants: tuple[object] | None = None
-    _checked: set[str] = field(default_factory=set, repr=False)
+    _checked: set[tuple[str, int]] = field(default_factory=set, repr=False)
 
     @classmethod
     def open(cls, path: str | Path) -> PackedChoices:
@@ -101,12 +102,20 @@ class PackedChoices:
         root = Path(path)
         try:
             facts = json.loads((root / MANIFEST).read_text())
+            checksum = compute_checksum(root / PEOPLE)
             people = np.load(root / PEOPLE)
             labels, weights = people["labels"], torch.from_numpy(people["weights"])
         except (OSError, ValueError, KeyError, zlib.error) as trouble:
             raise ChoiceDataError(f"{str(root)!r} is not a complete pack of choices: {trouble}.") from None
         if facts.get("format") != FORMAT:
-            raise ChoiceDataError(f"{str(root)!r} has format {facts.get('format')!r}; this version reads {FORMAT!r}.")
+            raise ChoiceDataError(
+                f"{str(root)!r} has format {facts.get('format')!r}; this version reads {FORMAT!r}. Pack the data again."
+            )
+        if facts["people"] != checksum:
+            raise ChoiceDataError(
+                f"{str(root / PEOPLE)!r} is not the file that was written with {MANIFEST}: it is damaged, or of "
+                "another pack. Pack the data again."
+            )
         shards = tuple(_shard_from(entry) for entry in facts["shards"])
         for place, shard in enumerate(shards):
             _check_size(root, shard, place, len(shards))
@@ -139,6 +148,12 @@ class PackedChoices:
     def first_places(self) -> list[int]:
         """Place of the first decision maker of every shard, and the number of all."""
         return [0, *np.cumsum([shard.people for shard in self.shards]).tolist()]
+
+    @property
+    def digest(self) -> str:
+        """Digest of everything in the pack, by the checksums of its files."""
+        facts = (self.shards, self.names, self.decision_makers.tolist(), self.weights.tolist(), self._constants)
+        return hashlib.sha256(repr(facts).encode()).hexdigest()
 
     def columns(self, names: Sequence[str]) -> list[int]:
         """Positions of attributes by name.
@@ -180,9 +195,11 @@ class PackedChoices:
         """
         shard, first = self.shards[place], self.first_places[place]
         _check_size(self.path, shard, place, len(self.shards))
-        if shard.file not in self._checked and _checksum(self.path / shard.file) != shard.checksum:
+        # A file that was replaced since it was checked has another time.
+        state = shard.file, (self.path / shard.file).stat().st_mtime_ns
+        if state not in self._checked and compute_checksum(self.path / shard.file) != shard.checksum:
             raise _damage(shard, place, len(self.shards), "its contents have changed")
-        self._checked.add(shard.file)
+        self._checked.add(state)
         try:
             tensors = load_file(self.path / shard.file)
         except (SafetensorError, OSError) as trouble:
@@ -246,7 +263,8 @@ def _damage(shard: Shard, place: int, count: int, what: str) -> ChoiceDataError:
     return ChoiceDataError(f"shard {place + 1} of {count} ({shard.file}) is damaged: {what}. Pack the data again.")
 
 
-def _checksum(file: Path) -> int:
+def compute_checksum(file: Path) -> int:
+    """CRC-32 of a file."""
     value = 0
     with file.open("rb") as stream:
         while block := stream.read(1 << 22):
@@ -269,7 +287,9 @@ def write_shard(root: Path, place: int, data: ChoiceData, dtype: torch.dtype) ->
     save_file(tensors, file)
     counts = data.n_decision_makers, data.n_situations, *c.rows.shape, data.n_alternatives
     moments = AttributeMoments.of(data)
-    return Shard(name, *counts, tuple(moments.square.tolist()), moments.rounding, file.stat().st_size, _checksum(file))
+    return Shard(
+        name, *counts, tuple(moments.square.tolist()), moments.rounding, file.stat().st_size, compute_checksum(file)
+    )
 
 
 def _differences(data: ChoiceData, dtype: torch.dtype) -> Tensor:

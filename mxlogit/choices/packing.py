@@ -23,7 +23,7 @@ import torch
 
 from mxlogit.choices.data import ChoiceData
 from mxlogit.choices.ingest import read_frame
-from mxlogit.choices.packed import FORMAT, MANIFEST, PEOPLE, PackedChoices, Shard, write_shard
+from mxlogit.choices.packed import FORMAT, MANIFEST, PEOPLE, PackedChoices, Shard, compute_checksum, write_shard
 from mxlogit.errors import ChoiceDataError, MissingExtraError
 from mxlogit.spec import Columns
 
@@ -79,6 +79,7 @@ def _write(
         "format": FORMAT,
         "names": list(names),
         "alternatives": None if alternatives is None else alternatives.tolist(),
+        "people": compute_checksum(work / PEOPLE),
         "shards": [asdict(shard) for shard in shards],
     }
     (work / MANIFEST).write_text(json.dumps(facts, indent=1))

@@ -116,7 +116,7 @@ def _make_encoder(settings: VI, model: PanelModel, panel: Panels) -> torch.nn.Mo
     if encoder_name(settings) is None or model.space.n_random == 0:
         return None
     if settings.encoder == "rodrigues2022":
-        others = panel.dense().single_section().sections[0].others
+        others = panel.dense().sections[0].others
         return PublishedEncoder(model.space.n_random, others * (panel.n_columns + 1))
     shape = settings.encoder if isinstance(settings.encoder, Encoder) else Encoder()
     return SetEncoder(model.space.n_random, model.mixing, shape, settings.covariance, settings.coordinates)

@@ -13,6 +13,7 @@ from mxlogit.draws import make_generator
 from mxlogit.fit import Fit
 from mxlogit.guide.laplace import Flow
 from mxlogit.guide.population import GaussianFactor
+from mxlogit.identity import identify_fit
 from mxlogit.inference.assess import draw_samples, evaluate_center, judge, report_samples
 from mxlogit.inference.correction import MOST_WORK, USUAL_WORK, WeightedVectors, correct
 from mxlogit.inference.natural import NaturalSearch
@@ -109,7 +110,7 @@ def run_newton(
     even = optimum.evaluation.detail.value.ess > EVEN_WEIGHTS
     center = model.space.from_report(samples.mean)
     flow = marginal.flow = _train_flow(settings, model, part, [center, *_typical(model, samples)], optimum, seed, clock)
-    tastes = PolishedTastes(model, seed, settings.tail, vary=optimum.sweep.vary, even=even, seen=marginal, flow=flow)
+    tastes = PolishedTastes(model, seed, settings.tail, vary=optimum.sweep.vary, even=even, flow=flow)
     fit = Fit(samples, center, optimum.status, clock.history, tastes, {})
     draws = max(_FEWEST_CENTER_DRAWS, min(_MOST_CENTER_DRAWS, 4 * (_CENTER_WORK // (4 * len(people)))))
     fit.diagnostics.update(evaluate_center(marginal, center, draws, settings.tail, optimum.sweep.vary))
@@ -167,7 +168,8 @@ def _describe_guide(flow: Flow | None, optimum: Optimum) -> str:
 def _journal(settings: VI, model: PanelModel, people: People, seed: int) -> Journal:
     if settings.checkpoint is None:
         return Journal()
-    identity = f"{len(people)} people, {model.space.size} parameters, seed {seed}, {people.team.size} processes"
+    # Without the limit of other searches, which this one does not obey, all settings make the fit what it is.
+    identity = identify_fit(model, people, settings, seed, engine="VI", without=("checkpoint", "max_seconds"))
     return FileJournal(settings.checkpoint, identity, people.team)
 
 

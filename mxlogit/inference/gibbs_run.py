@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-import zlib
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -36,7 +34,7 @@ _FEWEST_KEPT = 4
 class ChainSettings:
     """What every sampler is asked for: numbers of chains, warm-up and kept iterations, thinning, bytes for tastes.
 
-    ``checkpoint`` is a file in which the Gibbs sampler keeps where it is.
+    ``checkpoint`` is the file in which the Gibbs sampler keeps where it is.
     """
 
     chains: int
@@ -45,7 +43,7 @@ class ChainSettings:
     thin: int
     taste_bytes: int
     covariance: InverseWishart | HuangWand | None
-    checkpoint: Path | None = None
+    checkpoint: Checkpoint | None = None
 
 
 @dataclass(frozen=True)
@@ -69,11 +67,7 @@ def run_gibbs(
     """Sample from chains that begin apart from each other around ``start``; every person with weight one."""
     sampler = GibbsSampler(model, panel, settings.chains, seed, settings.covariance)
     run = _Run(settings, model, sampler, _Tuning(sampler.start(start, _START_SPREAD), None, start), callback)
-    file = (
-        None
-        if settings.checkpoint is None
-        else Checkpoint(settings.checkpoint, _identity(settings, model, sampler, seed))
-    )
+    file = settings.checkpoint
     found = None if file is None else file.read()
     if found is not None:
         run.restore(*found)
@@ -82,20 +76,6 @@ def run_gibbs(
         file.delete()
     shares = {f"acceptance_{name}": share for name, share in vars(run.acceptances.mean()).items()}
     return Sampled(run.trace, shares, run.history, interrupted)
-
-
-def _identity(settings: ChainSettings, model: PanelModel, sampler: GibbsSampler, seed: int) -> str:
-    """Words that differ between runs, models, priors and data, the order of people included."""
-    panel, prior = sampler.likelihood.panel, model.prior
-    families = ", ".join(family.name for family in model.mixing.families)
-    tensors = (prior.mean, prior.deviation, prior.sd_scale, panel.values, panel.n_situations)
-    digest = zlib.crc32(repr((prior.concentration, model.space.labels, settings.covariance)).encode())
-    for tensor in tensors:
-        digest = zlib.crc32(tensor.cpu().contiguous().numpy().tobytes(), digest)
-    return (
-        f"{settings.chains} chains of {settings.warmup} + {settings.samples} x {settings.thin} iterations, "
-        f"{len(panel)} people, families {families}, seed {seed}, digest of data and priors {digest:08x}"
-    )
 
 
 @dataclass
@@ -211,7 +191,7 @@ class _Run:
     def restore(self, tensors: dict[str, Tensor], words: dict[str, str]) -> None:
         """Go to where another run was when it wrote these."""
         like = self.state.xi
-        facts = {key: json.loads(value) for key, value in words.items() if key != "identity"}
+        facts = {key: json.loads(value) for key, value in words.items()}
         reference = Population(*(tensors[f"reference.{part}"] for part in ("fixed", "location", "scale_tril")))
         self._tune(_Tuning(State.of(_under("tuning", tensors), like), tensors.get("tuned on"), reference))
         self.sampler.set_steps(_under("steps", tensors))

@@ -14,11 +14,13 @@ from torch import Tensor
 from mxlogit.density import PanelModel
 from mxlogit.errors import SpecificationError, check_at_least, check_option, check_whole
 from mxlogit.fit import Fit, Status
+from mxlogit.identity import identify_fit
 from mxlogit.inference.assess import evaluate_center, judge
 from mxlogit.inference.gibbs_run import ChainSettings, Sampled, run_gibbs
 from mxlogit.inference.method import Callback
 from mxlogit.inference.start import MultinomialLogit, fit_multinomial_logit, start_population
 from mxlogit.inference.vi import VI
+from mxlogit.journal import Checkpoint
 from mxlogit.marginal import MarginalLikelihood
 from mxlogit.panels import Panels
 from mxlogit.parameters import Population
@@ -156,13 +158,20 @@ class MCMC(BaseEstimator):  # type: ignore[misc]
             self.thin,
             int(1e6 * self.taste_memory),
             self.covariance_prior,
-            None if self.checkpoint is None else Path(self.checkpoint),
+            self._file(model, people, seed),
         )
         run_sampler = _SAMPLERS[self.sampler]()
         sampled = run_sampler(settings, model, repeated(panel), start, seed, callback)
         fit = _package(model, sampled, panel, seed)
         fit.diagnostics["seconds"] = time.perf_counter() - begin
         return judge(fit, model, people, logit)
+
+    def _file(self, model: PanelModel, people: People, seed: int) -> Checkpoint | None:
+        """The file of the chains, if one is asked for."""
+        if self.checkpoint is None:
+            return None
+        identity = identify_fit(model, people, self, seed, engine="MCMC", without=("checkpoint",))
+        return Checkpoint(Path(self.checkpoint), identity)
 
     def _start(
         self, model: PanelModel, people: People, logit: MultinomialLogit, generator: torch.Generator, callback: Callback

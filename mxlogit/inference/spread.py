@@ -10,7 +10,6 @@ from torch import Tensor
 from mxlogit.draws import make_generator
 from mxlogit.panels import Panels
 from mxlogit.parameters import Population
-from mxlogit.people import dense_pieces
 from mxlogit.samples import Samples
 from mxlogit.simulated import SimulatedLikelihood
 
@@ -168,9 +167,9 @@ def report_jacobian(simulated: SimulatedLikelihood, vector: Tensor, sizes: Tenso
 def information_criteria(value: float, size: int, panel: Panels) -> dict[str, object]:
     """Information criteria and McFadden's rho-squared against equal probabilities."""
     null = 0.0
-    for _, piece in dense_pieces(panel, _PEOPLE_AT_ONCE):
-        counts, person = piece.open_counts()
-        null -= float(counts.double().log1p() @ piece.weights.double()[person])
+    for _, part in panel.chunks(_PEOPLE_AT_ONCE):
+        opened = part.open_rows()
+        null -= float(opened.sizes.double().log1p() @ part.weights.double().repeat_interleave(opened.n_situations))
     situations = float(panel.n_situations.double() @ panel.weights.double())
     return {
         "aic": 2.0 * size - 2.0 * value,

@@ -159,11 +159,8 @@ def is_separated(people: People) -> bool:
 def _gather_rows(people: People, panels: PanelSource, direction: Tensor | None = None) -> np.ndarray:
     """Rows of all processes' panels, open ones; given a direction, some of those that gain in it."""
     kept = []
-    for _, panel in dense_pieces(panels, _CHUNK):
-        rows = panel.values.flatten(0, 1)
-        if panel.closed is not None:
-            rows = rows[~panel.closed.flatten()]
-        rows = rows.double().cpu()
+    for _, panel in panels.chunks(_CHUNK):
+        rows = panel.open_rows().values.double().cpu()
         if direction is not None:
             rows = rows[rows @ direction > _GAIN][:_SEPARATION_ROWS]
         kept.append(rows)

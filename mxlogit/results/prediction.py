@@ -13,7 +13,6 @@ from mxlogit.choices import ChoiceData, FrameChoices
 from mxlogit.density import PanelModel
 from mxlogit.draws import make_generator
 from mxlogit.fit import Fit
-from mxlogit.likelihood import choice_log_probabilities
 from mxlogit.marginal import MarginalLikelihood, Sweep
 from mxlogit.people import PanelSource, People
 

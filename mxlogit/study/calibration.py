@@ -21,10 +21,11 @@ from mxlogit.density import PanelModel
 from mxlogit.draws import make_generator
 from mxlogit.errors import ConvergenceWarning, check_whole
 from mxlogit.estimator import MixedLogit
+from mxlogit.identity import Identity, describe_settings
 from mxlogit.inference.method import Method
 from mxlogit.parameters import Population
 from mxlogit.request import build_model, resolve_method
-from mxlogit.study.records import RecordFile, run_all
+from mxlogit.study.records import RecordFile, identify_study, run_all
 
 _LEVELS = (0.5, 0.9, 0.95)
 
@@ -143,7 +144,7 @@ def simulation_based_calibration(
     check_whole("processes", processes, 1)
     sizes = Design() if design is None else design
     task = _Task(clone(est).set_params(method=resolve_method(method)), sizes, random_state)
-    file = RecordFile(None if path is None else Path(path), task.identity, ("replication",))
+    file = RecordFile(None if path is None else Path(path), {} if path is None else task.identity, ("replication",))
     done = file.read()
     missing = [r for r in range(n_replications) if (r,) not in done]
     for record in tqdm(run_all(task.run, missing, processes), total=len(missing), disable=None, leave=False):
@@ -161,8 +162,11 @@ class _Task:
     seed: int
 
     @property
-    def identity(self) -> str:
-        return f"{self.est!r}, {self.design}, seed {self.seed}"
+    def identity(self) -> Identity:
+        """The model, the first data set, all settings and the seed."""
+        method = describe_settings(self.est.method, prefix="method: ")
+        study = identify_study(self.est, self.simulate(0)[1])
+        return {**study, **method, "design": repr(self.design), "random_state": str(self.seed)}
 
     def run(self, replication: int) -> dict[str, Any]:
         """Simulate, fit and rank."""

@@ -95,7 +95,7 @@ def long_arrays(panels: Panels) -> dict[str, Any]:
 
     Situations in which nothing else was available say nothing and are left out.
     """
-    panel = panels.dense().single_section()
+    panel = panels.dense()
     n, r, k = panel.values.shape
     ((_, others),) = panel.sections
     values, available = panel.values.view(-1, others, k), ~panel.closed_rows().view(-1, others)

@@ -6,16 +6,45 @@ import json
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
+from mxlogit.choices import ChoiceData
 from mxlogit.errors import SpecificationError
+from mxlogit.estimator import MixedLogit
+from mxlogit.identity import Identity, describe_differences, describe_settings, digest_data
+from mxlogit.panels import difference_panels
+from mxlogit.people import People
+from mxlogit.reading import read_choices
 
 Key = TypeVar("Key", bound=Hashable)
 Record = dict[str, Any]
+
+
+def identify_study(est: MixedLogit, data: Any) -> Identity:
+    """Return the facts of a study by the model that it fits and a data set that it makes.
+
+    Parameters
+    ----------
+    est : MixedLogit
+        Not fitted.
+    data : frame or ChoiceData
+
+    Returns
+    -------
+    dict of str to str
+    """
+    choices = read_choices(data, est._columns(), est._specify(), torch.float64)
+    assert isinstance(choices, ChoiceData)
+    return {
+        "data": digest_data(People.gather(difference_panels(choices))),
+        **describe_settings(est, without=("method", "random_state", "verbose")),
+        "version": version("mxlogit"),
+    }
 
 
 @dataclass(frozen=True)
@@ -26,14 +55,14 @@ class RecordFile:
     ----------
     path : Path or None
         None: nothing is kept.
-    identity : str
-        What the study is; a file of another one is refused.
+    identity : dict of str to str
+        Of the study; a file of another one is refused.
     keys : tuple of str
         Fields that tell records apart.
     """
 
     path: Path | None
-    identity: str
+    identity: Identity
     keys: tuple[str, ...]
 
     def key(self, record: Record) -> tuple[Hashable, ...]:
@@ -52,13 +81,15 @@ class RecordFile:
             return {}
         first, *lines = self.path.read_text().splitlines()
         found = _parse(first)
-        if found != self.identity:
-            raise SpecificationError(
-                f"{self.path} holds another study ({str(found or first)[:200]} ...), or one of other settings. Give "
-                "this one another path."
-            )
+        if not isinstance(found, dict):
+            raise self._refuse(f"holds another study, of another version, or none: it begins {first[:60]!r}")
+        if differences := describe_differences(found, self.identity):
+            raise self._refuse(f"holds another study: {differences}")
         records = [record for record in map(_parse, lines) if isinstance(record, dict)]
         return {self.key(record): record for record in records}
+
+    def _refuse(self, what: str) -> SpecificationError:
+        return SpecificationError(f"{self.path} {what}. Give this study another path, or delete the file.")
 
     def append(self, record: Record) -> None:
         """Add a finished run."""

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-from sklearn.base import BaseEstimator
 from tqdm import tqdm
 
 from mxlogit.errors import ConvergenceWarning, MxlogitError, SpecificationError, check_option, check_whole
 from mxlogit.estimator import MixedLogit
+from mxlogit.identity import Identity, describe_settings
 from mxlogit.inference.mcmc import MCMC
 from mxlogit.inference.method import Method
 from mxlogit.inference.msle import MSLE
@@ -22,7 +22,7 @@ from mxlogit.inference.vi import VI
 from mxlogit.study.designs import DESIGNS, StudyDesign
 from mxlogit.study.metrics import evaluate, machine, with_peak_memory
 from mxlogit.study.peers import Xlogit
-from mxlogit.study.records import Record, RecordFile, run_all
+from mxlogit.study.records import Record, RecordFile, identify_study, run_all
 
 METHODS: dict[str, Method] = {
     "vi": VI(),
@@ -34,6 +34,8 @@ METHODS: dict[str, Method] = {
     "xlogit": Xlogit(),
 }
 _KEYS = ("people", "method", "run")
+# Decision makers of the data set that a design is known by.
+_PROBED_PEOPLE = 20
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ def run_study(
         check_whole("sizes", size, 2)
     settings = _resolve_methods(methods)
     task = _Task(design, settings)
-    file = RecordFile(None if path is None else Path(path), f"{design!r}; {_described(settings)}", _KEYS)
+    file = RecordFile(None if path is None else Path(path), {} if path is None else _identify(design, settings), _KEYS)
     wanted = [(size, name, run) for size in sizes for name in settings for run in numbers]
     done = file.read()
     missing = [key for key in wanted if key not in done]
@@ -136,16 +138,12 @@ def _resolve_methods(methods: Sequence[str] | Mapping[str, Method]) -> dict[str,
     return {name: METHODS[name] for name in methods}
 
 
-def _described(settings: Mapping[str, Method]) -> str:
-    """All settings, defaults too: what a file holds must not depend on what a later version takes for them."""
-    return "; ".join(f"{name}: {_describe(method)}" for name, method in settings.items())
-
-
-def _describe(method: Method) -> str:
-    if not isinstance(method, BaseEstimator):
-        return repr(method)
-    values = ", ".join(f"{key}={value!r}" for key, value in method.get_params(deep=False).items())
-    return f"{type(method).__name__}({values})"
+def _identify(design: StudyDesign, methods: Mapping[str, Method]) -> Identity:
+    """Identity of a study: the design by a small data set of it, and all settings of its methods, defaults too."""
+    identity = identify_study(MixedLogit(**design.request()), design.simulate(_PROBED_PEOPLE, 1).data)
+    for name, method in methods.items():
+        identity |= describe_settings(method, prefix=f"{name}: ")
+    return {**identity, "methods": ", ".join(methods)}
 
 
 def summarise(table: pd.DataFrame) -> pd.DataFrame:

@@ -1,0 +1,152 @@
+"""Identity of a fit: the data, model and settings that a file on disk belongs to.
+
+A file that a fit resumes from holds the identity of the fit that wrote it, and is refused by every other. This module
+is the only place where data are hashed; it knows neither files nor engines.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import torch
+
+from mxlogit.density import PanelModel
+from mxlogit.panels import Panels
+from mxlogit.people import PanelSource, People
+
+# Facts of a fit by name, in words that are equal for equal fits.
+Identity = dict[str, str]
+
+_PEOPLE_AT_ONCE = 4_096
+# Longest value that a message repeats, in characters.
+_READABLE = 70
+_DIGITS = 16
+
+
+def digest_people(panels: PanelSource) -> list[bytes]:
+    """Compute a digest of each person's data, in order (SHA-256, 32 bytes each).
+
+    Parameters
+    ----------
+    panels : PanelSource
+
+    Returns
+    -------
+    list of bytes, length n
+        Digests of the differences of available alternatives by situation, the number of situations and the weight.
+        Padding, chunks and the device do not matter; the floating point type does.
+    """
+    return [digest for _, panel in panels.chunks(_PEOPLE_AT_ONCE) for digest in _digest_chunk(panel)]
+
+
+def _digest_chunk(panel: Panels) -> Iterator[bytes]:
+    # Situations without another alternative look like padding, and say as little of tastes.
+    opened = panel.open_rows()
+    rows, lengths = opened.values.cpu().contiguous().numpy(), opened.sizes.cpu().numpy()
+    facts = torch.stack([panel.weights.double(), panel.n_situations.double()], 1).cpu().numpy()
+    row_ends, length_ends = (np.cumsum(count.cpu().numpy()) for count in (opened.n_rows, opened.n_situations))
+    row_start = length_start = 0
+    for fact, row_end, length_end in zip(facts, row_ends, length_ends, strict=True):
+        digest = hashlib.sha256(fact.tobytes())
+        digest.update(lengths[length_start:length_end].tobytes())
+        digest.update(rows[row_start:row_end].tobytes())
+        row_start, length_start = row_end, length_end
+        yield digest.digest()
+
+
+def digest_data(people: People) -> str:
+    """Compute one digest of the data of all processes; the order of people matters."""
+    own = hashlib.sha256(b"".join(digest_people(people.panels))).digest()
+    return hashlib.sha256(b"".join(people.team.gather(own))).hexdigest()[:_DIGITS]
+
+
+def identify_fit(
+    model: PanelModel, people: People, settings: object, seed: int, *, engine: str, without: Sequence[str]
+) -> Identity:
+    """Return the facts that make a fit what it is.
+
+    Parameters
+    ----------
+    model : PanelModel
+    people : People
+    settings : object
+        Of the engine.
+    seed : int
+    engine : str
+        Its name: settings may come from a class derived from its own.
+    without : sequence of str
+        Settings that may change between a fit and its resumption.
+
+    Returns
+    -------
+    dict of str to str
+    """
+    like = people.like
+    return {
+        "data": f"{len(people)} people, digest {digest_data(people)}",
+        **identify_model(model),
+        **describe_settings(settings, without),
+        "method": engine,
+        "dtype": f"{like.dtype} on {like.device.type}",
+        "seed from random_state": str(seed),
+        "processes": str(people.team.size),
+        "version": version("mxlogit"),
+    }
+
+
+def identify_model(model: PanelModel) -> Identity:
+    """Return coefficients in order, families, correlated pairs, the scale column and priors of a model."""
+    space, mixing, prior = model.space, model.mixing, model.prior
+    names = [*space.fixed, *space.random]
+    families = [family.name for family in mixing.families]
+    place = mixing.scale_position
+    numbers = torch.cat([prior.mean, prior.deviation, prior.sd_scale]).tolist()
+    return {
+        "fixed": ", ".join(space.fixed) or "none",
+        "random": ", ".join(f"{name} {family}" for name, family in zip(space.random, families, strict=True)) or "none",
+        "correlated": ", ".join(f"{space.random[a]}:{space.random[b]}" for a, b in space.pairs) or "none",
+        "scale": "none" if place is None else names[place],
+        # Six digits: sums of squares that priors in standardised units rest on depend on the order of summation.
+        "priors": " ".join(f"{number:.6g}" for number in (*numbers, prior.concentration)),
+    }
+
+
+def describe_settings(settings: Any, without: Sequence[str] = (), prefix: str = "") -> Identity:
+    """Return the class and all values of a settings object by name, defaults included."""
+    if not hasattr(settings, "get_params"):
+        return {f"{prefix}settings": repr(settings)}
+    found = {f"{prefix}method": type(settings).__name__}
+    for name, value in settings.get_params(deep=False).items():
+        if name in without:
+            continue
+        if hasattr(value, "get_params"):
+            found |= describe_settings(value, (), f"{prefix}{name}.")
+        else:
+            found[f"{prefix}{name}"] = repr(value)
+    return found
+
+
+def describe_differences(found: Mapping[str, str], wanted: Mapping[str, str]) -> str:
+    """Name the facts in which two identities differ, with values that can be read.
+
+    Parameters
+    ----------
+    found, wanted : mapping of str to str
+        Of the file, and of the fit that would resume from it.
+
+    Returns
+    -------
+    str
+        Empty where they are the same.
+    """
+    differing = [name for name in {**wanted, **found} if found.get(name) != wanted.get(name)]
+    return ", ".join(_describe(name, found.get(name, "none"), wanted.get(name, "none")) for name in differing)
+
+
+def _describe(name: str, found: str, wanted: str) -> str:
+    readable = max(len(found), len(wanted)) <= _READABLE
+    return f"other {name} ({found}; here {wanted})" if readable else f"other {name}"

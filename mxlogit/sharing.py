@@ -1,0 +1,161 @@
+"""Which decision makers are whose in a fit on several processes, found from their choices."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+
+from mxlogit.choices import ChoiceData, PackedChoices
+from mxlogit.errors import ChoiceDataError, ChoiceDataWarning
+from mxlogit.identity import digest_people
+from mxlogit.panels import difference_panels
+from mxlogit.team import Team
+
+_PEOPLE_AT_ONCE = 4_096
+
+
+def share_people(data: ChoiceData | PackedChoices, team: Team, dtype: torch.dtype) -> ChoiceData | PackedChoices:
+    """Return the decision makers of this process: its part of data that all processes have, or its own.
+
+    Processes have the same data where labels and choices of all decision makers are the same, in the same order. Else
+    everybody of every process takes part: decision makers with one label in two processes are two people if their
+    choices differ.
+
+    Parameters
+    ----------
+    data : ChoiceData or PackedChoices
+    team : Team
+    dtype : torch.dtype
+        Of the fit: attributes are compared as it sees them.
+
+    Returns
+    -------
+    ChoiceData or PackedChoices
+
+    Raises
+    ------
+    ChoiceDataError
+        If processes have some decision makers in common but not all, the same data in different packs, or other
+        attributes or alternatives.
+    """
+    if team.size == 1:
+        return data
+    _check_columns(data, team)
+    # The files of a pack have checksums, and need not be read to be compared.
+    packs = set(team.gather(data.digest if isinstance(data, PackedChoices) else None))
+    if len(packs) == 1 and None not in packs:
+        return _split(data, team)
+    people = _Labelled(data.decision_makers.astype(np.str_), _digest_each(data, dtype))
+    # Digests of a million people are many bytes: they travel only where one does not tell that all are the same.
+    if len(set(team.gather(people.digest()))) == 1:
+        if len(packs) > 1:
+            raise ChoiceDataError(
+                "processes have the same data in packs of different shards, or partly in memory, which cannot be "
+                "split alike: open the same pack in all of them, or give the same frame to all."
+            )
+        return _split(data, team)
+    everybody = team.gather(people)
+    ambiguous = count_ambiguous([part.labels for part in everybody], [part.contents for part in everybody])
+    if ambiguous and team.rank == 0:
+        warnings.warn(
+            f"{ambiguous} labels of decision makers are in the data of several processes, with other choices in each: "
+            "they are taken for different people. Give every decision maker a label of its own; if they are the same "
+            "people, give all choices of each to one process.",
+            ChoiceDataWarning,
+            stacklevel=4,
+        )
+    return data
+
+
+@dataclass(frozen=True)
+class _Labelled:
+    """Labels (n,) of the people of a process and digests of their data."""
+
+    labels: np.ndarray
+    contents: list[bytes]
+
+    def digest(self) -> str:
+        digest = hashlib.sha256(repr(self.labels.tolist()).encode())
+        digest.update(b"".join(self.contents))
+        return digest.hexdigest()
+
+
+def count_ambiguous(labels: Sequence[np.ndarray], contents: Sequence[Sequence[bytes]]) -> int:
+    """Count the labels that different people of several processes have.
+
+    Labels identify people unless one of them has different choices in two processes; choices then do, unless people of
+    one process are as often alike (few alternatives, few situations).
+
+    Parameters
+    ----------
+    labels : sequence of ndarray, shape (n,)
+        Of the people of every process.
+    contents : sequence of sequence of bytes, length n
+        Digests of their data.
+
+    Returns
+    -------
+    int
+
+    Raises
+    ------
+    ChoiceDataError
+        If processes have some people in common.
+    """
+    parts = zip(labels, contents, strict=True)
+    people = pd.concat([pd.DataFrame({"label": a, "content": b, "process": i}) for i, (a, b) in enumerate(parts)])
+    by_label = people.groupby("label")
+    shared = by_label["process"].nunique() > 1
+    ambiguous = shared & (by_label["content"].nunique() > 1)
+    if not ambiguous.any():
+        common = shared.index[shared]
+        if len(common):
+            raise _overlap(common.tolist())
+        return 0
+    alike = people.groupby("content")["process"].transform("nunique") > 1
+    by_chance = people.duplicated(["process", "content"], keep=False).sum() * (len(labels) - 1)
+    # Twice what chance makes alike within processes: for the noise of few.
+    if alike.sum() > 2 * by_chance:
+        raise _overlap(people[alike].drop_duplicates("content")["label"].tolist())
+    return int(ambiguous.sum())
+
+
+def _overlap(common: Sequence[str]) -> ChoiceDataError:
+    return ChoiceDataError(
+        f"{len(common)} decision makers are in the data of several processes (first: {common[:5]}), with the "
+        "same choices, but these data are not the same: give every process the same data in the same order, or "
+        "different people. Different people who happen to choose alike need labels of their own."
+    )
+
+
+def _check_columns(data: ChoiceData | PackedChoices, team: Team) -> None:
+    known = None if data.alternatives is None else data.alternatives.tolist()
+    kinds = team.gather((tuple(data.names), known))
+    if any(kind != kinds[0] for kind in kinds):
+        raise ChoiceDataError("processes have data with different attributes or alternatives; all must have the same.")
+
+
+def _digest_each(data: ChoiceData | PackedChoices, dtype: torch.dtype) -> list[bytes]:
+    parts = (difference_panels(part.to(device="cpu"), dtype=dtype) for part in _parts(data))
+    return [digest for part in parts for digest in digest_people(part)]
+
+
+def _parts(data: ChoiceData | PackedChoices) -> Iterator[ChoiceData]:
+    if isinstance(data, PackedChoices):
+        yield from data.read_all()
+        return
+    for start in range(0, data.n_decision_makers, _PEOPLE_AT_ONCE):
+        yield data.take(slice(start, start + _PEOPLE_AT_ONCE))
+
+
+def _split(data: ChoiceData | PackedChoices, team: Team) -> ChoiceData | PackedChoices:
+    if isinstance(data, PackedChoices):
+        return data.part(team.rank, team.size)
+    cuts = [data.n_decision_makers * i // team.size for i in (team.rank, team.rank + 1)]
+    return data.take(slice(*cuts))

@@ -1,0 +1,71 @@
+"""Results are immutable: read from several threads at once they say what they say to one, and carry no buffers."""
+
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+
+import pandas as pd
+import pytest
+
+from mxlogit import MCMC, MSLE, VI, MixedLogit
+from mxlogit.simulate import simulate_choices
+
+pytestmark = pytest.mark.filterwarnings("ignore::mxlogit.ConvergenceWarning")
+THREADS, READINGS = 3, 2
+# Few samples, since tables average over populations; what is read for each is the same.
+METHODS = {
+    "vi": VI(n_samples=12, draws=16),
+    "flow": VI(n_samples=12, draws=16, flow="affine", correct=False),
+    "encoder": VI(population="adam", steps=30, n_samples=12),
+    "msle": MSLE(n_draws=50, n_samples=12, check_draws=False),
+    "mcmc": MCMC(chains=2, warmup=20, samples=6),
+}
+CALLS = {
+    "moments": lambda est, frame: est.individual_coefficients(),
+    "quantiles": lambda est, frame: est.individual_coefficients(statistic=[0.1, 0.9]),
+    "new people": lambda est, frame: est.individual_coefficients(frame),
+    "individual probabilities": lambda est, frame: est.predict_proba(frame, tastes="individual").to_frame(),
+    "probabilities": lambda est, frame: est.predict_proba(frame).to_frame(),
+    "score": lambda est, frame: pd.DataFrame([est.score(frame)]),
+    "loo": lambda est, frame: est.loo().pointwise if est.result_.samples.kind == "posterior" else pd.DataFrame(),
+}
+
+
+@pytest.fixture(scope="module")
+def frame():
+    random = {"z": (0.5, 1.0), "w": (-0.5, 0.8)}
+    return simulate_choices(250, 3, 3, fixed={"x": 0.5}, random=random, random_state=1)[0]
+
+
+@pytest.fixture(scope="module", params=list(METHODS))
+def est(request, frame):
+    return MixedLogit(fixed=["x"], random=["z", "w"], method=METHODS[request.param], random_state=0).fit(frame)
+
+
+def test_threads_read_what_one_reads(est, frame):
+    wanted = {name: call(est, frame) for name, call in CALLS.items()}
+    # All kinds of readings at once, each several times.
+    names = [name for _ in range(READINGS) for name in CALLS]
+    with ThreadPoolExecutor(THREADS) as pool:
+        found = list(pool.map(lambda name: CALLS[name](est, frame), names))
+    for name, table in zip(names, found, strict=True):
+        pd.testing.assert_frame_equal(table, wanted[name], check_exact=True, obj=name)
+
+
+def test_reading_changes_nothing(est, frame):
+    before = pickle.dumps(est.result_), pickle.dumps(est._fitted)
+    for call in CALLS.values():
+        call(est, frame)
+    assert len(pickle.dumps(est.result_)) == len(before[0])
+    assert len(pickle.dumps(est._fitted)) == len(before[1])
+
+
+def test_a_pickle_holds_panels_and_samples(est, frame):
+    """Attributes, samples twice (unconstrained and reported), chains; little else but networks and states of tastes."""
+    fit, panel = est.result_, est._fitted.panel
+    tensors = [panel.values, panel.weights, panel.n_situations, panel.appearance]
+    tensors += [fit.samples.unconstrained, fit.samples.reported, fit.chains]
+    needed = sum(tensor.nbytes for tensor in tensors if tensor is not None)
+    assert needed < len(pickle.dumps(est)) < needed + 200_000
+    again = pickle.loads(pickle.dumps(est))
+    for name in ("moments", "individual probabilities"):
+        pd.testing.assert_frame_equal(CALLS[name](again, frame), CALLS[name](est, frame), check_exact=True)
