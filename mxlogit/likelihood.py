@@ -189,21 +189,24 @@ def panel_derivatives(utility: Tensor, panel: PanelDifferences, columns: slice =
     return Derivatives(log_prob[:, 0], -mean.sum(1), information)
 
 
-def choice_log_probabilities(coefficients: Tensor, attributes: Tensor, available: Tensor) -> Tensor:
-    """Log probabilities of all alternatives.
+def choice_probabilities(coefficients: Tensor, attributes: Tensor, available: Tensor) -> Tensor:
+    """Probabilities of all alternatives.
 
     Parameters
     ----------
-    coefficients : Tensor, shape (s, n, k)
+    coefficients : Tensor, shape (n, s, k)
     attributes : Tensor, shape (n, t, j, k)
+        Or differences to those of any one alternative of the situation.
     available : Tensor, bool, shape (n, t, j)
 
     Returns
     -------
-    Tensor, shape (s, n, t, j)
-        Minus infinity where an alternative is not available.
+    Tensor, shape (n, t, j, s)
+        Zero where an alternative is not available.
     """
-    n, t, j, k = attributes.shape
-    utility = torch.bmm(attributes.reshape(n, t * j, k), coefficients.permute(1, 2, 0))
-    utility = utility.permute(2, 0, 1).unflatten(2, (t, j))
-    return utility.masked_fill(~available, -math.inf).log_softmax(-1)
+    utility = torch.einsum("ntjk,nsk->ntjs", attributes, coefficients)
+    utility.masked_fill_(~available[..., None], -math.inf)
+    utility -= utility.amax(2, keepdim=True)
+    utility.exp_()
+    utility /= utility.sum(2, keepdim=True)
+    return utility

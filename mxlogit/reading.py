@@ -66,6 +66,8 @@ def read_rows_again(X: Any, columns: Columns, fitted: Fitted) -> FrameChoices:
 
 def _read_frame_again(X: Any, columns: Columns, fitted: Fitted, *, need_choice: bool, **given: Any) -> FrameChoices:
     constants, like = fitted.specification.constants, fitted.panel.like
+    # Attributes to predict on are differenced before they are rounded: `results.prediction` reads them as they are.
+    dtype = like.dtype if need_choice else torch.float64
     rows = read_frame(
         X,
         replace(columns, cluster=None),
@@ -76,7 +78,7 @@ def _read_frame_again(X: Any, columns: Columns, fitted: Fitted, *, need_choice: 
         need_choice=need_choice,
         chosen=given.get("y"),
         weights=given.get("weights"),
-        dtype=like.dtype,
+        dtype=dtype,
     )
     return rows.to(like.device)
 

@@ -41,6 +41,12 @@ def importance_sampled_maximum(est: MixedLogit, draws: int, tolerance: float = 1
     return found.point, found.evaluation.value, found.evaluation.detail.value.variance**0.5
 
 
+def marginal_of(est: MixedLogit) -> MarginalLikelihood:
+    """The marginal likelihood of the people of a fit, on the seed of its tastes."""
+    model, panel = est._fitted.model, est._fitted.panel
+    return MarginalLikelihood(People.gather(panel), model.space, model.mixing, est.result_.tastes.seed)
+
+
 def fit_normal_time(method: MSLE) -> MixedLogit:
     """Swissmetro with a normal time coefficient, every situation its own draws (b05): the published specification."""
     frame: pd.DataFrame = datasets.load_swissmetro()

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 import torch
+from oracles import marginal_of
 
 from mxlogit import VI, MixedLogit, SpecificationError
 from mxlogit.draws import DrawScheme
@@ -272,11 +273,12 @@ def test_training_raises_effective_sizes_of_seen_and_unseen(wide, kind):
     est = MixedLogit(fixed=["x"], random=["z", "w", "v"], random_state=1, method=VI(flow=None, correct=False))
     first = data[data["id"] < 120]
     tastes = est.fit(first).result_.tastes
+    seen = marginal_of(est)
     centers = [tastes.model.space.constrain(v) for v in est.result_.samples.unconstrained[:4]]
-    flow, gain = train_flow(tastes.model, tastes.seen, centers, FlowSettings(kind, steps=60), 1, lambda line: None)
+    flow, gain = train_flow(tastes.model, seen, centers, FlowSettings(kind, steps=60), 1, lambda line: None)
     assert gain > 1.02
     assert not any(parameter.requires_grad for parameter in flow.parameters())
-    unseen = est.fit(data[data["id"] >= 120]).result_.tastes.seen
+    unseen = marginal_of(est.fit(data[data["id"] >= 120]))
     sizes = []
     for unseen.flow in (None, flow):
         proposals = unseen.propose(centers[0], Sweep(256, 8, 3, 30, vary=2, defensive=unseen.flow is None))

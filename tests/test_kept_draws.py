@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from oracles import marginal_of
 
 from mxlogit import VI, MixedLogit, datasets
 from mxlogit.expansion import Remainder, fixed_derivatives, index_pairs
@@ -65,8 +66,8 @@ def test_few_draws_have_no_bias_in_fixed_coefficients():
     frame = datasets.load_train()
     frame = frame.assign(price=frame["price"] / 100.0, time=frame["time"] / 60.0)
     est = MixedLogit(fixed=["price"], random=["time", "change", "comfort"], random_state=0, method=VI(correct=False))
-    tastes = est.fit(frame).result_.tastes
-    marginal, center = tastes.seen, est.result_.center
+    marginal = marginal_of(est.fit(frame))
+    center = est.result_.center
     vector = marginal.space.unconstrain(center)
     moves = 0.023 * torch.eye(len(vector), dtype=torch.float64)[0] * torch.tensor([[0.0], [1.0], [-1.0]]).double()
     fine = Sweep(4_096, 8, 4, 20, vary=2)

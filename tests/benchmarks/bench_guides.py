@@ -22,6 +22,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from oracles import marginal_of
 from scipy.stats import wasserstein_distance
 
 from mxlogit import MCMC, VI, ConvergenceWarning, MixedLogit, datasets
@@ -65,7 +66,7 @@ def fitted(est: MixedLogit, frame: Any) -> tuple[MarginalLikelihood, list[Popula
     result = est.set_params(method=VI(flow=None, correct=False)).fit(frame).result_
     space = result.tastes.model.space
     typical = [space.constrain(vector) for vector in result.samples.unconstrained[:_POPULATIONS]]
-    return result.tastes.seen, [result.center, *typical], result.tastes.model
+    return marginal_of(est), [result.center, *typical], result.tastes.model
 
 
 def effective_sizes(marginal: MarginalLikelihood, population: Population, *, defensive: bool) -> torch.Tensor:

@@ -22,6 +22,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from oracles import marginal_of
 from sklearn.datasets import load_breast_cancer
 from torch import Tensor
 
@@ -72,7 +73,7 @@ def race(n_people: int, seeds: range) -> list[dict[str, Any]]:
         data = simulate_published_study(n_people, 10, seed + 1).data
         est = MixedLogit(fixed=FIXED, random=RANDOM, random_state=seed, method=VI(correct=False)).fit(data)
         tastes = est.result_.tastes
-        model, people = tastes.model, tastes.seen.people
+        model, people = tastes.model, marginal_of(est).people
         runs = {"newton": run_newton(model, people, seed)}
         for name in ("hessian_free", "lbfgs"):
             engine = lambda o, x, p, name=name: minimise(o, x, SECOND_ORDER_STEPS, p, name)  # noqa: E731
@@ -269,7 +270,7 @@ def log_evidence(est: MixedLogit, n: int = 20_000) -> float:
     """Log evidence by importance sampling from a multivariate t with the posterior's moments."""
     fit = est.result_
     vectors = fit.samples.unconstrained
-    model, panel = fit.tastes.model, fit.tastes.seen.people.alone()
+    model, panel = fit.tastes.model, marginal_of(est).people.alone()
     mean, covariance = vectors.mean(0), vectors.T.cov()
     tril = torch.linalg.cholesky(covariance)
     generator = torch.Generator().manual_seed(1)
