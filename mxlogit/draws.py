@@ -16,6 +16,8 @@ from torch import Tensor
 
 # Draws that are made together, and people at most, on a CPU and on a GPU.
 _BLOCK = {"cpu": (16_384, 128), "cuda": (1_048_576, 16_384)}
+# Smallest distance of a quasi-random number from 0 and 1 (single precision rounds anything nearer to one).
+_EDGE = 2.0**-24
 
 
 def _seed_of(*words: int) -> int:
@@ -200,13 +202,47 @@ class DrawScheme:
         for generator, place in self._blocks(first, count, like.device):
             place.fill(normal, torch.Tensor.normal_, generator)
             place.fill(uniform, torch.Tensor.uniform_, generator)
+        return self._assemble(normal, uniform)
+
+    def quasi_points(self, keys: Tensor, like: Tensor) -> BaseDraws:
+        """Quasi-random base points: one Sobol net, shifted modulo one by a random vector that a person's key gives.
+
+        Parameters
+        ----------
+        keys : Tensor, int64, shape (n,)
+            People with equal keys get equal points, whoever else is drawn with them.
+        like : Tensor
+            Gives dtype and device.
+
+        Returns
+        -------
+        BaseDraws
+
+        References
+        ----------
+        Cranley and Patterson (1976), SIAM Journal on Numerical Analysis 13.
+        """
+        half, k = self.draws // 2, self.dimensions
+        size = k + (0 if self.tail is None else self.tail // 2)
+        if size == 0:
+            return self._assemble(*(like.new_empty(len(keys), 0, 2, half // 2) for _ in range(2)))
+        net = torch.quasirandom.SobolEngine(size, scramble=True, seed=_seed_of(*self.key) % 2**31)
+        distinct, person = keys.cpu().unique(return_inverse=True)
+        bits = torch.stack([mixed_bits((*self.key, axis), distinct) for axis in range(size)], 1)
+        shift = bits.double() * 2.0**-63
+        uniform = torch.frac(net.draw(half, dtype=torch.float64).T + shift[..., None]).clamp_(_EDGE, 1.0 - _EDGE)
+        uniform = uniform[person].to(like.device).unflatten(-1, (2, -1))
+        return self._assemble(torch.special.ndtri(uniform[:, :k]).to(like), uniform[:, k:].to(like))
+
+    def _assemble(self, normal: Tensor, uniform: Tensor) -> BaseDraws:
+        """Antithetic points from normal (n, k, 2, quarter) and uniform (n, tail / 2, 2, quarter) numbers."""
         if self.tail is not None:
             # A chi-square with an even number of degrees of freedom is minus twice the log of a product of uniforms.
             stretch = uniform.neg_().add_(1.0).prod(1).log_().mul_(-2.0 / self.tail).rsqrt_()
-            stretch[..., quarter - self.n_prior :] = 1.0
+            stretch[..., normal.shape[-1] - self.n_prior :] = 1.0
             normal *= stretch[:, None]
         points = torch.stack([normal, -normal], 3)
-        return BaseDraws(points.view(count, k, self.draws), self.n_prior, self.tail)
+        return BaseDraws(points.view(len(normal), self.dimensions, self.draws), self.n_prior, self.tail)
 
     def _blocks(self, first: int, count: int, device: torch.device) -> Iterator[tuple[torch.Generator, _Place]]:
         """Generators of the blocks that the people lie in, and where."""

@@ -28,6 +28,7 @@ from mxlogit.request import (
     Fitted,
     Progress,
     build_model,
+    label_keys,
     make_panels,
     resolve_device,
     resolve_dtype,
@@ -204,8 +205,9 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
         moments = sum_moments(data, specification, team)
         model = build_model(specification, moments, self.priors)
         panels = make_panels(data, specification, device, dtype)
-        fitted = Fitted(specification, model, panels, data.decision_makers, data.alternatives, seed)
-        return fitted, People.gather(panels, team), moments.n_situations
+        everybody = People.gather(panels, team)
+        facts = data.decision_makers, data.alternatives, seed, everybody.first, len(everybody)
+        return Fitted(specification, model, panels, *facts), everybody, moments.n_situations
 
     def _remember(self, fitted: Fitted, result: Fit, n_people: int, n_situations: int) -> MixedLogit:
         """Set every fitted attribute at once, then warn."""
@@ -294,15 +296,27 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
         Returns
         -------
         pandas.DataFrame
-            Index: decision maker. Columns: (taste, statistic). Averaged over the posterior of the population.
+            Index: decision maker. Columns: (taste, statistic). Averaged over the posterior of the population. Nobody's
+            row depends on who else is in X.
         """
         fitted = self._state()
         if X is None:
-            panel, labels = fitted.panel, fitted.decision_makers
+            labels, group = fitted.decision_makers, self._seen(fitted.decision_makers)
         else:
             data = read_choices_again(X, self._columns(), fitted)
-            panel, labels = fitted.difference(data), data.decision_makers
-        return people.individual_frame(fitted.model, self.result_, panel, labels, list(statistic))
+            labels = data.decision_makers
+            group = people.Group(fitted.difference(data), fitted.ranks(labels), None, fitted.count)
+        return people.individual_frame(fitted.model, self.result_, group, labels, list(statistic))
+
+    def _seen(self, labels: np.ndarray) -> people.Group:
+        """Decision makers of the fit, with their choices there."""
+        fitted = self._state()
+        positions = fitted.positions(labels)
+        panel, order = fitted.panel, positions.argsort()
+        if len(positions) < len(panel) or bool((order != positions).any()):
+            # Packed choices are read in order.
+            panel = panel.take(positions[order]).take(order.argsort())
+        return people.Group(panel, fitted.ranks(labels), positions, fitted.count)
 
     def predict_proba(self, X: Any, tastes: str = "population") -> pd.Series:
         """Choice probabilities.
@@ -317,12 +331,23 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
         Returns
         -------
         pandas.Series
-            On the index of X; sums to one within each choice situation; averaged over the posterior.
+            On the index of X; sums to one within each choice situation; averaged over the posterior (at ``coef_``
+            after maximum likelihood).
 
         Raises
         ------
         ChoiceDataError
             With ``tastes="individual"``, if X has decision makers that `fit` has not seen.
+
+        Notes
+        -----
+        A situation's probabilities do not depend on who else is in X, nor on the order of its rows. Tastes of the
+        population are integrated by 4,096 quasi-random points that all situations share. The error of a probability,
+        against grids over tastes, was at most .003 with one or two random coefficients and .007 with five (root mean
+        square .0005 and .002; latent standard deviations of .5 to 2 utils, posterior standard deviations of .1);
+        where these are three times as large, with fewer than some thirty people, .006 and .012. With
+        ``tastes="individual"`` it was at most .005, from 2,000 weighted draws per person or more (the states of the
+        chains after MCMC, the draws of the fit after maximum simulated likelihood, whose noise they have).
         """
         check_option("tastes", tastes, ["population", "individual"])
         rows = read_rows_again(X, self._columns(), self._state())
@@ -353,7 +378,8 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
         """
         fitted = self._state()
         data = read_choices_again(X, self._columns(), fitted, y=y, weights=sample_weight)
-        return prediction.mean_log_likelihood(fitted.model, self.result_, fitted.difference(data), fitted.seed)
+        panel, keys = fitted.difference(data), label_keys(data.decision_makers)
+        return prediction.mean_log_likelihood(fitted.model, self.result_, panel, keys, fitted.seed)
 
     def loo(self) -> predictive.PredictiveDensity:
         """Expected log predictive density of new decision makers, by leaving one out (PSIS-LOO).
@@ -383,10 +409,7 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
         fitted = self._state()
         columns = data.columns(fitted.specification.names)
         if tastes == "population":
-            coefficients = prediction.population_coefficients(
-                fitted.model, self.result_, data.n_decision_makers, fitted.seed
-            )
-        else:
-            seen = fitted.panel.take(fitted.positions(data.decision_makers))
-            coefficients = people.coefficient_samples(fitted.model, self.result_, seen).cpu()
-        return prediction.mean_probabilities(data, columns, coefficients)
+            nodes = prediction.population_nodes(fitted.model, self.result_, fitted.seed)
+            return prediction.population_probabilities(data, columns, nodes)
+        seen = self._seen(data.decision_makers)
+        return prediction.individual_probabilities(fitted.model, self.result_, seen, data, columns)

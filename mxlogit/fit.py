@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
@@ -61,16 +62,69 @@ class HistoryRow:
     accepted: bool
 
 
-class TasteSampler(Protocol):
-    """Posterior of people's tastes given their choices and the population."""
+class TasteDraws(Protocol):
+    """Weighted draws of the random tastes of some people (`mxlogit.tastes.WeightedTastes`)."""
 
-    def moments(self, panel: PanelSource, population: Population) -> tuple[Tensor, Tensor]:
+    @property
+    def part(self) -> slice | Tensor:
+        """Places of the people in their panel."""
+        ...
+
+    @property
+    def weights(self) -> Tensor:
+        """Weights (n, s), which sum to one for every person."""
+        ...
+
+    @property
+    def tastes(self) -> Tensor:
+        """Tastes (n, k, s)."""
+        ...
+
+
+class TasteSampler(Protocol):
+    """Posterior of people's tastes given their choices and a value of the population parameters.
+
+    ``places`` are the ranks of people among those of the fit by first appearance, and the number of people of the fit
+    for everybody never seen; without them the panel is taken for the fit's own people in order.
+    """
+
+    def moments(
+        self, panel: PanelSource, population: Population, seed: int = 0, places: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Posterior mean and standard deviation of each person's random tastes, (n, k) each."""
         ...
 
-    def sample(self, panel: PanelSource, population: Population, n: int, seed: int) -> Tensor:
+    def weigh(
+        self, panel: PanelSource, population: Population, seed: int = 0, places: Tensor | None = None
+    ) -> Iterator[TasteDraws]:
+        """Weighted draws of people's random tastes, chunk after chunk of people."""
+        ...
+
+    def sample(
+        self, panel: PanelSource, population: Population, n: int, seed: int = 0, places: Tensor | None = None
+    ) -> Tensor:
         """Posterior samples of each person's random tastes, (n_samples, n, k)."""
         ...
+
+
+@dataclass(frozen=True)
+class TasteStates:
+    """Posterior of the tastes of the people of a fit by the states of its chains, the population integrated out.
+
+    Attributes
+    ----------
+    mean, deviation : Tensor, shape (n, k)
+        Of the random tastes, over all kept iterations of all chains.
+    fixed : Tensor, shape (states, f)
+        Fixed coefficients of the kept states.
+    tastes : Tensor, shape (states, n, k)
+        Random tastes of the kept states.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+    fixed: Tensor
+    tastes: Tensor
 
 
 @dataclass(frozen=True)
@@ -85,6 +139,7 @@ class Fit:
     status : Status
     history : list of HistoryRow
     tastes : TasteSampler
+        Of people seen or never seen, given a value of the population parameters.
     diagnostics : dict
         Numbers and sentences about the quality of the fit.
     covariance : Tensor or None, shape (D, D)
@@ -93,6 +148,11 @@ class Fit:
         Plain sentences; also issued as `ConvergenceWarning`.
     chains : Tensor or None, shape (chains, kept, D)
         Reported parameters in the order of sampling, where the engine has chains.
+    states : TasteStates or None
+        Tastes of the people of the fit, where the engine has chains.
+    void : tuple of str
+        Labels of parameters whose standard errors and intervals mean nothing, such as those that separation leaves
+        unbounded.
     """
 
     samples: Samples
@@ -104,3 +164,5 @@ class Fit:
     warnings: list[str] = field(default_factory=list)
     covariance: Tensor | None = None
     chains: Tensor | None = None
+    states: TasteStates | None = None
+    void: tuple[str, ...] = ()

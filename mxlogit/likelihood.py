@@ -247,21 +247,17 @@ def situation_means(values: Tensor, prob: Tensor, panel: PanelDifferences) -> Te
     return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
 
-def choice_log_probabilities(coefficients: Tensor, attributes: Tensor, available: Tensor) -> Tensor:
-    """Log probabilities of all alternatives.
+def choice_probabilities(attributes: Tensor, coefficients: Tensor) -> Tensor:
+    """Probabilities of all alternatives of choice sets of one size.
 
     Parameters
     ----------
-    coefficients : Tensor, shape (s, n, k)
-    attributes : Tensor, shape (n, t, j, k)
-    available : Tensor, bool, shape (n, t, j)
+    attributes : Tensor, shape (m, j, k)
+        Of the available alternatives, perhaps less anything that a set's alternatives have in common.
+    coefficients : Tensor, shape (s, k) or (m, s, k)
 
     Returns
     -------
-    Tensor, shape (s, n, t, j)
-        Minus infinity where an alternative is not available.
+    Tensor, shape (m, j, s)
     """
-    n, t, j, k = attributes.shape
-    utility = torch.bmm(attributes.reshape(n, t * j, k), coefficients.permute(1, 2, 0))
-    utility = utility.permute(2, 0, 1).unflatten(2, (t, j))
-    return utility.masked_fill(~available, -math.inf).log_softmax(-1)
+    return (attributes @ coefficients.mT).softmax(1)

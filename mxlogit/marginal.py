@@ -72,16 +72,20 @@ class Sweep:
 class _Window:
     """The ``count`` people from place ``first`` on among everybody, met in groups that may be out of order.
 
-    ``keeps`` says whether draws of groups in order are kept for the next pass.
+    ``keeps`` says whether draws of groups in order are kept for the next pass; ``keys`` (count,), if given, replace
+    places as what a person's draws are made from.
     """
 
     first: int
     count: int
     keeps: bool = False
+    keys: Tensor | None = None
     drawn: dict[tuple[DrawScheme, int, int], BaseDraws] = field(default_factory=dict)
 
     def points(self, scheme: DrawScheme, group: slice | Tensor, like: Tensor) -> BaseDraws:
         """Base draws of some of them; made once for all where groups are out of order."""
+        if self.keys is not None:
+            return scheme.quasi_points(self.keys[group], like)
         if isinstance(group, Tensor):
             return self._points(scheme, 0, self.count, like).take(group)
         if self.keeps:
@@ -130,6 +134,9 @@ class MarginalLikelihood:
         Of these people in the journal.
     journal : Journal, optional
         Where whole passes are written down.
+    keys : Tensor, int64, shape (n,), optional
+        Quasi-random draws of each person of this process are made from its key, pseudo-random ones from its place
+        among all people by default.
 
     Attributes
     ----------
@@ -147,9 +154,11 @@ class MarginalLikelihood:
         seed: int,
         name: str = "all",
         journal: Journal | None = None,
+        keys: Tensor | None = None,
     ) -> None:
         self.people, self.space, self.mixing, self.seed = people, space, mixing, seed
         self.name, self.journal = name, Journal() if journal is None else journal
+        self.keys = keys
         self.modes = people.like.new_zeros(len(people.panels), space.n_random)
         self.flow: Flow | None = None
         self._scratch = Scratch()
@@ -183,6 +192,8 @@ class MarginalLikelihood:
     def _window(self, start: int, count: int, scheme: DrawScheme) -> _Window:
         """The window at a place; one that keeps its draws, until others are wanted, where everybody's are few."""
         first = self.people.first + start
+        if self.keys is not None:
+            return _Window(first, count, keys=self.keys[start : start + count])
         if len(self.modes) * scheme.dimensions * scheme.draws > _KEPT_NUMBERS:
             return _Window(first, count)
         if scheme != self._kept_scheme:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mxlogit import taste_moments as moments
 from mxlogit.money import to_coefficients
 
 _LOG_SQRT_TAU = 0.5 * math.log(2.0 * math.pi)
@@ -173,6 +174,8 @@ class Family:
         The word users write.
     map : callable
         (latent, location, scale) -> MapValue, elementwise.
+    moments : callable
+        (location, scale) -> mean and standard deviation of the taste in the population, elementwise.
     units : {"linear", "log", "none"}
         How location and scale follow a change of the attribute's unit: both are multiplied
         ("linear"), the location is shifted by the log ("log"), or they do not change ("none").
@@ -187,6 +190,7 @@ class Family:
 
     name: str
     map: Callable[[Tensor, Tensor, Tensor], MapValue]
+    moments: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
     units: str = "linear"
     sign: int = 0
     direct: bool = False
@@ -217,14 +221,14 @@ class Family:
 FAMILIES: dict[str, Family] = {
     family.name: family
     for family in (
-        Family("normal", _identity),
-        Family("lognormal", _exponential, units="log", sign=1),
-        Family("negative_lognormal", _negative_exponential, units="log", sign=-1),
-        Family("truncated_normal", _truncated, sign=1, direct=True),
-        Family("censored_normal", _censored, sign=1, kinked=True),
-        Family("uniform", _uniform, direct=True),
-        Family("triangular", _triangular, direct=True),
-        Family("johnson_sb", _logistic, units="none", sign=1),
+        Family("normal", _identity, moments.normal_moments),
+        Family("lognormal", _exponential, moments.lognormal_moments, units="log", sign=1),
+        Family("negative_lognormal", _negative_exponential, moments.negative_lognormal_moments, units="log", sign=-1),
+        Family("truncated_normal", _truncated, moments.truncated_normal_moments, sign=1, direct=True),
+        Family("censored_normal", _censored, moments.censored_normal_moments, sign=1, kinked=True),
+        Family("uniform", _uniform, moments.uniform_moments, direct=True),
+        Family("triangular", _triangular, moments.triangular_moments, direct=True),
+        Family("johnson_sb", _logistic, moments.johnson_sb_moments, units="none", sign=1),
     )
 }
 
@@ -299,7 +303,7 @@ class Mixing:
         return to_coefficients(parameters, self.scale_position)
 
     def moments(self, location: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of the tastes, by quadrature over the latent normal.
+        """Mean and standard deviation of the tastes: closed forms, but for Johnson's S_B (`mxlogit.taste_moments`).
 
         Parameters
         ----------
@@ -307,12 +311,10 @@ class Mixing:
 
         Returns
         -------
-        tuple of Tensor, each of shape (..., k)
+        tuple of Tensor, each of shape (..., k), float64
         """
-        z = torch.linspace(-9.0, 9.0, 2001, dtype=location.dtype, device=location.device)
-        weight = torch.softmax(_log_normal_density(z), dim=0)
-        z = z.reshape(-1, *([1] * location.dim()))
-        weight = weight.reshape(z.shape)
-        taste = self.tastes(location + scale * z, location.expand_as(z * location), scale.expand_as(z * scale))
-        mean = (weight * taste).sum(0)
-        return mean, (weight * (taste - mean).square()).sum(0).sqrt()
+        location, scale = location.double(), scale.double()
+        pairs = [family.moments(location[..., i], scale[..., i]) for i, family in enumerate(self.families)]
+        if not pairs:
+            return location, scale
+        return torch.stack([mean for mean, _ in pairs], -1), torch.stack([deviation for _, deviation in pairs], -1)

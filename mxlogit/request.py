@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import zlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ from mxlogit.inference.method import Method
 from mxlogit.inference.msle import MSLE
 from mxlogit.inference.vi import VI
 from mxlogit.mixing import Mixing
-from mxlogit.panels import difference_panels
+from mxlogit.panels import PanelDifferences, RaggedPanels, difference_panels
 from mxlogit.parameters import ParameterSpace
 from mxlogit.people import PanelSource
 from mxlogit.priors import Priors, resolve_priors
@@ -33,7 +34,7 @@ _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a fitted estimator remembers beside its result."""
+    """What a fitted estimator remembers beside its result; its people are those from place ``first`` of ``count``."""
 
     specification: Specification
     model: PanelModel
@@ -41,6 +42,8 @@ class Fitted:
     decision_makers: np.ndarray
     alternatives: np.ndarray | None
     seed: int
+    first: int = 0
+    count: int = 0
 
     def difference(self, data: ChoiceData | PackedChoices) -> PanelSource:
         """Panels of other data with the columns of the fit."""
@@ -55,14 +58,29 @@ class Fitted:
         ChoiceDataError
             If some were not in the fit.
         """
-        place = {label: i for i, label in enumerate(self.decision_makers.tolist())}
-        unknown = [label for label in wanted.tolist() if label not in place]
+        found = self._find(wanted)
+        unknown = [label for label, place in zip(wanted.tolist(), found, strict=True) if place is None]
         if unknown:
             raise ChoiceDataError(
                 f"{len(unknown)} decision makers were not in the fit (first: {unknown[:5]}). Use "
                 "tastes='population', or individual_coefficients(X) with their choices."
             )
-        return torch.tensor([place[label] for label in wanted.tolist()], device=self.panel.like.device)
+        return torch.tensor(found, device=self.panel.like.device, dtype=torch.int64)
+
+    def ranks(self, labels: np.ndarray) -> torch.Tensor:
+        """Ranks of decision makers among those of the fit by first appearance; their number for those never seen."""
+        appearance = self.panel.appearance if isinstance(self.panel, (PanelDifferences, RaggedPanels)) else None
+        order = range(self.first, self.first + len(self.panel)) if appearance is None else appearance.tolist()
+        return torch.tensor([self.count if place is None else order[place] for place in self._find(labels)])
+
+    def _find(self, labels: np.ndarray) -> list[int | None]:
+        place = {label: i for i, label in enumerate(self.decision_makers.tolist())}
+        return [place.get(label) for label in labels.tolist()]
+
+
+def label_keys(labels: np.ndarray) -> torch.Tensor:
+    """A whole number (n,) for every label, the same in every frame."""
+    return torch.tensor([zlib.crc32(str(label).encode()) for label in labels.tolist()], dtype=torch.int64)
 
 
 def resolve_method(method: str | Method) -> Method:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -19,8 +20,28 @@ from mxlogit.samples import pareto_k
 from mxlogit.sequences import PersonDraws
 from mxlogit.simulated import SimulatedLikelihood
 
-# Beyond so many people with even weights each person's moments take so many draws at most.
-_MANY_PEOPLE, _FEW_DRAWS = 5_000, 32
+# Draws of a person's moments that do where importance weights are even.
+_FEW_DRAWS = 32
+# First key of the draws of tastes: seeds count from here.
+_STREAM = 1_000_000
+
+
+@dataclass(frozen=True)
+class WeightedTastes:
+    """Weighted draws of the random tastes of some people.
+
+    Attributes
+    ----------
+    part : slice or Tensor
+        Their places in the panel.
+    weights : Tensor, shape (n, s)
+        Non-negative; sum to one for every person.
+    tastes : Tensor, shape (n, k, s)
+    """
+
+    part: slice | Tensor
+    weights: Tensor
+    tastes: Tensor
 
 
 @dataclass(frozen=True)
@@ -43,8 +64,47 @@ class PeopleCheck:
         return cls(torch.cat([part.ess for part in parts]), torch.cat([part.pareto_k for part in parts]))
 
 
-class PolishedTastes:
+class WeighedTastes(ABC):
+    """Posterior of people's tastes given their choices and the population, as weighted draws."""
+
+    @abstractmethod
+    def weigh(
+        self, panel: PanelSource, population: Population, seed: int = 0, places: Tensor | None = None
+    ) -> Iterator[WeightedTastes]:
+        """Weighted draws of people's random tastes, chunk after chunk of people.
+
+        Parameters
+        ----------
+        panel : PanelSource
+        population : Population
+        seed : int
+            Independent draws for every seed, where draws are not those of the fit.
+        places : Tensor, int64, shape (n,), optional
+            Ranks of these people among those of the fit by first appearance; their number for people never seen.
+        """
+
+    def sample(
+        self, panel: PanelSource, population: Population, n: int, seed: int = 0, places: Tensor | None = None
+    ) -> Tensor:
+        """Posterior samples of each person's random tastes, (n_samples, n, k), by systematic resampling."""
+        result = panel.like.new_zeros(n, len(panel), panel.n_columns - population.fixed.shape[-1])
+        first = torch.rand((), generator=make_generator(seed, 17), dtype=torch.float64)
+        heights = (first + torch.arange(n)) / n
+        for drawn in self.weigh(panel, population, seed, places):
+            below = drawn.weights.double().cumsum(-1)
+            wanted = heights.to(below).expand(len(below), -1).contiguous()
+            # Rounding may leave the last sum below one.
+            picks = torch.searchsorted(below, wanted).clamp_(max=below.shape[-1] - 1)
+            index = picks[:, None].expand(-1, drawn.tastes.shape[1], -1)
+            result[:, drawn.part] = drawn.tastes.gather(-1, index).permute(2, 0, 1).to(result)
+        return result
+
+
+class PolishedTastes(WeighedTastes):
     """Tastes by polish and importance weights, for people seen or never seen.
+
+    All people have the same quasi-random base points, those of a seed, so that equal choices give equal tastes,
+    whoever else is in the panel.
 
     Parameters
     ----------
@@ -59,7 +119,7 @@ class PolishedTastes:
     vary : int
         Variational steps after the polish.
     even : bool
-        Whether importance weights are known to be even, so that fewer draws do for many people.
+        Whether importance weights are known to be even, so that fewer draws do for means and standard deviations.
     flow : Flow, optional
         On the local factors.
     """
@@ -79,38 +139,37 @@ class PolishedTastes:
         self.model, self.seed, self.tail = model, seed, tail
         self.draws, self.polish, self.vary, self.even, self.flow = draws, polish, vary, even, flow
 
-    def _weigh(
-        self, panel: PanelSource | People, population: Population, draws: int
-    ) -> Iterator[tuple[slice | Tensor, WeightedDraws, Tensor]]:
-        """Places of some people after the other, weighted draws and tastes (n, k, s)."""
-        local = population.to(panel.like)
-        for proposal, drawn in self._propose(panel, population, draws):
-            yield proposal.part, drawn, self._tastes(drawn, local)
-
     def _propose(
-        self, panel: PanelSource | People, population: Population, draws: int
+        self, people: People, population: Population, draws: int, stream: int, keys: Tensor | None
     ) -> Iterator[tuple[Proposal, WeightedDraws]]:
         """Every chunk's proposal and weighted draws."""
-        people = panel if isinstance(panel, People) else People.gather(panel)
         # Its buffers are those of this call: results change nothing when they are read, from several threads or not.
-        marginal = MarginalLikelihood(people, self.model.space, self.model.mixing, self.seed)
+        marginal = MarginalLikelihood(people, self.model.space, self.model.mixing, self.seed, keys=keys)
         marginal.flow = self.flow
-        sweep = Sweep(draws, self.tail, 900 + draws, self.polish, vary=self.vary)
+        sweep = Sweep(draws, self.tail, _STREAM + stream, self.polish, vary=self.vary)
         yield from marginal.weigh(population, marginal.propose(population, sweep, remember=False))
+
+    def _propose_alike(
+        self, panel: PanelSource, population: Population, draws: int, seed: int
+    ) -> Iterator[tuple[Proposal, WeightedDraws]]:
+        """As `_propose`, everybody with the same base points."""
+        keys = torch.zeros(len(panel), dtype=torch.int64)
+        return self._propose(People.gather(panel), population, draws, seed, keys)
 
     def _tastes(self, drawn: WeightedDraws, population: Population) -> Tensor:
         """Tastes (n, k, s) of weighted draws."""
         latent = population.location[:, None] + population.scale_tril @ drawn.xi
         return self.model.mixing.tastes(latent.mT, population.location, population.scale).mT
 
-    def moments(self, panel: PanelSource, population: Population) -> tuple[Tensor, Tensor]:
+    def moments(
+        self, panel: PanelSource, population: Population, seed: int = 0, places: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Posterior mean and standard deviation of each person's random tastes, (n, k) each, float64."""
         shape = (len(panel), self.model.space.n_random)
         mean = panel.like.new_zeros(shape, dtype=torch.float64)
         deviation = torch.zeros_like(mean)
-        many = self.even and len(panel) > _MANY_PEOPLE
-        draws = min(self.draws, _FEW_DRAWS) if many else self.draws
-        for proposal, drawn in self._propose(panel, population, draws):
+        draws = min(self.draws, _FEW_DRAWS) if self.even else self.draws
+        for proposal, drawn in self._propose_alike(panel, population, draws, seed):
             centre, spread = self._chunk_moments(proposal.factor, drawn, population.to(panel.like))
             mean[proposal.part], deviation[proposal.part] = centre, spread
         return mean, deviation
@@ -138,34 +197,33 @@ class PolishedTastes:
         variance = torch.where(variance > 0.25 * plain, variance, plain)
         return population.location.double() + first.double() @ tril.T, variance.sqrt()
 
-    def sample(self, panel: PanelSource, population: Population, n: int, seed: int) -> Tensor:
-        """Posterior samples of each person's random tastes, (n_samples, n, k), by resampling the draws."""
-        result = panel.like.new_zeros(n, len(panel), self.model.space.n_random)
-        generator = make_generator(self.seed, seed, 17)
-        for part, drawn, tastes in self._weigh(panel, population, max(self.draws, 4 * n)):
-            picks = torch.multinomial(drawn.weights.cpu(), n, replacement=True, generator=generator)
-            index = picks.to(tastes.device)[:, None].expand(-1, tastes.shape[1], -1)
-            result[:, part] = tastes.gather(-1, index).permute(2, 0, 1)
-        return result
+    def weigh(
+        self, panel: PanelSource, population: Population, seed: int = 0, places: Tensor | None = None
+    ) -> Iterator[WeightedTastes]:
+        """Weighted draws of people's random tastes, chunk after chunk of people."""
+        local = population.to(panel.like)
+        for proposal, drawn in self._propose_alike(panel, population, self.draws, seed):
+            yield WeightedTastes(proposal.part, drawn.weights, self._tastes(drawn, local))
 
     def check(self, people: People, population: Population, draws: int = 256) -> PeopleCheck:
         """Effective sample sizes and Pareto k of the importance weights of everybody, of all processes."""
         n = len(people.panels)
         ess, shape = people.like.new_zeros(n), people.like.new_zeros(n, dtype=torch.float64)
-        for part, drawn, _ in self._weigh(people, population, draws):
-            ess[part] = drawn.ess_fraction
-            shape[part] = pareto_k(drawn.log_ratio)
+        for proposal, drawn in self._propose(people, population, draws, draws, None):
+            ess[proposal.part] = drawn.ess_fraction
+            shape[proposal.part] = pareto_k(drawn.log_ratio)
         return PeopleCheck.join(people.team.gather(PeopleCheck(ess.cpu(), shape.cpu())))
 
 
-class SimulatedTastes:
+class SimulatedTastes(WeighedTastes):
     """Tastes by Bayes weights over the draws of a simulated likelihood (Train 2009, section 11.3).
 
     Parameters
     ----------
     model : PanelModel
     draws : PersonDraws
-        Every person gets the block of its rank by first appearance, that of the fit for the people of the fit.
+        People of the fit have the block of their rank by first appearance in it; ``places`` are these ranks, and one
+        number for everybody never seen; the ranks in the panel by default.
     signs : Tensor, shape (k,)
         Signs of the columns of L at the maximum of the likelihood: asymmetric draws are used as it used them.
     """
@@ -173,32 +231,28 @@ class SimulatedTastes:
     def __init__(self, model: PanelModel, draws: PersonDraws, signs: Tensor) -> None:
         self.model, self.draws, self.signs = model, draws, signs
 
-    def _weigh(self, panel: PanelSource, population: Population) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Places of a chunk of people in the panel, weights (n, r) and tastes (n, k, r), float64."""
+    def weigh(
+        self, panel: PanelSource, population: Population, seed: int = 0, places: Tensor | None = None
+    ) -> Iterator[WeightedTastes]:
+        """All draws of people's random tastes, weighted, chunk after chunk of people; ``seed`` changes nothing."""
         panel = People.gather(panel).alone()
-        places, order = panel.ranked().appearance.cpu().sort()  # type: ignore[union-attr]
-        ordered = panel.by_appearance()
-        simulated = SimulatedLikelihood(self.model, ordered, self.draws, keep=False, places=places)
+        blocks = panel.ranked().appearance if places is None else places
+        blocks, order = blocks.cpu().sort(stable=True)  # type: ignore[union-attr]
+        ordered = replace(panel.take(order.to(panel.weights.device)), appearance=None)
+        simulated = SimulatedLikelihood(self.model, ordered, self.draws, keep=False, places=blocks)
         mirrored = Population(population.fixed, population.location, population.scale_tril * self.signs)
         for part, weights, tastes in simulated.weigh_tastes(mirrored):
-            yield order[part], weights, tastes
+            yield WeightedTastes(order[part], weights, tastes)
 
-    def moments(self, panel: PanelSource, population: Population) -> tuple[Tensor, Tensor]:
+    def moments(
+        self, panel: PanelSource, population: Population, seed: int = 0, places: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Conditional mean and standard deviation of each person's random tastes, (n, k) each, float64."""
         mean = torch.zeros(len(panel), self.model.space.n_random, dtype=torch.float64)
         deviation = torch.zeros_like(mean)
-        for places, weights, tastes in self._weigh(panel, population):
-            centre = (weights[:, None] * tastes).sum(-1)
-            mean[places] = centre.cpu()
-            deviation[places] = (weights[:, None] * (tastes - centre[..., None]).square()).sum(-1).sqrt().cpu()
+        for drawn in self.weigh(panel, population, seed, places):
+            weights = drawn.weights[:, None]
+            centre = (weights * drawn.tastes).sum(-1)
+            mean[drawn.part] = centre.cpu()
+            deviation[drawn.part] = (weights * (drawn.tastes - centre[..., None]).square()).sum(-1).sqrt().cpu()
         return mean, deviation
-
-    def sample(self, panel: PanelSource, population: Population, n: int, seed: int) -> Tensor:
-        """Samples of each person's conditional tastes, (n_samples, n, k), by resampling the draws."""
-        result = torch.zeros(n, len(panel), self.model.space.n_random, dtype=torch.float64)
-        generator = make_generator(self.draws.seed, seed, 19)
-        for places, weights, tastes in self._weigh(panel, population):
-            picks = torch.multinomial(weights.cpu(), n, replacement=True, generator=generator)
-            index = picks[:, None].expand(-1, tastes.shape[1], -1)
-            result[:, places] = tastes.cpu().gather(-1, index).permute(2, 0, 1)
-        return result

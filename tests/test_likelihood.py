@@ -7,7 +7,7 @@ import pytest
 import torch
 from small_models import rebuilt
 
-from mxlogit.likelihood import choice_log_probabilities, panel_derivatives, panel_log_prob
+from mxlogit.likelihood import choice_probabilities, panel_derivatives, panel_log_prob
 from mxlogit.panels import difference_panels
 
 # Two float64 routes to one number of order ten.
@@ -138,10 +138,10 @@ def test_two_alternatives_equal_the_binary_logit(data, beta):
 
 
 def test_probabilities_of_all_alternatives_agree_with_the_kernel(data, panel, beta):
-    log_prob = choice_log_probabilities(beta, data.attributes, data.available)
-    np.testing.assert_allclose(log_prob.exp().sum(-1).numpy(), 1.0, atol=1e-12)
-    assert torch.isinf(log_prob[:, ~data.available]).all()
-    chosen = log_prob.gather(3, data.chosen.expand(7, -1, -1)[..., None])[..., 0]
+    probability = choice_probabilities(beta.transpose(0, 1), data.attributes, data.available)
+    np.testing.assert_allclose(probability.sum(2).numpy(), 1.0, atol=1e-12)
+    assert (probability[~data.available] == 0).all()
+    chosen = probability.log().permute(3, 0, 1, 2).gather(3, data.chosen.expand(7, -1, -1)[..., None])[..., 0]
     torch.testing.assert_close((chosen * data.observed).sum(-1), panel_log_prob(beta, panel), atol=EXACT, rtol=0)
 
 

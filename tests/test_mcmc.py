@@ -235,7 +235,7 @@ def test_chains_of_another_run_are_refused(frame, tmp_path, written_always):
 def test_quantiles_of_people_are_those_of_their_states(frame):
     est, _ = fit(make(MCMC(chains=2, warmup=100, samples=300)), frame)
     quantiles = est.individual_coefficients(statistic=[0.1, 0.9])
-    states = est.result_.tastes.states.numpy()
+    states = est.result_.states.tastes.numpy()
     for column, at in ((0, 0.1), (1, 0.9)):
         known = np.quantile(states[..., 0], at, axis=0)
         spread = states[..., 0].std(0)

@@ -278,6 +278,11 @@ class ChoiceData:
         """Places (m, size) of the rows of situations whose sets all have ``size`` alternatives."""
         return self.first_rows[:-1][situations, None] + torch.arange(size, device=self.choices.rows.device)
 
+    def rows_of_people(self, people: Tensor) -> Tensor:
+        """Places of the rows of people, one person after the other."""
+        first = self.first_rows[self.first_situations]
+        return places_of_runs(first[people], first.diff()[people])
+
     def to(self, *, device: torch.device | str, dtype: torch.dtype | None = None) -> ChoiceData:
         """Return the data on a device, attributes and weights in ``dtype`` (as they are by default)."""
         kind = self.choices.rows.dtype if dtype is None else dtype

@@ -77,15 +77,15 @@ def judge(fit: Fit, model: PanelModel, people: People, logit: MultinomialLogit) 
 
 
 def _without_errors(fit: Fit, names: list[str]) -> Fit:
-    """Void the standard errors of coefficients that run off, where they are those of an estimator."""
+    """Void the errors of coefficients that run off where they are those of an estimator: a posterior has its prior."""
     if fit.covariance is None:
         return fit
     covariance = fit.covariance.clone()
-    for name in names:
-        for i, label in enumerate(fit.samples.labels):
-            if label in (name, f"sd.{name}"):
-                covariance[i] = covariance[:, i] = math.nan
-    return replace(fit, covariance=covariance)
+    void = [label for label in fit.samples.labels if label in names or label.removeprefix("sd.") in names]
+    for label in void:
+        i = fit.samples.labels.index(label)
+        covariance[i] = covariance[:, i] = math.nan
+    return replace(fit, covariance=covariance, void=(*fit.void, *void))
 
 
 def boundary_sentences(model: PanelModel, fit: Fit) -> list[str]:

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from mxlogit.inference.vi import VI
 
 _CHECKED_PEOPLE = 1_000
+# People of a fit beyond which moments of even weights take few draws.
+_MANY_PEOPLE = 5_000
 # Effective sample size below which a flow is worth its training: .8 without the eighth of draws from the prior. With
 # many tastes it gains little and takes long (20 normals: a factor of 1.2 in 21 s).
 _WORTH_A_FLOW, _MOST_TASTES = 0.72, 12
@@ -107,7 +109,7 @@ def run_newton(
     gain = None
     if spline and posterior.corrected is not None:
         samples, gain = _spline_samples(model, posterior.corrected, settings.n_samples, seed)
-    even = optimum.evaluation.detail.value.ess > EVEN_WEIGHTS
+    even = optimum.evaluation.detail.value.ess > EVEN_WEIGHTS and len(people) > _MANY_PEOPLE
     center = model.space.from_report(samples.mean)
     flow = marginal.flow = _train_flow(settings, model, part, [center, *_typical(model, samples)], optimum, seed, clock)
     tastes = PolishedTastes(model, seed, settings.tail, vary=optimum.sweep.vary, even=even, flow=flow)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mxlogit.density import PanelModel
 from mxlogit.errors import SpecificationError, check_at_least, check_option, check_whole
-from mxlogit.fit import Fit, Status
+from mxlogit.fit import Fit, Status, TasteStates
 from mxlogit.identity import identify_fit
 from mxlogit.inference.assess import evaluate_center, judge
 from mxlogit.inference.gibbs_run import ChainSettings, Sampled, run_gibbs
@@ -27,7 +27,7 @@ from mxlogit.parameters import Population
 from mxlogit.people import People
 from mxlogit.sampling.convergence import ess_bulk, ess_tail, rhat
 from mxlogit.sampling.covariance import HuangWand, InverseWishart
-from mxlogit.sampling.trace import SampledTastes, Trace
+from mxlogit.sampling.trace import Trace
 from mxlogit.tastes import PolishedTastes
 
 _WORST_RHAT = 1.01
@@ -229,24 +229,23 @@ def _package(model: PanelModel, sampled: Sampled, panel: Panels, seed: int) -> F
     trace = sampled.trace
     samples = trace.samples(torch.Generator().manual_seed(seed))
     center = model.space.from_report(samples.mean)
-    mean, deviation, states = _of_people(trace, panel)
-    tastes = SampledTastes(panel, mean, deviation, states, PolishedTastes(model, seed, tail=8))
+    states, tastes = _of_people(trace, panel), PolishedTastes(model, seed, tail=8)
     reported = trace.reported()
     diagnostics, status, warnings = _mixing(reported, interrupted=sampled.interrupted)
     marginal = MarginalLikelihood(People.gather(panel), model.space, model.mixing, seed)
     draws = max(64, min(1024, 4 * (_CENTER_WORK // (4 * max(1, len(panel))))))
     diagnostics.update(evaluate_center(marginal, center, draws, 8))
-    diagnostics.update(**sampled.figures, iterations=trace.kept, taste_states=len(states))
-    return Fit(samples, center, status, sampled.history, tastes, diagnostics, warnings, chains=reported)
+    diagnostics.update(**sampled.figures, iterations=trace.kept, taste_states=len(states.tastes))
+    return Fit(samples, center, status, sampled.history, tastes, diagnostics, warnings, chains=reported, states=states)
 
 
-def _of_people(trace: Trace, panel: Panels) -> tuple[Tensor, Tensor, Tensor]:
+def _of_people(trace: Trace, panel: Panels) -> TasteStates:
     """Moments and states of each person, once, however often weights repeat it."""
-    moments, states = trace.moments, trace.states()
+    moments, (fixed, tastes) = trace.moments, trace.states()
     if len(moments.mean) == len(panel):
-        return moments.mean, moments.deviation, states
+        return TasteStates(moments.mean, moments.deviation, fixed, tastes)
     first = panel.weights.long().cumsum(0) - panel.weights.long()
-    return moments.mean[first], moments.deviation[first], states[:, first]
+    return TasteStates(moments.mean[first], moments.deviation[first], fixed, tastes[:, first])
 
 
 def _mixing(reported: Tensor, *, interrupted: bool) -> tuple[dict[str, object], Status, list[str]]:

@@ -21,7 +21,15 @@ def summary_frame(model: PanelModel, fit: Fit, level: float) -> pd.DataFrame:
     """Estimates, standard errors (posterior sds) and interval limits by label."""
     estimate = coefficient_series(model, fit)
     if fit.covariance is not None:
-        return _asymptotic_frame(estimate, fit.covariance, level)
+        frame = _asymptotic_frame(estimate, fit.covariance, level)
+    else:
+        frame = _posterior_frame(estimate, fit, level)
+    frame.loc[list(fit.void), frame.columns != "estimate"] = float("nan")
+    return frame
+
+
+def _posterior_frame(estimate: pd.Series, fit: Fit, level: float) -> pd.DataFrame:
+    """Posterior sds and quantiles, and how well chains have mixed."""
     lower, upper = fit.samples.quantiles([0.5 * (1.0 - level), 0.5 * (1.0 + level)]).cpu().numpy()
     frame = pd.DataFrame(
         {
@@ -67,14 +75,18 @@ def taste_frame(model: PanelModel, fit: Fit) -> pd.DataFrame:
     -------
     pandas.DataFrame
         Index: random coefficients. Columns: ``distribution``, posterior mean and sd of the taste's
-        population mean (``mean``, ``mean_error``) and of its population sd (``sd``, ``sd_error``).
+        population mean (``mean``, ``mean_error``) and of its population sd (``sd``, ``sd_error``); the values at the
+        estimate and their standard errors after maximum likelihood.
     """
-    population = model.space.constrain(fit.samples.unconstrained[:500])
-    mean, deviation = model.mixing.moments(population.location, population.scale)
-    columns = {"mean": mean, "sd": deviation}
+    posterior = fit.samples.kind == "posterior"
+    population = model.space.constrain(fit.samples.unconstrained)
+    sampled = model.mixing.moments(population.location, population.scale)
+    at_center = model.mixing.moments(fit.center.location, fit.center.scale)
     frame = pd.DataFrame(index=list(model.space.random))
     frame["distribution"] = [family.name for family in model.mixing.families]
-    for name, value in columns.items():
-        frame[name] = torch.nanmean(value, 0).cpu().numpy()
-        frame[f"{name}_error"] = value.std(0).cpu().numpy() if len(value) > 1 else 0.0
+    void = [name in fit.void for name in model.space.random]
+    for name, value, center in zip(("mean", "sd"), sampled, at_center, strict=True):
+        frame[name] = (value.mean(0) if posterior else center).cpu().numpy()
+        frame[f"{name}_error"] = value.cpu().numpy().std(0, ddof=1)
+        frame.loc[void, f"{name}_error"] = float("nan")
     return frame

@@ -1,8 +1,12 @@
-"""Tastes of single decision makers, averaged over the posterior of the population."""
+"""Tastes of single decision makers, averaged over the posterior of the population.
+
+Nothing here depends on who else is asked about: how finely the population's uncertainty is averaged over follows from
+the number of people of the fit, draws from the seed of the fit.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,13 +20,14 @@ from mxlogit.fit import Fit
 from mxlogit.parameters import Population
 from mxlogit.people import PanelSource
 
-# Population samples over which people's posteriors are averaged: at most so many and, since what the population's
-# uncertainty adds to a person's shrinks with the number of people, so many people times samples; for quantiles, so many
-# at least.
+# Population samples over which people's posteriors are averaged: their most; people of the fit times samples, since
+# what the population's uncertainty adds to a person's shrinks with the number of people; and their fewest for
+# quantiles and predictions.
 _MOST_POPULATIONS, _PEOPLE_TIMES_POPULATIONS, _FEWEST_POPULATIONS = 128, 32_000, 16
-# Taste samples per person, and per population sample at least.
+# Taste samples per person for quantiles, and fewest of them per population sample.
 _SAMPLES, _SAMPLES_EACH = 512, 16
-_PEOPLE_AT_ONCE = 5_000
+# People whose samples are held at once for quantiles, and most states of chains that predictions use.
+_PEOPLE_AT_ONCE, _MOST_STATES = 1_000, 4_096
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,46 @@ class Moments:
 
     mean: Tensor
     deviation: Tensor
+
+
+@dataclass(frozen=True)
+class Group:
+    """People whose tastes are asked for.
+
+    Attributes
+    ----------
+    panel : PanelSource
+        Their choices, which tastes are conditional on.
+    places : Tensor, int64, shape (n,)
+        Ranks among the people of the fit by first appearance, and the number of these for people never seen.
+    positions : Tensor or None, int64, shape (n,)
+        Positions among the people of the fit whose choices these are; None where the choices are others.
+    n_fitted : int
+        Number of people of the fit.
+    """
+
+    panel: PanelSource
+    places: Tensor
+    positions: Tensor | None
+    n_fitted: int
+
+
+@dataclass(frozen=True)
+class WeightedCoefficients:
+    """Weighted draws of the coefficients of some people.
+
+    Attributes
+    ----------
+    part : slice or Tensor
+        Places of the people in their group.
+    weights : Tensor, shape (n, s)
+        Over all draws that are met for a person they sum to one.
+    coefficients : Tensor, shape (n, s, f + k)
+    """
+
+    part: slice | Tensor
+    weights: Tensor
+    coefficients: Tensor
 
 
 def sampled_populations(model: PanelModel, fit: Fit, n: int) -> list[Population]:
@@ -46,19 +91,19 @@ def sampled_populations(model: PanelModel, fit: Fit, n: int) -> list[Population]
     return [model.space.constrain(vector) for vector in fit.samples.unconstrained[picks]]
 
 
-def _count_populations(n_people: int) -> int:
-    return min(_MOST_POPULATIONS, 2 * (_PEOPLE_TIMES_POPULATIONS // (2 * max(1, n_people))))
+def _count_populations(n_fitted: int) -> int:
+    return min(_MOST_POPULATIONS, 2 * (_PEOPLE_TIMES_POPULATIONS // (2 * max(1, n_fitted))))
 
 
-def taste_moments(model: PanelModel, fit: Fit, panel: PanelSource) -> Moments:
-    """Posterior moments of tastes by the law of total variance over population samples."""
-    count = _count_populations(len(panel))
+def taste_moments(model: PanelModel, fit: Fit, group: Group) -> Moments:
+    """Posterior moments of tastes: those of chains, or by the law of total variance over population samples."""
+    if fit.states is not None and group.positions is not None:
+        return Moments(fit.states.mean[group.positions], fit.states.deviation[group.positions])
+    count = _count_populations(group.n_fitted)
     populations = sampled_populations(model, fit, count) if count > 1 else [fit.center]
-    if len(populations) == 1:
-        return Moments(*fit.tastes.moments(panel, populations[0]))
     means, variances = [], []
-    for population in populations:
-        mean, deviation = fit.tastes.moments(panel, population)
+    for seed, population in enumerate(populations):
+        mean, deviation = fit.tastes.moments(group.panel, population, seed, group.places)
         means.append(mean)
         variances.append(deviation.square())
     mean = torch.stack(means)
@@ -66,21 +111,36 @@ def taste_moments(model: PanelModel, fit: Fit, panel: PanelSource) -> Moments:
     return Moments(mean.mean(0), variance.sqrt())
 
 
-def coefficient_samples(model: PanelModel, fit: Fit, panel: PanelSource, n: int = _SAMPLES) -> Tensor:
-    """Posterior samples of people's coefficients (n_samples, n, f + k), n at least, spread over population samples."""
-    populations = sampled_populations(model, fit, max(_FEWEST_POPULATIONS, _count_populations(len(panel))))
-    each = max(_SAMPLES_EACH, -(-n // len(populations)))
-    parts = []
-    for i, population in enumerate(populations):
-        tastes = fit.tastes.sample(panel, population, each, i).double()
-        parts.append(model.mixing.coefficients(population.fixed, tastes))
-    return torch.cat(parts)
+def weigh_coefficients(model: PanelModel, fit: Fit, group: Group) -> Iterator[WeightedCoefficients]:
+    """Weighted posterior draws of people's coefficients, chunk after chunk of people, perhaps in several rounds."""
+    if fit.states is not None and group.positions is not None:
+        yield from _state_coefficients(model, fit, group.positions)
+        return
+    populations = sampled_populations(model, fit, max(_FEWEST_POPULATIONS, _count_populations(group.n_fitted)))
+    for seed, population in enumerate(populations):
+        for drawn in fit.tastes.weigh(group.panel, population, seed, group.places):
+            coefficients = model.mixing.coefficients(population.fixed.to(drawn.tastes), drawn.tastes.mT)
+            yield WeightedCoefficients(drawn.part, drawn.weights.double() / len(populations), coefficients)
+
+
+def _state_coefficients(model: PanelModel, fit: Fit, positions: Tensor) -> Iterator[WeightedCoefficients]:
+    """Coefficients of evenly spaced states of chains, each with the fixed coefficients of its own iteration."""
+    states = fit.states
+    assert states is not None
+    picks = torch.linspace(0, len(states.tastes) - 1, min(_MOST_STATES, len(states.tastes))).long()
+    fixed = states.fixed[picks].to(states.tastes)
+    for start in range(0, len(positions), _PEOPLE_AT_ONCE):
+        people = positions[start : start + _PEOPLE_AT_ONCE]
+        tastes = states.tastes[picks.to(people.device)[:, None], people].transpose(0, 1)
+        coefficients = model.mixing.coefficients(fixed.expand(len(people), -1, -1), tastes)
+        weights = tastes.new_full(tastes.shape[:2], 1.0 / len(picks), dtype=torch.float64)
+        yield WeightedCoefficients(slice(start, start + len(people)), weights, coefficients)
 
 
 def individual_frame(
     model: PanelModel,
     fit: Fit,
-    panel: PanelSource,
+    group: Group,
     labels: np.ndarray,
     statistic: Sequence[str | float],
 ) -> pd.DataFrame:
@@ -89,8 +149,8 @@ def individual_frame(
     Parameters
     ----------
     model, fit : the fitted model
-    panel : PanelSource
-        Of the people wanted.
+    group : Group
+        The people wanted.
     labels : ndarray
         Their names.
     statistic : sequence
@@ -113,26 +173,36 @@ def individual_frame(
         )
     columns: dict[str | float, np.ndarray] = {}
     if "mean" in statistic or "sd" in statistic:
-        moments = taste_moments(model, fit, panel)
+        moments = taste_moments(model, fit, group)
         columns["mean"], columns["sd"] = moments.mean.cpu().numpy(), moments.deviation.cpu().numpy()
     probabilities = [s for s in statistic if isinstance(s, float)]
     if probabilities and model.space.n_random:
-        columns.update(_quantiles(model, fit, panel, probabilities))
+        columns.update(_quantiles(model, fit, group, probabilities))
     data = {(name, s): columns[s][:, i] for i, name in enumerate(model.space.random) for s in statistic}
     frame = pd.DataFrame(data, index=pd.Index(labels, name="decision_maker"))
     frame.columns = pd.MultiIndex.from_tuples(list(data), names=["taste", "statistic"])
     return frame
 
 
-def _quantiles(
-    model: PanelModel, fit: Fit, panel: PanelSource, probabilities: list[float]
-) -> dict[str | float, np.ndarray]:
+def _quantiles(model: PanelModel, fit: Fit, group: Group, probabilities: list[float]) -> dict[str | float, np.ndarray]:
     at = torch.tensor(probabilities)
-    # Chains hold states of everybody at once, and know people by their panel.
-    whole = fit.chains is not None or len(panel) <= _PEOPLE_AT_ONCE
     parts = []
-    for part in [panel] if whole else (part for _, part in panel.chunks(_PEOPLE_AT_ONCE)):
-        samples = coefficient_samples(model, fit, part)[..., model.space.n_fixed :]
+    for part, panel in group.panel.chunks(_PEOPLE_AT_ONCE):
+        positions = None if group.positions is None else group.positions[part]
+        samples = _taste_samples(model, fit, Group(panel, group.places[part], positions, group.n_fitted))
         parts.append(torch.quantile(samples, at.to(samples), dim=0))
     values = torch.cat(parts, 1).cpu().numpy()
     return {p: values[i] for i, p in enumerate(probabilities)}
+
+
+def _taste_samples(model: PanelModel, fit: Fit, group: Group) -> Tensor:
+    """Posterior samples of people's random tastes, (n_samples, n, k), spread over population samples."""
+    if fit.states is not None and group.positions is not None:
+        return fit.states.tastes[:, group.positions].double()
+    populations = sampled_populations(model, fit, max(_FEWEST_POPULATIONS, _count_populations(group.n_fitted)))
+    each = max(_SAMPLES_EACH, -(-_SAMPLES // len(populations)))
+    parts = [
+        fit.tastes.sample(group.panel, population, each, seed, group.places).double()
+        for seed, population in enumerate(populations)
+    ]
+    return torch.cat(parts)

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from mxlogit.density import PanelModel
-from mxlogit.parameters import Population
-from mxlogit.people import PanelSource
 from mxlogit.samples import Samples
 from mxlogit.sampling.chains import State
-from mxlogit.tastes import PolishedTastes
 
 
 class TasteMoments:
@@ -97,9 +92,10 @@ class Trace:
         """Reported parameters, (chains, kept, D)."""
         return self.model.space.report(self.model.space.constrain(self.vectors()))
 
-    def states(self) -> Tensor:
-        """Kept states of tastes, (states x chains, n, k)."""
-        return torch.cat(self._states)
+    def states(self) -> tuple[Tensor, Tensor]:
+        """Fixed coefficients (states x chains, f) and tastes (states x chains, n, k) of the kept states."""
+        fixed = self._vectors[: self.kept : self._every, :, : self.model.space.n_fixed]
+        return fixed.flatten(0, 1), torch.cat(self._states)
 
     def samples(self, generator: torch.Generator) -> Samples:
         """Samples of all chains in random order, so that any part of them represents the posterior."""
@@ -107,37 +103,3 @@ class Trace:
         flat = flat[torch.randperm(len(flat), generator=generator)]
         reported = self.model.space.report(self.model.space.constrain(flat))
         return Samples(flat, reported, tuple(self.model.space.labels))
-
-
-@dataclass(frozen=True)
-class SampledTastes:
-    """Tastes of the people of a fit from the states of its chains; of others by importance weights, as for `VI`.
-
-    Attributes
-    ----------
-    panel : PanelSource
-        Of the fit.
-    mean, deviation : Tensor, shape (n, k)
-        Over all kept iterations of all chains, whatever the population.
-    states : Tensor, shape (states, n, k)
-    others : PolishedTastes
-    """
-
-    panel: PanelSource
-    mean: Tensor
-    deviation: Tensor
-    states: Tensor
-    others: PolishedTastes
-
-    def moments(self, panel: PanelSource, population: Population) -> tuple[Tensor, Tensor]:
-        """Posterior mean and standard deviation of each person's random tastes, (n, k) each."""
-        if panel is self.panel:
-            return self.mean, self.deviation
-        return self.others.moments(panel, population)
-
-    def sample(self, panel: PanelSource, population: Population, n: int, seed: int) -> Tensor:
-        """Posterior samples of each person's random tastes, (n_samples, n, k)."""
-        if panel is not self.panel:
-            return self.others.sample(panel, population, n, seed)
-        picks = torch.randint(len(self.states), (n,), generator=torch.Generator().manual_seed(seed))
-        return self.states[picks]
