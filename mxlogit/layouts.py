@@ -119,7 +119,8 @@ class Situations:
         """People who share an array: padding adds little to their rows, or fewer rows than ``cheap``."""
         shapes, shape_of, number = self.counts.flip(0).T.unique(dim=0, return_inverse=True, return_counts=True)
         sizes = list(reversed(self.classes))
-        group_of, widest, members, real = [], [0] * len(sizes), 0, 0
+        group_of: list[int] = []
+        widest, members, real = [0] * len(sizes), 0, 0
         for shape, count in zip(shapes.tolist(), number.tolist(), strict=True):
             wider = [max(pair) for pair in zip(widest, shape, strict=True)]
             rows = real + count * _total(shape, sizes)

@@ -169,7 +169,8 @@ def sum_moments(data: ChoiceData | PackedChoices, specification: Specification, 
     """Moments of the attributes over the people of all processes."""
     moments = data.moments() if isinstance(data, PackedChoices) else AttributeMoments.of(data)
     used = moments.take(data.columns(specification.names))
-    return AttributeMoments(*team.total(used.gram, used.square, used.count))
+    gram, square, count = team.total(used.gram, used.square, used.count)
+    return AttributeMoments(gram, square, count, used.rounding)
 
 
 def build_model(specification: Specification, moments: AttributeMoments, priors: Priors | None) -> PanelModel:

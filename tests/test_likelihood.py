@@ -138,11 +138,14 @@ def test_two_alternatives_equal_the_binary_logit(data, beta):
 
 
 def test_probabilities_of_all_alternatives_agree_with_the_kernel(data, panel, beta):
-    probability = choice_probabilities(beta.transpose(0, 1), data.attributes, data.available)
-    np.testing.assert_allclose(probability.sum(2).numpy(), 1.0, atol=1e-12)
-    assert (probability[~data.available] == 0).all()
-    chosen = probability.log().permute(3, 0, 1, 2).gather(3, data.chosen.expand(7, -1, -1)[..., None])[..., 0]
-    torch.testing.assert_close((chosen * data.observed).sum(-1), panel_log_prob(beta, panel), atol=EXACT, rtol=0)
+    person = torch.arange(5).repeat_interleave(data.choices.panel_lengths)
+    total = torch.zeros(7, 5, dtype=torch.float64)
+    for situations, sets in data.choice_sets(100):
+        probability = choice_probabilities(sets, beta.transpose(0, 1)[person[situations]])
+        np.testing.assert_allclose(probability.sum(1).numpy(), 1.0, atol=1e-12)
+        ranks = data.choices.chosen_ranks[situations]
+        total.index_add_(1, person[situations], probability[torch.arange(len(ranks)), ranks].log().T)
+    torch.testing.assert_close(total, panel_log_prob(beta, panel), atol=EXACT, rtol=0)
 
 
 def test_chunks_cover_everybody_once(panel, beta):

@@ -286,13 +286,12 @@ class ChoiceData:
     def to(self, *, device: torch.device | str, dtype: torch.dtype | None = None) -> ChoiceData:
         """Return the data on a device, attributes and weights in ``dtype`` (as they are by default)."""
         kind = self.choices.rows.dtype if dtype is None else dtype
-        moved = {name: _moved(value, device) for name, value in vars(self.choices).items() if name != "rows"}
         return replace(
             self,
-            choices=ChoiceRows(rows=self.choices.rows.to(device, kind), **moved),
+            choices=self.choices.to(device, kind),
             weights=self.weights.to(device, kind),
-            appearance=_moved(self.appearance, device),
-            clusters=_moved(self.clusters, device),
+            appearance=None if self.appearance is None else self.appearance.to(device),
+            clusters=None if self.clusters is None else self.clusters.to(device),
         )
 
     def columns(self, names: Sequence[str]) -> list[int]:
@@ -320,19 +319,17 @@ class ChoiceData:
     def _take_rows(self, people: Tensor | slice) -> ChoiceRows:
         c = self.choices
         lengths, first = c.panel_lengths[people], self.first_situations
+        situations: slice | Tensor
+        rows: slice | Tensor
         if isinstance(people, slice):
             start, stop, _ = people.indices(self.n_decision_makers)
-            situations: slice | Tensor = slice(int(first[start]), int(first[max(start, stop)]))
-            rows: slice | Tensor = slice(*(int(self.first_rows[s]) for s in (situations.start, situations.stop)))
+            begin, end = int(first[start]), int(first[max(start, stop)])
+            situations, rows = slice(begin, end), slice(int(self.first_rows[begin]), int(self.first_rows[end]))
         else:
             situations = places_of_runs(first[people], lengths)
             rows = places_of_runs(self.first_rows[situations], c.set_sizes[situations])
         positions = None if c.positions is None else c.positions[rows]
         return ChoiceRows(c.rows[rows], c.set_sizes[situations], c.chosen_ranks[situations], lengths, positions)
-
-
-def _moved(tensor: Tensor | None, device: torch.device | str) -> Tensor | None:
-    return None if tensor is None else tensor.to(device)
 
 
 def join_choices(parts: Sequence[ChoiceData]) -> ChoiceData:

@@ -285,11 +285,10 @@ def write_shard(root: Path, place: int, data: ChoiceData, dtype: torch.dtype) ->
     if c.positions is not None:
         tensors["positions"] = c.positions.contiguous()
     save_file(tensors, file)
-    counts = data.n_decision_makers, data.n_situations, *c.rows.shape, data.n_alternatives
+    counts = data.n_decision_makers, data.n_situations, len(c.rows), len(data.names), data.n_alternatives
     moments = AttributeMoments.of(data)
-    return Shard(
-        name, *counts, tuple(moments.square.tolist()), moments.rounding, file.stat().st_size, compute_checksum(file)
-    )
+    facts = tuple(moments.square.tolist()), moments.rounding, file.stat().st_size, compute_checksum(file)
+    return Shard(name, *counts, *facts)
 
 
 def _differences(data: ChoiceData, dtype: torch.dtype) -> Tensor:

@@ -37,6 +37,16 @@ class ChoiceRows:
     panel_lengths: Tensor
     positions: Tensor | None
 
+    def to(self, device: torch.device | str, dtype: torch.dtype) -> ChoiceRows:
+        """Return the same on a device, with attributes in ``dtype``."""
+        return ChoiceRows(
+            self.rows.to(device, dtype),
+            self.set_sizes.to(device),
+            self.chosen_ranks.to(device),
+            self.panel_lengths.to(device),
+            None if self.positions is None else self.positions.to(device),
+        )
+
     def listed_positions(self, width: int) -> Tensor:
         """Positions (r,), int32, of rows on an axis of ``width`` alternatives."""
         if self.positions is not None:

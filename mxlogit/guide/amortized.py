@@ -114,7 +114,7 @@ class AmortizedGuide(nn.Module):
         if isinstance(getattr(self.encoder, "module", self.encoder), PublishedEncoder):
             # The published network normalises over everybody's situations, padding included.
             return self._encode(population, panel.dense(), people)
-        return LocalFactor(*by_pieces(panel, parts))
+        return LocalFactor.of(by_pieces(panel, parts))
 
     def _encode(self, population: Population, panel: PanelDifferences, people: Tensor | None) -> LocalFactor:
         assert self.encoder is not None

@@ -66,6 +66,12 @@ class LocalFactor:
     log_det: Tensor
     warp: Warp | None = None
 
+    @classmethod
+    def of(cls, parts: tuple[Tensor, ...]) -> LocalFactor:
+        """Return the factor without a flow whose four tensors these are."""
+        mean, root, precision_tril, log_det = parts
+        return cls(mean, root, precision_tril, log_det)
+
     @property
     def covariance(self) -> Tensor:
         """R R', shape (n, k, k)."""
@@ -223,7 +229,7 @@ def polish(
     def parts(place: slice | Tensor, piece: PanelDifferences) -> tuple[Tensor, ...]:
         return _polish(start[place], population, piece, mixing, steps, tolerance)
 
-    return LocalFactor(*by_pieces(panel, parts))
+    return LocalFactor.of(by_pieces(panel, parts))
 
 
 def _polish(

@@ -60,7 +60,7 @@ def vary(
             some = _where_finite(_step(some, points[place], population, piece, mixing, scratch), some)
         return some.mean, some.root, some.precision_tril, some.log_det
 
-    return LocalFactor(*by_pieces(panel, parts)) if steps else factor
+    return LocalFactor.of(by_pieces(panel, parts)) if steps else factor
 
 
 def _where_finite(new: LocalFactor, old: LocalFactor) -> LocalFactor:

@@ -38,7 +38,7 @@ def identify_study(est: MixedLogit, data: Any) -> Identity:
     -------
     dict of str to str
     """
-    choices = read_choices(data, est._columns(), est._specify(), torch.float64)
+    choices = read_choices(data, est._columns(), est._specify())
     assert isinstance(choices, ChoiceData)
     return {
         "data": digest_data(People.gather(difference_panels(choices))),
