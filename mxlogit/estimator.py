@@ -23,7 +23,7 @@ from mxlogit.fit import Fit
 from mxlogit.inference.method import Method
 from mxlogit.people import People
 from mxlogit.priors import Priors
-from mxlogit.reading import read_choices, read_choices_again, read_rows_again
+from mxlogit.reading import complete, read_choices, read_choices_again, read_rows_again
 from mxlogit.request import (
     Fitted,
     Progress,
@@ -37,7 +37,7 @@ from mxlogit.request import (
     sum_moments,
 )
 from mxlogit.results import frames, people, prediction, predictive
-from mxlogit.spec import CONSTANT_PREFIX, Columns, Specification, make_specification
+from mxlogit.spec import Columns, Specification, make_specification
 from mxlogit.team import Team, current_team
 
 
@@ -198,8 +198,7 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
         device, dtype = resolve_device(self.device), resolve_dtype(self.dtype, method)
         seed = team.gather(resolve_seed(self.random_state))[0]
         data = share_people(read_choices(X, self._columns(), specification, dtype, **given), team)
-        constants = [name for name in data.names if name.startswith(CONSTANT_PREFIX)]
-        specification = specification.with_constants(constants)
+        specification = complete(specification, data)
         moments = sum_moments(data, specification, team)
         model = build_model(specification, moments, self.priors)
         panels = make_panels(data, specification, device, dtype)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from mxlogit.choices import ChoiceData, FrameChoices, PackedChoices, read_frame
+from mxlogit.choices.constants import constant_labels
 from mxlogit.choices.ingest import add_constants
 from mxlogit.errors import ChoiceDataError
 from mxlogit.request import Fitted
@@ -29,7 +30,7 @@ def read_choices(
         return _with_constants(X, specification)
     if isinstance(X, ChoiceData):
         if specification.constants:
-            X = add_constants(X, specification.base_alternative, columns.alternative)
+            X = add_constants(X, specification.base_alternative)
         return X.to(device="cpu" if not X.attributes.is_cuda else X.attributes.device, dtype=dtype)
     return read_frame(
         X,
@@ -43,6 +44,13 @@ def read_choices(
     ).data
 
 
+def complete(specification: Specification, data: ChoiceData | PackedChoices) -> Specification:
+    """Return the specification with the constants that were added to the data."""
+    if not specification.constants:
+        return specification
+    return specification.with_constants(list(constant_labels(data.alternatives, specification.base_alternative)))
+
+
 def read_choices_again(
     X: Any, columns: Columns, fitted: Fitted, *, y: Any = None, weights: Any = None
 ) -> ChoiceData | PackedChoices:
@@ -53,7 +61,7 @@ def read_choices_again(
     if not isinstance(X, ChoiceData):
         return _read_frame_again(X, columns, fitted, need_choice=True, y=y, weights=weights).data
     if fitted.specification.constants:
-        X = add_constants(X, fitted.specification.base_alternative, columns.alternative)
+        X = add_constants(X, fitted.specification.base_alternative)
     return X.to(device=fitted.panel.like.device, dtype=fitted.panel.like.dtype)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -160,11 +161,22 @@ def build_model(specification: Specification, moments: AttributeMoments, priors:
     priors = Priors(standardize=True) if priors is None else priors
     if not isinstance(priors, Priors):
         raise SpecificationError(f"priors must be None or Priors(...); got {priors!r}.")
-    scales = check_identification(moments, specification.names)
     space = ParameterSpace(specification.fixed, specification.random, specification.blocks)
+    _check_labels(space.labels)
+    scales = check_identification(moments, specification.names)
     mixing = Mixing(specification.mixing, specification.scale_position)
     prior = resolve_priors(priors, mixing, space.n_fixed, scales)
     return PanelModel(space, mixing, prior, torch.tensor(scales, dtype=torch.float64))
+
+
+def _check_labels(labels: list[str]) -> None:
+    """Refuse columns that have the label of another parameter, such as ``sd.x`` beside a random ``x``."""
+    repeated = sorted(label for label, count in Counter(labels).items() if count > 1)
+    if repeated:
+        raise SpecificationError(
+            f"{repeated} would each label two parameters: a column has the name of a standard deviation (sd.<column>) "
+            "or correlation (cor.<a>:<b>) of this model. Rename it."
+        )
 
 
 def share_people(data: ChoiceData | PackedChoices, team: Team) -> ChoiceData | PackedChoices:

@@ -17,7 +17,7 @@ from mxlogit.errors import ChoiceDataError
 if TYPE_CHECKING:
     from mxlogit.choices.data import ChoiceData
 
-_SHOWN = 5
+SHOWN = 5
 
 
 class Problems:
@@ -37,9 +37,12 @@ class Problems:
         """
         count = int(where.sum())
         if count:
-            shown = "; ".join(str(place) for place in places[:_SHOWN])
-            more = "; ..." if count > _SHOWN else ""
-            self.add(sentence.format(count=count, total=where.size, places=shown + more))
+            shown = "; ".join(str(place) for place in places[:SHOWN])
+            more = "; ..." if count > SHOWN else ""
+            # Not str.format: sentences quote names of columns, which may hold braces.
+            for field, value in (("count", count), ("total", where.size), ("places", shown + more)):
+                sentence = sentence.replace("{" + field + "}", str(value))
+            self.add(sentence)
 
     def raise_if_any(self) -> None:
         """Raise all problems at once, if there are any.
@@ -58,7 +61,7 @@ class Problems:
 
 def _cells(where: Tensor, data: ChoiceData) -> list[str]:
     """Name the first flagged (person, situation) cells."""
-    rows = torch.nonzero(where)[:_SHOWN].tolist()
+    rows = torch.nonzero(where)[:SHOWN].tolist()
     return [f"person {data.decision_makers[n]}, situation {t}" for n, t in rows]
 
 
@@ -119,5 +122,5 @@ def _check_array_values(data: ChoiceData, problems: Problems) -> None:
     problems.add_if(
         bad_weight.cpu().numpy(),
         "{count} weights are not positive and finite ({places}).",
-        [f"person {data.decision_makers[i]}" for i in torch.nonzero(bad_weight)[:_SHOWN, 0].tolist()],
+        [f"person {data.decision_makers[i]}" for i in torch.nonzero(bad_weight)[:SHOWN, 0].tolist()],
     )

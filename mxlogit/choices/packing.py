@@ -21,7 +21,9 @@ import pandas as pd
 import torch
 
 from mxlogit.choices.data import ChoiceData
+from mxlogit.choices.frames import as_narwhals
 from mxlogit.choices.ingest import read_frame
+from mxlogit.choices.labels import are_few, do_recur
 from mxlogit.choices.packed import FORMAT, MANIFEST, PEOPLE, PackedChoices, Shard, write_shard
 from mxlogit.errors import ChoiceDataError, MissingExtraError
 from mxlogit.spec import Columns
@@ -30,8 +32,6 @@ from mxlogit.spec import Columns
 _CELLS_PER_SHARD = 8_000_000
 _OPEN_BUCKETS = 256
 _BATCH_ROWS = 500_000
-# Alternatives whose labels recur; more than this many, and than twice the largest choice set, are numbered in each set.
-_MOST_LABELS = 32
 
 
 def pack_choices(
@@ -90,7 +90,7 @@ def _plain_labels(labels: np.ndarray) -> np.ndarray:
 def _slices(data: ChoiceData) -> Iterator[ChoiceData]:
     """Slices of choice data that are in memory already."""
     n, *cells = data.attributes.shape
-    size = max(1, _CELLS_PER_SHARD // int(np.prod(cells)))
+    size = max(1, _CELLS_PER_SHARD // max(1, int(np.prod(cells))))
     for start in range(0, n, size):
         yield data.take(slice(start, start + size))
 
@@ -131,13 +131,14 @@ class _Census:
             people.add(batch)
             alternatives.add(batch)
             n_rows += len(batch)
-            if len(alternatives) > _MOST_LABELS:
-                keys = batch.select([columns.decision_maker, columns.situation]).to_pandas()
+            if not are_few(len(alternatives), most):
+                keys = batch.select(list(dict.fromkeys([columns.decision_maker, columns.situation]))).to_pandas()
                 most = max(most, int(keys.value_counts().iloc[0]))
         if n_rows == 0:
             raise ChoiceDataError("there are no rows to pack.")
         labels = alternatives.sorted()
-        return cls(people.sorted(), n_rows, labels if len(labels) <= max(_MOST_LABELS, 2 * most) else None)
+        recur = do_recur(len(labels), n_rows, len(people), most)
+        return cls(people.sorted(), n_rows, labels if recur else None)
 
 
 class _Labels:
@@ -229,7 +230,7 @@ class _Source:
         ipc = _pyarrow("ipc")
         writer = None
         for frame in frames:
-            table = nw.from_native(frame, eager_only=True)
+            table = as_narwhals(frame)
             self._check(table.columns)
             rows = table.select(self.wanted).to_arrow()
             if writer is None:
