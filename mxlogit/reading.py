@@ -65,11 +65,12 @@ def read_choices_again(
     return X.to(device=fitted.panel.like.device, dtype=fitted.panel.like.dtype)
 
 
-def read_rows_again(X: Any, columns: Columns, fitted: Fitted) -> FrameChoices:
-    """Read a long frame to predict on, with where its rows went; the choice column is not needed."""
+def read_rows_again(X: Any, columns: Columns, fitted: Fitted, *, weigh: bool = False) -> FrameChoices:
+    """Read a long frame to predict on, with where its rows went; needs no choices, and weights where they are asked."""
     if isinstance(X, (ChoiceData, PackedChoices)):
         raise ChoiceDataError("predictions are made on a long frame, whose rows they belong to.")
-    return _read_frame_again(X, columns, fitted, need_choice=False)
+    used = columns if weigh else replace(columns, weights=None)
+    return _read_frame_again(X, used, fitted, need_choice=False)
 
 
 def _read_frame_again(X: Any, columns: Columns, fitted: Fitted, *, need_choice: bool, **given: Any) -> FrameChoices:

@@ -13,6 +13,7 @@ import torch
 from tqdm import tqdm
 
 from mxlogit.choices import ChoiceData, PackedChoices
+from mxlogit.choices.labels import explain_kinds, find_labels
 from mxlogit.choices.moments import AttributeMoments, check_identification
 from mxlogit.density import PanelModel
 from mxlogit.errors import ChoiceDataError, SpecificationError, check_option
@@ -57,14 +58,15 @@ class Fitted:
         ChoiceDataError
             If some were not in the fit.
         """
-        place = {label: i for i, label in enumerate(self.decision_makers.tolist())}
-        unknown = [label for label in wanted.tolist() if label not in place]
-        if unknown:
+        place = find_labels(self.decision_makers, wanted)
+        unknown = wanted[place < 0]
+        if len(unknown):
             raise ChoiceDataError(
-                f"{len(unknown)} decision makers were not in the fit (first: {unknown[:5]}). Use "
+                f"{len(unknown)} decision makers were not in the fit (first: {unknown[:5].tolist()}). Use "
                 "tastes='population', or individual_coefficients(X) with their choices."
+                f"{explain_kinds(self.decision_makers, unknown)}"
             )
-        return torch.tensor([place[label] for label in wanted.tolist()], device=self.panel.like.device)
+        return torch.from_numpy(place).to(self.panel.like.device)
 
 
 def resolve_method(method: str | Method) -> Method:

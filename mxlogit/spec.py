@@ -203,7 +203,7 @@ def _as_list(names: Any) -> list[Any] | None:
     if isinstance(names, (Sequence, KeysView)):
         return list(names)
     listed = np.asarray(names) if hasattr(names, "__array__") else np.empty(())
-    return listed.tolist() if listed.ndim == 1 else None
+    return list(listed) if listed.ndim == 1 else None
 
 
 def _check_mixing(column: str, family: object) -> str:

@@ -125,9 +125,9 @@ def read_weights(
     if column is None and given is None:
         return ones
     try:
-        values = read_numbers(table.get_column(column) if given is None else given)
+        values = read_numbers(given if column is None else table.get_column(column))
     except NotNumbersError as trouble:
-        problems.add(f"the weights must be numbers, one per row of the frame: column {column or 'given'!r} {trouble}")
+        problems.add(f"the weights must be numbers, one per row of the frame: {column or 'sample_weight'} {trouble}")
         return ones
     if len(values) != len(rows.person):
         problems.add(f"sample_weight has {len(values)} values for {len(rows.person)} rows of X.")

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mxlogit.choices.checks import check_arrays
 from mxlogit.errors import ChoiceDataError
-from mxlogit.spec import Columns
+from mxlogit.spec import Columns, check_names
 
 if TYPE_CHECKING:
     from mxlogit.choices.packed import PackedChoices
@@ -175,6 +175,7 @@ class ChoiceData:
         """
         from mxlogit.choices.packing import pack_choices
 
+        names = check_names("names", names)
         columns = Columns(decision_maker, situation, alternative, choice, availability, weights)
         return pack_choices(source, path, columns, names, dtype)
 

@@ -76,5 +76,5 @@ def taste_frame(model: PanelModel, fit: Fit) -> pd.DataFrame:
     frame["distribution"] = [family.name for family in model.mixing.families]
     for name, value in columns.items():
         frame[name] = torch.nanmean(value, 0).cpu().numpy()
-        frame[f"{name}_error"] = value.std(0).cpu().numpy() if len(value) > 1 else 0.0
+        frame[f"{name}_error"] = value.std(0).cpu().numpy() if len(value) > 1 and len(frame) else 0.0
     return frame
