@@ -11,14 +11,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from mxlogit.choices.checks import SHOWN, Problems
+from mxlogit.choices.checks import LARGEST, LARGEST_DIFFERENCE, SHOWN, Problems
 from mxlogit.choices.labels import factorize
 from mxlogit.choices.values import NotNumbersError, read_flags, read_numbers
 from mxlogit.spec import Columns
-
-# Larger differences between alternatives overflow in single precision once squared and added up over people. Levels
-# cost digits of the differences only; this one holds every 64-bit integer, dates in nanoseconds among them.
-_LARGEST_DIFFERENCE, _LARGEST = 1e15, 2e19
 
 
 @dataclass(frozen=True)
@@ -206,9 +202,9 @@ def read_attributes(
 def _check_finite(name: str, values: np.ndarray, rows: RowKeys, available: np.ndarray, problems: Problems) -> None:
     read = values[available & np.isfinite(values)]
     largest = max(-float(read.min(initial=0)), float(read.max(initial=0)))
-    if largest > _LARGEST:
-        problems.add(f"column {name!r} has values up to {largest:.0e}; rescale it (to below {_LARGEST:.0e}).")
-    elif largest > _LARGEST_DIFFERENCE:
+    if largest > LARGEST:
+        problems.add(f"column {name!r} has values up to {largest:.0e}; rescale it (to below {LARGEST:.0e}).")
+    elif largest > LARGEST_DIFFERENCE:
         _check_differences(name, np.where(available & np.isfinite(values), values, np.nan), rows, problems)
     missing, infinite = np.isnan(values) & available, np.isinf(values) & available
     if missing.any() or infinite.any():
@@ -223,8 +219,8 @@ def _check_differences(name: str, values: np.ndarray, rows: RowKeys, problems: P
     """Say where large values are far apart within a choice situation."""
     groups = pd.Series(values).groupby(rows.situation_of)
     difference = float((groups.max() - groups.min()).max())
-    if difference > _LARGEST_DIFFERENCE:
+    if difference > LARGEST_DIFFERENCE:
         problems.add(
             f"column {name!r} has values up to {difference:.0e} apart in a choice situation; rescale it (differences "
-            f"to below {_LARGEST_DIFFERENCE:.0e})."
+            f"to below {LARGEST_DIFFERENCE:.0e})."
         )
