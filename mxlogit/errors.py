@@ -9,6 +9,8 @@ import difflib
 import numbers
 from collections.abc import Iterable
 
+import sklearn.exceptions
+
 
 class MxlogitError(Exception):
     """Base class of all errors that mxlogit raises on purpose."""
@@ -26,8 +28,8 @@ class ProcessError(MxlogitError, RuntimeError):
     """Another process of a fit on several processes failed or was lost; the message names it."""
 
 
-class NotFittedError(MxlogitError, ValueError, AttributeError):
-    """A result was asked of an estimator that has not been fitted."""
+class NotFittedError(MxlogitError, sklearn.exceptions.NotFittedError):  # type: ignore[misc]
+    """A result was asked of an estimator that has not been fitted; scikit-learn's error of that name, too."""
 
 
 class MissingExtraError(MxlogitError, ImportError):
@@ -42,10 +44,15 @@ class ChoiceDataWarning(UserWarning):
     """The choice data can be read in two ways; the message says which one was taken, and how to ask for the other."""
 
 
-def suggest(name: str, known: Iterable[str]) -> str:
-    """Return " Did you mean 'x'?" for the nearest known name, or an empty string."""
-    nearest = difflib.get_close_matches(str(name), [str(k) for k in known], n=1, cutoff=0.5)
-    return f" Did you mean '{nearest[0]}'?" if nearest else ""
+def suggest(name: object, known: Iterable[object]) -> str:
+    """Return " Did you mean 'x'?" for the nearest known name, or an empty string; types where only they differ."""
+    spelled = {str(k): k for k in known}
+    nearest = difflib.get_close_matches(str(name), list(spelled), n=1, cutoff=0.5)
+    if not nearest:
+        return ""
+    meant = spelled[nearest[0]]
+    types = f" ({type(meant).__name__}), not {name!r} ({type(name).__name__})" if str(meant) == str(name) else ""
+    return f" Did you mean {meant!r}{types}?"
 
 
 def check_option(argument: str, value: object, allowed: Iterable[object]) -> None:
@@ -59,7 +66,7 @@ def check_option(argument: str, value: object, allowed: Iterable[object]) -> Non
     allowed = list(allowed)
     if not any(value is option or value == option for option in allowed):
         options = ", ".join(repr(option) for option in allowed)
-        hint = suggest(str(value), [str(option) for option in allowed])
+        hint = suggest(value, allowed)
         raise SpecificationError(f"{argument} must be one of {options}; got {value!r}.{hint}")
 
 

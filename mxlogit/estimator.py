@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from mxlogit.fit import Fit
 from mxlogit.inference.method import Method
 from mxlogit.people import People
 from mxlogit.priors import Priors
-from mxlogit.reading import read_choices, read_choices_again, read_rows_again
+from mxlogit.reading import complete, read_choices, read_choices_again, read_rows_again
 from mxlogit.request import (
     Fitted,
     Progress,
@@ -38,8 +39,9 @@ from mxlogit.request import (
 )
 from mxlogit.results import frames, people, prediction, predictive
 from mxlogit.sharing import share_people
-from mxlogit.spec import CONSTANT_PREFIX, Columns, Specification, make_specification
+from mxlogit.spec import Columns, Specification, make_specification
 from mxlogit.team import Team, current_team
+from mxlogit.weighting import scale_weights, weight_sentences
 
 
 class MixedLogit(BaseEstimator):  # type: ignore[misc]
@@ -65,7 +67,13 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
     availability : str, optional
         Column of 0/1; alternatives may also simply have no row.
     weights : str, optional
-        Column of positive weights, constant within a decision maker.
+        Column of positive weights, constant within a decision maker. A weight is a count of like decision makers:
+        weight 2 gives the posterior of data that hold the person twice, and a mean of 1,000 that of a sample 1,000
+        times as large.
+    weights_sum : None, "given" or "n"
+        None and "given" take weights as they are; None warns if their mean is below 0.5 or above 2, "given" says that
+        they are counts. "n" scales them so that they sum to the number of decision makers, as fits of weights that only
+        make a sample representative (survey weights) need.
     constants : bool
         Add alternative-specific constants ``asc.<alternative>``; they may be named in ``random``.
     base_alternative : object
@@ -126,6 +134,7 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
         choice: str = "choice",
         availability: str | None = None,
         weights: str | None = None,
+        weights_sum: str | None = None,
         constants: bool = False,
         base_alternative: object = None,
         scale: str | None = None,
@@ -146,6 +155,7 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
         self.choice = choice
         self.availability = availability
         self.weights = weights
+        self.weights_sum = weights_sum
         self.constants = constants
         self.base_alternative = base_alternative
         self.scale = scale
@@ -171,7 +181,8 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
         y : array, optional
             0/1 per row, instead of the choice column.
         sample_weight : array, optional
-            Weight per row, constant within a decision maker, instead of the weights column.
+            Weight per row, constant within a decision maker, instead of the weights column; a count of like decision
+            makers (see ``weights``).
 
         Returns
         -------
@@ -191,6 +202,7 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
             generator = torch.Generator().manual_seed(fitted.seed)
             with Progress(self.verbose, team.rank) as callback:
                 result = resolve_method(self.method).run(fitted.model, people, generator=generator, callback=callback)
+        result = replace(result, warnings=[*weight_sentences(people, self.weights_sum), *result.warnings])
         return self._remember(fitted, result, len(people), n_situations)
 
     def _prepare(self, X: Any, team: Team, **given: Any) -> tuple[Fitted, People, int]:
@@ -200,8 +212,8 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
         device, dtype = resolve_device(self.device), resolve_dtype(self.dtype, method)
         seed = team.gather(resolve_seed(self.random_state))[0]
         data = share_people(read_choices(X, self._columns(), specification, **given), team, dtype)
-        constants = [name for name in data.names if name.startswith(CONSTANT_PREFIX)]
-        specification = specification.with_constants(constants)
+        data = scale_weights(data, self.weights_sum, team)
+        specification = complete(specification, data)
         moments = sum_moments(data, specification, team)
         model = build_model(specification, moments, self.priors)
         panels = make_panels(data, specification, device, dtype)
@@ -234,15 +246,7 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
         )
 
     def _columns(self) -> Columns:
-        return Columns(
-            self.decision_maker,
-            self.situation,
-            self.alternative,
-            self.choice,
-            self.availability,
-            self.weights,
-            self.cluster,
-        )
+        return Columns(**{role.name: getattr(self, role.name) for role in fields(Columns)})
 
     # -- results --------------------------------------------------------------------------------
 
@@ -303,7 +307,7 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
         if X is None:
             labels, group = fitted.decision_makers, self._seen(fitted.decision_makers)
         else:
-            data = read_choices_again(X, self._columns(), fitted)
+            data = read_choices_again(X, replace(self._columns(), weights=None), fitted)
             labels = data.decision_makers
             group = people.Group(fitted.difference(data), fitted.ranks(labels), None, fitted.count)
         return people.individual_frame(fitted.model, self.result_, group, labels, list(statistic))
@@ -367,8 +371,11 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
         return prediction.most_likely(rows, self._probabilities(rows.data, tastes), names)
 
     def shares(self, X: Any, tastes: str = "population") -> pd.Series:
-        """Predicted share of every alternative: weighted mean probability over choice situations."""
-        rows = read_rows_again(X, self._columns(), self._state())
+        """Predicted share of every alternative: mean probability over choice situations.
+
+        Weighted where X has the weights column of the fit.
+        """
+        rows = read_rows_again(X, self._columns(), self._state(), weigh=True)
         return prediction.mean_shares(rows, self._probabilities(rows.data, tastes), self.alternative)
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:

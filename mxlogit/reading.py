@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from mxlogit.choices import ChoiceData, FrameChoices, PackedChoices, read_frame
+from mxlogit.choices.constants import constant_labels
 from mxlogit.choices.ingest import add_constants
 from mxlogit.errors import ChoiceDataError
 from mxlogit.request import Fitted
@@ -27,7 +28,7 @@ def read_choices(
         return _with_constants(X, specification)
     if isinstance(X, ChoiceData):
         if specification.constants:
-            X = add_constants(X, specification.base_alternative, columns.alternative)
+            X = add_constants(X, specification.base_alternative)
         return X
     return read_frame(
         X,
@@ -40,6 +41,13 @@ def read_choices(
     ).data
 
 
+def complete(specification: Specification, data: ChoiceData | PackedChoices) -> Specification:
+    """Return the specification with the constants that were added to the data."""
+    if not specification.constants:
+        return specification
+    return specification.with_constants(list(constant_labels(data.alternatives, specification.base_alternative)))
+
+
 def read_choices_again(
     X: Any, columns: Columns, fitted: Fitted, *, y: Any = None, weights: Any = None
 ) -> ChoiceData | PackedChoices:
@@ -50,15 +58,16 @@ def read_choices_again(
     if not isinstance(X, ChoiceData):
         return _read_frame_again(X, columns, fitted, need_choice=True, y=y, weights=weights).data
     if fitted.specification.constants:
-        X = add_constants(X, fitted.specification.base_alternative, columns.alternative)
+        X = add_constants(X, fitted.specification.base_alternative)
     return X
 
 
-def read_rows_again(X: Any, columns: Columns, fitted: Fitted) -> FrameChoices:
-    """Read a long frame to predict on, with where its rows went; the choice column is not needed."""
+def read_rows_again(X: Any, columns: Columns, fitted: Fitted, *, weigh: bool = False) -> FrameChoices:
+    """Read a long frame to predict on, with where its rows went; needs no choices, and weights where they are asked."""
     if isinstance(X, (ChoiceData, PackedChoices)):
         raise ChoiceDataError("predictions are made on a long frame, whose rows they belong to.")
-    return _read_frame_again(X, columns, fitted, need_choice=False)
+    used = columns if weigh else replace(columns, weights=None)
+    return _read_frame_again(X, used, fitted, need_choice=False)
 
 
 def _read_frame_again(X: Any, columns: Columns, fitted: Fitted, *, need_choice: bool, **given: Any) -> FrameChoices:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import zlib
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from tqdm import tqdm
 
 from mxlogit.choices import ChoiceData, PackedChoices
+from mxlogit.choices.labels import explain_kinds, find_labels
 from mxlogit.choices.moments import AttributeMoments, check_identification
 from mxlogit.density import PanelModel
 from mxlogit.errors import ChoiceDataError, SpecificationError, check_option
@@ -58,24 +60,22 @@ class Fitted:
         ChoiceDataError
             If some were not in the fit.
         """
-        found = self._find(wanted)
-        unknown = [label for label, place in zip(wanted.tolist(), found, strict=True) if place is None]
-        if unknown:
+        place = find_labels(self.decision_makers, wanted)
+        unknown = wanted[place < 0]
+        if len(unknown):
             raise ChoiceDataError(
-                f"{len(unknown)} decision makers were not in the fit (first: {unknown[:5]}). Use "
+                f"{len(unknown)} decision makers were not in the fit (first: {unknown[:5].tolist()}). Use "
                 "tastes='population', or individual_coefficients(X) with their choices."
+                f"{explain_kinds(self.decision_makers, unknown)}"
             )
-        return torch.tensor(found, device=self.panel.like.device, dtype=torch.int64)
+        return torch.from_numpy(place).to(self.panel.like.device)
 
     def ranks(self, labels: np.ndarray) -> torch.Tensor:
         """Ranks of decision makers among those of the fit by first appearance; their number for those never seen."""
         appearance = self.panel.appearance if isinstance(self.panel, (PanelDifferences, RaggedPanels)) else None
-        order = range(self.first, self.first + len(self.panel)) if appearance is None else appearance.tolist()
-        return torch.tensor([self.count if place is None else order[place] for place in self._find(labels)])
-
-    def _find(self, labels: np.ndarray) -> list[int | None]:
-        place = {label: i for i, label in enumerate(self.decision_makers.tolist())}
-        return [place.get(label) for label in labels.tolist()]
+        order = self.first + np.arange(len(self.panel)) if appearance is None else appearance.cpu().numpy()
+        place = find_labels(self.decision_makers, labels)
+        return torch.from_numpy(np.where(place < 0, self.count, order[place]))
 
 
 def label_keys(labels: np.ndarray) -> torch.Tensor:
@@ -178,8 +178,19 @@ def build_model(specification: Specification, moments: AttributeMoments, priors:
     priors = Priors(standardize=True) if priors is None else priors
     if not isinstance(priors, Priors):
         raise SpecificationError(f"priors must be None or Priors(...); got {priors!r}.")
-    scales = check_identification(moments, specification.names)
     space = ParameterSpace(specification.fixed, specification.random, specification.blocks)
+    _check_labels(space.labels)
+    scales = check_identification(moments, specification.names)
     mixing = Mixing(specification.mixing, specification.scale_position)
     prior = resolve_priors(priors, mixing, space.n_fixed, scales)
     return PanelModel(space, mixing, prior, torch.tensor(scales, dtype=torch.float64))
+
+
+def _check_labels(labels: list[str]) -> None:
+    """Refuse columns that have the label of another parameter, such as ``sd.x`` beside a random ``x``."""
+    repeated = sorted(label for label, count in Counter(labels).items() if count > 1)
+    if repeated:
+        raise SpecificationError(
+            f"{repeated} would each label two parameters: a column has the name of a standard deviation (sd.<column>) "
+            "or correlation (cor.<a>:<b>) of this model. Rename it."
+        )

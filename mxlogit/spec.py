@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import KeysView, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
 
 from mxlogit.errors import SpecificationError, suggest
 
@@ -20,9 +24,20 @@ MIXING_NAMES = (
 )
 
 
+_OPTIONAL_ROLES = ("availability", "weights", "cluster")
+# Roles whose column can have no other: a decision maker may be a situation (one choice each) or a cluster.
+_OWN_COLUMN = ("alternative", "choice", "availability", "weights")
+
+
 @dataclass(frozen=True)
 class Columns:
-    """Names of the columns of a long frame that say who, when, which and what was chosen."""
+    """Names of the columns of a long frame that say who, when, which and what was chosen.
+
+    Raises
+    ------
+    SpecificationError
+        If a name is not a string, or one column has two roles that cannot be one.
+    """
 
     decision_maker: str
     situation: str
@@ -32,10 +47,27 @@ class Columns:
     weights: str | None = None
     cluster: str | None = None
 
+    def __post_init__(self) -> None:
+        roles = {role.name: getattr(self, role.name) for role in fields(self)}
+        for role, name in roles.items():
+            if not (isinstance(name, str) or (name is None and role in _OPTIONAL_ROLES)):
+                raise SpecificationError(
+                    f"{role} must be the name of a column (a string); got {name!r}. Columns with other names need "
+                    "new ones: frame.rename(columns=str)."
+                )
+        for role in _OWN_COLUMN:
+            others = [other for other, name in roles.items() if name == roles[role] and other != role]
+            if others and roles[role] is not None:
+                raise SpecificationError(f"column {roles[role]!r} cannot be both {role} and {others[0]}.")
+
     @property
     def keys(self) -> tuple[str, str, str]:
         """The three columns that identify a row."""
         return self.decision_maker, self.situation, self.alternative
+
+    def role(self, name: str) -> str | None:
+        """First role of a column, None where it has none."""
+        return next((role.name for role in fields(self) if getattr(self, role.name) == name), None)
 
 
 @dataclass(frozen=True)
@@ -79,20 +111,7 @@ class Specification:
         return self.fixed + self.random
 
     def with_constants(self, constants: Sequence[str]) -> Specification:
-        """Add the constants that are not named already as fixed coefficients.
-
-        Raises
-        ------
-        SpecificationError
-            If a constant is named that does not exist.
-        """
-        named = [name for name in self.names if name.startswith(CONSTANT_PREFIX)]
-        unknown = [name for name in named if name not in constants]
-        if unknown:
-            raise SpecificationError(
-                f"no such alternative-specific constant: {unknown}. There are: {list(constants)}."
-                f"{suggest(unknown[0], constants)}"
-            )
+        """Add the constants that are not named already as fixed coefficients."""
         extra = tuple(name for name in constants if name not in self.names)
         return replace(self, fixed=self.fixed + extra)
 
@@ -119,18 +138,20 @@ def make_specification(
     SpecificationError
         If a name is listed twice, a distribution is unknown, blocks do not fit, or nothing is asked.
     """
-    fixed_names = _check_names("fixed", fixed)
+    fixed_names = check_names("fixed", fixed)
     if isinstance(random, Mapping):
-        random_names = _check_names("random", list(random))
+        random_names = check_names("random", list(random))
         mixing = tuple(_check_mixing(name, family) for name, family in random.items())
     else:
-        random_names = _check_names("random", random)
+        random_names = check_names("random", random)
         mixing = ("normal",) * len(random_names)
     both = [name for name in random_names if name in fixed_names]
     if both:
         raise SpecificationError(f"{both} are listed both in fixed and in random; choose one.")
     if not fixed_names and not random_names and not constants:
         raise SpecificationError("nothing to estimate: name attribute columns in fixed or random.")
+    if not isinstance(constants, (bool, np.bool_)):
+        raise SpecificationError(f"constants must be True or False; got {constants!r}. Name constants in random.")
     if base_alternative is not None and not constants:
         raise SpecificationError("base_alternative has a meaning only with constants=True.")
     if scale is not None:
@@ -143,41 +164,60 @@ def _check_scale(scale: object, names: list[str], *, constants: bool) -> None:
     if scale not in names:
         raise SpecificationError(
             f"scale must be one of the columns in fixed or random, such as a cost: {names}; got {scale!r}."
-            f"{suggest(str(scale), names)}"
+            f"{suggest(scale, names)}"
         )
     if len(names) == 1 and not constants:
         raise SpecificationError(f"scale={scale!r} needs other columns to be valued in its units; there are none.")
 
 
-def _check_names(argument: str, names: Sequence[str]) -> tuple[str, ...]:
+def check_names(argument: str, names: Any) -> tuple[str, ...]:
+    """Column names from any ordered collection of strings: list, tuple, array, Index, Series.
+
+    Raises
+    ------
+    SpecificationError
+        If it is a single string, has no order, holds anything but strings, or repeats a name.
+    """
     if isinstance(names, str):
         raise SpecificationError(
             f"{argument} must be a list of column names; got the string {names!r}: write [{names!r}]."
         )
-    if not isinstance(names, Sequence):
-        raise SpecificationError(f"{argument} must be a list of column names; got {names!r}.")
-    wrong = [name for name in names if not isinstance(name, str)]
+    listed = _as_list(names)
+    if listed is None:
+        order = " A set has no order: write a list." if isinstance(names, (set, frozenset)) else ""
+        raise SpecificationError(f"{argument} must be a list of column names; got {names!r}.{order}")
+    wrong = [name for name in listed if not isinstance(name, str)]
     if wrong:
-        raise SpecificationError(f"{argument} must hold column names (strings); got {wrong[:5]}.")
-    repeated = sorted({name for name in names if list(names).count(name) > 1})
+        raise SpecificationError(
+            f"{argument} must hold column names (strings); got {wrong[:5]}. Columns with other names need new ones: "
+            "frame.rename(columns=str)."
+        )
+    repeated = sorted(name for name, count in Counter(listed).items() if count > 1)
     if repeated:
         raise SpecificationError(f"{argument} lists {repeated} more than once.")
-    return tuple(names)
+    return tuple(str(name) for name in listed)
 
 
-def _check_mixing(column: str, family: str) -> str:
-    if family not in MIXING_NAMES:
+def _as_list(names: Any) -> list[Any] | None:
+    """Elements of a sequence, of the keys of a mapping, or of anything that numpy sees as one row; else None."""
+    if isinstance(names, (Sequence, KeysView)):
+        return list(names)
+    listed = np.asarray(names) if hasattr(names, "__array__") else np.empty(())
+    return list(listed) if listed.ndim == 1 else None
+
+
+def _check_mixing(column: str, family: object) -> str:
+    if not isinstance(family, str) or family not in MIXING_NAMES:
         known = ", ".join(repr(name) for name in MIXING_NAMES)
-        hint = suggest(str(family), MIXING_NAMES)
+        hint = suggest(family, MIXING_NAMES)
         raise SpecificationError(f"unknown mixing distribution {family!r} for {column!r}. Known: {known}.{hint}")
-    return family
+    return str(family)
 
 
 def _make_blocks(random: tuple[str, ...], correlated: object) -> tuple[tuple[int, ...], ...]:
-    if correlated is True:
-        return (tuple(range(len(random))),) if random else ()
-    if correlated is False:
-        return tuple((i,) for i in range(len(random)))
+    if isinstance(correlated, (bool, np.bool_)):
+        together = (tuple(range(len(random))),) if random else ()
+        return together if correlated else tuple((i,) for i in range(len(random)))
     listed_blocks = _check_blocks(correlated)
     listed = [name for block in listed_blocks for name in block]
     unknown = [name for name in listed if name not in random]
@@ -194,8 +234,8 @@ def _make_blocks(random: tuple[str, ...], correlated: object) -> tuple[tuple[int
 
 def _check_blocks(correlated: object) -> list[list[str]]:
     """Return the blocks as lists of names."""
-    if isinstance(correlated, Sequence) and not isinstance(correlated, str):
-        blocks = [block for block in correlated if isinstance(block, Sequence) and not isinstance(block, str)]
-        if len(blocks) == len(correlated):
-            return [list(block) for block in blocks]
+    listed = None if isinstance(correlated, str) else _as_list(correlated)
+    blocks = [None if isinstance(block, str) else _as_list(block) for block in listed or ()]
+    if listed is not None and None not in blocks:
+        return [block for block in blocks if block is not None]
     raise SpecificationError("correlated must be True, False or a list of lists of random columns.")

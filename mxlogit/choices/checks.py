@@ -9,12 +9,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
 from mxlogit.errors import ChoiceDataError
 
-_SHOWN = 5
+SHOWN = 5
+# Larger differences between alternatives overflow in single precision once squared and added up over people. Levels
+# cost digits of the differences only; this one holds every 64-bit integer, dates in nanoseconds among them.
+LARGEST_DIFFERENCE, LARGEST = 1e15, 2e19
 
 
 @dataclass(frozen=True)
@@ -53,9 +57,12 @@ class Problems:
         """
         count = int(where.sum())
         if count:
-            shown = "; ".join(str(place) for place in places[:_SHOWN])
-            more = "; ..." if count > _SHOWN else ""
-            self.add(sentence.format(count=count, total=where.size, places=shown + more))
+            shown = "; ".join(str(place) for place in places[:SHOWN])
+            more = "; ..." if count > SHOWN else ""
+            # Not str.format: sentences quote names of columns, which may hold braces.
+            for field, value in (("count", count), ("total", where.size), ("places", shown + more)):
+                sentence = sentence.replace("{" + field + "}", str(value))
+            self.add(sentence)
 
     def raise_if_any(self) -> None:
         """Raise all problems at once, if there are any.
@@ -74,7 +81,7 @@ class Problems:
 
 def _cells(where: Tensor, data: GivenArrays) -> list[str]:
     """Name the first flagged (person, situation) cells."""
-    rows = torch.nonzero(where)[:_SHOWN].tolist()
+    rows = torch.nonzero(where)[:SHOWN].tolist()
     return [f"person {data.decision_makers[n]}, situation {t}" for n, t in rows]
 
 
@@ -89,20 +96,37 @@ def check_arrays(data: GivenArrays) -> None:
     n, t, j, k = data.attributes.shape
     problems = Problems()
     if tuple(data.chosen.shape) != (n, t):
-        problems.add(f"chosen must have shape {(n, t)}; got {tuple(data.chosen.shape)}.")
+        one_hot = " Positions of indicators are chosen.argmax(-1)." if tuple(data.chosen.shape) == (n, t, j) else ""
+        problems.add(f"chosen must have shape {(n, t)}; got {tuple(data.chosen.shape)}.{one_hot}")
     if tuple(data.weights.shape) != (n,):
         problems.add(f"weights must have shape {(n,)}; got {tuple(data.weights.shape)}.")
     if len(data.names) != k or len(set(data.names)) != k:
         problems.add(f"names must be {k} different names; got {list(data.names)}.")
-    if len(data.decision_makers) != n:
-        problems.add(f"decision_makers must have length {n}; got {len(data.decision_makers)}.")
-    elif len(np.unique(data.decision_makers)) != n:
-        problems.add("decision_makers must be unique: each person is one row of the arrays.")
-    if data.alternatives is not None and len(data.alternatives) != j:
-        problems.add(f"alternatives must have length {j}; got {len(data.alternatives)}.")
+    _check_labels("decision_makers", data.decision_makers, n, problems)
+    if data.alternatives is not None:
+        _check_labels("alternatives", data.alternatives, j, problems)
     problems.raise_if_any()
     _check_array_values(data, problems)
     problems.raise_if_any()
+
+
+def _largest_difference(values: torch.Tensor, usable: torch.Tensor) -> torch.Tensor:
+    """Largest difference between finite values of one choice situation."""
+    real = usable & torch.isfinite(values)
+    high, low = (values.masked_fill(~real, sign * -torch.inf) * sign for sign in (1.0, -1.0))
+    spread = high.amax(-1) + low.amax(-1)
+    return torch.where(real.any(-1), spread, 0.0).amax()
+
+
+def _check_labels(name: str, labels: np.ndarray, count: int, problems: Problems) -> None:
+    if len(labels) != count:
+        problems.add(f"{name} must have length {count}; got {len(labels)}.")
+    missing = pd.isna(labels)
+    problems.add_if(missing, f"{name} has {{count}} missing labels (at {{places}}).", np.flatnonzero(missing).tolist())
+    repeated = pd.Series(labels).duplicated().to_numpy() & ~missing
+    problems.add_if(
+        repeated, f"{name} must be unique; {{count}} repeat an earlier one ({{places}}).", labels[repeated].tolist()
+    )
 
 
 def _check_array_values(data: GivenArrays, problems: Problems) -> None:
@@ -110,7 +134,7 @@ def _check_array_values(data: GivenArrays, problems: Problems) -> None:
     outside = seen & ((data.chosen < 0) | (data.chosen >= data.n_alternatives))
     problems.add_if(
         outside.cpu().numpy(),
-        f"{{count}} chosen positions are outside 0 to {data.n_alternatives - 1} ({{places}}).",
+        f"{{count}} chosen positions are missing or outside 0 to {data.n_alternatives - 1} ({{places}}).",
         _cells(outside, data),
     )
     position = data.chosen.clamp(0, data.n_alternatives - 1)[..., None]
@@ -128,6 +152,9 @@ def _check_array_values(data: GivenArrays, problems: Problems) -> None:
             f"attribute {name!r} has missing or infinite values in {{count}} choice situations ({{places}}).",
             _cells(bad, data),
         )
+        largest = float(_largest_difference(data.attributes[..., column], usable[..., 0]))
+        if largest > LARGEST_DIFFERENCE:
+            problems.add(f"attribute {name!r} has values up to {largest:.0e} apart in a choice situation; rescale it.")
     if not bool(seen.any(1).all()):
         count = int((~seen.any(1)).sum())
         problems.add(f"{count} decision makers have no observed choice situation; leave them out.")
@@ -135,5 +162,5 @@ def _check_array_values(data: GivenArrays, problems: Problems) -> None:
     problems.add_if(
         bad_weight.cpu().numpy(),
         "{count} weights are not positive and finite ({places}).",
-        [f"person {data.decision_makers[i]}" for i in torch.nonzero(bad_weight)[:_SHOWN, 0].tolist()],
+        [f"person {data.decision_makers[i]}" for i in torch.nonzero(bad_weight)[:SHOWN, 0].tolist()],
     )

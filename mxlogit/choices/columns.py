@@ -11,12 +11,14 @@ import numpy as np
 import pandas as pd
 import torch
 
-from mxlogit.choices.checks import Problems
+from mxlogit.choices.checks import LARGEST, LARGEST_DIFFERENCE, SHOWN, Problems
+from mxlogit.choices.labels import factorize
+from mxlogit.choices.values import NotNumbersError, read_flags, read_numbers
 from mxlogit.spec import Columns
 
-SHOWN = 5
-# Larger attributes overflow in single precision once multiplied.
-_LARGEST = 1e15
+
+# Whole numbers up to this one are exact in double precision.
+_LARGEST_WHOLE = 2.0**53
 
 
 @dataclass(frozen=True)
@@ -55,25 +57,14 @@ class RowKeys:
         )
 
 
-def _numeric(values: np.ndarray) -> np.ndarray | None:
-    """Values as floats with missing as nan; None when they are not numbers."""
-    if values.dtype.kind in "fiub":
-        return values
-    if values.dtype.kind != "O" or any(isinstance(v, str) for v in values[:1000]):
-        return None
-    try:
-        return pd.to_numeric(pd.Series(values)).to_numpy(dtype=np.float64, na_value=np.nan)
-    except (ValueError, TypeError):
-        return None
-
-
 def read_availability(table: nw.DataFrame[Any], column: str | None, rows: RowKeys, problems: Problems) -> np.ndarray:
     """Availability of every row (bool)."""
     if column is None:
         return np.ones(len(rows.person), dtype=bool)
-    values = _numeric(table[column].to_numpy())
-    if values is None or not np.isin(values, (0, 1)).all():
+    values = read_flags(table.get_column(column))
+    if values is None:
         problems.add(f"availability column {column!r} must hold 0/1 or False/True in every row.")
+    if values is None or _note_missing(f"availability column {column!r}", values, rows, problems):
         return np.ones(len(rows.person), dtype=bool)
     available = values.astype(bool)
     count = np.bincount(rows.situation_of, weights=available)
@@ -83,22 +74,32 @@ def read_availability(table: nw.DataFrame[Any], column: str | None, rows: RowKey
     return available
 
 
+def _note_missing(what: str, values: np.ndarray, rows: RowKeys, problems: Problems) -> bool:
+    """Say how many values are missing, where; whether there are any."""
+    missing = np.isnan(values)
+    places = [rows.row_place(row) for row in np.flatnonzero(missing)[:SHOWN]]
+    problems.add_if(missing, f"{what} has {{count}} missing values ({{places}}). Fill or drop them.", places)
+    return bool(missing.any())
+
+
 def read_choice(
-    values: np.ndarray, columns: Columns, rows: RowKeys, available: np.ndarray, problems: Problems
+    values: nw.Series[Any] | np.ndarray, columns: Columns, rows: RowKeys, available: np.ndarray, problems: Problems
 ) -> np.ndarray:
     """Whether each row is the chosen one (bool)."""
+    nothing = np.zeros(len(rows.person), dtype=bool)
     if len(values) != len(rows.person):
         problems.add(f"y has {len(values)} values for {len(rows.person)} rows of X.")
-        return np.zeros(len(rows.person), dtype=bool)
-    numbers = _numeric(values)
-    if numbers is None or not np.isin(numbers, (0, 1)).all():
+        return nothing
+    flags = read_flags(values)
+    if flags is None:
         problems.add(
             f"the choice column {columns.choice!r} must hold 0/1 or False/True, one row of each situation being 1. "
             f"If it names the chosen alternative, write frame[{columns.choice!r}] = "
             f"frame[{columns.choice!r}] == frame[{columns.alternative!r}]; one row per situation needs wide_to_long."
         )
-        return np.zeros(len(rows.person), dtype=bool)
-    chosen = numbers.astype(bool)
+    if flags is None or _note_missing(f"the choice column {columns.choice!r}", flags, rows, problems):
+        return nothing
+    chosen = flags.astype(bool)
     count = np.bincount(rows.situation_of, weights=chosen)
     advice = (
         "Exactly one row of each situation must be chosen. Did a row-wise split cut situations apart? "
@@ -127,9 +128,13 @@ def read_weights(
     ones = np.ones(len(rows.people))
     if column is None and given is None:
         return ones
-    values = _numeric(np.asarray(given) if column is None or given is not None else table[column].to_numpy())
-    if values is None or len(values) != len(rows.person):
-        problems.add("weights must be numbers, one per row of the frame.")
+    try:
+        values = read_numbers(given if column is None else table.get_column(column))
+    except NotNumbersError as trouble:
+        problems.add(f"the weights must be numbers, one per row of the frame: {column or 'sample_weight'} {trouble}")
+        return ones
+    if len(values) != len(rows.person):
+        problems.add(f"sample_weight has {len(values)} values for {len(rows.person)} rows of X.")
         return ones
     weight = np.zeros(len(rows.people))
     weight[rows.person] = values
@@ -144,7 +149,8 @@ def read_weights(
     bad = ~(np.isfinite(values) & (values > 0))
     problems.add_if(
         bad,
-        "{count} weights are not positive and finite ({places}).",
+        "{count} weights are not positive and finite ({places}). A weight counts like decision makers; leave out "
+        "those who count for nothing.",
         [rows.row_place(row) for row in np.flatnonzero(bad)[:SHOWN]],
     )
     return weight
@@ -156,7 +162,7 @@ def read_clusters(
     """Cluster 0, 1, ... of every person."""
     if column is None:
         return None
-    codes, _ = pd.factorize(table[column].to_numpy())
+    codes, _ = factorize(table.get_column(column).to_numpy())
     missing = codes < 0
     problems.add_if(
         missing,
@@ -187,25 +193,49 @@ def read_attributes(
     order = rows.in_order(available)
     attributes = torch.zeros(len(order), len(names), dtype=torch.float64)
     for k, name in enumerate(names):
-        values = _numeric(table[name].to_numpy())
-        if values is None:
-            problems.add(f"column {name!r} holds text or dates, not numbers. Code it as numbers or as 0/1 columns.")
+        try:
+            values = read_numbers(table.get_column(name))
+        except NotNumbersError as trouble:
+            where = "" if trouble.row is None else f" (first: {rows.row_place(trouble.row)})"
+            problems.add(f"column {name!r} {trouble}{where}")
             continue
         _check_finite(name, values, rows, available, problems)
-        attributes.numpy()[:, k] = values[order]
+        attributes.numpy()[:, k] = _as_floats(values[order], rows.situation_of[order])
     return attributes
 
 
+def _as_floats(values: np.ndarray, situation_of: np.ndarray) -> np.ndarray:
+    """Double-precision values in order of situations; whole numbers that it would round, less the situation's first."""
+    if values.dtype.kind not in "iu" or not len(values) or np.abs(values.astype(np.float64)).max() <= _LARGEST_WHOLE:
+        return values
+    begins = np.concatenate([[True], np.diff(situation_of) > 0])
+    first = values[np.flatnonzero(begins)[np.cumsum(begins) - 1]]
+    # Modulo 2^64, which makes the difference of unsigned numbers right as well.
+    return (values.astype(np.int64) - first.astype(np.int64)).astype(np.float64)
+
+
 def _check_finite(name: str, values: np.ndarray, rows: RowKeys, available: np.ndarray, problems: Problems) -> None:
-    if values.dtype.kind != "f":
-        return
-    largest = np.abs(np.where(available & np.isfinite(values), values, 0.0)).max(initial=0.0)
-    if largest > _LARGEST:
-        problems.add(f"column {name!r} has values up to {largest:.0e}; rescale it (to below {_LARGEST:.0e}).")
+    read = values[available & np.isfinite(values)]
+    largest = max(-float(read.min(initial=0)), float(read.max(initial=0)))
+    if largest > LARGEST:
+        problems.add(f"column {name!r} has values up to {largest:.0e}; rescale it (to below {LARGEST:.0e}).")
+    elif largest > LARGEST_DIFFERENCE:
+        _check_differences(name, np.where(available & np.isfinite(values), values, np.nan), rows, problems)
     missing, infinite = np.isnan(values) & available, np.isinf(values) & available
     if missing.any() or infinite.any():
         first = rows.row_place(int(np.argmax(missing | infinite)))
         problems.add(
             f"column {name!r} has {missing.sum()} missing and {infinite.sum()} infinite values in rows of available "
             f"alternatives (first: {first}). Fill or drop them; values of unavailable alternatives are ignored."
+        )
+
+
+def _check_differences(name: str, values: np.ndarray, rows: RowKeys, problems: Problems) -> None:
+    """Say where large values are far apart within a choice situation."""
+    groups = pd.Series(values).groupby(rows.situation_of)
+    difference = float((groups.max() - groups.min()).max())
+    if difference > LARGEST_DIFFERENCE:
+        problems.add(
+            f"column {name!r} has values up to {difference:.0e} apart in a choice situation; rescale it (differences "
+            f"to below {LARGEST_DIFFERENCE:.0e})."
         )

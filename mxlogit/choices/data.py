@@ -17,11 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mxlogit.choices.arrays import as_attributes, as_codes, as_labels, as_mask, as_names, as_numbers, as_positions
 from mxlogit.choices.checks import GivenArrays, check_arrays
 from mxlogit.choices.rows import ChoiceRows, PaddedArrays, pad_rows, rows_of_arrays
 from mxlogit.errors import ChoiceDataError
 from mxlogit.runs import first_places, places_of_runs
-from mxlogit.spec import Columns
+from mxlogit.spec import Columns, check_names
 
 if TYPE_CHECKING:
     from mxlogit.choices.packed import PackedChoices
@@ -79,20 +80,21 @@ class ChoiceData:
         Parameters
         ----------
         attributes : array, shape (n, t, j, k)
-            Floating point; float32 and float64 are kept.
+            float32 and float64 are kept, other numbers become float64. Memory is shared, except with reversed,
+            big-endian, read-only and object arrays.
         chosen : array of int, shape (n, t)
-            Position of the chosen alternative, 0 to j - 1; ignored where not observed.
+            Position of the chosen alternative, 0 to j - 1; ignored, and may be missing, where not observed.
         names : sequence of str, length k
         available : array of bool, shape (n, t, j), optional
             All available by default.
         observed : array of bool, shape (n, t), optional
             All observed by default.
         weights : array, shape (n,), optional
-            One by default; positive.
+            One by default; positive. Counts of like decision makers (see `mxlogit.MixedLogit`).
         decision_makers : sequence, length n, optional
-            Labels; 0 to n - 1 by default.
+            Labels, all different; 0 to n - 1 by default.
         alternatives : sequence, length j, optional
-            Labels; none by default.
+            Labels, all different; none by default.
         clusters : sequence, length n, optional
             Label of each decision maker's cluster, for clustered standard errors.
 
@@ -105,34 +107,28 @@ class ChoiceData:
         ChoiceDataError
             Listing every problem: shapes, missing values, positions out of range, chosen but unavailable.
         """
-        x = torch.as_tensor(attributes)
-        if x.dim() != 4 or 0 in x.shape[:3]:
-            raise ChoiceDataError(f"attributes must have shape (n, t, j, k) with no empty axis; got {tuple(x.shape)}.")
+        x = as_attributes(attributes)
         n, t, j, _ = x.shape
-        x = x if x.is_floating_point() else x.to(torch.get_default_dtype())
-        seen = _mask(observed, (n, t), "observed", x.device)
-        opened = _mask(available, (n, t, j), "available", x.device)
-        weight = torch.ones(n) if weights is None else torch.as_tensor(weights)
-        labels = np.arange(n) if decision_makers is None else np.asarray(decision_makers)
+        weight = torch.ones(n) if weights is None else as_numbers("weights", weights)
         given = GivenArrays(
             attributes=x,
-            available=opened,
-            observed=seen,
-            chosen=torch.as_tensor(chosen).to(x.device, torch.int64),
+            available=as_mask("available", available, (n, t, j), x.device),
+            observed=as_mask("observed", observed, (n, t), x.device),
+            chosen=as_positions("chosen", chosen, x.device),
             weights=weight.to(x),
-            names=tuple(str(name) for name in names),
-            decision_makers=labels,
-            alternatives=None if alternatives is None else np.asarray(alternatives),
+            names=as_names(names),
+            decision_makers=np.arange(n) if decision_makers is None else as_labels("decision_makers", decision_makers),
+            alternatives=None if alternatives is None else as_labels("alternatives", alternatives),
         )
         check_arrays(given)
         return cls(
-            choices=rows_of_arrays(x, opened, seen, given.chosen),
+            choices=rows_of_arrays(x, given.available, given.observed, given.chosen),
             weights=given.weights,
             names=given.names,
-            decision_makers=labels,
+            decision_makers=given.decision_makers,
             n_alternatives=j,
             alternatives=given.alternatives,
-            clusters=None if clusters is None else _codes(clusters, n),
+            clusters=None if clusters is None else as_codes("clusters", clusters, n),
         )
 
     @classmethod
@@ -180,6 +176,7 @@ class ChoiceData:
         """
         from mxlogit.choices.packing import pack_choices
 
+        names = check_names("names", names)
         columns = Columns(decision_maker, situation, alternative, choice, availability, weights)
         return pack_choices(source, path, columns, names, dtype)
 
@@ -362,20 +359,3 @@ def find_columns(known: Sequence[str], wanted: Sequence[str]) -> list[int]:
     if missing:
         raise ChoiceDataError(f"the choice data have no attribute {missing}; they have {list(known)}.")
     return [known.index(name) for name in wanted]
-
-
-def _codes(labels: Sequence[object] | np.ndarray, n: int) -> Tensor:
-    """Whole numbers 0, 1, ... for labels."""
-    array = np.asarray(labels)
-    if array.shape != (n,):
-        raise ChoiceDataError(f"clusters must have length {n}, one label per decision maker; got {array.shape}.")
-    return torch.from_numpy(np.unique(array, return_inverse=True)[1].astype(np.int64))
-
-
-def _mask(mask: Tensor | np.ndarray | None, shape: tuple[int, ...], name: str, device: torch.device) -> Tensor:
-    if mask is None:
-        return torch.ones(shape, dtype=torch.bool, device=device)
-    tensor = torch.as_tensor(mask).to(device)
-    if tuple(tensor.shape) != shape:
-        raise ChoiceDataError(f"{name} must have shape {shape}; got {tuple(tensor.shape)}.")
-    return tensor.bool()

@@ -15,9 +15,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from mxlogit.choices.checks import Problems
+from mxlogit.choices.checks import SHOWN, Problems
 from mxlogit.choices.columns import (
-    SHOWN,
     RowKeys,
     read_attributes,
     read_availability,
@@ -25,9 +24,11 @@ from mxlogit.choices.columns import (
     read_clusters,
     read_weights,
 )
+from mxlogit.choices.constants import check_constants, constant_labels
 from mxlogit.choices.data import ChoiceData
+from mxlogit.choices.frames import as_narwhals, as_vector, index_of, note_missing_columns, note_missing_keys
+from mxlogit.choices.labels import are_few, do_recur, explain_kinds, factorize, find_labels, rank_within
 from mxlogit.choices.rows import ChoiceRows
-from mxlogit.errors import ChoiceDataError, suggest
 from mxlogit.spec import CONSTANT_PREFIX, Columns
 
 
@@ -59,44 +60,6 @@ class FrameChoices:
     def to(self, device: torch.device) -> FrameChoices:
         """Return the same with its tensors on ``device``."""
         return replace(self, data=self.data.to(device=device))
-
-
-def as_narwhals(frame: Any) -> nw.DataFrame[Any]:
-    """Return a frame in narwhals' form.
-
-    Raises
-    ------
-    ChoiceDataError
-        If it is not an eager frame of a known kind.
-    """
-    if isinstance(frame, pd.DataFrame) and not frame.columns.is_unique:
-        repeated = sorted({str(name) for name in frame.columns[frame.columns.duplicated()]})
-        raise ChoiceDataError(f"the frame has more than one column called {repeated}; rename or drop the copies.")
-    try:
-        return nw.from_native(frame, eager_only=True)
-    except TypeError:
-        raise ChoiceDataError(
-            f"expected a long pandas, polars or pyarrow frame (or a ChoiceData); got {type(frame).__name__}."
-        ) from None
-
-
-def constant_labels(alternatives: np.ndarray, base: object) -> list[str]:
-    """Labels of the alternative-specific constants of all alternatives but the base.
-
-    Raises
-    ------
-    ChoiceDataError
-        If the base is not one of the alternatives.
-    """
-    labels = list(alternatives)
-    if base is None:
-        base = labels[0]
-    if base not in labels:
-        raise ChoiceDataError(
-            f"base_alternative {base!r} is not among the alternatives {labels[:10]}."
-            f"{suggest(str(base), [str(label) for label in labels])}"
-        )
-    return [f"{CONSTANT_PREFIX}{label}" for label in labels if label != base]
 
 
 def read_frame(
@@ -140,35 +103,37 @@ def read_frame(
         Listing every problem found.
     """
     table = as_narwhals(frame)
-    chosen, weights = _as_vector("y", chosen), _as_vector("sample_weight", weights)
-    index = frame.index if isinstance(frame, pd.DataFrame) else pd.RangeIndex(len(table))
+    index = index_of(frame, len(table))
+    chosen, weights = as_vector("y", chosen, index), as_vector("sample_weight", weights, index)
     problems = Problems()
-    read = [name for name in names if not name.startswith(CONSTANT_PREFIX)]
-    choice_column = [columns.choice] if need_choice and chosen is None else []
     # Predictions need no weights; shares use them where they are.
     weigh = columns.weights if weights is None and (need_choice or columns.weights in table.columns) else None
     cluster = columns.cluster if need_choice else None
-    optional = [c for c in (columns.availability, weigh, cluster) if c]
-    _check_columns(table, [*columns.keys, *choice_column, *optional, *read], problems)
-    if len(table) == 0:
-        problems.add("the frame has no rows.")
+    choice_column = columns.choice if need_choice and chosen is None else None
+    roles = [*columns.keys, *(c for c in (choice_column, columns.availability, weigh, cluster) if c)]
+    made = [name for name in names if constants and name.startswith(CONSTANT_PREFIX)]
+    note_missing_columns(table, index, columns, [*roles, *(name for name in names if name not in made)], problems)
+    if choice_column in names:
+        problems.add(f"column {choice_column!r} says what was chosen, so it cannot be an attribute as well.")
     problems.raise_if_any()
-    _check_keys(table, columns, problems)
+    note_missing_keys(table, columns.keys, problems)
     problems.raise_if_any()
-    rows = _read_keys(table, columns, alternatives, problems)
+    rows = _read_keys(table, columns, alternatives, problems, by_label=constants)
     problems.raise_if_any()
+    labels = constant_labels(rows.alternatives, base_alternative) if constants else {}
     available = read_availability(table, columns.availability, rows, problems)
     choice = None
     if need_choice:
-        values = table[columns.choice].to_numpy() if chosen is None else np.asarray(chosen)
+        values = table.get_column(columns.choice) if chosen is None else chosen
         choice = read_choice(values, columns, rows, available, problems)
     weight = read_weights(table, weigh, weights, rows, problems)
     clusters = read_clusters(table, cluster, rows, problems)
+    read = check_constants(table, names, labels, rows, available, problems) if constants else list(names)
     attributes = read_attributes(table, read, rows, available, problems)
     problems.raise_if_any()
     data = replace(_assemble(rows, attributes, available, choice, weight, tuple(read)), clusters=clusters)
     if constants:
-        data = add_constants(data, base_alternative, columns.alternative)
+        data = add_constants(data, base_alternative)
     return FrameChoices(
         data,
         index,
@@ -187,61 +152,19 @@ def _places(order: np.ndarray, count: int) -> np.ndarray:
     return places
 
 
-def _as_vector(name: str, values: Any) -> np.ndarray | None:
-    """One value per row; a single column is flattened."""
-    if values is None:
-        return None
-    array = np.asarray(values)
-    if array.ndim == 2 and array.shape[1] == 1:
-        array = array[:, 0]
-    if array.ndim != 1:
-        raise ChoiceDataError(f"{name} must hold one value per row; got an array of shape {array.shape}.")
-    return array
-
-
-def _check_columns(table: nw.DataFrame[Any], wanted: Sequence[str], problems: Problems) -> None:
-    missing = [name for name in dict.fromkeys(wanted) if name not in table.columns]
-    for name in missing:
-        hint = suggest(name, table.columns)
-        problems.add(f"the frame has no column {name!r}; it has {list(table.columns)[:20]}.{hint}")
-
-
-def _check_keys(table: nw.DataFrame[Any], columns: Columns, problems: Problems) -> None:
-    for name in columns.keys:
-        keys = table[name]
-        count = int(keys.is_null().sum()) + (int(keys.is_nan().sum()) if keys.dtype.is_float() else 0)
-        if count:
-            problems.add(f"column {name!r} has {count} missing values; every row needs its keys.")
-
-
-def _factorize(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Integer codes and sorted labels; order of appearance where labels cannot be compared."""
-    try:
-        codes, labels = pd.factorize(values, sort=True)
-    except TypeError:
-        codes, labels = pd.factorize(values)
-    return codes, np.asarray(labels)
-
-
-def _rank_within(groups: np.ndarray, n_groups: int) -> np.ndarray:
-    """Rank 0, 1, ... of every element within its group, in order of appearance."""
-    order = np.argsort(groups, kind="stable")
-    sizes = np.bincount(groups, minlength=n_groups)
-    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-    rank = np.empty(len(groups), dtype=np.int64)
-    rank[order] = np.arange(len(groups)) - np.repeat(starts, sizes)
-    return rank
-
-
-def _read_keys(table: nw.DataFrame[Any], columns: Columns, known: np.ndarray | None, problems: Problems) -> RowKeys:
-    person, people = _factorize(table[columns.decision_maker].to_numpy())
-    labels = table[columns.situation].to_numpy()
-    situation_code, situation_names = _factorize(labels)
+def _read_keys(
+    table: nw.DataFrame[Any], columns: Columns, known: np.ndarray | None, problems: Problems, *, by_label: bool
+) -> RowKeys:
+    person, people = factorize(table.get_column(columns.decision_maker).to_numpy())
+    labels = table.get_column(columns.situation).to_numpy()
+    situation_code, situation_names = factorize(labels)
     # A situation is the pair (decision maker, situation): ids may restart for every person.
     pair = person.astype(np.int64) * len(situation_names) + situation_code
     situation_of, _ = pd.factorize(pair, sort=True)
-    alternative_values = table[columns.alternative].to_numpy()
-    alternative, alternatives = _read_alternatives(alternative_values, situation_of, known, problems)
+    alternative_values = table.get_column(columns.alternative).to_numpy()
+    alternative, alternatives = _read_alternatives(
+        alternative_values, situation_of, known, len(people), problems, by_label=by_label
+    )
     rows = RowKeys(person, alternative, people, situation_of, labels, alternatives, alternative_values)
     if not problems.sentences:
         _check_duplicates(rows, columns, problems)
@@ -249,24 +172,34 @@ def _read_keys(table: nw.DataFrame[Any], columns: Columns, known: np.ndarray | N
 
 
 def _read_alternatives(
-    values: np.ndarray, situation_of: np.ndarray, known: np.ndarray | None, problems: Problems
+    values: np.ndarray,
+    situation_of: np.ndarray,
+    known: np.ndarray | None,
+    n_people: int,
+    problems: Problems,
+    *,
+    by_label: bool,
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Positions of the alternatives and their labels; ranks without labels where labels are many."""
-    codes, labels = _factorize(values)
+    """Positions of the alternatives and their labels; ranks without labels where labels are many and not needed."""
+    codes, labels = factorize(values)
     if known is not None:
-        position = pd.Index(known).get_indexer(pd.Index(labels))
-        strange = list(labels[position < 0])
-        if strange:
-            problems.add(f"alternatives {strange[:SHOWN]} were not in the data of the fit: {list(known)[:10]}.")
+        position = find_labels(known, labels)
+        strange = labels[position < 0]
+        if len(strange):
+            problems.add(
+                f"alternatives {strange[:SHOWN].tolist()} were not in the data of the fit: {known[:10].tolist()}."
+                f"{explain_kinds(known, strange)}"
+            )
         return position[codes], known
     largest = int(np.bincount(situation_of).max())
-    if len(labels) > max(32, 2 * largest):
-        return _rank_within(situation_of, int(situation_of.max()) + 1), None
-    return codes, labels
+    recur = by_label and do_recur(len(labels), len(values), n_people, largest)
+    if recur or are_few(len(labels), largest):
+        return codes, labels
+    return rank_within(situation_of, int(situation_of.max()) + 1), None
 
 
 def _check_duplicates(rows: RowKeys, columns: Columns, problems: Problems) -> None:
-    code, _ = _factorize(rows.alternative_labels)
+    code, _ = factorize(rows.alternative_labels)
     key = rows.situation_of.astype(np.int64) * (int(code.max()) + 1) + code
     repeated = pd.Series(key).duplicated().to_numpy()
     places = [rows.row_place(row) for row in np.flatnonzero(repeated)[:SHOWN]]
@@ -326,7 +259,7 @@ def _appearance(person: np.ndarray, n_people: int) -> torch.Tensor | None:
     return torch.from_numpy(first.argsort().argsort())
 
 
-def add_constants(data: ChoiceData, base: object, column: str) -> ChoiceData:
+def add_constants(data: ChoiceData, base: object) -> ChoiceData:
     """Append a dummy for every alternative but the base.
 
     Parameters
@@ -334,8 +267,6 @@ def add_constants(data: ChoiceData, base: object, column: str) -> ChoiceData:
     data : ChoiceData
     base : object
         None for the first alternative.
-    column : str
-        Name of the alternative column, for the message.
 
     Returns
     -------
@@ -344,15 +275,11 @@ def add_constants(data: ChoiceData, base: object, column: str) -> ChoiceData:
     Raises
     ------
     ChoiceDataError
-        If alternatives carry no labels, or the base is not among them.
+        If alternatives carry no labels, the base is not among them, or an attribute has the label of a constant.
     """
-    if data.alternatives is None:
-        raise ChoiceDataError(
-            f"constants=True needs alternatives that recur: {column!r} labels no fixed set of alternatives."
-        )
-    labels = constant_labels(data.alternatives, base)
-    base = data.alternatives[0] if base is None else base
-    wanted = [j for j, label in enumerate(data.alternatives) if label != base]
+    labels = constant_labels(data.alternatives, base, data.names)
+    known = [] if data.alternatives is None else data.alternatives.tolist()
+    wanted = [known.index(alternative) for alternative in labels.values()]
     rows, positions = data.choices.rows, data.choices.listed_positions(data.n_alternatives)
     dummies = positions[:, None] == torch.tensor(wanted, device=rows.device)
     choices = replace(data.choices, rows=torch.cat([rows, dummies.to(rows)], 1))

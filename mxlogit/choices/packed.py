@@ -21,8 +21,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from mxlogit.choices.constants import constant_labels
 from mxlogit.choices.data import ChoiceData, find_columns
-from mxlogit.choices.ingest import add_constants, constant_labels
+from mxlogit.choices.ingest import add_constants
 from mxlogit.choices.moments import AttributeMoments
 from mxlogit.choices.rows import ChoiceRows
 from mxlogit.errors import ChoiceDataError
@@ -167,9 +168,7 @@ class PackedChoices:
 
     def with_constants(self, base: object) -> PackedChoices:
         """Return the same choices with a dummy for every alternative but the base (see `ingest.add_constants`)."""
-        if self.alternatives is None:
-            raise ChoiceDataError("constants=True needs alternatives that recur; these have no labels.")
-        names = (*self.names, *constant_labels(self.alternatives, base))
+        names = (*self.names, *constant_labels(self.alternatives, base, self.names))
         return replace(self, names=names, _constants=(base,))
 
     def part(self, index: int, count: int) -> PackedChoices:
@@ -206,7 +205,7 @@ class PackedChoices:
             raise _damage(shard, place, len(self.shards), str(trouble)) from None
         people = slice(first, first + shard.people)
         data = self._data(tensors, self.names[: shard.columns], people)
-        return data if self._constants is None else add_constants(data, self._constants[0], "alternative")
+        return data if self._constants is None else add_constants(data, self._constants[0])
 
     def _data(self, tensors: dict[str, Tensor], names: tuple[str, ...], people: slice) -> ChoiceData:
         choices = ChoiceRows(

@@ -22,7 +22,9 @@ import pandas as pd
 import torch
 
 from mxlogit.choices.data import ChoiceData
+from mxlogit.choices.frames import as_narwhals
 from mxlogit.choices.ingest import read_frame
+from mxlogit.choices.labels import are_few, do_recur
 from mxlogit.choices.packed import FORMAT, MANIFEST, PEOPLE, PackedChoices, Shard, compute_checksum, write_shard
 from mxlogit.errors import ChoiceDataError, MissingExtraError
 from mxlogit.spec import Columns
@@ -31,8 +33,6 @@ from mxlogit.spec import Columns
 _CELLS_PER_SHARD = 8_000_000
 _OPEN_BUCKETS = 256
 _BATCH_ROWS = 500_000
-# Alternatives whose labels recur; more than this many, and than twice the largest choice set, are numbered in each set.
-_MOST_LABELS = 32
 
 
 def pack_choices(
@@ -142,13 +142,14 @@ class _Census:
             people.add(batch)
             alternatives.add(batch)
             n_rows += len(batch)
-            if len(alternatives) > _MOST_LABELS:
-                keys = batch.select([columns.decision_maker, columns.situation]).to_pandas()
+            if not are_few(len(alternatives), most):
+                keys = batch.select(list(dict.fromkeys([columns.decision_maker, columns.situation]))).to_pandas()
                 most = max(most, int(keys.value_counts().iloc[0]))
         if n_rows == 0:
             raise ChoiceDataError("there are no rows to pack.")
         labels = alternatives.sorted()
-        return cls(people.sorted(), n_rows, labels if len(labels) <= max(_MOST_LABELS, 2 * most) else None)
+        recur = do_recur(len(labels), n_rows, len(people), most)
+        return cls(people.sorted(), n_rows, labels if recur else None)
 
 
 class _Labels:
@@ -245,7 +246,7 @@ class _Source:
         ipc = _pyarrow("ipc")
         writer = None
         for frame in frames:
-            table = nw.from_native(frame, eager_only=True)
+            table = as_narwhals(frame)
             self._check(table.columns)
             rows = table.select(self.wanted).to_arrow()
             if writer is None:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
 from typing import Any
 
+import narwhals as nw
 import numpy as np
 import pandas as pd
 
-from mxlogit.choices.checks import Problems
+from mxlogit.choices.checks import SHOWN, Problems
+from mxlogit.choices.frames import as_narwhals, index_of
+from mxlogit.choices.labels import factorize, find_labels, rank_within
+from mxlogit.choices.values import read_flags
 from mxlogit.errors import ChoiceDataError, suggest
 
 
 def wide_to_long(
-    frame: pd.DataFrame,
+    frame: Any,
     attributes: Mapping[str, Mapping[Any, Any]],
     *,
-    choice: str,
+    choice: str | None,
     decision_maker: str = "id",
     situation: str | None = None,
     availability: Mapping[Any, str] | None = None,
@@ -26,13 +32,13 @@ def wide_to_long(
 
     Parameters
     ----------
-    frame : pandas.DataFrame
+    frame : frame of pandas, polars or pyarrow
         One row per choice situation.
     attributes : mapping of name to {alternative: column or number}
         For every attribute of the long frame, the wide column that holds it for each alternative, or a
-        number that holds in all rows. All attributes must name the same alternatives.
-    choice : str
-        Column with the label of the chosen alternative, as in ``attributes``.
+        number that holds in all rows, unless a column has that name. All attributes must name the same alternatives.
+    choice : str or None
+        Column with the label of the chosen alternative, as in ``attributes``; None for scenarios to predict.
     decision_maker : str
         Column with the decision maker; kept.
     situation : str, optional
@@ -45,13 +51,14 @@ def wide_to_long(
     Returns
     -------
     pandas.DataFrame
-        Columns: decision maker, ``situation``, ``alternative``, ``choice`` (bool), ``available`` (bool, only
-        with ``availability``), the attributes, and ``keep``. Rows of a situation are adjacent.
+        Columns: decision maker, ``situation``, ``alternative``, ``choice`` (bool, unless None), ``available`` (bool,
+        only with ``availability``), the attributes, and ``keep``. Rows of a situation are adjacent.
 
     Raises
     ------
     ChoiceDataError
-        If columns are missing, attributes name different alternatives, or a choice is no alternative.
+        If columns are missing, two columns of the long frame would have one name, attributes name different
+        alternatives, a choice is no alternative, or a decision maker has a situation twice.
 
     Examples
     --------
@@ -63,71 +70,185 @@ def wide_to_long(
     2   1          1         bus   False    20
     3   1          1         car    True    25
     """
-    alternatives = _check_wide(frame, attributes, [decision_maker, choice, *keep], situation, availability)
-    n_rows, n_alternatives = len(frame), len(alternatives)
+    table = as_narwhals(frame)
+    problems = Problems()
+    alternatives = _check_sources(table, attributes, availability or {}, problems)
+    keep = _check_names(decision_maker, situation, choice, availability, attributes, keep, problems)
+    wanted = [decision_maker, situation, choice, *(availability or {}).values(), *keep]
+    _check_present(table, index_of(frame, len(table)), [name for name in wanted if name is not None], problems)
+    problems.raise_if_any()
+    n_rows, n_alternatives = len(table), len(alternatives)
     repeat = np.repeat(np.arange(n_rows), n_alternatives)
-    if situation is None:
-        counted = frame.groupby(decision_maker, sort=False).cumcount().to_numpy()
-    else:
-        counted = frame[situation].to_numpy()
-    labels = np.array(alternatives, dtype=object)
-    long = {
-        decision_maker: frame[decision_maker].to_numpy()[repeat],
-        "situation": counted[repeat],
+    labels = np.empty(n_alternatives, dtype=object)
+    labels[:] = alternatives
+    long: dict[str, Any] = {
+        decision_maker: _column(table, decision_maker).take(repeat),
+        "situation": _read_situations(table, decision_maker, situation, problems).take(repeat),
         "alternative": pd.Series(np.tile(labels, n_rows)).infer_objects(),
-        "choice": (frame[choice].to_numpy()[:, None] == labels[None, :]).ravel(),
     }
+    if choice is not None:
+        long["choice"] = _read_chosen(table, choice, alternatives, problems).ravel()
     if availability:
-        long["available"] = _stack(frame, {a: availability.get(a, 1) for a in alternatives}).astype(bool)
+        open_ = [_read_available(table, availability.get(a), problems) for a in alternatives]
+        long["available"] = np.stack(open_, axis=1).ravel()
+    problems.raise_if_any()
     for name, sources in attributes.items():
-        long[name] = _stack(frame, {a: sources[a] for a in alternatives})
+        long[name] = _interleave([_column(table, sources[a]) for a in alternatives])
     for name in keep:
-        long[name] = frame[name].to_numpy()[repeat]
-    return pd.DataFrame(long)
+        long[name] = _column(table, name).take(repeat)
+    return pd.DataFrame({name: _values(column) for name, column in long.items()})
 
 
-def _stack(frame: pd.DataFrame, sources: Mapping[Any, Any]) -> np.ndarray:
-    parts = [
-        frame[source].to_numpy() if isinstance(source, str) else np.full(len(frame), source)
-        for source in sources.values()
-    ]
-    return np.stack(parts, axis=1).ravel()
+def _values(column: pd.Series | np.ndarray) -> Any:
+    """Values without the index of the rows they came from."""
+    return column.array if isinstance(column, pd.Series) else column
 
 
-def _check_wide(
-    frame: pd.DataFrame,
+def _column(table: nw.DataFrame[Any], source: Any) -> pd.Series:
+    """A column, which stays a category where it is one; or a number in every row."""
+    if not _is_column(source, table.columns):
+        return pd.Series(np.full(len(table), source))
+    column = table.get_column(source)
+    native = column.to_native()
+    values = native.reset_index(drop=True) if isinstance(native, pd.Series) else pd.Series(column.to_numpy())
+    return values.astype("category") if isinstance(column.dtype, (nw.Categorical, nw.Enum)) else values
+
+
+def _interleave(columns: Sequence[pd.Series]) -> pd.Series:
+    """The first value of every column, then the second of every column; a category if any of them is one."""
+    n_rows = len(columns[0])
+    order = np.arange(n_rows * len(columns)).reshape(len(columns), n_rows).T.ravel()
+    stacked = pd.concat(columns, ignore_index=True).take(order)
+    is_category = any(isinstance(column.dtype, pd.CategoricalDtype) for column in columns)
+    return stacked.astype("category") if is_category else stacked
+
+
+def _read_situations(
+    table: nw.DataFrame[Any], decision_maker: str, situation: str | None, problems: Problems
+) -> pd.Series:
+    """Situation of every row, counted within the decision maker where there is no column."""
+    person, people = factorize(table.get_column(decision_maker).to_numpy())
+    _note_missing(decision_maker, person < 0, problems)
+    if situation is None:
+        return pd.Series(rank_within(person + 1, len(people) + 1))
+    values = _column(table, situation)
+    code, _ = factorize(table.get_column(situation).to_numpy())
+    _note_missing(situation, code < 0, problems)
+    repeated = pd.DataFrame({"person": person, "code": code}).duplicated().to_numpy() & (code >= 0) & (person >= 0)
+    problems.add_if(
+        repeated,
+        f"{{count}} of {{total}} rows repeat a pair ({decision_maker!r}, {situation!r}) (rows {{places}}): a wide "
+        "frame has one row per choice situation. Give another column as situation, or none to count them.",
+        np.flatnonzero(repeated).tolist(),
+    )
+    return values
+
+
+def _read_chosen(table: nw.DataFrame[Any], choice: str, alternatives: Sequence[Any], problems: Problems) -> np.ndarray:
+    """Whether each alternative is the chosen one, (rows, alternatives)."""
+    codes, labels = factorize(table.get_column(choice).to_numpy())
+    _note_missing(choice, codes < 0, problems)
+    place = find_labels(pd.Series(list(alternatives)).to_numpy(), labels)
+    # The code of a missing value is -1, and so is its place.
+    place_of = np.append(place, -1)[codes]
+    chosen = place_of[:, None] == np.arange(len(alternatives))
+    strange = (place_of < 0) & (codes >= 0)
+    found = labels[place < 0][:SHOWN].tolist()
+    problems.add_if(
+        strange,
+        f"{{count}} of {{total}} rows of {choice!r} name no alternative of {list(alternatives)} (rows {{places}}): "
+        f"{found}.{suggest(found[0], alternatives) if found else ''}",
+        np.flatnonzero(strange).tolist(),
+    )
+    return chosen
+
+
+def _read_available(table: nw.DataFrame[Any], column: str | None, problems: Problems) -> np.ndarray:
+    if column is None:
+        return np.ones(len(table), dtype=bool)
+    flags = read_flags(table.get_column(column))
+    if flags is None or np.isnan(flags).any():
+        problems.add(f"availability column {column!r} must hold 0/1 or False/True in every row.")
+        return np.ones(len(table), dtype=bool)
+    return flags.astype(bool)
+
+
+def _note_missing(column: str, missing: np.ndarray, problems: Problems) -> None:
+    places = np.flatnonzero(missing).tolist()
+    problems.add_if(missing, f"column {column!r} has {{count}} missing values (rows {{places}}).", places)
+
+
+def _check_sources(
+    table: nw.DataFrame[Any],
     attributes: Mapping[str, Mapping[Any, Any]],
-    columns: Sequence[str],
-    situation: str | None,
-    availability: Mapping[Any, str] | None,
+    availability: Mapping[Any, str],
+    problems: Problems,
 ) -> list[Any]:
-    if not isinstance(frame, pd.DataFrame):
-        raise ChoiceDataError(f"wide_to_long needs a pandas DataFrame; got {type(frame).__name__}.")
+    """Alternatives, where all attributes name the same ones and every source is a column or a number."""
     if not attributes:
         raise ChoiceDataError("attributes must name at least one attribute.")
-    problems = Problems()
+    if not isinstance(attributes, Mapping) or not all(isinstance(each, Mapping) for each in attributes.values()):
+        raise ChoiceDataError("attributes must be a mapping: {attribute: {alternative: column or number}}.")
     alternatives = list(next(iter(attributes.values())))
     for name, sources in attributes.items():
         if set(sources) != set(alternatives):
             problems.add(f"attribute {name!r} names alternatives {list(sources)}; the first names {alternatives}.")
-    for alternative in availability or {}:
+        for source in sources.values():
+            if not (_is_column(source, table.columns) or isinstance(source, (Real, np.bool_))):
+                hint = suggest(source, table.columns)
+                problems.add(f"attribute {name!r}: the frame has no column {source!r}, nor is it a number.{hint}")
+    for alternative in availability:
         if alternative not in alternatives:
-            hint = suggest(str(alternative), map(str, alternatives))
+            hint = suggest(alternative, alternatives)
             problems.add(f"availability names {alternative!r}, which is no alternative of {alternatives}.{hint}")
-    wanted = [*columns, *([situation] if situation else []), *(availability or {}).values()]
-    wanted += [s for sources in attributes.values() for s in sources.values() if isinstance(s, str)]
-    for name in dict.fromkeys(wanted):
-        if name not in frame.columns:
-            problems.add(f"the frame has no column {name!r}.{suggest(name, map(str, frame.columns))}")
-    problems.raise_if_any()
-    for name in (availability or {}).values():
-        if not frame[name].isin([0, 1]).all():
-            problems.add(f"availability column {name!r} must hold 0/1 or False/True in every row.")
-    strange = ~frame[columns[1]].isin(alternatives).to_numpy()
-    problems.add_if(
-        strange,
-        f"{{count}} of {{total}} rows of {columns[1]!r} name no alternative of {alternatives} (rows {{places}}).",
-        list(frame.index[strange][:5]),
-    )
-    problems.raise_if_any()
     return alternatives
+
+
+def _is_column(source: object, columns: Sequence[object]) -> bool:
+    """Whether a column has this name; 1.0 and True are not the name 1."""
+    return any(_kind(source) is _kind(name) and source == name for name in columns)
+
+
+def _kind(name: object) -> type:
+    if isinstance(name, Integral) and not isinstance(name, bool):
+        return Integral
+    return str if isinstance(name, str) else type(name)
+
+
+def _check_names(
+    decision_maker: str,
+    situation: str | None,
+    choice: str | None,
+    availability: Mapping[Any, str] | None,
+    attributes: Mapping[str, Any],
+    keep: Sequence[str],
+    problems: Problems,
+) -> list[str]:
+    """Say which columns of the long frame would have one name; return what is to be kept beside them."""
+    if isinstance(keep, str):
+        raise ChoiceDataError(f"keep must be a list of column names; got the string {keep!r}: write [{keep!r}].")
+    roles = [(decision_maker, "the decision maker"), ("situation", "the choice situation")]
+    roles += [("alternative", "the alternative")]
+    roles += [("choice", "the choice")] if choice is not None else []
+    roles += [("available", "the availability")] if availability else []
+    roles += [(name, "an attribute") for name in attributes]
+    # What is there already under its own name need not be kept again.
+    kept = [name for name in dict.fromkeys(keep) if name != decision_maker and (name, situation) != ("situation",) * 2]
+    roles += [(name, "a column to keep") for name in kept]
+    for name, count in Counter(name for name, _ in roles).items():
+        if count > 1:
+            what = " and ".join(role for other, role in roles if other == name)
+            problems.add(
+                f"the long frame would have {count} columns called {name!r}: {what}. Rename yours: "
+                f"frame.rename(columns={{{name!r}: ...}}), or the attribute."
+            )
+    return kept
+
+
+def _check_present(table: nw.DataFrame[Any], index: pd.Index, wanted: Sequence[str], problems: Problems) -> None:
+    for name in dict.fromkeys(wanted):
+        if name not in table.columns:
+            hint = " It is a level of the index: pass frame.reset_index()." if name in index.names else ""
+            problems.add(f"the frame has no column {name!r}.{hint or suggest(name, table.columns)}")
+    if len(table) == 0:
+        problems.add("the frame has no rows.")

@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from mxlogit.errors import MissingExtraError
+
 _BINS = 8
 
 
@@ -18,14 +20,14 @@ def check_zuko() -> None:
 
     Raises
     ------
-    ImportError
+    MissingExtraError
     """
     # What zuko imports turns validation of torch's distributions off, for everybody.
     before = torch.distributions.Distribution._validate_args
     try:
         import zuko.flows  # noqa: F401
     except ImportError:
-        raise ImportError("VI(flow='autoregressive') needs zuko: pip install 'mxlogit[flows]'.") from None
+        raise MissingExtraError("VI(flow='autoregressive') needs zuko: pip install 'mxlogit[flows]'.") from None
     finally:
         torch.distributions.Distribution.set_default_validate_args(before)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mxlogit.density import PanelModel
 from mxlogit.draws import make_generator
-from mxlogit.errors import SpecificationError
+from mxlogit.errors import MissingExtraError, SpecificationError
 from mxlogit.fit import HistoryRow
 from mxlogit.inference.gibbs_run import ChainSettings, Sampled
 from mxlogit.inference.method import Callback
@@ -36,7 +36,7 @@ def check_numpyro(model: PanelModel) -> None:
 
     Raises
     ------
-    ImportError
+    MissingExtraError
         Without NumPyro.
     SpecificationError
         Naming the families.
@@ -46,7 +46,7 @@ def check_numpyro(model: PanelModel) -> None:
     try:
         import numpyro.infer  # noqa: F401
     except ImportError:
-        raise ImportError("MCMC(sampler='numpyro') needs NumPyro: pip install 'mxlogit[nuts]'.") from None
+        raise MissingExtraError("MCMC(sampler='numpyro') needs NumPyro: pip install 'mxlogit[nuts]'.") from None
     finally:
         np.random.set_state(before)
     others = sorted({family.name for family in model.mixing.families} - set(_SIGNS))

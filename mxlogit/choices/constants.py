@@ -1,0 +1,90 @@
+"""Alternative-specific constants: their labels, and what else may have the same names."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import narwhals as nw
+import numpy as np
+
+from mxlogit.choices.checks import Problems
+from mxlogit.choices.columns import RowKeys
+from mxlogit.choices.values import read_flags
+from mxlogit.errors import ChoiceDataError, suggest
+from mxlogit.spec import CONSTANT_PREFIX
+
+
+def constant_labels(alternatives: np.ndarray | None, base: object, taken: Sequence[str] = ()) -> dict[str, Any]:
+    """Alternatives by the labels of their constants, without the base.
+
+    Parameters
+    ----------
+    alternatives : ndarray or None
+        None where alternatives carry no labels.
+    base : object
+        None for the first alternative.
+    taken : sequence of str
+        Attributes that the data have already.
+
+    Returns
+    -------
+    dict of label (``asc.<alternative>``) to alternative
+
+    Raises
+    ------
+    ChoiceDataError
+        If alternatives carry no labels, the base is not among them, two of them have the same label (1 and "1"), or
+        an attribute has the label of a constant.
+    """
+    if alternatives is None:
+        raise ChoiceDataError(
+            "constants=True needs alternatives that recur; the labels of these number the rows, or there are none."
+        )
+    known = alternatives.tolist()
+    base = known[0] if base is None else base
+    if base not in known:
+        raise ChoiceDataError(
+            f"base_alternative {base!r} is not among the alternatives {known[:10]}.{suggest(base, known)}"
+        )
+    labels = {f"{CONSTANT_PREFIX}{alternative}": alternative for alternative in known}
+    if len(labels) < len(known):
+        label, _ = Counter(f"{CONSTANT_PREFIX}{alternative}" for alternative in known).most_common(1)[0]
+        same = [alternative for alternative in known if f"{CONSTANT_PREFIX}{alternative}" == label]
+        raise ChoiceDataError(f"alternatives {same} would have constants of the same label {label!r}; rename one.")
+    del labels[f"{CONSTANT_PREFIX}{base}"]
+    both = [label for label in labels if label in taken]
+    if both:
+        raise ChoiceDataError(
+            f"the choice data have attributes {both} already, the labels of constants that constants=True would add: "
+            "name them in fixed or random without it, or rename them."
+        )
+    return labels
+
+
+def check_constants(
+    table: nw.DataFrame[Any],
+    names: Sequence[str],
+    labels: dict[str, Any],
+    rows: RowKeys,
+    available: np.ndarray,
+    problems: Problems,
+) -> list[str]:
+    """Names to read from columns; says which constants do not exist, and which columns have the label of one."""
+    unknown = [n for n in names if n.startswith(CONSTANT_PREFIX) and n not in labels and n not in table.columns]
+    if unknown:
+        problems.add(
+            f"no such alternative-specific constant: {unknown}. There are: {list(labels)}.{suggest(unknown[0], labels)}"
+        )
+    assert rows.alternatives is not None
+    position = {alternative: j for j, alternative in enumerate(rows.alternatives.tolist())}
+    for label in [label for label in labels if label in table.columns]:
+        flags = read_flags(table.get_column(label))
+        dummy = rows.alternative == position[labels[label]]
+        if flags is None or (flags != dummy)[available].any():
+            problems.add(
+                f"the frame has a column {label!r}, the label of the constant of alternative {labels[label]!r} that "
+                "constants=True makes, and they differ. Rename the column."
+            )
+    return [name for name in names if name not in labels and name not in unknown]

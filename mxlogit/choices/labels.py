@@ -1,0 +1,60 @@
+"""Labels of decision makers, situations and alternatives as whole numbers, and found again."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+# Labels that are offered in fewer rows than this, on average, say nothing of an alternative of their own, ...
+_FEWEST_ROWS = 100
+# ... unless they are few: fewer than people, or than those of two of the largest choice sets.
+_FEW_LABELS = 32
+
+
+def factorize(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Integer codes and sorted labels; order of appearance where labels cannot be compared."""
+    try:
+        codes, labels = pd.factorize(values, sort=True)
+    except TypeError:
+        codes, labels = pd.factorize(values)
+    return codes, np.asarray(labels)
+
+
+def rank_within(groups: np.ndarray, n_groups: int) -> np.ndarray:
+    """Rank 0, 1, ... of every element within its group, in order of appearance."""
+    order = np.argsort(groups, kind="stable")
+    sizes = np.bincount(groups, minlength=n_groups)
+    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+    rank = np.empty(len(groups), dtype=np.int64)
+    rank[order] = np.arange(len(groups)) - np.repeat(starts, sizes)
+    return rank
+
+
+def are_few(n_labels: int, largest: int) -> bool:
+    """Whether every alternative can have a place of its own in choice sets of up to ``largest``."""
+    return n_labels <= max(_FEW_LABELS, 2 * largest)
+
+
+def do_recur(n_labels: int, n_rows: int, n_people: int, largest: int) -> bool:
+    """Whether labels name alternatives that recur, rather than number the rows or the offers to one person."""
+    return are_few(n_labels, largest) or n_labels <= max(n_people, n_rows // _FEWEST_ROWS)
+
+
+def find_labels(known: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Places of wanted labels among those known, -1 where there is none; dates in any unit of time are the same."""
+    index = pd.Index(known, tupleize_cols=False)
+    places: np.ndarray = index.get_indexer(pd.Index(wanted, tupleize_cols=False))
+    return places
+
+
+def explain_kinds(known: np.ndarray, wanted: np.ndarray) -> str:
+    """Say that labels are the same but for their type (text and numbers), or nothing."""
+    spelled = {str(label): label for label in known.tolist()}
+    for label in wanted.tolist():
+        same = spelled.get(str(label))
+        if same is not None and type(same) is not type(label):
+            return (
+                f" The labels of the fit are of another type: {same!r} ({type(same).__name__}), not {label!r} "
+                f"({type(label).__name__}). Convert the column."
+            )
+    return ""

@@ -1,0 +1,43 @@
+"""What weights count: like decision makers, unless they are asked to keep the number of people only."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from mxlogit.choices import ChoiceData, PackedChoices
+from mxlogit.errors import check_option
+from mxlogit.people import People
+from mxlogit.team import Team
+
+# Mean weights from which posterior sds are wrong by a factor of 1.4 where weights were meant to be relative.
+_SMALLEST_MEAN, _LARGEST_MEAN = 0.5, 2.0
+
+
+def scale_weights(data: ChoiceData | PackedChoices, weights_sum: str | None, team: Team) -> ChoiceData | PackedChoices:
+    """Data of the people of this process with weights as `MixedLogit(weights_sum=...)` asks.
+
+    Raises
+    ------
+    SpecificationError
+        If ``weights_sum`` is unknown.
+    """
+    check_option("weights_sum", weights_sum, [None, "given", "n"])
+    if weights_sum != "n":
+        return data
+    total, count = team.total(data.weights.double().sum(), torch.tensor(float(len(data.weights))))
+    return replace(data, weights=data.weights * float(count / total))
+
+
+def weight_sentences(people: People, weights_sum: str | None) -> list[str]:
+    """Say that weights are far from a mean of one, unless it was said that they are counts."""
+    mean = people.weight / max(1, len(people))
+    if weights_sum is not None or _SMALLEST_MEAN <= mean <= _LARGEST_MEAN:
+        return []
+    return [
+        f"The weights of {len(people):,} decision makers have a mean of {mean:.3g}: a weight is a count of like "
+        f"decision makers, so intervals are those of {people.weight:,.3g} people. If weights only make the sample "
+        "representative, give weights_sum='n' (they are scaled to a mean of one); if they are counts, "
+        "weights_sum='given'."
+    ]
