@@ -16,7 +16,6 @@ from mxlogit.choices.labels import factorize
 from mxlogit.choices.values import NotNumbersError, read_flags, read_numbers
 from mxlogit.spec import Columns
 
-
 # Whole numbers up to this one are exact in double precision.
 _LARGEST_WHOLE = 2.0**53
 
