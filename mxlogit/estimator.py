@@ -68,7 +68,8 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
     weights : str, optional
         Column of positive weights, constant within a decision maker. A weight is a count of like decision makers:
         weight 2 gives the posterior of data that hold the person twice, and a mean of 1,000 that of a sample 1,000
-        times as large.
+        times as large (only the robust and clustered errors of ``MSLE`` do not depend on the unit of weights). ``MCMC``
+        takes whole numbers.
     weights_sum : None, "given" or "n"
         None and "given" take weights as they are; None warns if their mean is below 0.5 or above 2, "given" says that
         they are counts. "n" scales them so that they sum to the number of decision makers, as fits of weights that only
@@ -199,8 +200,9 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
             fitted, people, n_situations = self._prepare(X, team, y=y, weights=sample_weight)
             generator = torch.Generator().manual_seed(fitted.seed)
             with Progress(self.verbose, team.rank) as callback:
-                result = resolve_method(self.method).run(fitted.model, people, generator=generator, callback=callback)
-        result = replace(result, warnings=[*weight_sentences(people, self.weights_sum), *result.warnings])
+                method = resolve_method(self.method)
+                result = method.run(fitted.model, people, generator=generator, callback=callback)
+        result = replace(result, warnings=[*weight_sentences(people, self.weights_sum, method), *result.warnings])
         return self._remember(fitted, result, len(people), n_situations)
 
     def _prepare(self, X: Any, team: Team, **given: Any) -> tuple[Fitted, People, int]:
