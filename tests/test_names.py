@@ -146,6 +146,24 @@ def test_a_column_is_a_column_whatever_its_name(two, name, tmp_path):
     assert est.predict_proba(renamed).to_numpy() == pytest.approx(plain.predict_proba(two).to_numpy(), abs=1e-4)
 
 
+ROLES = {"decision_maker": "who", "situation": "when", "alternative": "which", "choice": "took"}
+WORDS = [*ROLES, "id", "available", "availability", "weights", "cluster", "names", "probability", "share", "taste"]
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_an_attribute_may_have_the_name_of_a_role(two, name):
+    """Where another column has the role."""
+    plain = fit(two, fixed=["x", "z"])
+    renamed = two.rename(
+        columns={"id": "who", "situation": "when", "alternative": "which", "choice": "took", "z": name}
+    )
+    est = fit(renamed, fixed=["x", name], **ROLES)
+    np.testing.assert_allclose(est.coef_, plain.coef_, rtol=1e-6)
+    np.testing.assert_allclose(est.predict_proba(renamed), plain.predict_proba(two), rtol=1e-5)
+    assert est.shares(renamed).to_numpy() == pytest.approx(plain.shares(two).to_numpy(), abs=1e-6)
+    assert est.predict(renamed).tolist() == plain.predict(two).tolist()
+
+
 @pytest.mark.parametrize(
     ("name", "options"),
     [
