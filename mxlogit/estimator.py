@@ -58,7 +58,9 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
     random : sequence of str or mapping column -> distribution
         Attribute columns whose coefficients vary over decision makers. A list means normal. Distributions:
         "normal", "lognormal", "negative_lognormal", "truncated_normal", "censored_normal", "uniform",
-        "triangular", "johnson_sb".
+        "triangular", "johnson_sb". ``coef_`` reports the latent normal: of a lognormal the location of the logarithm,
+        so that the median taste is ``exp(coef_["x"])``, and its ratio to another coefficient is no willingness to pay
+        (`taste_distribution` has mean and sd of the taste itself).
     correlated : bool or sequence of sequences of str
         Full correlation of the latent normals (True), none (False), or blocks of columns.
     decision_maker, situation, alternative, choice : str
@@ -69,15 +71,17 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
     weights : str, optional
         Column of positive weights, constant within a decision maker. A weight is a count of like decision makers:
         weight 2 gives the posterior of data that hold the person twice, and a mean of 1,000 that of a sample 1,000
-        times as large.
+        times as large (only the robust and clustered errors of ``MSLE`` do not depend on the unit of weights). ``MCMC``
+        takes whole numbers.
     weights_sum : None, "given" or "n"
         None and "given" take weights as they are; None warns if their mean is below 0.5 or above 2, "given" says that
         they are counts. "n" scales them so that they sum to the number of decision makers, as fits of weights that only
         make a sample representative (survey weights) need.
     constants : bool
-        Add alternative-specific constants ``asc.<alternative>``; they may be named in ``random``.
+        Add alternative-specific constants ``asc.<alternative>``; they may be named in ``random``, and be all there is.
+        A column with the label of a constant is refused, unless it holds the same dummies.
     base_alternative : object
-        The alternative without a constant; the first by default.
+        The alternative without a constant; by default the first in sorted order.
     scale : str, optional
         A column of ``fixed`` or ``random``, such as a cost: the model is then in willingness-to-pay space, every
         other coefficient being an amount in units of this column, positive where people pay for more
@@ -100,7 +104,8 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
     Attributes
     ----------
     coef_ : pandas.Series
-        Posterior means by label: columns, ``sd.<column>`` and ``cor.<a>:<b>`` of the latent normals.
+        Posterior means by label: columns, ``sd.<column>`` and ``cor.<a>:<b>`` of the latent normals; of a lognormal
+        the location and sd of its logarithm.
     log_likelihood_, log_likelihood_error_ : float
         Marginal log likelihood at ``coef_`` by importance sampling, and its Monte Carlo standard error.
     diagnostics_ : dict
@@ -201,8 +206,9 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
             fitted, people, n_situations = self._prepare(X, team, y=y, weights=sample_weight)
             generator = torch.Generator().manual_seed(fitted.seed)
             with Progress(self.verbose, team.rank) as callback:
-                result = resolve_method(self.method).run(fitted.model, people, generator=generator, callback=callback)
-        result = replace(result, warnings=[*weight_sentences(people, self.weights_sum), *result.warnings])
+                method = resolve_method(self.method)
+                result = method.run(fitted.model, people, generator=generator, callback=callback)
+        result = replace(result, warnings=[*weight_sentences(people, self.weights_sum, method), *result.warnings])
         return self._remember(fitted, result, len(people), n_situations)
 
     def _prepare(self, X: Any, team: Team, **given: Any) -> tuple[Fitted, People, int]:
@@ -236,14 +242,8 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
         return self
 
     def _specify(self) -> Specification:
-        return make_specification(
-            fixed=self.fixed,
-            random=self.random,
-            correlated=self.correlated,
-            constants=self.constants,
-            base_alternative=self.base_alternative,
-            scale=self.scale,
-        )
+        asked = ("fixed", "random", "correlated", "constants", "base_alternative", "scale")
+        return make_specification(**{name: getattr(self, name) for name in asked})
 
     def _columns(self) -> Columns:
         return Columns(**{role.name: getattr(self, role.name) for role in fields(Columns)})

@@ -58,7 +58,8 @@ def parameter_function(
         Fitted.
     function : callable
         Takes a Series of parameters by label (as ``coef_``) and returns a number, or a mapping or Series of
-        named numbers.
+        named numbers. A willingness to pay is minus a ratio, ``-b["wk"] / b["pf"]``; of a lognormal ``b`` holds the
+        location of the logarithm (its median is ``exp(b["pf"])``).
     method : {"auto", "delta", "samples"}
         "delta": first-order standard errors from the covariance of the estimates, which "auto" takes after
         ``MSLE``. "samples": the function of every sample of ``posterior_samples()``; after ``MSLE`` these are
@@ -82,8 +83,8 @@ def parameter_function(
     >>> from mxlogit import MSLE, MixedLogit, datasets, parameter_function
     >>> df = datasets.load_electricity()
     >>> est = MixedLogit(fixed=["pf", "cl"], situation="chid", alternative="alt", method=MSLE(), random_state=0).fit(df)
-    >>> parameter_function(est, lambda b: {"ratio": b["cl"] / b["pf"]}).round(2).loc["ratio", "estimate"]
-    np.float64(-1.08)
+    >>> parameter_function(est, lambda b: {"wtp": -b["cl"] / b["pf"]}).round(2).loc["wtp", "estimate"]
+    np.float64(1.08)
     """
     check_option("method", method, ["auto", "delta", "samples"])
     check_probability("level", level)
@@ -135,7 +136,7 @@ def wald_test(est: MixedLogit, hypothesis: Sequence[str] | Mapping[str, float] |
         raise SpecificationError(f"the restrictions ({words}) repeat each other or concern unidentified parameters.")
     scaled = value.to_numpy() / unit
     statistic = float(scaled @ np.linalg.solve(standard, scaled))
-    sentence = f"Wald test of {words}.{_boundary_words(labels)}"
+    sentence = f"Wald test of {words}.{_boundary_words(labels, est)}"
     return HypothesisTest(statistic, len(value), float(chi2.sf(statistic, len(value))), sentence)
 
 
@@ -175,7 +176,7 @@ def likelihood_ratio_test(restricted: MixedLogit, full: MixedLogit) -> Hypothesi
             "search missed the maximum (try MSLE(n_starts=...) or more draws)."
         )
     statistic = max(statistic, 0.0)
-    sentence = f"Likelihood ratio test of {extra} = 0.{_boundary_words(extra)}"
+    sentence = f"Likelihood ratio test of {extra} = 0.{_boundary_words(extra, full)}"
     return HypothesisTest(statistic, len(extra), float(chi2.sf(statistic, len(extra))), sentence)
 
 
@@ -267,8 +268,9 @@ def _as_restriction(
     return (lambda parameters: parameters[labels] - targets), words, [k for k, v in values.items() if v == 0.0]
 
 
-def _boundary_words(labels: Sequence[str]) -> str:
-    if not any(label.startswith("sd.") for label in labels):
+def _boundary_words(labels: Sequence[str], est: MixedLogit) -> str:
+    deviations = {f"sd.{name}" for name in est._fitted.specification.random}
+    if not deviations.intersection(labels):
         return ""
     return (
         " A standard deviation of zero lies on the boundary: the true p value is smaller, by half for a single one "

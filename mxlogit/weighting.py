@@ -8,11 +8,15 @@ import torch
 
 from mxlogit.choices import ChoiceData, PackedChoices
 from mxlogit.errors import check_option
+from mxlogit.inference.method import Method
+from mxlogit.inference.msle import MSLE
 from mxlogit.people import People
 from mxlogit.team import Team
 
 # Mean weights from which posterior sds are wrong by a factor of 1.4 where weights were meant to be relative.
 _SMALLEST_MEAN, _LARGEST_MEAN = 0.5, 2.0
+# Sandwich covariances: ten times all weights changes nothing.
+_WITHOUT_UNIT = ("robust", "clustered")
 
 
 def scale_weights(data: ChoiceData | PackedChoices, weights_sum: str | None, team: Team) -> ChoiceData | PackedChoices:
@@ -30,10 +34,12 @@ def scale_weights(data: ChoiceData | PackedChoices, weights_sum: str | None, tea
     return replace(data, weights=data.weights * float(count / total))
 
 
-def weight_sentences(people: People, weights_sum: str | None) -> list[str]:
-    """Say that weights are far from a mean of one, unless it was said that they are counts."""
+def weight_sentences(people: People, weights_sum: str | None, method: Method) -> list[str]:
+    """Say that weights are far from a mean of one, unless it was said that they are counts or their unit is nothing."""
     mean = people.weight / max(1, len(people))
     if weights_sum is not None or _SMALLEST_MEAN <= mean <= _LARGEST_MEAN:
+        return []
+    if isinstance(method, MSLE) and method.covariance in _WITHOUT_UNIT:
         return []
     return [
         f"The weights of {len(people):,} decision makers have a mean of {mean:.3g}: a weight is a count of like "

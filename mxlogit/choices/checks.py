@@ -152,6 +152,9 @@ def _check_array_values(data: GivenArrays, problems: Problems) -> None:
             f"attribute {name!r} has missing or infinite values in {{count}} choice situations ({{places}}).",
             _cells(bad, data),
         )
+        low, high = torch.aminmax(data.attributes[..., column])
+        if bool(high - low <= LARGEST_DIFFERENCE):
+            continue
         largest = float(_largest_difference(data.attributes[..., column], usable[..., 0]))
         if largest > LARGEST_DIFFERENCE:
             problems.add(f"attribute {name!r} has values up to {largest:.0e} apart in a choice situation; rescale it.")

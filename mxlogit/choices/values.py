@@ -55,7 +55,8 @@ def read_numbers(column: nw.Series[Any] | np.ndarray) -> np.ndarray:
     """
     if isinstance(column, nw.Series):
         kind = type(column.dtype).__name__
-        if kind in _ADVICE:
+        # Where everything is missing, no type is known.
+        if kind in _ADVICE and not column.is_null().all():
             raise NotNumbersError(*_ADVICE[kind])
         # numpy has no integers of 128 bits.
         column = (column.cast(nw.Float64) if kind in ("Int128", "UInt128") else column).to_numpy()
