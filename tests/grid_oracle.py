@@ -54,6 +54,19 @@ def log_table(data, fixed, tastes):
     return result
 
 
+def densities(locations, sds):
+    """Masses (b, l * s) of normal latents at the table's points."""
+    step = _LATENTS[1] - _LATENTS[0]
+    z = (_LATENTS[:, None, None] - locations[:, None]) / sds
+    return (np.exp(-0.5 * z**2) * step / (sds * np.sqrt(2.0 * np.pi))).reshape(len(_LATENTS), -1)
+
+
+def log_likelihood(data, x, z, sd, taste=lambda latent: latent):
+    """Weighted log likelihood at one value of the parameters."""
+    table = np.exp(log_table(data, np.array([x]), taste(_LATENTS))[:, 0])
+    return float(data.weights @ np.log(table @ densities(np.array([z]), np.array([sd]))[:, 0]))
+
+
 @dataclass(frozen=True)
 class Axes:
     """Points of the three axes, and the mass (f, l, s) of the posterior at them."""
@@ -101,23 +114,16 @@ class GridPosterior:
         mean, sd = axes.moments()
         self.mean, self.sd = pd.Series(mean, LABELS), pd.Series(sd, LABELS)
 
-    def _densities(self, locations, sds):
-        """Masses (b, l * s) of normal latents at the table's points."""
-        step = _LATENTS[1] - _LATENTS[0]
-        z = (_LATENTS[:, None, None] - locations[:, None]) / sds
-        return (np.exp(-0.5 * z**2) * step / (sds * np.sqrt(2.0 * np.pi))).reshape(len(_LATENTS), -1)
-
     def log_people(self, fixed, locations, sds):
         """Log marginal probability of everybody's choices, (n, f, l, s)."""
         table = np.exp(log_table(self.data, fixed, self.taste(_LATENTS)))
         n, f, b = table.shape
-        product = table.reshape(n * f, b) @ self._densities(locations, sds)
+        product = table.reshape(n * f, b) @ densities(locations, sds)
         return np.log(product).reshape(n, f, len(locations), len(sds))
 
     def log_likelihood(self, x, z, sd):
         """Weighted log likelihood at one value of the parameters."""
-        each = self.log_people(np.array([x]), np.array([z]), np.array([sd]))[:, 0, 0, 0]
-        return float(self.data.weights @ each)
+        return log_likelihood(self.data, x, z, sd, self.taste)
 
     def _evaluate(self, low, high, counts):
         points = tuple(np.linspace(a, b, count) for a, b, count in zip(low, high, counts, strict=True))
@@ -143,8 +149,8 @@ class GridPosterior:
         x, z, sd = self.axes.points
         table = np.exp(log_table(self.data, x, self.taste(_LATENTS)))
         n, f, b = table.shape
-        densities, taste = self._densities(z, sd), self.taste(_LATENTS)
-        moments = [(table * taste**power).reshape(n * f, b) @ densities for power in range(3)]
+        masses, taste = densities(z, sd), self.taste(_LATENTS)
+        moments = [(table * taste**power).reshape(n * f, b) @ masses for power in range(3)]
         mass = self.axes.mass.reshape(f, -1)
         first, second = (((m / moments[0]).reshape(n, f, -1) * mass).sum((1, 2)) for m in moments[1:])
         return first, np.sqrt(second - first**2)
