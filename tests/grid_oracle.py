@@ -144,10 +144,10 @@ class GridPosterior:
         edges = np.concatenate([points - 0.5 * (points[1] - points[0]), [points[-1] + 0.5 * (points[1] - points[0])]])
         return np.interp(values, edges, np.concatenate([[0.0], marginal.cumsum()]))
 
-    def tastes(self):
-        """Posterior means and standard deviations (n,) of everybody's taste, over the posterior of the parameters."""
+    def tastes(self, data=None):
+        """Posterior means and standard deviations (n,) of people's tastes, seen or not, over that of the parameters."""
         x, z, sd = self.axes.points
-        table = np.exp(log_table(self.data, x, self.taste(_LATENTS)))
+        table = np.exp(log_table(self.data if data is None else data, x, self.taste(_LATENTS)))
         n, f, b = table.shape
         masses, taste = densities(z, sd), self.taste(_LATENTS)
         moments = [(table * taste**power).reshape(n * f, b) @ masses for power in range(3)]

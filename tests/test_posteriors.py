@@ -88,6 +88,15 @@ def test_people_have_the_exact_moments(vi, exact):
     np.testing.assert_allclose(found["sd"] / sd, 1.0, atol=0.12)
 
 
+@pytest.mark.parametrize("method", [VI(), MCMC(chains=3, warmup=150, samples=400)], ids=["vi", "mcmc"])
+def test_people_never_seen_have_the_exact_moments(frame, method):
+    seen, unseen = frame[frame["id"] <= 60], frame[frame["id"] > 60]
+    mean, sd = GridPosterior(Choices.of_frame(seen), 2.0, 1.0).tastes(Choices.of_frame(unseen))
+    found = fit(method, seen).individual_coefficients(unseen)["z"]
+    assert float(((found["mean"] - mean) / sd).abs().max()) < 0.15
+    np.testing.assert_allclose(found["sd"] / sd, 1.0, atol=0.12)
+
+
 def test_leaving_one_out_is_exact(vi, exact):
     found = vi.loo().pointwise["elpd"]
     assert float((found - exact.leave_one_out()).abs().max()) < 0.1

@@ -373,7 +373,8 @@ def test_natural_update_is_exact_for_a_gaussian_and_always_positive(matrix, gene
     for _ in range(1000):
         root = 3.0 * torch.randn(SIZE, SIZE, generator=generator, dtype=torch.float64)
         _, new = natural_update(tril, mean, 0.5 * (root + root.T), 1.0)
-        assert bool(torch.isfinite(new).all())
+        assert int(torch.linalg.cholesky_ex(new @ new.T).info) == 0
+        assert bool((new.diagonal().abs() > 0).all())
 
 
 def test_linear_response_is_exact_for_a_gaussian_target(matrix, generator):
