@@ -4,8 +4,6 @@ Parameters given choices, by one transition of the sampler, and choices given pa
 prior of the parameters.
 """
 
-from importlib.util import find_spec
-
 import numpy as np
 import pyro
 import pytest
@@ -25,7 +23,6 @@ from mxlogit.sampling.gibbs import GibbsSampler
 from mxlogit.sampling.person_step import Expansion
 from mxlogit.sampling.posterior_move import PosteriorMove
 
-with_numpyro = pytest.mark.skipif(find_spec("numpyro") is None, reason="needs the extra nuts")
 _STEP = 0.3
 
 
@@ -132,7 +129,7 @@ def numpyro_transition(model):
 @pytest.mark.calibration
 @pytest.mark.parametrize(
     ("transition", "iterations"),
-    [(pyro_transition, 4_500), pytest.param(numpyro_transition, 45_000, marks=with_numpyro)],
+    [(pyro_transition, 4_500), (numpyro_transition, 45_000)],
 )
 @pytest.mark.parametrize("families", [("normal", "normal"), ("lognormal", "normal")])
 def test_joint_distribution_of_nuts(families, transition, iterations):

@@ -4,7 +4,6 @@ import json
 import pickle
 import sys
 import warnings
-from importlib.util import find_spec
 
 import numpy as np
 import pandas as pd
@@ -28,9 +27,6 @@ from mxlogit.simulate import simulate_choices
 
 ELECTRICITY = ["pf", "cl", "loc", "wk", "tod", "seas"]
 SHORT = {"chains": 2, "warmup": 60, "samples": 40}
-
-
-with_numpyro = pytest.mark.skipif(find_spec("numpyro") is None, reason="needs the extra nuts")
 
 
 @pytest.fixture(scope="module")
@@ -78,10 +74,12 @@ def test_a_fit_has_what_other_engines_have(frame):
     assert list(est.posterior_samples(10).columns) == list(est.coef_.index)
     np.testing.assert_allclose(est.coef_, est.posterior_samples().mean(), rtol=1e-9)
     for name in ("rhat", "ess_bulk", "ess_tail", "seconds", "acceptance_people", "acceptance_population"):
-        assert np.isfinite(est.diagnostics_[name])
+        assert est.diagnostics_[name] > 0
     tastes = est.individual_coefficients(statistic=("mean", "sd", 0.5))
     assert tastes.shape == (120, 6)
-    assert np.isfinite(tastes).all(axis=None)
+    assert (tastes.xs("sd", axis=1, level="statistic") > 0).all(axis=None)
+    middle, mean, sd = (tastes.xs(name, axis=1, level="statistic") for name in (0.5, "mean", "sd"))
+    assert float(((middle - mean) / sd).abs().max().max()) < 0.6
     assert est.predict_proba(frame).groupby([frame["id"], frame["situation"]]).sum().to_numpy() == pytest.approx(1.0)
     assert est.predict_proba(frame, tastes="individual").between(0, 1).all()
     again = pickle.loads(pickle.dumps(est))
@@ -96,13 +94,6 @@ def test_the_same_seed_gives_the_same_chains(frame):
     assert (other.coef_ - first.coef_).abs().max() > 1e-3
 
 
-def test_unseen_people(frame):
-    est, _ = fit(make(), frame[frame["id"] <= 90])
-    unseen = est.individual_coefficients(frame[frame["id"] > 90])
-    assert unseen.shape == (30, 4)
-    assert np.isfinite(unseen).all(axis=None)
-
-
 @pytest.mark.parametrize(
     ("request_", "options"),
     [
@@ -115,12 +106,17 @@ def test_unseen_people(frame):
         ({}, {"thin": 3}),
     ],
 )
-def test_every_kind_of_model_runs(frame, request_, options):
+def test_every_kind_of_model_comes_to_where_variational_inference_does(frame, request_, options):
+    """Short chains: a log likelihood within half a nat, fixed coefficients and locations within an sd or two."""
     est, _ = fit(make(MCMC(**SHORT, **options), **request_), frame)
-    assert np.isfinite(est.summary()[["estimate", "std_error"]]).all(axis=None)
-    assert (est.summary()["std_error"] > 0).all()
+    vi, _ = fit(make(VI(n_samples=400, correct=False, flow=None), **request_), frame)
     assert len(est.posterior_samples()) == 80
-    assert est.coef_["x"] < 0 if "x" in est.coef_ else True
+    assert est.log_likelihood_ == pytest.approx(vi.log_likelihood_, abs=0.5)
+    table = vi.summary()
+    assert ((est.coef_ - table["estimate"]) / table["std_error"]).abs().max() < 2.5
+    assert (est.summary()["std_error"] / table["std_error"]).between(0.5, 2.0).all()
+    if "x" in est.coef_:
+        assert abs(est.coef_["x"] - vi.coef_["x"]) < table.loc["x", "std_error"]
 
 
 def test_a_weight_is_a_number_of_people(frame):
@@ -162,7 +158,8 @@ def test_an_interrupt_returns_what_was_sampled(frame):
     assert est.diagnostics_["converged"] is False
     assert "Interrupted" in said
     assert len(est.posterior_samples()) == 100
-    assert np.isfinite(est.individual_coefficients()).all(axis=None)
+    means = est.individual_coefficients().xs("mean", axis=1, level="statistic").mean()
+    assert ((means - est.coef_[["z", "w"]]).abs() < 0.1).all()
 
 
 class _Killed(Exception):
@@ -248,13 +245,11 @@ def test_numpyro_is_asked_for_where_it_is_missing(frame, monkeypatch):
         make(MCMC(sampler="numpyro", **SHORT)).fit(frame)
 
 
-@with_numpyro
 def test_numpyro_names_the_distributions_it_knows(frame):
     with pytest.raises(SpecificationError, match="uniform"):
         make(MCMC(sampler="numpyro", **SHORT), random={"z": "uniform"}).fit(frame)
 
 
-@with_numpyro
 @pytest.mark.slow
 def test_gibbs_against_numpyro(frame):
     """The same model written a third time, with a lognormal, an attribute missing here and there and ragged panels."""
@@ -323,8 +318,11 @@ def test_nuts_on_the_pyro_program(frame):
 
 
 def test_start_at_variational_estimates(frame):
-    est, _ = fit(make(MCMC(**SHORT, start="vi")), frame)
-    assert np.isfinite(est.coef_).all()
+    """Chains begin around the estimates: with hardly any warm-up they are there."""
+    vi, _ = fit(make(VI(n_samples=100)), frame)
+    est, _ = fit(make(MCMC(chains=2, warmup=10, samples=30, start="vi")), frame)
+    assert est.log_likelihood_ == pytest.approx(vi.log_likelihood_, abs=2.0)
+    assert ((est.coef_ - vi.coef_) / vi.summary()["std_error"]).abs().max() < 2.0
 
 
 @pytest.mark.slow

@@ -1,7 +1,9 @@
 """Trust-region ascent and the natural-gradient posterior on problems with known answers."""
 
+import numpy as np
 import pytest
 import torch
+from scipy import optimize
 
 from mxlogit.guide.population import GaussianFactor
 from mxlogit.inference.posterior import check_gaussian, fit_gaussian
@@ -95,17 +97,36 @@ def test_gaussian_posterior_has_even_weights(matrix, generator):
     assert check.pareto_k < 0
 
 
-def test_mean_and_not_mode_of_a_skewed_posterior(generator):
-    """The density exp(-x^2/2 - 3(e^x - 1 - x)), whose mode is 0: its mean by quadrature, against the fit."""
-    target = Target(torch.eye(2).double(), torch.zeros(2).double(), skew=3.0)
-    x = torch.linspace(-8, 6, 20_001, dtype=torch.float64)
-    log_density = -0.5 * x**2 - 3.0 * (x.exp() - 1.0 - x)
-    weight = log_density.softmax(0)
-    mean = float((weight * x).sum())
+def nearest_gaussian(skew):
+    """Mean and sd of the Gaussian whose expected gradient is zero and expected curvature its own precision.
+
+    For exp(-x^2/2 - skew (e^x - 1 - x)) both are closed forms, by E e^x = exp(m + s^2 / 2).
+    """
+
+    def conditions(values):
+        mean, log_sd = values
+        grown = np.exp(mean + 0.5 * np.exp(2.0 * log_sd))
+        return mean + skew * (grown - 1.0), np.exp(-2.0 * log_sd) - 1.0 - skew * grown
+
+    found = optimize.fsolve(conditions, [-0.1, -0.7], xtol=1e-12)
+    return found[0], np.exp(found[1])
+
+
+@pytest.mark.parametrize("skew", [0.5, 3.0])
+def test_mean_and_not_mode_of_a_skewed_posterior(skew, generator):
+    """The density exp(-x^2/2 - skew (e^x - 1 - x)), whose mode is 0, against the Gaussian by closed forms."""
+    target = Target(torch.eye(2).double(), torch.zeros(2).double(), skew=skew)
+    mean, sd = nearest_gaussian(skew)
     start = GaussianFactor(torch.zeros(2).double(), torch.eye(2).double())
-    q = fit_gaussian(target, start).factor
+    q = start
+    for _ in range(4):
+        q = fit_gaussian(target, q).factor
+    root = q.tril @ q.tril.T
     assert mean < -0.05
-    assert abs(float(q.mean[0]) - mean) < 0.35 * abs(mean)
+    assert float(q.mean[0]) == pytest.approx(mean, abs=0.05 * sd)
+    assert float(root[0, 0]) ** 0.5 == pytest.approx(sd, rel=0.05)
+    assert float(q.mean[1]) == pytest.approx(0.0, abs=1e-3)
+    assert float(root[1, 1]) == pytest.approx(1.0, abs=0.05)
     assert check_gaussian(target, q, 80, generator).ess > check_gaussian(target, start, 80, generator).ess
 
 

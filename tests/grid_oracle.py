@@ -1,0 +1,176 @@
+"""The exact posterior of a model with one fixed coefficient and one random one, by grids: shares no code with mxlogit.
+
+The table of log P(choices of n | fixed coefficient, latent) is made once, by a softmax written here; everything else is
+sums over it. Parameters are (x, z, sd.z): fixed coefficient, location and standard deviation of the latent normal.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import optimize, stats
+
+LABELS = ("x", "z", "sd.z")
+# Points of each axis: coarse to find where the posterior lies, then fine within so many sds of its mean.
+_COARSE, _FINE, _WIDTH = (15, 15, 15), (25, 25, 31), 4.5
+# Latents: trapezoids between these, exact to many digits while they are narrower than the standard deviation.
+_LATENTS = np.linspace(-9.0, 11.0, 401)
+
+
+@dataclass(frozen=True)
+class Choices:
+    """Panels of equal length: attributes (n, t, j, 2) in the order x, z; chosen positions and masks (n, t)."""
+
+    attributes: np.ndarray
+    chosen: np.ndarray
+    available: np.ndarray
+    weights: np.ndarray
+
+    @classmethod
+    def of_frame(cls, frame, weights=None):
+        """From a long frame of `simulate_choices`, with any alternatives closed and any situations missing."""
+        people, labels = sorted(frame["id"].unique()), sorted(frame["alternative"].unique())
+        table = frame.set_index(["id", "situation", "alternative"])[["x", "z", "choice"]].astype(float)
+        situations = sorted(frame["situation"].unique())
+        full = pd.MultiIndex.from_product([people, situations, labels])
+        cells = table.reindex(full).to_numpy().reshape(len(people), len(situations), len(labels), 3)
+        available = ~np.isnan(cells[..., 2])
+        cells = np.nan_to_num(cells)
+        weight = np.ones(len(people)) if weights is None else np.asarray(weights, dtype=float)
+        return cls(cells[..., :2], cells[..., 2].argmax(-1), available, weight)
+
+
+def log_table(data, fixed, tastes):
+    """Log probability of everybody's choices (n, f, b) at fixed coefficients (f,) and tastes (b,)."""
+    result = np.zeros((len(data.chosen), len(fixed), len(tastes)))
+    for t in range(data.chosen.shape[1]):
+        # Situations that a person does not have say nothing.
+        real = data.available[:, t].any(-1)
+        x, z = data.attributes[real, t, :, 0], data.attributes[real, t, :, 1]
+        utility = x[:, :, None, None] * fixed[:, None] + z[:, :, None, None] * tastes
+        utility = np.where(data.available[real, t, :, None, None], utility, -np.inf)
+        chosen = np.take_along_axis(utility, data.chosen[real, t, None, None, None], 1)[:, 0]
+        result[real] += chosen - np.logaddexp.reduce(utility, axis=1)
+    return result
+
+
+def densities(locations, sds):
+    """Masses (b, l * s) of normal latents at the table's points."""
+    step = _LATENTS[1] - _LATENTS[0]
+    z = (_LATENTS[:, None, None] - locations[:, None]) / sds
+    return (np.exp(-0.5 * z**2) * step / (sds * np.sqrt(2.0 * np.pi))).reshape(len(_LATENTS), -1)
+
+
+def log_likelihood(data, x, z, sd, taste=lambda latent: latent):
+    """Weighted log likelihood at one value of the parameters."""
+    table = np.exp(log_table(data, np.array([x]), taste(_LATENTS))[:, 0])
+    return float(data.weights @ np.log(table @ densities(np.array([z]), np.array([sd]))[:, 0]))
+
+
+@dataclass(frozen=True)
+class Axes:
+    """Points of the three axes, and the mass (f, l, s) of the posterior at them."""
+
+    points: tuple
+    mass: np.ndarray
+
+    def moments(self):
+        """Means and standard deviations (3,)."""
+        found = []
+        for axis, points in enumerate(self.points):
+            marginal = self.mass.sum(tuple(other for other in range(3) if other != axis))
+            mean = marginal @ points
+            found.append((mean, np.sqrt(marginal @ (points - mean) ** 2)))
+        return np.array(found).T
+
+
+class GridPosterior:
+    """Posterior under normal priors of x and z and a half-Cauchy of the standard deviation, in the user's units.
+
+    Parameters
+    ----------
+    data : Choices
+    location_scale, sd_scale : float
+        As of `Priors`.
+    taste : callable
+        From latents to tastes: the identity for a normal coefficient, `numpy.exp` for a lognormal one.
+    around : pair of arrays (3,)
+        Where to look first: centre and half-width of each axis.
+    """
+
+    def __init__(self, data, location_scale, sd_scale, taste=lambda latent: latent, around=((0, 0, 1.5), (4, 4, 1.45))):
+        self.data, self.taste = data, taste
+        self.scales = location_scale, sd_scale
+        centre, half = (np.asarray(part, dtype=float) for part in around)
+        axes = self._evaluate(centre - half, centre + half, _COARSE)
+        for _ in range(2):
+            mean, sd = axes.moments()
+            step = np.array([points[1] - points[0] for points in axes.points])
+            wide = _WIDTH * np.maximum(sd, step)
+            low = mean - wide
+            low[2] = max(low[2], _LATENTS[1] - _LATENTS[0])
+            axes = self._evaluate(low, mean + wide, _FINE)
+        self.axes = axes
+        mean, sd = axes.moments()
+        self.mean, self.sd = pd.Series(mean, LABELS), pd.Series(sd, LABELS)
+
+    def log_people(self, fixed, locations, sds):
+        """Log marginal probability of everybody's choices, (n, f, l, s)."""
+        table = np.exp(log_table(self.data, fixed, self.taste(_LATENTS)))
+        n, f, b = table.shape
+        product = table.reshape(n * f, b) @ densities(locations, sds)
+        return np.log(product).reshape(n, f, len(locations), len(sds))
+
+    def log_likelihood(self, x, z, sd):
+        """Weighted log likelihood at one value of the parameters."""
+        return log_likelihood(self.data, x, z, sd, self.taste)
+
+    def _evaluate(self, low, high, counts):
+        points = tuple(np.linspace(a, b, count) for a, b, count in zip(low, high, counts, strict=True))
+        x, z, sd = points
+        log_mass = np.einsum("n,nfls->fls", self.data.weights, self.log_people(x, z, sd))
+        location_scale, sd_scale = self.scales
+        log_mass += stats.norm(0.0, location_scale).logpdf(x)[:, None, None]
+        log_mass += stats.norm(0.0, location_scale).logpdf(z)[:, None]
+        log_mass += stats.halfcauchy(scale=sd_scale).logpdf(sd)
+        mass = np.exp(log_mass - log_mass.max())
+        return Axes(points, mass / mass.sum())
+
+    def probability_below(self, label, values):
+        """Posterior probability that a parameter is below each of some values."""
+        axis = LABELS.index(label)
+        points = self.axes.points[axis]
+        marginal = self.axes.mass.sum(tuple(other for other in range(3) if other != axis))
+        edges = np.concatenate([points - 0.5 * (points[1] - points[0]), [points[-1] + 0.5 * (points[1] - points[0])]])
+        return np.interp(values, edges, np.concatenate([[0.0], marginal.cumsum()]))
+
+    def tastes(self, data=None):
+        """Posterior means and standard deviations (n,) of people's tastes, seen or not, over that of the parameters."""
+        x, z, sd = self.axes.points
+        table = np.exp(log_table(self.data if data is None else data, x, self.taste(_LATENTS)))
+        n, f, b = table.shape
+        masses, taste = densities(z, sd), self.taste(_LATENTS)
+        moments = [(table * taste**power).reshape(n * f, b) @ masses for power in range(3)]
+        mass = self.axes.mass.reshape(f, -1)
+        first, second = (((m / moments[0]).reshape(n, f, -1) * mass).sum((1, 2)) for m in moments[1:])
+        return first, np.sqrt(second - first**2)
+
+    def leave_one_out(self):
+        """Log predictive density (n,) of every person's choices given everybody else's."""
+        each = self.log_people(*self.axes.points)
+        return -np.log((self.axes.mass * np.exp(-each)).sum((1, 2, 3)))
+
+    def maximum_likelihood(self):
+        """Maximiser, standard errors by the inverse Hessian (central differences) and the maximum, by scipy."""
+        start = [*self.mean[:2], np.log(self.mean["sd.z"])]
+        found = optimize.minimize(lambda v: -self.log_likelihood(v[0], v[1], np.exp(v[2])), start)
+        best = np.array([found.x[0], found.x[1], np.exp(found.x[2])])
+        steps = 0.02 * np.diag(self.sd.to_numpy())
+        value = lambda v: self.log_likelihood(*v)  # noqa: E731
+
+        def second(a, b):
+            difference = value(best + a + b) - value(best + a - b) - value(best - a + b) + value(best - a - b)
+            return difference / (4.0 * a.max() * b.max())
+
+        hessian = np.array([[second(a, b) for b in steps] for a in steps])
+        return pd.Series(best, LABELS), pd.Series(np.sqrt(np.diag(np.linalg.inv(-hessian))), LABELS), -found.fun
