@@ -21,6 +21,7 @@ from mxlogit.errors import (
 )
 from mxlogit.fit import Fit
 from mxlogit.inference.method import Method
+from mxlogit.inference.wrong_sign import run_signed
 from mxlogit.people import People
 from mxlogit.priors import Priors
 from mxlogit.reading import read_choices, read_choices_again, read_rows_again
@@ -189,7 +190,8 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
             fitted, people, n_situations = self._prepare(X, team, y=y, weights=sample_weight)
             generator = torch.Generator().manual_seed(fitted.seed)
             with Progress(self.verbose, team.rank) as callback:
-                result = resolve_method(self.method).run(fitted.model, people, generator=generator, callback=callback)
+                method = resolve_method(self.method)
+                result = run_signed(method, fitted.model, people, generator=generator, callback=callback)
         return self._remember(fitted, result, len(people), n_situations)
 
     def _prepare(self, X: Any, team: Team, **given: Any) -> tuple[Fitted, People, int]:
