@@ -22,6 +22,7 @@ from mxlogit.errors import (
 )
 from mxlogit.fit import Fit
 from mxlogit.inference.method import Method
+from mxlogit.inference.wrong_sign import run_signed
 from mxlogit.people import People
 from mxlogit.priors import Priors
 from mxlogit.reading import complete, read_choices, read_choices_again, read_rows_again
@@ -207,7 +208,7 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
             generator = torch.Generator().manual_seed(fitted.seed)
             with Progress(self.verbose, team.rank) as callback:
                 method = resolve_method(self.method)
-                result = method.run(fitted.model, people, generator=generator, callback=callback)
+                result = run_signed(method, fitted.model, people, generator=generator, callback=callback)
         result = replace(result, warnings=[*weight_sentences(people, self.weights_sum, method), *result.warnings])
         return self._remember(fitted, result, len(people), n_situations)
 

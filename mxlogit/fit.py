@@ -18,13 +18,14 @@ class Status(Enum):
     """How a fit ended; the value is the sentence people read."""
 
     CONVERGED = "Converged: the stopping rule was met."
-    BOUNDARY = "Converged to the boundary: the covariance of the random tastes is close to singular."
-    SEPARATION = "Not converged: some attribute predicts choices perfectly (separation), so a coefficient runs off."
-    ITERATIONS_DONE = "Trained for the steps or seconds asked for; stochastic training has no stopping rule."
+    BOUNDARY = "Converged to the boundary: the covariance of the random tastes cannot be told from a singular one."
+    SEPARATION = "Not converged: separation; the likelihood does not bound some coefficient."
+    WRONG_SIGN = "Not converged: a sign-restricted taste lies at its boundary, zero; its attribute has the other sign."
+    ITERATIONS_DONE = "Trained: the steps, seconds or patience asked for are used up; training cannot show convergence."
     ITERATIONS = "Not converged: the iteration limit came before the stopping rule."
     MIXED = "Converged: the chains agree (R-hat at most 1.01)."
     NOT_MIXED = "Not converged: the chains still disagree (R-hat above 1.01)."
-    ONE_CHAIN = "Not judged: one chain cannot tell whether it has converged."
+    ONE_CHAIN = "Not judged: R-hat needs at least two chains to show convergence."
     INTERRUPTED = "Interrupted: the samples are those until then."
     STALLED = "Not converged: no step increased the objective although the gradient is not zero."
 

@@ -8,6 +8,8 @@ functions of `mxlogit.density` instead; a test holds both equal.
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyro
 import pyro.distributions as dist
 import torch
@@ -21,13 +23,22 @@ from mxlogit.parameters import Population
 PLATE = "decision_makers"
 
 
+def sample_site(name: str, distribution: Any) -> Tensor:
+    """Sample a site of vectors; vectors without elements are no site, for which samplers have no use."""
+    if distribution.event_shape.numel() == 0:
+        empty: Tensor = distribution.sample()
+        return empty
+    value: Tensor = pyro.sample(name, distribution)
+    return value
+
+
 def sample_population(model: PanelModel) -> Population:
     """Sample the population parameters from their priors (Pyro sites fixed, location, scale, correlation_i)."""
     n_fixed, prior = model.space.n_fixed, model.prior
     mean, deviation = prior.mean, prior.deviation
-    fixed = pyro.sample("fixed", dist.Normal(mean[:n_fixed], deviation[:n_fixed]).to_event(1))
-    location = pyro.sample("location", dist.Normal(mean[n_fixed:], deviation[n_fixed:]).to_event(1))
-    scale = pyro.sample("scale", dist.HalfCauchy(prior.sd_scale).to_event(1))
+    fixed = sample_site("fixed", dist.Normal(mean[:n_fixed], deviation[:n_fixed]).to_event(1))
+    location = sample_site("location", dist.Normal(mean[n_fixed:], deviation[n_fixed:]).to_event(1))
+    scale = sample_site("scale", dist.HalfCauchy(prior.sd_scale).to_event(1))
     concentration = mean.new_tensor(prior.concentration)
     factors = [
         pyro.sample(f"correlation_{i}", dist.LKJCholesky(len(block), concentration))
@@ -54,6 +65,6 @@ def mixed_logit(model: PanelModel, panel: Panels, people: Tensor | None = None) 
         pyro.plate(PLATE, len(panel), subsample=index, dim=-1),
         pyro.poutine.scale(scale=part.weights),
     ):
-        unit = part.values.new_zeros(model.space.n_random)
-        xi = pyro.sample("xi", dist.Normal(unit, unit + 1.0).to_event(1))
+        unit = part.values.new_zeros(len(part), model.space.n_random)
+        xi = sample_site("xi", dist.Normal(unit, unit + 1.0).to_event(1))
         pyro.factor("choices", panel_log_prob(model.coefficients(population, xi), part))

@@ -158,10 +158,12 @@ class AmortizedGuide(nn.Module):
         vector = pyro.sample("vector", family, infer={"is_auxiliary": True})
         fixed, location, log_scale, partial = space.split(vector)
         factors, log_jacobians = space.correlation_tril(partial)
-        pyro.sample("fixed", dist.Delta(fixed, event_dim=1))
-        pyro.sample("location", dist.Delta(location, event_dim=1))
-        scale = dist.Delta(log_scale.exp(), log_density=-log_scale.sum(), event_dim=1)
-        pyro.sample("scale", scale)
+        zero = log_scale.new_zeros(())
+        values = {"fixed": (fixed, zero), "location": (location, zero), "scale": (log_scale.exp(), -log_scale.sum())}
+        for name, (value, log_density) in values.items():
+            # The model has no sites without elements.
+            if len(value):
+                pyro.sample(name, dist.Delta(value, log_density=log_density, event_dim=1))
         for i, (tril, log_jacobian) in enumerate(zip(factors, log_jacobians, strict=True)):
             pyro.sample(f"correlation_{i}", dist.Delta(tril, log_density=-log_jacobian, event_dim=2))
         return space.assemble(fixed, location, log_scale.exp(), factors)

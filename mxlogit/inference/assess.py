@@ -26,6 +26,8 @@ _SMALL_DEVIATION = 0.02
 _MODEST_DEVIATION = 0.3
 _INTERVAL = torch.tensor([0.025, 0.975], dtype=torch.float64)
 _VAGUE_LOG_DEVIATION = 0.5
+# Posterior deviation of the logarithm of a standard deviation below which zero is five of its own errors away.
+_KNOWN_LOG_DEVIATION, _ROUNDING = 0.2, 1e-12
 _MANY_PEOPLE = 0.05
 
 
@@ -62,10 +64,16 @@ def judge(fit: Fit, model: PanelModel, people: People, logit: MultinomialLogit) 
     if weak and is_separated(people):
         status = Status.SEPARATION
         bound = "only the prior bounds" if posterior else "the likelihood does not bound"
-        warnings.append(f"Separation: {weak} together predict choices perfectly; {bound} their coefficients.")
+        warnings.append(
+            f"Separation (complete or in part): along some combination of {weak} no choice ever becomes less likely "
+            f"and some become certain; {bound} their coefficients."
+        )
         fit = _without_errors(fit, weak)
     elif weak and posterior:
-        warnings.append(f"The data say hardly more than the prior about the coefficients of {weak}.")
+        warnings.append(
+            f"The data say little beside the prior about the coefficients of {weak}: along some combination of them "
+            "the likelihood of a multinomial logit leaves more than 18 % of the prior's standard deviation."
+        )
     edge = boundary_sentences(model, fit)
     if edge and status is Status.CONVERGED:
         status = Status.BOUNDARY
@@ -97,8 +105,10 @@ def boundary_sentences(model: PanelModel, fit: Fit) -> list[str]:
     for i, name in enumerate(space.random):
         linear = model.mixing.families[i].units == "linear"
         unit = float(model.attribute_scale[space.n_fixed + i]) if linear else 1.0
-        size, vague = float(scale[i]) * unit, float(log_scales[:, i].std()) > _VAGUE_LOG_DEVIATION
-        if size < _SMALL_DEVIATION or (size < _MODEST_DEVIATION and vague):
+        size, width = float(scale[i]) * unit, float(log_scales[:, i].std())
+        # Samples that vary by rounding alone are those of an estimator whose error is unknown.
+        known = _ROUNDING < width < _KNOWN_LOG_DEVIATION
+        if (size < _SMALL_DEVIATION and not known) or (size < _MODEST_DEVIATION and width > _VAGUE_LOG_DEVIATION):
             sentences.append(
                 f"The standard deviation of {name!r} cannot be told from zero (the boundary): its taste may not vary."
             )
@@ -120,7 +130,7 @@ def _vague_sentences(model: PanelModel, fit: Fit) -> list[str]:
         low, high = log_scales[:, i].exp().quantile(_INTERVAL.to(log_scales)).tolist()
         sentences.append(
             f"The data hardly identify the standard deviation of {name!r}: 95 % of its posterior lies between "
-            f"{low:.3g} and {high:.3g}. More choices per person would tell."
+            f"{low:.3g} and {high:.3g}. More data, choices per person above all, would narrow it."
         )
     return sentences
 
@@ -128,21 +138,22 @@ def _vague_sentences(model: PanelModel, fit: Fit) -> list[str]:
 def _quality_sentences(fit: Fit) -> list[str]:
     sentences = []
     k_population, above = fit.diagnostics.get("pareto_k"), fit.diagnostics.get("people_above_k")
-    ess = fit.diagnostics.get("ess_population")
+    ess, corrected = fit.diagnostics.get("ess_population"), fit.diagnostics.get("corrected") is True
     uneven = isinstance(ess, float) and ess < EVEN_ENOUGH
     if isinstance(k_population, float) and isinstance(ess, float) and PopulationCheck(k_population, ess).is_poor:
+        reason = "its weighted draws miss some of its tail" if corrected else "it is not close to Gaussian"
         sentences.append(
-            f"Pareto k of the population posterior is {k_population:.2f} (above 0.7): it is not close to Gaussian, so "
-            "its tails and intervals are approximate; method='mcmc' has no such limit."
+            f"Pareto k of the population posterior is {k_population:.2f} (above 0.7): {reason}, so tails and intervals "
+            "are approximate; method='mcmc' has no such limit."
         )
-    if fit.diagnostics.get("posterior_rounds") == 0 and uneven and not sentences:
+    if fit.diagnostics.get("posterior_rounds") == 0 and uneven and not corrected and not sentences:
         sentences.append(
-            "The population posterior is too far from Gaussian to find its means: estimates are modes, and "
-            "intervals are approximate."
+            "The population posterior is too far from Gaussian to find its means: samples are those of a Gaussian "
+            "around its mode, and estimates and intervals are approximate."
         )
     if isinstance(above, float) and above > _MANY_PEOPLE:
         sentences.append(
-            f"Pareto k exceeds 0.7 for {above:.0%} of the decision makers: their tastes and the log likelihood are "
-            "approximate."
+            f"Pareto k exceeds 0.7 for {above:.0%} of the decision makers that were checked: tastes and the log "
+            "likelihood are approximate."
         )
     return sentences

@@ -113,7 +113,8 @@ def run_newton(
     center = model.space.from_report(samples.mean)
     flow = marginal.flow = _train_flow(settings, model, part, [center, *_typical(model, samples)], optimum, seed, clock)
     tastes = PolishedTastes(model, seed, settings.tail, vary=optimum.sweep.vary, even=even, flow=flow)
-    fit = Fit(samples, center, optimum.status, clock.history, tastes, {})
+    said = _uncorrected_sentences(settings, model, people, posterior)
+    fit = Fit(samples, center, optimum.status, clock.history, tastes, {}, said)
     draws = max(_FEWEST_CENTER_DRAWS, min(_MOST_CENTER_DRAWS, 4 * (_CENTER_WORK // (4 * len(people)))))
     fit.diagnostics.update(evaluate_center(marginal, center, draws, settings.tail, optimum.sweep.vary))
     clock.passes += 1
@@ -122,6 +123,19 @@ def run_newton(
     fit = judge(fit, model, people, logit)
     journal.finish()
     return fit
+
+
+def _uncorrected_sentences(settings: VI, model: PanelModel, people: People, posterior: Posterior) -> list[str]:
+    """Say that samples are the Gaussian's where others were asked for."""
+    asked = settings.correct is True or settings.population_family == "spline"
+    if not asked or posterior.corrected is not None:
+        return []
+    wanted = "VI(correct=True)" if settings.correct is True else "VI(population_family='spline')"
+    return [
+        f"{wanted} could not correct the posterior of {model.space.size} parameters and {len(people)} people: too few "
+        "weighted draws count, or they would take too many passes. Samples, estimates and errors are those of the "
+        "Gaussian; method='mcmc' has no such limit."
+    ]
 
 
 def _spline_samples(model: PanelModel, weighted: WeightedVectors, n: int, seed: int) -> tuple[Samples, float]:

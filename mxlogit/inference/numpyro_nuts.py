@@ -79,10 +79,10 @@ def run_numpyro(
             callback(text)
             blocks += [block] if block else []
             divergences += diverged
-        return _as_tensors(blocks, settings, model), divergences
+        return _as_tensors(blocks, settings), divergences
 
     with jax.enable_x64(True):
-        return chain_after_chain(settings, model, sample, history)
+        return chain_after_chain(settings, model, len(panel), sample, history)
 
 
 def _run_chain(
@@ -119,13 +119,10 @@ def _run_chain(
         yield f"sampling: iteration {first + wanted}", block, diverged
 
 
-def _as_tensors(blocks: list[dict[str, np.ndarray]], settings: ChainSettings, model: PanelModel) -> dict[str, Tensor]:
+def _as_tensors(blocks: list[dict[str, np.ndarray]], settings: ChainSettings) -> dict[str, Tensor]:
     """Kept iterations by site."""
     joined = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
-    sites = {name: torch.tensor(value[settings.thin - 1 :: settings.thin]) for name, value in joined.items()}
-    if not model.space.n_fixed:
-        sites["fixed"] = torch.zeros(len(sites["xi"]), 0, dtype=torch.float64)
-    return sites
+    return {name: torch.tensor(value[settings.thin - 1 :: settings.thin]) for name, value in joined.items()}
 
 
 def arrays(panel: Panels) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
@@ -149,18 +146,22 @@ def program(model: PanelModel, n_people: int) -> Callable[[Any], None]:
     mean, deviation = prior.mean.numpy(), prior.deviation.numpy()
     signs = np.array([_SIGNS[family.name] for family in model.mixing.families])
 
+    def sample(name: str, distribution: Any) -> Any:
+        """As `mxlogit.model.sample_site`."""
+        if 0 in distribution.event_shape:
+            return jnp.zeros(distribution.event_shape)
+        return numpyro.sample(name, distribution)
+
     def run(parts: Any) -> None:
-        fixed = jnp.zeros(0)
-        if n_fixed:
-            fixed = numpyro.sample("fixed", dist.Normal(mean[:n_fixed], deviation[:n_fixed]).to_event(1))
-        location = numpyro.sample("location", dist.Normal(mean[n_fixed:], deviation[n_fixed:]).to_event(1))
-        scale = numpyro.sample("scale", dist.HalfCauchy(prior.sd_scale.numpy()).to_event(1))
+        fixed = sample("fixed", dist.Normal(mean[:n_fixed], deviation[:n_fixed]).to_event(1))
+        location = sample("location", dist.Normal(mean[n_fixed:], deviation[n_fixed:]).to_event(1))
+        scale = sample("scale", dist.HalfCauchy(prior.sd_scale.numpy()).to_event(1))
         factor = jnp.eye(k)
         for i, block in enumerate(model.space.correlated_blocks):
             index = np.asarray(block)
             part = numpyro.sample(f"correlation_{i}", dist.LKJCholesky(len(block), prior.concentration))
             factor = factor.at[index[:, None], index].set(part)
-        xi = numpyro.sample("xi", dist.Normal(jnp.zeros((n_people, k)), 1.0).to_event(2))
+        xi = sample("xi", dist.Normal(jnp.zeros((n_people, k)), 1.0).to_event(2))
         latent = location + xi @ (scale[:, None] * factor).T
         tastes = jnp.where(signs == 0.0, latent, signs * jnp.exp(jnp.where(signs == 0.0, 0.0, latent)))
         total = 0.0

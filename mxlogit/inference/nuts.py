@@ -45,12 +45,13 @@ def run_nuts(
         def sample(chain: int) -> tuple[dict[str, Tensor], int]:
             return _run_chain(settings, model, panel, start, (seed, chain), _Teller(callback, chain, begin, history))
 
-        return chain_after_chain(settings, model, sample, history)
+        return chain_after_chain(settings, model, len(panel), sample, history)
 
 
 def chain_after_chain(
     settings: ChainSettings,
     model: PanelModel,
+    n_people: int,
     sample: Callable[[int], tuple[dict[str, Tensor], int]],
     history: list[HistoryRow],
 ) -> Sampled:
@@ -60,6 +61,7 @@ def chain_after_chain(
     ----------
     settings : ChainSettings
     model : PanelModel
+    n_people : int
     sample : callable
         Runs the chain of a number: kept iterations by site, and how many transitions diverged.
     history : list of HistoryRow
@@ -76,7 +78,7 @@ def chain_after_chain(
         if not chains:
             raise
         interrupted = True
-    trace = _collect(settings, model, chains)
+    trace = _collect(settings, model, n_people, chains)
     return Sampled(trace, {"divergences": float(divergences)}, history, interrupted)
 
 
@@ -124,7 +126,7 @@ def _run_chain(
 
 
 def site_values(model: PanelModel, population: Population) -> dict[str, Tensor]:
-    """Values of the program's population sites."""
+    """Values of the program's population sites, those without elements among them."""
     scale = population.scale
     values = {"fixed": population.fixed, "location": population.location, "scale": scale}
     for i, block in enumerate(model.space.correlated_blocks):
@@ -133,9 +135,17 @@ def site_values(model: PanelModel, population: Population) -> dict[str, Tensor]:
     return values
 
 
-def _collect(settings: ChainSettings, model: PanelModel, chains: list[dict[str, Tensor]]) -> Trace:
+def _collect(settings: ChainSettings, model: PanelModel, n_people: int, chains: list[dict[str, Tensor]]) -> Trace:
     """Put the samples of all chains, by site, into a trace, iteration after iteration."""
     sites = {name: torch.stack([chain[name] for chain in chains]).detach() for name in chains[0]}
+    # The programs have no sites without elements.
+    none = torch.zeros(len(chains), settings.samples, 0, dtype=torch.float64)
+    sites = {
+        "fixed": none,
+        "location": none,
+        "scale": none,
+        "xi": none[:, :, None].expand(-1, -1, n_people, -1),
+    } | sites
     factors = [sites[f"correlation_{i}"] for i in range(len(model.space.correlated_blocks))]
     population = model.space.assemble(sites["fixed"], sites["location"], sites["scale"], factors)
     trace: Trace | None = None

@@ -1,0 +1,218 @@
+"""A model without some of its random coefficients, and the fit of the whole model that a fit without them is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from mxlogit.density import PanelModel
+from mxlogit.fit import Fit, TasteDraws, TasteSampler, TasteStates
+from mxlogit.mixing import Mixing
+from mxlogit.panels import PanelDifferences, Panels, RaggedPanels
+from mxlogit.parameters import ParameterSpace, Population
+from mxlogit.people import PanelSource, People
+from mxlogit.samples import Samples
+from mxlogit.tastes import WeightedTastes
+
+# Size of a taste that stands for zero, in utils for an attribute's typical difference, and the standard deviation of its
+# logarithm.
+_NOTHING, _NARROW = 1e-8, 0.01
+
+
+@dataclass(frozen=True)
+class ColumnsOf:
+    """Some columns of the panels of a source, as a `PanelSource`."""
+
+    source: PanelSource
+    columns: list[int]
+
+    @property
+    def like(self) -> Tensor:
+        """An empty tensor of the attributes' dtype and device."""
+        return self.source.like
+
+    @property
+    def n_rows(self) -> int:
+        """Largest number r of rows of a person."""
+        return self.source.n_rows
+
+    @property
+    def n_columns(self) -> int:
+        """Number of attributes."""
+        return len(self.columns)
+
+    @property
+    def weights(self) -> Tensor:
+        """Weights (n,)."""
+        return self.source.weights
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def chunks(self, size: int) -> Iterator[tuple[slice, Panels]]:
+        """Iterate over consecutive people, at most ``size`` at a time."""
+        for part, panel in self.source.chunks(size):
+            yield part, _take_columns(panel, self.columns)
+
+    def take(self, people: Tensor) -> Panels:
+        """Return some people, by an index tensor, in memory."""
+        return _take_columns(self.source.take(people), self.columns)
+
+
+def _take_columns(panel: Panels, columns: list[int]) -> Panels:
+    return replace(panel, values=panel.values[..., columns].contiguous())
+
+
+def select_columns(source: PanelSource, columns: list[int]) -> PanelSource:
+    """Panels with some of their columns, in the order wanted: in memory where the source is."""
+    in_memory = isinstance(source, (PanelDifferences, RaggedPanels))
+    return _take_columns(source, columns) if in_memory else ColumnsOf(source, columns)
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """A model without the random coefficients at some places.
+
+    Attributes
+    ----------
+    full : PanelModel
+    dropped : tuple of int
+        Places among the random coefficients, increasing.
+    """
+
+    full: PanelModel
+    dropped: tuple[int, ...]
+
+    @property
+    def kept(self) -> list[int]:
+        """Places of the other random coefficients."""
+        return [i for i in range(self.full.space.n_random) if i not in self.dropped]
+
+    @property
+    def columns(self) -> list[int]:
+        """Places of the columns of the model without them."""
+        n_fixed = self.full.space.n_fixed
+        return [*range(n_fixed), *(n_fixed + i for i in self.kept)]
+
+    @property
+    def model(self) -> PanelModel:
+        """The model without them."""
+        full, kept, columns = self.full, self.kept, self.columns
+        prior = full.prior
+        blocks = [tuple(kept.index(i) for i in block if i in kept) for block in full.space.blocks]
+        space = ParameterSpace(
+            full.space.fixed, tuple(full.space.random[i] for i in kept), tuple(block for block in blocks if block)
+        )
+        prior = replace(
+            prior, mean=prior.mean[columns], deviation=prior.deviation[columns], sd_scale=prior.sd_scale[kept]
+        )
+        return PanelModel(space, self.mixing(columns), prior, full.attribute_scale[columns])
+
+    def mixing(self, columns: list[int]) -> Mixing:
+        """The maps of the kept coefficients in a model whose columns are at ``columns`` of the full one."""
+        position = self.full.mixing.scale_position
+        names = [self.full.mixing.families[i].name for i in self.kept]
+        return Mixing(names, None if position is None else columns.index(position))
+
+    def people(self, people: People, columns: list[int] | None = None) -> People:
+        """The people without these columns, or with the columns of another model."""
+        return replace(people, panels=select_columns(people.panels, self.columns if columns is None else columns))
+
+    def embed(self, population: Population) -> Population:
+        """Parameters (*s) of the full model whose dropped tastes are next to zero for everybody."""
+        kept, lead = self.kept, population.location.shape[:-1]
+        location, scale = self._nothing()
+        tril = torch.diag(scale).expand(*lead, -1, -1).clone()
+        location = location.expand(*lead, -1).clone()
+        location[..., kept] = population.location
+        rows, columns = torch.tensor(kept, dtype=torch.int64)[:, None], torch.tensor(kept, dtype=torch.int64)
+        tril[..., rows, columns] = population.scale_tril
+        return Population(population.fixed, location, tril)
+
+    def _nothing(self) -> tuple[Tensor, Tensor]:
+        """Locations and scales (k,) of tastes next to zero, by families that reach it."""
+        unit = self.full.attribute_scale[self.full.space.n_fixed :]
+        small = _NOTHING / unit
+        linear = torch.tensor([family.units == "linear" for family in self.full.mixing.families])
+        location = torch.where(linear, torch.zeros_like(small), small.log())
+        return location, torch.where(linear, small, torch.full_like(small, _NARROW))
+
+    def embed_fit(self, fit: Fit) -> Fit:
+        """The fit of the full model, dropped tastes held next to zero, their errors void."""
+        space, labels = self.full.space, tuple(self.full.space.labels)
+        names = [space.random[i] for i in self.dropped]
+        part = self.model.space
+        population = self.embed(part.constrain(fit.samples.unconstrained))
+        samples = Samples(space.unconstrain(population), space.report(population), labels, fit.samples.kind)
+        chains, covariance = fit.chains, None
+        if chains is not None:
+            chains = space.report(self.embed(part.from_report(chains)))
+        void = tuple(label for label in labels if label not in fit.samples.labels)
+        if fit.covariance is not None:
+            places = torch.tensor([labels.index(label) for label in fit.samples.labels], dtype=torch.int64)
+            covariance = fit.covariance.new_full((space.size, space.size), math.nan)
+            covariance[places[:, None], places] = fit.covariance
+        assert all(name in void for name in names)
+        return replace(
+            fit,
+            samples=samples,
+            center=self.embed(fit.center),
+            tastes=TastesWithout(self, fit.tastes),
+            covariance=covariance,
+            chains=chains,
+            states=None if fit.states is None else self._embed_states(fit.states),
+            void=(*fit.void, *void),
+        )
+
+    def _embed_states(self, states: TasteStates) -> TasteStates:
+        mean, deviation, tastes = (self.insert_zeros(x) for x in (states.mean, states.deviation, states.tastes))
+        return TasteStates(mean, deviation, states.fixed, tastes)
+
+    def insert_zeros(self, tastes: Tensor) -> Tensor:
+        """Tastes (..., k) of the full model, zero where they were dropped."""
+        full = tastes.new_zeros(*tastes.shape[:-1], self.full.space.n_random)
+        full[..., self.kept] = tastes
+        return full
+
+
+@dataclass(frozen=True)
+class TastesWithout:
+    """Tastes of a model some of whose random coefficients are held at zero: a `TasteSampler` of the full model."""
+
+    reduction: Reduction
+    inner: TasteSampler
+
+    @property
+    def draws(self) -> object:
+        """Draws of a simulated likelihood."""
+        return self.inner.draws  # type: ignore[attr-defined]
+
+    def _given(self, panel: PanelSource, population: Population) -> tuple[PanelSource, Population]:
+        kept = self.reduction.kept
+        tril = population.scale_tril[kept][:, kept]
+        part = Population(population.fixed, population.location[kept], tril)
+        return select_columns(panel, self.reduction.columns), part
+
+    def moments(
+        self, panel: PanelSource, population: Population, seed: int = 0, places: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Posterior mean and standard deviation of each person's random tastes, (n, k) each."""
+        mean, deviation = self.inner.moments(*self._given(panel, population), seed, places)
+        return self.reduction.insert_zeros(mean), self.reduction.insert_zeros(deviation)
+
+    def weigh(
+        self, panel: PanelSource, population: Population, seed: int = 0, places: Tensor | None = None
+    ) -> Iterator[TasteDraws]:
+        """Weighted draws of people's random tastes, chunk after chunk of people."""
+        for drawn in self.inner.weigh(*self._given(panel, population), seed, places):
+            yield WeightedTastes(drawn.part, drawn.weights, self.reduction.insert_zeros(drawn.tastes.mT).mT)
+
+    def sample(
+        self, panel: PanelSource, population: Population, n: int, seed: int = 0, places: Tensor | None = None
+    ) -> Tensor:
+        """Posterior samples of each person's random tastes, (n_samples, n, k)."""
+        return self.reduction.insert_zeros(self.inner.sample(*self._given(panel, population), n, seed, places))

@@ -1,0 +1,266 @@
+r"""Tastes restricted to one sign whose attribute has an effect of the other: the likelihood is best without it.
+
+The taste of such a column wants to be zero for everybody, at the edge of its families: the location of a lognormal runs
+off to minus infinity, and engines with it. So before a fit its restricted columns are asked, where a multinomial logit
+leaves any doubt: with the model fitted without the column, does the likelihood rise towards tastes of the allowed sign,
+and is there a distribution of such tastes that raises it? For a mixture :math:`F` of tastes and person n's likelihood
+:math:`p_n(\beta)`, all else at its optimum without the column, the gain is
+:math:`\sum_n w_n \log \int p_n(\beta) / p_n(0) \, dF(\beta)`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from mxlogit.density import PanelModel
+from mxlogit.errors import SpecificationError
+from mxlogit.fit import Fit, Status
+from mxlogit.inference.method import Callback, Method
+from mxlogit.inference.msle import MSLE
+from mxlogit.inference.newton import Clock, NewtonSearch, NewtonSettings
+from mxlogit.inference.start import MultinomialLogit, fit_multinomial_logit, in_money, start_population
+from mxlogit.inference.without_columns import Reduction
+from mxlogit.marginal import MarginalLikelihood, Sweep
+from mxlogit.mixing import Family
+from mxlogit.parameters import ParameterSpace, Population
+from mxlogit.people import People
+from mxlogit.samples import Samples
+from mxlogit.tastes import PolishedTastes
+
+# A coefficient of the allowed sign that is this many standard errors from zero needs no further question.
+_CERTAIN = 3.0
+# Gain in log likelihood that two parameters have by chance: half the 95 % quantile of chi-square with two degrees.
+_CHANCE = 3.0
+# Tastes at which people's likelihoods are taken, in utils for an attribute's typical difference; zero comes first.
+_SMALLEST, _LARGEST, _TASTES = 1e-3, 30.0, 24
+# Distributions tried: typical tastes in the same unit, spreads of logarithms, locations and scales of Johnson's S_B, and
+# locations of truncated normals in units of their scales; quantiles of each.
+_TYPICAL = torch.logspace(-3.0, 1.0, 17, dtype=torch.float64)
+_SPREADS = torch.tensor([0.1, 0.5, 1.0, 2.0, 4.0], dtype=torch.float64)
+_RATIOS = torch.tensor([-6.0, -3.0, -1.5, -0.5, 0.0, 0.5, 1.5, 3.0, 8.0], dtype=torch.float64)
+_QUANTILES = 64
+_DRAWS, _SEARCH = 64, NewtonSettings(tolerance=0.005, max_iterations=60, draws=64, tail=8, polish=8)
+# Samples of a model that is left without parameters.
+_FEW_SAMPLES = 100
+_OTHERS = {"lognormal": "'negative_lognormal'", "negative_lognormal": "'lognormal'"}
+
+
+def run_signed(
+    method: Method, model: PanelModel, people: People, *, generator: torch.Generator, callback: Callback
+) -> Fit:
+    """Fit a model; columns whose effect has not the sign that their distribution allows are left at zero.
+
+    Parameters
+    ----------
+    method : Method
+    model : PanelModel
+    people : People
+    generator : torch.Generator
+    callback : callable
+
+    Returns
+    -------
+    Fit
+        Of the whole model: with a sentence for every such column, their errors void, and not converged.
+
+    Raises
+    ------
+    SpecificationError
+        If the scale column of willingness-to-pay space has the wrong sign.
+    """
+    wrong = find_wrong_signs(model, people, callback)
+    if not wrong:
+        return method.run(model, people, generator=generator, callback=callback)
+    reduction = Reduction(model, wrong)
+    if reduction.columns:
+        part = method.run(reduction.model, reduction.people(people), generator=generator, callback=callback)
+    else:
+        part = _fit_nothing(reduction, people, method)
+    fit = reduction.embed_fit(part)
+    status = Status.WRONG_SIGN
+    sentences = [_sentence(model.space.random[i], model.mixing.families[i]) for i in wrong]
+    names = [model.space.random[i] for i in wrong]
+    fit.diagnostics.update(status=status.value, converged=False, wrong_sign=names)
+    return replace(fit, status=status, warnings=[status.value, *sentences, *part.warnings])
+
+
+def _sentence(name: str, family: Family) -> str:
+    sign = "positive" if family.sign > 0 else "negative"
+    other = _OTHERS.get(family.name, f"'negative_lognormal', or minus the column under {family.name!r}")
+    return (
+        f"The effect of {name!r} has the other sign: with the {sign} tastes of {family.name!r} the likelihood is as good "
+        f"without the column, at the boundary where its taste is zero for everybody. It is held there and its errors are "
+        f"void; use {other}."
+    )
+
+
+def find_wrong_signs(model: PanelModel, people: People, callback: Callback) -> tuple[int, ...]:
+    """Places of sign-restricted random coefficients without which the likelihood is as good."""
+    if not any(family.sign for family in model.mixing.families):
+        return ()
+    model, logit = in_money(model, fit_multinomial_logit(people, model.prior.deviation))
+    doubtful = _doubtful(model, logit)
+    while doubtful:
+        callback(f"sign of {[model.space.random[i] for i in doubtful]}")
+        wrong = _Question(model, people, logit, doubtful).without_gain()
+        if wrong == doubtful:
+            return wrong
+        # What one column leaves to explain depends on which others are there.
+        doubtful = wrong
+    return ()
+
+
+def _doubtful(model: PanelModel, logit: MultinomialLogit) -> tuple[int, ...]:
+    """Places of restricted coefficients that a multinomial logit does not show to have their sign.
+
+    Raises
+    ------
+    SpecificationError
+        If the scale column of willingness-to-pay space clearly has not.
+    """
+    n_fixed, position = model.space.n_fixed, model.mixing.scale_position
+    deviation = torch.linalg.pinv(logit.information, hermitian=True).diagonal().clamp(min=0.0).sqrt()
+    found = []
+    for i, family in enumerate(model.mixing.families):
+        value = family.sign * logit.coefficients[n_fixed + i]
+        if position is None:
+            certain = value > _CERTAIN * deviation[n_fixed + i]
+        else:
+            # The information is that of utils: in money only the sign is known.
+            certain = value > 0
+        if family.sign and not certain:
+            found.append(i)
+    if position is not None and position - n_fixed in found:
+        name = model.space.random[position - n_fixed]
+        raise SpecificationError(
+            f"the effect of the scale column {name!r} has not the sign of "
+            f"{model.mixing.families[position - n_fixed].name!r}: nothing can be valued in its units. Give it a "
+            "distribution of the other sign."
+        )
+    return tuple(found)
+
+
+@dataclass(frozen=True)
+class _Question:
+    """Whether the likelihood gains from doubtful columns, given its optimum without them."""
+
+    model: PanelModel
+    people: People
+    logit: MultinomialLogit
+    doubtful: tuple[int, ...]
+
+    def without_gain(self) -> tuple[int, ...]:
+        """Those doubtful columns from which it does not."""
+        reduction = Reduction(self.model, self.doubtful)
+        population = self._optimum(reduction)
+        return tuple(i for i in self.doubtful if not self._gains(reduction, population, i))
+
+    def _optimum(self, reduction: Reduction) -> Population:
+        part, columns = reduction.model, reduction.columns
+        logit = replace(
+            self.logit,
+            coefficients=self.logit.coefficients[columns],
+            information=self.logit.information[columns][:, columns],
+        )
+        start = start_population(part, logit)
+        if part.space.size == 0:
+            return start
+        marginal = MarginalLikelihood(reduction.people(self.people), part.space, part.mixing, 0)
+        search = NewtonSearch(part, marginal, marginal, _SEARCH, Clock(lambda line: None))
+        return search.run(start).population
+
+    def _gains(self, reduction: Reduction, population: Population, i: int) -> bool:
+        """Whether likelihood rises towards tastes of the allowed sign, or some distribution of them raises it."""
+        model, family = self.model, self.model.mixing.families[i]
+        place = model.space.n_fixed + i
+        columns = [*range(model.space.n_fixed), place, *reduction.columns[model.space.n_fixed :]]
+        part = reduction.model.space
+        space = ParameterSpace((*part.fixed, model.space.random[i]), part.random, part.blocks)
+        people = reduction.people(self.people, columns)
+        marginal = MarginalLikelihood(people, space, reduction.mixing(columns), 0)
+        sweep = Sweep(_DRAWS, 8, 1, 30)
+
+        def at(taste: float) -> Population:
+            fixed = torch.cat([population.fixed, population.fixed.new_tensor([taste])])
+            return Population(fixed, population.location, population.scale_tril)
+
+        slope = family.sign * float(marginal.sweep(at(0.0), sweep).score[part.n_fixed])
+        if slope > 0.0:
+            return True
+        unit = 1.0 / float(model.attribute_scale[place])
+        ends = math.log10(_SMALLEST), math.log10(_LARGEST)
+        tastes = unit * torch.cat([torch.zeros(1), torch.logspace(*ends, _TASTES)]).double()
+        columns_of_people = [
+            marginal.log_prob_people(p, marginal.propose(p, sweep))
+            for p in (at(family.sign * t) for t in tastes.tolist())
+        ]
+        log_prob = torch.stack(columns_of_people, 1)
+        ratios = (log_prob - log_prob[:, :1]).exp()
+        return best_gain(people, ratios, tastes, _members(family, unit)) > _CHANCE
+
+
+def best_gain(people: People, ratios: Tensor, tastes: Tensor, members: Tensor) -> float:
+    """Largest gain in log likelihood of distributions of tastes over no taste.
+
+    Parameters
+    ----------
+    people : People
+    ratios : Tensor, shape (n, g)
+        Each person's likelihood at a taste, relative to that without one.
+    tastes : Tensor, shape (g,)
+        Increasing, the first one zero; likelihoods are linear in between and constant beyond.
+    members : Tensor, shape (m, q)
+        Absolute tastes at the quantiles of each distribution.
+    """
+    after = torch.searchsorted(tastes, members.clamp(max=float(tastes[-1])).contiguous()).clamp(1, len(tastes) - 1)
+    share = ((members - tastes[after - 1]) / (tastes[after] - tastes[after - 1])).clamp(0.0, 1.0)
+    weights = members.new_zeros(len(members), len(tastes))
+    weights.scatter_add_(1, after, share).scatter_add_(1, after - 1, 1.0 - share)
+    weights = (weights / members.shape[1]).T.to(ratios)
+    of_people = people.panels.weights.double()
+    total = torch.stack([of_people @ (ratios @ member).log() for member in weights.T])
+    (total,) = people.team.total(total)
+    return float(total.max())
+
+
+def _members(family: Family, unit: float) -> Tensor:
+    """Absolute tastes (m, q) at the quantiles of members of a family."""
+    z = torch.special.ndtri((torch.arange(_QUANTILES, dtype=torch.float64) + 0.5) / _QUANTILES)
+    if family.units == "linear":
+        scale = (unit * _TYPICAL).repeat_interleave(len(_RATIOS))
+        location = scale * _RATIOS.repeat(len(_TYPICAL))
+    else:
+        location = (unit * _TYPICAL).log().repeat_interleave(len(_SPREADS))
+        scale = _SPREADS.repeat(len(_TYPICAL))
+    location, scale = location[:, None], scale[:, None]
+    return family.map(location + scale * z, location.expand(-1, _QUANTILES), scale.expand(-1, _QUANTILES)).taste.abs()
+
+
+def _fit_nothing(reduction: Reduction, people: People, method: Method) -> Fit:
+    """The fit of a model without parameters: equal probabilities."""
+    model, part = reduction.model, reduction.people(people)
+    population = start_population(model, _empty_logit())
+    samples = torch.zeros(_FEW_SAMPLES, 0, dtype=torch.float64)
+    marginal = MarginalLikelihood(part, model.space, model.mixing, 0)
+    value = marginal.measure(population, Sweep(4, None, 1, 0)).log_likelihood
+    estimator = isinstance(method, MSLE)
+    kind = "sampling distribution" if estimator else "posterior"
+    facts: dict[str, object] = {"log_likelihood": value, "log_likelihood_error": 0.0, "ess": 1.0, "pareto_k": math.nan}
+    return Fit(
+        Samples(samples, samples, (), kind),
+        population,
+        Status.CONVERGED,
+        [],
+        PolishedTastes(model, 0, None),
+        facts,
+        covariance=torch.zeros(0, 0, dtype=torch.float64) if estimator else None,
+    )
+
+
+def _empty_logit() -> MultinomialLogit:
+    nothing = torch.zeros(0, dtype=torch.float64)
+    return MultinomialLogit(nothing, 0.0, nothing[:, None].expand(0, 0))

@@ -1,0 +1,163 @@
+"""Sign-restricted tastes of columns with the other sign: said, held at zero, errors void; and no false alarms."""
+
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from mxlogit import MCMC, MSLE, VI, ConvergenceWarning, MixedLogit, SpecificationError
+from mxlogit.fit import Status
+from mxlogit.inference.wrong_sign import _members, best_gain, find_wrong_signs
+from mxlogit.mixing import FAMILIES
+from mxlogit.panels import PanelDifferences
+from mxlogit.people import People
+from mxlogit.simulate import simulate_choices
+from mxlogit.team import Team
+
+RESTRICTED = [family for family in FAMILIES.values() if family.sign]
+METHODS = {
+    "vi": VI(n_samples=400),
+    "msle": MSLE(n_draws=100, check_draws=False),
+    "mcmc": MCMC(warmup=40, samples=60, chains=2),
+}
+# Log likelihoods of two searches, each within its tolerance of the same optimum and its Monte Carlo error.
+SAME = 0.15
+
+
+def simulate(mean, sd=0.3, n=80, seed=2, **more):
+    return simulate_choices(n, 6, 3, fixed={"x": -0.6, **more}, random={"z": (mean, sd)}, random_state=seed)[0]
+
+
+@pytest.fixture(scope="module")
+def frames():
+    """Data with a positive and with a negative effect."""
+    return {1: simulate(0.8), -1: simulate(-0.8)}
+
+
+def quietly(frame, **request):
+    """A fit, and what it said."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ConvergenceWarning)
+        est = MixedLogit(**{"fixed": ["x"], "random_state": 0, **request}).fit(frame)
+    return est, [str(w.message) for w in caught]
+
+
+@pytest.mark.parametrize("method", list(METHODS))
+@pytest.mark.parametrize("family", RESTRICTED, ids=lambda family: family.name)
+def test_the_other_sign_is_said_and_voids_errors(frames, family, method):
+    frame = frames[-family.sign]
+    est, said = quietly(frame, random={"z": family.name}, method=METHODS[method])
+    (sentence,) = [s for s in said if "'z'" in s]
+    assert "as good without the column" in sentence
+    assert ("'lognormal'" if family.sign < 0 else "'negative_lognormal'") in sentence
+    assert est.diagnostics_["status"] == Status.WRONG_SIGN.value
+    assert est.diagnostics_["converged"] is False
+    table = est.summary()
+    assert table.loc[["z", "sd.z"], "std_error"].isna().all()
+    assert table.loc["x"].notna().all()
+    assert np.isfinite(est.coef_).all()
+    taste = est.taste_distribution().loc["z"]
+    assert abs(taste["mean"]) < 1e-6
+    assert np.isnan(taste["mean_error"])
+
+
+@pytest.mark.parametrize("method", list(METHODS))
+def test_the_rest_is_the_fit_without_the_column(frames, method):
+    """Same coefficients, errors, log likelihood and predictions as the model that leaves it out."""
+    est, _ = quietly(frames[-1], random={"z": "lognormal"}, method=METHODS[method])
+    plain, _ = quietly(frames[-1], random=[], method=METHODS[method])
+    np.testing.assert_allclose(est.summary().loc["x"], plain.summary().loc["x"], rtol=1e-9)
+    assert est.log_likelihood_ == pytest.approx(plain.log_likelihood_, abs=1e-6)
+    for tastes in ("population", "individual"):
+        gap = est.predict_proba(frames[-1], tastes=tastes) - plain.predict_proba(frames[-1], tastes=tastes)
+        assert gap.abs().max() < 1e-4
+    assert (est.individual_coefficients(statistic=["mean", "sd", 0.5]).abs() < 1e-6).all(axis=None)
+    assert est.score(frames[-1]) == pytest.approx(plain.score(frames[-1]), abs=1e-5)
+
+
+@pytest.mark.parametrize("method", list(METHODS))
+def test_a_model_of_that_column_alone(frames, method):
+    """Nothing is left but equal probabilities."""
+    est, said = quietly(frames[-1], fixed=[], random={"z": "lognormal"}, method=METHODS[method])
+    assert sum("as good without" in s for s in said) == 1
+    assert est.log_likelihood_ == pytest.approx(-80 * 6 * np.log(3.0), abs=1e-3)
+    np.testing.assert_allclose(est.predict_proba(frames[-1]), 1.0 / 3.0, atol=1e-6)
+    assert est.summary()["std_error"].isna().all()
+
+
+def test_one_of_two_columns_beside_correlated_tastes():
+    """Only the wrong one is named; correlations with it are void, those among the others are estimated."""
+    random = {"z": (-0.8, 0.2), "w": (0.2, 0.4, "lognormal"), "v": (0.5, 0.7)}
+    frame = simulate_choices(100, 6, 3, random=random, random_state=3)[0]
+    families = {"z": "truncated_normal", "w": "lognormal", "v": "normal"}
+    est, said = quietly(frame, fixed=[], random=families, method=METHODS["vi"])
+    assert est.diagnostics_["wrong_sign"] == ["z"]
+    assert not any("'w'" in s and "as good without" in s for s in said)
+    error = est.summary()["std_error"]
+    void = {"z", "sd.z", "cor.z:w", "cor.z:v"}
+    assert set(error.index[error.isna()]) == void
+    assert est.posterior_samples(50).shape == (50, 9)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("mean", [0.12, 0.3, 0.8])
+def test_no_alarm_where_the_sign_is_right(mean, seed):
+    """Whenever a logit that may have any sign finds the allowed one, however weakly."""
+    frame = simulate(mean, 0.1, seed=seed)
+    free, _ = quietly(frame, fixed=["x", "z"], random=[], method=METHODS["msle"])
+    for family in RESTRICTED:
+        model, people = question(frame, family.name)
+        alarmed = bool(find_wrong_signs(model, people, lambda line: None))
+        assert alarmed == (family.sign * free.coef_["z"] < 0)
+
+
+def question(frame, family):
+    """Model and people as a fit would have them."""
+    est = MixedLogit(fixed=["x"], random={"z": family}, method="vi", random_state=0)
+    fitted, people, _ = est._prepare(frame, Team(), y=None, weights=None)
+    return fitted.model, people
+
+
+def test_people_of_both_signs_are_fitted():
+    """A third have the allowed sign, strongly: the likelihood is far better with them, and is asked for it."""
+    first, second = simulate(2.5, 0.2, n=60, seed=1), simulate(-2.5, 0.2, n=120, seed=4)
+    frame = pd.concat([first, second.assign(id=second["id"] + 60)], ignore_index=True)
+    model, people = question(frame, "lognormal")
+    assert find_wrong_signs(model, people, lambda line: None) == ()
+
+
+def test_the_gain_of_a_distribution_by_its_definition(generator):
+    """Tastes of three people, likelihoods by hand: the log of a mean over quantiles."""
+    tastes = torch.tensor([0.0, 1.0, 2.0]).double()
+    ratios = torch.tensor([[1.0, 3.0, 0.5], [1.0, 0.2, 0.1], [1.0, 1.0, 4.0]]).double()
+    panel = PanelDifferences(torch.zeros(3, 1, 1), None, 1, torch.tensor([1.0, 2.0, 1.0]), torch.ones(3))
+    members = torch.tensor([[0.0, 0.0], [1.0, 2.0], [0.5, 9.0]]).double()
+    by_hand = [0.0, np.log(1.75) + 2 * np.log(0.15) + np.log(2.5), np.log(1.25) + 2 * np.log(0.35) + np.log(2.5)]
+    assert best_gain(People.gather(panel), ratios, tastes, members) == pytest.approx(max(by_hand))
+    assert best_gain(People.gather(panel), ratios, tastes, members[1:]) == pytest.approx(max(by_hand[1:]))
+
+
+@pytest.mark.parametrize("family", RESTRICTED, ids=lambda family: family.name)
+def test_distributions_that_are_tried_reach_from_nothing_to_much(family):
+    members = _members(family, 0.5)
+    assert float(members.mean(1).amin()) < 0.01
+    assert float(members.mean(1).amax()) > 0.4
+    assert (members >= 0).all()
+
+
+def test_money_needs_a_scale_of_its_sign():
+    frame = simulate(-0.8, z2=0.4)
+    request = {"fixed": ["z2"], "random": {"x": "lognormal"}, "scale": "x", "method": METHODS["msle"]}
+    with pytest.raises(SpecificationError, match="scale column 'x'"):
+        quietly(frame, **request)
+
+
+def test_the_likelihood_is_as_good_without(frames):
+    """The claim itself: an unguarded search over the whole model comes no higher."""
+    est, _ = quietly(frames[-1], random={"z": "censored_normal"}, method=METHODS["msle"])
+    model, people = question(frames[-1], "censored_normal")
+    generator = torch.Generator().manual_seed(1)
+    unguarded = METHODS["msle"].run(model, people, generator=generator, callback=lambda line: None)
+    assert unguarded.diagnostics["log_likelihood"] < est.log_likelihood_ + SAME
