@@ -69,8 +69,9 @@ def _take_columns(panel: Panels, columns: list[int]) -> Panels:
 
 def select_columns(source: PanelSource, columns: list[int]) -> PanelSource:
     """Panels with some of their columns, in the order wanted: in memory where the source is."""
-    in_memory = isinstance(source, (PanelDifferences, RaggedPanels))
-    return _take_columns(source, columns) if in_memory else ColumnsOf(source, columns)
+    if isinstance(source, (PanelDifferences, RaggedPanels)):
+        return _take_columns(source, columns)
+    return ColumnsOf(source, columns)
 
 
 @dataclass(frozen=True)
