@@ -23,6 +23,9 @@ from mxlogit.parameters import Population
 
 # A candidate counts as an improvement unless it loses more than rounding can explain.
 _ROUNDING = {torch.float32: 2e-6, torch.float64: 1e-13}
+# Utilities (rows x draws) that are held at once: several times those of a chunk of people (64 MB in single precision),
+# so that only single people with panels of ten thousand rows and more are met a part of the draws after the other.
+_MOST_UTILITIES = 16_000_000
 # Kinds of flows (`mxlogit.guide.flows`); here, because settings must be checked without Pyro's import time.
 FLOWS = ("affine", "spline", "autoregressive")
 
@@ -159,9 +162,18 @@ def drawn_log_prob(
     """Log P(y_n | tastes), shape (n, s), at s taste vectors of each person, (n, k, s)."""
 
     def log_prob(place: slice | Tensor, piece: PanelDifferences) -> tuple[Tensor]:
-        return (compute_odds(drawn_utility(tastes[place], population, piece, mixing, scratch), piece).log_prob,)
+        parts = [
+            compute_odds(drawn_utility(part, population, piece, mixing, scratch), piece).log_prob
+            for part in tastes[place].split(draws_at_once(piece), -1)
+        ]
+        return (parts[0] if len(parts) == 1 else torch.cat(parts, -1),)
 
     return by_pieces(panel, log_prob)[0]
+
+
+def draws_at_once(panel: PanelDifferences) -> int:
+    """Draws whose utilities are held at once: all that are ever taken, but for people with very many rows."""
+    return max(1, _MOST_UTILITIES // max(1, len(panel) * panel.n_rows))
 
 
 def _evaluate(xi: Tensor, population: Population, panel: PanelDifferences, mixing: Mixing) -> _LocalPoint:
