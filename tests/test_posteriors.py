@@ -88,6 +88,19 @@ def test_people_have_the_exact_moments(vi, exact):
     np.testing.assert_allclose(found["sd"] / sd, 1.0, atol=0.12)
 
 
+def test_few_people_under_priors_that_say_much():
+    """Locations N(0, .2): half a posterior sd from where N(0, .3) would put them; people's sds include the population's."""
+    few = simulate(4, n=25)
+    exact = GridPosterior(Choices.of_frame(few), 0.2, 1.0)
+    est = fit(VI(correct=True), few, priors=Priors(location_scale=0.2, sd_scale=1.0))
+    far, ratio = distances(est, exact)
+    assert far.max() < 0.06
+    assert (ratio - 1.0).abs().max() < 0.06
+    found, (mean, sd) = est.individual_coefficients()["z"], exact.tastes()
+    assert float(((found["mean"] - mean) / sd).abs().mean()) < 0.04
+    assert float((found["sd"] / sd).mean()) == pytest.approx(1.0, abs=0.04)
+
+
 @pytest.mark.parametrize("method", [VI(), MCMC(chains=3, warmup=150, samples=400)], ids=["vi", "mcmc"])
 def test_people_never_seen_have_the_exact_moments(frame, method):
     seen, unseen = frame[frame["id"] <= 60], frame[frame["id"] > 60]
