@@ -5,9 +5,9 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from grid_oracle import LABELS, Choices, GridPosterior
+from grid_oracle import LABELS, Choices, GridPosterior, TwoTastes
 
-from mxlogit import MCMC, MSLE, VI, ConvergenceWarning, MixedLogit, Priors
+from mxlogit import MCMC, MSLE, VI, ChoiceData, ConvergenceWarning, MixedLogit, Priors
 from mxlogit.simulate import simulate_choices
 
 PRIORS = Priors(location_scale=2.0, sd_scale=1.0)
@@ -88,6 +88,19 @@ def test_people_have_the_exact_moments(vi, exact):
     np.testing.assert_allclose(found["sd"] / sd, 1.0, atol=0.12)
 
 
+def test_few_people_under_priors_that_say_much():
+    """Locations N(0, .2): half a posterior sd from where N(0, .3) would put them; people's sds include the population's."""
+    few = simulate(4, n=25)
+    exact = GridPosterior(Choices.of_frame(few), 0.2, 1.0)
+    est = fit(VI(correct=True), few, priors=Priors(location_scale=0.2, sd_scale=1.0))
+    far, ratio = distances(est, exact)
+    assert far.max() < 0.06
+    assert (ratio - 1.0).abs().max() < 0.06
+    found, (mean, sd) = est.individual_coefficients()["z"], exact.tastes()
+    assert float(((found["mean"] - mean) / sd).abs().mean()) < 0.04
+    assert float((found["sd"] / sd).mean()) == pytest.approx(1.0, abs=0.04)
+
+
 @pytest.mark.parametrize("method", [VI(), MCMC(chains=3, warmup=150, samples=400)], ids=["vi", "mcmc"])
 def test_people_never_seen_have_the_exact_moments(frame, method):
     seen, unseen = frame[frame["id"] <= 60], frame[frame["id"] > 60]
@@ -141,6 +154,30 @@ def test_a_lognormal_taste():
     assert far.max() < 0.1
     assert (ratio - 1.0).abs().max() < 0.1
     assert est.log_likelihood_ == pytest.approx(exact.log_likelihood(*est.coef_), abs=0.1)
+
+
+@pytest.fixture(scope="module")
+def pair():
+    """Two tastes with a correlation of .6 in 100 people's eight choices."""
+    rng = np.random.default_rng(8)
+    attributes = rng.normal(size=(100, 8, 3, 2))
+    root = np.array([[0.9, 0.0], [0.48, 0.64]])
+    tastes = np.array([0.5, -0.4]) + rng.normal(size=(100, 2)) @ root.T
+    utility = (attributes * tastes[:, None, None]).sum(-1) + rng.gumbel(size=(100, 8, 3))
+    chosen = utility.argmax(-1)
+    return ChoiceData.from_arrays(attributes, chosen, names=["z", "w"]), TwoTastes(attributes, chosen, 2.0, 1.0)
+
+
+@pytest.mark.parametrize("method", [VI(), MCMC(chains=2, warmup=150, samples=300)], ids=["vi", "mcmc"])
+def test_correlated_tastes_have_the_exact_moments(pair, method):
+    data, exact = pair
+    assert exact.ess > 1_000
+    est = fit(method, data, fixed=[], random=["z", "w"])
+    far, ratio = distances(est, exact)
+    assert list(far.index) == list(exact.LABELS)
+    assert far.max() < 0.2
+    assert (ratio - 1.0).abs().max() < 0.15
+    assert est.log_likelihood_ == pytest.approx(exact.log_likelihood(est.coef_.to_numpy()[None])[0], abs=0.15)
 
 
 PROBABILITIES = np.array([0.025, 0.05, 0.25, 0.5, 0.75, 0.95, 0.975])
