@@ -1,8 +1,8 @@
 r"""Means and standard deviations of tastes in the population, family by family.
 
 With a latent normal :math:`\eta \sim N(\zeta, \tau^2)` and :math:`a = \zeta / \tau`; closed forms but for Johnson's
-S_B, whose moments have none. This module knows tensors only. Every function takes ``location`` and ``scale`` of equal shape,
-float64, and returns a mean and a standard deviation of that shape.
+S_B, whose moments have none. This module knows tensors only. Every function takes ``location`` and ``scale`` of equal
+shape, float64, and returns a mean and a standard deviation of that shape.
 
 References
 ----------
@@ -65,7 +65,7 @@ def censored_normal_moments(location: Tensor, scale: Tensor) -> Pair:
 
 
 def truncated_normal_moments(location: Tensor, scale: Tensor) -> Pair:
-    r"""Moments of eta given eta > 0: :math:`\tau (a + h)`, :math:`\tau^2 (1 - h (a + h))` with :math:`h = \phi / \Phi`."""
+    r"""Moments of eta given eta > 0: :math:`\tau (a + h)`, :math:`\tau^2 (1 - h (a + h))`, :math:`h = \phi / \Phi`."""
     a = location / scale
     hazard = math.sqrt(2.0 / math.pi) / torch.special.erfcx(-a / math.sqrt(2.0))
     mean, variance = a + hazard, 1.0 - hazard * (a + hazard)
