@@ -119,6 +119,12 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
     Train (2009), Discrete Choice Methods with Simulation, chapters 6 and 12.
     Rodrigues (2022), arXiv 2004.05426.
 
+    Notes
+    -----
+    A column whose effect has the other sign than its distribution allows ("lognormal" of a price) has no estimate: the
+    likelihood is as good without it. Its taste is then held at zero and its errors are NaN; a warning names the column
+    and the other sign, and ``diagnostics_["wrong_sign"]`` lists such columns.
+
     Examples
     --------
     >>> from mxlogit import MixedLogit, datasets

@@ -127,6 +127,10 @@ class TasteStates:
     fixed: Tensor
     tastes: Tensor
 
+    def take(self, people: Tensor) -> TasteStates:
+        """Return the states of some people, by an index tensor of places."""
+        return TasteStates(self.mean[people], self.deviation[people], self.fixed, self.tastes[:, people])
+
 
 @dataclass(frozen=True)
 class Fit:

@@ -85,7 +85,7 @@ class _Window:
     def points(self, scheme: DrawScheme, group: slice | Tensor, like: Tensor) -> BaseDraws:
         """Base draws of some of them; made once for all where groups are out of order."""
         if self.keys is not None:
-            return scheme.quasi_points(self.keys[group], like)
+            return scheme.quasi_points(self.keys.to(like.device)[group], like)
         if isinstance(group, Tensor):
             return self._points(scheme, 0, self.count, like).take(group)
         if self.keeps:

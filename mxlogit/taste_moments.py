@@ -65,7 +65,7 @@ def censored_normal_moments(location: Tensor, scale: Tensor) -> Pair:
 
 
 def truncated_normal_moments(location: Tensor, scale: Tensor) -> Pair:
-    r"""Moments of eta given eta > 0; with :math:`h = \phi / \Phi`: :math:`\tau (a + h), \tau^2 (1 - h (a + h))`."""
+    r"""Moments of eta given eta > 0: :math:`\tau (a + h)`, :math:`\tau^2 (1 - h (a + h))`, :math:`h = \phi / \Phi`."""
     a = location / scale
     hazard = math.sqrt(2.0 / math.pi) / torch.special.erfcx(-a / math.sqrt(2.0))
     mean, variance = a + hazard, 1.0 - hazard * (a + hazard)

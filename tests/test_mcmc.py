@@ -317,6 +317,30 @@ def test_nuts_on_the_pyro_program(frame):
     assert "chains have not mixed" in said
 
 
+@pytest.mark.parametrize(("fixed", "random"), [([], ["z"]), ([], ["z", "x"]), (["x", "z"], [])])
+def test_nuts_without_fixed_or_without_random_coefficients(frame, fixed, random):
+    """Against the Gaussian around a mode that few iterations come near: within three posterior sds, and finite."""
+    some = frame[frame["id"] <= 25]
+    method = MCMC(sampler="nuts", chains=2, warmup=20, samples=15)
+    est, _ = fit(make(method, fixed=fixed, random=random), some)
+    near, _ = fit(make(VI(n_samples=500), fixed=fixed, random=random), some)
+    assert list(est.coef_.index) == list(near.coef_.index)
+    locations = [*fixed, *random]
+    gap = (est.coef_ - near.coef_)[locations] / near.summary()["std_error"][locations]
+    assert gap.abs().max() < 3.0
+    assert est.individual_coefficients().shape == (25, 2 * len(random))
+    assert np.isfinite(est.predict_proba(some, tastes="individual")).all()
+
+
+@with_numpyro
+@pytest.mark.slow
+@pytest.mark.parametrize(("fixed", "random"), [([], ["z"]), (["x", "z"], [])])
+def test_numpyro_without_fixed_or_without_random_coefficients(frame, fixed, random):
+    some = frame[frame["id"] <= 25]
+    est, _ = fit(make(MCMC(sampler="numpyro", chains=1, warmup=30, samples=20), fixed=fixed, random=random), some)
+    assert np.isfinite(est.coef_).all()
+
+
 def test_start_at_variational_estimates(frame):
     """Chains begin around the estimates: with hardly any warm-up they are there."""
     vi, _ = fit(make(VI(n_samples=100)), frame)

@@ -241,11 +241,10 @@ def _package(model: PanelModel, sampled: Sampled, panel: Panels, seed: int) -> F
 
 def _of_people(trace: Trace, panel: Panels) -> TasteStates:
     """Moments and states of each person, once, however often weights repeat it."""
-    moments, (fixed, tastes) = trace.moments, trace.states()
-    if len(moments.mean) == len(panel):
-        return TasteStates(moments.mean, moments.deviation, fixed, tastes)
-    first = panel.weights.long().cumsum(0) - panel.weights.long()
-    return TasteStates(moments.mean[first], moments.deviation[first], fixed, tastes[:, first])
+    states = TasteStates(trace.moments.mean, trace.moments.deviation, *trace.states())
+    if len(states.mean) == len(panel):
+        return states
+    return states.take(panel.weights.long().cumsum(0) - panel.weights.long())
 
 
 def _mixing(reported: Tensor, *, interrupted: bool) -> tuple[dict[str, object], Status, list[str]]:

@@ -119,8 +119,8 @@ class VI(BaseEstimator):  # type: ignore[misc]
         importance check, or it could be better and draws of tastes can be kept for that, which takes a second or two
         (three choices a person; not for maps that depend on the population, such as the uniform, nor a fixed scale
         column); without kept draws by up to 1,536 passes over the people. True: at any size, until 1,000 draws
-        count; where too few count within its limit of work (6.5e8 people x draws x evaluations), the Gaussian stays and a
-        warning says so, as ``diagnostics_["corrected"]`` does.
+        count; where too few count within its limit of work (6.5e8 people x draws x evaluations), the Gaussian stays
+        and a warning says so, as ``diagnostics_["corrected"]`` does.
     n_samples : int
         Posterior samples kept.
     steps : int or None

@@ -18,8 +18,8 @@ from mxlogit.people import PanelSource, People
 from mxlogit.samples import Samples
 from mxlogit.tastes import WeightedTastes
 
-# Size of a taste that stands for zero, in utils for an attribute's typical difference, and the standard deviation of its
-# logarithm.
+# Size of a taste that stands for zero, in utils for an attribute's typical difference, and the standard deviation of
+# its logarithm.
 _NOTHING, _NARROW = 1e-8, 0.01
 
 

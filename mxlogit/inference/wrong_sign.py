@@ -37,13 +37,14 @@ _CERTAIN = 3.0
 _CHANCE = 3.0
 # Tastes at which people's likelihoods are taken, in utils for an attribute's typical difference; zero comes first.
 _SMALLEST, _LARGEST, _TASTES = 1e-3, 30.0, 24
-# Distributions tried: typical tastes in the same unit, spreads of logarithms, locations and scales of Johnson's S_B, and
-# locations of truncated normals in units of their scales; quantiles of each.
+# Distributions tried: typical tastes in the same unit; spreads of logarithms (and of logits, for Johnson's S_B);
+# locations of truncated and censored normals in units of their scales; quantiles of each.
 _TYPICAL = torch.logspace(-3.0, 1.0, 17, dtype=torch.float64)
 _SPREADS = torch.tensor([0.1, 0.5, 1.0, 2.0, 4.0], dtype=torch.float64)
 _RATIOS = torch.tensor([-6.0, -3.0, -1.5, -0.5, 0.0, 0.5, 1.5, 3.0, 8.0], dtype=torch.float64)
 _QUANTILES = 64
-_DRAWS, _SEARCH = 64, NewtonSettings(tolerance=0.005, max_iterations=60, draws=64, tail=8, polish=8)
+_SWEEP = Sweep(draws=64, tail=8, key=1, polish=30)
+_SEARCH = NewtonSettings(tolerance=0.005, max_iterations=60, draws=64, tail=8, polish=8)
 # Samples of a model that is left without parameters.
 _FEW_SAMPLES = 100
 _OTHERS = {"lognormal": "'negative_lognormal'", "negative_lognormal": "'lognormal'"}
@@ -92,9 +93,9 @@ def _sentence(name: str, family: Family) -> str:
     sign = "positive" if family.sign > 0 else "negative"
     other = _OTHERS.get(family.name, f"'negative_lognormal', or minus the column under {family.name!r}")
     return (
-        f"The effect of {name!r} has the other sign: with the {sign} tastes of {family.name!r} the likelihood is as good "
-        f"without the column, at the boundary where its taste is zero for everybody. It is held there and its errors are "
-        f"void; use {other}."
+        f"The effect of {name!r} has the other sign: with the {sign} tastes of {family.name!r} the likelihood is as "
+        "good without the column, at the boundary where its taste is zero for everybody. It is held there and its "
+        f"errors are void; use {other}."
     )
 
 
@@ -126,13 +127,9 @@ def _doubtful(model: PanelModel, logit: MultinomialLogit) -> tuple[int, ...]:
     deviation = torch.linalg.pinv(logit.information, hermitian=True).diagonal().clamp(min=0.0).sqrt()
     found = []
     for i, family in enumerate(model.mixing.families):
-        value = family.sign * logit.coefficients[n_fixed + i]
-        if position is None:
-            certain = value > _CERTAIN * deviation[n_fixed + i]
-        else:
-            # The information is that of utils: in money only the sign is known.
-            certain = value > 0
-        if family.sign and not certain:
+        # The information is that of utils: in money only the sign is known.
+        enough = _CERTAIN * deviation[n_fixed + i] if position is None else 0.0
+        if family.sign and not family.sign * logit.coefficients[n_fixed + i] > enough:
             found.append(i)
     if position is not None and position - n_fixed in found:
         name = model.space.random[position - n_fixed]
@@ -175,32 +172,40 @@ class _Question:
 
     def _gains(self, reduction: Reduction, population: Population, i: int) -> bool:
         """Whether likelihood rises towards tastes of the allowed sign, or some distribution of them raises it."""
-        model, family = self.model, self.model.mixing.families[i]
-        place = model.space.n_fixed + i
-        columns = [*range(model.space.n_fixed), place, *reduction.columns[model.space.n_fixed :]]
-        part = reduction.model.space
-        space = ParameterSpace((*part.fixed, model.space.random[i]), part.random, part.blocks)
-        people = reduction.people(self.people, columns)
-        marginal = MarginalLikelihood(people, space, reduction.mixing(columns), 0)
-        sweep = Sweep(_DRAWS, 8, 1, 30)
-
-        def at(taste: float) -> Population:
-            fixed = torch.cat([population.fixed, population.fixed.new_tensor([taste])])
-            return Population(fixed, population.location, population.scale_tril)
-
-        slope = family.sign * float(marginal.sweep(at(0.0), sweep).score[part.n_fixed])
-        if slope > 0.0:
+        family, place = self.model.mixing.families[i], self.model.space.n_fixed + i
+        probe = _Probe(reduction, self.people, population, i)
+        if family.sign * probe.slope() > 0.0:
             return True
-        unit = 1.0 / float(model.attribute_scale[place])
+        unit = 1.0 / float(self.model.attribute_scale[place])
         ends = math.log10(_SMALLEST), math.log10(_LARGEST)
         tastes = unit * torch.cat([torch.zeros(1), torch.logspace(*ends, _TASTES)]).double()
-        columns_of_people = [
-            marginal.log_prob_people(p, marginal.propose(p, sweep))
-            for p in (at(family.sign * t) for t in tastes.tolist())
-        ]
-        log_prob = torch.stack(columns_of_people, 1)
+        log_prob = torch.stack([probe.log_prob_people(family.sign * taste) for taste in tastes.tolist()], 1)
         ratios = (log_prob - log_prob[:, :1]).exp()
-        return best_gain(people, ratios, tastes, _members(family, unit)) > _CHANCE
+        return best_gain(self.people, ratios, tastes, _members(family, unit)) > _CHANCE
+
+
+class _Probe:
+    """The likelihood of a model without some columns, one of which has the same coefficient for everybody instead."""
+
+    def __init__(self, reduction: Reduction, people: People, population: Population, i: int) -> None:
+        full, part = reduction.full.space, reduction.model.space
+        columns = [*range(full.n_fixed), full.n_fixed + i, *reduction.columns[full.n_fixed :]]
+        space = ParameterSpace((*part.fixed, full.random[i]), part.random, part.blocks)
+        self.population, self.place = population, part.n_fixed
+        self.marginal = MarginalLikelihood(reduction.people(people, columns), space, reduction.mixing(columns), 0)
+
+    def _at(self, coefficient: float) -> Population:
+        fixed = torch.cat([self.population.fixed, self.population.fixed.new_tensor([coefficient])])
+        return replace(self.population, fixed=fixed)
+
+    def slope(self) -> float:
+        """Derivative of the log likelihood by the coefficient at zero."""
+        return float(self.marginal.sweep(self._at(0.0), _SWEEP).score[self.place])
+
+    def log_prob_people(self, coefficient: float) -> Tensor:
+        """Log likelihoods (n,) of the people of this process."""
+        population = self._at(coefficient)
+        return self.marginal.log_prob_people(population, self.marginal.propose(population, _SWEEP))
 
 
 def best_gain(people: People, ratios: Tensor, tastes: Tensor, members: Tensor) -> float:

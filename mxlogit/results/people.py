@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mxlogit.density import PanelModel
 from mxlogit.errors import SpecificationError
-from mxlogit.fit import Fit
+from mxlogit.fit import Fit, TasteStates
 from mxlogit.parameters import Population
 from mxlogit.people import PanelSource
 
@@ -26,8 +26,9 @@ from mxlogit.people import PanelSource
 _MOST_POPULATIONS, _PEOPLE_TIMES_POPULATIONS, _FEWEST_POPULATIONS = 128, 32_000, 16
 # Taste samples per person for quantiles, and fewest of them per population sample.
 _SAMPLES, _SAMPLES_EACH = 512, 16
-# People whose samples are held at once for quantiles, and most states of chains that predictions use.
-_PEOPLE_AT_ONCE, _MOST_STATES = 1_000, 4_096
+# People whose samples are held at once for quantiles; states of chains that predictions use, at most, and fewest that
+# represent a posterior better than importance weights do.
+_PEOPLE_AT_ONCE, _MOST_STATES, _FEWEST_STATES = 1_000, 4_096, 500
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,12 @@ class Group:
     places: Tensor
     positions: Tensor | None
     n_fitted: int
+
+    def states(self, fit: Fit) -> TasteStates | None:
+        """States of these people's tastes, where chains have enough of them."""
+        if fit.states is None or self.positions is None or len(fit.states.tastes) < _FEWEST_STATES:
+            return None
+        return fit.states.take(self.positions)
 
 
 @dataclass(frozen=True)
@@ -113,8 +120,9 @@ def taste_moments(model: PanelModel, fit: Fit, group: Group) -> Moments:
 
 def weigh_coefficients(model: PanelModel, fit: Fit, group: Group) -> Iterator[WeightedCoefficients]:
     """Weighted posterior draws of people's coefficients, chunk after chunk of people, perhaps in several rounds."""
-    if fit.states is not None and group.positions is not None:
-        yield from _state_coefficients(model, fit, group.positions)
+    states = group.states(fit)
+    if states is not None:
+        yield from _state_coefficients(model, states)
         return
     populations = sampled_populations(model, fit, max(_FEWEST_POPULATIONS, _count_populations(group.n_fitted)))
     for seed, population in enumerate(populations):
@@ -123,18 +131,17 @@ def weigh_coefficients(model: PanelModel, fit: Fit, group: Group) -> Iterator[We
             yield WeightedCoefficients(drawn.part, drawn.weights.double() / len(populations), coefficients)
 
 
-def _state_coefficients(model: PanelModel, fit: Fit, positions: Tensor) -> Iterator[WeightedCoefficients]:
+def _state_coefficients(model: PanelModel, states: TasteStates) -> Iterator[WeightedCoefficients]:
     """Coefficients of evenly spaced states of chains, each with the fixed coefficients of its own iteration."""
-    states = fit.states
-    assert states is not None
-    picks = torch.linspace(0, len(states.tastes) - 1, min(_MOST_STATES, len(states.tastes))).long()
-    fixed = states.fixed[picks].to(states.tastes)
-    for start in range(0, len(positions), _PEOPLE_AT_ONCE):
-        people = positions[start : start + _PEOPLE_AT_ONCE]
-        tastes = states.tastes[picks.to(people.device)[:, None], people].transpose(0, 1)
-        coefficients = model.mixing.coefficients(fixed.expand(len(people), -1, -1), tastes)
+    picks = torch.linspace(0, len(states.fixed) - 1, min(_MOST_STATES, len(states.fixed))).long()
+    fixed, n = states.fixed[picks].to(states.tastes), states.tastes.shape[1]
+    picks = picks.to(states.tastes.device)
+    for start in range(0, n, _PEOPLE_AT_ONCE):
+        part = slice(start, min(n, start + _PEOPLE_AT_ONCE))
+        tastes = states.tastes[picks, part].transpose(0, 1)
+        coefficients = model.mixing.coefficients(fixed, tastes)
         weights = tastes.new_full(tastes.shape[:2], 1.0 / len(picks), dtype=torch.float64)
-        yield WeightedCoefficients(slice(start, start + len(people)), weights, coefficients)
+        yield WeightedCoefficients(part, weights, coefficients)
 
 
 def individual_frame(
@@ -197,8 +204,9 @@ def _quantiles(model: PanelModel, fit: Fit, group: Group, probabilities: list[fl
 
 def _taste_samples(model: PanelModel, fit: Fit, group: Group) -> Tensor:
     """Posterior samples of people's random tastes, (n_samples, n, k), spread over population samples."""
-    if fit.states is not None and group.positions is not None:
-        return fit.states.tastes[:, group.positions].double()
+    states = group.states(fit)
+    if states is not None:
+        return states.tastes.double()
     populations = sampled_populations(model, fit, max(_FEWEST_POPULATIONS, _count_populations(group.n_fitted)))
     each = max(_SAMPLES_EACH, -(-_SAMPLES // len(populations)))
     parts = [
