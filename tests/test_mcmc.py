@@ -332,7 +332,6 @@ def test_nuts_without_fixed_or_without_random_coefficients(frame, fixed, random)
     assert np.isfinite(est.predict_proba(some, tastes="individual")).all()
 
 
-@with_numpyro
 @pytest.mark.slow
 @pytest.mark.parametrize(("fixed", "random"), [([], ["z"]), (["x", "z"], [])])
 def test_numpyro_without_fixed_or_without_random_coefficients(frame, fixed, random):

@@ -223,10 +223,10 @@ def frame_of(data):
 
 @pytest.fixture(scope="module")
 def unequal():
-    """Real choices of people with one to four situations, one with 150, and sets of 3 and one of 60."""
+    """Real choices of people with one to four situations, one with 40, and sets of 3 and one of 12."""
     frame, _ = simulate_choices(60, (1, 4), 3, random={"a": (-1.0, 0.5), "b": (0.5, 0.5)}, random_state=1)
-    giant, _ = simulate_choices(1, 150, 3, random={"a": (-1.0, 0.5), "b": (0.5, 0.5)}, random_state=2)
-    big, _ = simulate_choices(1, 1, 60, random={"a": (-1.0, 0.5), "b": (0.5, 0.5)}, random_state=3)
+    giant, _ = simulate_choices(1, 40, 3, random={"a": (-1.0, 0.5), "b": (0.5, 0.5)}, random_state=2)
+    big, _ = simulate_choices(1, 1, 12, random={"a": (-1.0, 0.5), "b": (0.5, 0.5)}, random_state=3)
     parts = [frame, giant.assign(id=61), big.assign(id=7, situation=99)]
     return pd.concat(parts, ignore_index=True)
 
