@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from typing import Any, NamedTuple, Protocol, Self
 
 import torch
@@ -240,7 +241,8 @@ class RaggedPanels(_Ranked):
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a pickle keeps: not what is remembered to save time."""
-        return {**self.__dict__, "_windows": {}, "_plans": {}}
+        kept = {part.name: getattr(self, part.name) for part in fields(self)}
+        return {**kept, "_windows": {}, "_plans": {}}
 
     def __len__(self) -> int:
         return len(self.weights)
@@ -253,7 +255,17 @@ class RaggedPanels(_Ranked):
     @property
     def n_rows(self) -> int:
         """Mean number of rows of a person, rounded up."""
-        return -(-int(self.others.sum()) // max(1, len(self)))
+        return -(-int(self._first_rows[-1]) // max(1, len(self)))
+
+    @cached_property
+    def _first_situations(self) -> Tensor:
+        """Place of the first situation of every person, and the number of all, (n + 1,)."""
+        return first_places(self.n_situations)
+
+    @cached_property
+    def _first_rows(self) -> Tensor:
+        """Place of the first row of every person among these people's, and the number of all, (n + 1,)."""
+        return first_places(self.others)[self._first_situations]
 
     @property
     def n_columns(self) -> int:
@@ -266,20 +278,18 @@ class RaggedPanels(_Ranked):
 
     def take(self, people: slice | Tensor) -> Panels:
         """Return the panels of some people (without copying attributes for a slice)."""
-        lengths, first = self.n_situations[people], first_places(self.n_situations)
+        lengths, first = self.n_situations[people], self._first_situations
         about = [None if x is None else x[people] for x in (self.weights, self.appearance, self.clusters)]
         if isinstance(people, slice):
             start, stop, _ = people.indices(len(self))
-            before, others = int(first[start]), self.others[int(first[start]) : int(first[stop])]
-            first_row = self.first_row + int(self.others[:before].sum())
             return replace(
                 self,
-                others=others,
+                others=self.others[int(first[start]) : int(first[max(start, stop)])],
                 n_situations=lengths,
                 weights=self.weights[people],
                 appearance=about[1],
                 clusters=about[2],
-                first_row=first_row,
+                first_row=self.first_row + int(self._first_rows[start]),
             )
         situations = places_of_runs(first[people], lengths)
         others = self.others[situations]
@@ -296,9 +306,8 @@ class RaggedPanels(_Ranked):
 
     def open_rows(self) -> OpenRows:
         """Return the rows without padding."""
-        person = torch.arange(len(self), device=self.others.device).repeat_interleave(self.n_situations)
-        n_rows = torch.zeros_like(self.n_situations).index_add_(0, person, self.others)
-        n_situations = torch.zeros_like(n_rows).index_add_(0, person, (self.others > 0).to(n_rows))
+        n_rows, real = self._first_rows.diff(), first_places(self.others > 0)
+        n_situations = real[self._first_situations].diff()
         values = self.values[self.first_row : self.first_row + int(n_rows.sum())]
         return OpenRows(values, self.others[self.others > 0], n_rows, n_situations)
 
