@@ -243,12 +243,6 @@ class ChoiceData:
         """Place of the first situation of every person, and the number of situations, (n + 1,)."""
         return first_places(self.choices.panel_lengths)
 
-    @property
-    def is_regular(self) -> bool:
-        """Whether all panels are of one length and all choice sets of one size."""
-        sizes, lengths = self.choices.set_sizes, self.choices.panel_lengths
-        return all(len(x) > 0 and bool((x == x[0]).all()) for x in (sizes, lengths))
-
     def choice_sets(self, rows_at_once: int) -> Iterator[tuple[slice | Tensor, Tensor]]:
         """Iterate over choice situations whose sets are of one size, about ``rows_at_once`` rows at a time.
 
