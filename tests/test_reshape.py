@@ -178,6 +178,7 @@ BAD = {
         r"30 of 30 rows of 'chosen'.*Did you mean '1' \(str\), not 1 \(int\)",
     ),
     "spelling": (spoiled(chosen="Bus"), {}, "Did you mean 'bus'"),
+    "no people": (make_wide(), {"decision_maker": None}, "no column None"),
     "missing people": (spoiled(id=[None, *range(29)]), {}, r"'id' has 1 missing values \(rows 0\)"),
     "rows twice": (spoiled(s=0), {"situation": "s"}, r"20 of 30 rows repeat a pair \('id', 's'\)"),
     "missing situation": (spoiled(s=[None, *range(29)]), {"situation": "s"}, "'s' has 1 missing"),

@@ -74,8 +74,9 @@ def wide_to_long(
     problems = Problems()
     alternatives = _check_sources(table, attributes, availability or {}, problems)
     keep = _check_names(decision_maker, situation, choice, availability, attributes, keep, problems)
-    wanted = [decision_maker, situation, choice, *(availability or {}).values(), *keep]
-    _check_present(table, index_of(frame, len(table)), [name for name in wanted if name is not None], problems)
+    optional = [name for name in (situation, choice) if name is not None]
+    wanted = [decision_maker, *optional, *(availability or {}).values(), *keep]
+    _check_present(table, index_of(frame, len(table)), wanted, problems)
     problems.raise_if_any()
     n_rows, n_alternatives = len(table), len(alternatives)
     repeat = np.repeat(np.arange(n_rows), n_alternatives)
@@ -233,7 +234,8 @@ def _check_names(
     roles += [("available", "the availability")] if availability else []
     roles += [(name, "an attribute") for name in attributes]
     # What is there already under its own name need not be kept again.
-    kept = [name for name in dict.fromkeys(keep) if name != decision_maker and (name, situation) != ("situation",) * 2]
+    there = {decision_maker, *(["situation"] if situation == "situation" else [])}
+    kept = [name for name in dict.fromkeys(keep) if name not in there]
     roles += [(name, "a column to keep") for name in kept]
     for name, count in Counter(name for name, _ in roles).items():
         if count > 1:
