@@ -108,8 +108,8 @@ def _sentence(model: PanelModel, i: int) -> str:
     spread = "" if family.units == "linear" else f" of latent standard deviations up to {float(_SPREADS.max()):.0f}"
     return (
         f"The effect of {name!r} has the other sign: with the {sign} tastes of {family.name!r}{spread} the likelihood "
-        "is as good without the column, at the boundary where its taste is zero for everybody. It is held there and its "
-        f"errors are void; use {other}."
+        "is as good without the column, at the boundary where its taste is zero for everybody. It is held there and "
+        f"its errors are void; use {other}."
     )
 
 
