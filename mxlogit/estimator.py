@@ -62,6 +62,8 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
         "triangular", "johnson_sb". ``coef_`` reports the latent normal: of a lognormal the location of the logarithm,
         so that the median taste is ``exp(coef_["x"])``, and its ratio to another coefficient is no willingness to pay
         (`taste_distribution` has mean and sd of the taste itself).
+        Where the likelihood is as good without a column, as its effect has not the sign of
+        its distribution, the taste is held at zero, errors are NaN, and ``diagnostics_["wrong_sign"]`` lists it.
     correlated : bool or sequence of sequences of str
         Full correlation of the latent normals (True), none (False), or blocks of columns.
     decision_maker, situation, alternative, choice : str
@@ -118,12 +120,6 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
     ----------
     Train (2009), Discrete Choice Methods with Simulation, chapters 6 and 12.
     Rodrigues (2022), arXiv 2004.05426.
-
-    Notes
-    -----
-    A column whose effect has the other sign than its distribution allows ("lognormal" of a price) has no estimate: the
-    likelihood is as good without it. Its taste is then held at zero and its errors are NaN; a warning names the column
-    and the other sign, and ``diagnostics_["wrong_sign"]`` lists such columns.
 
     Examples
     --------
@@ -312,22 +308,11 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
         """
         fitted = self._state()
         if X is None:
-            labels, group = fitted.decision_makers, self._seen(fitted.decision_makers)
+            labels, group = fitted.decision_makers, fitted.seen(fitted.decision_makers)
         else:
             data = read_choices_again(X, replace(self._columns(), weights=None), fitted)
-            labels = data.decision_makers
-            group = people.Group(fitted.difference(data), fitted.ranks(labels), None, fitted.count)
+            labels, group = data.decision_makers, fitted.given(data)
         return people.individual_frame(fitted.model, self.result_, group, labels, list(statistic))
-
-    def _seen(self, labels: np.ndarray) -> people.Group:
-        """Decision makers of the fit, with their choices there."""
-        fitted = self._state()
-        positions = fitted.positions(labels)
-        panel, order = fitted.panel, positions.argsort()
-        if len(positions) < len(panel) or bool((order != positions).any()):
-            # Packed choices are read in order.
-            panel = panel.take(positions[order]).take(order.argsort())
-        return people.Group(panel, fitted.ranks(labels), positions, fitted.count)
 
     def predict_proba(self, X: Any, tastes: str = "population") -> pd.Series:
         """Choice probabilities.
@@ -352,13 +337,11 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
 
         Notes
         -----
-        A situation's probabilities do not depend on who else is in X, nor on the order of its rows. Tastes of the
-        population are integrated by 4,096 quasi-random points that all situations share. The error of a probability,
-        against grids over tastes, was at most .003 with one or two random coefficients and .007 with five (root mean
-        square .0005 and .002; latent standard deviations of .5 to 2 utils, posterior standard deviations of .1);
-        where these are three times as large, with fewer than some thirty people, .006 and .012. With
-        ``tastes="individual"`` it was at most .005, from 2,000 weighted draws per person or more (the states of the
-        chains after MCMC, the draws of the fit after maximum simulated likelihood, whose noise they have).
+        A situation's probabilities depend neither on who else is in X nor on its order. Tastes of the population are
+        integrated by 4,096 quasi-random points that all situations share. Against grids over tastes the error of a
+        probability was at most .003 with one or two random coefficients, .007 with five (posterior standard deviations
+        of .1; .006 and .012 at .3, with fewer than some thirty people), and at most .005 with ``tastes="individual"``,
+        from 2,000 or more weighted draws per person (states of chains after MCMC; the fit's own draws after `MSLE`).
         """
         check_option("tastes", tastes, ["population", "individual"])
         rows = read_rows_again(X, self._columns(), self._state())
@@ -413,8 +396,6 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
 
     def _predictive(self, criterion: Any) -> predictive.PredictiveDensity:
         fitted = self._state()
-        if self.result_.samples.kind != "posterior":
-            raise SpecificationError("loo and waic need a posterior: use method='vi' or 'mcmc'.")
         densities = predictive.log_densities(fitted.model, self.result_, fitted.panel, fitted.seed)
         result: predictive.PredictiveDensity = criterion(densities, fitted.panel.weights, fitted.decision_makers)
         return result
@@ -425,5 +406,5 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
         if tastes == "population":
             nodes = prediction.population_nodes(fitted.model, self.result_, fitted.seed)
             return prediction.population_probabilities(data, columns, nodes)
-        seen = self._seen(data.decision_makers)
-        return prediction.individual_probabilities(fitted.model, self.result_, seen, data, columns)
+        group = fitted.seen(data.decision_makers)
+        return prediction.individual_probabilities(fitted.model, self.result_, group, data, columns)

@@ -236,7 +236,7 @@ class MarginalLikelihood:
 
     def _vary(self, p: Proposal, population: Population) -> Proposal:
         """Take the variational steps of a proposal whose factor is at the mode."""
-        if p.vary == 0:
+        if p.vary == 0 or self.space.n_random == 0:
             return p
         scheme = DrawScheme((self.seed, _VARIATIONAL_KEY), _VARIATIONAL_POINTS, self.space.n_random, None, False)
         points = p.points(scheme).points

@@ -26,6 +26,7 @@ from mxlogit.panels import PanelDifferences, RaggedPanels, difference_panels
 from mxlogit.parameters import ParameterSpace
 from mxlogit.people import PanelSource
 from mxlogit.priors import Priors, resolve_priors
+from mxlogit.results.people import Group
 from mxlogit.spec import Specification
 from mxlogit.streams import StreamedPanels
 from mxlogit.team import Team, own_gpu
@@ -51,6 +52,19 @@ class Fitted:
         """Panels of other data with the columns of the fit."""
         like = self.panel.like
         return make_panels(data, self.specification, like.device, like.dtype)
+
+    def seen(self, labels: np.ndarray) -> Group:
+        """Decision makers of the fit, with their choices there; raises as `positions` does."""
+        positions, panel = self.positions(labels), self.panel
+        order = positions.argsort()
+        if len(positions) < len(panel) or bool((order != positions).any()):
+            # Packed choices are read in order.
+            panel = panel.take(positions[order]).take(order.argsort())
+        return Group(panel, self.ranks(labels), positions, self.count)
+
+    def given(self, data: ChoiceData | PackedChoices) -> Group:
+        """Decision makers, seen or never seen, with other choices."""
+        return Group(self.difference(data), self.ranks(data.decision_makers), None, self.count)
 
     def positions(self, wanted: np.ndarray) -> torch.Tensor:
         """Places of decision makers among those of the fit.

@@ -241,6 +241,14 @@ def test_only_fixed_coefficients_is_a_multinomial_logit(frame):
     assert est.log_likelihood_ == pytest.approx(exact, abs=1e-3)
 
 
+@pytest.mark.parametrize("population", ["natural", "saa", "lbfgs", "hessian_free"])
+def test_every_search_fits_fixed_coefficients_alone(frame, population):
+    """Nothing to integrate: the multinomial logit's estimate within a fifth of its error."""
+    est = make(fixed=["x", "z"], random=[], method=VI(population=population, n_samples=2000)).fit(frame)
+    newton = make(fixed=["x", "z"], random=[]).fit(frame)
+    assert ((est.coef_ - newton.coef_).abs() < 0.2 * newton.summary()["std_error"]).all()
+
+
 def test_constants_and_availability(frame):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)

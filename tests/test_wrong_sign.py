@@ -9,7 +9,7 @@ import torch
 
 from mxlogit import MCMC, MSLE, VI, ConvergenceWarning, MixedLogit, SpecificationError
 from mxlogit.fit import Status
-from mxlogit.inference.wrong_sign import _members, best_gain, find_wrong_signs
+from mxlogit.inference.wrong_sign import _members, ask_signs, best_gain
 from mxlogit.mixing import FAMILIES
 from mxlogit.panels import PanelDifferences
 from mxlogit.people import People
@@ -109,7 +109,7 @@ def test_no_alarm_where_the_sign_is_right(mean, seed):
     free, _ = quietly(frame, fixed=["x", "z"], random=[], method=METHODS["msle"])
     for family in RESTRICTED:
         model, people = question(frame, family.name)
-        alarmed = bool(find_wrong_signs(model, people, lambda line: None))
+        alarmed = bool(ask_signs(model, people, lambda line: None).wrong)
         assert alarmed == (family.sign * free.coef_["z"] < 0)
 
 
@@ -125,7 +125,31 @@ def test_people_of_both_signs_are_fitted():
     first, second = simulate(2.5, 0.2, n=60, seed=1), simulate(-2.5, 0.2, n=120, seed=4)
     frame = pd.concat([first, second.assign(id=second["id"] + 60)], ignore_index=True)
     model, people = question(frame, "lognormal")
-    assert find_wrong_signs(model, people, lambda line: None) == ()
+    signs = ask_signs(model, people, lambda line: None)
+    assert (signs.wrong, signs.contrary) == ((), (0,))
+    est, said = quietly(frame, random={"z": "lognormal"}, method=METHODS["vi"])
+    assert est.log_likelihood_ > signs.log_likelihood + 3.0
+    assert any("on average the effect has the other sign" in s for s in said)
+    assert est.summary()["std_error"].notna().all()
+
+
+def test_an_engine_that_ends_at_the_boundary_is_not_believed(monkeypatch):
+    """Gains exist, but the search did not find them: what it found is no better than no column."""
+    first, second = simulate(2.5, 0.2, n=60, seed=1), simulate(-2.5, 0.2, n=120, seed=4)
+    frame = pd.concat([first, second.assign(id=second["id"] + 60)], ignore_index=True)
+    method = METHODS["msle"]
+    run = MSLE.run
+
+    def astray(self, model, people, **tools):
+        fit = run(self, model, people, **tools)
+        if model.space.n_random:
+            fit.diagnostics["log_likelihood"] = -1e6
+        return fit
+
+    monkeypatch.setattr(MSLE, "run", astray)
+    est, _ = quietly(frame, random={"z": "lognormal"}, method=method)
+    assert est.diagnostics_["wrong_sign"] == ["z"]
+    assert np.isnan(est.summary().loc["z", "std_error"])
 
 
 def test_the_gain_of_a_distribution_by_its_definition(generator):

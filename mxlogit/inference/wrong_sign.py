@@ -73,46 +73,88 @@ def run_signed(
     SpecificationError
         If the scale column of willingness-to-pay space has the wrong sign.
     """
-    wrong = find_wrong_signs(model, people, callback)
+    signs = ask_signs(model, people, callback)
+    wrong, fit = signs.wrong, None
     if not wrong:
-        return method.run(model, people, generator=generator, callback=callback)
-    reduction = Reduction(model, wrong)
+        fit = method.run(model, people, generator=generator, callback=callback)
+        if not signs.contrary:
+            return fit
+        if float(fit.diagnostics["log_likelihood"]) > signs.log_likelihood + _CHANCE:  # type: ignore[arg-type]
+            return replace(fit, warnings=[*fit.warnings, *(_contrary_sentence(model, i) for i in signs.contrary)])
+        # The engine has not found the distribution that gains, but the boundary.
+        wrong = signs.contrary
+    return _fit_without(method, Reduction(model, wrong), people, generator, callback)
+
+
+def _fit_without(
+    method: Method, reduction: Reduction, people: People, generator: torch.Generator, callback: Callback
+) -> Fit:
+    """The fit of the whole model whose columns of the wrong sign are held at zero."""
     if reduction.columns:
         part = method.run(reduction.model, reduction.people(people), generator=generator, callback=callback)
     else:
         part = _fit_nothing(reduction, people, method)
-    fit = reduction.embed_fit(part)
-    status = Status.WRONG_SIGN
-    sentences = [_sentence(model.space.random[i], model.mixing.families[i]) for i in wrong]
-    names = [model.space.random[i] for i in wrong]
+    fit, status = reduction.embed_fit(part), Status.WRONG_SIGN
+    names = [reduction.full.space.random[i] for i in reduction.dropped]
     fit.diagnostics.update(status=status.value, converged=False, wrong_sign=names)
+    sentences = [_sentence(reduction.full, i) for i in reduction.dropped]
     return replace(fit, status=status, warnings=[status.value, *sentences, *part.warnings])
 
 
-def _sentence(name: str, family: Family) -> str:
+def _sentence(model: PanelModel, i: int) -> str:
+    name, family = model.space.random[i], model.mixing.families[i]
     sign = "positive" if family.sign > 0 else "negative"
     other = _OTHERS.get(family.name, f"'negative_lognormal', or minus the column under {family.name!r}")
+    spread = "" if family.units == "linear" else f" of latent standard deviations up to {float(_SPREADS.max()):.0f}"
     return (
-        f"The effect of {name!r} has the other sign: with the {sign} tastes of {family.name!r} the likelihood is as "
-        "good without the column, at the boundary where its taste is zero for everybody. It is held there and its "
-        f"errors are void; use {other}."
+        f"The effect of {name!r} has the other sign: with the {sign} tastes of {family.name!r}{spread} the likelihood "
+        "is as good without the column, at the boundary where its taste is zero for everybody. It is held there and "
+        f"its errors are void; use {other}."
     )
 
 
-def find_wrong_signs(model: PanelModel, people: People, callback: Callback) -> tuple[int, ...]:
-    """Places of sign-restricted random coefficients without which the likelihood is as good."""
+def _contrary_sentence(model: PanelModel, i: int) -> str:
+    name, family = model.space.random[i], model.mixing.families[i]
+    return (
+        f"A small effect of {name!r} of the sign of {family.name!r}, the same for everybody, lowers the likelihood: on "
+        "average the effect has the other sign. 'normal' lets people have either."
+    )
+
+
+@dataclass(frozen=True)
+class Signs:
+    """What the likelihood says of sign-restricted coefficients, by their places.
+
+    Attributes
+    ----------
+    wrong : tuple of int
+        Without these it is as good.
+    contrary : tuple of int
+        A small taste of the allowed sign lowers it, but some distribution of such tastes raises it.
+    log_likelihood : float
+        Without any of them.
+    """
+
+    wrong: tuple[int, ...] = ()
+    contrary: tuple[int, ...] = ()
+    log_likelihood: float = -math.inf
+
+
+def ask_signs(model: PanelModel, people: People, callback: Callback) -> Signs:
+    """Ask the likelihood about sign-restricted coefficients that a multinomial logit leaves in doubt."""
     if not any(family.sign for family in model.mixing.families):
-        return ()
+        return Signs()
     model, logit = in_money(model, fit_multinomial_logit(people, model.prior.deviation))
     doubtful = _doubtful(model, logit)
+    signs = Signs()
     while doubtful:
         callback(f"sign of {[model.space.random[i] for i in doubtful]}")
-        wrong = _Question(model, people, logit, doubtful).without_gain()
-        if wrong == doubtful:
-            return wrong
+        signs = _Question(model, people, logit, doubtful).answer()
+        if signs.wrong == doubtful or not signs.wrong:
+            break
         # What one column leaves to explain depends on which others are there.
-        doubtful = wrong
-    return ()
+        doubtful = signs.wrong
+    return signs
 
 
 def _doubtful(model: PanelModel, logit: MultinomialLogit) -> tuple[int, ...]:
@@ -150,38 +192,40 @@ class _Question:
     logit: MultinomialLogit
     doubtful: tuple[int, ...]
 
-    def without_gain(self) -> tuple[int, ...]:
-        """Those doubtful columns from which it does not."""
+    def answer(self) -> Signs:
+        """Which of the doubtful columns it does without, and which are contrary."""
         reduction = Reduction(self.model, self.doubtful)
-        population = self._optimum(reduction)
-        return tuple(i for i in self.doubtful if not self._gains(reduction, population, i))
+        population, value = self._optimum(reduction)
+        probes = {i: _Probe(reduction, self.people, population, i) for i in self.doubtful}
+        signs = {i: self.model.mixing.families[i].sign for i in self.doubtful}
+        against = [i for i in self.doubtful if signs[i] * probes[i].slope() <= 0.0]
+        gaining = [i for i in against if self._gain(probes[i], i) > _CHANCE]
+        return Signs(tuple(i for i in against if i not in gaining), tuple(gaining), value)
 
-    def _optimum(self, reduction: Reduction) -> Population:
+    def _optimum(self, reduction: Reduction) -> tuple[Population, float]:
+        """Where the likelihood without the doubtful columns is highest, and its logarithm."""
         part, columns = reduction.model, reduction.columns
         logit = replace(
             self.logit,
             coefficients=self.logit.coefficients[columns],
             information=self.logit.information[columns][:, columns],
         )
-        start = start_population(part, logit)
-        if part.space.size == 0:
-            return start
+        population = start_population(part, logit)
         marginal = MarginalLikelihood(reduction.people(self.people), part.space, part.mixing, 0)
-        search = NewtonSearch(part, marginal, marginal, _SEARCH, Clock(lambda line: None))
-        return search.run(start).population
+        if part.space.size > 0:
+            search = NewtonSearch(part, marginal, marginal, _SEARCH, Clock(lambda line: None))
+            population = search.run(population).population
+        return population, marginal.measure(population, _SWEEP).log_likelihood
 
-    def _gains(self, reduction: Reduction, population: Population, i: int) -> bool:
-        """Whether likelihood rises towards tastes of the allowed sign, or some distribution of them raises it."""
-        family, place = self.model.mixing.families[i], self.model.space.n_fixed + i
-        probe = _Probe(reduction, self.people, population, i)
-        if family.sign * probe.slope() > 0.0:
-            return True
-        unit = 1.0 / float(self.model.attribute_scale[place])
+    def _gain(self, probe: _Probe, i: int) -> float:
+        """Largest gain of distributions of tastes of the allowed sign."""
+        family = self.model.mixing.families[i]
+        unit = 1.0 / float(self.model.attribute_scale[self.model.space.n_fixed + i])
         ends = math.log10(_SMALLEST), math.log10(_LARGEST)
         tastes = unit * torch.cat([torch.zeros(1), torch.logspace(*ends, _TASTES)]).double()
         log_prob = torch.stack([probe.log_prob_people(family.sign * taste) for taste in tastes.tolist()], 1)
         ratios = (log_prob - log_prob[:, :1]).exp()
-        return best_gain(self.people, ratios, tastes, _members(family, unit)) > _CHANCE
+        return best_gain(self.people, ratios, tastes, _members(family, unit))
 
 
 class _Probe:

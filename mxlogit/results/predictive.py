@@ -70,7 +70,15 @@ class PredictiveDensity:
 
 
 def log_densities(model: PanelModel, fit: Fit, panel: PanelSource, seed: int) -> Tensor:
-    """Marginal log p(y_n | theta_s) of every decision maker at posterior samples, (s, n), float64."""
+    """Marginal log p(y_n | theta_s) of every decision maker at posterior samples, (s, n), float64.
+
+    Raises
+    ------
+    SpecificationError
+        If the samples are not those of a posterior.
+    """
+    if fit.samples.kind != "posterior":
+        raise SpecificationError("loo and waic need a posterior: use method='vi' or 'mcmc'.")
     marginal = MarginalLikelihood(People.gather(panel), model.space, model.mixing, seed)
     sweep = Sweep(_DRAWS, 8, 61, 30, vary=2 if model.space.n_random else 0)
     rows = []
