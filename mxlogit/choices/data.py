@@ -257,7 +257,8 @@ class ChoiceData:
             step = max(1, rows_at_once // size)
             for start in range(0, len(sizes), step):
                 part = slice(start, min(start + step, len(sizes)))
-                yield part, rows[part.start * size : part.stop * size].view(-1, size, rows.shape[1])
+                block = rows[part.start * size : part.stop * size]
+                yield part, block.view(part.stop - part.start, size, rows.shape[1])
             return
         order = sizes.argsort(stable=True)
         counts = sizes[order].unique_consecutive(return_counts=True)
