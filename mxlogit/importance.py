@@ -89,6 +89,19 @@ class WeightedDraws:
         """Signed weights (n, s), summing to one, that a normal target would have on these draws."""
         return self._tilt.weights
 
+    def mean_by_halves(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Means of values (..., n, s) by `jackknife_weights`, (..., n), and by the weights of halves, (..., n, 2)."""
+        return self._by_halves(values, self._ratio)
+
+    def control_mean_by_halves(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """As `mean_by_halves`, by the weights that a normal target would have."""
+        return self._by_halves(values, self._tilt)
+
+    @staticmethod
+    def _by_halves(values: Tensor, jackknife: Jackknife) -> tuple[Tensor, Tensor]:
+        halves = (values.unflatten(-1, (2, -1)) * jackknife.half_weights).sum(-1)
+        return (halves * jackknife.half_coefficients).sum(-1), halves
+
     @property
     def log_variance(self) -> Tensor:
         """Delta-method variance of the estimate of log p(y_n), shape (n,)."""
@@ -126,7 +139,7 @@ def draw_utilities(
     scratch: Scratch | None = None,
 ) -> DrawnUtility:
     """Draw whitened tastes from the mixture and compute utility differences (see `weigh_draws`)."""
-    xi, log_q, log_factor = _draw(factor, base)
+    xi, log_q, log_factor = draw_whitened(factor, base)
     tastes, value = _tastes(xi, population, mixing)
     utility = drawn_utility(tastes, population, panel, mixing, scratch)
     return DrawnUtility(xi, log_q, log_factor, value, utility, factor.warp is None)
@@ -167,7 +180,7 @@ def _mixed_with_prior(log_local: Tensor, xi: Tensor, share: float) -> Tensor:
     return torch.logaddexp(log_local + math.log1p(-share), log_prior + math.log(share))
 
 
-def _draw(factor: LocalFactor, base: BaseDraws) -> tuple[Tensor, Tensor, Tensor]:
+def draw_whitened(factor: LocalFactor, base: BaseDraws) -> tuple[Tensor, Tensor, Tensor]:
     """Whitened tastes (n, k, s), their log density under the mixture, and under the normal factor."""
     k, share, warp = base.points.shape[1], base.prior_share, factor.warp
     log_det, mean = factor.log_det[:, None], factor.mean[..., None]

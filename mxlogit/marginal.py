@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mxlogit.draws import BaseDraws, DrawScheme
+from mxlogit.density import PanelModel
+from mxlogit.draws import BaseDraws, DrawScheme, log_standard_normal
 from mxlogit.guide.laplace import Flow, LocalFactor, follow, polish
 from mxlogit.guide.variational import vary
-from mxlogit.importance import WeightedDraws, score_people, weigh_draws
+from mxlogit.importance import WeightedDraws, draw_whitened, score_people, weigh_draws
 from mxlogit.journal import Journal
 from mxlogit.likelihood import Scratch
 from mxlogit.louis import louis_information
@@ -24,6 +25,7 @@ from mxlogit.mixing import Mixing
 from mxlogit.panels import PanelDifferences
 from mxlogit.parameters import ParameterSpace, Population
 from mxlogit.passes import DrawsEffect, LikelihoodSums, PassResult
+from mxlogit.pathwise import pathwise_information
 from mxlogit.people import People
 
 # Rows x draws and people of a chunk, by measurement: a hundred operations a chunk cost more than cache misses (50,000
@@ -330,14 +332,24 @@ class MarginalLikelihood:
         return total, variance, noise
 
     @torch.no_grad()
-    def information(self, population: Population, proposals: Iterable[Proposal]) -> Tensor | None:
-        """Observed information (D, D) in relative coordinates; None where Louis' identity is not offered."""
-        if self.mixing.direct or self.mixing.is_kinked:
-            return None
+    def information(self, population: Population, proposals: Iterable[Proposal]) -> Tensor:
+        """Observed information (D, D) in relative coordinates by Louis' identity, for the maps that it is offered for."""
         local = population.to(self.people.like)
         total = self._zeros(self.space.size, self.space.size)
         for p in proposals:
             total += louis_information(p.factor, p.base, local, p.panel, self.mixing, self.space, self._scratch)
+        return self.people.team.total(total)[0]
+
+    @torch.no_grad()
+    def pathwise_information(self, model: PanelModel, population: Population, sweep: Sweep) -> Tensor:
+        """As `information`, by `mxlogit.pathwise`, for maps without kinks; in one pass."""
+        local, k = population.to(self.people.like), self.space.n_random
+        total = self._zeros(self.space.size, self.space.size)
+        products = max(1, (k + 1) * (k + 2) // (2 * max(1, self.people.panels.n_rows)))
+        for p in self.propose(population, sweep, remember=False, size=self.chunk_size(products * sweep.draws)):
+            xi, log_q, _ = draw_whitened(p.factor, p.base)
+            log_ratio = log_standard_normal(xi.square().sum(1), k) - log_q
+            total += pathwise_information(model, xi, log_ratio, local, p.panel)
         return self.people.team.total(total)[0]
 
     def _zeros(self, *shape: int) -> Tensor:

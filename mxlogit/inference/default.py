@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -15,6 +15,7 @@ from mxlogit.guide.laplace import Flow
 from mxlogit.guide.population import GaussianFactor
 from mxlogit.inference.assess import draw_samples, evaluate_center, judge, report_samples
 from mxlogit.inference.correction import MOST_WORK, USUAL_WORK, WeightedVectors, correct
+from mxlogit.inference.information import PRECISE, ROUGH, observed_information
 from mxlogit.inference.natural import NaturalSearch
 from mxlogit.inference.newton import Clock, NewtonSearch, NewtonSettings, Optimum
 from mxlogit.inference.posterior import (
@@ -55,9 +56,8 @@ _SKEWED, _LITTLE_SKEWED, _FEW_PEOPLE, _MOST_CORRECTED = 0.6, 0.2, 250, 40
 _TOLD_EVERY = 10
 # Draws that a correction begins with, where they can be kept: it then takes a second or less.
 _FEWEST_KEPT = 64
-# Noise of sums over people shrinks with people times draws: draws of the information matrix and of the log likelihood
-# at the estimate, given many people, are what keeps this product, and so many at least.
-_INFORMATION_DRAWS, _FEWEST_INFORMATION_DRAWS, _INFORMATION_WORK = 64, 16, 640_000
+# Noise of sums over people shrinks with people times draws: draws of the log likelihood at the estimate, given many
+# people, are what keeps this product, and so many at least.
 _FEWEST_CENTER_DRAWS, _MOST_CENTER_DRAWS, _CENTER_WORK = 16, 1_024, 400_000
 
 
@@ -101,7 +101,7 @@ def run_newton(
     else:
         optimum = NewtonSearch(model, marginal, part, search, clock).run(start)
     spline = settings.population_family == "spline"
-    posterior = find_posterior(model, part, people, optimum, seed, clock, wanted=True if spline else settings.correct)
+    posterior = find_posterior(model, part, marginal, optimum, seed, clock, wanted=True if spline else settings.correct)
     samples = posterior.sample(model, settings.n_samples, seed)
     gain = None
     if spline and posterior.corrected is not None:
@@ -190,7 +190,7 @@ class Posterior:
 def find_posterior(
     model: PanelModel,
     sample: MarginalLikelihood,
-    people: People,
+    everybody: MarginalLikelihood,
     optimum: Optimum,
     seed: int,
     clock: Clock,
@@ -204,8 +204,7 @@ def find_posterior(
     model : PanelModel
     sample : MarginalLikelihood
         Of everybody, or of a subsample that gives the information and all differences around the mode.
-    people : People
-        Everybody.
+    everybody : MarginalLikelihood
     optimum : Optimum
     seed : int
     clock : Clock
@@ -216,8 +215,9 @@ def find_posterior(
     -------
     Posterior
     """
+    people = everybody.people
     weight, many = people.weight, len(people) > len(sample.people)
-    start, gradient = _around_the_mode(model, sample, weight, optimum)
+    start, gradient = _around_the_mode(model, sample, everybody, optimum)
     sweep = posterior_sweep(optimum.sweep, optimum.evaluation.detail.value.ess, len(sample.people))
     part, size = sample, MOST_PEOPLE // 2 if many else MOST_PEOPLE
     if len(sample.people) > size:
@@ -231,8 +231,7 @@ def find_posterior(
     skewed = fitted.skewness > (_LITTLE_SKEWED if len(people) <= _FEW_PEOPLE else _SKEWED)
 
     def corrected_by(work: float) -> WeightedVectors | None:
-        everybody = part if whole else MarginalLikelihood(people, model.space, model.mixing, seed)
-        found, passes = correct(model, everybody, factor, sweep, seed, tick, work)
+        found, passes = correct(model, part if whole else everybody, factor, sweep, seed, tick, work)
         clock.passes += passes
         return found
 
@@ -251,24 +250,20 @@ def find_posterior(
 
 
 def _around_the_mode(
-    model: PanelModel, sample: MarginalLikelihood, weight: float, optimum: Optimum
+    model: PanelModel, sample: MarginalLikelihood, everybody: MarginalLikelihood, optimum: Optimum
 ) -> tuple[GaussianFactor, Tensor]:
-    """Where the Gaussian begins, and everybody's gradient of the log likelihood at the mode, in relative coordinates.
-
-    Given many people, curvature is that of few draws of ``sample``, scaled up.
-    """
-    prior = model.log_prior_in_moves(optimum.population)
-    gradient = optimum.evaluation.gradient - prior.gradient
-    enough = max(_FEWEST_INFORMATION_DRAWS, 4 * (_INFORMATION_WORK // (4 * len(sample.people))))
-    few = replace(optimum.sweep, draws=min(_INFORMATION_DRAWS, enough))
-    information = sample.information(optimum.population, sample.propose(optimum.population, few))
-    curvature = optimum.evaluation.curvature
-    if information is not None:
-        curvature = information * (weight / sample.people.weight) - prior.hessian
-    start = optimum.factor
+    """Where the Gaussian begins, and everybody's gradient of the log likelihood at the mode, in relative coordinates."""
+    population, evaluation = optimum.population, optimum.evaluation
+    prior = model.log_prior_in_moves(population)
+    start, weight = optimum.factor, everybody.people.weight
     if start is None:
-        start = laplace_factor(model, optimum.population, curvature, optimum.evaluation.gradient)
-    return widen_to_possible(model, start, weight), gradient
+        precision = PRECISE if len(everybody.people) > MOST_PEOPLE else ROUGH
+        information = observed_information(
+            model, sample, everybody, population, optimum.sweep, evaluation.curvature, precision
+        )
+        curvature = evaluation.curvature if information is None else information - prior.hessian
+        start = laplace_factor(model, population, curvature, evaluation.gradient)
+    return widen_to_possible(model, start, weight), evaluation.gradient - prior.gradient
 
 
 def _teller(clock: Clock) -> Callable[[int], None]:
