@@ -249,10 +249,13 @@ def score_people(
     mixing: Mixing,
     space: ParameterSpace,
     scratch: Scratch | None = None,
+    *,
+    pathwise: bool = False,
 ) -> tuple[WeightedDraws, Tensor]:
     """Weigh draws and compute each person's score in relative coordinates.
 
-    Parameters are those of `weigh_draws`, and the parameter space.
+    Parameters are those of `weigh_draws`, the parameter space, and whether tastes move with the population while
+    whitened tastes stay (see `mxlogit.pathwise`) instead of the other way round.
 
     Returns
     -------
@@ -263,8 +266,11 @@ def score_people(
     odds = compute_odds(drawn.utility, panel)
     weighted = drawn.weigh(odds.log_prob)
     weights = weighted.jackknife_weights
-    score_u, score_a = latent_moments(weighted, weights, factor)
-    score_a.diagonal(dim1=-2, dim2=-1).sub_(1.0)
+    if pathwise:
+        score_u, score_a = _path_scores(drawn, weights, odds, population, panel)
+    else:
+        score_u, score_a = latent_moments(weighted, weights, factor)
+        score_a.diagonal(dim1=-2, dim2=-1).sub_(1.0)
     n_fixed = population.fixed.shape[0]
     parts = []
     if n_fixed:
@@ -287,6 +293,22 @@ def latent_moments(drawn: WeightedDraws, weights: Tensor, factor: LocalFactor) -
     total = first + mean
     second = torch.baddbmm(second, total, total.mT).baddbmm_(first, first.mT, alpha=-1.0)
     return total[..., 0], second
+
+
+def _path_scores(
+    drawn: DrawnUtility, weights: Tensor, odds: Odds, population: Population, panel: PanelDifferences
+) -> tuple[Tensor, Tensor]:
+    """Scores through the latents of tastes, (n, k) and (n, k, k): of moves of zeta, and of L under fixed draws."""
+    moves = torch.cat([torch.ones_like(drawn.xi[:, :1]), drawn.xi], 1) * weights[:, None]
+    values = panel.values[..., population.fixed.shape[0] :]
+    if drawn.value is None:
+        by_latent = -torch.bmm(values.mT, odds.weigh_probabilities(moves.mT))
+    else:
+        slopes = drawn.value.slope.unbind(1)
+        means = torch.stack([odds.weigh_probabilities((moves * slope[:, None]).mT) for slope in slopes], 2)
+        by_latent = -torch.einsum("nrk,nrkc->nkc", values, means)
+    pulled = population.scale_tril.T @ by_latent
+    return pulled[..., 0], pulled[..., 1:]
 
 
 def _direct_scores(

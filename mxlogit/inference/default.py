@@ -257,9 +257,11 @@ def _around_the_mode(
     prior = model.log_prior_in_moves(population)
     start, weight = optimum.factor, everybody.people.weight
     if start is None:
+        # Where people say little, their information differs much between them.
+        part = everybody if optimum.sweep.pathwise else sample
         precision = PRECISE if len(everybody.people) > MOST_PEOPLE else ROUGH
         information = observed_information(
-            model, sample, everybody, population, optimum.sweep, evaluation.curvature, precision
+            model, part, weight, population, optimum.sweep, evaluation.curvature, precision
         )
         curvature = evaluation.curvature if information is None else information - prior.hessian
         start = laplace_factor(model, population, curvature, evaluation.gradient)

@@ -1,15 +1,14 @@
 """Observed information of everybody at the mode, from as many draws as its noise asks for.
 
 Its bias of order 1 / draws does not shrink with people and is taken away by the jackknife; its noise does, with people
-times draws. By Louis' identity the noise is small where people say much about their tastes, along paths of the draws
-where they say little (one choice a person: a tenth of it), so both are tried on a few people.
+times draws. By Louis' identity noise is small where people say much about their tastes, along paths of the draws where
+they say little (one choice a person: a tenth of it).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -18,53 +17,32 @@ from mxlogit.density import PanelModel
 from mxlogit.marginal import MarginalLikelihood, Sweep
 from mxlogit.parameters import Population
 
-# Noise of the information, in whitened coordinates (root mean square): standard deviations err by about as many
-# per cent. Where the posterior is moved on from here, it need not be known as well.
+# Noise of the information that is allowed, in whitened coordinates (root mean square): standard deviations err by about
+# as many per cent. Where the posterior moves on from here, they need not be known as well.
 PRECISE, ROUGH = 0.01, 0.03
-# People and draws of the trial; draws at most, and people times draws.
+# People and draws that a trial takes; draws at most, and people times draws.
 _TRIED, _FEWEST, _MOST, _MOST_WORK = 250, 16, 4_096, 16_000_000
-# Pathwise noise that is this share of the other is worth its price.
-_WORTH_A_PATH = 0.7
+# People on whom scores are compared, and the share of the other's variance below which paths are taken.
+_COMPARED, _WORTH_A_PATH = 128, 0.5
 # Times more draws than were taken, from which on they are taken.
 _TOO_FEW = 1.5
 
 
-
-@dataclass(frozen=True)
-class _Rule:
-    """How information is computed, for whom, and what the trial said.
-
-    Attributes
-    ----------
-    compute : callable
-    marginal : MarginalLikelihood
-    scale : float
-        Weight of everybody in that of these people.
-    noise : Tensor, shape (D, D)
-        Of everybody's information with one draw of one person, over the root of whose numbers it falls.
-    """
-
-    compute: Callable[[MarginalLikelihood, Sweep], Tensor]
-    marginal: MarginalLikelihood
-    scale: float
-    noise: Tensor
-
-    def draws(self, curvature: Tensor, precision: float) -> int:
-        """Draws of each person that make the noise small beside a curvature (D, D)."""
-        people = len(self.marginal.people)
-        most = min(_MOST, max(_FEWEST, _FEWEST * (_MOST_WORK // (_FEWEST * people))))
-        wanted = float(whitened(self.noise, curvature).square().mean()) / (precision**2 * people)
-        return most if wanted > most else max(_FEWEST, _FEWEST * math.ceil(wanted / _FEWEST))
-
-    def information(self, sweep: Sweep, draws: int) -> Tensor:
-        """Information (D, D) of everybody."""
-        return self.scale * self.compute(self.marginal, replace(sweep, draws=draws))
+def prefers_paths(marginal: MarginalLikelihood, population: Population, sweep: Sweep, curvature: Tensor) -> bool:
+    """Whether scores along paths of the draws have less noise than Fisher's, beside a curvature (D, D)."""
+    part = _some(marginal, _COMPARED)
+    fisher, paths = (
+        part.effect_of_draws(population, replace(sweep, draws=_FEWEST, pathwise=pathwise), 2).noise
+        for pathwise in (False, True)
+    )
+    inverse = torch.linalg.inv(curvature)
+    return float((inverse * paths).sum()) < _WORTH_A_PATH * float((inverse * fisher).sum())
 
 
 def observed_information(
     model: PanelModel,
-    sample: MarginalLikelihood,
-    everybody: MarginalLikelihood,
+    marginal: MarginalLikelihood,
+    weight: float,
     population: Population,
     sweep: Sweep,
     curvature: Tensor,
@@ -75,8 +53,10 @@ def observed_information(
     Parameters
     ----------
     model : PanelModel
-    sample, everybody : MarginalLikelihood
-        Of a random subsample, or of everybody again. The former is enough where people say much.
+    marginal : MarginalLikelihood
+        Of everybody, or of a random subsample whose information is scaled up.
+    weight : float
+        Sum of the weights of everybody.
     population : Population
     sweep : Sweep
         How to draw; how often is found here.
@@ -92,49 +72,39 @@ def observed_information(
     """
     if model.mixing.is_kinked:
         return None
-    rule = _choose(model, sample, everybody, population, sweep, curvature, precision)
-    draws = rule.draws(curvature, precision)
-    found = rule.information(sweep, draws)
+    sweep = replace(sweep, pathwise=sweep.pathwise or bool(model.mixing.direct))
+    scale = weight / marginal.people.weight
+    noise = scale * _noise_of_one(model, marginal, population, sweep)
+
+    def draws_for(curvature: Tensor) -> int:
+        people = len(marginal.people)
+        most = min(_MOST, max(_FEWEST, _FEWEST * (_MOST_WORK // (_FEWEST * people))))
+        wanted = float(whitened(noise, curvature).square().mean()) / (precision**2 * people)
+        return most if wanted > most else max(_FEWEST, _FEWEST * math.ceil(wanted / _FEWEST))
+
+    draws = draws_for(curvature)
+    found = scale * marginal.information(model, population, replace(sweep, draws=draws))
     # Outer products of scores from few draws contain their noise; information does not.
-    if is_positive(found) and (better := rule.draws(found, precision)) > _TOO_FEW * draws:
-        draws = better; found = rule.information(sweep, better)
-    import os; os.environ.get("PA") and print("info", rule.compute.__name__, draws, len(rule.marginal.people))
+    better = draws_for(found) if is_positive(found) else 4 * draws
+    if better > _TOO_FEW * draws:
+        found = scale * marginal.information(model, population, replace(sweep, draws=better))
     return found
 
 
-def _choose(
-    model: PanelModel,
-    sample: MarginalLikelihood,
-    everybody: MarginalLikelihood,
-    population: Population,
-    sweep: Sweep,
-    curvature: Tensor,
-    precision: float,
-) -> _Rule:
-    """Louis' identity on the subsample, or paths of everybody where those have less noise on a few people."""
-    part = sample
-    if len(sample.people) > _TRIED:
-        part = sample.take(sample.people.draw(_TRIED, (sample.seed, -6)))
-    unit = everybody.people.weight / part.people.weight * (0.5 * _FEWEST * len(part.people)) ** 0.5
+def _noise_of_one(model: PanelModel, marginal: MarginalLikelihood, population: Population, sweep: Sweep) -> Tensor:
+    """A sample (D, D) of the noise of these people's information, times the root of how many draws they have in all."""
+    part = _some(marginal, _TRIED)
+    one, other = (
+        part.information(model, population, replace(sweep, draws=_FEWEST, key=sweep.key + key)) for key in (1, 2)
+    )
+    return marginal.people.weight / part.people.weight * (0.5 * _FEWEST * len(part.people)) ** 0.5 * (one - other)
 
-    def louis(marginal: MarginalLikelihood, sweep: Sweep) -> Tensor:
-        return marginal.information(population, marginal.propose(population, sweep, remember=False))
 
-    def pathwise(marginal: MarginalLikelihood, sweep: Sweep) -> Tensor:
-        return marginal.pathwise_information(model, population, sweep)
-
-    def tried(compute: Callable[[MarginalLikelihood, Sweep], Tensor], marginal: MarginalLikelihood) -> _Rule:
-        one, other = (compute(part, replace(sweep, draws=_FEWEST, key=sweep.key + i)) for i in (1, 2))
-        return _Rule(compute, marginal, everybody.people.weight / marginal.people.weight, unit * (one - other))
-
-    if model.mixing.direct:
-        return tried(pathwise, everybody)
-    rule = tried(louis, sample)
-    if rule.draws(curvature, precision) == _FEWEST:
-        return rule
-    other = tried(pathwise, everybody)
-    sizes = [float(whitened(r.noise, curvature).norm()) for r in (rule, other)]
-    return other if sizes[1] < _WORTH_A_PATH * sizes[0] else rule
+def _some(marginal: MarginalLikelihood, count: int) -> MarginalLikelihood:
+    """So many people at random, or all where there are no more."""
+    if len(marginal.people) <= count:
+        return marginal
+    return marginal.take(marginal.people.draw(count, (marginal.seed, -6)))
 
 
 def whitened(matrix: Tensor, curvature: Tensor) -> Tensor:
