@@ -21,12 +21,12 @@ from mxlogit.inference.newton import Clock, NewtonSearch, NewtonSettings, Optimu
 from mxlogit.inference.posterior import (
     EVEN_ENOUGH,
     EVEN_WEIGHTS,
-    MOST_PEOPLE,
     AnchoredTarget,
     PopulationCheck,
     check_gaussian,
     fit_gaussian,
     laplace_factor,
+    most_people,
     posterior_sweep,
     widen_to_possible,
 )
@@ -219,7 +219,7 @@ def find_posterior(
     weight, many = people.weight, len(people) > len(sample.people)
     start, gradient = _around_the_mode(model, sample, everybody, optimum)
     sweep = posterior_sweep(optimum.sweep, optimum.evaluation.detail.value.ess, len(sample.people))
-    part, size = sample, MOST_PEOPLE // 2 if many else MOST_PEOPLE
+    part, size = sample, most_people(sample) // (2 if many else 1)
     if len(sample.people) > size:
         part = sample.take(sample.people.draw(size, (seed, -2)))
     tick = _teller(clock)
@@ -259,7 +259,7 @@ def _around_the_mode(
     if start is None:
         # Where people say little, their information differs much between them.
         part = everybody if optimum.sweep.pathwise else sample
-        precision = PRECISE if len(everybody.people) > MOST_PEOPLE else ROUGH
+        precision = PRECISE if len(everybody.people) > most_people(part) else ROUGH
         information = observed_information(
             model, part, weight, population, optimum.sweep, evaluation.curvature, precision
         )
