@@ -19,7 +19,7 @@ from mxlogit.density import PanelModel
 from mxlogit.marginal import MarginalLikelihood, Sweep
 from mxlogit.panels import PanelDifferences
 from mxlogit.parameters import Population
-from mxlogit.simulated_block import Block, evaluate_block
+from mxlogit.simulated_block import Block, draw_tastes, evaluate_block, weigh_block
 
 # Numbers that may be kept: 128 MB in single precision.
 _MOST_NUMBERS = 32_000_000
@@ -32,8 +32,17 @@ class _Chunk:
     panel: PanelDifferences
     halves: list[tuple[Tensor, Tensor]]
 
+    def log_sums(self, model: PanelModel, population: Population) -> Tensor:
+        """Logarithms (2, n) of the halves' sums of weighted probabilities."""
+        return torch.stack(
+            [
+                (weigh_block(model, draw_tastes(model, population, xi), self.panel) + ratio).logsumexp(-1)
+                for xi, ratio in self.halves
+            ]
+        )
+
     def evaluate(self, model: PanelModel, population: Population) -> list[Block]:
-        """Log sums and scores of both halves."""
+        """The same, and scores."""
         return [
             evaluate_block(model, population, self.panel, xi, curvature=False, log_ratio=ratio)
             for xi, ratio in self.halves
@@ -61,7 +70,7 @@ class PathDraws:
             halves = list(zip(xi.chunk(2, -1), log_ratio.chunk(2, -1), strict=True))
             self._chunks.append(_Chunk(proposal.panel, [(z.contiguous(), ratio) for z, ratio in halves]))
         local = anchor.to(marginal.people.like)
-        self._apart = [_apart(chunk.evaluate(model, local)) for chunk in self._chunks]
+        self._apart = [chunk.log_sums(model, local).diff(dim=0)[0] for chunk in self._chunks]
 
     @torch.no_grad()
     def log_likelihood(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
@@ -76,10 +85,10 @@ class PathDraws:
         local = self.model.space.constrain(vector).to(self._people.like)
         total = self._people.like.new_zeros(2, dtype=torch.float64)
         for chunk, apart in zip(self._chunks, self._apart, strict=True):
-            blocks, weights = chunk.evaluate(self.model, local), chunk.panel.weights.double()
-            logs = torch.stack([block.log_sum for block in blocks]).double()
-            total[0] += weights @ (2.0 * logs.logsumexp(0) - logs.mean(0) - math.log(2.0 * self.draws))
-            total[1] += weights.square() @ (0.5 * (_apart(blocks) - apart)).double().square()
+            logs, weights = chunk.log_sums(self.model, local), chunk.panel.weights.double()
+            whole = (2.0 * logs.logsumexp(0) - logs.mean(0)).double() - math.log(2.0 * self.draws)
+            total[0] += weights @ whole
+            total[1] += weights.square() @ (0.5 * (logs.diff(dim=0)[0] - apart)).double().square()
         return self._people.team.total(total)[0]
 
     def gradients(self, vectors: Tensor) -> Tensor:
@@ -107,11 +116,6 @@ class PathDraws:
             scores = sum(part[:, None] * block.score for part, block in zip(share, blocks, strict=True))
             total += chunk.panel.weights.double() @ scores.double()
         return self._people.team.total(total)[0]
-
-
-def _apart(blocks: list[Block]) -> Tensor:
-    """Differences (n,) between halves of draws."""
-    return blocks[0].log_sum - blocks[1].log_sum
 
 
 def can_keep_paths(marginal: MarginalLikelihood, draws: int) -> bool:

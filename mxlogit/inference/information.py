@@ -22,8 +22,8 @@ from mxlogit.parameters import Population
 PRECISE, ROUGH = 0.01, 0.03
 # People and draws that a trial takes; draws at most, and people times draws.
 _TRIED, _FEWEST, _MOST, _MOST_WORK = 250, 16, 4_096, 16_000_000
-# People on whom scores are compared, and the share of the other's variance below which paths are taken.
-_COMPARED, _WORTH_A_PATH = 128, 0.5
+# People on whom scores are compared.
+_COMPARED = 128
 # Times more draws than were taken, from which on they are taken.
 _TOO_FEW = 1.5
 
@@ -36,7 +36,7 @@ def prefers_paths(marginal: MarginalLikelihood, population: Population, sweep: S
         for pathwise in (False, True)
     )
     inverse = torch.linalg.inv(curvature)
-    return float((inverse * paths).sum()) < _WORTH_A_PATH * float((inverse * fisher).sum())
+    return float((inverse * paths).sum()) < float((inverse * fisher).sum())
 
 
 def observed_information(

@@ -58,7 +58,7 @@ _EVEN_WEIGHTS, _VARIATIONAL_STEPS = 0.75, 2
 # New draws may move the optimum by this squared distance per parameter, in posterior sds, before the
 # number of draws is quadrupled; what remains after quadrupling is about a fifth of it. The demand depends
 # on what draws cost: (draws times people, tolerance).
-_REDRAW_TOLERANCES = ((400_000, 0.006), (500_000, 0.03), (float("inf"), 0.05))
+_REDRAW_TOLERANCES = ((32_000, 0.0009), (400_000, 0.006), (500_000, 0.03), (float("inf"), 0.05))
 _MOST_DRAWS_TIMES_PEOPLE = 6_400_000
 # A search that stalls this close (in multiples of the tolerance) has met the noise of its draws, not failed.
 _NOISE_FLOOR = 20.0

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -127,6 +128,7 @@ class AnchoredTarget:
         here = self._score(self._centre[None])[0]
         self._linear = torch.linalg.solve(jacobian.T, gradient) - self.factor * here
         self._quadratic = torch.zeros_like(jacobian)
+        self._unmatched = self._linear
 
     def gradients(self, vectors: Tensor) -> Tensor:
         """Gradients (n, D) of the log posterior at vectors (n, D)."""
@@ -137,6 +139,12 @@ class AnchoredTarget:
         if self._tick is not None:
             self._tick(len(vectors))
         return result
+
+    def unmatched(self) -> AnchoredTarget:
+        """Return the target as it was before any match: one that knows nothing of q."""
+        target = copy(self)
+        target._linear, target._quadratic = self._unmatched, torch.zeros_like(self._quadratic)
+        return target
 
     def match(self, q: GaussianFactor, precision: Tensor) -> None:
         """Make the curvature that of q, given what it is in whitened coordinates (D, D); the gradient at q.mean stays.
