@@ -21,8 +21,10 @@ from mxlogit.panels import PanelDifferences
 from mxlogit.parameters import Population
 from mxlogit.simulated_block import Block, draw_tastes, evaluate_block, weigh_block
 
-# Numbers that may be kept: 128 MB in single precision.
-_MOST_NUMBERS = 32_000_000
+# Numbers that may be kept: 48 MB in single precision, and half a minute for five hundred populations.
+_MOST_NUMBERS = 12_000_000
+# Rows of data times draws that are evaluated together.
+_CELLS = 128_000
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,8 @@ class PathDraws:
     def __init__(self, model: PanelModel, marginal: MarginalLikelihood, anchor: Population, sweep: Sweep) -> None:
         self.model, self.draws, self._people = model, sweep.draws, marginal.people
         self._chunks = []
-        for proposal in marginal.propose(anchor, sweep, remember=False):
+        size = max(1, _CELLS // (max(1, marginal.people.panels.n_rows) * sweep.draws))
+        for proposal in marginal.propose(anchor, sweep, remember=False, size=size):
             xi, log_ratio = marginal.whitened(proposal)
             halves = list(zip(xi.chunk(2, -1), log_ratio.chunk(2, -1), strict=True))
             self._chunks.append(_Chunk(proposal.panel, [(z.contiguous(), ratio) for z, ratio in halves]))

@@ -25,7 +25,8 @@ def _stages(monkeypatch):
     """Subsamples of 60 and 150 of 300 people."""
     for module in (newton, vi):
         monkeypatch.setattr(module, "STAGE_SIZES", (60, 150))
-    monkeypatch.setattr(default, "MOST_PEOPLE", 60)
+    monkeypatch.setattr(posterior, "MOST_PEOPLE", 60)
+    monkeypatch.setattr(posterior, "MOST_SITUATIONS", 300)
 
 
 def estimator(path=None, seed=4, **settings):
@@ -54,7 +55,8 @@ def whole(data):
     with pytest.MonkeyPatch.context() as patch:
         for module in (newton, vi):
             patch.setattr(module, "STAGE_SIZES", (60, 150))
-        patch.setattr(default, "MOST_PEOPLE", 60)
+        patch.setattr(posterior, "MOST_PEOPLE", 60)
+        patch.setattr(posterior, "MOST_SITUATIONS", 300)
         passes = Passes(patch)
         return estimator().fit(data), passes.count
 

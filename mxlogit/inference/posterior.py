@@ -33,7 +33,7 @@ from mxlogit.path_draws import PathDraws, can_keep_paths
 from mxlogit.samples import pareto_k
 
 # People from whom differences around the mode are taken, at least; choice situations of more.
-MOST_PEOPLE, _MOST_SITUATIONS = 2_000, 20_000
+MOST_PEOPLE, MOST_SITUATIONS = 2_000, 20_000
 # Weight of everybody in that of the subsample from which on one round does, and the distance, in sds, for curvature at
 # the mean.
 _MANY_TIMES_MORE = 3.0
@@ -381,7 +381,7 @@ def most_people(marginal: MarginalLikelihood) -> int:
     part = marginal
     if len(marginal.people) > MOST_PEOPLE:
         part = marginal.take(marginal.people.draw(MOST_PEOPLE // 10, (marginal.seed, -7)))
-    return max(MOST_PEOPLE, int(_MOST_SITUATIONS / mean_situations(part)))
+    return max(MOST_PEOPLE, int(MOST_SITUATIONS / mean_situations(part)))
 
 
 def posterior_sweep(sweep: Sweep, ess: float, n_people: int) -> Sweep:
