@@ -4,8 +4,8 @@ import pandas as pd
 import pytest
 import torch
 
-import mxlogit.inference.default as default
 import mxlogit.inference.newton as newton
+import mxlogit.inference.posterior as posterior
 import mxlogit.inference.vi as vi
 from mxlogit import VI, MixedLogit, SpecificationError
 from mxlogit.marginal import MarginalLikelihood

@@ -34,6 +34,8 @@ from mxlogit.samples import pareto_k
 
 # People from whom differences around the mode are taken, at least; choice situations of more.
 MOST_PEOPLE, MOST_SITUATIONS = 2_000, 20_000
+# People whose choice situations are counted.
+_SOME = 200
 # Weight of everybody in that of the subsample from which on one round does, and the distance, in sds, for curvature at
 # the mean.
 _MANY_TIMES_MORE = 3.0
@@ -378,10 +380,14 @@ def _widest(model: PanelModel) -> Tensor:
 
 def most_people(marginal: MarginalLikelihood) -> int:
     """People whose choices differences around the mode are taken from: more where each of them made few."""
-    part = marginal
-    if len(marginal.people) > MOST_PEOPLE:
-        part = marginal.take(marginal.people.draw(MOST_PEOPLE // 10, (marginal.seed, -7)))
-    return max(MOST_PEOPLE, int(MOST_SITUATIONS / mean_situations(part)))
+    return max(MOST_PEOPLE, int(MOST_SITUATIONS / situations_of_some(marginal)))
+
+
+def situations_of_some(marginal: MarginalLikelihood) -> float:
+    """Mean number of choice situations of some people, who fit in memory."""
+    if len(marginal.people) <= _SOME:
+        return mean_situations(marginal)
+    return mean_situations(marginal.take(marginal.people.draw(_SOME, (marginal.seed, -7))))
 
 
 def posterior_sweep(sweep: Sweep, ess: float, n_people: int) -> Sweep:
