@@ -356,7 +356,7 @@ class MarginalLikelihood:
         return self.people.team.total(total)[0]
 
     def whitened(self, proposal: Proposal) -> tuple[Tensor, Tensor]:
-        """Whitened tastes (n, k, s) of a proposal, and the log density (n, s) of the prior less that of the proposal."""
+        """Whitened tastes (n, k, s) of a proposal, and log density ratios (n, s) of the prior to the proposal."""
         xi, log_q, _ = draw_whitened(proposal.factor, proposal.base)
         return xi, log_standard_normal(xi.square().sum(1), xi.shape[1]) - log_q
 

@@ -71,6 +71,6 @@ def _in_moves(hessian: Tensor, score: Tensor, population: Population, space: Par
     # L exp(A) has the second derivatives L (A B + B A) / 2, and unit matrices the product (i, j) (j, l) = (i, l).
     pull = tril.T @ space.triangle_matrix(score[f + k :])
     for a, (i, j) in enumerate(zip(rows, columns, strict=True)):
-        for b, (m, l) in enumerate(zip(rows, columns, strict=True)):
-            result[f + k + a, f + k + b] += 0.5 * ((j == m) * pull[i, l] + (l == i) * pull[m, j])
+        for b, (m, n) in enumerate(zip(rows, columns, strict=True)):
+            result[f + k + a, f + k + b] += 0.5 * ((j == m) * pull[i, n] + (n == i) * pull[m, j])
     return result

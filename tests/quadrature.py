@@ -66,7 +66,7 @@ class Quadrature:
         location, log_sd = point[: self.k], point[self.k : 2 * self.k]
         value = -0.5 * np.square(location / LOCATION_SCALE).sum()
         value += (log_sd - np.log1p(np.square(np.exp(log_sd) / SD_SCALE))).sum()
-        return float(value + (np.log1p(-np.tanh(point[4]) ** 2) if self.k == 2 else 0.0))
+        return float(value + (np.log1p(-(np.tanh(point[4]) ** 2)) if self.k == 2 else 0.0))
 
     def __call__(self, point: np.ndarray) -> float:
         return self.log_likelihood(point) + self.log_prior(point)
@@ -80,9 +80,15 @@ class Quadrature:
         steps = np.full(len(start), 0.05)
         mode = start
         for _ in range(3):
-            mode = optimize.minimize(
-                lambda z, m=mode, s=steps: -self(m + s * z), np.zeros(len(start)), options={"eps": 0.1, "gtol": 0.02}
-            ).x * steps + mode
+            mode = (
+                optimize.minimize(
+                    lambda z, m=mode, s=steps: -self(m + s * z),
+                    np.zeros(len(start)),
+                    options={"eps": 0.1, "gtol": 0.02},
+                ).x
+                * steps
+                + mode
+            )
             covariance = np.linalg.inv(minus_hessian(self, mode, steps))
             steps = np.sqrt(np.diag(covariance))
         return mode, covariance

@@ -292,7 +292,7 @@ def is_correction_easy(part: MarginalLikelihood, sweep: Sweep, check: Population
 def _around_the_mode(
     model: PanelModel, sample: MarginalLikelihood, everybody: MarginalLikelihood, optimum: Optimum
 ) -> tuple[GaussianFactor, Tensor]:
-    """Where the Gaussian begins, and everybody's gradient of the log likelihood at the mode, in relative coordinates."""
+    """Gaussian to begin with, and everybody's gradient of the log likelihood at the mode in relative coordinates."""
     population, evaluation = optimum.population, optimum.evaluation
     prior = model.log_prior_in_moves(population)
     start, weight = optimum.factor, everybody.people.weight

@@ -187,7 +187,9 @@ class NewtonSearch:
         return self._ascend(start, self.marginal, sweep, tolerance, f"all people, {draws} draws"), sweep
 
     def _sweep_of(self, draws: int) -> Sweep:
-        return Sweep(draws, self.settings.tail, 100 + draws, self.settings.polish, vary=self._vary, pathwise=self._pathwise)
+        return Sweep(
+            draws, self.settings.tail, 100 + draws, self.settings.polish, vary=self._vary, pathwise=self._pathwise
+        )
 
     def _shift(self, old: Evaluation, new: Evaluation) -> float:
         """Squared distance per parameter, in posterior sds, between the steps that two evaluations of a point ask for.

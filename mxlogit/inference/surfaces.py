@@ -17,8 +17,8 @@ from torch import Tensor
 from mxlogit.density import PanelModel
 from mxlogit.kept_draws import KeptDraws, can_keep
 from mxlogit.marginal import MarginalLikelihood, Sweep
-from mxlogit.path_draws import PathDraws, can_keep_paths
 from mxlogit.parameters import Population
+from mxlogit.path_draws import PathDraws, can_keep_paths
 from mxlogit.points import CholeskyPoints
 
 # Variance (nats squared) of the log likelihood from finite draws: at typical points, above which more draws are taken;

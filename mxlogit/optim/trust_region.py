@@ -78,7 +78,7 @@ class Reason(Enum):
 
 @dataclass(frozen=True)
 class Ascent(Generic[Point]):
-    """Where an ascent ended: the best point, its evaluation, its Newton decrement, and why; and the first evaluation."""
+    """End of an ascent: the best point, its evaluation, its Newton decrement, the reason; and the first evaluation."""
 
     point: Point
     evaluation: Evaluation
