@@ -80,6 +80,16 @@ class Jackknife:
         """Twice the logarithm of the mean less the mean of those of the halves, shape (n,)."""
         return 2.0 * self._whole - self._halves.mean(-1) - math.log(2.0 * self._count)
 
+    @property
+    def half_weights(self) -> Tensor:
+        """Weights (n, 2, s / 2) that sum to one in each half."""
+        return self._odds
+
+    @property
+    def half_coefficients(self) -> Tensor:
+        """Coefficients (n, 2) of the halves' weighted means in one by `weights`; they sum to one."""
+        return 2.0 * self._share()[..., 0] - 0.5
+
     @cached_property
     def plain_weights(self) -> Tensor:
         """Self-normalised weights, shape (n, s)."""
@@ -88,7 +98,7 @@ class Jackknife:
     @cached_property
     def weights(self) -> Tensor:
         """Signed weights (n, s), summing to one: the gradient of `log_mean`."""
-        return (self._odds * (2.0 * self._share() - 0.5)).flatten(-2)
+        return (self._odds * self.half_coefficients[..., None]).flatten(-2)
 
     def _share(self) -> Tensor:
         """Each half's share of the sum, shape (n, 2, 1)."""

@@ -89,6 +89,19 @@ class WeightedDraws:
         """Signed weights (n, s), summing to one, that a normal target would have on these draws."""
         return self._tilt.weights
 
+    def mean_by_halves(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Means of values (..., n, s) by `jackknife_weights`, (..., n), and by the weights of halves, (..., n, 2)."""
+        return self._by_halves(values, self._ratio)
+
+    def control_mean_by_halves(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """As `mean_by_halves`, by the weights that a normal target would have."""
+        return self._by_halves(values, self._tilt)
+
+    @staticmethod
+    def _by_halves(values: Tensor, jackknife: Jackknife) -> tuple[Tensor, Tensor]:
+        halves = (values.unflatten(-1, (2, -1)) * jackknife.half_weights).sum(-1)
+        return (halves * jackknife.half_coefficients).sum(-1), halves
+
     @property
     def log_variance(self) -> Tensor:
         """Delta-method variance of the estimate of log p(y_n), shape (n,)."""
@@ -130,7 +143,7 @@ def draw_utilities(
     scratch: Scratch | None = None,
 ) -> DrawnUtility:
     """Draw whitened tastes from the mixture and compute utility differences (see `weigh_draws`)."""
-    xi, log_q, log_factor = _draw(factor, base)
+    xi, log_q, log_factor = draw_whitened(factor, base)
     tastes, value = _tastes(xi, population, mixing)
     utility = drawn_utility(tastes, population, panel, mixing, scratch)
     return DrawnUtility(xi, log_q, log_factor, value, utility, factor.warp is None)
@@ -170,7 +183,7 @@ def _mixed_with_prior(log_local: Tensor, xi: Tensor, share: float) -> Tensor:
     return torch.logaddexp(log_local + math.log1p(-share), log_prior + math.log(share))
 
 
-def _draw(factor: LocalFactor, base: BaseDraws) -> tuple[Tensor, Tensor, Tensor]:
+def draw_whitened(factor: LocalFactor, base: BaseDraws) -> tuple[Tensor, Tensor, Tensor]:
     """Whitened tastes (n, k, s), their log density under the mixture, and under the normal factor."""
     k, share, warp = base.points.shape[1], base.prior_share, factor.warp
     log_det, mean = factor.log_det[:, None], factor.mean[..., None]
@@ -227,7 +240,7 @@ def weigh_draws(
     -------
     WeightedDraws
     """
-    xi, log_q, log_factor = _draw(factor, base)
+    xi, log_q, log_factor = draw_whitened(factor, base)
     tastes, _ = _tastes(xi, population, mixing)
     log_prob = drawn_log_prob(tastes, population, panel, mixing, scratch)
     return _weigh(xi, log_prob, log_q, log_factor, near_normal=factor.warp is None)
@@ -241,10 +254,13 @@ def score_people(
     mixing: Mixing,
     space: ParameterSpace,
     scratch: Scratch | None = None,
+    *,
+    pathwise: bool = False,
 ) -> tuple[WeightedDraws, Tensor]:
     """Weigh draws and compute each person's score in relative coordinates.
 
-    Parameters are those of `weigh_draws`, and the parameter space.
+    Parameters are those of `weigh_draws`, the parameter space, and whether tastes move with the population while
+    whitened tastes stay (see `mxlogit.pathwise`) instead of the other way round.
 
     Returns
     -------
@@ -255,8 +271,11 @@ def score_people(
     odds = compute_odds(drawn.utility, panel)
     weighted = drawn.weigh(odds.log_prob)
     weights = weighted.jackknife_weights
-    score_u, score_a = latent_moments(weighted, weights, factor)
-    score_a.diagonal(dim1=-2, dim2=-1).sub_(1.0)
+    if pathwise:
+        score_u, score_a = _path_scores(drawn, weights, odds, population, panel)
+    else:
+        score_u, score_a = latent_moments(weighted, weights, factor)
+        score_a.diagonal(dim1=-2, dim2=-1).sub_(1.0)
     n_fixed = population.fixed.shape[0]
     parts = []
     if n_fixed:
@@ -279,6 +298,22 @@ def latent_moments(drawn: WeightedDraws, weights: Tensor, factor: LocalFactor) -
     total = first + mean
     second = torch.baddbmm(second, total, total.mT).baddbmm_(first, first.mT, alpha=-1.0)
     return total[..., 0], second
+
+
+def _path_scores(
+    drawn: DrawnUtility, weights: Tensor, odds: Odds, population: Population, panel: PanelDifferences
+) -> tuple[Tensor, Tensor]:
+    """Scores through the latents of tastes, (n, k) and (n, k, k): of moves of zeta, and of L under fixed draws."""
+    moves = torch.cat([torch.ones_like(drawn.xi[:, :1]), drawn.xi], 1) * weights[:, None]
+    values = panel.values[..., population.fixed.shape[0] :]
+    if drawn.value is None:
+        by_latent = -torch.bmm(values.mT, odds.weigh_probabilities(moves.mT))
+    else:
+        slopes = drawn.value.slope.unbind(1)
+        means = torch.stack([odds.weigh_probabilities((moves * slope[:, None]).mT) for slope in slopes], 2)
+        by_latent = -torch.einsum("nrk,nrkc->nkc", values, means)
+    pulled = population.scale_tril.T @ by_latent
+    return pulled[..., 0], pulled[..., 1:]
 
 
 def _direct_scores(

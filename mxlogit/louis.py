@@ -63,25 +63,45 @@ def _spread(
 ) -> Tensor:
     """Sum over people of the weighted covariance of the complete-data gradients (D, n, s), (D, D).
 
-    The information is a small difference of large terms, so the covariance that the Laplace factor would
-    give is taken in closed form and only the difference to it from draws.
+    The information is a small difference of large terms, so the covariance that the Laplace factor would give is taken
+    in closed form and only the difference to it from draws. Products of means contain the variance of the means, a
+    bias of order 1 / s that does not average out over people; it is estimated from the halves of draws and taken away.
     """
     f = space.n_fixed
-    weighted, controlled = gradients * weights, gradients[f:] * drawn.control_weights
-    mean, control_mean = weighted.sum(-1).double(), controlled.sum(-1).double()
-    scale = panel_weights[:, None]
+    mean, halves = drawn.mean_by_halves(gradients)
+    control, control_halves = drawn.control_mean_by_halves(gradients[f:])
+    weighted, scale = gradients * weights, panel_weights[:, None]
     fixed = _product(weighted[:f].mul_(scale), gradients)
-    latent = _product(weighted[f:].sub_(controlled).mul_(scale), gradients[f:])
+    latent = _product(weighted[f:].sub_(gradients[f:] * drawn.control_weights).mul_(scale), gradients[f:])
+    people = panel_weights.double()
     covariance = fixed.new_zeros(space.size, space.size)
     # Fixed coefficients' gradients have no closed-form moments: their part stays uncontrolled.
-    covariance[:f] = fixed
-    covariance[f:, :f] = fixed[:, f:].T
-    covariance[f:, f:] = latent
-    people = panel_weights.double()
-    covariance -= (mean * people) @ mean.T
-    covariance[f:, f:] += (control_mean * people) @ control_mean.T
-    covariance[f:, f:] += _normal_covariance(factor, people, space)
+    covariance[:f] = fixed - _squared(mean, halves, people, f)
+    covariance[f:, :f] = covariance[:f, f:].T
+    excess = (mean[f:] - control).double()
+    cross = (_normal_mean(factor, space) * people) @ excess.T
+    latent -= cross + cross.T + _squared(excess, halves[f:] - control_halves, people)
+    covariance[f:, f:] = latent + _normal_covariance(factor, people, space)
     return covariance
+
+
+def _squared(mean: Tensor, halves: Tensor, people: Tensor, rows: int | None = None) -> Tensor:
+    """Sum over people of products of the first rows of expectations with all of them, (rows, a).
+
+    From estimates (a, n), which are about the mean of those of two halves of draws (a, n, 2): a quarter of the squared
+    difference between the halves is the variance of the estimate.
+    """
+    mean, apart = mean.double(), 0.5 * (halves[..., 0] - halves[..., 1]).double()
+    return (mean[:rows] * people) @ mean.T - (apart[:rows] * people) @ apart.T
+
+
+def _normal_mean(factor: LocalFactor, space: ParameterSpace) -> Tensor:
+    """Means (k + cells, n) of (xi, tril(xi xi' - I)) when xi ~ N(mean, R R')."""
+    mean = factor.mean.double()
+    second = factor.covariance.double() + mean[:, :, None] * mean[:, None, :]
+    second.diagonal(dim1=-2, dim2=-1).sub_(1.0)
+    rows, columns = _triangle(space, mean.device)
+    return torch.cat([mean, second[:, rows, columns]], 1).T
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:

@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mxlogit.draws import BaseDraws, DrawScheme
+from mxlogit.density import PanelModel
+from mxlogit.draws import BaseDraws, DrawScheme, log_standard_normal
 from mxlogit.guide.laplace import Flow, LocalFactor, follow, polish
 from mxlogit.guide.variational import vary
-from mxlogit.importance import WeightedDraws, score_people, weigh_draws
+from mxlogit.importance import WeightedDraws, draw_whitened, score_people, weigh_draws
 from mxlogit.journal import Journal
 from mxlogit.likelihood import Scratch
 from mxlogit.louis import louis_information
@@ -24,6 +25,7 @@ from mxlogit.mixing import Mixing
 from mxlogit.panels import PanelDifferences
 from mxlogit.parameters import ParameterSpace, Population
 from mxlogit.passes import DrawsEffect, LikelihoodSums, PassResult
+from mxlogit.pathwise import pathwise_information
 from mxlogit.people import People, places_inside
 
 # Rows x draws and people of a chunk, by measurement: a hundred operations a chunk cost more than cache misses (50,000
@@ -57,6 +59,9 @@ class Sweep:
         Newton decrement, in nats, below which a person needs no more polish.
     vary : int
         Variational steps after the polish, for people whose weights would be uneven.
+    pathwise : bool
+        Whether derivatives are those along paths of the draws (`mxlogit.pathwise`), which have less noise where people
+        say little about their tastes.
     """
 
     draws: int = 16
@@ -66,6 +71,7 @@ class Sweep:
     defensive: bool = True
     settled: float = 1e-4
     vary: int = 0
+    pathwise: bool = False
 
 
 @dataclass(frozen=True)
@@ -103,7 +109,7 @@ class _Window:
 class Proposal:
     """Where to draw for some people: their places in the share of this process, panel, local factors and base draws.
 
-    ``window`` and ``group`` say where they are among everybody, ``vary`` how many variational steps factors take.
+    ``window`` and ``group`` say where they are among everybody; ``vary`` and ``pathwise`` are those of the sweep.
     """
 
     part: slice | Tensor
@@ -113,6 +119,7 @@ class Proposal:
     window: _Window
     group: slice | Tensor
     vary: int
+    pathwise: bool = False
 
     def points(self, scheme: DrawScheme) -> BaseDraws:
         """Base draws of these people."""
@@ -215,8 +222,8 @@ class MarginalLikelihood:
                 if remember:
                     self.modes[place] = factor.mean
                 base = window.points(scheme, group, factor.mean)
-                proposal = self._vary(Proposal(place, panel, factor, base, window, group, sweep.vary), local)
-                yield self._warp(proposal, local)
+                proposal = Proposal(place, panel, factor, base, window, group, sweep.vary, sweep.pathwise)
+                yield self._warp(self._vary(proposal, local), local)
 
     @torch.no_grad()
     def follow(self, population: Population, proposals: Iterable[Proposal]) -> Iterator[Proposal]:
@@ -259,7 +266,8 @@ class MarginalLikelihood:
     def _journal(self, name: str, population: Population, sweep: Sweep, compute: Callable[[], Any]) -> list[Tensor]:
         """Sums of a pass over everybody: of all processes, or as the journal has them."""
         at = self.space.unconstrain(population).cpu()
-        key = f"{self.name} {name} with {sweep.draws} draws, key {sweep.key}"
+        paths = " along paths" if sweep.pathwise else ""
+        key = f"{self.name} {name}{paths} with {sweep.draws} draws, key {sweep.key}"
         return self.journal.run(key, at, self, lambda: self.people.team.total(*compute()))
 
     def measure(self, population: Population, sweep: Sweep, *, remember: bool = True) -> LikelihoodSums:
@@ -300,12 +308,18 @@ class MarginalLikelihood:
         size, local = self.space.size, population.to(self.people.like)
         sums, score, outer = self._zeros(4), self._zeros(size), self._zeros(size, size)
         for p in proposals:
-            drawn, scores = score_people(p.factor, p.base, local, p.panel, self.mixing, self.space, self._scratch)
+            drawn, scores = self._score_people(p, p.base, local)
             weights, scores = p.panel.weights.double(), scores.double()
             sums += LikelihoodSums.of_chunk(drawn, weights)
             score += scores.T @ weights
             outer += scores.T @ (weights[:, None] * scores)
         return sums, score, outer
+
+    def _score_people(self, p: Proposal, base: BaseDraws, population: Population) -> tuple[WeightedDraws, Tensor]:
+        """Weighted draws and scores (n, D) of a proposal's people, from base draws."""
+        return score_people(
+            p.factor, base, population, p.panel, self.mixing, self.space, self._scratch, pathwise=p.pathwise
+        )
 
     def effect_of_draws(self, population: Population, sweep: Sweep, times: int) -> DrawsEffect:
         """What ``times`` as many draws would change, from ``times`` groups like those of the sweep.
@@ -327,10 +341,7 @@ class MarginalLikelihood:
         for p in self.propose(population, sweep, size=self.chunk_size(times * sweep.draws)):
             weights = p.panel.weights.double()[:, None]
             groups = [p.points(scheme) for scheme in schemes]
-            scores = [
-                score_people(p.factor, base, local, p.panel, self.mixing, self.space, self._scratch)[1].double()
-                for base in (BaseDraws.join(groups), *groups)
-            ]
+            scores = [self._score_people(p, base, local)[1].double() for base in (BaseDraws.join(groups), *groups)]
             each = torch.stack(scores[1:])
             change = weights * (scores[0] - each.mean(0))
             apart = (each - each.mean(0)).flatten(0, 1)
@@ -340,15 +351,30 @@ class MarginalLikelihood:
         return total, variance, noise
 
     @torch.no_grad()
-    def information(self, population: Population, proposals: Iterable[Proposal]) -> Tensor | None:
-        """Observed information (D, D) in relative coordinates; None where Louis' identity is not offered."""
-        if self.mixing.direct or self.mixing.is_kinked:
-            return None
-        local = population.to(self.people.like)
-        total = self._zeros(self.space.size, self.space.size)
-        for p in proposals:
-            total += louis_information(p.factor, p.base, local, p.panel, self.mixing, self.space, self._scratch)
+    def information(self, model: PanelModel, population: Population, sweep: Sweep) -> Tensor:
+        """Observed information (D, D) in relative coordinates, in one pass.
+
+        By `mxlogit.pathwise`, which maps with kinks do not have, or by `mxlogit.louis`, which maps that depend on the
+        population do not have either.
+        """
+        local, total = population.to(self.people.like), self._zeros(self.space.size, self.space.size)
+        for p in self.propose(population, sweep, remember=False, size=self._chunk_of_information(sweep)):
+            if sweep.pathwise:
+                total += pathwise_information(model, *self.whitened(p), local, p.panel)
+            else:
+                total += louis_information(p.factor, p.base, local, p.panel, self.mixing, self.space, self._scratch)
         return self.people.team.total(total)[0]
+
+    def whitened(self, proposal: Proposal) -> tuple[Tensor, Tensor]:
+        """Whitened tastes (n, k, s) of a proposal, and log density ratios (n, s) of the prior to the proposal."""
+        xi, log_q, _ = draw_whitened(proposal.factor, proposal.base)
+        return xi, log_standard_normal(xi.square().sum(1), xi.shape[1]) - log_q
+
+    def _chunk_of_information(self, sweep: Sweep) -> int:
+        """People per chunk: along paths there are products of draws besides rows of attributes."""
+        k = self.space.n_random if sweep.pathwise else 0
+        products = (k + 1) * (k + 2) // (2 * max(1, self.people.panels.n_rows))
+        return self.chunk_size(max(1, products) * sweep.draws)
 
     def _zeros(self, *shape: int) -> Tensor:
         return self.people.like.new_zeros(shape, dtype=torch.float64)

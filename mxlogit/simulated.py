@@ -23,7 +23,7 @@ from mxlogit.panels import PanelDifferences, Panels
 from mxlogit.parameters import Population
 from mxlogit.people import places_inside
 from mxlogit.sequences import PersonDraws
-from mxlogit.simulated_block import Block, draw_tastes, evaluate_block, weigh_block
+from mxlogit.simulated_block import draw_tastes, evaluate_block, merge_blocks, sum_second, weigh_block
 
 # Rows x draws of a chunk, by measurement: fewer, larger calls beat intermediates in cache.
 _CELLS_PER_CHUNK = 1_000_000
@@ -144,11 +144,11 @@ class SimulatedLikelihood:
             step = max(1, _CELLS_PER_CHUNK // max(1, panel.n_rows))
             draws = normals.split(step, dim=-1)
             blocks = [evaluate_block(self.model, local, panel, z, curvature=smooth) for z in draws]
-            merged = _merge(blocks)
+            merged = merge_blocks(blocks)
             log_prob[part] = merged.log_sum.double().cpu() - math.log(self.n_draws)
             scores[part] = merged.score.double().cpu()
             if hessian is not None and merged.second is not None:
-                hessian += _sum_second(merged.second.double().cpu(), scores[part], self.weights[part])
+                hessian += sum_second(merged.second.double().cpu(), scores[part], self.weights[part])
         self.passes += self.n_draws / self.draws.n_draws
         if curvature and not smooth:
             hessian = self._differenced_hessian(vector, scores)
@@ -202,21 +202,3 @@ class SimulatedLikelihood:
             drawn = draw_tastes(self.model, local, normals)
             weights = weigh_block(self.model, drawn, panel).double().softmax(-1)
             yield part, weights, drawn.parameters[:, local.fixed.shape[0] :].double()
-
-
-def _merge(blocks: list[Block]) -> Block:
-    """Join the blocks of draws of the same people."""
-    if len(blocks) == 1:
-        return blocks[0]
-    log_sums = torch.stack([block.log_sum for block in blocks])
-    weights = log_sums.softmax(0)
-    score = (weights[..., None] * torch.stack([block.score for block in blocks])).sum(0)
-    seconds = [block.second for block in blocks if block.second is not None]
-    second = (weights[..., None, None] * torch.stack(seconds)).sum(0) if seconds else None
-    return Block(log_sums.logsumexp(0), score, second)
-
-
-def _sum_second(second: Tensor, scores: Tensor, weights: Tensor) -> Tensor:
-    """Weighted sum over people of the Hessian of the log of a mean."""
-    total = torch.einsum("nab,n->ab", second, weights) - scores.T @ (weights[:, None] * scores)
-    return 0.5 * (total + total.T)

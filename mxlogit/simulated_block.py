@@ -88,7 +88,13 @@ def weigh_block(model: PanelModel, drawn: DrawnTastes, panel: PanelDifferences) 
 
 
 def evaluate_block(
-    model: PanelModel, population: Population, panel: PanelDifferences, z: Tensor, *, curvature: bool
+    model: PanelModel,
+    population: Population,
+    panel: PanelDifferences,
+    z: Tensor,
+    *,
+    curvature: bool,
+    log_ratio: Tensor | None = None,
 ) -> Block:
     """Evaluate people on draws.
 
@@ -101,6 +107,8 @@ def evaluate_block(
     z : Tensor, shape (n, k, r)
     curvature : bool
         Whether to compute second moments.
+    log_ratio : Tensor, shape (n, r), optional
+        Log density of the standard normal less that of what the draws come from, if that is another distribution.
 
     Returns
     -------
@@ -108,6 +116,8 @@ def evaluate_block(
     """
     drawn = draw_tastes(model, population, z)
     log_prob, prob = _probabilities(model, drawn, panel)
+    if log_ratio is not None:
+        log_prob = log_prob + log_ratio
     top = log_prob.amax(-1, keepdim=True)
     weights = (log_prob - top).exp_()
     total = weights.sum(-1, keepdim=True)
@@ -355,3 +365,21 @@ def _direct_bend(bend: Bend, pull: Tensor, moved: Tensor, inputs: Tensor) -> Ten
     pairs = [(bend.location_location, bend.location_scale), (bend.location_scale, bend.scale_scale)]
     inner = torch.stack([torch.stack([(pull * entry).sum(-1) for entry in row], -1) for row in pairs], 1)
     return mixed + mixed.mT + torch.bmm(torch.bmm(inputs.mT, inner), inputs)
+
+
+def merge_blocks(blocks: list[Block]) -> Block:
+    """Join the blocks of draws of the same people."""
+    if len(blocks) == 1:
+        return blocks[0]
+    log_sums = torch.stack([block.log_sum for block in blocks])
+    weights = log_sums.softmax(0)
+    score = (weights[..., None] * torch.stack([block.score for block in blocks])).sum(0)
+    seconds = [block.second for block in blocks if block.second is not None]
+    second = (weights[..., None, None] * torch.stack(seconds)).sum(0) if seconds else None
+    return Block(log_sums.logsumexp(0), score, second)
+
+
+def sum_second(second: Tensor, scores: Tensor, weights: Tensor) -> Tensor:
+    """Weighted sum over people of the Hessian of the log of a mean."""
+    total = torch.einsum("nab,n->ab", second, weights) - scores.T @ (weights[:, None] * scores)
+    return 0.5 * (total + total.T)

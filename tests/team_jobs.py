@@ -69,11 +69,10 @@ def many_people(rank, size, folder):
     import mxlogit.inference.newton as newton
     import mxlogit.inference.posterior as posterior
 
-    newton.STAGE_SIZES, posterior.MOST_PEOPLE = (60, 150), 60
-    import mxlogit.inference.default as default
+    newton.STAGE_SIZES, posterior.MOST_PEOPLE, posterior.MOST_SITUATIONS = (60, 150), 60, 300
     import mxlogit.inference.vi as vi
 
-    vi.STAGE_SIZES, default.MOST_PEOPLE = (60, 150), 60
+    vi.STAGE_SIZES = (60, 150)
     est = make_estimator(method=VI(n_samples=400), random_state=4 if rank == 0 else None)
     return facts(est.fit(make_data()))
 

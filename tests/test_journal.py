@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 import mxlogit.identity as identity
 import mxlogit.inference.default as default
 import mxlogit.inference.newton as newton
+import mxlogit.inference.posterior as posterior
 import mxlogit.inference.vi as vi
 from mxlogit import VI, ChoiceData, MixedLogit, Priors, SpecificationError
 from mxlogit.marginal import MarginalLikelihood
@@ -29,7 +30,8 @@ def _stages(monkeypatch):
     """Subsamples of 60 and 150 of 300 people."""
     for module in (newton, vi):
         monkeypatch.setattr(module, "STAGE_SIZES", (60, 150))
-    monkeypatch.setattr(default, "MOST_PEOPLE", 60)
+    monkeypatch.setattr(posterior, "MOST_PEOPLE", 60)
+    monkeypatch.setattr(posterior, "MOST_SITUATIONS", 300)
 
 
 def estimator(path=None, seed=4, more=None, **settings):
@@ -59,7 +61,8 @@ def whole(data):
     with pytest.MonkeyPatch.context() as patch:
         for module in (newton, vi):
             patch.setattr(module, "STAGE_SIZES", (60, 150))
-        patch.setattr(default, "MOST_PEOPLE", 60)
+        patch.setattr(posterior, "MOST_PEOPLE", 60)
+        patch.setattr(posterior, "MOST_SITUATIONS", 300)
         passes = Passes(patch)
         return estimator().fit(data), passes.count
 

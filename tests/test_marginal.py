@@ -9,6 +9,7 @@ import torch
 from small_models import rebuilt
 
 from mxlogit.choices import ChoiceData
+from mxlogit.density import PanelModel
 from mxlogit.draws import DrawScheme, Jackknife
 from mxlogit.guide.laplace import follow, polish
 from mxlogit.guide.variational import vary
@@ -19,6 +20,7 @@ from mxlogit.mixing import FAMILIES, Mixing
 from mxlogit.panels import difference_panels
 from mxlogit.parameters import ParameterSpace, Population
 from mxlogit.people import People
+from mxlogit.priors import Priors, resolve_priors
 
 # Importance noise of 262,144 draws on five people (about five standard errors of the worst family).
 NOISE = 2.5e-3
@@ -62,20 +64,33 @@ def test_quadrature_of_one_random_coefficient(panel, family):
         ["negative_lognormal", "normal", "uniform"],
     ],
 )
-def test_score_by_finite_differences(panel, space, families, generator):
+@pytest.mark.parametrize("pathwise", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_score_by_finite_differences(panel, space, families, generator, pathwise):
     """The score of the marginal likelihood equals differences of its value along relative moves."""
     marginal, population = marginal_of(panel, space, families), population_of(space, generator)
-    sweep, h = Sweep(65_536, 8, 1, 30, settled=1e-12), 1e-2
+    sweep, h = Sweep(65_536, 8, 1, 30, settled=1e-12, pathwise=pathwise), 1e-2
     score = marginal.sweep(population, sweep).score
     for i, step in enumerate(h * torch.eye(space.size, dtype=torch.float64)):
         up, down = (float(value(marginal, space.move(population, s), sweep) @ panel.weights) for s in (step, -step))
         assert float(score[i]) == pytest.approx((up - down) / (2 * h), abs=0.02)
 
 
-def test_information_by_finite_differences(panel, space, generator):
-    marginal, population = marginal_of(panel, space, ["normal", "lognormal", "normal"]), population_of(space, generator)
-    sweep, h = Sweep(65_536, 8, 1, 30), 0.05
-    information = marginal.information(population, marginal.propose(population, sweep))
+@pytest.mark.parametrize(
+    ("families", "pathwise"),
+    [
+        (["normal", "lognormal", "normal"], False),
+        (["normal", "lognormal", "normal"], True),
+        (["uniform", "truncated_normal", "normal"], True),
+    ],
+)
+def test_information_by_finite_differences(panel, space, generator, families, pathwise):
+    """The identities themselves, with so many draws that none matters; with the engine's: test_posterior_sds."""
+    marginal, population = marginal_of(panel, space, families), population_of(space, generator)
+    mixing = Mixing(families)
+    prior = resolve_priors(Priors(), mixing, space.n_fixed, [1.0] * 5)
+    model = PanelModel(space, mixing, prior, torch.ones(5, dtype=torch.float64))
+    sweep, h = Sweep(65_536, 8, 1, 30, pathwise=pathwise), 0.1
+    information = marginal.information(model, population, sweep)
     centre = float(value(marginal, population, sweep) @ panel.weights)
     for direction in torch.randn(6, space.size, generator=generator, dtype=torch.float64):
         unit = direction / direction.norm()
@@ -84,11 +99,6 @@ def test_information_by_finite_differences(panel, space, generator):
         )
         expected = -(up + down - 2 * centre) / h**2
         assert float(unit @ information @ unit) == pytest.approx(expected, abs=0.03)
-
-
-def test_no_information_in_closed_form_for_direct_families(panel, space, generator):
-    marginal = marginal_of(panel, space, ["uniform", "normal", "normal"])
-    assert marginal.information(population_of(space, generator), []) is None
 
 
 def test_zero_variance_equals_the_multinomial_logit(panel, space, generator):

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 
 from mxlogit.density import PanelModel
 from mxlogit.fit import HistoryRow, Status
 from mxlogit.guide.population import GaussianFactor
+from mxlogit.inference.information import prefers_paths
 from mxlogit.inference.newton import Clock, NewtonSettings, Optimum, with_prior
 from mxlogit.inference.posterior import (
-    MOST_PEOPLE,
     AnchoredTarget,
     expect,
     laplace_factor,
+    most_people,
     natural_step,
 )
 from mxlogit.marginal import MarginalLikelihood, Sweep
@@ -44,14 +46,16 @@ class NaturalSearch:
     def __init__(self, model: PanelModel, marginal: MarginalLikelihood, settings: NewtonSettings, clock: Clock) -> None:
         self.model, self.marginal, self.settings, self.clock = model, marginal, settings, clock
         people = marginal.people
-        few = len(people) > MOST_PEOPLE
-        self.part = marginal.take(people.draw(MOST_PEOPLE, (marginal.seed, -5))) if few else marginal
+        few = most_people(marginal)
+        self.part = marginal.take(people.draw(few, (marginal.seed, -5))) if len(people) > few else marginal
         self.sweep = Sweep(settings.draws or _DRAWS, settings.tail, 50, settings.polish, vary=_VARIATIONAL_STEPS)
 
     def run(self, start: Population) -> Optimum:
         """Step until a full step would move the mean by next to nothing."""
         space = self.model.space
         evaluation = self._evaluate(start)
+        if prefers_paths(self.marginal, start, self.sweep, evaluation.curvature):
+            self.sweep = replace(self.sweep, pathwise=True)
         q = laplace_factor(self.model, start, evaluation.curvature, evaluation.gradient)
         status, move, rate = Status.ITERATIONS, math.inf, _RATE
         for _ in range(self.settings.max_iterations):

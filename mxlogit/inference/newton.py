@@ -18,6 +18,7 @@ from torch import Tensor
 from mxlogit.density import PanelModel
 from mxlogit.fit import HistoryRow, Status
 from mxlogit.guide.population import GaussianFactor
+from mxlogit.inference.information import prefers_paths
 from mxlogit.marginal import MarginalLikelihood, Sweep
 from mxlogit.optim.trust_region import (
     Ascent,
@@ -57,7 +58,7 @@ _EVEN_WEIGHTS, _VARIATIONAL_STEPS = 0.75, 2
 # New draws may move the optimum by this squared distance per parameter, in posterior sds, before the
 # number of draws is quadrupled; what remains after quadrupling is about a fifth of it. The demand depends
 # on what draws cost: (draws times people, tolerance).
-_REDRAW_TOLERANCES = ((400_000, 0.006), (500_000, 0.03), (float("inf"), 0.05))
+_REDRAW_TOLERANCES = ((32_000, 0.0009), (400_000, 0.006), (500_000, 0.03), (float("inf"), 0.05))
 _MOST_DRAWS_TIMES_PEOPLE = 6_400_000
 # A search that stalls this close (in multiples of the tolerance) has met the noise of its draws, not failed.
 _NOISE_FLOOR = 20.0
@@ -151,7 +152,7 @@ class NewtonSearch:
         clock: Clock,
     ) -> None:
         self.model, self.marginal, self.sample, self.settings, self.clock = model, marginal, sample, settings, clock
-        self._vary = 0
+        self._vary, self._pathwise = 0, False
         n_fixed, space = model.space.n_fixed, model.space
         self.step_scale = torch.ones(space.size, dtype=torch.float64)
         self.step_scale[:n_fixed] = 1.0 / model.attribute_scale[:n_fixed]
@@ -169,7 +170,7 @@ class NewtonSearch:
             ascent = self._ascend(population, part, sweep, _STAGE_TOLERANCE, f"{size} people")
             population = self._note_weights(ascent)
         if self.settings.draws is not None:
-            return self._finish(*self._ascend_with(self.settings.draws, population, self.settings.tolerance))
+            return self._ascend_with_these(self.settings.draws, population)
         if len(self.marginal.people) > len(self.sample.people):
             return self._correct_draws(population)
         return self._refine_draws(population)
@@ -180,12 +181,31 @@ class NewtonSearch:
             self._vary = _VARIATIONAL_STEPS
         return ascent.point
 
-    def _ascend_with(self, draws: int, start: Population, tolerance: float) -> tuple[Ascent[Population], Sweep, float]:
-        """Ascend over everybody; the last number is the squared distance per parameter from the start, in sds."""
-        sweep = Sweep(draws, self.settings.tail, 100 + draws, self.settings.polish, vary=self._vary)
-        first = len(self.clock.history)
-        ascent = self._ascend(start, self.marginal, sweep, tolerance, f"all people, {draws} draws")
-        return ascent, sweep, 2.0 * self.clock.history[first].decrement / self.model.space.size
+    def _ascend_with(self, draws: int, start: Population, tolerance: float) -> tuple[Ascent[Population], Sweep]:
+        """Ascend over everybody."""
+        sweep = self._sweep_of(draws)
+        return self._ascend(start, self.marginal, sweep, tolerance, f"all people, {draws} draws"), sweep
+
+    def _sweep_of(self, draws: int) -> Sweep:
+        return Sweep(
+            draws, self.settings.tail, 100 + draws, self.settings.polish, vary=self._vary, pathwise=self._pathwise
+        )
+
+    def _shift(self, old: Evaluation, new: Evaluation) -> float:
+        """Squared distance per parameter, in posterior sds, between the steps that two evaluations of a point ask for.
+
+        What a search left over is in both, and in neither's draws.
+        """
+        apart = replace(new, gradient=new.gradient - old.gradient)
+        return 2.0 * newton_decrement(apart, self.step_scale) / self.model.space.size
+
+    def _ascend_with_these(self, draws: int, population: Population) -> Optimum:
+        """Ascend over everybody with so many draws, and compare them with a quarter of them at the end."""
+        population = self._first_ascent(population, min(16, draws), _STAGE_TOLERANCE).point
+        ascent, sweep = self._ascend_with(draws, population, self.settings.tolerance)
+        few = replace(self._sweep_of(4 * max(1, draws // 16)), key=sweep.key + 1)
+        rough = self._evaluate(self.marginal, few, ascent.point)
+        return self._finish(ascent, sweep, self._shift(rough, ascent.evaluation))
 
     def _finish(self, ascent: Ascent[Population], sweep: Sweep, redraw: float, near: float = 0.0) -> Optimum:
         status = _STATUS[ascent.reason]
@@ -193,19 +213,28 @@ class NewtonSearch:
             status = Status.CONVERGED
         return Optimum(ascent.point, ascent.evaluation, ascent.decrement, redraw, sweep, status)
 
+    def _first_ascent(self, population: Population, draws: int, tolerance: float) -> Ascent[Population]:
+        """Ascend over everybody with few draws; along paths of the draws where derivatives have less noise so."""
+        ascent, sweep = self._ascend_with(draws, population, tolerance)
+        self._pathwise = prefers_paths(self.sample, ascent.point, sweep, ascent.evaluation.curvature)
+        if self._pathwise:
+            ascent, _ = self._ascend_with(draws, ascent.point, tolerance)
+        return ascent
+
     def _refine_draws(self, population: Population) -> Optimum:
         """Ascend over everybody with more and more draws until new draws do not matter."""
         n_people, draws, rough = len(self.marginal.people), 16, _FEW_DRAWS_TOLERANCE * self.settings.tolerance
+        ascent = self._first_ascent(population, draws, rough)
         while True:
-            ascent, sweep, redraw = self._ascend_with(draws, population, rough)
+            before, draws = ascent.evaluation, 4 * draws
+            ascent, sweep = self._ascend_with(draws, self._note_weights(ascent), rough)
+            redraw = self._shift(before, ascent.first)
             allowed = next(limit for cost, limit in _REDRAW_TOLERANCES if draws * n_people < cost)
-            settled = redraw < allowed and draws > 16
-            too_many = 4 * draws * n_people > _MOST_DRAWS_TIMES_PEOPLE and draws >= 64
-            if settled or too_many:
-                if ascent.decrement > self.settings.tolerance:
-                    ascent, sweep, _ = self._ascend_with(draws, ascent.point, self.settings.tolerance)
-                return self._finish(ascent, sweep, redraw)
-            population, draws = self._note_weights(ascent), 4 * draws
+            if redraw < allowed or 4 * draws * n_people > _MOST_DRAWS_TIMES_PEOPLE:
+                break
+        if ascent.decrement > self.settings.tolerance:
+            ascent, sweep = self._ascend_with(draws, ascent.point, self.settings.tolerance)
+        return self._finish(ascent, sweep, redraw)
 
     def _correct_draws(self, population: Population) -> Optimum:
         """Ascend over everybody with few draws; correct what they distort by what more would change on a subsample.
@@ -213,8 +242,9 @@ class NewtonSearch:
         Their noise adds to the outer product of scores: where the data say little it would pass for information.
         """
         draws, size = 16, self.model.space.size
+        population = self._first_ascent(population, draws, _STAGE_TOLERANCE).point
         while True:
-            ascent, sweep, _ = self._ascend_with(draws, population, _LEFT_TO_THE_POSTERIOR)
+            ascent, sweep = self._ascend_with(draws, population, _LEFT_TO_THE_POSTERIOR)
             effect = self._effect_of_draws(ascent.point, sweep)
             inverse = torch.linalg.inv(without_noise(ascent.evaluation.curvature, effect.noise))
             shift, error, noise = (

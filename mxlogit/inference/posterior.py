@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -23,13 +24,18 @@ from torch import Tensor
 from mxlogit.density import PanelModel
 from mxlogit.draws import make_generator
 from mxlogit.guide.population import GaussianFactor
+from mxlogit.inference.surfaces import mean_situations
 from mxlogit.kept_draws import KeptDraws, can_keep
 from mxlogit.marginal import MarginalLikelihood, Sweep
 from mxlogit.optim.identities import natural_update
 from mxlogit.parameters import Population
+from mxlogit.path_draws import PathDraws, can_keep_paths
 from mxlogit.samples import pareto_k
 
-MOST_PEOPLE = 2_000
+# People from whom differences around the mode are taken, at least; choice situations of more.
+MOST_PEOPLE, MOST_SITUATIONS = 2_000, 20_000
+# People whose choice situations are counted.
+_SOME = 200
 # Weight of everybody in that of the subsample from which on one round does, and the distance, in sds, for curvature at
 # the mean.
 _MANY_TIMES_MORE = 3.0
@@ -119,11 +125,12 @@ class AnchoredTarget:
         self.factor = weight / marginal.people.weight
         self.evaluations = 1
         self._tick = tick
-        self._score = _keep_or_follow(marginal, population, sweep, near)
+        self._score = _keep_or_follow(model, marginal, population, sweep, near)
         self._centre, jacobian = model.space.unconstrain(population), model.space.relative_jacobian(population)
         here = self._score(self._centre[None])[0]
         self._linear = torch.linalg.solve(jacobian.T, gradient) - self.factor * here
         self._quadratic = torch.zeros_like(jacobian)
+        self._unmatched = self._linear
 
     def gradients(self, vectors: Tensor) -> Tensor:
         """Gradients (n, D) of the log posterior at vectors (n, D)."""
@@ -134,6 +141,12 @@ class AnchoredTarget:
         if self._tick is not None:
             self._tick(len(vectors))
         return result
+
+    def unmatched(self) -> AnchoredTarget:
+        """Return the target as it was before any match: one that knows nothing of q."""
+        target = copy(self)
+        target._linear, target._quadratic = self._unmatched, torch.zeros_like(self._quadratic)
+        return target
 
     def match(self, q: GaussianFactor, precision: Tensor) -> None:
         """Make the curvature that of q, given what it is in whitened coordinates (D, D); the gradient at q.mean stays.
@@ -147,13 +160,15 @@ class AnchoredTarget:
 
 
 def _keep_or_follow(
-    marginal: MarginalLikelihood, anchor: Population, sweep: Sweep, near: GaussianFactor
+    model: PanelModel, marginal: MarginalLikelihood, anchor: Population, sweep: Sweep, near: GaussianFactor
 ) -> Callable[[Tensor], Tensor]:
     """Scores (n, D) at unconstrained vectors (n, D), smooth: from draws that stay, or that follow modes.
 
     The former cost a hundredth, where they reach as far as the posterior.
     """
-    if can_keep(marginal, sweep.draws):
+    if sweep.pathwise and can_keep_paths(marginal, sweep.draws):
+        return PathDraws(model, marginal, anchor, sweep).gradients
+    if not sweep.pathwise and can_keep(marginal, sweep.draws):
         kept = KeptDraws(marginal, anchor, sweep)
         typical, _ = near.sample_and_log_prob(_TYPICAL, make_generator(marginal.seed, 29))
         if float(kept.log_likelihood(typical)[1].nan_to_num(nan=math.inf).amax()) < _WELL_KNOWN:
@@ -361,6 +376,18 @@ def _widest(model: PanelModel) -> Tensor:
     space = model.space
     sizes = ((space.n_random, _WIDEST_LOG_SD), (len(space.pairs), _WIDEST_PARTIAL))
     return torch.cat([model.prior.deviation, *(model.prior.deviation.new_full((n,), w) for n, w in sizes)])
+
+
+def most_people(marginal: MarginalLikelihood) -> int:
+    """People whose choices differences around the mode are taken from: more where each of them made few."""
+    return max(MOST_PEOPLE, int(MOST_SITUATIONS / situations_of_some(marginal)))
+
+
+def situations_of_some(marginal: MarginalLikelihood) -> float:
+    """Mean number of choice situations of some people, who fit in memory."""
+    if len(marginal.people) <= _SOME:
+        return mean_situations(marginal)
+    return mean_situations(marginal.take(marginal.people.draw(_SOME, (marginal.seed, -7))))
 
 
 def posterior_sweep(sweep: Sweep, ess: float, n_people: int) -> Sweep:

@@ -17,6 +17,8 @@ from torch import Tensor
 from mxlogit.density import PanelModel
 from mxlogit.kept_draws import KeptDraws, can_keep
 from mxlogit.marginal import MarginalLikelihood, Sweep
+from mxlogit.parameters import Population
+from mxlogit.path_draws import PathDraws, can_keep_paths
 from mxlogit.points import CholeskyPoints
 
 # Variance (nats squared) of the log likelihood from finite draws: at typical points, above which more draws are taken;
@@ -100,7 +102,7 @@ class KeptDensity:
     Parameters
     ----------
     model : PanelModel
-    kept : KeptDraws
+    kept : KeptDraws or PathDraws
     coordinates : CholeskyPoints
     tick : callable
         Told how many points were evaluated.
@@ -109,7 +111,7 @@ class KeptDensity:
     passes = 1.0
 
     def __init__(
-        self, model: PanelModel, kept: KeptDraws, coordinates: CholeskyPoints, tick: Callable[[int], None]
+        self, model: PanelModel, kept: KeptDraws | PathDraws, coordinates: CholeskyPoints, tick: Callable[[int], None]
     ) -> None:
         self.model, self.kept, self.coordinates, self._tick = model, kept, coordinates, tick
         self._asked, self._unknown = 0, 0
@@ -137,6 +139,13 @@ class KeptDensity:
         return result
 
 
+def draws_that_stay(
+    model: PanelModel, marginal: MarginalLikelihood, anchor: Population, sweep: Sweep
+) -> KeptDraws | PathDraws:
+    """Draws around an anchor: of tastes, or of whitened tastes where derivatives are along paths."""
+    return PathDraws(model, marginal, anchor, sweep) if sweep.pathwise else KeptDraws(marginal, anchor, sweep)
+
+
 def keep_draws(
     model: PanelModel,
     marginal: MarginalLikelihood,
@@ -151,7 +160,8 @@ def keep_draws(
     deviations are large: they reach narrower populations, not wider ones. Halves of draws that both do not reach agree
     with each other, so what is found at the widest and at the narrowest points is compared with sweeps.
     """
-    if not can_keep(marginal, 1) or _mean_situations(marginal) < _FEWEST_SITUATIONS:
+    room = can_keep_paths if sweep.pathwise else can_keep
+    if not room(marginal, 1) or (not sweep.pathwise and mean_situations(marginal) < _FEWEST_SITUATIONS):
         return None
     wide = coordinates.diagonal(points)
     anchor = coordinates.with_diagonal(points.mean(0), wide.quantile(_WIDE, 0))
@@ -159,8 +169,8 @@ def keep_draws(
     order = wide.log().sum(-1).argsort()
     ends = points[order[[int(share * len(points)) for share in _ENDS]]]
     typical, swept, draws = coordinates.vectors(points[:_TYPICAL]), None, _first_kept(len(marginal.people))
-    while draws <= _MOST_KEPT and can_keep(marginal, draws):
-        kept = KeptDraws(marginal, population, replace(sweep, draws=draws))
+    while draws <= _MOST_KEPT and room(marginal, draws):
+        kept = draws_that_stay(model, marginal, population, replace(sweep, draws=draws))
         variance = kept.log_likelihood(typical)[1].nan_to_num(nan=math.inf)
         excess = max(float(variance.median()) / _KEPT_VARIANCE, float(variance.amax()) / _LARGEST_KEPT_VARIANCE)
         if excess < 1.0:
@@ -176,7 +186,7 @@ def keep_draws(
     return None
 
 
-def _mean_situations(marginal: MarginalLikelihood) -> float:
+def mean_situations(marginal: MarginalLikelihood) -> float:
     """Mean number of choice situations of a person, of all processes."""
     people = marginal.people
     (total,) = people.team.total(

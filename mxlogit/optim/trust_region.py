@@ -78,12 +78,13 @@ class Reason(Enum):
 
 @dataclass(frozen=True)
 class Ascent(Generic[Point]):
-    """Where an ascent ended: the best point, its evaluation, its Newton decrement, and why."""
+    """End of an ascent: the best point, its evaluation, its Newton decrement, the reason; and the first evaluation."""
 
     point: Point
     evaluation: Evaluation
     decrement: float
     reason: Reason
+    first: Evaluation
 
 
 def newton_decrement(evaluation: Evaluation, scale: Tensor) -> float:
@@ -171,7 +172,7 @@ class NewtonAscent(Generic[Point]):
             If the objective is not finite at ``point``.
         """
         radius = self.largest_radius
-        current = self.evaluate(point)
+        current = first = self.evaluate(point)
         if not current.is_finite():
             raise SpecificationError(
                 "the objective is not finite where the search begins: rescale attributes of extreme size, or use "
@@ -182,9 +183,9 @@ class NewtonAscent(Generic[Point]):
         rejected = 0
         for _ in range(self.max_iterations):
             if decrement < self._threshold(current):
-                return Ascent(point, current, decrement, Reason.CONVERGED)
+                return Ascent(point, current, decrement, Reason.CONVERGED, first)
             if radius < _SHORTEST_STEP or rejected >= _MOST_REJECTIONS:
-                return Ascent(point, current, decrement, Reason.STALLED)
+                return Ascent(point, current, decrement, Reason.STALLED, first)
             proposal = solve_step(current, self.scale, radius)
             candidate = self.move(point, proposal.step)
             evaluation = self.evaluate(candidate)
@@ -198,7 +199,7 @@ class NewtonAscent(Generic[Point]):
             radius = self._next_radius(radius, length, gain / proposal.predicted)
             self.log(Iteration(evaluation.value, decrement, length, accepted))
         converged = decrement < self._threshold(current)
-        return Ascent(point, current, decrement, Reason.CONVERGED if converged else Reason.ITERATIONS)
+        return Ascent(point, current, decrement, Reason.CONVERGED if converged else Reason.ITERATIONS, first)
 
     def _threshold(self, evaluation: Evaluation) -> float:
         """The tolerance, or what rounding of the objective hides where that is larger."""

@@ -80,10 +80,10 @@ class _Sampled:
     def information(self) -> Tensor:
         """Information of one person about relative moves from the truth."""
         marginal = MarginalLikelihood(self.people, self.model.space, self.model.mixing, self.seed)
-        proposals = marginal.propose(self.truth, Sweep(_DRAWS, _TAIL, 0, _POLISH))
-        information = marginal.information(self.truth, proposals)
-        if information is None:
+        mixing = self.model.mixing
+        if mixing.direct or mixing.is_kinked:
             raise SpecificationError("the attainable error is known for tastes that follow from their latents alone.")
+        information = marginal.information(self.model, self.truth, Sweep(_DRAWS, _TAIL, 0, _POLISH))
         return information / len(self.people)
 
     def error_of_tastes(self) -> float:

@@ -168,7 +168,7 @@ def run_newton(model: Any, people: Any, seed: int) -> list[tuple[float, Gaussian
     marginal = MarginalLikelihood(people, model.space, model.mixing, seed)
     search = NewtonSearch(model, marginal, marginal, NewtonSettings(0.005, 60, None, 8, 2), clock)
     optimum = search.run(start_population(model, logit))
-    q = find_posterior(model, marginal, people, optimum, seed, clock, wanted=False).factor
+    q = find_posterior(model, marginal, marginal, optimum, seed, clock, wanted=False).factor
     seconds = time.perf_counter() - started
     return [(seconds, q)]
 

@@ -1,0 +1,76 @@
+r"""Observed information of the marginal likelihood along paths of the draws, in relative coordinates.
+
+With draws :math:`\xi_s \sim q_n` that stay where they are, :math:`p(y_n | \theta)` is the mean of
+:math:`P(y_n | g(\zeta + L \xi_s)) \phi(\xi_s) / q_n(\xi_s)`, of whose jackknifed logarithm this is minus the second
+derivative. Complete data are here whitened tastes, in Louis' identity (`mxlogit.louis`) tastes themselves: where people
+say little about their tastes, known tastes would tell a hundred times more of the population than choices do, and the
+information would be a small difference of large terms.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mxlogit.density import PanelModel
+from mxlogit.panels import PanelDifferences
+from mxlogit.parameters import ParameterSpace, Population
+from mxlogit.simulated_block import Block, evaluate_block, merge_blocks, sum_second
+
+
+def pathwise_information(
+    model: PanelModel, xi: Tensor, log_ratio: Tensor, population: Population, panel: PanelDifferences
+) -> Tensor:
+    """Observed information (D, D), float64, of a chunk of people, weighted by their weights.
+
+    Parameters
+    ----------
+    model : PanelModel
+    xi : Tensor, shape (n, k, s)
+        Whitened tastes, each half of which holds whole antithetic pairs.
+    log_ratio : Tensor, shape (n, s)
+        Log density of the standard normal less that of what they are drawn from.
+    population : Population
+        In the dtype of the panel.
+    panel : PanelDifferences
+
+    Returns
+    -------
+    Tensor, shape (D, D)
+    """
+    halves = [
+        evaluate_block(model, population, panel, z, curvature=True, log_ratio=ratio)
+        for z, ratio in zip(xi.chunk(2, -1), log_ratio.chunk(2, -1), strict=True)
+    ]
+    weights = panel.weights.double()
+    hessian, score = _derivatives(merge_blocks(halves), 2.0 * weights)
+    for half in halves:
+        of_half = _derivatives(half, -0.5 * weights)
+        hessian, score = hessian + of_half[0], score + of_half[1]
+    return -_in_moves(hessian, score, population, model.space)
+
+
+def _derivatives(block: Block, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Weighted sums over people of the Hessian (D, D) and the gradient (D,) of the logarithm of a block's mean."""
+    assert block.second is not None
+    scores = block.score.double()
+    return sum_second(block.second.double(), scores, weights), weights @ scores
+
+
+def _in_moves(hessian: Tensor, score: Tensor, population: Population, space: ParameterSpace) -> Tensor:
+    """Hessian (D, D) in relative coordinates, of Hessian and gradient in coefficients, locations and cells of L."""
+    f, k = space.n_fixed, space.n_random
+    tril = population.scale_tril.double()
+    rows, columns = space.triangle
+    jacobian = torch.eye(space.size, dtype=tril.dtype, device=tril.device)
+    jacobian[f : f + k, f : f + k] = tril
+    moved = tril.new_zeros(len(rows), k, k)
+    moved[torch.arange(len(rows)), :, columns] = tril[:, rows].T
+    jacobian[f + k :, f + k :] = moved[:, rows, columns].T
+    result = jacobian.T @ hessian @ jacobian
+    # L exp(A) has the second derivatives L (A B + B A) / 2, and unit matrices the product (i, j) (j, l) = (i, l).
+    pull = tril.T @ space.triangle_matrix(score[f + k :])
+    for a, (i, j) in enumerate(zip(rows, columns, strict=True)):
+        for b, (m, n) in enumerate(zip(rows, columns, strict=True)):
+            result[f + k + a, f + k + b] += 0.5 * ((j == m) * pull[i, n] + (n == i) * pull[m, j])
+    return result
