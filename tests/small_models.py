@@ -41,7 +41,7 @@ def rebuilt(data, **changes):
         names=data.names,
         available=arrays["available"],
         observed=observed,
-        weights=data.weights,
+        weights=changes.get("weights", data.weights),
         decision_makers=data.decision_makers,
     )
 

@@ -1,5 +1,7 @@
 """The same numbers in chunks of another size, in single precision and on a GPU, from the same draws."""
 
+from dataclasses import fields, replace
+
 import numpy as np
 import pytest
 import torch
@@ -64,9 +66,9 @@ def fitted():
 
 
 def on(panel, device, dtype):
-    parts = {name: getattr(panel, name) for name in ("values", "closed", "weights", "n_situations", "appearance")}
-    moved = {name: None if part is None else part.to(device) for name, part in parts.items()}
-    return type(panel)(n_others=panel.n_others, **moved).to(dtype)
+    parts = {part.name: getattr(panel, part.name) for part in fields(panel) if part.init}
+    moved = {name: part.to(device) for name, part in parts.items() if isinstance(part, torch.Tensor)}
+    return replace(panel, **moved).to(dtype)
 
 
 def assert_equal(found, wanted, dtype):

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from small_models import rebuilt
 
 import mxlogit.choices.packing as packing
 import mxlogit.identity as identity
@@ -42,7 +43,7 @@ def test_digests_of_people_do_not_know_padding_chunks_or_company(seed, monkeypat
     wanted = each(data)
     assert len(set(wanted)) == len(wanted) == 23
     panel = difference_panels(data)
-    assert digest_people(panel.padded(9, 7)) == wanted
+    assert digest_people(panel.dense()) == wanted
     monkeypatch.setattr(identity, "_PEOPLE_AT_ONCE", 3)
     assert digest_people(panel) == wanted
     order = torch.randperm(23, generator=torch.Generator().manual_seed(seed))
@@ -56,13 +57,13 @@ def trimmed(data, person):
     one = data.take(torch.tensor([person]))
     count = int(one.observed.sum())
     parts = {name: getattr(one, name)[:, :count] for name in ("attributes", "available", "observed", "chosen")}
-    return replace(one, **parts)
+    return rebuilt(one, **parts)
 
 
 def test_digests_in_shards_are_those_in_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(packing, "_CELLS_PER_SHARD", 100)
     data = make_data()
-    packed = ChoiceData.pack(data, tmp_path / "pack")
+    packed = ChoiceData.pack(data, tmp_path / "pack", dtype=torch.float64)
     assert len(packed.shards) > 3
     streamed = StreamedPanels(packed, data.names, torch.device("cpu"), torch.float64)
     assert digest_people(streamed) == each(data)
@@ -73,7 +74,7 @@ def change(data, **parts):
     changed = {name: getattr(data, name).clone() for name in parts}
     for name, function in parts.items():
         function(changed[name])
-    return replace(data, **changed)
+    return rebuilt(data, **changed)
 
 
 def set_cell(place, value):
@@ -109,7 +110,7 @@ def test_moving_an_alternative_to_the_next_situation_is_noticed():
         for a, b in ((x, first), (y, second))
     )
     rows = [difference_panels(data) for data in (one, other)]
-    assert torch.equal(*(panel.values[~panel.closed] for panel in rows))
+    assert torch.equal(*(panel.open_rows().values for panel in rows))
     assert each(one) != each(other)
 
 

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import save_file
+from small_models import rebuilt
 
 import mxlogit.identity as identity
 import mxlogit.inference.default as default
@@ -107,13 +108,13 @@ def heavier(data):
 def other_choice(data):
     chosen = data.chosen.clone()
     chosen[5, 0] = (chosen[5, 0] + 1) % 5
-    return replace(data, chosen=chosen)
+    return rebuilt(data, chosen=chosen)
 
 
 def other_value(data):
     attributes = data.attributes.clone()
     attributes[5, 0, 0, 3] += 1e-3
-    return replace(data, attributes=attributes)
+    return rebuilt(data, attributes=attributes)
 
 
 UNIFORM = {name: "uniform" if name == "r3" else "normal" for name in NAMES["random"]}

@@ -43,8 +43,8 @@ class Shard:
         Numbers of decision makers, choice situations, available alternatives of all of them, and attributes.
     alternatives : int
         Length of the axis of alternatives.
-    squares : sequence of float, length k
-        Sums of squares of the attributes themselves, of which the rows are differences.
+    gram, squares : sequence of float, lengths k x k and k
+        Sums of the attributes themselves, of which the rows are rounded differences (`AttributeMoments`).
     rounding : float
         Relative rounding error of the attributes themselves.
     size : int
@@ -59,6 +59,7 @@ class Shard:
     rows: int
     columns: int
     alternatives: int
+    gram: tuple[float, ...]
     squares: tuple[float, ...]
     rounding: float
     size: int
@@ -240,9 +241,10 @@ class PackedChoices:
         """Sums over all shards."""
         total = AttributeMoments.zeros(len(self.names))
         for shard, data in zip(self.shards, self.read_all(), strict=True):
-            found = AttributeMoments.of(data)
-            squares = torch.cat([found.square.new_tensor(shard.squares), found.square[shard.columns :]])
-            total = total + replace(found, square=squares, rounding=shard.rounding)
+            found, k = AttributeMoments.of(data), shard.columns
+            found.square[:k] = found.square.new_tensor(shard.squares)
+            found.gram[:k, :k] = found.gram.new_tensor(shard.gram).view(k, k)
+            total = total + replace(found, rounding=shard.rounding)
         return total
 
 
@@ -286,8 +288,8 @@ def write_shard(root: Path, place: int, data: ChoiceData, dtype: torch.dtype) ->
     save_file(tensors, file)
     counts = data.n_decision_makers, data.n_situations, len(c.rows), len(data.names), data.n_alternatives
     moments = AttributeMoments.of(data)
-    facts = tuple(moments.square.tolist()), moments.rounding, file.stat().st_size, compute_checksum(file)
-    return Shard(name, *counts, *facts)
+    gram, squares = tuple(moments.gram.flatten().tolist()), tuple(moments.square.tolist())
+    return Shard(name, *counts, gram, squares, moments.rounding, file.stat().st_size, compute_checksum(file))
 
 
 def _differences(data: ChoiceData, dtype: torch.dtype) -> Tensor:
