@@ -341,7 +341,7 @@ class RaggedPanels(_Ranked):
     def _gather(self, layout: Layout) -> PanelDifferences:
         people, index = layout.people, layout.index
         return PanelDifferences(
-            self.values.index_select(0, index.flatten()).view(*index.shape, -1),
+            self.values.index_select(0, index.flatten()).view(*index.shape, self.n_columns),
             layout.closed,
             tuple(Section(*section) for section in layout.sections),
             self.weights[people],
@@ -376,7 +376,7 @@ def arrange_panels(
     n, real = len(n_situations), len(values) - 1
     sizes, lengths = others.unique().tolist(), n_situations.unique().tolist()
     if len(sizes) == 1 and len(lengths) == 1 and real:
-        dense = values[:-1].view(n, -1, values.shape[1])
+        dense = values[:-1].view(n, lengths[0] * sizes[0], values.shape[1])
         return PanelDifferences(
             dense, None, (Section(lengths[0], sizes[0]),), weights, n_situations, appearance, clusters
         )

@@ -307,3 +307,17 @@ def test_memory_follows_rows(kind):
     assert run.returncode == 0, run.stderr
     peak, rows = map(float, run.stdout.split())
     assert peak < 3.0 * rows + 300.0
+
+
+@pytest.mark.parametrize("columns", [0, 2])
+def test_nobody(columns):
+    """Panels of no decision maker, as a process without people has, and of no attributes."""
+    data = ragged("equal", k=2)
+    nobody = difference_panels(data.take(slice(0, 0)), list(range(columns)))
+    assert len(nobody) == 0
+    assert nobody.n_columns == columns
+    assert list(nobody.chunks(10)) == [] or len(next(iter(nobody.chunks(10)))[1]) == 0
+    some = difference_panels(data, list(range(columns)))
+    beta = torch.zeros(data.n_decision_makers, columns, dtype=torch.float64)
+    expected = log_prob_by_hand(data, torch.zeros(data.n_decision_makers, 2, dtype=torch.float64))
+    torch.testing.assert_close(panel_log_prob(beta, some), expected, atol=EXACT, rtol=EXACT)
