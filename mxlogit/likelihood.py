@@ -161,7 +161,7 @@ def panel_log_prob(beta: Tensor, panel: Panels) -> Tensor:
     ----------
     Train (2009), Discrete Choice Methods with Simulation, chapters 3 and 6.
     """
-    flat = beta.reshape(-1, *beta.shape[-2:]).permute(1, 2, 0)
+    flat = beta.reshape(math.prod(beta.shape[:-2]), *beta.shape[-2:]).permute(1, 2, 0)
 
     def log_prob(place: slice | Tensor, piece: PanelDifferences) -> tuple[Tensor]:
         return (compute_odds(torch.bmm(piece.values, flat[place]), piece).log_prob,)
