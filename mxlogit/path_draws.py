@@ -19,7 +19,7 @@ from mxlogit.density import PanelModel
 from mxlogit.marginal import MarginalLikelihood, Sweep
 from mxlogit.panels import PanelDifferences
 from mxlogit.parameters import Population
-from mxlogit.simulated_block import Block, draw_tastes, evaluate_block, weigh_block
+from mxlogit.simulated_block import Block, draw_tastes, evaluate_in_parts, weigh_block
 
 # Numbers that may be kept: 48 MB in single precision, and half a minute for five hundred populations.
 _MOST_NUMBERS = 12_000_000
@@ -46,8 +46,7 @@ class _Chunk:
     def evaluate(self, model: PanelModel, population: Population) -> list[Block]:
         """The same, and scores."""
         return [
-            evaluate_block(model, population, self.panel, xi, curvature=False, log_ratio=ratio)
-            for xi, ratio in self.halves
+            evaluate_in_parts(model, population, self.panel, xi, ratio, curvature=False) for xi, ratio in self.halves
         ]
 
 
@@ -122,6 +121,6 @@ class PathDraws:
 
 
 def can_keep_paths(marginal: MarginalLikelihood, draws: int) -> bool:
-    """Whether so many draws of everybody's whitened tastes fit in memory."""
+    """Whether draws of whitened tastes fit in memory, and populations can be met with them in reasonable time."""
     k = marginal.space.n_random
-    return k > 0 and len(marginal.people) * draws * (k + 1) <= _MOST_NUMBERS
+    return k > 0 and marginal.people.load * draws * (k + 1) <= _MOST_NUMBERS

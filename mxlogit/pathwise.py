@@ -15,7 +15,7 @@ from torch import Tensor
 from mxlogit.density import PanelModel
 from mxlogit.panels import PanelDifferences
 from mxlogit.parameters import ParameterSpace, Population
-from mxlogit.simulated_block import Block, evaluate_block, merge_blocks, sum_second
+from mxlogit.simulated_block import Block, evaluate_in_parts, merge_blocks, sum_second
 
 
 def pathwise_information(
@@ -39,7 +39,7 @@ def pathwise_information(
     Tensor, shape (D, D)
     """
     halves = [
-        evaluate_block(model, population, panel, z, curvature=True, log_ratio=ratio)
+        evaluate_in_parts(model, population, panel, z, ratio, curvature=True)
         for z, ratio in zip(xi.chunk(2, -1), log_ratio.chunk(2, -1), strict=True)
     ]
     weights = panel.weights.double()

@@ -14,6 +14,9 @@ from mxlogit.errors import SpecificationError
 from mxlogit.panels import PanelDifferences, Panels, RaggedPanels
 from mxlogit.team import Team
 
+# Rows of a person of the published simulation study: work limits count people like these.
+_ROWS_OF_A_PERSON = 40
+
 
 class PanelSource(Protocol):
     """The people of this process, to be met in order, a chunk at a time (`PanelDifferences`, `StreamedPanels`)."""
@@ -82,6 +85,8 @@ class People:
     weight : float
         Sum of the weights of all.
     team : Team
+    rows : int
+        About how many rows all of them have.
     """
 
     panels: PanelSource
@@ -89,18 +94,23 @@ class People:
     count: int
     weight: float
     team: Team
+    rows: int
 
     @classmethod
     def gather(cls, panels: PanelSource, team: Team | None = None) -> People:
         """Count the people of all processes; those of this process alone without a team."""
         team = Team() if team is None else team
-        shares = team.gather((len(panels), float(panels.weights.double().sum())))
-        counts = [count for count, _ in shares]
-        first, weight = sum(counts[: team.rank]), sum(weight for _, weight in shares)
-        return cls(panels, first, sum(counts), weight, team)
+        shares = team.gather((len(panels), float(panels.weights.double().sum()), len(panels) * panels.n_rows))
+        counts, weights, rows = zip(*shares, strict=True)
+        return cls(panels, sum(counts[: team.rank]), sum(counts), sum(weights), team, sum(rows))
 
     def __len__(self) -> int:
         return self.count
+
+    @property
+    def load(self) -> int:
+        """What a pass over these people costs, in people with ten choices of five; no less than their number."""
+        return max(self.count, self.rows // _ROWS_OF_A_PERSON)
 
     @property
     def like(self) -> Tensor:
@@ -146,5 +156,6 @@ class People:
         """Return some people by increasing places among everybody, in memory, spread over processes as they are."""
         mine = self.here(people)
         panels = self.panels.take(mine.to(self.like.device))
-        (weight,) = self.team.total(panels.weights.double().sum())
-        return People(panels, int((people < self.first).sum()), len(people), float(weight), self.team)
+        sums = torch.stack([panels.weights.double().sum().cpu(), torch.tensor(1.0 * len(panels) * panels.n_rows)])
+        weight, rows = self.team.total(sums)[0].tolist()
+        return People(panels, int((people < self.first).sum()), len(people), weight, self.team, int(rows))

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from mxlogit.density import PanelModel
+from mxlogit.guide.laplace import draws_at_once
 from mxlogit.likelihood import panel_probabilities, situation_means
 from mxlogit.mixing import Bend, MapValue
 from mxlogit.money import pull_back, to_coefficients
@@ -365,6 +366,19 @@ def _direct_bend(bend: Bend, pull: Tensor, moved: Tensor, inputs: Tensor) -> Ten
     pairs = [(bend.location_location, bend.location_scale), (bend.location_scale, bend.scale_scale)]
     inner = torch.stack([torch.stack([(pull * entry).sum(-1) for entry in row], -1) for row in pairs], 1)
     return mixed + mixed.mT + torch.bmm(torch.bmm(inputs.mT, inner), inputs)
+
+
+def evaluate_in_parts(
+    model: PanelModel, population: Population, panel: PanelDifferences, z: Tensor, log_ratio: Tensor, *, curvature: bool
+) -> Block:
+    """Evaluate people on draws (n, k, r) with log ratios (n, r), as `evaluate_block`, some draws after the other."""
+    step = draws_at_once(panel)
+    return merge_blocks(
+        [
+            evaluate_block(model, population, panel, part, curvature=curvature, log_ratio=ratio)
+            for part, ratio in zip(z.split(step, -1), log_ratio.split(step, -1), strict=True)
+        ]
+    )
 
 
 def merge_blocks(blocks: list[Block]) -> Block:

@@ -220,7 +220,7 @@ def correct(
         return None, passes
     swept = SweptDensity(model, marginal, coordinates, sweep, tick)
     swept.sharpen(points[:_TRIED])
-    stages = min(_MOST_STAGES, int(work / (_STAGE * swept.sweep.draws * len(marginal.people))))
+    stages = min(_MOST_STAGES, int(work / (_STAGE * swept.sweep.draws * marginal.people.load)))
     if stages < _FEWEST_STAGES:
         return None, passes + swept.passes
     found = sample_posterior(swept, first, _STAGE * stages, generator)

@@ -127,7 +127,7 @@ def run_newton(
     tastes = PolishedTastes(model, seed, settings.tail, vary=optimum.sweep.vary, even=even, flow=flow)
     said = _uncorrected_sentences(settings, model, people, posterior)
     fit = Fit(samples, center, optimum.status, clock.history, tastes, {}, said)
-    draws = max(_FEWEST_CENTER_DRAWS, min(_MOST_CENTER_DRAWS, 4 * (_CENTER_WORK // (4 * len(people)))))
+    draws = max(_FEWEST_CENTER_DRAWS, min(_MOST_CENTER_DRAWS, 4 * (_CENTER_WORK // (4 * people.load))))
     fit.diagnostics.update(evaluate_center(marginal, center, draws, settings.tail, optimum.sweep.vary))
     clock.passes += 1
     fit.diagnostics.update(_describe(fit, optimum, posterior, sample, seed, clock))

@@ -80,7 +80,7 @@ def observed_information(
 
     def draws_for(curvature: Tensor) -> int:
         people = len(marginal.people)
-        most = min(_MOST, max(_FEWEST, _FEWEST * (_MOST_WORK // (_FEWEST * people))))
+        most = min(_MOST, max(_FEWEST, _FEWEST * (_MOST_WORK // (_FEWEST * marginal.people.load))))
         wanted = float(whitened(noise, curvature).square().mean()) / (precision**2 * people)
         return most if wanted > most else max(_FEWEST, _FEWEST * math.ceil(wanted / _FEWEST))
 

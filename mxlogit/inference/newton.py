@@ -223,7 +223,7 @@ class NewtonSearch:
 
     def _refine_draws(self, population: Population) -> Optimum:
         """Ascend over everybody with more and more draws until new draws do not matter."""
-        n_people, draws, rough = len(self.marginal.people), 16, _FEW_DRAWS_TOLERANCE * self.settings.tolerance
+        n_people, draws, rough = self.marginal.people.load, 16, _FEW_DRAWS_TOLERANCE * self.settings.tolerance
         ascent = self._first_ascent(population, draws, rough)
         while True:
             before, draws = ascent.evaluation, 4 * draws

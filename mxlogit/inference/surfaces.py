@@ -202,7 +202,7 @@ def _first_kept(people: int) -> int:
 
 def _sweep_difference(density: SweptDensity, ends: Tensor) -> tuple[float, float]:
     """Difference between two points by sweeps, and its variance."""
-    people = len(density.marginal.people)
+    people = density.marginal.people.load
     draws = max(_FEWEST_SWEPT, min(_MOST_DRAWS, 4 * (_SWEPT_WORK // (4 * people))))
     density.sweep = replace(density.sweep, draws=draws)
     (low, low_variance), (high, high_variance) = (density.evaluate(point) for point in ends)
