@@ -13,7 +13,7 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -23,8 +23,6 @@ from mxlogit.runs import first_places, places_of_runs
 
 # Share of a dense array that may be padding before rows are held as long as they are.
 _MOST_PADDING = 0.25
-# Situations that are differenced at a time.
-_SITUATIONS_AT_ONCE = 16_384
 # Windows and plans of pieces that ragged panels remember: passes alternate between few of them.
 _REMEMBERED = 2
 
@@ -383,72 +381,3 @@ def arrange_panels(
     panels = RaggedPanels(values, others, n_situations, weights, appearance, clusters, size_classes(others))
     padded = n * max(lengths, default=1) * max(1, max(sizes, default=1))
     return panels.dense() if padded <= (1.0 + _MOST_PADDING) * max(real, n) else panels
-
-
-class ChoiceSource(Protocol):
-    """Choices whose attributes are to be differenced (see `mxlogit.choices.ChoiceData` for shapes)."""
-
-    @property
-    def choices(self) -> Any:
-        """Rows of choice situations (`mxlogit.choices.rows.ChoiceRows`)."""
-        ...
-
-    @property
-    def weights(self) -> Tensor:
-        """Weights (n,)."""
-        ...
-
-    @property
-    def appearance(self) -> Tensor | None:
-        """Ranks by first appearance (n,)."""
-        ...
-
-    @property
-    def clusters(self) -> Tensor | None:
-        """Clusters (n,)."""
-        ...
-
-
-def difference_panels(data: ChoiceSource, order: list[int] | None = None, dtype: torch.dtype | None = None) -> Panels:
-    """Difference the attributes of every situation against its chosen alternative.
-
-    Parameters
-    ----------
-    data : ChoiceData
-    order : list of int, optional
-        Columns to use, in the order wanted (fixed coefficients first); all by default.
-    dtype : torch.dtype, optional
-        Of the differences, which are rounded last; that of the data by default.
-
-    Returns
-    -------
-    PanelDifferences or RaggedPanels
-    """
-    rows, sizes = data.choices.rows, data.choices.set_sizes
-    kind = rows.dtype if dtype is None else dtype
-    columns = None if order is None or order == list(range(rows.shape[1])) else order
-    width = rows.shape[1] if columns is None else len(columns)
-    values = torch.empty(len(rows) - len(sizes) + 1, width, dtype=kind, device=rows.device)
-    values[-1] = 0.0
-    first = first_places(sizes)
-    for start in range(0, len(sizes), _SITUATIONS_AT_ONCE):
-        part = slice(start, min(start + _SITUATIONS_AT_ONCE, len(sizes)))
-        begin, end = int(first[part.start]), int(first[part.stop])
-        found = _difference(rows[begin:end], sizes[part].long(), data.choices.chosen_ranks[part])
-        target = values[begin - part.start : end - part.stop]
-        target.copy_(found if columns is None else found[:, columns])
-    others = sizes.long() - 1
-    return arrange_panels(
-        values, others, data.choices.panel_lengths, data.weights.to(kind), data.appearance, data.clusters
-    )
-
-
-def _difference(rows: Tensor, sizes: Tensor, ranks: Tensor) -> Tensor:
-    """Rows (r, k) of situations less that of the chosen alternative, which is left out."""
-    chosen = first_places(sizes)[:-1] + ranks
-    # Whole rows are copied: one look-up for all attributes.
-    other = torch.ones(len(rows), dtype=torch.bool, device=rows.device)
-    other[chosen] = False
-    differences = rows[other]
-    differences -= rows[chosen.repeat_interleave(sizes - 1)]
-    return differences

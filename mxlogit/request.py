@@ -16,13 +16,14 @@ from mxlogit.choices import ChoiceData, PackedChoices
 from mxlogit.choices.labels import explain_kinds, find_labels
 from mxlogit.choices.moments import AttributeMoments, check_identification
 from mxlogit.density import PanelModel
+from mxlogit.differences import difference_panels
 from mxlogit.errors import ChoiceDataError, SpecificationError, check_option
 from mxlogit.inference.mcmc import MCMC
 from mxlogit.inference.method import Method
 from mxlogit.inference.msle import MSLE
 from mxlogit.inference.vi import VI
 from mxlogit.mixing import Mixing
-from mxlogit.panels import PanelDifferences, RaggedPanels, difference_panels
+from mxlogit.panels import PanelDifferences, RaggedPanels
 from mxlogit.parameters import ParameterSpace
 from mxlogit.people import PanelSource
 from mxlogit.priors import Priors, resolve_priors

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from mxlogit.choices.data import ChoiceData, join_choices
 from mxlogit.choices.packed import PackedChoices
-from mxlogit.panels import Panels, difference_panels
+from mxlogit.differences import difference_panels
+from mxlogit.panels import Panels
 
 
 class StreamedPanels:

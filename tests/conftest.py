@@ -10,8 +10,9 @@ import torch
 
 from mxlogit import ChoiceData
 from mxlogit.density import PanelModel
+from mxlogit.differences import difference_panels
 from mxlogit.mixing import Mixing
-from mxlogit.panels import PanelDifferences, difference_panels
+from mxlogit.panels import PanelDifferences
 from mxlogit.parameters import ParameterSpace
 from mxlogit.priors import Priors, resolve_priors
 

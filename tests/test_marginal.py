@@ -10,6 +10,7 @@ from small_models import rebuilt
 
 from mxlogit.choices import ChoiceData
 from mxlogit.density import PanelModel
+from mxlogit.differences import difference_panels
 from mxlogit.draws import DrawScheme, Jackknife
 from mxlogit.guide.laplace import follow, polish
 from mxlogit.guide.variational import vary
@@ -17,7 +18,6 @@ from mxlogit.inference.newton import without_noise
 from mxlogit.likelihood import panel_log_prob
 from mxlogit.marginal import MarginalLikelihood, Sweep
 from mxlogit.mixing import FAMILIES, Mixing
-from mxlogit.panels import difference_panels
 from mxlogit.parameters import ParameterSpace, Population
 from mxlogit.people import People
 from mxlogit.priors import Priors, resolve_priors
@@ -152,7 +152,7 @@ def test_following_a_mode_is_a_newton_step(panel, space, generator):
 
 def test_weight_two_equals_the_person_twice(data, space, generator):
     """With the same draws the weighted sums are equal: here draws are exact (zero variance of tastes)."""
-    from mxlogit.panels import difference_panels
+    from mxlogit.differences import difference_panels
 
     population = population_of(space, generator)
     tiny = Population(population.fixed, population.location, 1e-7 * population.scale_tril)
@@ -236,7 +236,7 @@ def test_control_variates_make_a_gaussian_posterior_exact(space, generator):
 
 def test_two_newton_steps_leave_hardly_a_gap_on_the_published_design():
     """At the true population parameters, polish=2 from xi = 0: mean ESS fraction of the normal factor above .98."""
-    from mxlogit.panels import difference_panels
+    from mxlogit.differences import difference_panels
     from mxlogit.simulate import simulate_published_study
 
     study = simulate_published_study(500, 10, 1)
@@ -315,7 +315,7 @@ def test_noise_is_taken_out_of_curvature_and_never_all_of_it(generator):
 
 def test_padding_does_not_matter(generator, monkeypatch):
     """People in pieces of like length, situations left out in the middle: what the padded panels say."""
-    from mxlogit.panels import difference_panels
+    from mxlogit.differences import difference_panels
     from mxlogit.simulate import simulate_published_study
 
     data = simulate_published_study(600, 12, 1).data
@@ -343,7 +343,7 @@ def test_padding_does_not_matter(generator, monkeypatch):
 
 
 def test_full_panels_stay_in_order(data):
-    from mxlogit.panels import difference_panels
+    from mxlogit.differences import difference_panels
 
     panel = difference_panels(data).dense()
     (first, second) = panel.pieces(10_000, 3)

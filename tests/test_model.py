@@ -117,7 +117,7 @@ def rows(factor):
 
 def test_encoder_symmetries(model, data, panel, guide, generator):
     """Order of situations, of alternatives, of people, padding and batching do not matter."""
-    from mxlogit.panels import difference_panels
+    from mxlogit.differences import difference_panels
 
     population = model.space.constrain(0.3 * torch.randn(model.space.size, generator=generator, dtype=torch.float64))
     encode = lambda panel: rows(guide.encoder(population, panel))  # noqa: E731

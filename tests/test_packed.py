@@ -15,7 +15,7 @@ import mxlogit.choices.packing as packing
 from mxlogit import MSLE, VI, ChoiceData, ChoiceDataError, MixedLogit
 from mxlogit.choices.moments import AttributeMoments
 from mxlogit.choices.packed import MANIFEST, PEOPLE
-from mxlogit.panels import difference_panels
+from mxlogit.differences import difference_panels
 from mxlogit.streams import StreamedPanels
 
 pytestmark = pytest.mark.filterwarnings("ignore::mxlogit.ConvergenceWarning")

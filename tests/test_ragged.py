@@ -12,11 +12,12 @@ from small_models import model_of
 
 from mxlogit import MCMC, MSLE, VI, ChoiceData, MixedLogit
 from mxlogit.choices.rows import pad_rows, rows_of_arrays
+from mxlogit.differences import difference_panels
 from mxlogit.layouts import Situations, size_classes
 from mxlogit.likelihood import panel_derivatives, panel_log_prob
 from mxlogit.marginal import MarginalLikelihood, Sweep
 from mxlogit.mixing import Mixing
-from mxlogit.panels import PanelDifferences, RaggedPanels, difference_panels
+from mxlogit.panels import PanelDifferences, RaggedPanels
 from mxlogit.parameters import ParameterSpace, Population
 from mxlogit.people import People
 from mxlogit.runs import first_places, places_of_runs

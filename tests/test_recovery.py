@@ -61,14 +61,6 @@ def test_blocks_weights_and_ragged_panels():
     assert (standardised_errors(est, truth).abs() < WIDTH).all()
 
 
-def test_one_choice_per_person_is_handled():
-    frame, _ = simulate_choices(800, 1, 4, fixed={"x": 1.0}, random={"z": (0.5, 1.0)}, random_state=6)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        est = MixedLogit(fixed=["x"], random=["z"], random_state=0).fit(frame)
-    assert np.isfinite(est.coef_).all()
-
-
 @pytest.mark.parametrize(
     ("people", "situations"),
     [(10, 1), *(pytest.param(*few, marks=pytest.mark.slow) for few in ((3, 2), (20, 2), (50, 3)))],

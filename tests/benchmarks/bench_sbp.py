@@ -36,6 +36,7 @@ import torch
 
 from mxlogit import SBP, VI, ChoiceData, Encoder, MixedLogit, Priors
 from mxlogit.density import PanelModel
+from mxlogit.differences import difference_panels
 from mxlogit.guide.amortized import AmortizedGuide
 from mxlogit.guide.encoder import SetEncoder
 from mxlogit.guide.memory import memory_report
@@ -45,7 +46,7 @@ from mxlogit.inference.keep_control import KeepControl
 from mxlogit.inference.newton import Clock
 from mxlogit.inference.start import fit_multinomial_logit, start_population
 from mxlogit.mixing import Mixing
-from mxlogit.panels import PanelDifferences, difference_panels
+from mxlogit.panels import PanelDifferences
 from mxlogit.parameters import ParameterSpace
 from mxlogit.people import People
 from mxlogit.priors import resolve_priors
