@@ -223,14 +223,14 @@ class NewtonSearch:
 
     def _refine_draws(self, population: Population) -> Optimum:
         """Ascend over everybody with more and more draws until new draws do not matter."""
-        n_people, draws, rough = self.marginal.people.load, 16, _FEW_DRAWS_TOLERANCE * self.settings.tolerance
+        people, draws, rough = self.marginal.people, 16, _FEW_DRAWS_TOLERANCE * self.settings.tolerance
         ascent = self._first_ascent(population, draws, rough)
         while True:
             before, draws = ascent.evaluation, 4 * draws
             ascent, sweep = self._ascend_with(draws, self._note_weights(ascent), rough)
             redraw = self._shift(before, ascent.first)
-            allowed = next(limit for cost, limit in _REDRAW_TOLERANCES if draws * n_people < cost)
-            if redraw < allowed or 4 * draws * n_people > _MOST_DRAWS_TIMES_PEOPLE:
+            allowed = next(limit for cost, limit in _REDRAW_TOLERANCES if draws * len(people) < cost)
+            if redraw < allowed or 4 * draws * people.load > _MOST_DRAWS_TIMES_PEOPLE:
                 break
         if ascent.decrement > self.settings.tolerance:
             ascent, sweep = self._ascend_with(draws, ascent.point, self.settings.tolerance)
