@@ -50,7 +50,7 @@ def difference_panels(data: ChoiceSource, order: list[int] | None = None, dtype:
     order : list of int, optional
         Columns to use, in the order wanted (fixed coefficients first); all by default.
     dtype : torch.dtype, optional
-        Of the differences, which are rounded last; that of the data by default.
+        Floating point type of the differences, which are rounded last; that of the data by default.
 
     Returns
     -------

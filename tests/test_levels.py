@@ -95,10 +95,12 @@ def test_dates_and_large_numbers(kind):
         values = 1_700_000_000 + late.astype("int64" if kind == "int64" else "float64")
     table = frame.assign(t=values)
     if kind == "polars":
-        pl = pytest.importorskip("polars")
+        import polars as pl
+
         table = pl.from_pandas(table)
     if kind == "arrow":
-        pa = pytest.importorskip("pyarrow")
+        import pyarrow as pa
+
         table = pa.Table.from_pandas(table)
     for dtype in ("float32", "float64"):
         est = MixedLogit(fixed=["t"], method="msle", dtype=dtype).fit(table)

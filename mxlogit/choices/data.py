@@ -161,7 +161,7 @@ class ChoiceData:
         decision_maker, situation, alternative, choice, availability, weights : str
             Columns, as of `MixedLogit`.
         dtype : torch.dtype
-            Of the attributes on disk.
+            Floating point type of the attributes on disk.
 
         Returns
         -------
