@@ -68,22 +68,26 @@ class Jackknife:
     def __init__(self, log_values: Tensor) -> None:
         halves = log_values.unflatten(-1, (2, -1))
         top = halves.amax(-1, keepdim=True)
-        odds = (halves - top).exp()
-        total = odds.sum(-1, keepdim=True)
-        self._odds = odds / total
-        self._halves = (top + total.log())[..., 0]
+        self._odds = (halves - top).exp()
+        self._total = self._odds.sum(-1, keepdim=True)
+        self._halves = (top + self._total.log())[..., 0]
         self._whole = self._halves.logsumexp(-1)
         self._count = log_values.shape[-1]
+
+    @property
+    def log_sums(self) -> Tensor:
+        """Logarithms (n, 2) of the sums over each half."""
+        return self._halves
 
     @property
     def log_mean(self) -> Tensor:
         """Twice the logarithm of the mean less the mean of those of the halves, shape (n,)."""
         return 2.0 * self._whole - self._halves.mean(-1) - math.log(2.0 * self._count)
 
-    @property
+    @cached_property
     def half_weights(self) -> Tensor:
         """Weights (n, 2, s / 2) that sum to one in each half."""
-        return self._odds
+        return self._odds / self._total
 
     @property
     def half_coefficients(self) -> Tensor:
@@ -93,16 +97,47 @@ class Jackknife:
     @cached_property
     def plain_weights(self) -> Tensor:
         """Self-normalised weights, shape (n, s)."""
-        return (self._odds * self._share()).flatten(-2)
+        return (self.half_weights * self._share()).flatten(-2)
 
     @cached_property
     def weights(self) -> Tensor:
         """Signed weights (n, s), summing to one: the gradient of `log_mean`."""
-        return (self._odds * self.half_coefficients[..., None]).flatten(-2)
+        return (self.half_weights * self.half_coefficients[..., None]).flatten(-2)
 
     def _share(self) -> Tensor:
         """Each half's share of the sum, shape (n, 2, 1)."""
         return (self._halves - self._whole[:, None]).exp_()[..., None]
+
+
+def shifted_net(words: tuple[int, ...], keys: Tensor, size: int, count: int) -> Tensor:
+    """One Sobol net, shifted modulo one by a random vector for every person: its halves are nets too.
+
+    Parameters
+    ----------
+    words : tuple of int
+        Same words, same net and shifts.
+    keys : Tensor, int64, shape (n,)
+        People with equal keys get equal points, whoever else is drawn with them.
+    size : int
+        Dimensions, at least one.
+    count : int
+        Points; a power of two.
+
+    Returns
+    -------
+    Tensor, shape (n, size, count)
+        Uniform numbers between 0 and 1, float64, on the processor.
+
+    References
+    ----------
+    Cranley and Patterson (1976), SIAM Journal on Numerical Analysis 13.
+    """
+    net = torch.quasirandom.SobolEngine(size, scramble=True, seed=_seed_of(*words) % 2**31)
+    distinct, person = keys.cpu().unique(return_inverse=True)
+    bits = torch.stack([mixed_bits((*words, axis), distinct) for axis in range(size)], 1)
+    shift = bits.double() * 2.0**-63
+    points = torch.frac(net.draw(count, dtype=torch.float64).T + shift[..., None])
+    return points.clamp_(_EDGE, 1.0 - _EDGE)[person]
 
 
 @dataclass(frozen=True)
@@ -228,20 +263,12 @@ class DrawScheme:
         -------
         BaseDraws
 
-        References
-        ----------
-        Cranley and Patterson (1976), SIAM Journal on Numerical Analysis 13.
         """
         half, k = self.draws // 2, self.dimensions
         size = k + (0 if self.tail is None else self.tail // 2)
         if size == 0:
             return self._assemble(*(like.new_empty(len(keys), 0, 2, half // 2) for _ in range(2)))
-        net = torch.quasirandom.SobolEngine(size, scramble=True, seed=_seed_of(*self.key) % 2**31)
-        distinct, person = keys.cpu().unique(return_inverse=True)
-        bits = torch.stack([mixed_bits((*self.key, axis), distinct) for axis in range(size)], 1)
-        shift = bits.double() * 2.0**-63
-        uniform = torch.frac(net.draw(half, dtype=torch.float64).T + shift[..., None]).clamp_(_EDGE, 1.0 - _EDGE)
-        uniform = uniform[person].to(like.device).unflatten(-1, (2, -1))
+        uniform = shifted_net(self.key, keys, size, half).to(like.device).unflatten(-1, (2, -1))
         return self._assemble(torch.special.ndtri(uniform[:, :k]).to(like), uniform[:, k:].to(like))
 
     def _assemble(self, normal: Tensor, uniform: Tensor) -> BaseDraws:

@@ -10,43 +10,46 @@ whatever the population, and any map from latents to tastes will do.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from mxlogit.density import PanelModel
+from mxlogit.draws import Jackknife, shifted_net
+from mxlogit.guide.laplace import whitened_log_prob
 from mxlogit.marginal import MarginalLikelihood, Sweep
 from mxlogit.panels import PanelDifferences
 from mxlogit.parameters import Population
-from mxlogit.simulated_block import Block, draw_tastes, evaluate_in_parts, weigh_block
+from mxlogit.simulated_block import Block, evaluate_in_parts
 
-# Numbers that may be kept: 48 MB in single precision, and half a minute for five hundred populations.
-_MOST_NUMBERS = 12_000_000
+# Numbers that may be kept (64 MB in single precision), and rows of data times draws at a population: 30 ms.
+_MOST_NUMBERS, _MOST_CELLS = 16_000_000, 8_000_000
 # Rows of data times draws that are evaluated together.
-_CELLS = 128_000
+_CELLS = 512_000
+# Draws that show which kind reaches further.
+_TRIED = 64
 
 
 @dataclass(frozen=True)
 class _Chunk:
-    """Draws of some people: halves of whitened tastes (n, k, s / 2), and of their log ratios (n, s / 2)."""
+    """Draws of some people: whitened tastes (n, k, s), and their log ratios (n, s) or zero."""
 
     panel: PanelDifferences
-    halves: list[tuple[Tensor, Tensor]]
+    xi: Tensor
+    log_ratio: Tensor
 
-    def log_sums(self, model: PanelModel, population: Population) -> Tensor:
-        """Logarithms (2, n) of the halves' sums of weighted probabilities."""
-        return torch.stack(
-            [
-                (weigh_block(model, draw_tastes(model, population, xi), self.panel) + ratio).logsumexp(-1)
-                for xi, ratio in self.halves
-            ]
-        )
+    def weigh(self, model: PanelModel, population: Population) -> Jackknife:
+        """Weighted probabilities of the choices."""
+        return Jackknife(whitened_log_prob(self.xi, population, self.panel, model.mixing) + self.log_ratio)
 
     def evaluate(self, model: PanelModel, population: Population) -> list[Block]:
-        """The same, and scores."""
+        """Halves' logarithms of sums of weighted probabilities, and their scores."""
+        halves = zip(self.xi.chunk(2, -1), self.log_ratio.expand(len(self.xi), -1).chunk(2, -1), strict=True)
         return [
-            evaluate_in_parts(model, population, self.panel, xi, ratio, curvature=False) for xi, ratio in self.halves
+            evaluate_in_parts(model, population, self.panel, xi.contiguous(), ratio, curvature=False)
+            for xi, ratio in halves
         ]
 
 
@@ -60,19 +63,25 @@ class PathDraws:
         Of everybody, with modes near those at the anchor; `can_keep_paths` says whether there is room.
     anchor : Population
     sweep : Sweep
-        How many draws, and from what.
+        How many draws, and from what, where they are around modes.
+    around_modes : bool
+        Whether they are, or else quasi-random draws from the population, which is all there is to know of people who
+        say little: of one choice, with two tastes, 128 of these have the noise of a thousand random ones around modes.
+
+    Attributes
+    ----------
+    cells : int
+        Rows of data times draws, which the time of a population is proportional to.
     """
 
-    def __init__(self, model: PanelModel, marginal: MarginalLikelihood, anchor: Population, sweep: Sweep) -> None:
-        self.model, self.draws, self._people = model, sweep.draws, marginal.people
-        self._chunks = []
-        size = max(1, _CELLS // (max(1, marginal.people.panels.n_rows) * sweep.draws))
-        for proposal in marginal.propose(anchor, sweep, remember=False, size=size):
-            xi, log_ratio = marginal.whitened(proposal)
-            halves = list(zip(xi.chunk(2, -1), log_ratio.chunk(2, -1), strict=True))
-            self._chunks.append(_Chunk(proposal.panel, [(z.contiguous(), ratio) for z, ratio in halves]))
-        local = anchor.to(marginal.people.like)
-        self._apart = [chunk.log_sums(model, local).diff(dim=0)[0] for chunk in self._chunks]
+    def __init__(
+        self, model: PanelModel, marginal: MarginalLikelihood, anchor: Population, sweep: Sweep, *, around_modes: bool
+    ) -> None:
+        self.model, self._people = model, marginal.people
+        source = _around_modes(marginal, anchor, sweep) if around_modes else _from_population(marginal, sweep)
+        self._chunks, local = list(source), anchor.to(marginal.people.like)
+        self.cells = marginal.people.rows * sweep.draws
+        self._apart = [chunk.weigh(model, local).log_sums.diff(dim=1)[:, 0] for chunk in self._chunks]
 
     @torch.no_grad()
     def log_likelihood(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
@@ -87,10 +96,9 @@ class PathDraws:
         local = self.model.space.constrain(vector).to(self._people.like)
         total = self._people.like.new_zeros(2, dtype=torch.float64)
         for chunk, apart in zip(self._chunks, self._apart, strict=True):
-            logs, weights = chunk.log_sums(self.model, local), chunk.panel.weights.double()
-            whole = (2.0 * logs.logsumexp(0) - logs.mean(0)).double() - math.log(2.0 * self.draws)
-            total[0] += weights @ whole
-            total[1] += weights.square() @ (0.5 * (logs.diff(dim=0)[0] - apart)).double().square()
+            drawn, weights = chunk.weigh(self.model, local), chunk.panel.weights.double()
+            total[0] += weights @ drawn.log_mean.double()
+            total[1] += weights.square() @ (0.5 * (drawn.log_sums.diff(dim=1)[:, 0] - apart)).double().square()
         return self._people.team.total(total)[0]
 
     def gradients(self, vectors: Tensor) -> Tensor:
@@ -120,7 +128,39 @@ class PathDraws:
         return self._people.team.total(total)[0]
 
 
+def _around_modes(marginal: MarginalLikelihood, anchor: Population, sweep: Sweep) -> Iterator[_Chunk]:
+    for proposal in marginal.propose(anchor, sweep, remember=False, size=_people_at_once(marginal, sweep.draws)):
+        yield _Chunk(proposal.panel, *marginal.whitened(proposal))
+
+
+def _from_population(marginal: MarginalLikelihood, sweep: Sweep) -> Iterator[_Chunk]:
+    people, like = marginal.people, marginal.people.like
+    places = people.first + torch.arange(len(people.panels))
+    nothing = like.new_zeros(1, sweep.draws)
+    for part, chunk in people.panels.chunks(_people_at_once(marginal, sweep.draws)):
+        for group, panel in chunk.pieces(_CELLS // sweep.draws, len(chunk)):
+            keys = places[part][group.cpu() if isinstance(group, Tensor) else group]
+            uniform = shifted_net((marginal.seed, sweep.key), keys, marginal.space.n_random, sweep.draws)
+            yield _Chunk(panel, torch.special.ndtri(uniform).to(like), nothing)
+
+
+def _people_at_once(marginal: MarginalLikelihood, draws: int) -> int:
+    return max(1, _CELLS // (max(1, marginal.people.panels.n_rows) * draws))
+
+
+def draw_paths(
+    model: PanelModel, marginal: MarginalLikelihood, anchor: Population, sweep: Sweep, vectors: Tensor
+) -> PathDraws:
+    """Draws of the kind that knows differences between the anchor and some vectors (b, D) better."""
+    few = replace(sweep, draws=min(_TRIED, sweep.draws))
+    near, wide = (
+        PathDraws(model, marginal, anchor, few, around_modes=kind).log_likelihood(vectors)[1].nan_to_num(nan=math.inf)
+        for kind in (True, False)
+    )
+    return PathDraws(model, marginal, anchor, sweep, around_modes=float(near.median()) < float(wide.median()))
+
+
 def can_keep_paths(marginal: MarginalLikelihood, draws: int) -> bool:
     """Whether draws of whitened tastes fit in memory, and populations can be met with them in reasonable time."""
-    k = marginal.space.n_random
-    return k > 0 and marginal.people.load * draws * (k + 1) <= _MOST_NUMBERS
+    k, people = marginal.space.n_random, marginal.people
+    return k > 0 and len(people) * draws * (k + 1) <= _MOST_NUMBERS and people.rows * draws <= _MOST_CELLS

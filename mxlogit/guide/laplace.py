@@ -156,6 +156,30 @@ def drawn_utility(
     return torch.bmm(panel.values, coefficients, out=scratch.take(shape, panel.values))
 
 
+def whitened_utility(xi: Tensor, population: Population, panel: PanelDifferences, mixing: Mixing) -> Tensor:
+    """Utility differences (n, r, s) at s whitened tastes of each person, (n, k, s).
+
+    Where tastes are the latents, attributes are multiplied by L once instead of every draw.
+    """
+    n_fixed = population.fixed.shape[0]
+    if mixing.is_identity and mixing.scale_position is None:
+        values = panel.values[..., n_fixed:]
+        mean = fixed_utility(population, panel) + values @ population.location
+        return torch.baddbmm(mean[..., None], values @ population.scale_tril, xi)
+    latent = population.location[:, None] + population.scale_tril @ xi
+    tastes = mixing.tastes(latent.mT, population.location, population.scale).mT
+    return drawn_utility(tastes, population, panel, mixing)
+
+
+def whitened_log_prob(xi: Tensor, population: Population, panel: PanelDifferences, mixing: Mixing) -> Tensor:
+    """Log P(y_n | xi), shape (n, s), at s whitened tastes of each person, (n, k, s)."""
+    parts = [
+        compute_odds(whitened_utility(part, population, panel, mixing), panel).log_prob
+        for part in xi.split(draws_at_once(panel), -1)
+    ]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+
+
 def drawn_log_prob(
     tastes: Tensor, population: Population, panel: Panels, mixing: Mixing, scratch: Scratch | None = None
 ) -> Tensor:

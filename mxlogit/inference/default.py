@@ -34,11 +34,10 @@ from mxlogit.inference.posterior import (
     widen_to_possible,
 )
 from mxlogit.inference.start import MultinomialLogit
+from mxlogit.inference.surfaces import room_for_draws
 from mxlogit.journal import FileJournal, Journal
-from mxlogit.kept_draws import can_keep
 from mxlogit.marginal import MarginalLikelihood, Sweep
 from mxlogit.parameters import Population
-from mxlogit.path_draws import can_keep_paths
 from mxlogit.people import People
 from mxlogit.samples import Samples
 from mxlogit.tastes import PolishedTastes
@@ -54,7 +53,7 @@ _MANY_PEOPLE = 5_000
 _WORTH_A_FLOW, _MOST_TASTES = 0.72, 12
 # Populations at which it is trained, beside the posterior mean; the last one judges it.
 _FLOW_POPULATIONS = 8
-_CHECK_POINTS, _FEW_CHECK_POINTS = 48, 30
+_CHECK_POINTS, _FEW_CHECK_POINTS = 128, 30
 # Squared parameters for one of a part of the people, above which the check is of third derivatives alone: 23
 # parameters and 1,000 people leave an effective size of .2 to a Gaussian without fault.
 _BLURRED = 0.2
@@ -67,7 +66,7 @@ _TOLD_EVERY = 10
 _FEWEST_KEPT = 64
 # Effective sample size of the check below which it does so where people say little: standard deviations of the Gaussian
 # are then some per cent too small (2,000 people, one choice each, two tastes: .93 to .98, .92).
-_NEARLY_GAUSSIAN = 0.97
+_NEARLY_GAUSSIAN, _FEW_PARAMETERS = 0.99, 12
 # Noise of sums over people shrinks with people times draws: draws of the log likelihood at the estimate, given many
 # people, are what keeps this product, and so many at least.
 # Squared error of the optimum per parameter, in posterior sds, above which its score is taken from more draws; choice
@@ -302,9 +301,8 @@ def _sharpen(model: PanelModel, everybody: MarginalLikelihood, optimum: Optimum,
 
 def is_correction_easy(part: MarginalLikelihood, sweep: Sweep, check: PopulationCheck) -> bool:
     """Whether weighted draws could be better than the Gaussian, and draws that stay can weigh them."""
-    if sweep.pathwise:
-        return check.ess < _NEARLY_GAUSSIAN and can_keep_paths(part, _FEWEST_KEPT)
-    return check.ess < EVEN_ENOUGH and can_keep(part, _FEWEST_KEPT)
+    enough = _NEARLY_GAUSSIAN if part.space.size <= _FEW_PARAMETERS else EVEN_ENOUGH
+    return check.ess < enough and room_for_draws(part, sweep)(_FEWEST_KEPT)
 
 
 def _around_the_mode(

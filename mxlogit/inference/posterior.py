@@ -29,7 +29,7 @@ from mxlogit.kept_draws import KeptDraws, can_keep
 from mxlogit.marginal import MarginalLikelihood, Sweep
 from mxlogit.optim.identities import natural_update
 from mxlogit.parameters import Population
-from mxlogit.path_draws import PathDraws, can_keep_paths
+from mxlogit.path_draws import can_keep_paths, draw_paths
 from mxlogit.samples import pareto_k
 
 # People from whom differences around the mode are taken, at least; choice situations of more.
@@ -166,11 +166,11 @@ def _keep_or_follow(
 
     The former cost a hundredth, where they reach as far as the posterior.
     """
+    typical, _ = near.sample_and_log_prob(_TYPICAL, make_generator(marginal.seed, 29))
     if sweep.pathwise and can_keep_paths(marginal, sweep.draws):
-        return PathDraws(model, marginal, anchor, sweep).gradients
+        return draw_paths(model, marginal, anchor, sweep, typical).gradients
     if not sweep.pathwise and can_keep(marginal, sweep.draws):
         kept = KeptDraws(marginal, anchor, sweep)
-        typical, _ = near.sample_and_log_prob(_TYPICAL, make_generator(marginal.seed, 29))
         if float(kept.log_likelihood(typical)[1].nan_to_num(nan=math.inf).amax()) < _WELL_KNOWN:
             return kept.gradients
     proposals, space = list(marginal.propose(anchor, sweep, remember=False)), marginal.space

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from mxlogit.density import PanelModel
 from mxlogit.kept_draws import KeptDraws, can_keep
 from mxlogit.marginal import MarginalLikelihood, Sweep
 from mxlogit.parameters import Population
-from mxlogit.path_draws import PathDraws, can_keep_paths
+from mxlogit.path_draws import PathDraws, can_keep_paths, draw_paths
 from mxlogit.points import CholeskyPoints
 
 # Variance (nats squared) of the log likelihood from finite draws: at typical points, above which more draws are taken;
@@ -31,6 +32,9 @@ _POLISH = 4
 # nats, .35 at the mean; few choices: .1 and .6).
 _FIRST_WORK, _FEWEST_KEPT, _MOST_KEPT, _TYPICAL = 64_000, 64, 8_192, 12
 _KEPT_VARIANCE, _LARGEST_KEPT_VARIANCE, _WIDE = 0.16, 2.0, 0.84
+# The same at typical points for whitened draws, which are cheap (2,000 people, one choice, two tastes, 128 draws: standard
+# deviations differ by 1 % between draws where it is .065).
+_PATH_VARIANCE = 0.08
 # Situations a person, on average, below which draws do not reach populations as wide as the posterior has (150 people,
 # one choice each: sds of log standard deviations of .47 where chains have .68).
 _FEWEST_SITUATIONS = 3.0
@@ -138,12 +142,11 @@ class KeptDensity:
         self._tick(len(points))
         return result
 
-
-def draws_that_stay(
-    model: PanelModel, marginal: MarginalLikelihood, anchor: Population, sweep: Sweep
-) -> KeptDraws | PathDraws:
-    """Draws around an anchor: of tastes, or of whitened tastes where derivatives are along paths."""
-    return PathDraws(model, marginal, anchor, sweep) if sweep.pathwise else KeptDraws(marginal, anchor, sweep)
+    def agrees(self, ends: Tensor, difference: float, variance: float) -> bool:
+        """Whether the difference between two points (2, D) is the one that was found otherwise."""
+        low, high = self.log_prob(ends).tolist()
+        noise = self.kept.log_likelihood(self.coordinates.vectors(ends))[1].sum()
+        return abs(high - low - difference) < _LARGEST_ERROR + 2.0 * (variance + float(noise)) ** 0.5
 
 
 def keep_draws(
@@ -160,30 +163,42 @@ def keep_draws(
     deviations are large: they reach narrower populations, not wider ones. Halves of draws that both do not reach agree
     with each other, so what is found at the widest and at the narrowest points is compared with sweeps.
     """
-    room = can_keep_paths if sweep.pathwise else can_keep
-    if not room(marginal, 1) or (not sweep.pathwise and mean_situations(marginal) < _FEWEST_SITUATIONS):
+    paths, room = stay_on_paths(marginal, sweep), room_for_draws(marginal, sweep)
+    if not room(1):
         return None
     wide = coordinates.diagonal(points)
     anchor = coordinates.with_diagonal(points.mean(0), wide.quantile(_WIDE, 0))
     population = model.space.constrain(coordinates.vectors(anchor))
     order = wide.log().sum(-1).argsort()
     ends = points[order[[int(share * len(points)) for share in _ENDS]]]
-    typical, swept, draws = coordinates.vectors(points[:_TYPICAL]), None, _first_kept(len(marginal.people))
-    while draws <= _MOST_KEPT and room(marginal, draws):
-        kept = draws_that_stay(model, marginal, population, replace(sweep, draws=draws))
+    typical, swept, found = coordinates.vectors(points[:_TYPICAL]), None, None
+    draws, wanted = _first_kept(len(marginal.people)), _PATH_VARIANCE if paths else _KEPT_VARIANCE
+    while draws <= _MOST_KEPT and room(draws):
+        more = replace(sweep, draws=draws)
+        kept = (
+            draw_paths(model, marginal, population, more, typical) if paths else KeptDraws(marginal, population, more)
+        )
         variance = kept.log_likelihood(typical)[1].nan_to_num(nan=math.inf)
-        excess = max(float(variance.median()) / _KEPT_VARIANCE, float(variance.amax()) / _LARGEST_KEPT_VARIANCE)
-        if excess < 1.0:
-            found = KeptDensity(model, kept, coordinates, tick)
+        typically, worst = float(variance.median()), float(variance.amax())
+        if typically < _KEPT_VARIANCE and worst < _LARGEST_KEPT_VARIANCE:
+            density = KeptDensity(model, kept, coordinates, tick)
             swept = swept or _sweep_difference(SweptDensity(model, marginal, coordinates, sweep, tick), ends)
-            low, high = found.log_prob(ends).tolist()
-            error = (swept[1] + float(kept.log_likelihood(coordinates.vectors(ends))[1].sum())) ** 0.5
-            if abs(high - low - swept[0]) < _LARGEST_ERROR + 2.0 * error:
-                return found
-        if excess * draws > _MOST_KEPT:
-            return None
+            found = density if density.agrees(ends, *swept) else found
+        excess = max(typically / wanted, worst / _LARGEST_KEPT_VARIANCE)
+        if (found is not None and excess < 1.0) or excess * draws > _MOST_KEPT:
+            break
         draws *= 2
-    return None
+    return found
+
+
+def stay_on_paths(marginal: MarginalLikelihood, sweep: Sweep) -> bool:
+    """Whether draws that stay are of whitened tastes: those of tastes do not do for all maps, nor for few choices."""
+    return sweep.pathwise or not can_keep(marginal, 1) or mean_situations(marginal) < _FEWEST_SITUATIONS
+
+
+def room_for_draws(marginal: MarginalLikelihood, sweep: Sweep) -> Callable[[int], bool]:
+    """Return what tells whether so many draws of a person can stay."""
+    return partial(can_keep_paths if stay_on_paths(marginal, sweep) else can_keep, marginal)
 
 
 def mean_situations(marginal: MarginalLikelihood) -> float:
@@ -196,8 +211,8 @@ def mean_situations(marginal: MarginalLikelihood) -> float:
 
 
 def _first_kept(people: int) -> int:
-    """Draws that stay, to begin with: what few people's draws miss matters more, and they cost less."""
-    return max(_FEWEST_KEPT, min(_MOST_KEPT // 2, 16 * (_FIRST_WORK // (16 * people))))
+    """Draws that stay, to begin with, a power of two: what few people's draws miss matters more, and they cost less."""
+    return max(_FEWEST_KEPT, min(_MOST_KEPT // 2, 1 << (_FIRST_WORK // people).bit_length() >> 1))
 
 
 def _sweep_difference(density: SweptDensity, ends: Tensor) -> tuple[float, float]:
