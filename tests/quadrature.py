@@ -1,8 +1,8 @@
 """Posteriors of mixed logits with normal tastes by Gauss-Hermite quadrature: what engines must agree with.
 
 Nothing of an engine is used: utilities, integral, prior and Jacobian are written out, and the posterior is weighed on
-quasi-random points. Coordinates are locations, log standard deviations and, for two tastes, the inverse hyperbolic
-tangent of the correlation; the prior is that of ``Priors()``.
+quasi-random points. Coordinates are locations, log standard deviations and inverse hyperbolic tangents of partial
+correlations, of which a correlation matrix is made row by row; the prior is that of ``Priors()``.
 """
 
 import math
@@ -16,20 +16,20 @@ from scipy.stats import qmc
 
 LOCATION_SCALE, SD_SCALE = 10.0, 2.5
 # Nodes per taste, by their number: twice as many change posterior sds by less than a thousandth.
-NODES = {1: 32, 2: 14}
+NODES = {1: 32, 2: 14, 3: 11}
 DEGREES_OF_FREEDOM = 5
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Posterior means and standard deviations of locations, standard deviations and the correlation."""
+    """Posterior means and standard deviations of locations, standard deviations and correlations."""
 
     mean: np.ndarray
     sd: np.ndarray
 
 
 class Quadrature:
-    """Log posterior of one or two correlated normal tastes from a frame of equal panels and sets."""
+    """Log posterior of up to three correlated normal tastes from a frame of equal panels and sets."""
 
     def __init__(self, frame: pd.DataFrame, names: list[str]) -> None:
         people, situations = frame["id"].nunique(), frame["situation"].nunique()
@@ -42,15 +42,28 @@ class Quadrature:
         self.nodes = np.stack(np.meshgrid(*[nodes] * self.k, indexing="ij"), -1).reshape(-1, self.k)
         self.log_weights = sum(np.meshgrid(*[np.log(weights / weights.sum())] * self.k, indexing="ij")).ravel()
 
-    def covariance(self, point: np.ndarray) -> np.ndarray:
-        sd = np.exp(point[self.k : 2 * self.k])
-        correlation = np.eye(self.k)
-        if self.k == 2:
-            correlation[0, 1] = correlation[1, 0] = np.tanh(point[4])
-        return sd[:, None] * correlation * sd
+    def correlation_tril(self, point: np.ndarray) -> tuple[np.ndarray, float]:
+        """Cholesky factor of the correlation matrix, and the log density of its coordinates.
+
+        Uniform over matrices: given the rows above, and the partial correlations before it in its row, a partial
+        correlation p has a density as (1 - p^2) to half the number of tastes that come after the pair's first one and
+        are not its second (Lewandowski, Kurowicka and Joe 2009, Journal of Multivariate Analysis 100).
+        """
+        tril, log_density, partial = np.eye(self.k), 0.0, iter(np.tanh(point[2 * self.k :]))
+        for i in range(1, self.k):
+            left = 1.0
+            for j in range(i):
+                p = next(partial)
+                tril[i, j] = p * math.sqrt(left)
+                left *= 1.0 - p * p
+                # One power more is the derivative of the hyperbolic tangent.
+                log_density += (1.0 + 0.5 * (self.k - 2 - j)) * math.log1p(-p * p)
+            tril[i, i] = math.sqrt(left)
+        return tril, log_density
 
     def log_likelihood(self, point: np.ndarray) -> float:
-        tastes = point[: self.k] + self.nodes @ np.linalg.cholesky(self.covariance(point)).T
+        sd = np.exp(point[self.k : 2 * self.k])
+        tastes = point[: self.k] + self.nodes @ (sd[:, None] * self.correlation_tril(point)[0]).T
         total = 0.0
         for part in np.array_split(self.differences, max(1, len(self.differences) // 1_000)):
             # Nodes at which a choice is all but impossible overflow to a probability of zero.
@@ -66,14 +79,16 @@ class Quadrature:
         location, log_sd = point[: self.k], point[self.k : 2 * self.k]
         value = -0.5 * np.square(location / LOCATION_SCALE).sum()
         value += (log_sd - np.log1p(np.square(np.exp(log_sd) / SD_SCALE))).sum()
-        return float(value + (np.log1p(-(np.tanh(point[4]) ** 2)) if self.k == 2 else 0.0))
+        return float(value + self.correlation_tril(point)[1])
 
     def __call__(self, point: np.ndarray) -> float:
         return self.log_likelihood(point) + self.log_prior(point)
 
     def report(self, point: np.ndarray) -> np.ndarray:
-        """Locations, standard deviations, correlation."""
-        return np.concatenate([point[: self.k], np.exp(point[self.k : 2 * self.k]), np.tanh(point[2 * self.k :])])
+        """Locations, standard deviations, correlations."""
+        tril, _ = self.correlation_tril(point)
+        below = (tril @ tril.T)[np.tril_indices(self.k, -1)]
+        return np.concatenate([point[: self.k], np.exp(point[self.k : 2 * self.k]), below])
 
     def laplace(self, start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Mode and inverse of minus the Hessian there, by differences as wide as the posterior."""
@@ -123,4 +138,4 @@ def minus_hessian(function: Callable[[np.ndarray], float], point: np.ndarray, st
 
 def starting_point(locations: list[float], sds: list[float]) -> np.ndarray:
     """Coordinates of independent tastes."""
-    return np.array([*locations, *(math.log(sd) for sd in sds), *([0.0] if len(sds) == 2 else [])])
+    return np.array([*locations, *(math.log(sd) for sd in sds), *[0.0] * (len(sds) * (len(sds) - 1) // 2)])

@@ -22,7 +22,7 @@ from mxlogit.path_draws import PathDraws
 from mxlogit.people import People
 from mxlogit.simulate import simulate_choices
 
-TASTES = {"z": (0.5, 1.0), "w": (-0.5, 1.0)}
+TASTES = {"z": (0.5, 1.0), "w": (-0.5, 1.0), "v": (0.3, 0.8)}
 LOWEST, HIGHEST = 0.95, 1.06
 # Means, in exact standard deviations: what few choices' draws leave.
 LARGEST_SHIFT = 0.25

@@ -19,7 +19,16 @@ from mxlogit.inference.assess import draw_samples, evaluate_center, judge, repor
 from mxlogit.inference.correction import MOST_WORK, USUAL_WORK, WeightedVectors, correct
 from mxlogit.inference.information import PRECISE, ROUGH, observed_information
 from mxlogit.inference.natural import NaturalSearch
-from mxlogit.inference.newton import STAGE_SIZES, Clock, NewtonSearch, NewtonSettings, Optimum
+from mxlogit.inference.newton import (
+    STAGE_SIZES,
+    Clock,
+    NewtonSearch,
+    NewtonSettings,
+    Optimum,
+    step_from,
+    step_scale,
+    with_prior,
+)
 from mxlogit.inference.posterior import (
     EVEN_ENOUGH,
     EVEN_WEIGHTS,
@@ -37,6 +46,7 @@ from mxlogit.inference.start import MultinomialLogit
 from mxlogit.inference.surfaces import room_for_draws
 from mxlogit.journal import FileJournal, Journal
 from mxlogit.marginal import MarginalLikelihood, Sweep
+from mxlogit.optim.trust_region import newton_decrement
 from mxlogit.parameters import Population
 from mxlogit.people import People
 from mxlogit.samples import Samples
@@ -72,6 +82,9 @@ _NEARLY_GAUSSIAN, _FEW_PARAMETERS = 0.99, 12
 # Squared error of the optimum per parameter, in posterior sds, above which its score is taken from more draws; choice
 # situations times draws of that.
 _SHARP, _SHARP_WORK = 0.005, 16_000_000
+# Nats that a Newton step with these would gain, above which it is taken: information a third of a posterior sd from the
+# mode of one choice each of 20,001 people is that of a population whose standard deviation is known 4 % worse.
+_FAR = 0.01
 _FEWEST_CENTER_DRAWS, _MOST_CENTER_DRAWS, _CENTER_WORK = 16, 1_024, 400_000
 
 
@@ -293,10 +306,15 @@ def _sharpen(model: PanelModel, everybody: MarginalLikelihood, optimum: Optimum,
     draws = min(wanted, _MOST_CENTER_DRAWS, 4 * int(_SHARP_WORK / (4.0 * people * situations_of_some(everybody))))
     if draws < wanted and not sweep.pathwise:
         return optimum
-    result = everybody.sweep(optimum.population, replace(sweep, draws=draws, key=sweep.key + 5))
+    sharp = replace(sweep, draws=draws, key=sweep.key + 5)
+    population = optimum.population
+    evaluation = with_prior(model, population, everybody.sweep(population, sharp))
     clock.passes += 1
-    gradient = result.score + model.log_prior_in_moves(optimum.population).gradient
-    return replace(optimum, evaluation=replace(optimum.evaluation, gradient=gradient))
+    if newton_decrement(evaluation, step_scale(model)) > _FAR:
+        population = step_from(model, population, evaluation)
+        evaluation = with_prior(model, population, everybody.sweep(population, sharp))
+        clock.passes += 1
+    return replace(optimum, population=population, evaluation=evaluation)
 
 
 def is_correction_easy(part: MarginalLikelihood, sweep: Sweep, check: PopulationCheck) -> bool:

@@ -153,9 +153,7 @@ class NewtonSearch:
     ) -> None:
         self.model, self.marginal, self.sample, self.settings, self.clock = model, marginal, sample, settings, clock
         self._vary, self._pathwise = 0, False
-        n_fixed, space = model.space.n_fixed, model.space
-        self.step_scale = torch.ones(space.size, dtype=torch.float64)
-        self.step_scale[:n_fixed] = 1.0 / model.attribute_scale[:n_fixed]
+        self.step_scale = step_scale(model)
 
     def run(self, start: Population) -> Optimum:
         """Run all stages from ``start``."""
@@ -329,6 +327,18 @@ class NewtonSearch:
             rounding=_ROUNDING[marginal.people.like.dtype],
         )
         return ascent.run(start)
+
+
+def step_scale(model: PanelModel) -> Tensor:
+    """Natural size (D,) of a step in each relative coordinate."""
+    scale = torch.ones(model.space.size, dtype=torch.float64)
+    scale[: model.space.n_fixed] = 1.0 / model.attribute_scale[: model.space.n_fixed]
+    return scale
+
+
+def step_from(model: PanelModel, population: Population, evaluation: Evaluation) -> Population:
+    """Where a Newton step from a population leads."""
+    return model.space.move(population, solve_step(evaluation, step_scale(model), _TRUST_RADIUS).step)
 
 
 def with_prior(model: PanelModel, population: Population, result: PassResult) -> Evaluation:
