@@ -18,6 +18,8 @@ from torch import Tensor
 _BLOCK = {"cpu": (16_384, 128), "cuda": (1_048_576, 16_384)}
 # Smallest distance of a quasi-random number from 0 and 1 (single precision rounds anything nearer to one).
 _EDGE = 2.0**-24
+# Binary digits of the numbers of a net.
+_DIGITS = 30
 
 
 def _seed_of(*words: int) -> int:
@@ -110,7 +112,7 @@ class Jackknife:
 
 
 def shifted_net(words: tuple[int, ...], keys: Tensor, size: int, count: int) -> Tensor:
-    """One Sobol net, shifted modulo one by a random vector for every person: its halves are nets too.
+    """One Sobol net for everybody, with digits shifted at random for every person, so that each has a net.
 
     Parameters
     ----------
@@ -121,7 +123,7 @@ def shifted_net(words: tuple[int, ...], keys: Tensor, size: int, count: int) -> 
     size : int
         Dimensions, at least one.
     count : int
-        Points; a power of two.
+        Points. Halves of a power of two of them are nets too.
 
     Returns
     -------
@@ -130,14 +132,15 @@ def shifted_net(words: tuple[int, ...], keys: Tensor, size: int, count: int) -> 
 
     References
     ----------
-    Cranley and Patterson (1976), SIAM Journal on Numerical Analysis 13.
+    L'Ecuyer and Lemieux (2002), in Dror, L'Ecuyer and Szidarovszky, Modeling Uncertainty, chapter 20. Shifts modulo one
+    (Cranley and Patterson 1976) leave twice the error (2,000 people, one choice, two tastes, 128 points).
     """
     net = torch.quasirandom.SobolEngine(size, scramble=True, seed=_seed_of(*words) % 2**31)
+    digits = (net.draw(count, dtype=torch.float64).T * 2.0**_DIGITS).to(torch.int64)
     distinct, person = keys.cpu().unique(return_inverse=True)
     bits = torch.stack([mixed_bits((*words, axis), distinct) for axis in range(size)], 1)
-    shift = bits.double() * 2.0**-63
-    points = torch.frac(net.draw(count, dtype=torch.float64).T + shift[..., None])
-    return points.clamp_(_EDGE, 1.0 - _EDGE)[person]
+    shifted = digits ^ bits.bitwise_right_shift(63 - _DIGITS)[..., None]
+    return (shifted.double() + 0.5).mul_(2.0**-_DIGITS).clamp_(_EDGE, 1.0 - _EDGE)[person]
 
 
 @dataclass(frozen=True)
@@ -250,7 +253,7 @@ class DrawScheme:
         return self._assemble(normal, uniform)
 
     def quasi_points(self, keys: Tensor, like: Tensor) -> BaseDraws:
-        """Quasi-random base points: one Sobol net, shifted modulo one by a random vector that a person's key gives.
+        """Quasi-random base points: one Sobol net, shifted at random by what a person's key gives.
 
         Parameters
         ----------

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+# Smallest distance of a quasi-random number from 0 and 1: 6.2 standard deviations.
+_EDGE = 2.0**-32
+
 
 @dataclass(frozen=True)
 class GaussianFactor:
@@ -37,6 +40,16 @@ class GaussianFactor:
         z = self.whitened(vector)
         constant = 0.5 * len(self.mean) * math.log(2.0 * math.pi) + self.tril.diagonal().log().sum()
         return -0.5 * z.square().sum(-1) - constant
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """N quasi-random vectors (n, D), in random order.
+
+        Standard deviations of 4,000 of them have errors of a thousandth, of random ones of more than one per cent.
+        """
+        seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
+        net = torch.quasirandom.SobolEngine(len(self.mean), scramble=True, seed=seed).draw(n, dtype=torch.float64)
+        order = torch.randperm(n, generator=generator, device=generator.device).to(net.device)
+        return self.at(torch.special.ndtri(net.clamp(_EDGE, 1.0 - _EDGE))[order].to(self.mean))
 
     def sample_and_log_prob(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Draw n vectors (n, D) in antithetic pairs (n even) and their log densities (n,)."""

@@ -33,8 +33,7 @@ _MANY_PEOPLE = 0.05
 
 def draw_samples(space: ParameterSpace, factor: GaussianFactor, n: int, seed: int) -> Samples:
     """Draw posterior samples from the population factor."""
-    vectors, _ = factor.sample_and_log_prob(n, make_generator(seed, 5))
-    return report_samples(space, vectors)
+    return report_samples(space, factor.sample(n, make_generator(seed, 5)))
 
 
 def report_samples(space: ParameterSpace, vectors: Tensor) -> Samples:

@@ -23,7 +23,8 @@ from torch import Tensor
 from mxlogit.density import PanelModel
 from mxlogit.draws import make_generator
 from mxlogit.guide.population import GaussianFactor
-from mxlogit.inference.surfaces import SweptDensity, keep_draws
+from mxlogit.inference.response_surface import ResponseSurface, count_terms
+from mxlogit.inference.surfaces import KeptDensity, SweptDensity, keep_draws
 from mxlogit.marginal import MarginalLikelihood, Sweep
 from mxlogit.parameters import ParameterSpace
 from mxlogit.path_draws import PathDraws
@@ -33,6 +34,10 @@ from mxlogit.samples import pareto_smoothed
 _STAGE, _MOST_STAGES, _FEWEST_STAGES = 256, 6, 2
 # Effective draws that are enough, and stages at most, where draws of tastes are kept: usually, and when asked for.
 _ENOUGH, _MANY, _MANY_STAGES = 250.0, 1_000.0, 16
+# Effective points for a term of a surface, errors (nats, root mean square) below which it is taken after so many stages,
+# Pareto k above which it is not, and draws on it: with errors of .17 after two stages and of .03 after one, standard
+# deviations (one choice, two tastes, 2,000 and 5,000 people) differ by 1 % between seeds.
+_PER_TERM, _SURFACE_ERRORS, _WORST_SURFACE_K, _SURFACE_DRAWS = 3.0, ((1, 0.06), (2, 0.2)), 0.7, 8_192
 # Rows times draws times effective points, and points at all, on paths: each six nanoseconds.
 _PATH_WORK, _MOST_PATH_WORK = 0.8e9, 2.4e9
 # People times draws times evaluations that a correction may cost: a minute on electricity.
@@ -124,6 +129,83 @@ class WeightedVectors:
         return self.vectors[places[torch.randperm(n, generator=generator)]]
 
 
+class PosteriorSampler:
+    """Adaptive importance sampling of a density, to be continued.
+
+    Parameters
+    ----------
+    target : Density
+    start : GaussianFactor
+        Where the first proposal is.
+    generator : torch.Generator
+    """
+
+    def __init__(self, target: Density, start: GaussianFactor, generator: torch.Generator) -> None:
+        self._target, self._start, self._generator = target, start, generator
+        self._freedom = max(_LEAST_FREEDOM, _FREEDOM_PER_PARAMETER * len(start.mean))
+        self._proposals: list[StudentFactor] = []
+        self._vectors = torch.empty(0, len(start.mean), dtype=torch.float64)
+        self._values = torch.empty(0, dtype=torch.float64)
+
+    def run(self, most: int, enough: float = _ENOUGH, fewest: int = _FEWEST_STAGES) -> WeightedVectors | None:
+        """Draw, weigh and adapt until enough draws count, of so many stages, or ``most`` were taken.
+
+        Returns
+        -------
+        WeightedVectors or None
+            None where none is possible.
+        """
+        weighted = self._weighted() if self._proposals else None
+        while not self._proposals or weighted is not None:
+            if len(self._vectors) + _STAGE > most:
+                return weighted
+            if len(self._proposals) >= fewest and weighted is not None and weighted.ess >= enough:
+                return weighted
+            self._take_stage(self._start if weighted is None else _next_gaussian(weighted, self._start))
+            weighted = self._weighted()
+        return None
+
+    def _take_stage(self, gaussian: GaussianFactor) -> None:
+        self._proposals.append(StudentFactor(gaussian, self._freedom))
+        drawn = self._proposals[-1].sample(_STAGE, self._generator)
+        self._vectors = torch.cat([self._vectors, drawn])
+        self._values = torch.cat([self._values, self._target.log_prob(drawn)])
+
+    def _weighted(self) -> WeightedVectors | None:
+        """All draws so far, by the weights of the mixture of all stages."""
+        possible = torch.isfinite(self._values)
+        if not bool(possible.any()):
+            return None
+        mixture = torch.stack([proposal.log_prob(self._vectors) for proposal in self._proposals]).logsumexp(0)
+        return WeightedVectors(self._vectors[possible], *_smooth((self._values - mixture)[possible]))
+
+    def smoothed(
+        self, weighted: WeightedVectors, known: Callable[[Tensor], Tensor], error: float
+    ) -> WeightedVectors | None:
+        """Many draws, weighed by a surface through the values at those that were taken; None where it does not fit.
+
+        Parameters
+        ----------
+        weighted : WeightedVectors
+            What `run` returned.
+        known : callable
+            The part of the log density (n,) that needs no surface at vectors (n, D).
+        error : float
+            Of the surface, that is allowed.
+        """
+        gaussian, possible = weighted.gaussian(0.0), torch.isfinite(self._values)
+        values = self._values[possible] - known(weighted.vectors)
+        surface = ResponseSurface.fit(gaussian, weighted.vectors, values, weighted.log_weights.exp())
+        if not surface.error < error:
+            return None
+        proposal = StudentFactor(gaussian, self._freedom)
+        drawn = proposal.sample(_SURFACE_DRAWS, self._generator)
+        log_ratio = surface.at(drawn) + known(drawn) - proposal.log_prob(drawn)
+        inside = torch.isfinite(log_ratio)
+        found = WeightedVectors(drawn[inside], *_smooth(log_ratio[inside]))
+        return found if found.pareto_k < _WORST_SURFACE_K else None
+
+
 def sample_posterior(
     target: Density, start: GaussianFactor, most: int, generator: torch.Generator, enough: float = _ENOUGH
 ) -> WeightedVectors | None:
@@ -134,22 +216,7 @@ def sample_posterior(
     WeightedVectors or None
         None where no draw is possible under the target.
     """
-    size = len(start.mean)
-    freedom = max(_LEAST_FREEDOM, _FREEDOM_PER_PARAMETER * size)
-    proposals: list[StudentFactor] = [StudentFactor(start, freedom)]
-    vectors, values = torch.empty(0, size, dtype=torch.float64), torch.empty(0, dtype=torch.float64)
-    while True:
-        drawn = proposals[-1].sample(_STAGE, generator)
-        vectors, values = torch.cat([vectors, drawn]), torch.cat([values, target.log_prob(drawn)])
-        mixture = torch.stack([proposal.log_prob(vectors) for proposal in proposals]).logsumexp(0)
-        possible = torch.isfinite(values)
-        if not bool(possible.any()):
-            return None
-        weighted = WeightedVectors(vectors[possible], *_smooth((values - mixture)[possible]))
-        stages = len(proposals)
-        if len(vectors) + _STAGE > most or (stages >= _FEWEST_STAGES and weighted.ess >= enough):
-            return weighted
-        proposals.append(StudentFactor(_next_gaussian(weighted, start), freedom))
+    return PosteriorSampler(target, start, generator).run(most, enough)
 
 
 def _next_gaussian(weighted: WeightedVectors, start: GaussianFactor) -> GaussianFactor:
@@ -214,12 +281,7 @@ def correct(
     first, passes = gaussian_of(points), 0.0
     kept = keep_draws(model, marginal, coordinates, points, sweep, tick)
     if kept is not None:
-        most, enough = _STAGE * _MOST_STAGES, _ENOUGH
-        if work >= MOST_WORK:
-            most, enough = _STAGE * _MANY_STAGES, _MANY
-        elif isinstance(kept.kept, PathDraws):
-            most, enough = _on_paths(kept.kept.cells)
-        found, passes = sample_posterior(kept, first, most, generator, enough), kept.passes
+        found, passes = _sample_kept(kept, first, generator, asked=work >= MOST_WORK), kept.passes
         if kept.share_unknown < _MOST_UNKNOWN and _is_enough(found, start):
             return _as_vectors(found, coordinates), passes
     if work == 0.0:
@@ -233,10 +295,28 @@ def correct(
     return _as_vectors(found, coordinates) if _is_enough(found, start) else None, passes + swept.passes
 
 
+def _sample_kept(
+    density: KeptDensity, first: GaussianFactor, generator: torch.Generator, *, asked: bool
+) -> WeightedVectors | None:
+    """Weighted draws on draws of tastes that stay: many on a surface through few, or as many as time allows."""
+    sampler, needed = PosteriorSampler(density, first, generator), _PER_TERM * count_terms(len(first.mean))
+    most, enough = _STAGE * _MOST_STAGES, _ENOUGH
+    if asked:
+        most, enough = _STAGE * _MANY_STAGES, _MANY
+    elif isinstance(density.kept, PathDraws):
+        most, enough = _on_paths(density.kept.cells)
+    for stages, error in _SURFACE_ERRORS if needed <= enough else ():
+        found = sampler.run(most, needed, stages)
+        smoothed = None if found is None or found.ess < needed else sampler.smoothed(found, density.known, error)
+        if smoothed is not None:
+            return smoothed
+    return sampler.run(most, enough)
+
+
 def _on_paths(cells: int) -> tuple[int, float]:
     """Points at most, and effective ones that are enough, where rows times draws are so many at each.
 
-    Standard deviations from a thousand effective points err by one per cent, from 250 by three.
+    Standard deviations from a thousand effective points err by two per cent, from 250 by four.
     """
     stages = max(_MOST_STAGES, min(_MANY_STAGES, int(_MOST_PATH_WORK / (_STAGE * cells))))
     return _STAGE * stages, max(_ENOUGH, min(_MANY, _PATH_WORK / cells))

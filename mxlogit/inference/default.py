@@ -63,7 +63,7 @@ _MANY_PEOPLE = 5_000
 _WORTH_A_FLOW, _MOST_TASTES = 0.72, 12
 # Populations at which it is trained, beside the posterior mean; the last one judges it.
 _FLOW_POPULATIONS = 8
-_CHECK_POINTS, _FEW_CHECK_POINTS = 128, 30
+_CHECK_POINTS, _POINTS_PER_PARAMETER, _FEW_CHECK_POINTS = (48, 128), 5, 30
 # Squared parameters for one of a part of the people, above which the check is of third derivatives alone: 23
 # parameters and 1,000 people leave an effective size of .2 to a Gaussian without fault.
 _BLURRED = 0.2
@@ -76,7 +76,7 @@ _TOLD_EVERY = 10
 _FEWEST_KEPT = 64
 # Effective sample size of the check below which it does so where people say little: standard deviations of the Gaussian
 # are then some per cent too small (2,000 people, one choice each, two tastes: .93 to .98, .92).
-_NEARLY_GAUSSIAN, _FEW_PARAMETERS = 0.99, 12
+_NEARLY_GAUSSIAN, _FEW_PARAMETERS = 0.98, 12
 # Noise of sums over people shrinks with people times draws: draws of the log likelihood at the estimate, given many
 # people, are what keeps this product, and so many at least.
 # Squared error of the optimum per parameter, in posterior sds, above which its score is taken from more draws; choice
@@ -281,7 +281,7 @@ def find_posterior(
     at_once = MOST_WORK if wanted is True else USUAL_WORK * (auto and skewed)
     corrected = corrected_by(at_once) if at_once else None
     if corrected is None:
-        points = _FEW_CHECK_POINTS if many else _CHECK_POINTS
+        points = _FEW_CHECK_POINTS if many else _check_points(model.space.size)
         # What some people's curvature lacks is noise, which many parameters turn into uneven weights.
         blurred = not whole and model.space.size**2 > _BLURRED * len(part.people)
         check = check_gaussian(target if blurred else target.unmatched(), factor, points, make_generator(seed, 3))
@@ -292,6 +292,12 @@ def find_posterior(
         check = PopulationCheck(corrected.pareto_k, corrected.ess / len(corrected.vectors))
     clock.passes += (sample.people.weight + target.evaluations * part.people.weight) / weight
     return Posterior(factor, fitted.rounds, check, corrected)
+
+
+def _check_points(size: int) -> int:
+    """Points of the check of so many parameters: of 48, weights of 27 parameters have a Pareto k from .3 to .9."""
+    least, most = _CHECK_POINTS
+    return max(least, min(most, 2 * (_POINTS_PER_PARAMETER * size // 2)))
 
 
 def _sharpen(model: PanelModel, everybody: MarginalLikelihood, optimum: Optimum, clock: Clock) -> Optimum:

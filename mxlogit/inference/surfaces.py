@@ -32,9 +32,9 @@ _POLISH = 4
 # nats, .35 at the mean; few choices: .1 and .6).
 _FIRST_WORK, _FEWEST_KEPT, _MOST_KEPT, _TYPICAL = 64_000, 64, 8_192, 12
 _KEPT_VARIANCE, _LARGEST_KEPT_VARIANCE, _WIDE = 0.16, 2.0, 0.84
-# The same at typical points for whitened draws, which are cheap (2,000 people, one choice, two tastes, 128 draws: standard
-# deviations differ by 1 % between draws where it is .065).
-_PATH_VARIANCE = 0.08
+# The same at typical points for whitened draws, which are cheap (2,000 people, one choice, two tastes, 256 draws: a
+# variance of .002, errors of .03 nats; with twice that standard deviations differ by 3 % between draws).
+_PATH_VARIANCE = 0.004
 # Situations a person, on average, below which draws do not reach populations as wide as the posterior has (150 people,
 # one choice each: sds of log standard deviations of .47 where chains have .68).
 _FEWEST_SITUATIONS = 3.0
@@ -127,19 +127,24 @@ class KeptDensity:
 
     def log_prob(self, points: Tensor) -> Tensor:
         """Values (n,) at points (n, D); minus infinity where that is nowhere, or draws are too few to tell."""
-        result = torch.full((len(points),), -math.inf, dtype=torch.float64)
-        jacobian = self.coordinates.log_jacobian(points)
-        somewhere = torch.isfinite(jacobian)
-        vectors = self.coordinates.vectors(points[somewhere])
-        value, variance = self.kept.log_likelihood(vectors)
+        result = self.known(points)
+        somewhere = torch.isfinite(result)
+        value, variance = self.kept.log_likelihood(self.coordinates.vectors(points[somewhere]))
         # The likelihood, whose noise is about lognormal, and not its logarithm is to be right on average: points with
         # much noise would get too much weight.
-        value = value - 0.5 * variance + self.model.prior.log_prob(self.model.space, vectors) + jacobian[somewhere]
+        value = value - 0.5 * variance
         known = torch.isfinite(value) & (variance < _LARGEST_KEPT_VARIANCE)
-        result[somewhere] = torch.where(known, value, -math.inf)
-        self._asked += len(vectors)
+        result[somewhere] += torch.where(known, value, -math.inf)
+        self._asked += len(value)
         self._unknown += int((~known).sum())
         self._tick(len(points))
+        return result
+
+    def known(self, points: Tensor) -> Tensor:
+        """Log prior density and log derivative of the coordinates, (n,); minus infinity where points are nowhere."""
+        result = self.coordinates.log_jacobian(points)
+        somewhere = torch.isfinite(result)
+        result[somewhere] += self.model.prior.log_prob(self.model.space, self.coordinates.vectors(points[somewhere]))
         return result
 
     def agrees(self, ends: Tensor, difference: float, variance: float) -> bool:
