@@ -339,9 +339,9 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
         -----
         A situation's probabilities depend neither on who else is in X nor on its order. Tastes of the population are
         integrated by 4,096 quasi-random points that all situations share. Against grids over tastes the error of a
-        probability was at most .003 with one or two random coefficients, .007 with five (posterior standard deviations
-        of .1; .006 and .012 at .3, with fewer than some thirty people), and at most .005 with ``tastes="individual"``,
-        from 2,000 or more weighted draws per person (states of chains after MCMC; the fit's own draws after `MSLE`).
+        probability was at most .002 with one or two random coefficients, even at posterior standard deviations of .5
+        (fewer than some twenty people); with five .007 at .15 and .016 at one; and at most .005 with
+        ``tastes="individual"``, from 2,000 or more weighted draws per person (states of chains after MCMC; the fit's own draws after `MSLE`).
         """
         check_option("tastes", tastes, ["population", "individual"])
         rows = read_rows_again(X, self._columns(), self._state())

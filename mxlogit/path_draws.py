@@ -30,9 +30,9 @@ _MOST_NUMBERS, _MOST_CELLS = 16_000_000, 8_000_000
 _CELLS = 512_000
 # Draws that show which kind reaches further.
 _TRIED = 64
-# How much of the logarithm of the mean of all draws over that of halves takes away the bias that it has, and the variance
-# of the former by the squared difference of halves: for random draws, whose variance falls as one over their number, and
-# for nets, whose variance falls as its square or faster (Owen 1997, Annals of Statistics 25).
+# How much of the logarithm of the mean of all draws over that of halves takes away the bias that it has, and the
+# variance of the former by the squared difference of halves: for random draws, whose variance falls as one over their
+# number, and for nets, whose variance falls as its square or faster (Owen 1997, Annals of Statistics 25).
 _RANDOM, _NETS = (2.0, 1.0 / 4.0), (4.0 / 3.0, 1.0 / 8.0)
 
 

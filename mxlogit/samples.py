@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 _SHORTEST_TAIL = 5
+# Of a number that places are sorted by.
+_CODE_BITS = 62
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,24 @@ class Samples:
         """Quantiles of the reported parameters, shape (number of probabilities, D)."""
         at = torch.tensor(probabilities, dtype=self.reported.dtype, device=self.reported.device)
         return torch.quantile(self.reported, at, dim=0)
+
+
+def order_along_curve(points: Tensor) -> Tensor:
+    """Order (n,) in which neighbours among points (n, D) are near each other in all coordinates, or nearly so.
+
+    That of Morton (1966): digits of the coordinates' ranks one after the other, of as many coordinates as there are
+    bits. Stratified along it, points have less noise than in random order (Gerber and Chopin 2015, Journal of the Royal
+    Statistical Society B 77, who take Hilbert's curve).
+    """
+    points = points[:, :_CODE_BITS]
+    n, size = points.shape
+    digits = max(1, min(_CODE_BITS // max(1, size), math.ceil(math.log2(max(2, n)))))
+    cells = points.argsort(0).argsort(0) * 2**digits // n
+    code = torch.zeros(n, dtype=torch.int64, device=points.device)
+    for digit in reversed(range(digits)):
+        for column in cells.unbind(1):
+            code = 2 * code + (column.bitwise_right_shift(digit) & 1)
+    return code.argsort(stable=True)
 
 
 def pareto_k(log_weights: Tensor) -> Tensor:

@@ -1,13 +1,17 @@
 """Posteriors of mixed logits with normal tastes by Gauss-Hermite quadrature: what engines must agree with.
 
 Nothing of an engine is used: utilities, integral, prior and Jacobian are written out, and the posterior is weighed on
-quasi-random points. Coordinates are locations, log standard deviations and inverse hyperbolic tangents of partial
+quasi-random points. Run as a program, it writes the posterior means and standard deviations of `tests/reference/
+posterior_sds.json`: an hour of one thread. Coordinates are locations, log standard deviations and inverse hyperbolic tangents of partial
 correlations, of which a correlation matrix is made row by row; the prior is that of ``Priors()``.
 """
 
+import json
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,7 +19,8 @@ from scipy import optimize, stats
 from scipy.stats import qmc
 
 LOCATION_SCALE, SD_SCALE = 10.0, 2.5
-# Nodes per taste, by their number: twice as many change posterior sds by less than a thousandth.
+# Nodes per taste, by their number, for standard deviations of tastes of about one. Of 14 nodes with 1.5 to 2 and one
+# choice each of 800 people, differences of the log likelihood err by .4 nats, of 40 by .03.
 NODES = {1: 32, 2: 14, 3: 11}
 DEGREES_OF_FREEDOM = 5
 
@@ -31,15 +36,15 @@ class Moments:
 class Quadrature:
     """Log posterior of up to three correlated normal tastes from a frame of equal panels and sets."""
 
-    def __init__(self, frame: pd.DataFrame, names: list[str]) -> None:
+    def __init__(self, frame: pd.DataFrame, names: list[str], nodes: int | None = None) -> None:
         people, situations = frame["id"].nunique(), frame["situation"].nunique()
         shape = people, situations, -1
         values, chosen = frame[names].to_numpy().reshape(*shape, len(names)), frame["choice"].to_numpy().reshape(shape)
         others = values[~chosen].reshape(people, situations, -1, len(names))
         self.differences = (others - values[chosen].reshape(people, situations, 1, -1)).astype(np.float32)
         self.k = len(names)
-        nodes, weights = np.polynomial.hermite_e.hermegauss(NODES[self.k])
-        self.nodes = np.stack(np.meshgrid(*[nodes] * self.k, indexing="ij"), -1).reshape(-1, self.k)
+        places, weights = np.polynomial.hermite_e.hermegauss(nodes or NODES[self.k])
+        self.nodes = np.stack(np.meshgrid(*[places] * self.k, indexing="ij"), -1).reshape(-1, self.k)
         self.log_weights = sum(np.meshgrid(*[np.log(weights / weights.sum())] * self.k, indexing="ij")).ravel()
 
     def correlation_tril(self, point: np.ndarray) -> tuple[np.ndarray, float]:
@@ -75,14 +80,28 @@ class Quadrature:
         return total
 
     def log_prior(self, point: np.ndarray) -> float:
-        """Normal locations, half-Cauchy standard deviations, uniform correlations; with Jacobians."""
-        location, log_sd = point[: self.k], point[self.k : 2 * self.k]
-        value = -0.5 * np.square(location / LOCATION_SCALE).sum()
-        value += (log_sd - np.log1p(np.square(np.exp(log_sd) / SD_SCALE))).sum()
+        """Normal locations, half-Cauchy standard deviations, uniform correlations.
+
+        Densities of locations, standard deviations and the coordinates of correlations.
+        """
+        location, sd = point[: self.k], np.exp(point[self.k : 2 * self.k])
+        value = -0.5 * np.square(location / LOCATION_SCALE).sum() - np.log1p(np.square(sd / SD_SCALE)).sum()
         return float(value + self.correlation_tril(point)[1])
 
-    def __call__(self, point: np.ndarray) -> float:
-        return self.log_likelihood(point) + self.log_prior(point)
+    def unbent(self, bent: np.ndarray) -> np.ndarray:
+        """Coordinates with log standard deviations, of those with asinh(sd / 2).
+
+        These are linear in small standard deviations, of which zero is an edge that has its part of the posterior, and
+        logarithmic in large ones.
+        """
+        point = bent.copy()
+        point[self.k : 2 * self.k] = np.log(2.0 * np.sinh(np.abs(bent[self.k : 2 * self.k])) + 1e-12)
+        return point
+
+    def __call__(self, bent: np.ndarray) -> float:
+        """Log posterior density of bent coordinates; the same for either sign of a standard deviation."""
+        point, jacobian = self.unbent(bent), np.log(np.cosh(bent[self.k : 2 * self.k])).sum()
+        return self.log_likelihood(point) + self.log_prior(point) + float(jacobian)
 
     def report(self, point: np.ndarray) -> np.ndarray:
         """Locations, standard deviations, correlations."""
@@ -109,19 +128,34 @@ class Quadrature:
         return mode, covariance
 
     def moments(self, start: np.ndarray, points: int, seed: int = 0) -> Moments:
-        """Posterior moments by importance weights on quasi-random points of a Student-t at the mode."""
-        mode, covariance = self.laplace(start)
-        uniform = qmc.Sobol(len(mode) + 1, rng=seed).random(points).clip(1e-9, 1.0 - 1e-9)
-        stretch = np.sqrt(DEGREES_OF_FREEDOM / stats.chi2.ppf(uniform[:, -1:], DEGREES_OF_FREEDOM))
-        drawn = mode + stretch * stats.norm.ppf(uniform[:, :-1]) @ np.linalg.cholesky(covariance).T
-        log_weights = np.array([self(point) for point in drawn])
-        log_weights -= stats.multivariate_t(mode, covariance, DEGREES_OF_FREEDOM).logpdf(drawn)
-        weights = np.exp(log_weights - log_weights.max())
-        weights /= weights.sum()
+        """Posterior moments by importance weights on quasi-random points of a Student-t.
+
+        Its centre and shape are the mode's for a quarter as many points, whose moments it has for the rest.
+        """
+        bent = start.copy()
+        bent[self.k : 2 * self.k] = np.arcsinh(0.5 * np.exp(start[self.k : 2 * self.k]))
+        centre, covariance = self.laplace(bent)
+        drawn, weights = self.weigh(centre, covariance, points // 4, seed)
+        centre = weights @ drawn
+        covariance = (drawn - centre).T @ (weights[:, None] * (drawn - centre))
+        drawn, weights = self.weigh(centre, covariance, points, seed + 1)
         assert 1.0 / np.square(weights).sum() > 0.3 * points, "the Student-t is too far from the posterior"
-        reported = np.array([self.report(point) for point in drawn])
+        reported = np.array([self.report(self.unbent(point)) for point in drawn])
         mean = weights @ reported
         return Moments(mean, np.sqrt(weights @ np.square(reported - mean)))
+
+    def weigh(
+        self, centre: np.ndarray, covariance: np.ndarray, points: int, seed: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Points of a Student-t and their weights."""
+        uniform = qmc.Sobol(len(centre) + 1, rng=seed).random(points).clip(1e-9, 1.0 - 1e-9)
+        stretch = np.sqrt(DEGREES_OF_FREEDOM / stats.chi2.ppf(uniform[:, -1:], DEGREES_OF_FREEDOM))
+        drawn = centre + stretch * stats.norm.ppf(uniform[:, :-1]) @ np.linalg.cholesky(covariance).T
+        inside = (drawn[:, self.k : 2 * self.k] > 0.0).all(1)
+        log_weights = np.array([self(point) if real else -np.inf for point, real in zip(drawn, inside, strict=True)])
+        log_weights -= stats.multivariate_t(centre, covariance, DEGREES_OF_FREEDOM).logpdf(drawn)
+        weights = np.exp(log_weights - log_weights.max())
+        return drawn, weights / weights.sum()
 
 
 def minus_hessian(function: Callable[[np.ndarray], float], point: np.ndarray, steps: np.ndarray) -> np.ndarray:
@@ -139,3 +173,56 @@ def minus_hessian(function: Callable[[np.ndarray], float], point: np.ndarray, st
 def starting_point(locations: list[float], sds: list[float]) -> np.ndarray:
     """Coordinates of independent tastes."""
     return np.array([*locations, *(math.log(sd) for sd in sds), *[0.0] * (len(sds) * (len(sds) - 1) // 2)])
+
+
+REFERENCE = Path(__file__).parent / "reference" / "posterior_sds.json"
+# Populations of the reference, and the seed of `simulate_choices`, which gives 30,001 people; the first so many are taken.
+TASTES, SEED, EVERYBODY = {"z": (0.5, 1.0), "w": (-0.5, 1.0), "v": (0.3, 0.8)}, 8, 30_001
+# One choice each of 100 people does not tell standard deviations of several tastes from infinite ones: their posterior has
+# the tail of the prior, without moments to compare.
+CASES = [
+    *((people, situations, 1) for situations in (1, 2, 5) for people in (100, 500, 2_000, 5_000, 20_000, 30_000)),
+    *((people, situations, 2) for situations in (1, 2) for people in (500, 2_000, 5_000)),
+    *((people, 5, 2) for people in (100, 500, 2_000)),
+    (100, 2, 2),
+    (100, 2, 3),
+    (500, 2, 3),
+    (500, 5, 3),
+    (2_000, 1, 3),
+    (20_000, 1, 2),
+    (500, 1, 3),
+    (5_000, 1, 3),
+]
+
+
+def first_people(people: int, situations: int, tastes: int) -> tuple[pd.DataFrame, list[str]]:
+    """Choices of the first people of a population of the reference, and the names of its tastes."""
+    from mxlogit.simulate import simulate_choices
+
+    names = list(TASTES)[:tastes]
+    random = {name: TASTES[name] for name in names}
+    frame, _ = simulate_choices(EVERYBODY, situations, 3, random=random, random_state=SEED)
+    return frame[frame["id"] <= people], names
+
+
+def write_reference() -> None:
+    """Add to the reference what it lacks, case by case."""
+    found = json.loads(REFERENCE.read_text()) if REFERENCE.exists() else []
+    for people, situations, tastes in CASES:
+        if any((r["people"], r["situations"], r["tastes"]) == (people, situations, tastes) for r in found):
+            continue
+        frame, names = first_people(people, situations, tastes)
+        # Few choices of few people leave wide standard deviations possible, whose integrals need more nodes.
+        wide = people <= 500 and situations <= 2
+        nodes = {1: 64 if people <= 5_000 else 32, 2: 40 if wide else 16, 3: 18 if wide else 11}[tastes]
+        points = 4_096 if people <= 500 else 1_024 if people > 5_000 or tastes == 1 else 2_048
+        start = starting_point(*([TASTES[name][i] for name in names] for i in (0, 1)))
+        moments = Quadrature(frame, names, nodes).moments(start, points)
+        record = {"people": people, "situations": situations, "tastes": tastes, "nodes": nodes, "points": points}
+        found.append({**record, "mean": moments.mean.round(5).tolist(), "sd": moments.sd.round(5).tolist()})
+        REFERENCE.write_text("[\n" + ",\n".join(json.dumps(r) for r in found) + "\n]\n")
+        print(json.dumps(found[-1]), file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    write_reference()

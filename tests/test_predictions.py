@@ -82,6 +82,23 @@ def test_two_correlated_tastes_by_a_grid():
         np.testing.assert_allclose(found[rows.index], exact, atol=PROMISED)
 
 
+def test_two_tastes_of_few_people_by_a_grid_over_every_posterior_sample():
+    """Fifteen people, whose population is known to half a unit: the nodes' noise must not grow with that."""
+    frame = simulate_choices(15, 4, 3, random={"z": (0.5, 1.2), "w": (-0.8, 0.6)}, random_state=1)[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        est = MixedLogit(random=["z", "w"], random_state=1).fit(frame)
+    s, (nodes, weights) = est.posterior_samples(), grid(24, 5.0)
+    assert s["z"].std() > 0.4
+    one, two = (part.ravel() for part in np.meshgrid(nodes, nodes, indexing="ij"))
+    z, w, sd_z, sd_w, r = (s[name].to_numpy()[:, None] for name in ("z", "w", "sd.z", "sd.w", "cor.z:w"))
+    tastes = np.stack([z + sd_z * one, w + sd_w * (r * one + np.sqrt(1.0 - r * r) * two)], -1)
+    found, weight = est.predict_proba(frame), np.outer(weights, weights).ravel()
+    for rows in situations(frame, 6):
+        exact = (utilities(rows, ["z", "w"], tastes) * weight[:, None]).sum(1).mean(0)
+        np.testing.assert_allclose(found[rows.index], exact, atol=0.003)
+
+
 def test_individual_tastes_by_quadrature_over_posterior_samples(fits, frame):
     """Posterior of a person's taste on a grid, for each of many posterior samples of the population."""
     est = fits["vi"]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from mxlogit.samples import pareto_k, pareto_smoothed
+from mxlogit.samples import order_along_curve, pareto_k, pareto_smoothed
 
 
 @pytest.mark.parametrize("shape", [0.3, 0.7, 1.2])
@@ -47,3 +47,19 @@ def test_smoothing_leaves_flat_and_short_tails(generator):
     assert torch.isneginf(shape).all()
     short = torch.randn(3, 12, generator=generator, dtype=torch.float64)
     torch.testing.assert_close(pareto_smoothed(short)[0], short.log_softmax(-1))
+
+
+def test_neighbours_along_the_curve_are_near_each_other(generator):
+    points = torch.randn(4_096, 3, generator=generator, dtype=torch.float64)
+    order = order_along_curve(points)
+    assert order.sort().values.tolist() == list(range(4_096))
+    step = (points[order].diff(dim=0)).norm(dim=1).mean()
+    assert step < 0.25 * points.diff(dim=0).norm(dim=1).mean()
+    assert torch.equal(order_along_curve(10.0 + 3.0 * points), order)
+
+
+@pytest.mark.parametrize("size", [1, 2, 70])
+def test_the_curve_takes_any_number_of_coordinates(size, generator):
+    for n in (1, 2, 7):
+        points = torch.randn(n, size, generator=generator, dtype=torch.float64)
+        assert order_along_curve(points).sort().values.tolist() == list(range(n))

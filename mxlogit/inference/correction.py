@@ -29,14 +29,14 @@ from mxlogit.marginal import MarginalLikelihood, Sweep
 from mxlogit.parameters import ParameterSpace
 from mxlogit.path_draws import PathDraws
 from mxlogit.points import CholeskyPoints
-from mxlogit.samples import pareto_smoothed
+from mxlogit.samples import order_along_curve, pareto_smoothed
 
 _STAGE, _MOST_STAGES, _FEWEST_STAGES = 256, 6, 2
 # Effective draws that are enough, and stages at most, where draws of tastes are kept: usually, and when asked for.
 _ENOUGH, _MANY, _MANY_STAGES = 250.0, 1_000.0, 16
-# Effective points for a term of a surface, errors (nats, root mean square) below which it is taken after so many stages,
-# Pareto k above which it is not, and draws on it: with errors of .17 after two stages and of .03 after one, standard
-# deviations (one choice, two tastes, 2,000 and 5,000 people) differ by 1 % between seeds.
+# Effective points for a term of a surface, errors (nats, root mean square) below which it is taken after so many
+# stages, Pareto k above which it is not, and draws on it: with errors of .17 after two stages and of .03 after one,
+# standard deviations (one choice, two tastes, 2,000 and 5,000 people) differ by 1 % between seeds.
 _PER_TERM, _SURFACE_ERRORS, _WORST_SURFACE_K, _SURFACE_DRAWS = 3.0, ((1, 0.06), (2, 0.2)), 0.7, 8_192
 # Rows times draws times effective points, and points at all, on paths: each six nanoseconds.
 _PATH_WORK, _MOST_PATH_WORK = 0.8e9, 2.4e9
@@ -124,9 +124,10 @@ class WeightedVectors:
         """N vectors that represent the posterior, in random order: systematic resampling, so that some repeat."""
         start = torch.rand((), generator=generator, dtype=torch.float64)
         points = (torch.arange(n, dtype=torch.float64) + start) / n
-        cumulative = self.log_weights.exp().cumsum(0)
+        order = order_along_curve(self.vectors)
+        cumulative = self.log_weights[order].exp().cumsum(0)
         places = torch.searchsorted(cumulative / cumulative[-1], points).clamp(max=len(self.vectors) - 1)
-        return self.vectors[places[torch.randperm(n, generator=generator)]]
+        return self.vectors[order[places[torch.randperm(n, generator=generator)]]]
 
 
 class PosteriorSampler:

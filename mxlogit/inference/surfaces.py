@@ -18,7 +18,6 @@ from torch import Tensor
 from mxlogit.density import PanelModel
 from mxlogit.kept_draws import KeptDraws, can_keep
 from mxlogit.marginal import MarginalLikelihood, Sweep
-from mxlogit.parameters import Population
 from mxlogit.path_draws import PathDraws, can_keep_paths, draw_paths
 from mxlogit.points import CholeskyPoints
 

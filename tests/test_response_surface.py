@@ -1,0 +1,176 @@
+"""Surfaces through weighted draws, nets and samples: what takes noise out of corrected posteriors."""
+
+import math
+
+import pytest
+import torch
+from quadrature import Quadrature
+from scipy import stats
+
+from mxlogit.density import PanelModel
+from mxlogit.draws import make_generator, shifted_net
+from mxlogit.guide.population import GaussianFactor
+from mxlogit.inference.correction import PosteriorSampler
+from mxlogit.inference.response_surface import ResponseSurface, count_terms
+from mxlogit.marginal import MarginalLikelihood, Sweep
+from mxlogit.path_draws import PathDraws, draw_paths
+from mxlogit.people import People
+from mxlogit.simulate import simulate_choices
+
+
+def standard(size: int) -> GaussianFactor:
+    return GaussianFactor(torch.zeros(size).double(), torch.eye(size).double())
+
+
+def cubic(points):
+    x, y = points.T
+    return 0.3 - x + 0.5 * y**2 - 0.2 * x**2 * y + 0.1 * y**3 + 2.0 * x * y
+
+
+def test_a_cubic_is_found_as_it_is():
+    gaussian = GaussianFactor(torch.tensor([1.0, -2.0]).double(), torch.tensor([[2.0, 0.0], [0.5, 0.3]]).double())
+    points = gaussian.at(torch.randn(60, 2, generator=make_generator(1), dtype=torch.float64))
+    surface = ResponseSurface.fit(gaussian, points, cubic(points), torch.full((60,), 1.0 / 60.0).double())
+    inside = gaussian.at(torch.tensor([[0.1, -0.4], [1.0, 1.0]]).double())
+    torch.testing.assert_close(surface.at(inside), cubic(inside), atol=1e-9, rtol=0)
+    assert surface.error < 1e-9
+    assert float(surface.at(gaussian.at(torch.tensor([[9.0, 9.0]]).double()))) == -math.inf
+    assert len(surface.coefficients) == count_terms(2) == 10
+
+
+def test_error_is_that_of_points_left_out():
+    points = torch.randn(40, 1, generator=make_generator(2), dtype=torch.float64)
+    values, weights = points[:, 0].sin(), torch.rand(40, generator=make_generator(3), dtype=torch.float64)
+    weights /= weights.sum()
+    surface = ResponseSurface.fit(standard(1), points, values, weights)
+    left_out = []
+    for i in range(40):
+        others = torch.arange(40) != i
+        fitted = ResponseSurface.fit(standard(1), points[others], values[others], weights[others])
+        # The point left out may lie farther out than the others.
+        x = points[i] ** torch.arange(4)
+        left_out.append(values[i] - x @ fitted.coefficients)
+    assert surface.error == pytest.approx(float((weights @ torch.stack(left_out).square()).sqrt()), rel=1e-6)
+
+
+class LogGamma:
+    """Two independent logarithms of gamma variables: skewed, with moments in closed form."""
+
+    def __init__(self, shape: float) -> None:
+        self.shape, self.evaluations = shape, 0
+
+    def known(self, points):
+        return self.shape * points.sum(1)
+
+    def log_prob(self, points):
+        self.evaluations += len(points)
+        return self.known(points) - points.exp().sum(1)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_standard_deviations_of_a_skewed_density_have_little_noise(seed):
+    """256 draws alone err by five per cent; on the surface by one."""
+    target = LogGamma(40.0)
+    exact = float(torch.special.polygamma(1, torch.tensor(40.0))) ** 0.5
+    start = GaussianFactor(torch.full((2,), math.log(40.0)).double(), 0.15 * torch.eye(2).double())
+    sampler = PosteriorSampler(target, start, make_generator(seed))
+    found = sampler.run(256, 1e9, 1)
+    smooth = sampler.smoothed(found, target.known, 0.06)
+    assert target.evaluations == 256
+    weights = smooth.log_weights.exp()
+    mean = weights @ smooth.vectors
+    sd = (weights @ (smooth.vectors - mean).square()).sqrt()
+    assert sd.tolist() == pytest.approx([exact, exact], rel=0.01)
+    assert mean.tolist() == pytest.approx([float(torch.digamma(torch.tensor(40.0)))] * 2, abs=0.01 * exact)
+
+
+def test_a_density_that_is_no_cubic_has_no_surface():
+    class Cornered(LogGamma):
+        def log_prob(self, points):
+            return -8.0 * points.abs().sum(1)
+
+        def known(self, points):
+            return torch.zeros(len(points)).double()
+
+    sampler = PosteriorSampler(
+        Cornered(1.0), GaussianFactor(torch.zeros(2).double(), 0.2 * torch.eye(2).double()), make_generator(1)
+    )
+    assert sampler.smoothed(sampler.run(512, 1e9, 2), Cornered(1.0).known, 0.2) is None
+
+
+def test_samples_of_a_gaussian_have_its_moments():
+    """Random ones have errors of two per cent, since antithetic pairs are one sample of a variance."""
+    factor = GaussianFactor(torch.arange(6).double(), torch.randn(6, 6, generator=make_generator(4)).double().tril())
+    samples = factor.sample(4_000, make_generator(5))
+    sd = (factor.tril @ factor.tril.T).diagonal().sqrt()
+    assert ((samples.mean(0) - factor.mean).abs() / sd < 0.003).all()
+    assert (samples.std(0) / sd).tolist() == pytest.approx([1.0] * 6, abs=0.003)
+    # In random order: neighbours have nothing to do with each other.
+    whitened = (samples - factor.mean) / sd
+    assert float((whitened[:-1] * whitened[1:]).mean(0).abs().amax()) < 0.06
+
+
+def test_everybody_gets_a_net():
+    """Each quarter of each axis holds a quarter of a person's points, and no two people have the same."""
+    net = shifted_net((1, 2), torch.tensor([5, 9, 5]), 3, 64)
+    assert torch.equal(net[0], net[2])
+    assert not torch.equal(net[0], net[1])
+    assert (torch.histc(net[1][0], 4, 0.0, 1.0) == 16).all()
+    for axes in ((0, 1), (1, 2)):
+        cells = (net[1][list(axes)] * 4).long()
+        assert (torch.bincount(4 * cells[0] + cells[1], minlength=16) > 0).all()
+    many = shifted_net((3,), torch.arange(4_000), 1, 1)[:, 0, 0]
+    assert stats.kstest(many.numpy(), "uniform").pvalue > 0.001
+
+
+@pytest.fixture(scope="module")
+def one_choice():
+    frame, _ = simulate_choices(800, 1, 3, random={"z": (0.5, 1.0), "w": (-0.5, 1.0)}, random_state=8)
+    from mxlogit import VI, MixedLogit
+
+    est = MixedLogit(random=["z", "w"], method=VI(correct=False), random_state=0).fit(frame)
+    model: PanelModel = est._fitted.model
+    marginal = MarginalLikelihood(People.gather(est._fitted.panel), model.space, model.mixing, 3)
+    return model, marginal, est.result_.center, Quadrature(frame, ["z", "w"], nodes=40)
+
+
+def quadrature_point(population):
+    sd = population.scale
+    correlation = float((population.scale_tril @ population.scale_tril.T)[1, 0] / sd.prod())
+    return [*population.location.tolist(), *sd.log().tolist(), math.atanh(correlation)]
+
+
+def test_nets_from_the_population_are_quadrature_with_known_noise(one_choice):
+    """Differences of the log likelihood between populations, with 128 draws a person, and what is said of them."""
+    model, marginal, anchor, quadrature = one_choice
+    vector = model.space.unconstrain(anchor)
+    vectors = vector + torch.tensor(
+        [[0.0] * 5, [0.1, 0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.3, -0.2, 0.0], [0.0, 0.1, 0.0, 0.2, 0.3]]
+    )
+    errors, said = [], []
+    exact = torch.tensor([quadrature.log_likelihood(quadrature_point(model.space.constrain(v))) for v in vectors])
+    for key in range(6):
+        values, variances = PathDraws(
+            model, marginal, anchor, Sweep(128, 8, key, 4), around_modes=False
+        ).log_likelihood(vectors)
+        errors.append((values - values[0] - (exact - exact[0]))[1:])
+        said.append(variances[1:])
+    error, claimed = (torch.stack(errors).square().mean() ** 0.5, torch.stack(said).mean() ** 0.5)
+    # A thousand random draws around modes have as much.
+    assert float(error) < 0.2
+    assert 0.5 < float(claimed / error) < 2.0
+
+
+def test_of_two_kinds_of_draws_the_one_with_less_noise_is_taken(one_choice):
+    model, marginal, anchor, _ = one_choice
+    vector = model.space.unconstrain(anchor)
+    near = vector + 0.2 * torch.randn(6, 5, generator=make_generator(7), dtype=torch.float64)
+    taken = draw_paths(model, marginal, anchor, Sweep(100, 8, 1, 4, pathwise=True), near)
+    noise = {
+        kind: float(
+            PathDraws(model, marginal, anchor, Sweep(128, 8, 1, 4), around_modes=kind).log_likelihood(near)[1].median()
+        )
+        for kind in (True, False)
+    }
+    assert float(taken.log_likelihood(near)[1].median()) == pytest.approx(min(noise.values()), rel=1e-6)
+    assert noise[False] < 0.5 * noise[True]
