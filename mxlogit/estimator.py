@@ -341,7 +341,8 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
         integrated by 4,096 quasi-random points that all situations share. Against grids over tastes the error of a
         probability was at most .002 with one or two random coefficients, even at posterior standard deviations of .5
         (fewer than some twenty people); with five .007 at .15 and .016 at one; and at most .005 with
-        ``tastes="individual"``, from 2,000 or more weighted draws per person (states of chains after MCMC; the fit's own draws after `MSLE`).
+        ``tastes="individual"``, from 2,000 or more weighted draws per person (states of chains after MCMC; the fit's
+        own draws after `MSLE`).
         """
         check_option("tastes", tastes, ["population", "individual"])
         rows = read_rows_again(X, self._columns(), self._state())

@@ -32,6 +32,7 @@ from mxlogit.people import People, places_inside
 # people, 16 draws: 0.19, 0.16, 0.16, 0.15 and 0.15 s at 1,562, 3,125, 4,096, 6,250 and 12,500 people). A GPU has no use
 # for its caches but for more people than it has lanes.
 _CHUNK = {"cpu": (4_000_000, 8_192), "cuda": (128_000_000, 131_072)}
+_FEWEST_DRAWS = 16
 # Chunks among whose people those with panels of like length are put together.
 _CHUNKS_IN_A_WINDOW = 8
 # Base draws of everybody that are kept between passes (32 MB in single precision): a tenth of a pass.
@@ -109,7 +110,8 @@ class _Window:
 class Proposal:
     """Where to draw for some people: their places in the share of this process, panel, local factors and base draws.
 
-    ``window`` and ``group`` say where they are among everybody; ``vary`` and ``pathwise`` are those of the sweep.
+    ``window`` and ``group`` say where they are among everybody, ``cells`` how many rows times draws are met together;
+    ``vary`` and ``pathwise`` are those of the sweep.
     """
 
     part: slice | Tensor
@@ -119,11 +121,18 @@ class Proposal:
     window: _Window
     group: slice | Tensor
     vary: int
+    cells: int
     pathwise: bool = False
 
     def points(self, scheme: DrawScheme) -> BaseDraws:
         """Base draws of these people."""
-        return self.window.points(scheme, self.group, self.factor.mean)
+        return self.window.points(_affordable(scheme, self.panel, self.cells), self.group, self.factor.mean)
+
+
+def _affordable(scheme: DrawScheme, panel: PanelDifferences, cells: int) -> DrawScheme:
+    """Fewer draws of people of whom one alone would be more than a chunk: their tastes are all but known."""
+    draws = max(_FEWEST_DRAWS, _FEWEST_DRAWS * (cells // (_FEWEST_DRAWS * max(1, panel.n_rows))))
+    return scheme if scheme.draws <= draws else replace(scheme, draws=draws)
 
 
 class MarginalLikelihood:
@@ -183,12 +192,15 @@ class MarginalLikelihood:
         """People per chunk so that intermediates stay in cache, or a GPU is busy."""
         panels = self.people.panels
         _, people = _CHUNK["cuda" if self.people.like.is_cuda else "cpu"]
-        return max(1, min(people, self._row_limit(draws) // max(1, panels.n_rows)))
+        return max(1, min(people, self._row_limit(draws, self._cells()) // max(1, panels.n_rows)))
 
-    def _row_limit(self, draws: int) -> int:
+    def _cells(self) -> int:
+        """Rows times draws of a chunk."""
+        return _CHUNK["cuda" if self.people.like.is_cuda else "cpu"][0]
+
+    def _row_limit(self, draws: int, cells: int) -> int:
         """Rows of a chunk."""
-        most, _ = _CHUNK["cuda" if self.people.like.is_cuda else "cpu"]
-        return most // max(draws, self.people.panels.n_columns)
+        return cells // max(draws, self.people.panels.n_columns)
 
     def _scheme(self, sweep: Sweep) -> DrawScheme:
         tail, defensive = sweep.tail, sweep.defensive
@@ -209,20 +221,28 @@ class MarginalLikelihood:
 
     @torch.no_grad()
     def propose(
-        self, population: Population, sweep: Sweep, *, remember: bool = True, size: int | None = None
+        self,
+        population: Population,
+        sweep: Sweep,
+        *,
+        remember: bool = True,
+        size: int | None = None,
+        cells: int | None = None,
     ) -> Iterator[Proposal]:
-        """Polish and draw base points, chunk after chunk (of ``size`` people)."""
+        """Polish and draw base points, chunk after chunk (of ``size`` people, or of ``cells`` rows times draws)."""
         local, scheme = population.to(self.people.like), self._scheme(sweep)
-        size = size or self.chunk_size(sweep.draws)
+        if cells is None:
+            size, cells = size or self.chunk_size(sweep.draws), self._cells()
+        size = size or max(1, cells // sweep.draws)
         for part, everybody in self.people.panels.chunks(_CHUNKS_IN_A_WINDOW * size):
             window = self._window(part.start, len(everybody), scheme)
-            for group, panel in everybody.pieces(self._row_limit(sweep.draws), size):
+            for group, panel in everybody.pieces(self._row_limit(sweep.draws, cells), size):
                 place = places_inside(part.start, group)
                 factor = polish(self.modes[place], local, panel, self.mixing, sweep.polish, sweep.settled)
                 if remember:
                     self.modes[place] = factor.mean
-                base = window.points(scheme, group, factor.mean)
-                proposal = Proposal(place, panel, factor, base, window, group, sweep.vary, sweep.pathwise)
+                base = window.points(_affordable(scheme, panel, cells), group, factor.mean)
+                proposal = Proposal(place, panel, factor, base, window, group, sweep.vary, cells, sweep.pathwise)
                 yield self._warp(self._vary(proposal, local), local)
 
     @torch.no_grad()

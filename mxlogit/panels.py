@@ -129,6 +129,11 @@ class PanelDifferences(_Ranked):
         return self.values.shape[1]
 
     @property
+    def n_rows_each(self) -> Tensor:
+        """The same of every person, (n,)."""
+        return self.n_situations.new_full((len(self),), self.n_rows)
+
+    @property
     def n_columns(self) -> int:
         """Number k of attributes."""
         return self.values.shape[2]
@@ -254,6 +259,11 @@ class RaggedPanels(_Ranked):
     def n_rows(self) -> int:
         """Mean number of rows of a person, rounded up."""
         return -(-int(self._first_rows[-1]) // max(1, len(self)))
+
+    @property
+    def n_rows_each(self) -> Tensor:
+        """Number of rows of every person, (n,)."""
+        return self._first_rows.diff()
 
     @cached_property
     def _first_situations(self) -> Tensor:

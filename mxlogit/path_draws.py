@@ -17,19 +17,18 @@ import torch
 from torch import Tensor
 
 from mxlogit.density import PanelModel
-from mxlogit.draws import Jackknife, shifted_net
-from mxlogit.guide.laplace import whitened_log_prob
-from mxlogit.marginal import MarginalLikelihood, Sweep
+from mxlogit.draws import Jackknife, log_standard_normal, shifted_net
+from mxlogit.guide.laplace import drawn_log_prob, drawn_utility, whitened_log_prob
+from mxlogit.likelihood import compute_odds
+from mxlogit.marginal import MarginalLikelihood, Proposal, Sweep
 from mxlogit.panels import PanelDifferences
 from mxlogit.parameters import Population
-from mxlogit.simulated_block import Block, evaluate_in_parts
+from mxlogit.simulated_block import evaluate_in_parts
 
 # Numbers that may be kept (64 MB in single precision), and rows of data times draws at a population: 30 ms.
 _MOST_NUMBERS, _MOST_CELLS = 16_000_000, 8_000_000
 # Rows of data times draws that are evaluated together.
 _CELLS = 512_000
-# Draws that show which kind reaches further.
-_TRIED = 64
 # How much of the logarithm of the mean of all draws over that of halves takes away the bias that it has, and the
 # variance of the former by the squared difference of halves: for random draws, whose variance falls as one over their
 # number, and for nets, whose variance falls as its square or faster (Owen 1997, Annals of Statistics 25).
@@ -37,28 +36,158 @@ _RANDOM, _NETS = (2.0, 1.0 / 4.0), (4.0 / 3.0, 1.0 / 8.0)
 
 
 @dataclass(frozen=True)
-class _Chunk:
-    """Draws of some people: whitened tastes (n, k, s), and their log ratios (n, s) or zero."""
+class _Drawn:
+    """Draws of some people.
+
+    ``part`` and ``variance`` are those of `_RANDOM` or `_NETS`.
+    """
 
     panel: PanelDifferences
+    part: float
+    variance: float
+
+    def log_weights(self, model: PanelModel, population: Population) -> Tensor:
+        """Logarithms (n, s) of weighted probabilities of the choices."""
+        raise NotImplementedError
+
+    def pull(self, model: PanelModel, population: Population) -> Tensor:
+        """Derivatives (D,) of the weighted sum of logarithms by fixed coefficients, locations and the cells of L."""
+        raise NotImplementedError
+
+    def halves(self, model: PanelModel, population: Population) -> Tensor:
+        """Logarithms (n, 2) of the halves' means of weighted probabilities."""
+        log_weights = self.log_weights(model, population)
+        return Jackknife(log_weights).log_sums.double() - math.log(0.5 * log_weights.shape[-1])
+
+    def log_mean(self, halves: Tensor) -> Tensor:
+        """Logarithms (n,) of the means of all draws, without the bias that finite numbers have."""
+        mean = halves.mean(1)
+        return mean + self.part * (halves.logsumexp(1) - math.log(2.0) - mean)
+
+    def noise(self, halves: Tensor, apart: Tensor) -> Tensor:
+        """Weighted sum of the variances of people's values, from halves (n, 2) and what differs at the anchor (n,)."""
+        return self.variance * (self.panel.weights.double().square() @ (halves.diff(dim=1)[:, 0] - apart).square())
+
+    def shares(self, halves: Tensor) -> Tensor:
+        """Derivatives (n, 2) of `log_mean`."""
+        return self.part * halves.softmax(1) + 0.5 * (1.0 - self.part)
+
+
+@dataclass(frozen=True)
+class WhitenedDraws(_Drawn):
+    """Whitened tastes (n, k, s) that stay, and their log ratios (n, s) or zero: tastes move with the population."""
+
     xi: Tensor
     log_ratio: Tensor
 
-    def weigh(self, model: PanelModel, population: Population) -> Jackknife:
-        """Weighted probabilities of the choices."""
-        return Jackknife(whitened_log_prob(self.xi, population, self.panel, model.mixing) + self.log_ratio)
+    @classmethod
+    def around_modes(cls, marginal: MarginalLikelihood, proposal: Proposal) -> WhitenedDraws:
+        """What is proposed."""
+        return cls(proposal.panel, *_RANDOM, *marginal.whitened(proposal))
 
-    def evaluate(self, model: PanelModel, population: Population) -> list[Block]:
-        """Halves' logarithms of sums of weighted probabilities, and their scores."""
-        halves = zip(self.xi.chunk(2, -1), self.log_ratio.expand(len(self.xi), -1).chunk(2, -1), strict=True)
-        return [
+    @classmethod
+    def from_population(cls, marginal: MarginalLikelihood, proposal: Proposal, key: int) -> WhitenedDraws:
+        """Quasi-random draws of the same people from the population.
+
+        That is all there is to know of people who say little: of one choice, with two tastes, 64 of these have the
+        noise of a thousand random ones around modes.
+        """
+        part = proposal.part.cpu() if isinstance(proposal.part, Tensor) else proposal.part
+        places = (marginal.people.first + torch.arange(len(marginal.people.panels)))[part]
+        count = 1 << (proposal.base.points.shape[-1] - 1).bit_length()
+        uniform = shifted_net((marginal.seed, key), places, marginal.space.n_random, count)
+        nothing = proposal.factor.mean.new_zeros(1, count)
+        return cls(proposal.panel, *_NETS, torch.special.ndtri(uniform).to(nothing), nothing)
+
+    def log_weights(self, model: PanelModel, population: Population) -> Tensor:
+        """See `_Drawn`."""
+        return whitened_log_prob(self.xi, population, self.panel, model.mixing) + self.log_ratio
+
+    def pull(self, model: PanelModel, population: Population) -> Tensor:
+        """See `_Drawn`."""
+        ratios = self.log_ratio.expand(len(self.xi), -1).chunk(2, -1)
+        blocks = [
             evaluate_in_parts(model, population, self.panel, xi.contiguous(), ratio, curvature=False)
-            for xi, ratio in halves
+            for xi, ratio in zip(self.xi.chunk(2, -1), ratios, strict=True)
         ]
+        shares = self.shares(torch.stack([block.log_sum for block in blocks], 1)).unbind(1)
+        scores = torch.stack([share[:, None] * block.score for share, block in zip(shares, blocks, strict=True)])
+        return self.panel.weights.double() @ scores.sum(0).double()
+
+
+@dataclass(frozen=True)
+class LatentDraws(_Drawn):
+    """Latent tastes (n, k, s) that stay, with the log density (n, s) that they are from.
+
+    Right for people who say much: their tastes are where they are, whatever the population.
+    """
+
+    latent: Tensor
+    log_q: Tensor
+    known: Tensor | None
+
+    @classmethod
+    def around_modes(
+        cls, model: PanelModel, marginal: MarginalLikelihood, proposal: Proposal, anchor: Population
+    ) -> LatentDraws:
+        """What is proposed; probabilities are computed once where no fixed coefficient moves them."""
+        xi, log_ratio = marginal.whitened(proposal)
+        log_q = log_standard_normal(xi.square().sum(1), xi.shape[1]) - log_ratio - _log_volume(anchor)
+        latent = anchor.location[:, None] + anchor.scale_tril @ xi
+        draws = cls(proposal.panel, *_RANDOM, latent, log_q, None)
+        return draws if model.space.n_fixed else replace(draws, known=draws._log_prob(model, anchor))
+
+    def log_weights(self, model: PanelModel, population: Population) -> Tensor:
+        """See `_Drawn`."""
+        xi = self._whitened(population)
+        log_prior = log_standard_normal(xi.square().sum(1), xi.shape[1]) - _log_volume(population)
+        log_prob = self._log_prob(model, population) if self.known is None else self.known
+        return log_prob + log_prior - self.log_q
+
+    def pull(self, model: PanelModel, population: Population) -> Tensor:
+        """See `_Drawn`."""
+        jackknife = Jackknife(self.log_weights(model, population))
+        weights = jackknife.weights * self.panel.weights[:, None]
+        xi, tril = self._whitened(population), population.scale_tril
+        total = torch.eye(len(tril)).to(tril) * weights.sum()
+        second = torch.einsum("nks,nls,ns->kl", xi, xi, weights) - total
+        by_location = torch.linalg.solve_triangular(tril.T, torch.einsum("nks,ns->k", xi, weights)[:, None], upper=True)
+        by_tril = torch.linalg.solve_triangular(tril.T, second, upper=True)
+        rows, columns = model.space.triangle
+        parts = [self._pull_of_fixed(model, population, weights), by_location[:, 0], by_tril[rows, columns]]
+        return torch.cat(parts).double()
+
+    def _pull_of_fixed(self, model: PanelModel, population: Population, weights: Tensor) -> Tensor:
+        n_fixed = model.space.n_fixed
+        if n_fixed == 0:
+            return weights.new_zeros(0)
+        odds = compute_odds(
+            drawn_utility(self._tastes(model, population), population, self.panel, model.mixing), self.panel
+        )
+        mean = odds.weigh_probabilities(weights[..., None])[..., 0]
+        return -torch.einsum("nrf,nr->f", self.panel.values[..., :n_fixed], mean)
+
+    def _whitened(self, population: Population) -> Tensor:
+        centred = (self.latent - population.location[:, None]).transpose(0, 1)
+        flat = torch.linalg.solve_triangular(population.scale_tril, centred.flatten(1), upper=False)
+        return flat.view_as(centred).transpose(0, 1)
+
+    def _tastes(self, model: PanelModel, population: Population) -> Tensor:
+        return model.mixing.tastes(self.latent.mT, population.location, population.scale).mT
+
+    def _log_prob(self, model: PanelModel, population: Population) -> Tensor:
+        return drawn_log_prob(self._tastes(model, population), population, self.panel, model.mixing)
+
+
+def _log_volume(population: Population) -> Tensor:
+    return population.scale_tril.diagonal().log().sum()
 
 
 class PathDraws:
     """Draws of everybody's whitened tastes around one population.
+
+    Of each group of people with like panels, whichever have the least noise: whitened tastes from the population or
+    around modes, or tastes around modes.
 
     Parameters
     ----------
@@ -67,10 +196,9 @@ class PathDraws:
         Of everybody, with modes near those at the anchor; `can_keep_paths` says whether there is room.
     anchor : Population
     sweep : Sweep
-        How many draws, and from what, where they are around modes.
-    around_modes : bool
-        Whether they are, or else quasi-random draws from the population, which is all there is to know of people who
-        say little: of one choice, with two tastes, 64 of these have the noise of a thousand random ones around modes.
+        How many draws, of which the next power of two are taken, and from what where they are around modes.
+    vectors : Tensor, shape (b, D)
+        Where noise is compared: unconstrained, about the posterior.
 
     Attributes
     ----------
@@ -79,14 +207,24 @@ class PathDraws:
     """
 
     def __init__(
-        self, model: PanelModel, marginal: MarginalLikelihood, anchor: Population, sweep: Sweep, *, around_modes: bool
+        self, model: PanelModel, marginal: MarginalLikelihood, anchor: Population, sweep: Sweep, vectors: Tensor
     ) -> None:
-        self.model, self._people = model, marginal.people
-        source = _around_modes(marginal, anchor, sweep) if around_modes else _from_population(marginal, sweep)
-        self._chunks, local = list(source), anchor.to(marginal.people.like)
-        self.cells, self._draws = marginal.people.rows * sweep.draws, sweep.draws
-        self._part, self._variance = _RANDOM if around_modes else _NETS
-        self._apart = [chunk.weigh(model, local).log_sums.double().diff(dim=1)[:, 0] for chunk in self._chunks]
+        sweep = replace(sweep, draws=1 << (sweep.draws - 1).bit_length())
+        self.model, self._people, self.cells = model, marginal.people, path_cells(marginal, sweep.draws)
+        here = anchor.to(marginal.people.like)
+        there = [model.space.constrain(vector).to(marginal.people.like) for vector in vectors]
+        self._chunks: list[_Drawn] = []
+        self._apart: list[Tensor] = []
+        for proposal in marginal.propose(anchor, sweep, remember=False, cells=_CELLS):
+            kinds = list(_kinds(model, marginal, proposal, here, sweep.key))
+            aparts = [drawn.halves(model, here).diff(dim=1)[:, 0] for drawn in kinds]
+            noises = [
+                torch.stack([drawn.noise(drawn.halves(model, other), apart) for other in there]).median()
+                for drawn, apart in zip(kinds, aparts, strict=True)
+            ]
+            best = int(torch.stack(noises).nan_to_num(math.inf).argmin())
+            self._chunks.append(kinds[best])
+            self._apart.append(aparts[best])
 
     @torch.no_grad()
     def log_likelihood(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
@@ -101,10 +239,9 @@ class PathDraws:
         local = self.model.space.constrain(vector).to(self._people.like)
         total = self._people.like.new_zeros(2, dtype=torch.float64)
         for chunk, apart in zip(self._chunks, self._apart, strict=True):
-            halves, weights = chunk.weigh(self.model, local).log_sums.double(), chunk.panel.weights.double()
-            mean = halves.mean(1) - math.log(0.5 * self._draws)
-            total[0] += weights @ (mean + self._part * (halves.logsumexp(1) - math.log(2.0) - halves.mean(1)))
-            total[1] += self._variance * (weights.square() @ (halves.diff(dim=1)[:, 0] - apart).square())
+            halves = chunk.halves(self.model, local)
+            total[0] += chunk.panel.weights.double() @ chunk.log_mean(halves)
+            total[1] += chunk.noise(halves, apart)
         return self._people.team.total(total)[0]
 
     def gradients(self, vectors: Tensor) -> Tensor:
@@ -127,48 +264,29 @@ class PathDraws:
         """Derivatives (D,) by fixed coefficients, locations and the free cells of L."""
         total = self._people.like.new_zeros(self.model.space.size, dtype=torch.float64)
         for chunk in self._chunks:
-            blocks = chunk.evaluate(self.model, local)
-            share = torch.stack([block.log_sum for block in blocks]).softmax(0)
-            share = self._part * share + 0.5 * (1.0 - self._part)
-            scores = sum(part[:, None] * block.score for part, block in zip(share, blocks, strict=True))
-            total += chunk.panel.weights.double() @ scores.double()
+            total += chunk.pull(self.model, local)
         return self._people.team.total(total)[0]
 
 
-def _around_modes(marginal: MarginalLikelihood, anchor: Population, sweep: Sweep) -> Iterator[_Chunk]:
-    for proposal in marginal.propose(anchor, sweep, remember=False, size=_people_at_once(marginal, sweep.draws)):
-        yield _Chunk(proposal.panel, *marginal.whitened(proposal))
-
-
-def _from_population(marginal: MarginalLikelihood, sweep: Sweep) -> Iterator[_Chunk]:
-    people, like = marginal.people, marginal.people.like
-    places = people.first + torch.arange(len(people.panels))
-    nothing = like.new_zeros(1, sweep.draws)
-    for part, chunk in people.panels.chunks(_people_at_once(marginal, sweep.draws)):
-        for group, panel in chunk.pieces(_CELLS // sweep.draws, len(chunk)):
-            keys = places[part][group.cpu() if isinstance(group, Tensor) else group]
-            uniform = shifted_net((marginal.seed, sweep.key), keys, marginal.space.n_random, sweep.draws)
-            yield _Chunk(panel, torch.special.ndtri(uniform).to(like), nothing)
-
-
-def _people_at_once(marginal: MarginalLikelihood, draws: int) -> int:
-    return max(1, _CELLS // (max(1, marginal.people.panels.n_rows) * draws))
-
-
-def draw_paths(
-    model: PanelModel, marginal: MarginalLikelihood, anchor: Population, sweep: Sweep, vectors: Tensor
-) -> PathDraws:
-    """Draws of the kind that knows differences between the anchor and some vectors (b, D) better; a power of two."""
-    sweep = replace(sweep, draws=1 << (sweep.draws - 1).bit_length())
-    few = replace(sweep, draws=min(_TRIED, sweep.draws))
-    near, wide = (
-        PathDraws(model, marginal, anchor, few, around_modes=kind).log_likelihood(vectors)[1].nan_to_num(nan=math.inf)
-        for kind in (True, False)
-    )
-    return PathDraws(model, marginal, anchor, sweep, around_modes=float(near.median()) < float(wide.median()))
+def _kinds(
+    model: PanelModel, marginal: MarginalLikelihood, proposal: Proposal, anchor: Population, key: int
+) -> Iterator[_Drawn]:
+    """Draws of the kinds that there are of some people."""
+    yield WhitenedDraws.from_population(marginal, proposal, key)
+    yield WhitenedDraws.around_modes(marginal, proposal)
+    if not model.mixing.direct and model.mixing.scale_position is None:
+        yield LatentDraws.around_modes(model, marginal, proposal, anchor)
 
 
 def can_keep_paths(marginal: MarginalLikelihood, draws: int) -> bool:
     """Whether draws of whitened tastes fit in memory, and populations can be met with them in reasonable time."""
     k, people = marginal.space.n_random, marginal.people
-    return k > 0 and len(people) * draws * (k + 1) <= _MOST_NUMBERS and people.rows * draws <= _MOST_CELLS
+    return k > 0 and len(people) * draws * (k + 1) <= _MOST_NUMBERS and path_cells(marginal, draws) <= _MOST_CELLS
+
+
+def path_cells(marginal: MarginalLikelihood, draws: int) -> int:
+    """Rows of data times draws of everybody; single people with more than a chunk have fewer draws."""
+    people = marginal.people
+    rows = people.own().n_rows_each.double() if len(people.panels) else torch.zeros(0, dtype=torch.float64)
+    (total,) = people.team.total((rows * draws).clamp(max=float(_CELLS)).sum())
+    return int(total)

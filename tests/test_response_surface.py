@@ -1,19 +1,22 @@
 """Surfaces through weighted draws, nets and samples: what takes noise out of corrected posteriors."""
 
 import math
+import warnings
 
+import pandas as pd
 import pytest
 import torch
 from quadrature import Quadrature
 from scipy import stats
 
+from mxlogit import VI, ConvergenceWarning, MixedLogit
 from mxlogit.density import PanelModel
 from mxlogit.draws import make_generator, shifted_net
 from mxlogit.guide.population import GaussianFactor
 from mxlogit.inference.correction import PosteriorSampler
 from mxlogit.inference.response_surface import ResponseSurface, count_terms
 from mxlogit.marginal import MarginalLikelihood, Sweep
-from mxlogit.path_draws import PathDraws, draw_paths
+from mxlogit.path_draws import LatentDraws, PathDraws, WhitenedDraws
 from mxlogit.people import People
 from mxlogit.simulate import simulate_choices
 
@@ -123,12 +126,16 @@ def test_everybody_gets_a_net():
     assert stats.kstest(many.numpy(), "uniform").pvalue > 0.001
 
 
+def fitted(frame, **options) -> MixedLogit:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return MixedLogit(method=VI(correct=False), random_state=0, **options).fit(frame)
+
+
 @pytest.fixture(scope="module")
 def one_choice():
     frame, _ = simulate_choices(800, 1, 3, random={"z": (0.5, 1.0), "w": (-0.5, 1.0)}, random_state=8)
-    from mxlogit import VI, MixedLogit
-
-    est = MixedLogit(random=["z", "w"], method=VI(correct=False), random_state=0).fit(frame)
+    est = fitted(frame, random=["z", "w"])
     model: PanelModel = est._fitted.model
     marginal = MarginalLikelihood(People.gather(est._fitted.panel), model.space, model.mixing, 3)
     return model, marginal, est.result_.center, Quadrature(frame, ["z", "w"], nodes=40)
@@ -140,37 +147,90 @@ def quadrature_point(population):
     return [*population.location.tolist(), *sd.log().tolist(), math.atanh(correlation)]
 
 
+def kind(name, model, marginal, anchor, key, draws=128):
+    """Draws of one kind of everybody, in the order of people."""
+    sweep = Sweep(draws, 8, key, 4)
+    for proposal in marginal.propose(anchor, sweep, remember=False):
+        made = {
+            "population": lambda p: WhitenedDraws.from_population(marginal, p, key),
+            "modes": lambda p: WhitenedDraws.around_modes(marginal, p),
+            "tastes": lambda p: LatentDraws.around_modes(model, marginal, p, anchor.to(marginal.people.like)),
+        }
+        yield made[name](proposal)
+
+
+def differences(chunks, model, marginal, anchor, vectors):
+    """Log likelihoods less the anchor's, and their variances."""
+    here, found = anchor.to(marginal.people.like), []
+    for chunk in chunks:
+        first = chunk.halves(model, here)
+        apart = first.diff(dim=1)[:, 0]
+        rows = []
+        for vector in vectors:
+            halves = chunk.halves(model, model.space.constrain(vector).to(marginal.people.like))
+            change = chunk.panel.weights.double() @ (chunk.log_mean(halves) - chunk.log_mean(first))
+            rows.append(torch.stack([change, chunk.noise(halves, apart)]))
+        found.append(torch.stack(rows))
+    return torch.stack(found).sum(0).T
+
+
 def test_nets_from_the_population_are_quadrature_with_known_noise(one_choice):
     """Differences of the log likelihood between populations, with 128 draws a person, and what is said of them."""
     model, marginal, anchor, quadrature = one_choice
     vector = model.space.unconstrain(anchor)
-    vectors = vector + torch.tensor(
-        [[0.0] * 5, [0.1, 0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.3, -0.2, 0.0], [0.0, 0.1, 0.0, 0.2, 0.3]]
-    )
-    errors, said = [], []
-    exact = torch.tensor([quadrature.log_likelihood(quadrature_point(model.space.constrain(v))) for v in vectors])
-    for key in range(6):
-        values, variances = PathDraws(
-            model, marginal, anchor, Sweep(128, 8, key, 4), around_modes=False
-        ).log_likelihood(vectors)
-        errors.append((values - values[0] - (exact - exact[0]))[1:])
-        said.append(variances[1:])
-    error, claimed = (torch.stack(errors).square().mean() ** 0.5, torch.stack(said).mean() ** 0.5)
+    vectors = vector + torch.tensor([[0.1, 0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.3, -0.2, 0.0], [0.0, 0.1, 0.0, 0.2, 0.3]])
+    first, *others = (quadrature.log_likelihood(quadrature_point(model.space.constrain(v))) for v in (vector, *vectors))
+    exact = torch.tensor(others, dtype=torch.float64) - first
+    found = [
+        differences(kind("population", model, marginal, anchor, key), model, marginal, anchor, vectors)
+        for key in range(6)
+    ]
+    error = float(torch.stack([value - exact for value, _ in found]).square().mean() ** 0.5)
+    claimed = float(torch.stack([variance for _, variance in found]).mean() ** 0.5)
     # A thousand random draws around modes have as much.
-    assert float(error) < 0.2
-    assert 0.5 < float(claimed / error) < 2.0
+    assert error < 0.2
+    assert 0.5 < claimed / error < 2.0
 
 
-def test_of_two_kinds_of_draws_the_one_with_less_noise_is_taken(one_choice):
-    model, marginal, anchor, _ = one_choice
+@pytest.mark.parametrize("name", ["population", "modes", "tastes"])
+@pytest.mark.parametrize("family", ["normal", "lognormal"])
+def test_gradients_of_every_kind_are_those_of_the_values(name, family):
+    frame, _ = simulate_choices(60, 4, 3, fixed={"x": 0.4}, random={"z": (-0.5, 0.5), "w": (-0.5, 1.0)}, random_state=3)
+    est = fitted(frame, fixed=["x"], random={"z": family, "w": "normal"}, dtype="float64")
+    model, anchor = est._fitted.model, est.result_.center
+    marginal = MarginalLikelihood(People.gather(est._fitted.panel), model.space, model.mixing, 3)
+    chunks = list(kind(name, model, marginal, anchor, 1, 16))
+    space, vector = model.space, model.space.unconstrain(anchor) + 0.05
+
+    def value(v):
+        return sum(c.panel.weights @ c.log_mean(c.halves(model, space.constrain(v))) for c in chunks)
+
+    inputs = vector.clone().requires_grad_()
+    population = space.constrain(inputs)
+    rows, columns = space.triangle
+    moves = torch.cat([population.fixed, population.location, population.scale_tril[rows, columns]])
+    pull = sum(c.pull(model, space.constrain(vector)) for c in chunks)
+    (gradient,) = torch.autograd.grad(moves @ pull, inputs)
+    for axis in torch.eye(space.size).double():
+        numeric = (value(vector + 1e-5 * axis) - value(vector - 1e-5 * axis)) / 2e-5
+        assert float(gradient @ axis) == pytest.approx(float(numeric), rel=1e-6, abs=2e-5)
+
+
+def test_of_three_kinds_of_draws_each_person_gets_the_one_with_least_noise():
+    """Whitened tastes of who chose twice, tastes of who chose a thousand times: either alone would not do."""
+    random = {"x": (-1.0, 0.6), "z": (0.5, 0.7)}
+    few, many = (simulate_choices(*size, 3, random=random, random_state=1)[0] for size in ((60, 2), (4, 1_000)))
+    frame = pd.concat([few, many.assign(id=many["id"] + 100)], ignore_index=True)
+    est = fitted(frame, random=list(random))
+    model, anchor = est._fitted.model, est.result_.center
+    marginal = MarginalLikelihood(People.gather(est._fitted.panel), model.space, model.mixing, 3)
     vector = model.space.unconstrain(anchor)
-    near = vector + 0.2 * torch.randn(6, 5, generator=make_generator(7), dtype=torch.float64)
-    taken = draw_paths(model, marginal, anchor, Sweep(100, 8, 1, 4, pathwise=True), near)
-    noise = {
-        kind: float(
-            PathDraws(model, marginal, anchor, Sweep(128, 8, 1, 4), around_modes=kind).log_likelihood(near)[1].median()
-        )
-        for kind in (True, False)
+    near = vector + 0.2 * torch.randn(8, 5, generator=make_generator(7), dtype=torch.float64)
+    sweep = Sweep(128, 8, 1, 4, pathwise=True)
+    together = float(PathDraws(model, marginal, anchor, sweep, near).log_likelihood(near)[1].median())
+    alone = {
+        name: float(differences(kind(name, model, marginal, anchor, 1), model, marginal, anchor, near)[1].median())
+        for name in ("population", "modes", "tastes")
     }
-    assert float(taken.log_likelihood(near)[1].median()) == pytest.approx(min(noise.values()), rel=1e-6)
-    assert noise[False] < 0.5 * noise[True]
+    assert together < 0.5 * min(alone.values())
+    assert together < 0.05

@@ -29,7 +29,7 @@ from mxlogit.kept_draws import KeptDraws, can_keep
 from mxlogit.marginal import MarginalLikelihood, Sweep
 from mxlogit.optim.identities import natural_update
 from mxlogit.parameters import Population
-from mxlogit.path_draws import can_keep_paths, draw_paths
+from mxlogit.path_draws import PathDraws, can_keep_paths
 from mxlogit.samples import pareto_k
 
 # People from whom differences around the mode are taken, at least; choice situations of more.
@@ -168,7 +168,7 @@ def _keep_or_follow(
     """
     typical, _ = near.sample_and_log_prob(_TYPICAL, make_generator(marginal.seed, 29))
     if sweep.pathwise and can_keep_paths(marginal, sweep.draws):
-        return draw_paths(model, marginal, anchor, sweep, typical).gradients
+        return PathDraws(model, marginal, anchor, sweep, typical).gradients
     if not sweep.pathwise and can_keep(marginal, sweep.draws):
         kept = KeptDraws(marginal, anchor, sweep)
         if float(kept.log_likelihood(typical)[1].nan_to_num(nan=math.inf).amax()) < _WELL_KNOWN:

@@ -18,7 +18,7 @@ from torch import Tensor
 from mxlogit.density import PanelModel
 from mxlogit.kept_draws import KeptDraws, can_keep
 from mxlogit.marginal import MarginalLikelihood, Sweep
-from mxlogit.path_draws import PathDraws, can_keep_paths, draw_paths
+from mxlogit.path_draws import PathDraws, can_keep_paths
 from mxlogit.points import CholeskyPoints
 
 # Variance (nats squared) of the log likelihood from finite draws: at typical points, above which more draws are taken;
@@ -31,10 +31,11 @@ _POLISH = 4
 # nats, .35 at the mean; few choices: .1 and .6).
 _FIRST_WORK, _FEWEST_KEPT, _MOST_KEPT, _TYPICAL = 64_000, 64, 8_192, 12
 _KEPT_VARIANCE, _LARGEST_KEPT_VARIANCE, _WIDE = 0.16, 2.0, 0.84
-# The same at typical points for whitened draws, which are cheap (2,000 people, one choice, two tastes, 256 draws: a
-# variance of .002, errors of .03 nats; with twice that standard deviations differ by 3 % between draws).
-_PATH_VARIANCE = 0.004
-# Situations a person, on average, below which draws do not reach populations as wide as the posterior has (150 people,
+# The same at typical points for draws on paths, which are cheap (2,000 people, a choice, two tastes, 256 draws: a
+# variance of .002, errors of .03 nats; with twice that standard deviations differ by 3 % between draws); and where twice
+# as many draws would be more rows times draws than so many, six nanoseconds and more each.
+_PATH_VARIANCE, _ROUGH_PATH_VARIANCE, _FEW_CELLS = 0.004, 0.04, 1_100_000
+# Situations a person, typically, below which draws do not reach populations as wide as the posterior has (150 people,
 # one choice each: sds of log standard deviations of .47 where chains have .68).
 _FEWEST_SITUATIONS = 3.0
 # Quantiles of the narrowest and widest points, people times draws of a sweep there and draws at least, nats by which
@@ -176,18 +177,18 @@ def keep_draws(
     order = wide.log().sum(-1).argsort()
     ends = points[order[[int(share * len(points)) for share in _ENDS]]]
     typical, swept, found = coordinates.vectors(points[:_TYPICAL]), None, None
-    draws, wanted = _first_kept(len(marginal.people)), _PATH_VARIANCE if paths else _KEPT_VARIANCE
+    draws = _first_kept(len(marginal.people))
     while draws <= _MOST_KEPT and room(draws):
         more = replace(sweep, draws=draws)
-        kept = (
-            draw_paths(model, marginal, population, more, typical) if paths else KeptDraws(marginal, population, more)
-        )
+        path_draws = PathDraws(model, marginal, population, more, typical) if paths else None
+        kept = path_draws or KeptDraws(marginal, population, more)
         variance = kept.log_likelihood(typical)[1].nan_to_num(nan=math.inf)
         typically, worst = float(variance.median()), float(variance.amax())
         if typically < _KEPT_VARIANCE and worst < _LARGEST_KEPT_VARIANCE:
             density = KeptDensity(model, kept, coordinates, tick)
             swept = swept or _sweep_difference(SweptDensity(model, marginal, coordinates, sweep, tick), ends)
             found = density if density.agrees(ends, *swept) else found
+        wanted = _path_variance(2 * marginal.people.rows * draws) if paths else _KEPT_VARIANCE
         excess = max(typically / wanted, worst / _LARGEST_KEPT_VARIANCE)
         if (found is not None and excess < 1.0) or excess * draws > _MOST_KEPT:
             break
@@ -195,9 +196,14 @@ def keep_draws(
     return found
 
 
+def _path_variance(cells: int) -> float:
+    """Variance at typical points below which no more draws on paths are taken, if they had so many cells."""
+    return _PATH_VARIANCE if cells < _FEW_CELLS else _ROUGH_PATH_VARIANCE
+
+
 def stay_on_paths(marginal: MarginalLikelihood, sweep: Sweep) -> bool:
     """Whether draws that stay are of whitened tastes: those of tastes do not do for all maps, nor for few choices."""
-    return sweep.pathwise or not can_keep(marginal, 1) or mean_situations(marginal) < _FEWEST_SITUATIONS
+    return sweep.pathwise or not can_keep(marginal, 1) or typical_situations(marginal) < _FEWEST_SITUATIONS
 
 
 def room_for_draws(marginal: MarginalLikelihood, sweep: Sweep) -> Callable[[int], bool]:
@@ -207,10 +213,18 @@ def room_for_draws(marginal: MarginalLikelihood, sweep: Sweep) -> Callable[[int]
 
 def mean_situations(marginal: MarginalLikelihood) -> float:
     """Mean number of choice situations of a person, of all processes."""
+    return _mean_over_people(marginal, lambda counts: counts)
+
+
+def typical_situations(marginal: MarginalLikelihood) -> float:
+    """Harmonic mean of people's numbers of choice situations: one person with very many says nothing of the others."""
+    return 1.0 / _mean_over_people(marginal, lambda counts: 1.0 / counts.clamp(min=1.0))
+
+
+def _mean_over_people(marginal: MarginalLikelihood, function: Callable[[Tensor], Tensor]) -> float:
     people = marginal.people
-    (total,) = people.team.total(
-        people.own().n_situations.double().sum() if len(people.panels) else torch.zeros((), dtype=torch.float64)
-    )
+    counts = people.own().n_situations.double() if len(people.panels) else torch.zeros(0, dtype=torch.float64)
+    (total,) = people.team.total(function(counts).sum())
     return float(total) / len(people)
 
 
