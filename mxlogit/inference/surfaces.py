@@ -31,10 +31,13 @@ _POLISH = 4
 # nats, .35 at the mean; few choices: .1 and .6).
 _FIRST_WORK, _FEWEST_KEPT, _MOST_KEPT, _TYPICAL = 64_000, 64, 8_192, 12
 _KEPT_VARIANCE, _LARGEST_KEPT_VARIANCE, _WIDE = 0.16, 2.0, 0.84
-# The same at typical points for draws on paths, which are cheap (2,000 people, a choice, two tastes, 256 draws: a
-# variance of .002, errors of .03 nats; with twice that standard deviations differ by 3 % between draws); and where twice
-# as many draws would be more rows times draws than so many, six nanoseconds and more each.
+# The same at typical points for draws on paths, which are cheap (2,000 people, one choice, two tastes, 256 draws: .002;
+# at .005 standard deviations differ by 3 % between draws), and where twice as many draws would be more rows times draws
+# than so many, six nanoseconds and more each.
 _PATH_VARIANCE, _ROUGH_PATH_VARIANCE, _FEW_CELLS = 0.004, 0.04, 1_100_000
+# Nats below the highest value at which the densities of points do not matter: all but a thousandth of a normal posterior
+# of five parameters is above.
+_NEGLIGIBLE = 10.0
 # Situations a person, typically, below which draws do not reach populations as wide as the posterior has (150 people,
 # one choice each: sds of log standard deviations of .47 where chains have .68).
 _FEWEST_SITUATIONS = 3.0
@@ -118,12 +121,12 @@ class KeptDensity:
         self, model: PanelModel, kept: KeptDraws | PathDraws, coordinates: CholeskyPoints, tick: Callable[[int], None]
     ) -> None:
         self.model, self.kept, self.coordinates, self._tick = model, kept, coordinates, tick
-        self._asked, self._unknown = 0, 0
+        self._asked, self._highest, self._unknown = 0, -math.inf, torch.zeros(0, dtype=torch.float64)
 
     @property
     def share_unknown(self) -> float:
-        """Share of points asked for whose values draws are too few to tell."""
-        return self._unknown / max(1, self._asked)
+        """Share of points asked for whose values draws are too few to tell, but for those that cannot matter."""
+        return float((self._unknown > self._highest - _NEGLIGIBLE).sum()) / max(1, self._asked)
 
     def log_prob(self, points: Tensor) -> Tensor:
         """Values (n,) at points (n, D); minus infinity where that is nowhere, or draws are too few to tell."""
@@ -132,11 +135,14 @@ class KeptDensity:
         value, variance = self.kept.log_likelihood(self.coordinates.vectors(points[somewhere]))
         # The likelihood, whose noise is about lognormal, and not its logarithm is to be right on average: points with
         # much noise would get too much weight.
-        value = value - 0.5 * variance
+        rest, value = result[somewhere], value - 0.5 * variance
         known = torch.isfinite(value) & (variance < _LARGEST_KEPT_VARIANCE)
         result[somewhere] += torch.where(known, value, -math.inf)
         self._asked += len(value)
-        self._unknown += int((~known).sum())
+        self._highest = max(self._highest, float(result.amax()))
+        # As high as noise of two standard errors may make them.
+        perhaps = (rest + value + 0.5 * variance + 2.0 * variance.sqrt())[~known].nan_to_num(nan=math.inf)
+        self._unknown = torch.cat([self._unknown, perhaps])
         self._tick(len(points))
         return result
 
