@@ -103,9 +103,12 @@ class GridPosterior:
         self.scales = location_scale, sd_scale
         centre, half = (np.asarray(part, dtype=float) for part in around)
         axes = self._evaluate(centre - half, centre + half, _COARSE)
-        for _ in range(2):
+        # Trapezoids are exact to many digits where their width is half a standard deviation.
+        while True:
             mean, sd = axes.moments()
             step = np.array([points[1] - points[0] for points in axes.points])
+            if (step < 0.5 * sd).all():
+                break
             wide = _WIDTH * np.maximum(sd, step)
             low = mean - wide
             low[2] = max(low[2], _LATENTS[1] - _LATENTS[0])

@@ -100,24 +100,25 @@ def test_the_same_seed_gives_the_same_chains(frame):
         ({"random": []}, {}),
         ({"fixed": [], "random": {"z": "lognormal", "w": "normal"}}, {}),
         ({"random": {"z": "uniform", "w": "triangular"}, "correlated": False}, {}),
-        ({"random": {"z": "truncated_normal"}}, {}),
+        ({"random": {"z": "truncated_normal"}}, {"warmup": 200, "samples": 400}),
         ({}, {"covariance_prior": InverseWishart()}),
         ({"correlated": False}, {"covariance_prior": HuangWand()}),
         ({}, {"thin": 3}),
     ],
 )
 def test_every_kind_of_model_comes_to_where_variational_inference_does(frame, request_, options):
-    """Short chains: a log likelihood within half a nat, fixed coefficients and locations within an sd or two."""
-    est, _ = fit(make(MCMC(**SHORT, **options), **request_), frame)
+    """Short chains: a log likelihood within half a nat, fixed coefficients and locations within an sd or two.
+
+    Eighty samples have not seen the far tail of a truncated normal's location.
+    """
+    settings = {**SHORT, **options}
+    est, _ = fit(make(MCMC(**settings), **request_), frame)
     vi, _ = fit(make(VI(n_samples=400, correct=False, flow=None), **request_), frame)
-    assert len(est.posterior_samples()) == 80
+    assert len(est.posterior_samples()) == settings["chains"] * settings["samples"]
     assert est.log_likelihood_ == pytest.approx(vi.log_likelihood_, abs=0.5)
     table = vi.summary()
     assert ((est.coef_ - table["estimate"]) / table["std_error"]).abs().max() < 2.5
-    # Eighty samples have not seen the far tail of a truncated normal's location: long chains have 6.8 where VI has 4.7.
-    seen = table["std_error"] < 3.0
-    assert seen.sum() >= len(seen) - 1
-    assert (est.summary()["std_error"] / table["std_error"])[seen].between(0.5, 2.0).all()
+    assert (est.summary()["std_error"] / table["std_error"]).between(0.5, 2.0).all()
     if "x" in est.coef_:
         assert abs(est.coef_["x"] - vi.coef_["x"]) < table.loc["x", "std_error"]
 

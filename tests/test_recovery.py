@@ -10,8 +10,9 @@ from mxlogit import ConvergenceWarning, MixedLogit
 from mxlogit.simulate import simulate_choices
 from mxlogit.spec import MIXING_NAMES
 
-# Interval of 4 posterior sds: over the 5 parameters of 8 fits a false alarm about once in 400 seeds.
-WIDTH = 4.0
+# Of an interval, in posterior sds: largest of the 45 errors of these fits, whose expectation is 2.3. How wide posteriors
+# are is tested against grids and quadrature (`test_posteriors`, `test_posterior_sds`).
+WIDTH = 3.0
 
 
 def standardised_errors(est, truth):

@@ -13,7 +13,8 @@ from mxlogit import VI, ConvergenceWarning, MixedLogit, Priors, datasets
 from mxlogit.simulate import simulate_choices
 from mxlogit.spec import MIXING_NAMES
 
-WIDTH = 4.5
+# As in `test_recovery`, of some hundred errors.
+WIDTH = 3.3
 
 
 def fit(frame, **request):

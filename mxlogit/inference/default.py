@@ -63,7 +63,7 @@ _MANY_PEOPLE = 5_000
 _WORTH_A_FLOW, _MOST_TASTES = 0.72, 12
 # Populations at which it is trained, beside the posterior mean; the last one judges it.
 _FLOW_POPULATIONS = 8
-_CHECK_POINTS, _POINTS_PER_PARAMETER, _FEW_CHECK_POINTS = (48, 128), 5, 30
+_CHECK_POINTS, _POINTS_PER_PARAMETER, _FEW_CHECK_POINTS = (48, 128), 3, 30
 # Squared parameters for one of a part of the people, above which the check is of third derivatives alone: 23
 # parameters and 1,000 people leave an effective size of .2 to a Gaussian without fault.
 _BLURRED = 0.2
