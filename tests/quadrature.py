@@ -178,20 +178,17 @@ def starting_point(locations: list[float], sds: list[float]) -> np.ndarray:
 REFERENCE = Path(__file__).parent / "reference" / "posterior_sds.json"
 # Populations of the reference, and the seed of `simulate_choices`, which gives 30,001 people; the first so many are taken.
 TASTES, SEED, EVERYBODY = {"z": (0.5, 1.0), "w": (-0.5, 1.0), "v": (0.3, 0.8)}, 8, 30_001
-# One choice each of 100 people does not tell standard deviations of several tastes from infinite ones: their posterior has
-# the tail of the prior, without moments to compare.
+# Few choices of 100 people do not tell standard deviations of several tastes from infinite ones: posteriors have the
+# prior's tail there, without moments to compare (one choice), or with moments of which a fifth is far out (two, three tastes).
 CASES = [
     *((people, situations, 1) for situations in (1, 2, 5) for people in (100, 500, 2_000, 5_000, 20_000, 30_000)),
     *((people, situations, 2) for situations in (1, 2) for people in (500, 2_000, 5_000)),
     *((people, 5, 2) for people in (100, 500, 2_000)),
     (100, 2, 2),
-    (100, 2, 3),
-    (500, 2, 3),
     (500, 5, 3),
-    (2_000, 1, 3),
     (20_000, 1, 2),
-    (500, 1, 3),
-    (5_000, 1, 3),
+    (500, 2, 3),
+    (2_000, 1, 3),
 ]
 
 
@@ -215,7 +212,7 @@ def write_reference() -> None:
         # Few choices of few people leave wide standard deviations possible, whose integrals need more nodes.
         wide = people <= 500 and situations <= 2
         nodes = {1: 64 if people <= 5_000 else 32, 2: 40 if wide else 16, 3: 18 if wide else 11}[tastes]
-        points = 4_096 if people <= 500 else 1_024 if people > 5_000 or tastes == 1 else 2_048
+        points = 4_096 if people <= 500 and tastes < 3 else 1_024 if people > 5_000 or tastes == 1 else 2_048
         start = starting_point(*([TASTES[name][i] for name in names] for i in (0, 1)))
         moments = Quadrature(frame, names, nodes).moments(start, points)
         record = {"people": people, "situations": situations, "tastes": tastes, "nodes": nodes, "points": points}

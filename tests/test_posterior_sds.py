@@ -53,7 +53,7 @@ def cases():
         yield pytest.param(record, id="-".join(map(str, size)), marks=() if quick else pytest.mark.slow)
 
 
-@pytest.mark.parametrize("exact", cases())
+@pytest.mark.parametrize("exact", list(cases()))
 def test_posterior_is_that_of_quadrature(exact):
     table = fit(exact["people"], exact["situations"], exact["tastes"]).summary()
     ratio = table["std_error"].to_numpy() / exact["sd"]

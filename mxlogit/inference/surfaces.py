@@ -31,9 +31,8 @@ _POLISH = 4
 # nats, .35 at the mean; few choices: .1 and .6).
 _FIRST_WORK, _FEWEST_KEPT, _MOST_KEPT, _TYPICAL = 64_000, 64, 8_192, 12
 _KEPT_VARIANCE, _LARGEST_KEPT_VARIANCE, _WIDE = 0.16, 2.0, 0.84
-# The same at typical points for draws on paths, which are cheap (2,000 people, one choice, two tastes, 256 draws: .002;
-# at .005 standard deviations differ by 3 % between draws), and where twice as many draws would be more rows times draws
-# than so many, six nanoseconds and more each.
+# The same at typical points for draws on paths, which are cheap (2,000 people, one choice, two tastes: with 256 draws
+# .002; at .005 standard deviations differ by 3 %), and where twice as many were more rows times draws than that.
 _PATH_VARIANCE, _ROUGH_PATH_VARIANCE, _FEW_CELLS = 0.004, 0.04, 1_100_000
 # Nats below the highest value at which the densities of points do not matter: all but a thousandth of a normal posterior
 # of five parameters is above.

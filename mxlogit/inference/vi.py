@@ -114,13 +114,13 @@ class VI(BaseEstimator):  # type: ignore[misc]
         Newton iterations per stage.
     correct : "auto" or bool
         Whether posterior samples of the population are weighted draws of the posterior itself instead of those of the
-        Gaussian ("newton" and "natural" only). "auto": with up to 2,000 people and 40 parameters, where it is
-        skewed (by more than 0.6 along some axis of the Gaussian, 0.2 up to 250 people), the Gaussian fails its
-        importance check, or it could be better and draws of tastes can be kept for that, which takes a second or two
-        (three choices a person; not for maps that depend on the population, such as the uniform, nor a fixed scale
-        column); without kept draws by up to 1,536 passes over the people. True: at any size, until 1,000 draws
-        count; where too few count within its limit of work (6.5e8 people x draws x evaluations), the Gaussian stays
-        and a warning says so, as ``diagnostics_["corrected"]`` does.
+        Gaussian ("newton" and "natural" only). "auto": with up to 20,000 choices (and any 2,000 people) and 40
+        parameters, where it is skewed (by more than 0.6 along some axis of the Gaussian, 0.2 up to 250 people), the
+        Gaussian fails its importance check, or it could be better (an effective sample size below .98 with up to
+        twelve parameters, .7 with more) and draws can stay where they are for that, which takes some seconds; without
+        room for them by up to 1,536 passes over the people. True: at any size, until 1,000 draws count; where too few
+        count within its limit of work (6.5e8 people x draws x evaluations), the Gaussian stays and a warning says so,
+        as ``diagnostics_["corrected"]`` does.
     n_samples : int
         Posterior samples kept.
     steps : int or None
