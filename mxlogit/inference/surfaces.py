@@ -34,8 +34,8 @@ _KEPT_VARIANCE, _LARGEST_KEPT_VARIANCE, _WIDE = 0.16, 2.0, 0.84
 # The same at typical points for draws on paths, which are cheap (2,000 people, one choice, two tastes: with 256 draws
 # .002; at .005 standard deviations differ by 3 %), and where twice as many were more rows times draws than that.
 _PATH_VARIANCE, _ROUGH_PATH_VARIANCE, _FEW_CELLS = 0.004, 0.04, 1_100_000
-# Nats below the highest value at which the densities of points do not matter: all but a thousandth of a normal posterior
-# of five parameters is above.
+# Nats below the highest value at which the densities of points do not matter: all but a thousandth of a normal
+# posterior of five parameters is above.
 _NEGLIGIBLE = 10.0
 # Situations a person, typically, below which draws do not reach populations as wide as the posterior has (150 people,
 # one choice each: sds of log standard deviations of .47 where chains have .68).
