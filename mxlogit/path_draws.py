@@ -1,10 +1,12 @@
-r"""The marginal likelihood of many populations on draws of whitened tastes that stay where they are.
+r"""The marginal likelihood of many populations on draws that stay where they are, of each person the kind that suits.
 
-.. math:: \log \hat p(y \mid \theta) = \log \tfrac1S \sum_s P(y \mid \alpha, g(\zeta + L \xi_s)) \phi(\xi_s) / q(\xi_s)
+With draws :math:`\xi_s \sim q` of whitened tastes
 
-`mxlogit.kept_draws` keeps tastes, and costs an exponential per draw and population; but where people say little, wider
-populations have tastes where no draws are, and its noise is that of `mxlogit.louis`. Whitened tastes hardly move then,
-whatever the population, and any map from latents to tastes will do.
+.. math:: \log \hat p(y \mid \theta) = \log \tfrac1S \sum_s P(y \mid \alpha, g(\zeta + L \xi_s)) \phi(\xi_s) / q(\xi_s).
+
+Where people say little these hardly move, whatever the population, and any map from latents to tastes will do. Where
+they say much it is tastes that stay, as in `mxlogit.kept_draws`, which costs an exponential per draw and population and
+has a control variate, but where wider populations have tastes where no draws are.
 """
 
 from __future__ import annotations

@@ -113,6 +113,14 @@ def test_samples_of_a_gaussian_have_its_moments():
     assert float((whitened[:-1] * whitened[1:]).mean(0).abs().amax()) < 0.06
 
 
+def test_samples_of_more_parameters_than_nets_have(monkeypatch):
+    monkeypatch.setattr(torch.quasirandom.SobolEngine, "MAXDIM", 3)
+    factor = GaussianFactor(torch.arange(4).double(), torch.eye(4).double())
+    samples = factor.sample(4_000, make_generator(6))
+    assert samples.mean(0).tolist() == pytest.approx([0.0, 1.0, 2.0, 3.0], abs=1e-9)
+    assert samples.std(0).tolist() == pytest.approx([1.0] * 4, abs=0.06)
+
+
 def test_everybody_gets_a_net():
     """Each quarter of each axis holds a quarter of a person's points, and no two people have the same."""
     net = shifted_net((1, 2), torch.tensor([5, 9, 5]), 3, 64)
