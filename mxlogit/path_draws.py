@@ -12,6 +12,7 @@ has a control variate, but where wider populations have tastes where no draws ar
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -38,7 +39,7 @@ _RANDOM, _NETS = (2.0, 1.0 / 4.0), (4.0 / 3.0, 1.0 / 8.0)
 
 
 @dataclass(frozen=True)
-class _Drawn:
+class _Drawn(ABC):
     """Draws of some people.
 
     ``part`` and ``variance`` are those of `_RANDOM` or `_NETS`.
@@ -48,13 +49,13 @@ class _Drawn:
     part: float
     variance: float
 
+    @abstractmethod
     def log_weights(self, model: PanelModel, population: Population) -> Tensor:
         """Logarithms (n, s) of weighted probabilities of the choices."""
-        raise NotImplementedError
 
+    @abstractmethod
     def pull(self, model: PanelModel, population: Population) -> Tensor:
         """Derivatives (D,) of the weighted sum of logarithms by fixed coefficients, locations and the cells of L."""
-        raise NotImplementedError
 
     def halves(self, model: PanelModel, population: Population) -> Tensor:
         """Logarithms (n, 2) of the halves' means of weighted probabilities."""

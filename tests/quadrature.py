@@ -139,7 +139,7 @@ class Quadrature:
         centre = weights @ drawn
         covariance = (drawn - centre).T @ (weights[:, None] * (drawn - centre))
         drawn, weights = self.weigh(centre, covariance, points, seed + 1)
-        assert 1.0 / np.square(weights).sum() > 0.2 * points, "the Student-t is too far from the posterior"
+        assert 1.0 / np.square(weights).sum() > 0.3 * points, "the Student-t is too far from the posterior"
         reported = np.array([self.report(self.unbent(point)) for point in drawn])
         mean = weights @ reported
         return Moments(mean, np.sqrt(weights @ np.square(reported - mean)))
