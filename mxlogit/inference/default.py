@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from scipy import stats
 from torch import Tensor
 
 from mxlogit.density import PanelModel
@@ -82,6 +83,8 @@ _NEARLY_GAUSSIAN, _FEW_PARAMETERS = 0.98, 12
 # Squared error of the optimum per parameter, in posterior sds, above which its score is taken from more draws; choice
 # situations times draws of that.
 _SHARP, _SHARP_WORK = 0.005, 16_000_000
+# Probability of a change of draws that is smaller than the error it stands for.
+_SELDOM = 0.1
 # Nats that a Newton step with these would gain, above which it is taken: information a third of a posterior sd from the
 # mode of one choice each of 20,001 people is that of a population whose standard deviation is known 4 % worse.
 _FAR = 0.01
@@ -306,8 +309,10 @@ def _sharpen(model: PanelModel, everybody: MarginalLikelihood, optimum: Optimum,
     Noise of the draws in the score does not shrink beside the information as people grow more.
     """
     people, sweep = len(everybody.people), optimum.sweep
-    wanted = 4 * math.ceil(0.25 * sweep.draws * optimum.redraw / _SHARP)
-    if wanted <= 2 * sweep.draws or not (sweep.pathwise or people > STAGE_SIZES[-1]):
+    # On paths a pass costs little beside what follows; elsewhere it is taken where it halves the error.
+    error, enough = (_likely_error(optimum, model), 1) if sweep.pathwise else (optimum.redraw, 2)
+    wanted = 4 * math.ceil(0.25 * sweep.draws * error / _SHARP)
+    if wanted <= enough * sweep.draws or not (sweep.pathwise or people > STAGE_SIZES[-1]):
         return optimum
     draws = min(wanted, _MOST_CENTER_DRAWS, 4 * int(_SHARP_WORK / (4.0 * people * situations_of_some(everybody))))
     if draws < wanted and not sweep.pathwise:
@@ -321,6 +326,14 @@ def _sharpen(model: PanelModel, everybody: MarginalLikelihood, optimum: Optimum,
         evaluation = with_prior(model, population, everybody.sweep(population, sharp))
         clock.passes += 1
     return replace(optimum, population=population, evaluation=evaluation)
+
+
+def _likely_error(optimum: Optimum, model: PanelModel) -> float:
+    """Squared error per parameter of the optimum that is exceeded once in ten.
+
+    One change of draws tells it, with as many degrees of freedom as parameters: of two, it may seem a tenth by chance.
+    """
+    return optimum.redraw * model.space.size / float(stats.chi2.ppf(_SELDOM, model.space.size))
 
 
 def is_correction_easy(part: MarginalLikelihood, sweep: Sweep, check: PopulationCheck) -> bool:
