@@ -43,9 +43,12 @@ class Quadrature:
         others = values[~chosen].reshape(people, situations, -1, len(names))
         self.differences = (others - values[chosen].reshape(people, situations, 1, -1)).astype(np.float32)
         self.k = len(names)
-        places, weights = np.polynomial.hermite_e.hermegauss(nodes or NODES[self.k])
-        self.nodes = np.stack(np.meshgrid(*[places] * self.k, indexing="ij"), -1).reshape(-1, self.k)
-        self.log_weights = sum(np.meshgrid(*[np.log(weights / weights.sum())] * self.k, indexing="ij")).ravel()
+        # Fewer utilities than tastes have a normal distribution of their own, and need no more dimensions.
+        self.by_utilities = situations * self.differences.shape[2] < self.k
+        dimensions = situations * self.differences.shape[2] if self.by_utilities else self.k
+        places, weights = np.polynomial.hermite_e.hermegauss(nodes or NODES[dimensions])
+        self.nodes = np.stack(np.meshgrid(*[places] * dimensions, indexing="ij"), -1).reshape(-1, dimensions)
+        self.log_weights = sum(np.meshgrid(*[np.log(weights / weights.sum())] * dimensions, indexing="ij")).ravel()
 
     def correlation_tril(self, point: np.ndarray) -> tuple[np.ndarray, float]:
         """Cholesky factor of the correlation matrix, and the log density of its coordinates.
@@ -67,17 +70,27 @@ class Quadrature:
         return tril, log_density
 
     def log_likelihood(self, point: np.ndarray) -> float:
-        sd = np.exp(point[self.k : 2 * self.k])
-        tastes = point[: self.k] + self.nodes @ (sd[:, None] * self.correlation_tril(point)[0]).T
+        scale_tril = np.exp(point[self.k : 2 * self.k])[:, None] * self.correlation_tril(point)[0]
         total = 0.0
         for part in np.array_split(self.differences, max(1, len(self.differences) // 1_000)):
             # Nodes at which a choice is all but impossible overflow to a probability of zero.
             with np.errstate(over="ignore"):
-                odds = np.exp(part @ tastes.T.astype(np.float32)).sum(2)
+                odds = np.exp(self.utilities(part, point[: self.k], scale_tril)).sum(2)
             joint = self.log_weights - np.log1p(odds).sum(1, dtype=np.float64)
             top = joint.max(1)
             total += float((top + np.log(np.exp(joint - top[:, None]).sum(1))).sum())
         return total
+
+    def utilities(self, part: np.ndarray, location: np.ndarray, scale_tril: np.ndarray) -> np.ndarray:
+        """Of the others beside the chosen alternative, (people, situations, others, nodes), of differences."""
+        if not self.by_utilities:
+            return part @ (location[:, None] + scale_tril @ self.nodes.T).astype(np.float32)
+        flat = part.reshape(len(part), -1, self.k).astype(np.float64)
+        root = flat @ scale_tril
+        # Alternatives of equal attributes have equal utilities: a variance of a millionth keeps the factor real.
+        covariance = root @ root.transpose(0, 2, 1) + 1e-6 * np.eye(flat.shape[1])
+        values = (flat @ location)[..., None] + np.linalg.cholesky(covariance) @ self.nodes.T
+        return values.reshape(*part.shape[:3], -1).astype(np.float32)
 
     def log_prior(self, point: np.ndarray) -> float:
         """Normal locations, half-Cauchy standard deviations, uniform correlations.
@@ -186,9 +199,15 @@ CASES = [
     *((people, 5, 2) for people in (100, 500, 2_000)),
     (100, 2, 2),
     (500, 5, 3),
-    (20_000, 1, 2),
-    (500, 2, 3),
-    (2_000, 1, 3),
+    *((people, 1, 3) for people in (500, 2_000, 5_000, 20_000, 30_000)),
+    *((people, 2, 3) for people in (500, 2_000, 5_000)),
+    *((people, 1, 2) for people in (20_000, 30_000)),
+    *((people, 5, 2) for people in (5_000, 20_000)),
+    (20_000, 2, 2),
+    *((people, 5, 3) for people in (100, 2_000, 5_000)),
+    (30_000, 5, 2),
+    (20_000, 2, 3),
+    (20_000, 5, 3),
 ]
 
 
@@ -211,8 +230,10 @@ def write_reference() -> None:
         frame, names = first_people(people, situations, tastes)
         # Few choices of few people leave wide standard deviations possible, whose integrals need more nodes.
         wide = people <= 500 and situations <= 2
-        nodes = {1: 64 if people <= 5_000 else 32, 2: 40 if wide else 16, 3: 18 if wide else 11}[tastes]
-        points = 4_096 if people <= 500 and tastes < 3 else 1_024 if people > 5_000 or tastes == 1 else 2_048
+        dimensions = min(tastes, 2 * situations)
+        nodes = {1: 64 if people <= 5_000 else 32, 2: 40 if wide else 16, 3: 18 if wide else 11}[dimensions]
+        cheap = people <= 500 and tastes < 3 or people <= 5_000 and dimensions < tastes
+        points = 4_096 if cheap else 1_024 if people > 5_000 or tastes == 1 else 2_048
         start = starting_point(*([TASTES[name][i] for name in names] for i in (0, 1)))
         moments = Quadrature(frame, names, nodes).moments(start, points)
         record = {"people": people, "situations": situations, "tastes": tastes, "nodes": nodes, "points": points}

@@ -467,6 +467,17 @@ def test_separated_coefficients_have_no_standard_error(frame):
     assert np.isnan(est.summary().loc["sure", "std_error"])
 
 
+def test_a_column_with_the_label_of_another_ones_deviation_keeps_its_error(frame):
+    never = frame.assign(never=(frame["alternative"] == "a3").astype(float)).rename(columns={"x": "sd.never"})
+    a3 = never.loc[never["choice"] & (never["never"] == 1), ["id", "situation"]]
+    others = never.merge(a3.assign(a3=True), how="left")
+    est = make(n_draws=50, check_draws=False).set_params(fixed=["sd.never", "never"])
+    assert "Separation" in warned(est, others[others["a3"].isna()])
+    errors = est.summary()["std_error"]
+    assert np.isnan(errors["never"])
+    assert 0.0 < errors["sd.never"] < 0.5
+
+
 def test_samples_and_tests_do_not_depend_on_units(frame):
     plain = make(n_draws=100, check_draws=False).fit(frame)
     scaled = make(n_draws=100, check_draws=False).fit(frame.assign(x=frame["x"] * 1e8, z=frame["z"] * 1e-8))

@@ -1,5 +1,7 @@
 """Labels: constants alone and with others, labels that recur, and names that two things would have."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -144,6 +146,14 @@ def test_a_column_is_a_column_whatever_its_name(two, name, tmp_path):
         assert list(est.coef_.index) == ["x", name]
         np.testing.assert_allclose(est.coef_, plain.coef_, rtol=1e-4)
     assert est.predict_proba(renamed).to_numpy() == pytest.approx(plain.predict_proba(two).to_numpy(), abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["{count}", "{places}", "{", "{0}", "%s", "\\0count", "a\nb"])
+def test_a_sentence_quotes_a_name_as_it_is(two, name):
+    renamed = two.rename(columns={"z": name})
+    renamed.loc[[3, 7], name] = np.nan
+    with pytest.raises(ChoiceDataError, match=re.escape(f"{name!r} has 2 missing")):
+        fit(renamed, fixed=["x", name])
 
 
 ROLES = {"decision_maker": "who", "situation": "when", "alternative": "which", "choice": "took"}

@@ -16,6 +16,8 @@ from torch import Tensor
 from mxlogit.errors import ChoiceDataError
 
 SHOWN = 5
+# Fields of a sentence, to be filled in: names of columns, quoted, contain no null character.
+COUNT, TOTAL, PLACES = "\0count", "\0total", "\0places"
 # Larger differences between alternatives overflow in single precision once squared and added up over people. Levels
 # cost digits of the differences only; this one holds every 64-bit integer, dates in nanoseconds among them.
 LARGEST_DIFFERENCE, LARGEST = 1e15, 2e19
@@ -53,15 +55,14 @@ class Problems:
     def add_if(self, where: np.ndarray, sentence: str, places: Sequence[object]) -> None:
         """Add ``sentence`` with count and first places if any entry of ``where`` is True.
 
-        ``sentence`` has the fields {count}, {total} and {places}.
+        ``sentence`` has the fields `COUNT`, `TOTAL` and `PLACES`.
         """
         count = int(where.sum())
         if count:
             shown = "; ".join(str(place) for place in places[:SHOWN])
             more = "; ..." if count > SHOWN else ""
-            # Not str.format: sentences quote names of columns, which may hold braces.
-            for field, value in (("count", count), ("total", where.size), ("places", shown + more)):
-                sentence = sentence.replace("{" + field + "}", str(value))
+            for field, value in ((COUNT, count), (TOTAL, where.size), (PLACES, shown + more)):
+                sentence = sentence.replace(field, str(value))
             self.add(sentence)
 
     def raise_if_any(self) -> None:
@@ -122,10 +123,10 @@ def _check_labels(name: str, labels: np.ndarray, count: int, problems: Problems)
     if len(labels) != count:
         problems.add(f"{name} must have length {count}; got {len(labels)}.")
     missing = pd.isna(labels)
-    problems.add_if(missing, f"{name} has {{count}} missing labels (at {{places}}).", np.flatnonzero(missing).tolist())
+    problems.add_if(missing, f"{name} has {COUNT} missing labels (at {PLACES}).", np.flatnonzero(missing).tolist())
     repeated = pd.Series(labels).duplicated().to_numpy() & ~missing
     problems.add_if(
-        repeated, f"{name} must be unique; {{count}} repeat an earlier one ({{places}}).", labels[repeated].tolist()
+        repeated, f"{name} must be unique; {COUNT} repeat an earlier one ({PLACES}).", labels[repeated].tolist()
     )
 
 
@@ -134,14 +135,14 @@ def _check_array_values(data: GivenArrays, problems: Problems) -> None:
     outside = seen & ((data.chosen < 0) | (data.chosen >= data.n_alternatives))
     problems.add_if(
         outside.cpu().numpy(),
-        f"{{count}} chosen positions are missing or outside 0 to {data.n_alternatives - 1} ({{places}}).",
+        f"{COUNT} chosen positions are missing or outside 0 to {data.n_alternatives - 1} ({PLACES}).",
         _cells(outside, data),
     )
     position = data.chosen.clamp(0, data.n_alternatives - 1)[..., None]
     closed = seen & ~data.available.gather(2, position)[..., 0] & ~outside
     problems.add_if(
         closed.cpu().numpy(),
-        "in {count} choice situations the chosen alternative is not available ({places}).",
+        f"in {COUNT} choice situations the chosen alternative is not available ({PLACES}).",
         _cells(closed, data),
     )
     usable = (data.available & seen[..., None])[..., None]
@@ -149,7 +150,7 @@ def _check_array_values(data: GivenArrays, problems: Problems) -> None:
         bad = (~torch.isfinite(data.attributes[..., column : column + 1]) & usable).any(-1).any(-1)
         problems.add_if(
             bad.cpu().numpy(),
-            f"attribute {name!r} has missing or infinite values in {{count}} choice situations ({{places}}).",
+            f"attribute {name!r} has missing or infinite values in {COUNT} choice situations ({PLACES}).",
             _cells(bad, data),
         )
         low, high = torch.aminmax(data.attributes[..., column])
@@ -164,6 +165,6 @@ def _check_array_values(data: GivenArrays, problems: Problems) -> None:
     bad_weight = ~(torch.isfinite(data.weights) & (data.weights > 0))
     problems.add_if(
         bad_weight.cpu().numpy(),
-        "{count} weights are not positive and finite ({places}).",
+        f"{COUNT} weights are not positive and finite ({PLACES}).",
         [f"person {data.decision_makers[i]}" for i in torch.nonzero(bad_weight)[:SHOWN, 0].tolist()],
     )

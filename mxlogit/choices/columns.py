@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from mxlogit.choices.checks import LARGEST, LARGEST_DIFFERENCE, SHOWN, Problems
+from mxlogit.choices.checks import COUNT, LARGEST, LARGEST_DIFFERENCE, PLACES, SHOWN, TOTAL, Problems
 from mxlogit.choices.labels import factorize
 from mxlogit.choices.values import NotNumbersError, read_flags, read_numbers
 from mxlogit.spec import Columns
@@ -69,7 +69,7 @@ def read_availability(table: nw.DataFrame[Any], column: str | None, rows: RowKey
     count = np.bincount(rows.situation_of, weights=available)
     empty = count == 0
     places = [rows.place(s) for s in np.flatnonzero(empty)[:SHOWN]]
-    problems.add_if(empty, "{count} of {total} choice situations have no available alternative ({places}).", places)
+    problems.add_if(empty, f"{COUNT} of {TOTAL} choice situations have no available alternative ({PLACES}).", places)
     return available
 
 
@@ -77,7 +77,7 @@ def _note_missing(what: str, values: np.ndarray, rows: RowKeys, problems: Proble
     """Say how many values are missing, where; whether there are any."""
     missing = np.isnan(values)
     places = [rows.row_place(row) for row in np.flatnonzero(missing)[:SHOWN]]
-    problems.add_if(missing, f"{what} has {{count}} missing values ({{places}}). Fill or drop them.", places)
+    problems.add_if(missing, f"{what} has {COUNT} missing values ({PLACES}). Fill or drop them.", places)
     return bool(missing.any())
 
 
@@ -107,13 +107,13 @@ def read_choice(
     for wrong, words in ((count == 0, "no chosen alternative"), (count > 1, "more than one chosen alternative")):
         places = [rows.place(s) for s in np.flatnonzero(wrong)[:SHOWN]]
         problems.add_if(
-            wrong, f"{{count}} of {{total}} choice situations have {words} ({{places}}).\n  {advice}", places
+            wrong, f"{COUNT} of {TOTAL} choice situations have {words} ({PLACES}).\n  {advice}", places
         )
     closed = chosen & ~available
     places = [rows.row_place(row) for row in np.flatnonzero(closed)[:SHOWN]]
     problems.add_if(
         closed,
-        "in {count} choice situations the chosen alternative is marked unavailable ({places}). Correct column "
+        f"in {COUNT} choice situations the chosen alternative is marked unavailable ({PLACES}). Correct column "
         f"{columns.availability!r}, or drop these situations.",
         places,
     )
@@ -141,14 +141,14 @@ def read_weights(
     places = [f"person {rows.people[p]}" for p in dict.fromkeys(rows.person[mixed].tolist())]
     problems.add_if(
         mixed & np.isfinite(values),
-        "weights differ within {count} rows' decision makers ({places}). A weight belongs to a person: the panel "
+        f"weights differ within {COUNT} rows' decision makers ({PLACES}). A weight belongs to a person: the panel "
         "is the unit of the likelihood.",
         places,
     )
     bad = ~(np.isfinite(values) & (values > 0))
     problems.add_if(
         bad,
-        "{count} weights are not positive and finite ({places}). A weight counts like decision makers; leave out "
+        f"{COUNT} weights are not positive and finite ({PLACES}). A weight counts like decision makers; leave out "
         "those who count for nothing.",
         [rows.row_place(row) for row in np.flatnonzero(bad)[:SHOWN]],
     )
@@ -165,7 +165,7 @@ def read_clusters(
     missing = codes < 0
     problems.add_if(
         missing,
-        f"cluster column {column!r} has {{count}} missing values ({{places}}).",
+        f"cluster column {column!r} has {COUNT} missing values ({PLACES}).",
         [rows.row_place(row) for row in np.flatnonzero(missing)[:SHOWN]],
     )
     cluster = np.zeros(len(rows.people), dtype=np.int64)
@@ -174,7 +174,7 @@ def read_clusters(
     places = [f"person {rows.people[p]}" for p in dict.fromkeys(rows.person[mixed].tolist())]
     problems.add_if(
         mixed,
-        f"cluster column {column!r} differs within {{count}} rows' decision makers ({{places}}). A person belongs to "
+        f"cluster column {column!r} differs within {COUNT} rows' decision makers ({PLACES}). A person belongs to "
         "one cluster: the panel is the unit of the likelihood.",
         places,
     )

@@ -10,7 +10,7 @@ import narwhals as nw
 import numpy as np
 import pandas as pd
 
-from mxlogit.choices.checks import Problems
+from mxlogit.choices.checks import COUNT, PLACES, Problems
 from mxlogit.errors import ChoiceDataError, suggest
 from mxlogit.spec import CONSTANT_PREFIX, Columns
 
@@ -108,7 +108,7 @@ def note_missing_keys(table: nw.DataFrame[Any], names: Sequence[str], problems: 
             missing = missing | np.isnan(keys.to_numpy())
         problems.add_if(
             missing,
-            f"column {name!r} has {{count}} missing values (rows {{places}}); every row needs its keys.",
+            f"column {name!r} has {COUNT} missing values (rows {PLACES}); every row needs its keys.",
             np.flatnonzero(missing).tolist(),
         )
         kinds = set(map(type, keys.to_numpy())) if isinstance(keys.dtype, nw.Object) else set()

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from mxlogit.choices.checks import SHOWN, Problems
+from mxlogit.choices.checks import COUNT, PLACES, SHOWN, Problems
 from mxlogit.choices.columns import (
     RowKeys,
     read_attributes,
@@ -205,7 +205,7 @@ def _check_duplicates(rows: RowKeys, columns: Columns, problems: Problems) -> No
     places = [rows.row_place(row) for row in np.flatnonzero(repeated)[:SHOWN]]
     problems.add_if(
         repeated,
-        "{count} rows repeat an alternative of their choice situation ({places}). Each pair "
+        f"{COUNT} rows repeat an alternative of their choice situation ({PLACES}). Each pair "
         f"({columns.decision_maker}, {columns.situation}) must list an alternative once; do situation ids need "
         "another column?",
         places,

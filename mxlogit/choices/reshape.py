@@ -11,7 +11,7 @@ import narwhals as nw
 import numpy as np
 import pandas as pd
 
-from mxlogit.choices.checks import SHOWN, Problems
+from mxlogit.choices.checks import COUNT, PLACES, SHOWN, TOTAL, Problems
 from mxlogit.choices.frames import as_narwhals, index_of
 from mxlogit.choices.labels import factorize, find_labels, rank_within
 from mxlogit.choices.values import read_flags
@@ -138,7 +138,7 @@ def _read_situations(
     repeated = pd.DataFrame({"person": person, "code": code}).duplicated().to_numpy() & (code >= 0) & (person >= 0)
     problems.add_if(
         repeated,
-        f"{{count}} of {{total}} rows repeat a pair ({decision_maker!r}, {situation!r}) (rows {{places}}): a wide "
+        f"{COUNT} of {TOTAL} rows repeat a pair ({decision_maker!r}, {situation!r}) (rows {PLACES}): a wide "
         "frame has one row per choice situation. Give another column as situation, or none to count them.",
         np.flatnonzero(repeated).tolist(),
     )
@@ -157,7 +157,7 @@ def _read_chosen(table: nw.DataFrame[Any], choice: str, alternatives: Sequence[A
     found = labels[place < 0][:SHOWN].tolist()
     problems.add_if(
         strange,
-        f"{{count}} of {{total}} rows of {choice!r} name no alternative of {list(alternatives)} (rows {{places}}): "
+        f"{COUNT} of {TOTAL} rows of {choice!r} name no alternative of {list(alternatives)} (rows {PLACES}): "
         f"{found}.{suggest(found[0], alternatives) if found else ''}",
         np.flatnonzero(strange).tolist(),
     )
@@ -176,7 +176,7 @@ def _read_available(table: nw.DataFrame[Any], column: str | None, problems: Prob
 
 def _note_missing(column: str, missing: np.ndarray, problems: Problems) -> None:
     places = np.flatnonzero(missing).tolist()
-    problems.add_if(missing, f"column {column!r} has {{count}} missing values (rows {{places}}).", places)
+    problems.add_if(missing, f"column {column!r} has {COUNT} missing values (rows {PLACES}).", places)
 
 
 def _check_sources(

@@ -67,7 +67,7 @@ def judge(fit: Fit, model: PanelModel, people: People, logit: MultinomialLogit) 
             f"Separation (complete or in part): along some combination of {weak} no choice ever becomes less likely "
             f"and some become certain; {bound} their coefficients."
         )
-        fit = _without_errors(fit, weak)
+        fit = _without_errors(fit, weak, model.space)
     elif weak and posterior:
         warnings.append(
             f"The data say little beside the prior about the coefficients of {weak}: along some combination of them "
@@ -83,12 +83,13 @@ def judge(fit: Fit, model: PanelModel, people: People, logit: MultinomialLogit) 
     return replace(fit, status=status, warnings=warnings)
 
 
-def _without_errors(fit: Fit, names: list[str]) -> Fit:
+def _without_errors(fit: Fit, names: list[str], space: ParameterSpace) -> Fit:
     """Void the errors of coefficients that run off where they are those of an estimator: a posterior has its prior."""
     if fit.covariance is None:
         return fit
     covariance = fit.covariance.clone()
-    void = [label for label in fit.samples.labels if label in names or label.removeprefix("sd.") in names]
+    running = {*names, *(f"sd.{name}" for name in names if name in space.random)}
+    void = [label for label in fit.samples.labels if label in running]
     for label in void:
         i = fit.samples.labels.index(label)
         covariance[i] = covariance[:, i] = math.nan
