@@ -6,7 +6,9 @@ Each error also inherits the builtin that a caller would expect, so ``except Val
 from __future__ import annotations
 
 import difflib
+import math
 import numbers
+import os
 from collections.abc import Iterable
 
 import sklearn.exceptions
@@ -93,6 +95,42 @@ def check_probability(argument: str, value: object) -> None:
     """
     if not (isinstance(value, float) and 0.0 < value < 1.0):
         raise SpecificationError(f"{argument} must be a probability between 0 and 1, such as 0.95; got {value!r}.")
+
+
+def check_finite(argument: str, value: float) -> None:
+    """Raise if a number is infinite.
+
+    Raises
+    ------
+    SpecificationError
+        Naming the argument and what came.
+    """
+    if math.isinf(value):
+        raise SpecificationError(f"{argument} must be finite; got {value!r}.")
+
+
+def check_flag(argument: str, value: object) -> None:
+    """Raise unless ``value`` is True or False.
+
+    Raises
+    ------
+    SpecificationError
+        Naming the argument and what came.
+    """
+    if not isinstance(value, bool):
+        raise SpecificationError(f"{argument} must be True or False; got {value!r}.")
+
+
+def check_path(argument: str, value: object) -> None:
+    """Raise unless ``value`` is None or a path of a file.
+
+    Raises
+    ------
+    SpecificationError
+        Naming the argument and what came.
+    """
+    if value is not None and (not isinstance(value, (str, os.PathLike)) or os.fspath(value) in ("", ".", b"")):
+        raise SpecificationError(f"{argument} must be None or the path of a file; got {value!r}.")
 
 
 def check_whole(argument: str, value: object, lowest: int) -> None:

@@ -312,7 +312,7 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
         else:
             data = read_choices_again(X, replace(self._columns(), weights=None), fitted)
             labels, group = data.decision_makers, fitted.given(data)
-        return people.individual_frame(fitted.model, self.result_, group, labels, list(statistic))
+        return people.individual_frame(fitted.model, self.result_, group, labels, statistic)
 
     def predict_proba(self, X: Any, tastes: str = "population") -> pd.Series:
         """Choice probabilities.

@@ -43,10 +43,14 @@ class Checkpoint:
         Raises
         ------
         SpecificationError
-            If the file cannot be read, or belongs to another fit.
+            If the file cannot be read, belongs to another fit, or could not be written.
         """
-        if not self.path.exists():
-            return None
+        try:
+            if not self.path.exists():
+                self._try_to_write()
+                return None
+        except (OSError, ValueError) as trouble:
+            raise SpecificationError(f"the checkpoint {str(self.path)!r} cannot be written: {trouble}.") from None
         try:
             with safe_open(self.path, "pt") as file:
                 facts = file.metadata() or {}
@@ -55,6 +59,12 @@ class Checkpoint:
             raise self.refuse(f"cannot be read ({trouble})") from None
         self._check(facts.pop("identity", ""))
         return tensors, facts
+
+    def _try_to_write(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        part = self.path.with_name(self.path.name + ".partial")
+        part.touch()
+        part.unlink()
 
     def _check(self, words: str) -> None:
         try:

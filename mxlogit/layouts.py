@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -91,11 +90,6 @@ class Situations:
         self._in_order = real[cell.argsort(stable=True)]
         self._first_of_cell = first_places(counts)[:-1].view(len(classes), n)
 
-    @cached_property
-    def padded_sizes(self) -> Tensor:
-        """Rows (n,) of every person when every situation is padded to its size."""
-        return torch.tensor(self.classes, device=self.counts.device) @ self.counts
-
     def layouts(self, rows: int, people: int) -> Iterator[Layout]:
         """Iterate over groups of at most ``people`` people and about ``rows`` rows.
 
@@ -131,7 +125,7 @@ class Situations:
             else:
                 group_of.append(group_of[-1])
                 widest, members, real = wider, members + count, rows
-        place = torch.tensor(group_of, device=shape_of.device)[shape_of]
+        place = torch.tensor(group_of, dtype=torch.int64, device=shape_of.device)[shape_of]
         return list(place.argsort(stable=True).split(place.bincount().tolist()))
 
     def layout(self, people: slice | Tensor) -> Layout:

@@ -180,8 +180,8 @@ def by_pieces(
     compute : callable
         Given the places of some people and their panels, returns tensors (m, ...) of them.
     """
-    if isinstance(panel, PanelDifferences):
-        return compute(slice(None), panel)
+    if isinstance(panel, PanelDifferences) or len(panel) == 0:
+        return compute(slice(None), panel.dense())
     everybody, places, parts = torch.arange(len(panel), device=panel.values.device), [], []
     for place, piece in panel.pieces(_ROWS_OF_A_PIECE, len(panel)):
         places.append(everybody[place])

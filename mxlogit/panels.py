@@ -10,6 +10,7 @@ This module knows tensors only: no frames, no population, no draws.
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
@@ -25,6 +26,7 @@ from mxlogit.runs import first_places, places_of_runs
 _MOST_PADDING = 0.25
 # Windows and plans of pieces that ragged panels remember: passes alternate between few of them.
 _REMEMBERED = 2
+_MAKING = threading.Lock()
 
 
 class OpenRows(NamedTuple):
@@ -156,7 +158,7 @@ class PanelDifferences(_Ranked):
 
     def closed_rows(self) -> Tensor:
         """``closed``, False everywhere where that is None."""
-        return torch.zeros_like(self.values[..., 0], dtype=torch.bool) if self.closed is None else self.closed
+        return self.values.new_zeros(self.values.shape[:2], dtype=torch.bool) if self.closed is None else self.closed
 
     def open_rows(self) -> OpenRows:
         """Return the rows without padding."""
@@ -177,11 +179,11 @@ class PanelDifferences(_Ranked):
             for start, size, section in zip(starts, sizes, self.sections, strict=False)
         ]
 
-    def single_section(self) -> PanelDifferences:
-        """Return the panels with all situations padded to equally many alternatives."""
-        if len(self.sections) == 1:
+    def single_section(self, others: int = 0) -> PanelDifferences:
+        """Return the panels with all situations padded to equally many alternatives, ``others`` at least."""
+        most = max(others, *(section.others for section in self.sections))
+        if len(self.sections) == 1 and self.sections[0].others == most:
             return self
-        most = max(section.others for section in self.sections)
         closed = torch.cat([_widened(x, most, closed=True) for x in self.by_section(self.closed_rows())], 1)
         values = torch.cat([_widened(x, most, closed=False) for x in self.by_section(self.values)], 1)
         sections = (Section(values.shape[1], most),)
@@ -307,10 +309,14 @@ class RaggedPanels(_Ranked):
 
     def chunks(self, size: int) -> Iterator[tuple[slice, RaggedPanels]]:
         """Iterate over consecutive people, ``size`` at a time, without copying."""
-        if size not in self._windows:
+        if 0 < len(self) <= size:
+            yield slice(0, len(self)), self
+            return
+        windows = self._windows.get(size)
+        if windows is None:
             places = [slice(start, min(start + size, len(self))) for start in range(0, len(self), size)]
-            _remember(self._windows, size, [(p, self if p == slice(0, len(self)) else self._part(p)) for p in places])
-        yield from self._windows[size]
+            windows = _remember(self._windows, size, [(place, self._part(place)) for place in places])
+        yield from windows
 
     def open_rows(self) -> OpenRows:
         """Return the rows without padding."""
@@ -333,9 +339,10 @@ class RaggedPanels(_Ranked):
             Who they are: consecutive people as a slice, others as an index tensor.
         """
         key = rows, people
-        if key not in self._plans:
-            _remember(self._plans, key, list(self._situations(self.classes).layouts(rows, people)))
-        for layout in self._plans[key]:
+        plan = self._plans.get(key)
+        if plan is None:
+            plan = _remember(self._plans, key, list(self._situations(self.classes).layouts(rows, people)))
+        for layout in plan:
             yield layout.people, self._gather(layout)
 
     def dense(self) -> PanelDifferences:
@@ -362,11 +369,13 @@ class RaggedPanels(_Ranked):
 Panels = PanelDifferences | RaggedPanels
 
 
-def _remember(found: dict[Any, Any], key: object, value: object) -> None:
-    """Keep the last few of what was made; those who still iterate over another are not disturbed."""
-    while len(found) >= _REMEMBERED:
-        found.pop(next(iter(found)), None)
-    found[key] = value
+def _remember(found: dict[Any, Any], key: object, value: Any) -> Any:
+    """Keep the last few of what was made, and return it; several threads may read and make at once."""
+    with _MAKING:
+        while len(found) >= _REMEMBERED:
+            found.pop(next(iter(found)))
+        found[key] = value
+    return value
 
 
 def arrange_panels(

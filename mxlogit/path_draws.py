@@ -235,7 +235,9 @@ class PathDraws:
 
         Variances are those from the finite number of draws, by how much halves of each person's draws differ.
         """
-        total = torch.stack([self._value(vector) for vector in vectors], 1)
+        total = torch.zeros(2, len(vectors), dtype=torch.float64)
+        for i, vector in enumerate(vectors):
+            total[:, i] = self._value(vector)
         return total[0], total[1]
 
     def _value(self, vector: Tensor) -> Tensor:
@@ -289,7 +291,5 @@ def can_keep_paths(marginal: MarginalLikelihood, draws: int) -> bool:
 
 def path_cells(marginal: MarginalLikelihood, draws: int) -> int:
     """Rows of data times draws of everybody; single people with more than a chunk have fewer draws."""
-    people = marginal.people
-    rows = people.own().n_rows_each.double() if len(people.panels) else torch.zeros(0, dtype=torch.float64)
-    (total,) = people.team.total((rows * draws).clamp(max=float(_CELLS)).sum())
-    return int(total)
+    rows, _ = marginal.people.counts
+    return int(marginal.people.total((rows * draws).clamp(max=float(_CELLS))))

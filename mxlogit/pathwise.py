@@ -70,7 +70,7 @@ def _in_moves(hessian: Tensor, score: Tensor, population: Population, space: Par
     result = jacobian.T @ hessian @ jacobian
     # L exp(A) has the second derivatives L (A B + B A) / 2, and unit matrices the product (i, j) (j, l) = (i, l).
     pull = tril.T @ space.triangle_matrix(score[f + k :])
-    for a, (i, j) in enumerate(zip(rows, columns, strict=True)):
-        for b, (m, n) in enumerate(zip(rows, columns, strict=True)):
-            result[f + k + a, f + k + b] += 0.5 * ((j == m) * pull[i, n] + (n == i) * pull[m, j])
+    m, n = torch.tensor(rows), torch.tensor(columns)
+    i, j = m[:, None], n[:, None]
+    result[f + k :, f + k :] += 0.5 * ((j == m).to(pull) * pull[i, n] + (n == i).to(pull) * pull[m, j])
     return result

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -70,6 +71,11 @@ def places_inside(start: int, group: slice | Tensor) -> slice | Tensor:
     return slice(start + group.start, start + group.stop) if isinstance(group, slice) else start + group
 
 
+def on_processor(place: slice | Tensor) -> slice | Tensor:
+    """Places as they are, but an index tensor in the processor's memory."""
+    return place if isinstance(place, slice) else place.cpu()
+
+
 @dataclass(frozen=True)
 class People:
     """Everybody, of whom this process holds a share.
@@ -116,6 +122,18 @@ class People:
     def like(self) -> Tensor:
         """An empty tensor of the attributes' dtype and device."""
         return self.panels.like
+
+    @cached_property
+    def counts(self) -> Tensor:
+        """Numbers of rows and of choice situations of each person of this process, (2, n), float64; read once."""
+        whole = max(1, len(self.panels))
+        parts = [torch.stack([panel.n_rows_each, panel.n_situations]) for _, panel in self.panels.chunks(whole)]
+        return torch.cat(parts, 1).double().cpu() if parts else torch.zeros(2, 0, dtype=torch.float64)
+
+    def total(self, numbers: Tensor) -> float:
+        """Sum over everybody of numbers (n,) of each person of this process."""
+        (total,) = self.team.total(numbers.sum())
+        return float(total)
 
     def here(self, people: Tensor) -> Tensor:
         """Those of ``people`` (increasing places among everybody) who are of this process, as places in its share."""

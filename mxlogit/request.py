@@ -13,7 +13,7 @@ import torch
 from tqdm import tqdm
 
 from mxlogit.choices import ChoiceData, PackedChoices
-from mxlogit.choices.labels import explain_kinds, find_labels
+from mxlogit.choices.labels import explain_kinds, find_labels, listed
 from mxlogit.choices.moments import AttributeMoments, check_identification
 from mxlogit.density import PanelModel
 from mxlogit.differences import difference_panels
@@ -57,9 +57,10 @@ class Fitted:
     def seen(self, labels: np.ndarray) -> Group:
         """Decision makers of the fit, with their choices there; raises as `positions` does."""
         positions, panel = self.positions(labels), self.panel
-        order = positions.argsort()
-        if len(positions) < len(panel) or bool((order != positions).any()):
+        everybody = torch.arange(len(panel), device=positions.device)
+        if not torch.equal(positions, everybody):
             # Packed choices are read in order.
+            order = positions.argsort()
             panel = panel.take(positions[order]).take(order.argsort())
         return Group(panel, self.ranks(labels), positions, self.count)
 
@@ -79,7 +80,7 @@ class Fitted:
         unknown = wanted[place < 0]
         if len(unknown):
             raise ChoiceDataError(
-                f"{len(unknown)} decision makers were not in the fit (first: {unknown[:5].tolist()}). Use "
+                f"{len(unknown)} decision makers were not in the fit (first: {listed(unknown[:5])}). Use "
                 "tastes='population', or individual_coefficients(X) with their choices."
                 f"{explain_kinds(self.decision_makers, unknown)}"
             )
@@ -89,13 +90,13 @@ class Fitted:
         """Ranks of decision makers among those of the fit by first appearance; their number for those never seen."""
         appearance = self.panel.appearance if isinstance(self.panel, (PanelDifferences, RaggedPanels)) else None
         order = self.first + np.arange(len(self.panel)) if appearance is None else appearance.cpu().numpy()
-        place = find_labels(self.decision_makers, labels)
-        return torch.from_numpy(np.where(place < 0, self.count, order[place]))
+        # Those never seen have place -1: the last one.
+        return torch.from_numpy(np.append(order, self.count)[find_labels(self.decision_makers, labels)])
 
 
 def label_keys(labels: np.ndarray) -> torch.Tensor:
     """A whole number (n,) for every label, the same in every frame."""
-    return torch.tensor([zlib.crc32(str(label).encode()) for label in labels.tolist()], dtype=torch.int64)
+    return torch.tensor([zlib.crc32(str(label).encode()) for label in listed(labels)], dtype=torch.int64)
 
 
 def resolve_method(method: str | Method) -> Method:
@@ -185,7 +186,7 @@ def sum_moments(data: ChoiceData | PackedChoices, specification: Specification, 
     moments = data.moments() if isinstance(data, PackedChoices) else AttributeMoments.of(data)
     used = moments.take(data.columns(specification.names))
     gram, square, count = team.total(used.gram, used.square, used.count)
-    return AttributeMoments(gram, square, count, used.rounding)
+    return AttributeMoments(gram, square, count, max(team.gather(used.rounding)))
 
 
 def build_model(specification: Specification, moments: AttributeMoments, priors: Priors | None) -> PanelModel:

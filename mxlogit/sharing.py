@@ -135,10 +135,12 @@ def _overlap(common: Sequence[str]) -> ChoiceDataError:
 
 
 def _check_columns(data: ChoiceData | PackedChoices, team: Team) -> None:
-    known = None if data.alternatives is None else data.alternatives.tolist()
-    kinds = team.gather((tuple(data.names), known))
-    if any(kind != kinds[0] for kind in kinds):
-        raise ChoiceDataError("processes have data with different attributes or alternatives; all must have the same.")
+    names = team.gather(tuple(data.names))
+    if any(other != names[0] for other in names):
+        raise ChoiceDataError(
+            "processes have data with different attributes, or alternatives that have constants; all must have the "
+            f"same: {', '.join(sorted(set().union(*names) - set(names[0]).intersection(*names)))} are not in all."
+        )
 
 
 def _digest_each(data: ChoiceData | PackedChoices, dtype: torch.dtype) -> list[bytes]:

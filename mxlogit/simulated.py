@@ -21,7 +21,7 @@ from torch import Tensor
 from mxlogit.density import PanelModel
 from mxlogit.panels import PanelDifferences, Panels
 from mxlogit.parameters import Population
-from mxlogit.people import places_inside
+from mxlogit.people import on_processor, places_inside
 from mxlogit.sequences import PersonDraws
 from mxlogit.simulated_block import draw_tastes, evaluate_block, merge_blocks, sum_second, weigh_block
 
@@ -174,7 +174,7 @@ class SimulatedLikelihood:
             normals = self._normals(window)
             for group, piece in part.pieces(rows, size):
                 inside = normals[group]
-                yield places_inside(window.start, group), piece, inside
+                yield on_processor(places_inside(window.start, group)), piece, inside
 
     def _normals(self, part: slice) -> Tensor:
         """Draws of a range of people, (n, k, r)."""

@@ -82,7 +82,10 @@ class ProcessGroup(Team):
     def spread(self, module: nn.Module) -> nn.Module:
         """Wrap a network for training on all processes."""
         self.total()
-        return nn.parallel.DistributedDataParallel(module)
+        # Buffers that are no state are constants; processes with pieces of other shapes run networks more often, and
+        # would wait for each other at every exchange of them.
+        state = module.state_dict().keys() - dict(module.named_parameters()).keys()
+        return nn.parallel.DistributedDataParallel(module, broadcast_buffers=bool(state))
 
     @contextmanager
     def together(self) -> Iterator[None]:

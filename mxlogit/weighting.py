@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 
 from mxlogit.choices import ChoiceData, PackedChoices
-from mxlogit.errors import check_option
+from mxlogit.errors import ChoiceDataError, check_option
 from mxlogit.inference.method import Method
 from mxlogit.inference.msle import MSLE
 from mxlogit.people import People
@@ -15,6 +15,8 @@ from mxlogit.team import Team
 
 # Mean weights from which posterior sds are wrong by a factor of 1.4 where weights were meant to be relative.
 _SMALLEST_MEAN, _LARGEST_MEAN = 0.5, 2.0
+# A weight itself, beyond which sums over people lose the digits of the others.
+_SMALLEST, _LARGEST = 1e-9, 1e9
 # Sandwich covariances: ten times all weights changes nothing.
 _WITHOUT_UNIT = ("robust", "clustered")
 
@@ -26,12 +28,24 @@ def scale_weights(data: ChoiceData | PackedChoices, weights_sum: str | None, tea
     ------
     SpecificationError
         If ``weights_sum`` is unknown.
+    ChoiceDataError
+        If weights are no counts that could be.
     """
     check_option("weights_sum", weights_sum, [None, "given", "n"])
     if weights_sum != "n":
+        _check_size(data.weights)
         return data
     total, count = team.total(data.weights.double().sum(), torch.tensor(float(len(data.weights))))
-    return replace(data, weights=data.weights * float(count / total))
+    return replace(data, weights=data.weights * float(count) / float(total))
+
+
+def _check_size(weights: torch.Tensor) -> None:
+    least, most = (float(x) for x in weights.aminmax()) if len(weights) else (1.0, 1.0)
+    if least < _SMALLEST or most > _LARGEST:
+        raise ChoiceDataError(
+            f"weights lie between {least:.3g} and {most:.3g}; a weight is a count of like decision makers, from "
+            f"{_SMALLEST:.0e} to {_LARGEST:.0e}. weights_sum='n' scales them to a mean of one."
+        )
 
 
 def weight_sentences(people: People, weights_sum: str | None, method: Method) -> list[str]:

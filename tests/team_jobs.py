@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 import torch.distributed as dist
 
-from mxlogit import MSLE, VI, ChoiceData, MixedLogit, ProcessError
+from mxlogit import MSLE, VI, ChoiceData, MixedLogit, ProcessError, likelihood
 from mxlogit.simulate import simulate_published_study
 
 N = 300
@@ -21,6 +21,25 @@ NAMES = {"fixed": ["f1", "f2", "f3"], "random": ["r1", "r2", "r3", "r4", "r5"]}
 
 def make_data(n=N):
     return simulate_published_study(n, 5, 1).data
+
+
+def ragged(data):
+    """The same choices; the first half of people lack alternatives and occasions, and so are of more shapes."""
+    arrays = data.padded()
+    random = np.random.default_rng(0)
+    available, observed = arrays.available.numpy().copy(), arrays.observed.numpy().copy()
+    half, chosen = len(available) // 2, arrays.chosen.numpy()
+    available[:half] &= random.random(available[:half].shape) < 0.6
+    np.put_along_axis(available, chosen[..., None], values=True, axis=2)
+    observed[:half, 1:] &= random.random(observed[:half, 1:].shape) < 0.7
+    return ChoiceData.from_arrays(
+        arrays.attributes.numpy(),
+        chosen,
+        names=data.names,
+        available=available,
+        observed=observed,
+        decision_makers=data.decision_makers,
+    )
 
 
 def make_estimator(**more):
@@ -163,9 +182,10 @@ def other_engine(rank, size, folder):
 
 
 def classic(rank, size, folder, **settings):
-    """The encoder through DistributedDataParallel."""
+    """The encoder through DistributedDataParallel, which one process runs on more pieces than the other."""
+    likelihood._ROWS_OF_A_PIECE = 200
     method = VI(**{"population": "adam", "steps": 60, "batch_size": 64, "n_samples": 200, **settings})
-    est = make_estimator(method=method, dtype="float32").fit(make_data())
+    est = make_estimator(method=method, dtype="float32").fit(ragged(make_data()))
     share = est.diagnostics_.get("sbp_keep")
     return {"coef": est.coef_.to_numpy(), "log_likelihood": est.log_likelihood_, "share": share}
 

@@ -119,7 +119,7 @@ BAD = {
     "missing key": (lambda f: change(f, 3, "id", None), "'id' has 1 missing"),
     "duplicate rows": (lambda f: pd.concat([f, f.iloc[[0]]], ignore_index=True), "repeat an alternative"),
     "never varies": (lambda f: f.assign(x=f["id"].astype(float)), "'x' is not identified"),
-    "collinear": (lambda f: f.assign(x=2.0 * f["z"]), "exact linear combination"),
+    "collinear": (lambda f: f.assign(x=2.0 * f["z"]), "linear combination of the others"),
     "not a frame": (lambda f: f.to_numpy(), "expected a long pandas"),
     "bad weights": (lambda f: f.assign(w=-1.0), "weights are not positive"),
     "weights vary": (lambda f: f.assign(w=1.0 + np.arange(len(f))), "weights differ within"),

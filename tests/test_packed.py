@@ -12,10 +12,13 @@ import pytest
 import torch
 
 import mxlogit.choices.packing as packing
+import mxlogit.choices.sources as sources
 from mxlogit import MSLE, VI, ChoiceData, ChoiceDataError, MixedLogit
+from mxlogit.choices import read_frame
 from mxlogit.choices.moments import AttributeMoments
 from mxlogit.choices.packed import MANIFEST, PEOPLE
 from mxlogit.differences import difference_panels
+from mxlogit.spec import Columns
 from mxlogit.streams import StreamedPanels
 
 pytestmark = pytest.mark.filterwarnings("ignore::mxlogit.ConvergenceWarning")
@@ -49,7 +52,7 @@ def frame():
 @pytest.fixture(autouse=True)
 def _small_shards(monkeypatch):
     monkeypatch.setattr(packing, "_CELLS_PER_SHARD", 200)
-    monkeypatch.setattr(packing, "_BATCH_ROWS", 37)
+    monkeypatch.setattr(sources, "_BATCH_ROWS", 37)
 
 
 def estimator(**more):
@@ -153,6 +156,45 @@ def test_alternatives_without_recurring_labels(tmp_path):
     est = MixedLogit(random=NAMES, random_state=3, method=VI(draws=16, n_samples=200, correct=False), **COLUMNS)
     there, here = est.fit(packed).coef_.copy(), est.fit(frame).coef_
     pd.testing.assert_series_equal(there, here, rtol=1e-5, atol=1e-6)
+
+
+def test_shards_of_choice_sets_of_other_sizes(tmp_path, monkeypatch):
+    """Without labels each shard is as wide as its own sets: two alternatives each in the first ones, four in the last."""
+    frame = make_frame()
+    frame["mode"] = np.arange(len(frame))
+    pairs = frame.groupby(["person", "task"]).cumcount() < 2
+    chosen_late = frame[~pairs & (frame["chosen"] == 1)][["person", "task"]].itertuples(index=False)
+    frame.loc[frame.set_index(["person", "task"]).index.isin(list(map(tuple, chosen_late))), "chosen"] = False
+    first = frame.groupby(["person", "task"]).cumcount() == 0
+    none = frame.groupby(["person", "task"])["chosen"].transform("sum") == 0
+    frame.loc[none & first, "chosen"] = True
+    narrow = frame[pairs | (frame["person"] >= 40)].reset_index(drop=True)
+    monkeypatch.setattr(packing, "_CELLS_PER_SHARD", 60)
+    packed = ChoiceData.pack(narrow, tmp_path / "pack", names=NAMES, **COLUMNS)
+    whole = read_frame(narrow, Columns("person", "task", "mode", "chosen"), NAMES).data
+    assert len({shard.alternatives for shard in packed.shards}) > 1
+    starts = packed.first_places
+    for place, shard in enumerate(packed.shards):
+        part, same = packed.read(place), whole.take(slice(starts[place], starts[place + 1]))
+        assert part.attributes.shape[2:] == (packed.n_alternatives, 2)
+        found, expected = (difference_panels(x, [0, 1], torch.float32).open_rows() for x in (part, same))
+        torch.testing.assert_close(found.values, expected.values)
+        torch.testing.assert_close(found.sizes, expected.sizes)
+        assert shard.people == part.n_decision_makers
+    panels = StreamedPanels(packed, NAMES, torch.device("cpu"), torch.float32)
+    some = torch.arange(0, len(panels), 7)
+    expected = difference_panels(whole.take(some), [0, 1], torch.float32)
+    torch.testing.assert_close(panels.take(some).open_rows().values, expected.open_rows().values)
+    assert packed.nobody().attributes.shape == (0, 1, packed.n_alternatives, 2)
+
+
+@pytest.mark.parametrize("keep", [0, 1, 30, 0.5])
+def test_a_file_of_people_that_was_cut_off_is_noticed(frame, tmp_path, keep):
+    ChoiceData.pack(frame, tmp_path / "pack", names=NAMES, **COLUMNS)
+    whole = (tmp_path / "pack" / PEOPLE).read_bytes()
+    (tmp_path / "pack" / PEOPLE).write_bytes(whole[: keep if isinstance(keep, int) else int(keep * len(whole))])
+    with pytest.raises(ChoiceDataError, match="damaged, or of another pack"):
+        ChoiceData.open(tmp_path / "pack")
 
 
 def test_more_shards_than_may_be_open(frame, tmp_path, monkeypatch):

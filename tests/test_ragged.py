@@ -1,7 +1,12 @@
 """Cost follows rows of data: ragged panels and choice sets against padded ones, in every engine, and bytes and cells."""
 
+import gc
+import itertools
 import subprocess
 import sys
+import warnings
+import weakref
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -10,9 +15,10 @@ import pytest
 import torch
 from small_models import model_of
 
-from mxlogit import MCMC, MSLE, VI, ChoiceData, MixedLogit
+from mxlogit import MCMC, MSLE, VI, ChoiceData, MixedLogit, SpecificationError
 from mxlogit.choices.rows import pad_rows, rows_of_arrays
 from mxlogit.differences import difference_panels
+from mxlogit.guide.encoder import PublishedEncoder
 from mxlogit.layouts import Situations, size_classes
 from mxlogit.likelihood import panel_derivatives, panel_log_prob
 from mxlogit.marginal import MarginalLikelihood, Sweep
@@ -324,3 +330,73 @@ def test_nobody(columns):
     beta = torch.zeros(data.n_decision_makers, columns, dtype=torch.float64)
     expected = log_prob_by_hand(data, torch.zeros(data.n_decision_makers, 2, dtype=torch.float64))
     torch.testing.assert_close(panel_log_prob(beta, some), expected, atol=EXACT, rtol=EXACT)
+
+
+def test_panels_are_freed_with_their_last_name():
+    """Shards of a pack are: whatever windows of theirs were met, nothing waits for a garbage collection."""
+    panel = difference_panels(ragged("heavy tails"), [0, 1, 2])
+    assert isinstance(panel, RaggedPanels)
+    gone = weakref.ref(panel)
+    gc.disable()
+    try:
+        for size in (3, len(panel), 2 * len(panel)):
+            for _, part in panel.chunks(size):
+                list(part.pieces(100, size))
+        del panel, part
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
+def test_threads_may_meet_people_in_windows_of_many_sizes():
+    panel = difference_panels(ragged("all sizes"), [0, 1, 2])
+    whole = panel.open_rows().values
+
+    def read(size):
+        for _ in range(40):
+            values = [part.open_rows().values for _, part in panel.chunks(size)]
+            assert sum(len(piece) for _, piece in panel.pieces(50 + size, size)) == len(panel)
+            torch.testing.assert_close(torch.cat(values), whole)
+        return True
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(6) as pool:
+            assert all(pool.map(read, range(3, 9)))
+    finally:
+        sys.setswitchinterval(interval)
+
+
+@pytest.mark.parametrize("name", ["all sizes", "equal"])
+def test_people_of_a_fit_are_found_in_any_order(name):
+    """Every permutation of four people, those that are their own inverse among them, and some of all."""
+    n, k = 4, 3
+    data = ragged(name).take(slice(0, n))
+    data = replace(data, decision_makers=np.array(["d", "a", "c", "b"]), weights=torch.arange(1.0, 1.0 + n))
+    est = MixedLogit(fixed=NAMES[:k], method=MSLE(check_draws=False), random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        fitted = est.fit(data)._fitted
+    weight_of = dict(zip(data.decision_makers, data.weights.tolist(), strict=True))
+    for count in (2, n):
+        for labels in itertools.permutations(data.decision_makers, count):
+            group = fitted.seen(np.array(labels))
+            assert group.panel.weights.tolist() == [weight_of[label] for label in labels]
+
+
+def test_the_published_network_serves_panels_of_any_shape():
+    """Mini-batches may lack the largest choice sets of the data; larger ones than these are refused."""
+    settings = {"population": "adam", "encoder": "rodrigues2022", "steps": 12, "batch_size": 8, "n_samples": 10}
+    est = MixedLogit(random=NAMES, method=VI(**settings), random_state=0)
+    data = ragged("one giant set")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        est.fit(data)
+    assert np.isfinite(est.coef_).all()
+    assert np.isfinite(est.individual_coefficients(ragged("singles"))).all(axis=None)
+    with torch.random.fork_rng(devices=[]):
+        network = PublishedEncoder(3, 2 * 4)
+    population = Population(torch.zeros(0), torch.zeros(3), torch.eye(3))
+    with pytest.raises(SpecificationError, match="up to 3 alternatives, as in the data of the fit; got 150"):
+        network(population, difference_panels(data, [0, 1, 2], torch.float32).dense())

@@ -197,7 +197,7 @@ BAD = {
     "attribute without alternatives": (make_wide(), {"attributes": {"t": "tb"}}, "must be a mapping"),
     "keep text": (make_wide(), {"keep": "age"}, r"write \['age'\]"),
     "keep unknown": (make_wide(), {"keep": ["agee"]}, "no column 'agee'.*Did you mean 'age'"),
-    "missing availability": (spoiled(open=np.nan), {"availability": {"car": "open"}}, "must hold 0/1"),
+    "missing availability": (spoiled(open=np.nan), {"availability": {"car": "open"}}, "'open' has .* missing values"),
     "several levels": (
         make_wide().set_axis(pd.MultiIndex.from_product([["a"], make_wide().columns]), axis=1),
         {},

@@ -6,12 +6,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from small_models import model_of
 
 from mxlogit import MCMC, MSLE, VI, ConvergenceWarning, MixedLogit, SpecificationError
 from mxlogit.fit import Status
-from mxlogit.inference.wrong_sign import _members, ask_signs, best_gain
+from mxlogit.hypotheses import likelihood_ratio_test
+from mxlogit.inference import wrong_sign
+from mxlogit.inference.without_columns import Reduction
+from mxlogit.inference.wrong_sign import Signs, _members, ask_signs, best_gain
 from mxlogit.mixing import FAMILIES
 from mxlogit.panels import PanelDifferences
+from mxlogit.parameters import ParameterSpace
 from mxlogit.people import People
 from mxlogit.simulate import simulate_choices
 from mxlogit.team import Team
@@ -159,8 +164,64 @@ def test_the_gain_of_a_distribution_by_its_definition(generator):
     panel = PanelDifferences(torch.zeros(3, 1, 1), None, 1, torch.tensor([1.0, 2.0, 1.0]), torch.ones(3))
     members = torch.tensor([[0.0, 0.0], [1.0, 2.0], [0.5, 9.0]]).double()
     by_hand = [0.0, np.log(1.75) + 2 * np.log(0.15) + np.log(2.5), np.log(1.25) + 2 * np.log(0.35) + np.log(2.5)]
-    assert best_gain(People.gather(panel), ratios, tastes, members) == pytest.approx(max(by_hand))
-    assert best_gain(People.gather(panel), ratios, tastes, members[1:]) == pytest.approx(max(by_hand[1:]))
+    people, logs = People.gather(panel), ratios.log()
+    assert best_gain(people, logs, tastes, members) == pytest.approx(max(by_hand))
+    assert best_gain(people, logs, tastes, members[1:]) == pytest.approx(max(by_hand[1:]))
+    # A person of thousands of choices, whose ratios overflow: the mean of one at a taste of 1 and one at 2.
+    logs[0] = torch.tensor([0.0, 800.0, -900.0])
+    many = 800.0 - np.log(2.0) + 2 * np.log(0.15) + np.log(2.5)
+    assert best_gain(people, logs, tastes, members[:2]) == pytest.approx(many)
+    # One who would rather have the other sign, by as much, does not hide that.
+    logs[0] = torch.tensor([0.0, -800.0, -900.0])
+    assert best_gain(people, logs, tastes, members[:2]) == pytest.approx(0.0)
+
+
+def test_what_was_contrary_once_is_not_forgotten(monkeypatch):
+    """A column that gains beside another, which is asked about again by itself."""
+    frame = simulate_choices(60, 5, 3, random={"z": (-0.8, 0.2), "w": (-0.4, 0.4)}, random_state=3)[0]
+    est = MixedLogit(random={"z": "lognormal", "w": "lognormal"}, random_state=0)
+    fitted, people, _ = est._prepare(frame, Team(), y=None, weights=None)
+    answers = [Signs((0,), (1,), -1.0), Signs((0,), (), -2.0)]
+    monkeypatch.setattr(wrong_sign._Question, "answer", lambda question: answers.pop(0))
+    monkeypatch.setattr(wrong_sign._Question, "log_likelihood", lambda question: -10.0 - len(question.doubtful))
+    assert ask_signs(fitted.model, people, lambda line: None) == Signs((0,), (1,), -12.0)
+
+
+@pytest.mark.parametrize("gain", [True, False])
+def test_wrong_and_contrary_columns_of_one_model(gain, monkeypatch):
+    """The first is held at zero; the second is warned of, or held as well where the engine found no gain."""
+    frame = simulate_choices(60, 5, 3, random={"z": (-0.8, 0.2), "w": (-0.4, 0.4)}, random_state=3)[0]
+    monkeypatch.setattr(wrong_sign, "ask_signs", lambda *given: Signs((0,), (1,), -1e4 if gain else 0.0))
+    est, said = quietly(frame, fixed=[], random={"z": "lognormal", "w": "lognormal"}, method=METHODS["msle"])
+    assert est.diagnostics_["wrong_sign"] == (["z"] if gain else ["z", "w"])
+    assert any("'w'" in s and "on average" in s for s in said) is gain
+    assert est.diagnostics_["seconds"] > 0.0
+
+
+@pytest.mark.parametrize("method", ["vi", "msle"])
+def test_tables_and_tests_of_a_model_of_nothing(frames, method):
+    """Seconds, criteria and the likelihood ratio of equal probabilities, which another column improves."""
+    est, _ = quietly(frames[-1], fixed=[], random={"z": "lognormal"}, method=METHODS[method])
+    assert est.diagnostics_["seconds"] > 0.0
+    assert est.diagnostics_["passes"] > 0.0
+    if method == "msle":
+        full, _ = quietly(frames[-1], fixed=["x"], random={"z": "lognormal"}, method=METHODS[method])
+        gain = 2.0 * (full.log_likelihood_ + 80 * 6 * np.log(3.0))
+        assert likelihood_ratio_test(est, full).statistic == pytest.approx(gain, rel=1e-3)
+
+
+def test_chains_of_a_part_keep_what_they_reported():
+    """Also correlations of one, which no factor with a positive diagonal has."""
+    model = model_of(ParameterSpace(("x",), ("z", "w", "v"), ((0, 1, 2),)), ("lognormal", "normal", "normal"))
+    reduction = Reduction(model, (0,))
+    labels = tuple(reduction.model.space.labels)
+    reported = torch.arange(2.0 * 5 * len(labels)).view(2, 5, -1).double()
+    reported[..., labels.index("cor.w:v")] = 1.0
+    full = reduction._embed_report(reported, labels)
+    assert full.shape == (2, 5, model.space.size)
+    for i, label in enumerate(labels):
+        torch.testing.assert_close(full[..., model.space.labels.index(label)], reported[..., i])
+    assert float(full[..., model.space.labels.index("cor.z:w")].abs().max()) == 0.0
 
 
 @pytest.mark.parametrize("family", RESTRICTED, ids=lambda family: family.name)

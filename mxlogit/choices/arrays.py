@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Iterable
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mxlogit.choices.labels import factorize
-from mxlogit.choices.values import NotNumbersError, read_numbers
+from mxlogit.choices.values import NotNumbersError, as_floats, read_numbers
 from mxlogit.errors import ChoiceDataError
 
 
@@ -25,6 +26,11 @@ def as_numbers(name: str, values: Any) -> Tensor:
     """
     if isinstance(values, Tensor):
         return _check_real(name, values.detach())
+    return torch.from_numpy(_plain(_read_array(name, values)))
+
+
+def _read_array(name: str, values: Any) -> np.ndarray:
+    """Numbers of any type, exact ones as objects where double precision would round them."""
     if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
         raise ChoiceDataError(f"{name} is a masked array: fill it, and mark the holes with available or observed.")
     try:
@@ -32,10 +38,14 @@ def as_numbers(name: str, values: Any) -> Tensor:
     except ValueError:
         raise ChoiceDataError(f"{name} is ragged: pad it, and mark the padding with available or observed.") from None
     try:
-        numbers = read_numbers(array.ravel() if array.dtype.kind == "O" else array).reshape(array.shape)
+        return read_numbers(array.ravel()).reshape(array.shape) if _is_unusual(array) else read_numbers(array)
     except NotNumbersError as trouble:
         raise ChoiceDataError(f"{name} {trouble}") from None
-    return torch.from_numpy(_plain(numbers))
+
+
+def _is_unusual(array: np.ndarray) -> bool:
+    """Whether elements are objects, or of more than double precision."""
+    return array.dtype.kind == "O" or (array.dtype.kind == "f" and array.dtype.itemsize > np.dtype(float).itemsize)
 
 
 def _check_real(name: str, values: Tensor) -> Tensor:
@@ -63,10 +73,27 @@ def as_attributes(values: Any) -> Tensor:
     ChoiceDataError
         If they are no numbers or have another number of axes.
     """
-    x = as_numbers("attributes", values)
+    device = values.device if isinstance(values, Tensor) else torch.device("cpu")
+    if isinstance(values, Tensor) and _check_real("attributes", values).is_floating_point():
+        x = values.detach()
+    else:
+        array = _read_array("attributes", values.cpu().numpy() if isinstance(values, Tensor) else values)
+        x = torch.from_numpy(_plain(_rounded(array) if array.ndim == 4 and array.size else array)).to(device)
     if x.dim() != 4 or 0 in x.shape[:3]:
         raise ChoiceDataError(f"attributes must have shape (n, t, j, k) with no empty axis; got {tuple(x.shape)}.")
     return x if x.dtype in (torch.float32, torch.float64) else x.double()
+
+
+def _rounded(attributes: np.ndarray) -> np.ndarray:
+    """Attributes (n, t, j, k) as they are, but less the largest of the situation where double precision rounds them.
+
+    The largest one is that of an alternative: there is zero, or nothing, where none is.
+    """
+    if attributes.dtype.kind == "f":
+        return attributes
+    near = np.nan_to_num(np.abs(attributes.astype(np.float64)))
+    origins = np.take_along_axis(attributes, near.argmax(2)[:, :, None], 2)
+    return as_floats(attributes, np.broadcast_to(origins, attributes.shape))
 
 
 def as_positions(name: str, values: Any, device: torch.device) -> Tensor:
@@ -119,6 +146,8 @@ def as_names(names: Any) -> tuple[str, ...]:
     """
     if isinstance(names, str):
         raise ChoiceDataError(f"names must be a list of names; got the string {names!r}: write [{names!r}].")
+    if not isinstance(names, Iterable):
+        raise ChoiceDataError(f"names must be a list of names; got {names!r}.")
     return tuple(str(name) for name in names)
 
 
@@ -128,13 +157,21 @@ def as_labels(name: str, labels: Any) -> np.ndarray:
     Raises
     ------
     ChoiceDataError
-        If they have another number of axes.
+        If they have another number of axes, or cannot be labels.
     """
+    if not isinstance(labels, Iterable) or isinstance(labels, (str, bytes)):
+        raise ChoiceDataError(f"{name} must be labels in one row; got {labels!r}.")
     plain = labels if hasattr(labels, "__array__") else list(labels)
-    mixed = isinstance(plain, list) and len(set(map(type, plain))) > 1
-    array = np.asarray(plain, dtype=object if mixed else None)
+    if isinstance(plain, list) and (len(set(map(type, plain))) > 1 or any(isinstance(x, tuple) for x in plain)):
+        array = np.empty(len(plain), dtype=object)
+        array[:] = plain
+    else:
+        array = np.asarray(plain)
     if array.ndim != 1:
         raise ChoiceDataError(f"{name} must be labels in one row; got an array of shape {array.shape}.")
+    strange = [x for x in array if not isinstance(x, Hashable)] if array.dtype.kind == "O" else []
+    if strange:
+        raise ChoiceDataError(f"{name} must be numbers, text or dates; {len(strange)} are not, first {strange[0]!r}.")
     return array
 
 

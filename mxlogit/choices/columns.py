@@ -12,12 +12,9 @@ import pandas as pd
 import torch
 
 from mxlogit.choices.checks import COUNT, LARGEST, LARGEST_DIFFERENCE, PLACES, SHOWN, TOTAL, Problems
-from mxlogit.choices.labels import factorize
-from mxlogit.choices.values import NotNumbersError, read_flags, read_numbers
+from mxlogit.choices.labels import factorize, listed, read_labels
+from mxlogit.choices.values import NotNumbersError, as_floats, read_flags, read_numbers
 from mxlogit.spec import Columns
-
-# Whole numbers up to this one are exact in double precision.
-_LARGEST_WHOLE = 2.0**53
 
 
 @dataclass(frozen=True)
@@ -50,10 +47,8 @@ class RowKeys:
 
     def row_place(self, row: int) -> str:
         """Words for a row."""
-        return (
-            f"person {self.people[self.person[row]]}, situation {self.situation_labels[row]}, "
-            f"{self.alternative_labels[row]!r}"
-        )
+        (alternative,) = listed(self.alternative_labels[row : row + 1])
+        return f"person {self.people[self.person[row]]}, situation {self.situation_labels[row]}, {alternative!r}"
 
 
 def read_availability(table: nw.DataFrame[Any], column: str | None, rows: RowKeys, problems: Problems) -> np.ndarray:
@@ -106,9 +101,7 @@ def read_choice(
     )
     for wrong, words in ((count == 0, "no chosen alternative"), (count > 1, "more than one chosen alternative")):
         places = [rows.place(s) for s in np.flatnonzero(wrong)[:SHOWN]]
-        problems.add_if(
-            wrong, f"{COUNT} of {TOTAL} choice situations have {words} ({PLACES}).\n  {advice}", places
-        )
+        problems.add_if(wrong, f"{COUNT} of {TOTAL} choice situations have {words} ({PLACES}).\n  {advice}", places)
     closed = chosen & ~available
     places = [rows.row_place(row) for row in np.flatnonzero(closed)[:SHOWN]]
     problems.add_if(
@@ -128,7 +121,7 @@ def read_weights(
     if column is None and given is None:
         return ones
     try:
-        values = read_numbers(given if column is None else table.get_column(column))
+        values = read_numbers(given if column is None else table.get_column(column)).astype(np.float64)
     except NotNumbersError as trouble:
         problems.add(f"the weights must be numbers, one per row of the frame: {column or 'sample_weight'} {trouble}")
         return ones
@@ -161,7 +154,10 @@ def read_clusters(
     """Cluster 0, 1, ... of every person."""
     if column is None:
         return None
-    codes, _ = factorize(table.get_column(column).to_numpy())
+    if table.get_column(column).dtype.is_nested():
+        problems.add(f"cluster column {column!r} holds {table.get_column(column).dtype} values, not labels.")
+        return None
+    codes, _ = factorize(read_labels(table.get_column(column)))
     missing = codes < 0
     problems.add_if(
         missing,
@@ -191,6 +187,9 @@ def read_attributes(
     """Attributes (r, k) of the available alternatives in order, float64: single precision rounds dates to minutes."""
     order = rows.in_order(available)
     attributes = torch.zeros(len(order), len(names), dtype=torch.float64)
+    # Place of the first row of every row's situation.
+    begins = np.diff(rows.situation_of[order], prepend=-1) > 0
+    first = np.flatnonzero(begins)[np.cumsum(begins) - 1]
     for k, name in enumerate(names):
         try:
             values = read_numbers(table.get_column(name))
@@ -198,19 +197,9 @@ def read_attributes(
             where = "" if trouble.row is None else f" (first: {rows.row_place(trouble.row)})"
             problems.add(f"column {name!r} {trouble}{where}")
             continue
-        _check_finite(name, values, rows, available, problems)
-        attributes.numpy()[:, k] = _as_floats(values[order], rows.situation_of[order])
+        _check_finite(name, values.astype(np.float64), rows, available, problems)
+        attributes.numpy()[:, k] = as_floats(values[order], values[order[first]])
     return attributes
-
-
-def _as_floats(values: np.ndarray, situation_of: np.ndarray) -> np.ndarray:
-    """Double-precision values in order of situations; whole numbers that it would round, less the situation's first."""
-    if values.dtype.kind not in "iu" or not len(values) or np.abs(values.astype(np.float64)).max() <= _LARGEST_WHOLE:
-        return values
-    begins = np.concatenate([[True], np.diff(situation_of) > 0])
-    first = values[np.flatnonzero(begins)[np.cumsum(begins) - 1]]
-    # Modulo 2^64, which makes the difference of unsigned numbers right as well.
-    return (values.astype(np.int64) - first.astype(np.int64)).astype(np.float64)
 
 
 def _check_finite(name: str, values: np.ndarray, rows: RowKeys, available: np.ndarray, problems: Problems) -> None:

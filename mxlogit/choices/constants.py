@@ -11,6 +11,7 @@ import numpy as np
 
 from mxlogit.choices.checks import Problems
 from mxlogit.choices.columns import RowKeys
+from mxlogit.choices.labels import listed
 from mxlogit.choices.values import read_flags
 from mxlogit.errors import ChoiceDataError, suggest
 from mxlogit.spec import CONSTANT_PREFIX
@@ -42,12 +43,14 @@ def constant_labels(alternatives: np.ndarray | None, base: object, taken: Sequen
         raise ChoiceDataError(
             "constants=True needs alternatives that recur; the labels of these number the rows, or there are none."
         )
-    known = alternatives.tolist()
-    base = known[0] if base is None else base
-    if base not in known:
+    known = listed(alternatives)
+    try:
+        # The label itself, which may equal another: 1 and 1.0.
+        base = known[0 if base is None else known.index(base)]
+    except (ValueError, TypeError):
         raise ChoiceDataError(
             f"base_alternative {base!r} is not among the alternatives {known[:10]}.{suggest(base, known)}"
-        )
+        ) from None
     labels = {f"{CONSTANT_PREFIX}{alternative}": alternative for alternative in known}
     if len(labels) < len(known):
         label, _ = Counter(f"{CONSTANT_PREFIX}{alternative}" for alternative in known).most_common(1)[0]
@@ -78,7 +81,7 @@ def check_constants(
             f"no such alternative-specific constant: {unknown}. There are: {list(labels)}.{suggest(unknown[0], labels)}"
         )
     assert rows.alternatives is not None
-    position = {alternative: j for j, alternative in enumerate(rows.alternatives.tolist())}
+    position = {alternative: j for j, alternative in enumerate(listed(rows.alternatives))}
     for label in [label for label in labels if label in table.columns]:
         flags = read_flags(table.get_column(label))
         dummy = rows.alternative == position[labels[label]]

@@ -128,7 +128,7 @@ class ChoiceData:
             decision_makers=given.decision_makers,
             n_alternatives=j,
             alternatives=given.alternatives,
-            clusters=None if clusters is None else as_codes("clusters", clusters, n),
+            clusters=None if clusters is None else as_codes("clusters", clusters, n).to(x.device),
         )
 
     @classmethod
@@ -329,7 +329,7 @@ def join_choices(parts: Sequence[ChoiceData]) -> ChoiceData:
     first, rows = parts[0], [part.choices for part in parts]
     positions = None
     if any(part.positions is not None for part in rows):
-        positions = torch.cat([part.listed_positions(first.n_alternatives) for part in rows])
+        positions = torch.cat([part.listed_positions() for part in rows])
     joined = ChoiceRows(
         torch.cat([part.rows for part in rows]),
         torch.cat([part.set_sizes for part in rows]),

@@ -66,6 +66,8 @@ def as_vector(name: str, values: Any, index: pd.Index) -> nw.Series[Any] | np.nd
     series = nw.from_native(values, series_only=True, pass_through=True)
     if isinstance(series, nw.Series):
         return series
+    if np.ma.is_masked(values):
+        raise ChoiceDataError(f"{name} is a masked array, and {np.ma.count_masked(values)} values are masked: fill it.")
     array = np.asarray(values)
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
@@ -76,7 +78,7 @@ def as_vector(name: str, values: Any, index: pd.Index) -> nw.Series[Any] | np.nd
 
 def _check_order(name: str, own: pd.Index, rows: pd.Index) -> None:
     """Refuse values whose index has the labels of the rows in another order."""
-    if len(own) == len(rows) and own.is_unique and not own.equals(rows) and own.isin(rows).all():
+    if len(own) == len(rows) and not own.equals(rows) and Counter(own) == Counter(rows):
         raise ChoiceDataError(
             f"{name} has the index of X in another order; values belong to rows by place: give {name}.loc[X.index]."
         )
@@ -88,7 +90,7 @@ def note_missing_columns(
     """Say which wanted columns a frame lacks, or that it has no rows."""
     for name in [name for name in dict.fromkeys(wanted) if name not in table.columns]:
         hint = suggest(name, table.columns)
-        if name in index.names:
+        if name is not None and name in index.names:
             hint = " It is a level of the index: pass frame.reset_index()."
         elif name.startswith(CONSTANT_PREFIX):
             hint = f" Constants of alternatives are made with constants=True.{hint}"
@@ -104,8 +106,10 @@ def note_missing_keys(table: nw.DataFrame[Any], names: Sequence[str], problems: 
     for name in dict.fromkeys(names):
         keys = table.get_column(name)
         missing = keys.is_null().to_numpy().astype(bool)
-        if keys.dtype.is_float():
-            missing = missing | np.isnan(keys.to_numpy())
+        if keys.dtype.is_float() or isinstance(keys.dtype, nw.Object):
+            # What is missing does not equal itself.
+            values = keys.to_numpy()
+            missing = missing | (values != values).astype(bool)
         problems.add_if(
             missing,
             f"column {name!r} has {COUNT} missing values (rows {PLACES}); every row needs its keys.",

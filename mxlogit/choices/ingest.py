@@ -27,7 +27,16 @@ from mxlogit.choices.columns import (
 from mxlogit.choices.constants import check_constants, constant_labels
 from mxlogit.choices.data import ChoiceData
 from mxlogit.choices.frames import as_narwhals, as_vector, index_of, note_missing_columns, note_missing_keys
-from mxlogit.choices.labels import are_few, do_recur, explain_kinds, factorize, find_labels, rank_within
+from mxlogit.choices.labels import (
+    are_few,
+    do_recur,
+    explain_kinds,
+    factorize,
+    find_labels,
+    listed,
+    rank_within,
+    read_labels,
+)
 from mxlogit.choices.rows import ChoiceRows
 from mxlogit.spec import CONSTANT_PREFIX, Columns
 
@@ -155,13 +164,13 @@ def _places(order: np.ndarray, count: int) -> np.ndarray:
 def _read_keys(
     table: nw.DataFrame[Any], columns: Columns, known: np.ndarray | None, problems: Problems, *, by_label: bool
 ) -> RowKeys:
-    person, people = factorize(table.get_column(columns.decision_maker).to_numpy())
-    labels = table.get_column(columns.situation).to_numpy()
+    person, people = factorize(read_labels(table.get_column(columns.decision_maker)))
+    labels = read_labels(table.get_column(columns.situation))
     situation_code, situation_names = factorize(labels)
     # A situation is the pair (decision maker, situation): ids may restart for every person.
     pair = person.astype(np.int64) * len(situation_names) + situation_code
     situation_of, _ = pd.factorize(pair, sort=True)
-    alternative_values = table.get_column(columns.alternative).to_numpy()
+    alternative_values = read_labels(table.get_column(columns.alternative))
     alternative, alternatives = _read_alternatives(
         alternative_values, situation_of, known, len(people), problems, by_label=by_label
     )
@@ -187,7 +196,7 @@ def _read_alternatives(
         strange = labels[position < 0]
         if len(strange):
             problems.add(
-                f"alternatives {strange[:SHOWN].tolist()} were not in the data of the fit: {known[:10].tolist()}."
+                f"alternatives {listed(strange[:SHOWN])} were not in the data of the fit: {listed(known[:10])}."
                 f"{explain_kinds(known, strange)}"
             )
         return position[codes], known
@@ -278,9 +287,9 @@ def add_constants(data: ChoiceData, base: object) -> ChoiceData:
         If alternatives carry no labels, the base is not among them, or an attribute has the label of a constant.
     """
     labels = constant_labels(data.alternatives, base, data.names)
-    known = [] if data.alternatives is None else data.alternatives.tolist()
+    known = [] if data.alternatives is None else listed(data.alternatives)
     wanted = [known.index(alternative) for alternative in labels.values()]
-    rows, positions = data.choices.rows, data.choices.listed_positions(data.n_alternatives)
+    rows, positions = data.choices.rows, data.choices.listed_positions()
     dummies = positions[:, None] == torch.tensor(wanted, device=rows.device)
     choices = replace(data.choices, rows=torch.cat([rows, dummies.to(rows)], 1))
     return replace(data, choices=choices, names=data.names + tuple(labels))

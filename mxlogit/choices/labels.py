@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import narwhals as nw
 import numpy as np
 import pandas as pd
+
+from mxlogit.errors import ChoiceDataError
 
 # Labels that are offered in fewer rows than this, on average, say nothing of an alternative of their own, ...
 _FEWEST_ROWS = 100
@@ -16,8 +21,23 @@ def factorize(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     try:
         codes, labels = pd.factorize(values, sort=True)
     except TypeError:
-        codes, labels = pd.factorize(values)
+        try:
+            codes, labels = pd.factorize(values)
+        except TypeError as trouble:
+            raise ChoiceDataError(f"labels must be numbers, text or dates ({trouble}).") from None
     return codes, np.asarray(labels)
+
+
+def read_labels(column: nw.Series[Any]) -> np.ndarray:
+    """Labels of a column; dates with a time zone keep it."""
+    if getattr(column.dtype, "time_zone", None) is None:
+        return column.to_numpy()
+    return np.array([pd.Timestamp(label) for label in column.to_list()], dtype=object)
+
+
+def listed(labels: np.ndarray) -> list[Any]:
+    """Labels as Python's own: also dates in nanoseconds, which arrays list as whole numbers."""
+    return pd.Index(labels, tupleize_cols=False).tolist()
 
 
 def rank_within(groups: np.ndarray, n_groups: int) -> np.ndarray:
@@ -49,8 +69,8 @@ def find_labels(known: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 
 def explain_kinds(known: np.ndarray, wanted: np.ndarray) -> str:
     """Say that labels are the same but for their type (text and numbers), or nothing."""
-    spelled = {str(label): label for label in known.tolist()}
-    for label in wanted.tolist():
+    spelled = {str(label): label for label in listed(known)}
+    for label in listed(wanted):
         same = spelled.get(str(label))
         if same is not None and type(same) is not type(label):
             return (

@@ -13,6 +13,8 @@ from mxlogit.errors import SpecificationError
 
 # Relative size below which an eigenvalue of the scaled Gram matrix (float64 sums) counts as zero.
 _COLLINEAR = 1e-10
+# Standard deviation of differences between alternatives whose square, and reciprocal, single precision holds.
+_SMALLEST_DEVIATION = 1e-18
 # Rows that are summed at a time.
 _ROWS_AT_ONCE = 100_000
 
@@ -27,7 +29,7 @@ class AttributeMoments:
         Products of the attributes about their situation mean: adding a constant to all utilities of a situation
         changes nothing, so identification depends on this matrix alone.
     square : Tensor, shape (k,)
-        Squares of the attributes.
+        Squares of the attributes that may have been rounded: whole numbers have not.
     count : Tensor, shape (2,)
         Number of alternatives and of situations.
     rounding : float
@@ -51,17 +53,18 @@ class AttributeMoments:
         rows = data.choices.rows
         total = cls.zeros(rows.shape[1])
         for _, sets in data.choice_sets(_ROWS_AT_ONCE):
-            total = total + cls._of_sets(sets.double())
+            total = total + cls._of_sets(sets.double(), 1.0 / torch.finfo(rows.dtype).eps)
         return replace(total, rounding=torch.finfo(rows.dtype).eps)
 
     @classmethod
-    def _of_sets(cls, sets: Tensor) -> AttributeMoments:
-        """Sum over situations with equally many alternatives, (m, size, k)."""
+    def _of_sets(cls, sets: Tensor, exact: float) -> AttributeMoments:
+        """Sum over situations with equally many alternatives, (m, size, k); whole numbers are exact up to ``exact``."""
         # Differences first: what does not vary is then zero exactly, however large it is.
         differences = sets - sets[:, :1]
         centred = (differences - differences.mean(1, keepdim=True)).flatten(0, 1)
         count = sets.new_tensor([len(centred), len(sets)])
-        return cls((centred.T @ centred).cpu(), sets.square().sum((0, 1)).cpu(), count.cpu())
+        rounded = sets.masked_fill((sets == sets.round()) & (sets.abs() <= exact), 0.0)
+        return cls((centred.T @ centred).cpu(), rounded.square().sum((0, 1)).cpu(), count.cpu())
 
     def __add__(self, other: AttributeMoments) -> AttributeMoments:
         """Sum over the people of both."""
@@ -108,12 +111,19 @@ def check_identification(moments: AttributeMoments, names: Sequence[str]) -> lis
             f"in any of the {moments.n_situations} choice situations. Interact it with an attribute or with "
             "alternative-specific constants, or leave it out."
         )
-    vary = torch.nonzero(~constant)[:, 0]
+    tiny = ~constant & (deviation < _SMALLEST_DEVIATION)
+    if bool(tiny.any()):
+        small = {names[i]: f"{float(deviation[i]):.0e}" for i in torch.nonzero(tiny)[:, 0].tolist()}
+        problems.append(
+            f"columns vary by too little for single precision, by {small} within choice situations; rescale them (to "
+            f"above {_SMALLEST_DEVIATION:.0e})."
+        )
+    vary = torch.nonzero(~(constant | tiny))[:, 0]
     for group in _collinear_groups(moments.gram[vary][:, vary]):
         members = [names[int(vary[i])] for i in group]
         problems.append(
             f"the coefficients of {members} are not identified: within choice situations one of these columns is "
-            "an exact linear combination of the others. Leave one of them out."
+            "a linear combination of the others, exactly or to five digits. Leave one of them out."
         )
     if problems:
         raise SpecificationError("\n  ".join(problems))

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -101,27 +102,32 @@ class PackedChoices:
         ChoiceDataError
             If there is no complete pack, or a shard is missing or has another size than when it was written.
         """
+        if not isinstance(path, (str, Path)):
+            raise ChoiceDataError(f"a pack is opened by its path; got {path!r}.")
         root = Path(path)
         try:
             facts = json.loads((root / MANIFEST).read_text())
             checksum = compute_checksum(root / PEOPLE)
-            people = np.load(root / PEOPLE)
-            labels, weights = people["labels"], torch.from_numpy(people["weights"])
-        except (OSError, ValueError, KeyError, zlib.error) as trouble:
+        except (OSError, ValueError) as trouble:
             raise ChoiceDataError(f"{str(root)!r} is not a complete pack of choices: {trouble}.") from None
-        if facts.get("format") != FORMAT:
+        if not isinstance(facts, dict) or facts.get("format") != FORMAT:
+            found = facts.get("format") if isinstance(facts, dict) else type(facts).__name__
             raise ChoiceDataError(
-                f"{str(root)!r} has format {facts.get('format')!r}; this version reads {FORMAT!r}. Pack the data again."
+                f"{str(root)!r} has format {found!r}; this version reads {FORMAT!r}. Pack the data again."
             )
+        if facts.pop("checksum", None) != manifest_checksum(facts):
+            raise ChoiceDataError(f"{str(root / MANIFEST)!r} was changed since it was written. Pack the data again.")
         if facts["people"] != checksum:
             raise ChoiceDataError(
                 f"{str(root / PEOPLE)!r} is not the file that was written with {MANIFEST}: it is damaged, or of "
                 "another pack. Pack the data again."
             )
+        with np.load(root / PEOPLE) as people:
+            labels, weights = people["labels"], torch.from_numpy(people["weights"])
+            alternatives = people["alternatives"] if "alternatives" in people else _as_labels(facts["alternatives"])
         shards = tuple(_shard_from(entry) for entry in facts["shards"])
         for place, shard in enumerate(shards):
             _check_size(root, shard, place, len(shards))
-        alternatives = None if facts["alternatives"] is None else np.array(facts["alternatives"])
         return cls(root, shards, tuple(facts["names"]), labels, weights, alternatives)
 
     def __repr__(self) -> str:
@@ -248,6 +254,11 @@ class PackedChoices:
         return total
 
 
+def _as_labels(listed: list[Any] | None) -> np.ndarray | None:
+    """Labels as an array, of objects where they are of several kinds."""
+    return None if listed is None else pd.Series(listed, dtype=object).infer_objects().to_numpy()
+
+
 def _shard_from(entry: dict[str, Any]) -> Shard:
     return Shard(**entry)
 
@@ -262,6 +273,11 @@ def _check_size(root: Path, shard: Shard, place: int, count: int) -> None:
 
 def _damage(shard: Shard, place: int, count: int, what: str) -> ChoiceDataError:
     return ChoiceDataError(f"shard {place + 1} of {count} ({shard.file}) is damaged: {what}. Pack the data again.")
+
+
+def manifest_checksum(facts: dict[str, Any]) -> int:
+    """CRC-32 of what a manifest says."""
+    return zlib.crc32(json.dumps(facts, sort_keys=True).encode())
 
 
 def compute_checksum(file: Path) -> int:

@@ -7,7 +7,6 @@ one bucket, and the labels of the people.
 
 from __future__ import annotations
 
-import importlib
 import itertools
 import json
 import shutil
@@ -16,42 +15,58 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import narwhals as nw
 import numpy as np
 import pandas as pd
 import torch
 
 from mxlogit.choices.data import ChoiceData
-from mxlogit.choices.frames import as_narwhals
 from mxlogit.choices.ingest import read_frame
-from mxlogit.choices.labels import are_few, do_recur
-from mxlogit.choices.packed import FORMAT, MANIFEST, PEOPLE, PackedChoices, Shard, compute_checksum, write_shard
-from mxlogit.errors import ChoiceDataError, MissingExtraError
+from mxlogit.choices.labels import are_few, do_recur, listed
+from mxlogit.choices.packed import (
+    FORMAT,
+    MANIFEST,
+    PEOPLE,
+    PackedChoices,
+    Shard,
+    compute_checksum,
+    manifest_checksum,
+    write_shard,
+)
+from mxlogit.choices.sources import Source, import_pyarrow
+from mxlogit.errors import ChoiceDataError
 from mxlogit.spec import Columns
 
 # Attribute cells of a shard (32 MB in single precision), and buckets that are open at a time.
 _CELLS_PER_SHARD = 8_000_000
 _OPEN_BUCKETS = 256
-_BATCH_ROWS = 500_000
 
 
 def pack_choices(
     source: Any, path: str | Path, columns: Columns, names: Sequence[str], dtype: torch.dtype = torch.float32
 ) -> PackedChoices:
     """Write choices to shards (parameters as in `ChoiceData.pack`)."""
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise ChoiceDataError(f"dtype must be torch.float32 or torch.float64; got {dtype!r}.")
     target = Path(path)
     if target.exists():
         raise ChoiceDataError(f"{str(target)!r} exists; give another path, or delete it to pack again.")
     work = target.with_name(target.name + ".partial")
     shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
+    try:
+        work.mkdir(parents=True)
+    except OSError as trouble:
+        raise ChoiceDataError(f"{str(target)!r} cannot be made: {trouble}.") from None
     try:
         if isinstance(source, ChoiceData):
-            _write(work, _slices(source), source.names, source.alternatives, dtype)
+            _write(work, _slices(source.to(device="cpu")), source.names, source.alternatives, dtype)
         else:
             _pack_frames(source, work, columns, tuple(names), dtype)
         # Only a complete pack ever has its own name.
         work.rename(target)
+    except Exception as trouble:
+        if type(trouble).__module__.split(".")[0] != "pyarrow":
+            raise
+        raise ChoiceDataError(f"the source cannot be read as one table of choices: {trouble}") from None
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return PackedChoices.open(target)
@@ -73,24 +88,32 @@ def _write(
         weights.append(data.weights.double().numpy())
     if not shards:
         raise ChoiceDataError("there are no rows to pack.")
-    people = _plain_labels(np.concatenate(labels))
-    np.savez(work / PEOPLE, labels=people, weights=np.concatenate(weights))
+    people = _plain_labels(np.concatenate(labels), "decision makers")
+    arrays = {"labels": people, "weights": np.concatenate(weights)}
+    known = None if alternatives is None else listed(alternatives)
+    if alternatives is not None and not all(isinstance(label, (str, int, float)) for label in listed(alternatives)):
+        arrays["alternatives"], known = _plain_labels(alternatives, "alternatives"), None
+    np.savez(work / PEOPLE, **arrays)  # type: ignore[arg-type]
     facts = {
         "format": FORMAT,
         "names": list(names),
-        "alternatives": None if alternatives is None else alternatives.tolist(),
+        "alternatives": known,
         "people": compute_checksum(work / PEOPLE),
         "shards": [asdict(shard) for shard in shards],
     }
-    (work / MANIFEST).write_text(json.dumps(facts, indent=1))
+    (work / MANIFEST).write_text(json.dumps({**facts, "checksum": manifest_checksum(facts)}, indent=1))
 
 
-def _plain_labels(labels: np.ndarray) -> np.ndarray:
+def _plain_labels(labels: np.ndarray, whose: str) -> np.ndarray:
     """Labels as numbers, dates or text, which a file can hold without code in it."""
     plain = pd.Index(labels).infer_objects().to_numpy()
     if plain.dtype.kind == "O":
         if not all(isinstance(label, str) for label in plain):
-            raise ChoiceDataError("labels of decision makers must be numbers, dates or text to be packed.")
+            first = next(label for label in plain if not isinstance(label, str))
+            raise ChoiceDataError(
+                f"labels of {whose} must be numbers, dates (without a time zone) or text to be packed; got {first!r} "
+                f"({type(first).__name__})."
+            )
         plain = plain.astype(np.str_)
     return plain
 
@@ -106,14 +129,19 @@ def _slices(data: ChoiceData) -> Iterator[ChoiceData]:
 
 
 def _pack_frames(source: Any, work: Path, columns: Columns, names: tuple[str, ...], dtype: torch.dtype) -> None:
-    wanted = [*columns.keys, columns.choice, *(c for c in (columns.availability, columns.weights) if c), *names]
-    table = _Source(source, list(dict.fromkeys(wanted)), work)
-    census = _Census.take(table.batches(), columns)
+    others = [columns.choice, *(c for c in (columns.availability, columns.weights) if c), *names]
+    table = Source(source, columns.keys, others, work)
+    try:
+        census = _Census.take(table.batches(), columns)
+    except ValueError:
+        if not table.widen():
+            raise
+        census = _Census.take(table.batches(), columns)
     size = max(1, int(_CELLS_PER_SHARD / (max(1, len(names)) * census.n_rows / len(census.people))))
     bounds = census.people[::size]
     alternatives = census.alternatives
 
-    feather = _pyarrow("feather")
+    feather = import_pyarrow("feather")
 
     def parts() -> Iterator[ChoiceData]:
         for first in range(0, len(bounds), _OPEN_BUCKETS):
@@ -144,7 +172,7 @@ class _Census:
             n_rows += len(batch)
             if not are_few(len(alternatives), most):
                 keys = batch.select(list(dict.fromkeys([columns.decision_maker, columns.situation]))).to_pandas()
-                most = max(most, int(keys.value_counts().iloc[0]))
+                most = max(most, *keys.value_counts().tolist()[:1])
         if n_rows == 0:
             raise ChoiceDataError("there are no rows to pack.")
         labels = alternatives.sorted()
@@ -157,7 +185,7 @@ class _Labels:
 
     def __init__(self, column: str) -> None:
         self.column = column
-        self._known: pd.Index = pd.Index([])
+        self._known = np.array([])
         self._new: list[np.ndarray] = []
 
     def add(self, batch: Any) -> None:
@@ -178,12 +206,14 @@ class _Labels:
     def _merge(self) -> None:
         if not self._new:
             return
-        self._known = pd.Index(pd.unique(np.concatenate([self._known.to_numpy(), *self._new])))
+        # Nothing known yet has no type to bring in.
+        known = [self._known] if len(self._known) else []
+        self._known = pd.unique(np.concatenate([*known, *self._new]))
         self._new = []
 
     def sorted(self) -> np.ndarray:
         self._merge()
-        values = self._known.infer_objects().to_numpy()
+        values = pd.Series(self._known).infer_objects().to_numpy()
         try:
             return np.sort(values)
         except TypeError:
@@ -192,7 +222,7 @@ class _Labels:
 
 def _fill_buckets(batches: Iterator[Any], column: str, bounds: np.ndarray, first: int, work: Path) -> Iterator[Path]:
     """Write the rows of up to `_OPEN_BUCKETS` shards from ``first`` on to a file each; yield the files."""
-    pa, ipc = _pyarrow(), _pyarrow("ipc")
+    pa, ipc = import_pyarrow(), import_pyarrow("ipc")
     count = min(_OPEN_BUCKETS, len(bounds) - first)
     files = [work / f"bucket-{first + i}" for i in range(count)]
     writers: list[Any] = [None] * count
@@ -209,97 +239,3 @@ def _fill_buckets(batches: Iterator[Any], column: str, bounds: np.ndarray, first
             if writer is not None:
                 writer.close()
     yield from files
-
-
-class _Source:
-    """Batches of a source as pyarrow tables, as often as needed; what can be read once only is kept on disk."""
-
-    def __init__(self, source: Any, wanted: list[str], work: Path) -> None:
-        self.wanted = wanted
-        self._spool: Path | None = None
-        if isinstance(source, (str, Path)) or _is_list_of_paths(source):
-            self._dataset = _open_dataset(source)
-            self._check(self._dataset.schema.names)
-        else:
-            self._spool = work / "rows"
-            self._write(_as_frames(source), self._spool)
-
-    def batches(self) -> Iterator[Any]:
-        """Scan from the beginning."""
-        pa, ipc = _pyarrow(), _pyarrow("ipc")
-        if self._spool is None:
-            for batch in self._dataset.to_batches(columns=self.wanted, batch_size=_BATCH_ROWS):
-                if batch.num_rows:
-                    yield pa.Table.from_batches([batch])
-            return
-        with pa.memory_map(str(self._spool)) as stream:
-            reader = ipc.open_file(stream)
-            for i in range(reader.num_record_batches):
-                yield pa.Table.from_batches([reader.get_batch(i)])
-
-    def forget(self) -> None:
-        """Delete what was kept on disk."""
-        if self._spool is not None:
-            self._spool.unlink()
-
-    def _write(self, frames: Iterator[Any], spool: Path) -> None:
-        ipc = _pyarrow("ipc")
-        writer = None
-        for frame in frames:
-            table = as_narwhals(frame)
-            self._check(table.columns)
-            rows = table.select(self.wanted).to_arrow()
-            if writer is None:
-                schema = rows.schema
-                writer = ipc.new_file(spool, schema)
-            writer.write_table(rows.cast(schema), max_chunksize=_BATCH_ROWS)
-        if writer is None:
-            raise ChoiceDataError("there are no rows to pack.")
-        writer.close()
-
-    def _check(self, columns: Sequence[str]) -> None:
-        missing = [name for name in self.wanted if name not in columns]
-        if missing:
-            raise ChoiceDataError(f"the source has no columns {missing}; it has {list(columns)[:20]}.")
-
-
-def _open_dataset(source: Any) -> Any:
-    """Open a Parquet or CSV file, a directory of them, or a list of files."""
-    dataset = _pyarrow("dataset")
-    paths = [Path(p) for p in ([source] if isinstance(source, (str, Path)) else source)]
-    missing = [str(p) for p in paths if not p.exists()]
-    if missing:
-        raise ChoiceDataError(f"there is no file or directory {missing}.")
-    files = sorted(f for p in paths for f in (p.rglob("*") if p.is_dir() else [p]) if f.is_file())
-    kinds = {f.suffix.lower() for f in files if not f.name.startswith((".", "_"))}
-    for suffix, kind in ((".parquet", "parquet"), (".csv", "csv")):
-        if kinds == {suffix}:
-            return dataset.dataset([str(f) for f in files if f.suffix.lower() == suffix], format=kind)
-    raise ChoiceDataError(
-        f"{[str(p) for p in paths]} must hold Parquet (.parquet) or CSV (.csv) files of one kind; found "
-        f"{sorted(kinds)}."
-    )
-
-
-def _is_list_of_paths(source: Any) -> bool:
-    return isinstance(source, (list, tuple)) and bool(source) and all(isinstance(p, (str, Path)) for p in source)
-
-
-def _as_frames(source: Any) -> Iterator[Any]:
-    """Frames of an iterator; a single frame is one."""
-    if nw.dependencies.is_into_dataframe(source):
-        return iter([source])
-    if isinstance(source, Iterable):
-        return iter(source)
-    raise ChoiceDataError(
-        "the source must be a Parquet or CSV file, a directory or list of such files, a frame, an iterator of frames "
-        f"or a ChoiceData; got {type(source).__name__}."
-    )
-
-
-def _pyarrow(module: str = "") -> Any:
-    """A module of pyarrow, needed for packing only."""
-    try:
-        return importlib.import_module(f"pyarrow.{module}" if module else "pyarrow")
-    except ImportError:
-        raise MissingExtraError("packing choices needs pyarrow: pip install 'mxlogit[parquet]'.") from None

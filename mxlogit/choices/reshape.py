@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from decimal import Decimal
 from numbers import Integral, Real
 from typing import Any
 
@@ -13,7 +14,7 @@ import pandas as pd
 
 from mxlogit.choices.checks import COUNT, PLACES, SHOWN, TOTAL, Problems
 from mxlogit.choices.frames import as_narwhals, index_of
-from mxlogit.choices.labels import factorize, find_labels, rank_within
+from mxlogit.choices.labels import factorize, find_labels, listed, rank_within, read_labels
 from mxlogit.choices.values import read_flags
 from mxlogit.errors import ChoiceDataError, suggest
 
@@ -75,7 +76,8 @@ def wide_to_long(
     alternatives = _check_sources(table, attributes, availability or {}, problems)
     keep = _check_names(decision_maker, situation, choice, availability, attributes, keep, problems)
     optional = [name for name in (situation, choice) if name is not None]
-    wanted = [decision_maker, *optional, *(availability or {}).values(), *keep]
+    closing = [column for column in (availability or {}).values() if column is not None]
+    wanted = [decision_maker, *optional, *closing, *keep]
     _check_present(table, index_of(frame, len(table)), wanted, problems)
     problems.raise_if_any()
     n_rows, n_alternatives = len(table), len(alternatives)
@@ -111,7 +113,12 @@ def _column(table: nw.DataFrame[Any], source: Any) -> pd.Series:
         return pd.Series(np.full(len(table), source))
     column = table.get_column(source)
     native = column.to_native()
-    values = native.reset_index(drop=True) if isinstance(native, pd.Series) else pd.Series(column.to_numpy())
+    if isinstance(native, pd.Series):
+        values = native.reset_index(drop=True)
+    elif column.dtype.is_integer() and column.is_null().any():
+        values = pd.Series(pd.array(column.to_list(), dtype="Int64"))
+    else:
+        values = pd.Series(read_labels(column)).infer_objects()
     return values.astype("category") if isinstance(column.dtype, (nw.Categorical, nw.Enum)) else values
 
 
@@ -119,6 +126,9 @@ def _interleave(columns: Sequence[pd.Series]) -> pd.Series:
     """The first value of every column, then the second of every column; a category if any of them is one."""
     n_rows = len(columns[0])
     order = np.arange(n_rows * len(columns)).reshape(len(columns), n_rows).T.ravel()
+    if all(pd.api.types.is_integer_dtype(column.dtype) for column in columns) and len({c.dtype for c in columns}) > 1:
+        # Signed and unsigned ones would become floating point numbers.
+        columns = [column.astype(object) for column in columns]
     stacked = pd.concat(columns, ignore_index=True).take(order)
     is_category = any(isinstance(column.dtype, pd.CategoricalDtype) for column in columns)
     return stacked.astype("category") if is_category else stacked
@@ -128,12 +138,12 @@ def _read_situations(
     table: nw.DataFrame[Any], decision_maker: str, situation: str | None, problems: Problems
 ) -> pd.Series:
     """Situation of every row, counted within the decision maker where there is no column."""
-    person, people = factorize(table.get_column(decision_maker).to_numpy())
+    person, people = factorize(read_labels(table.get_column(decision_maker)))
     _note_missing(decision_maker, person < 0, problems)
     if situation is None:
         return pd.Series(rank_within(person + 1, len(people) + 1))
     values = _column(table, situation)
-    code, _ = factorize(table.get_column(situation).to_numpy())
+    code, _ = factorize(read_labels(table.get_column(situation)))
     _note_missing(situation, code < 0, problems)
     repeated = pd.DataFrame({"person": person, "code": code}).duplicated().to_numpy() & (code >= 0) & (person >= 0)
     problems.add_if(
@@ -147,14 +157,14 @@ def _read_situations(
 
 def _read_chosen(table: nw.DataFrame[Any], choice: str, alternatives: Sequence[Any], problems: Problems) -> np.ndarray:
     """Whether each alternative is the chosen one, (rows, alternatives)."""
-    codes, labels = factorize(table.get_column(choice).to_numpy())
+    codes, labels = factorize(read_labels(table.get_column(choice)))
     _note_missing(choice, codes < 0, problems)
     place = find_labels(pd.Series(list(alternatives)).to_numpy(), labels)
     # The code of a missing value is -1, and so is its place.
     place_of = np.append(place, -1)[codes]
     chosen = place_of[:, None] == np.arange(len(alternatives))
     strange = (place_of < 0) & (codes >= 0)
-    found = labels[place < 0][:SHOWN].tolist()
+    found = listed(labels[place < 0][:SHOWN])
     problems.add_if(
         strange,
         f"{COUNT} of {TOTAL} rows of {choice!r} name no alternative of {list(alternatives)} (rows {PLACES}): "
@@ -168,10 +178,11 @@ def _read_available(table: nw.DataFrame[Any], column: str | None, problems: Prob
     if column is None:
         return np.ones(len(table), dtype=bool)
     flags = read_flags(table.get_column(column))
-    if flags is None or np.isnan(flags).any():
+    if flags is None:
         problems.add(f"availability column {column!r} must hold 0/1 or False/True in every row.")
         return np.ones(len(table), dtype=bool)
-    return flags.astype(bool)
+    _note_missing(column, np.isnan(flags), problems)
+    return flags == 1.0
 
 
 def _note_missing(column: str, missing: np.ndarray, problems: Problems) -> None:
@@ -191,11 +202,15 @@ def _check_sources(
     if not isinstance(attributes, Mapping) or not all(isinstance(each, Mapping) for each in attributes.values()):
         raise ChoiceDataError("attributes must be a mapping: {attribute: {alternative: column or number}}.")
     alternatives = list(next(iter(attributes.values())))
+    if not alternatives:
+        raise ChoiceDataError("attributes name no alternative: {attribute: {alternative: column or number}}.")
+    if not isinstance(availability, Mapping):
+        raise ChoiceDataError(f"availability must be a mapping, {{alternative: column}}; got {availability!r}.")
     for name, sources in attributes.items():
         if set(sources) != set(alternatives):
             problems.add(f"attribute {name!r} names alternatives {list(sources)}; the first names {alternatives}.")
         for source in sources.values():
-            if not (_is_column(source, table.columns) or isinstance(source, (Real, np.bool_))):
+            if not (_is_column(source, table.columns) or isinstance(source, (Real, Decimal, np.bool_))):
                 hint = suggest(source, table.columns)
                 problems.add(f"attribute {name!r}: the frame has no column {source!r}, nor is it a number.{hint}")
     for alternative in availability:
@@ -228,6 +243,8 @@ def _check_names(
     """Say which columns of the long frame would have one name; return what is to be kept beside them."""
     if isinstance(keep, str):
         raise ChoiceDataError(f"keep must be a list of column names; got the string {keep!r}: write [{keep!r}].")
+    if not all(isinstance(name, Hashable) for name in keep):
+        raise ChoiceDataError(f"keep must be a list of column names; got {keep!r}.")
     roles = [(decision_maker, "the decision maker"), ("situation", "the choice situation")]
     roles += [("alternative", "the alternative")]
     roles += [("choice", "the choice")] if choice is not None else []
@@ -250,7 +267,8 @@ def _check_names(
 def _check_present(table: nw.DataFrame[Any], index: pd.Index, wanted: Sequence[str], problems: Problems) -> None:
     for name in dict.fromkeys(wanted):
         if name not in table.columns:
-            hint = " It is a level of the index: pass frame.reset_index()." if name in index.names else ""
+            level = name is not None and name in index.names
+            hint = " It is a level of the index: pass frame.reset_index()." if level else ""
             problems.add(f"the frame has no column {name!r}.{hint or suggest(name, table.columns)}")
     if len(table) == 0:
         problems.add("the frame has no rows.")

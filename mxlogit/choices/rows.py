@@ -28,7 +28,8 @@ class ChoiceRows:
     panel_lengths : Tensor, int64, shape (n,)
         Number of situations of every person.
     positions : Tensor or None, int32, shape (r,)
-        Position of each row on the axis of alternatives; None where every situation lists all of them in order.
+        Position of each row on the axis of alternatives; None where every situation lists the first ones in order: all
+        of them, but in parts of data whose positions carry no label.
     """
 
     rows: Tensor
@@ -47,11 +48,12 @@ class ChoiceRows:
             None if self.positions is None else self.positions.to(device),
         )
 
-    def listed_positions(self, width: int) -> Tensor:
-        """Positions (r,), int32, of rows on an axis of ``width`` alternatives."""
+    def listed_positions(self) -> Tensor:
+        """Positions (r,), int32, of rows on the axis of alternatives."""
         if self.positions is not None:
             return self.positions
-        return torch.arange(width, dtype=torch.int32, device=self.rows.device).repeat(len(self.set_sizes))
+        first = first_places(self.set_sizes)[:-1].repeat_interleave(self.set_sizes.long())
+        return (torch.arange(len(self.rows), device=self.rows.device) - first).to(torch.int32)
 
 
 def rows_of_arrays(attributes: Tensor, available: Tensor, observed: Tensor, chosen: Tensor) -> ChoiceRows:
@@ -111,17 +113,18 @@ def pad_rows(choices: ChoiceRows, width: int) -> PaddedArrays:
     n, t = len(lengths), max(1, int(lengths.max())) if len(lengths) else 1
     observed = torch.arange(t, device=rows.device) < lengths[:, None]
     chosen = torch.zeros(n, t, dtype=torch.int64, device=rows.device)
-    if choices.positions is None and bool(observed.all()):
+    k = rows.shape[1]
+    if choices.positions is None and bool(observed.all()) and len(rows) == n * t * width:
         everything = torch.ones(n, t, width, dtype=torch.bool, device=rows.device)
-        return PaddedArrays(rows.view(n, t, width, -1), everything, observed, choices.chosen_ranks.view(n, t))
-    positions = choices.listed_positions(width)
+        return PaddedArrays(rows.view(n, t, width, k), everything, observed, choices.chosen_ranks.view(n, t))
+    positions = choices.listed_positions()
     situations = torch.nonzero(observed.flatten())[:, 0]
     cells = situations.repeat_interleave(sizes.long()) * width + positions
-    attributes = rows.new_zeros(n * t * width, rows.shape[1])
+    attributes = rows.new_zeros(n * t * width, k)
     attributes[cells] = rows
     available = torch.zeros(n * t * width, dtype=torch.bool, device=rows.device)
     available[cells] = True
     available = available.view(n, t, width)
     available[..., 0] |= ~observed
     chosen[observed] = positions[first_places(sizes)[:-1] + choices.chosen_ranks].long()
-    return PaddedArrays(attributes.view(n, t, width, -1), available, observed, chosen)
+    return PaddedArrays(attributes.view(n, t, width, k), available, observed, chosen)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import datetime as dt
 import numbers
 from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import narwhals as nw
 import numpy as np
 import pandas as pd
 
+# Whole numbers up to this one are exact in double precision, which takes so many bytes.
+LARGEST_WHOLE, _DOUBLE = 2.0**53, 8
 _LABELS = "Code it as numbers, or as dummies: 0/1 columns, one per value."
 _TIMES = "Code it as numbers, such as seconds or days since a date."
 # By the names of narwhals' types, some of which older versions lack.
@@ -48,6 +51,8 @@ class NotNumbersError(ValueError):
 def read_numbers(column: nw.Series[Any] | np.ndarray) -> np.ndarray:
     """Values as numbers (integers, floats or bool), missing ones as nan.
 
+    Python's integers and fractions, in an array of objects, where double precision would round some (`as_floats`).
+
     Raises
     ------
     NotNumbersError
@@ -58,8 +63,9 @@ def read_numbers(column: nw.Series[Any] | np.ndarray) -> np.ndarray:
         # Where everything is missing, no type is known.
         if kind in _ADVICE and not column.is_null().all():
             raise NotNumbersError(*_ADVICE[kind])
-        # numpy has no integers of 128 bits.
-        column = (column.cast(nw.Float64) if kind in ("Int128", "UInt128") else column).to_numpy()
+        column = _as_array(column, kind)
+    if column.dtype.kind == "f" and column.dtype.itemsize > _DOUBLE:
+        return _read_objects(column.astype(object))
     if column.dtype.kind in "fiub":
         return column
     if column.dtype.kind != "O":
@@ -72,7 +78,7 @@ def read_flags(column: nw.Series[Any] | np.ndarray) -> np.ndarray | None:
 
     A category of 0 and 1 has one meaning, so it is read.
     """
-    values = column.to_numpy() if isinstance(column, nw.Series) else column
+    values = _as_array(column, type(column.dtype).__name__) if isinstance(column, nw.Series) else column
     try:
         flags = read_numbers(values).astype(np.float64)
     except NotNumbersError:
@@ -90,9 +96,52 @@ def _read_objects(values: np.ndarray) -> np.ndarray:
         some = f"{len(rows)} of its {len(values)} values are not numbers, first {first!r}"
         raise NotNumbersError(some, advice, int(rows[0]))
     try:
-        return np.array([np.nan if value is None or value is pd.NA else float(value) for value in values])
-    except OverflowError:
+        rounded = np.array([np.nan if value is None or value is pd.NA else float(value) for value in values])
+    except (OverflowError, ValueError):
         raise NotNumbersError("some are beyond double precision", "Rescale it.") from None
+    if not _is_beyond_double(rounded):
+        return rounded
+    exact = np.empty(len(values), dtype=object)
+    exact[:] = [_exact(value) if np.isfinite(near) else near for value, near in zip(values, rounded, strict=True)]
+    return exact
+
+
+def _as_array(column: nw.Series[Any], kind: str) -> np.ndarray:
+    """Values of a column as its library gives them to numpy, but whole ones and decimals without rounding."""
+    if kind in ("Int128", "UInt128", "Decimal"):
+        return np.array(column.to_list(), dtype=object)
+    if not column.dtype.is_integer():
+        return column.to_numpy()
+    missing = column.is_null().to_numpy().astype(bool)
+    if not missing.any():
+        return column.to_numpy()
+    values = column.fill_null(0).to_numpy()
+    values = values.astype(object if _is_beyond_double(values.astype(np.float64)) else np.float64)
+    values[missing] = np.nan
+    return values
+
+
+def _exact(value: Any) -> int | Fraction:
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    return Fraction(*value.as_integer_ratio())
+
+
+def _is_beyond_double(rounded: np.ndarray) -> bool:
+    return bool((np.abs(rounded[np.isfinite(rounded)]) > LARGEST_WHOLE).any())
+
+
+def as_floats(values: np.ndarray, origins: np.ndarray) -> np.ndarray:
+    """Numbers in double precision; less those of ``origins``, of the same shape, where it would round them.
+
+    What is read are differences within a choice situation: each has an origin of its own.
+    """
+    if values.dtype.kind == "O":
+        return (values - origins).astype(np.float64)
+    if values.dtype.kind not in "iu" or not _is_beyond_double(values.astype(np.float64)):
+        return values.astype(np.float64, copy=False)
+    # Modulo 2^64, which makes the difference of unsigned numbers right as well.
+    return (values.astype(np.int64) - origins.astype(np.int64)).astype(np.float64)
 
 
 def _is_number(kind: type) -> bool:

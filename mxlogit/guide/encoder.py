@@ -307,8 +307,20 @@ class PublishedEncoder(nn.Module):
         self.register_buffer("columns", columns, persistent=False)
 
     def forward(self, population: Population, panel: PanelDifferences) -> LocalFactor:
-        """Return the local factors of whitened tastes (shapes as in `SetEncoder.forward`)."""
-        panel = panel.single_section()
+        """Return the local factors of whitened tastes (shapes as in `SetEncoder.forward`).
+
+        Raises
+        ------
+        SpecificationError
+            If a choice set is larger than the network serves.
+        """
+        others = self.norm.num_features // (panel.n_columns + 1)
+        panel = panel.single_section(others)
+        if panel.sections[0].others > others:
+            raise SpecificationError(
+                f"the published network serves choice sets of up to {others + 1} alternatives, as in the data of the "
+                f"fit; got {panel.sections[0].others + 1}. VI(encoder='set') serves any."
+            )
         values, closed = (panel.by_section(rows)[0] for rows in (panel.values, panel.closed_rows()))
         values = values.flatten(2)
         inputs = torch.cat([values, (~closed).to(values)], -1)

@@ -287,7 +287,9 @@ def find_posterior(
         points = _FEW_CHECK_POINTS if many else _check_points(model.space.size)
         # What some people's curvature lacks is noise, which many parameters turn into uneven weights.
         blurred = not whole and model.space.size**2 > _BLURRED * len(part.people)
-        check = check_gaussian(target if blurred else target.unmatched(), factor, points, make_generator(seed, 3))
+        judge_of_it = target if blurred else target.unmatched()
+        check = check_gaussian(judge_of_it, factor, points, make_generator(seed, 3))
+        target.evaluations = judge_of_it.evaluations
         easy = is_correction_easy(part, sweep, check)
         if auto and not at_once and (check.is_poor or easy):
             corrected = corrected_by(USUAL_WORK * check.is_poor)
@@ -311,11 +313,11 @@ def _sharpen(model: PanelModel, everybody: MarginalLikelihood, optimum: Optimum,
     people, sweep = len(everybody.people), optimum.sweep
     # On paths a pass costs little beside what follows; elsewhere it is taken where it halves the error.
     error, enough = (_likely_error(optimum, model), 1) if sweep.pathwise else (optimum.redraw, 2)
-    wanted = 4 * math.ceil(0.25 * sweep.draws * error / _SHARP)
+    wanted = 4 * math.ceil(0.25 * sweep.draws * error / _SHARP) if math.isfinite(error) else 0
     if wanted <= enough * sweep.draws or not (sweep.pathwise or people > STAGE_SIZES[-1]):
         return optimum
     draws = min(wanted, _MOST_CENTER_DRAWS, 4 * int(_SHARP_WORK / (4.0 * people * situations_of_some(everybody))))
-    if draws < wanted and not sweep.pathwise:
+    if draws <= sweep.draws or (draws < wanted and not sweep.pathwise):
         return optimum
     sharp = replace(sweep, draws=draws, key=sweep.key + 5)
     population = optimum.population

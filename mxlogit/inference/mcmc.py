@@ -12,7 +12,7 @@ from sklearn.base import BaseEstimator
 from torch import Tensor
 
 from mxlogit.density import PanelModel
-from mxlogit.errors import SpecificationError, check_at_least, check_option, check_whole
+from mxlogit.errors import SpecificationError, check_at_least, check_option, check_path, check_whole
 from mxlogit.fit import Fit, Status, TasteStates
 from mxlogit.identity import identify_fit
 from mxlogit.inference.assess import evaluate_center, judge
@@ -32,6 +32,8 @@ from mxlogit.tastes import PolishedTastes
 
 _WORST_RHAT = 1.01
 _CENTER_WORK = 20_000_000
+# Decision makers that weights may add to those that there are.
+_MOST_REPEATED = 10_000_000
 
 Sampler = Callable[[ChainSettings, PanelModel, Panels, Population, int, Callback], Sampled]
 
@@ -113,6 +115,7 @@ class MCMC(BaseEstimator):  # type: ignore[misc]
         for name, lowest in (("chains", 1), ("warmup", 10), ("samples", 4), ("thin", 1)):
             check_whole(f"MCMC({name}=...)", getattr(self, name), lowest)
         check_at_least("MCMC(taste_memory=...)", self.taste_memory, 0.0)
+        check_path("MCMC(checkpoint=...)", self.checkpoint)
         if self.checkpoint is not None and self.sampler != "gibbs":
             raise SpecificationError("MCMC(checkpoint=...) needs sampler='gibbs'.")
         prior = self.covariance_prior
@@ -219,6 +222,12 @@ def repeated(panel: Panels) -> Panels:
         )
     if bool((weights == 1.0).all()):
         return panel
+    total, most = float(weights.double().sum()), len(panel) + _MOST_REPEATED
+    if not float(weights.amin()) > 0.0 or total > most:
+        raise SpecificationError(
+            f"MCMC lists every decision maker as often as the weight says: {total:.3g} times in all, {most:,} at most. "
+            "weights_sum='n' scales weights to a mean of one."
+        )
     people = torch.arange(len(panel), device=weights.device).repeat_interleave(weights.long())
     many = panel.take(people)
     return replace(many, weights=torch.ones_like(many.weights), appearance=None, clusters=None)

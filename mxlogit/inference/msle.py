@@ -11,7 +11,14 @@ from sklearn.base import BaseEstimator
 from torch import Tensor
 
 from mxlogit.density import PanelModel
-from mxlogit.errors import SpecificationError, check_at_least, check_option, check_whole
+from mxlogit.errors import (
+    SpecificationError,
+    check_at_least,
+    check_finite,
+    check_flag,
+    check_option,
+    check_whole,
+)
 from mxlogit.fit import Fit
 from mxlogit.inference.assess import judge
 from mxlogit.inference.method import Callback
@@ -122,6 +129,9 @@ class MSLE(BaseEstimator):  # type: ignore[misc]
         for name, lowest in (("n_draws", 1), ("n_starts", 1), ("max_iterations", 1), ("n_samples", 2)):
             check_whole(f"MSLE({name}=...)", getattr(self, name), lowest)
         check_at_least("MSLE(tolerance=...)", self.tolerance, 1e-12)
+        check_finite("MSLE(tolerance=...)", self.tolerance)
+        check_flag("MSLE(antithetic=...)", self.antithetic)
+        check_flag("MSLE(check_draws=...)", self.check_draws)
         check_option("MSLE(draws=...)", self.draws, SCHEMES)
         check_option("MSLE(optimizer=...)", self.optimizer, ["newton", *SCIPY])
         check_option("MSLE(covariance=...)", self.covariance, COVARIANCES)

@@ -11,7 +11,7 @@ from mxlogit.density import PanelModel
 from mxlogit.fit import HistoryRow, Status
 from mxlogit.guide.population import GaussianFactor
 from mxlogit.inference.information import prefers_paths
-from mxlogit.inference.newton import Clock, NewtonSettings, Optimum, with_prior
+from mxlogit.inference.newton import Clock, NewtonSettings, Optimum, draws_shift, with_prior
 from mxlogit.inference.posterior import (
     AnchoredTarget,
     expect,
@@ -73,7 +73,9 @@ class NaturalSearch:
         population = space.constrain(q.mean)
         evaluation = self._evaluate(population)
         decrement = newton_decrement(evaluation, torch.ones(space.size, dtype=torch.float64))
-        return Optimum(population, evaluation, decrement, move, self.sweep, status, q)
+        other = self._evaluate(population, replace(self.sweep, key=self.sweep.key + 1))
+        redraw = draws_shift(self.model, evaluation, other)
+        return Optimum(population, evaluation, decrement, redraw, self.sweep, status, q)
 
     def _step(self, q: GaussianFactor, population: Population, evaluation: Evaluation, rate: float) -> GaussianFactor:
         likelihood = evaluation.gradient - self.model.log_prior_in_moves(population).gradient
@@ -83,9 +85,9 @@ class NaturalSearch:
         self.clock.passes += target.evaluations * self.part.people.weight / weight
         return natural_step(q, at, rate)
 
-    def _evaluate(self, population: Population) -> Evaluation:
+    def _evaluate(self, population: Population, sweep: Sweep | None = None) -> Evaluation:
         self.clock.passes += 1
-        return with_prior(self.model, population, self.marginal.sweep(population, self.sweep))
+        return with_prior(self.model, population, self.marginal.sweep(population, sweep or self.sweep))
 
     def _record(self, evaluation: Evaluation, move: float) -> None:
         row = HistoryRow("natural", evaluation.value, move, self.clock.passes, self.clock.seconds(), accepted=True)

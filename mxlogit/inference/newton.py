@@ -189,21 +189,13 @@ class NewtonSearch:
             draws, self.settings.tail, 100 + draws, self.settings.polish, vary=self._vary, pathwise=self._pathwise
         )
 
-    def _shift(self, old: Evaluation, new: Evaluation) -> float:
-        """Squared distance per parameter, in posterior sds, between the steps that two evaluations of a point ask for.
-
-        What a search left over is in both, and in neither's draws.
-        """
-        apart = replace(new, gradient=new.gradient - old.gradient)
-        return 2.0 * newton_decrement(apart, self.step_scale) / self.model.space.size
-
     def _ascend_with_these(self, draws: int, population: Population) -> Optimum:
         """Ascend over everybody with so many draws, and compare them with a quarter of them at the end."""
         population = self._first_ascent(population, min(16, draws), _STAGE_TOLERANCE).point
         ascent, sweep = self._ascend_with(draws, population, self.settings.tolerance)
         few = replace(self._sweep_of(4 * max(1, draws // 16)), key=sweep.key + 1)
         rough = self._evaluate(self.marginal, few, ascent.point)
-        return self._finish(ascent, sweep, self._shift(rough, ascent.evaluation))
+        return self._finish(ascent, sweep, draws_shift(self.model, rough, ascent.evaluation))
 
     def _finish(self, ascent: Ascent[Population], sweep: Sweep, redraw: float, near: float = 0.0) -> Optimum:
         status = _STATUS[ascent.reason]
@@ -226,7 +218,7 @@ class NewtonSearch:
         while True:
             before, draws = ascent.evaluation, 4 * draws
             ascent, sweep = self._ascend_with(draws, self._note_weights(ascent), rough)
-            redraw = self._shift(before, ascent.first)
+            redraw = draws_shift(self.model, before, ascent.first)
             allowed = next(limit for cost, limit in _REDRAW_TOLERANCES if draws * len(people) < cost)
             if redraw < allowed or 4 * draws * people.load > _MOST_DRAWS_TIMES_PEOPLE:
                 break
@@ -339,6 +331,15 @@ def step_scale(model: PanelModel) -> Tensor:
 def step_from(model: PanelModel, population: Population, evaluation: Evaluation) -> Population:
     """Where a Newton step from a population leads."""
     return model.space.move(population, solve_step(evaluation, step_scale(model), _TRUST_RADIUS).step)
+
+
+def draws_shift(model: PanelModel, old: Evaluation, new: Evaluation) -> float:
+    """Squared distance per parameter, in posterior sds, between the steps that two evaluations of a point ask for.
+
+    What a search left over is in both, and in neither's draws.
+    """
+    apart = replace(new, gradient=new.gradient - old.gradient)
+    return 2.0 * newton_decrement(apart, step_scale(model)) / model.space.size
 
 
 def with_prior(model: PanelModel, population: Population, result: PassResult) -> Evaluation:

@@ -218,19 +218,14 @@ def room_for_draws(marginal: MarginalLikelihood, sweep: Sweep) -> Callable[[int]
 
 def mean_situations(marginal: MarginalLikelihood) -> float:
     """Mean number of choice situations of a person, of all processes."""
-    return _mean_over_people(marginal, lambda counts: counts)
+    people = marginal.people
+    return people.total(people.counts[1]) / len(people)
 
 
 def typical_situations(marginal: MarginalLikelihood) -> float:
     """Harmonic mean of people's numbers of choice situations: one person with very many says nothing of the others."""
-    return 1.0 / _mean_over_people(marginal, lambda counts: 1.0 / counts.clamp(min=1.0))
-
-
-def _mean_over_people(marginal: MarginalLikelihood, function: Callable[[Tensor], Tensor]) -> float:
     people = marginal.people
-    counts = people.own().n_situations.double() if len(people.panels) else torch.zeros(0, dtype=torch.float64)
-    (total,) = people.team.total(function(counts).sum())
-    return float(total) / len(people)
+    return len(people) / people.total(1.0 / people.counts[1].clamp(min=1.0))
 
 
 def _first_kept(people: int) -> int:

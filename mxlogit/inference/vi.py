@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from sklearn.base import BaseEstimator
 
 from mxlogit.density import PanelModel
-from mxlogit.errors import SpecificationError, check_at_least, check_option
+from mxlogit.errors import SpecificationError, check_at_least, check_finite, check_option, check_path, check_whole
 from mxlogit.fit import Fit
 from mxlogit.guide.autoregressive import check_zuko
 from mxlogit.guide.encoder import Encoder
@@ -270,12 +271,12 @@ class VI(BaseEstimator):  # type: ignore[misc]
         if self.correct is True and not searched:
             raise SpecificationError("VI(correct=True) needs population='newton' or 'natural'.")
         if self.polish != "auto":
-            check_at_least("VI(polish=...)", self.polish, 0)  # type: ignore[arg-type]
-        if self.draws is not None and (not isinstance(self.draws, int) or self.draws < 4 or self.draws % 4):
+            check_whole("VI(polish=...)", self.polish, 0)
+        if self.draws is not None and (not isinstance(self.draws, Integral) or self.draws < 4 or self.draws % 4):
             raise SpecificationError(
                 f"VI(draws=...) must be a positive multiple of 4 (antithetic pairs in two halves); got {self.draws!r}."
             )
-        if self.tail is not None and (not isinstance(self.tail, int) or self.tail < 4 or self.tail % 2):
+        if self.tail is not None and (not isinstance(self.tail, Integral) or self.tail < 4 or self.tail % 2):
             raise SpecificationError(f"VI(tail=...) must be None or an even number above 2; got {self.tail!r}.")
         for name, lowest in (
             ("max_iterations", 1),
@@ -283,11 +284,13 @@ class VI(BaseEstimator):  # type: ignore[misc]
             ("batch_size", 1),
             ("flow_layers", 1),
         ):
-            check_at_least(f"VI({name}=...)", getattr(self, name), lowest)
+            check_whole(f"VI({name}=...)", getattr(self, name), lowest)
         if self.steps is not None:
-            check_at_least("VI(steps=...)", self.steps, 1)
+            check_whole("VI(steps=...)", self.steps, 1)
         for name in ("tolerance", "learning_rate", "guide_learning_rate"):
             check_at_least(f"VI({name}=...)", getattr(self, name), 1e-12)
+            check_finite(f"VI({name}=...)", getattr(self, name))
+        check_path("VI(checkpoint=...)", self.checkpoint)
         if self.checkpoint is not None and self.population != "newton":
             raise SpecificationError("VI(checkpoint=...) needs population='newton': training by Adam is not resumed.")
         if self.max_seconds is not None:

@@ -145,29 +145,33 @@ class Reduction:
     def embed_fit(self, fit: Fit) -> Fit:
         """The fit of the full model, dropped tastes held next to zero, their errors void."""
         space, labels = self.full.space, tuple(self.full.space.labels)
-        names = [space.random[i] for i in self.dropped]
         part = self.model.space
         population = self.embed(part.constrain(fit.samples.unconstrained))
         samples = Samples(space.unconstrain(population), space.report(population), labels, fit.samples.kind)
-        chains, covariance = fit.chains, None
-        if chains is not None:
-            chains = space.report(self.embed(part.from_report(chains)))
+        covariance = None
         void = tuple(label for label in labels if label not in fit.samples.labels)
         if fit.covariance is not None:
             places = torch.tensor([labels.index(label) for label in fit.samples.labels], dtype=torch.int64)
             covariance = fit.covariance.new_full((space.size, space.size), math.nan)
             covariance[places[:, None], places] = fit.covariance
-        assert all(name in void for name in names)
         return replace(
             fit,
             samples=samples,
             center=self.embed(fit.center),
             tastes=TastesWithout(self, fit.tastes),
             covariance=covariance,
-            chains=chains,
+            chains=None if fit.chains is None else self._embed_report(fit.chains, fit.samples.labels),
             states=None if fit.states is None else self._embed_states(fit.states),
             void=(*fit.void, *void),
         )
+
+    def _embed_report(self, reported: Tensor, labels: tuple[str, ...]) -> Tensor:
+        """Reported parameters (..., D) of the full model, of those of the part in the order of its labels."""
+        space = self.full.space
+        like = self.embed(self.model.space.constrain(torch.zeros(self.model.space.size, dtype=reported.dtype)))
+        full = space.report(like).expand(*reported.shape[:-1], -1).to(reported).clone()
+        full[..., [space.labels.index(label) for label in labels]] = reported
+        return full
 
     def _embed_states(self, states: TasteStates) -> TasteStates:
         mean, deviation, tastes = (self.insert_zeros(x) for x in (states.mean, states.deviation, states.tastes))

@@ -11,6 +11,7 @@ and is there a distribution of such tastes that raises it? For a mixture :math:`
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass, replace
 
 import torch
@@ -18,10 +19,11 @@ from torch import Tensor
 
 from mxlogit.density import PanelModel
 from mxlogit.errors import SpecificationError
-from mxlogit.fit import Fit, Status
+from mxlogit.fit import Fit, Status, TasteSampler
 from mxlogit.inference.method import Callback, Method
 from mxlogit.inference.msle import MSLE
 from mxlogit.inference.newton import Clock, NewtonSearch, NewtonSettings
+from mxlogit.inference.spread import information_criteria
 from mxlogit.inference.start import MultinomialLogit, fit_multinomial_logit, in_money, start_population
 from mxlogit.inference.without_columns import Reduction
 from mxlogit.marginal import MarginalLikelihood, Sweep
@@ -29,7 +31,8 @@ from mxlogit.mixing import Family
 from mxlogit.parameters import ParameterSpace, Population
 from mxlogit.people import People
 from mxlogit.samples import Samples
-from mxlogit.tastes import PolishedTastes
+from mxlogit.sequences import PersonDraws
+from mxlogit.tastes import PolishedTastes, SimulatedTastes
 
 # A coefficient of the allowed sign that is this many standard errors from zero needs no further question.
 _CERTAIN = 3.0
@@ -43,6 +46,8 @@ _TYPICAL = torch.logspace(-3.0, 1.0, 17, dtype=torch.float64)
 _SPREADS = torch.tensor([0.1, 0.5, 1.0, 2.0, 4.0], dtype=torch.float64)
 _RATIOS = torch.tensor([-6.0, -3.0, -1.5, -0.5, 0.0, 0.5, 1.5, 3.0, 8.0], dtype=torch.float64)
 _QUANTILES = 64
+# Of e, in double precision, with room for a sum.
+_LARGEST_EXPONENT = 700.0
 _SWEEP = Sweep(draws=64, tail=8, key=1, polish=30)
 _SEARCH = NewtonSettings(tolerance=0.005, max_iterations=60, draws=64, tail=8, polish=8)
 # Samples of a model that is left without parameters.
@@ -73,23 +78,31 @@ def run_signed(
     SpecificationError
         If the scale column of willingness-to-pay space has the wrong sign.
     """
+    started = time.perf_counter()
     signs = ask_signs(model, people, callback)
-    wrong, fit = signs.wrong, None
-    if not wrong:
-        fit = method.run(model, people, generator=generator, callback=callback)
-        if not signs.contrary:
-            return fit
-        if float(fit.diagnostics["log_likelihood"]) > signs.log_likelihood + _CHANCE:  # type: ignore[arg-type]
-            return replace(fit, warnings=[*fit.warnings, *(_contrary_sentence(model, i) for i in signs.contrary)])
+    fit = _fit_without(method, model, signs.wrong, people, generator, callback)
+    if signs.contrary and float(fit.diagnostics["log_likelihood"]) <= signs.log_likelihood + _CHANCE:  # type: ignore[arg-type]
         # The engine has not found the distribution that gains, but the boundary.
-        wrong = signs.contrary
-    return _fit_without(method, Reduction(model, wrong), people, generator, callback)
+        wrong = tuple(sorted((*signs.wrong, *signs.contrary)))
+        fit = _fit_without(method, model, wrong, people, generator, callback)
+    elif signs.contrary:
+        fit = replace(fit, warnings=[*fit.warnings, *(_contrary_sentence(model, i) for i in signs.contrary)])
+    fit.diagnostics["seconds"] = time.perf_counter() - started
+    return fit
 
 
 def _fit_without(
-    method: Method, reduction: Reduction, people: People, generator: torch.Generator, callback: Callback
+    method: Method,
+    model: PanelModel,
+    wrong: tuple[int, ...],
+    people: People,
+    generator: torch.Generator,
+    callback: Callback,
 ) -> Fit:
-    """The fit of the whole model whose columns of the wrong sign are held at zero."""
+    """The fit of the whole model whose columns of the wrong sign, if any, are held at zero."""
+    if not wrong:
+        return method.run(model, people, generator=generator, callback=callback)
+    reduction = Reduction(model, wrong)
     if reduction.columns:
         part = method.run(reduction.model, reduction.people(people), generator=generator, callback=callback)
     else:
@@ -132,7 +145,7 @@ class Signs:
     contrary : tuple of int
         A small taste of the allowed sign lowers it, but some distribution of such tastes raises it.
     log_likelihood : float
-        Without any of them.
+        Without any of either.
     """
 
     wrong: tuple[int, ...] = ()
@@ -146,14 +159,19 @@ def ask_signs(model: PanelModel, people: People, callback: Callback) -> Signs:
         return Signs()
     model, logit = in_money(model, fit_multinomial_logit(people, model.prior.deviation))
     doubtful = _doubtful(model, logit)
-    signs = Signs()
+    signs, contrary = Signs(), set[int]()
     while doubtful:
         callback(f"sign of {[model.space.random[i] for i in doubtful]}")
         signs = _Question(model, people, logit, doubtful).answer()
+        contrary.update(signs.contrary)
         if signs.wrong == doubtful or not signs.wrong:
             break
         # What one column leaves to explain depends on which others are there.
         doubtful = signs.wrong
+    if contrary > set(signs.contrary):
+        without = tuple(sorted(contrary.union(signs.wrong)))
+        value = _Question(model, people, logit, without).log_likelihood()
+        return Signs(signs.wrong, tuple(sorted(contrary)), value)
     return signs
 
 
@@ -202,6 +220,10 @@ class _Question:
         gaining = [i for i in against if self._gain(probes[i], i) > _CHANCE]
         return Signs(tuple(i for i in against if i not in gaining), tuple(gaining), value)
 
+    def log_likelihood(self) -> float:
+        """Its maximum without the doubtful columns."""
+        return self._optimum(Reduction(self.model, self.doubtful))[1]
+
     def _optimum(self, reduction: Reduction) -> tuple[Population, float]:
         """Where the likelihood without the doubtful columns is highest, and its logarithm."""
         part, columns = reduction.model, reduction.columns
@@ -224,8 +246,7 @@ class _Question:
         ends = math.log10(_SMALLEST), math.log10(_LARGEST)
         tastes = unit * torch.cat([torch.zeros(1), torch.logspace(*ends, _TASTES)]).double()
         log_prob = torch.stack([probe.log_prob_people(family.sign * taste) for taste in tastes.tolist()], 1)
-        ratios = (log_prob - log_prob[:, :1]).exp()
-        return best_gain(self.people, ratios, tastes, _members(family, unit))
+        return best_gain(self.people, log_prob - log_prob[:, :1], tastes, _members(family, unit))
 
 
 class _Probe:
@@ -252,14 +273,14 @@ class _Probe:
         return self.marginal.log_prob_people(population, self.marginal.propose(population, _SWEEP))
 
 
-def best_gain(people: People, ratios: Tensor, tastes: Tensor, members: Tensor) -> float:
+def best_gain(people: People, log_ratios: Tensor, tastes: Tensor, members: Tensor) -> float:
     """Largest gain in log likelihood of distributions of tastes over no taste.
 
     Parameters
     ----------
     people : People
-    ratios : Tensor, shape (n, g)
-        Each person's likelihood at a taste, relative to that without one.
+    log_ratios : Tensor, shape (n, g)
+        Logarithm of each person's likelihood at a taste, relative to that without one.
     tastes : Tensor, shape (g,)
         Increasing, the first one zero; likelihoods are linear in between and constant beyond.
     members : Tensor, shape (m, q)
@@ -269,10 +290,16 @@ def best_gain(people: People, ratios: Tensor, tastes: Tensor, members: Tensor) -
     share = ((members - tastes[after - 1]) / (tastes[after] - tastes[after - 1])).clamp(0.0, 1.0)
     weights = members.new_zeros(len(members), len(tastes))
     weights.scatter_add_(1, after, share).scatter_add_(1, after - 1, 1.0 - share)
-    weights = (weights / members.shape[1]).T.to(ratios)
+    weights = (weights / members.shape[1]).T.to(log_ratios)
     of_people = people.panels.weights.double()
-    total = torch.stack([of_people @ (ratios @ member).log() for member in weights.T])
-    (total,) = people.team.total(total)
+    # Ratios of people with a thousand choices overflow.
+    ratios, large = log_ratios.exp(), log_ratios.amax(1) > _LARGEST_EXPONENT
+    totals = []
+    for member in weights.T:
+        gain = (ratios @ member).log()
+        gain[large] = (log_ratios[large] + member.log()).logsumexp(1)
+        totals.append(of_people @ gain)
+    (total,) = people.team.total(torch.stack(totals))
     return float(total.max())
 
 
@@ -299,12 +326,17 @@ def _fit_nothing(reduction: Reduction, people: People, method: Method) -> Fit:
     estimator = isinstance(method, MSLE)
     kind = "sampling distribution" if estimator else "posterior"
     facts: dict[str, object] = {"log_likelihood": value, "log_likelihood_error": 0.0, "ess": 1.0, "pareto_k": math.nan}
+    facts["passes"] = 1.0
+    tastes: TasteSampler = PolishedTastes(model, 0, None)
+    if estimator:
+        facts.update(information_criteria(value, 0, part.alone()), simulated_log_likelihood=value)
+        tastes = SimulatedTastes(model, PersonDraws("halton", 1, 0, 0), torch.zeros(0, dtype=torch.float64))
     return Fit(
         Samples(samples, samples, (), kind),
         population,
         Status.CONVERGED,
         [],
-        PolishedTastes(model, 0, None),
+        tastes,
         facts,
         covariance=torch.zeros(0, 0, dtype=torch.float64) if estimator else None,
     )

@@ -6,7 +6,7 @@ the number of people of the fit, draws from the seed of the fit.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,7 @@ from mxlogit.errors import SpecificationError
 from mxlogit.fit import Fit, TasteStates
 from mxlogit.parameters import Population
 from mxlogit.people import PanelSource
+from mxlogit.samples import order_along_curve
 
 # Population samples over which people's posteriors are averaged: their most; people of the fit times samples, since
 # what the population's uncertainty adds to a person's shrinks with the number of people; and their fewest for
@@ -86,15 +87,15 @@ class WeightedCoefficients:
 
 
 def sampled_populations(model: PanelModel, fit: Fit, n: int) -> list[Population]:
-    """N posterior samples of the population parameters: n / 2 and their mirror images, half a set apart.
+    """Draw ``n`` of the posterior samples of the population parameters, evenly along a curve through all of them.
 
     The point estimate alone where samples are those of an estimator: tastes are then conditional on it.
     """
     if fit.samples.kind != "posterior":
         return [fit.center]
-    half = len(fit.samples) // 2
-    first = list(range(min(n // 2, half)))
-    picks = first + [i + half for i in first]
+    count = min(n, len(fit.samples))
+    order = order_along_curve(fit.samples.unconstrained)
+    picks = order[(torch.arange(count) + 0.5).mul(len(fit.samples) / count).long()]
     return [model.space.constrain(vector) for vector in fit.samples.unconstrained[picks]]
 
 
@@ -173,12 +174,12 @@ def individual_frame(
     SpecificationError
         If a statistic is unknown.
     """
-    wrong = [s for s in statistic if s not in ("mean", "sd") and not (isinstance(s, float) and 0 < s < 1)]
-    if wrong or isinstance(statistic, str):
+    named = isinstance(statistic, Iterable) and not isinstance(statistic, str)
+    if not named or not all(s in ("mean", "sd") or (isinstance(s, float) and 0 < s < 1) for s in statistic):
         raise SpecificationError(
             f"statistic must be a list of 'mean', 'sd' and probabilities between 0 and 1; got {statistic!r}."
         )
-    columns: dict[str | float, np.ndarray] = {}
+    statistic, columns = list(statistic), dict[str | float, np.ndarray]()
     if "mean" in statistic or "sd" in statistic:
         moments = taste_moments(model, fit, group)
         columns["mean"], columns["sd"] = moments.mean.cpu().numpy(), moments.deviation.cpu().numpy()

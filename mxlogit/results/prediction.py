@@ -16,7 +16,7 @@ from mxlogit.density import PanelModel
 from mxlogit.fit import Fit
 from mxlogit.likelihood import choice_probabilities
 from mxlogit.marginal import MarginalLikelihood, Sweep
-from mxlogit.people import PanelSource, People
+from mxlogit.people import PanelSource, People, on_processor
 from mxlogit.results.people import Group, weigh_coefficients
 from mxlogit.samples import order_along_curve
 from mxlogit.sequences import PersonDraws
@@ -84,9 +84,9 @@ def individual_probabilities(model: PanelModel, fit: Fit, group: Group, data: Ch
         Attributes of the model, in its order.
     """
     result = torch.zeros(len(data.choices.rows), dtype=torch.float64)
-    everybody = torch.arange(data.n_decision_makers, device=data.choices.rows.device)
+    everybody = torch.arange(data.n_decision_makers)
     for drawn in weigh_coefficients(model, fit, group):
-        people = everybody[drawn.part]
+        people = everybody[on_processor(drawn.part)].to(data.choices.rows.device)
         found = _weigh_probabilities(data.take(people), columns, drawn.weights, drawn.coefficients)
         result[data.rows_of_people(people).cpu()] += found
     return result
@@ -106,6 +106,7 @@ def _weigh_probabilities(data: ChoiceData, columns: list[int], weights: Tensor, 
     """
     c, count = data.choices, weights.shape[1]
     person = torch.arange(data.n_decision_makers, device=c.rows.device).repeat_interleave(c.panel_lengths)
+    weights, coefficients = weights.to(c.rows.device), coefficients.to(c.rows.device)
     result = torch.zeros(len(c.rows), dtype=torch.float64)
     for situations, sets in data.choice_sets(max(1, _CELLS // count)):
         levels = sets[..., columns].double()
@@ -116,7 +117,7 @@ def _weigh_probabilities(data: ChoiceData, columns: list[int], weights: Tensor, 
             share = weights[:, draws] if len(weights) == 1 else weights[who[:, None], draws]
             probability = choice_probabilities(differences, mine.to(levels))
             total += (probability * share[:, None].to(levels)).sum(-1)
-        result[data.rows_of(situations, sets.shape[1])] = total.cpu()
+        result[data.rows_of(situations, sets.shape[1]).cpu()] = total.cpu()
     return result
 
 

@@ -1,0 +1,208 @@
+"""Sources of rows to pack: Parquet and CSV files, frames and iterators of frames, as batches of one schema."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import narwhals as nw
+
+from mxlogit.choices.frames import as_narwhals
+from mxlogit.errors import ChoiceDataError, MissingExtraError
+
+_BATCH_ROWS = 500_000
+
+
+class Source:
+    """Batches of a source as pyarrow tables, as often as needed; what can be read once only is kept on disk.
+
+    Parameters
+    ----------
+    source : path, list of paths, frame or iterator of frames
+    keys : sequence of str
+        Columns of labels.
+    others : sequence of str
+        Columns of numbers.
+    work : Path
+        Directory for what is kept.
+    """
+
+    def __init__(self, source: Any, keys: Sequence[str], others: Sequence[str], work: Path) -> None:
+        self.keys, self.wanted = list(keys), list(dict.fromkeys([*keys, *others]))
+        self._spools: list[Path] = []
+        self._dataset: Any = None
+        if isinstance(source, (str, Path)) or _is_list_of_paths(source):
+            self._dataset = _open_dataset(source)
+            schemas = [part.physical_schema for part in self._dataset.get_fragments()]
+            for schema in schemas:
+                self._check(schema.names)
+            self.schema = self._common(schemas, "file")
+        else:
+            self.schema = self._common(self._write(_as_frames(source), work), "frame")
+
+    def batches(self) -> Iterator[Any]:
+        """Scan from the beginning."""
+        pa = import_pyarrow()
+        for batch in self._scan():
+            if batch.num_rows:
+                yield pa.Table.from_batches([batch]).cast(self.schema)
+
+    def widen(self) -> bool:
+        """Read whole numbers of text files as any numbers, since their first rows may be whole; whether any are."""
+        if self._dataset is None or not all(map(_is_text_file, self._dataset.get_fragments())):
+            return False
+        pa, types, before = import_pyarrow(), import_pyarrow("types"), self.schema
+        for place, field in enumerate(before):
+            if field.name not in self.keys and (types.is_integer(field.type) or types.is_null(field.type)):
+                self.schema = self.schema.set(place, pa.field(field.name, pa.float64()))
+        return bool(self.schema != before)
+
+    def forget(self) -> None:
+        """Delete what was kept on disk."""
+        for spool in self._spools:
+            spool.unlink()
+
+    def _scan(self) -> Iterator[Any]:
+        if self._dataset is not None:
+            for fragment in self._dataset.get_fragments():
+                # The first rows of a text file tell too little of its types.
+                schema = self.schema if _is_text_file(fragment) else fragment.physical_schema
+                yield from fragment.to_batches(schema=schema, columns=self.wanted, batch_size=_BATCH_ROWS)
+            return
+        pa, ipc = import_pyarrow(), import_pyarrow("ipc")
+        for spool in self._spools:
+            with pa.memory_map(str(spool)) as stream:
+                reader = ipc.open_file(stream)
+                for i in range(reader.num_record_batches):
+                    yield reader.get_batch(i)
+
+    def _write(self, frames: Iterator[Any], work: Path) -> list[Any]:
+        """Keep frames on disk, a file for each schema; return the schemas."""
+        ipc, writer = import_pyarrow("ipc"), None
+        schemas: list[Any] = []
+        try:
+            for frame in frames:
+                table = as_narwhals(frame)
+                self._check(table.columns)
+                rows = self._plain(
+                    table.select(self.wanted).to_arrow().select(self.wanted).replace_schema_metadata(None)
+                )
+                if not schemas or schemas[-1] != rows.schema:
+                    if writer is not None:
+                        writer.close()
+                    schemas.append(rows.schema)
+                    self._spools.append(work / f"rows-{len(schemas)}")
+                    writer = ipc.new_file(self._spools[-1], rows.schema)
+                assert writer is not None
+                writer.write_table(rows, max_chunksize=_BATCH_ROWS)
+        finally:
+            if writer is not None:
+                writer.close()
+        if not schemas:
+            raise ChoiceDataError("there are no rows to pack.")
+        return schemas
+
+    def _plain(self, rows: Any) -> Any:
+        """A table whose labels are no categories: frames have categories of their own."""
+        types = import_pyarrow("types")
+        for place, field in enumerate(rows.schema):
+            if field.name in self.keys and types.is_dictionary(field.type):
+                rows = rows.set_column(place, field.name, rows.column(place).cast(field.type.value_type))
+        return rows
+
+    def _common(self, schemas: Sequence[Any], what: str) -> Any:
+        """One schema that holds the values of all."""
+        pa = import_pyarrow()
+        fields = []
+        for name in self.wanted:
+            kind = schemas[0].field(name).type
+            for place, schema in enumerate(schemas[1:], 2):
+                other = schema.field(name).type
+                wider = _wider(kind, other)
+                if wider is None:
+                    raise ChoiceDataError(f"column {name!r} is {kind} first and {other} in {what} {place}; convert it.")
+                kind = wider
+            fields.append(pa.field(name, kind))
+        return pa.schema(fields)
+
+    def _check(self, columns: Sequence[str]) -> None:
+        missing = [name for name in self.wanted if name not in columns]
+        if missing:
+            raise ChoiceDataError(f"the source has no columns {missing}; it has {list(columns)[:20]}.")
+
+
+def _is_text_file(fragment: Any) -> bool:
+    return bool(fragment.format.default_extname == "csv")
+
+
+def _wider(one: Any, other: Any) -> Any:
+    """The type that holds the values of both, of numbers, text or dates among themselves; None if there is none."""
+    pa, types = import_pyarrow(), import_pyarrow("types")
+    if one == other or types.is_null(other):
+        return one
+    if types.is_null(one):
+        return other
+    if all(map(_is_number, (one, other))):
+        floating = any(map(types.is_floating, (one, other)))
+        # Signed and unsigned numbers of 64 bits have no type in common.
+        signs = {types.is_unsigned_integer(kind) for kind in (one, other) if kind.bit_width == 64}
+        return pa.float64() if floating else None if len(signs) > 1 else pa.uint64() if signs == {True} else pa.int64()
+    if all(map(_is_text, (one, other))):
+        return pa.large_string()
+    if all(map(types.is_timestamp, (one, other))) and one.tz == other.tz:
+        return min(one, other, key=lambda kind: ["ns", "us", "ms", "s"].index(kind.unit))
+    return None
+
+
+def _is_number(kind: Any) -> bool:
+    types = import_pyarrow("types")
+    return bool(types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind))
+
+
+def _is_text(kind: Any) -> bool:
+    types = import_pyarrow("types")
+    return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
+
+
+def _open_dataset(source: Any) -> Any:
+    """Open a Parquet or CSV file, a directory of them, or a list of files."""
+    dataset = import_pyarrow("dataset")
+    paths = [Path(p) for p in ([source] if isinstance(source, (str, Path)) else source)]
+    missing = [str(p) for p in paths if not p.exists()]
+    if missing:
+        raise ChoiceDataError(f"there is no file or directory {missing}.")
+    files = sorted(f for p in paths for f in (p.rglob("*") if p.is_dir() else [p]) if f.is_file())
+    kinds = {f.suffix.lower() for f in files if not f.name.startswith((".", "_"))}
+    for suffix, kind in ((".parquet", "parquet"), (".csv", "csv")):
+        if kinds == {suffix}:
+            return dataset.dataset([str(f) for f in files if f.suffix.lower() == suffix], format=kind)
+    raise ChoiceDataError(
+        f"{[str(p) for p in paths]} must hold Parquet (.parquet) or CSV (.csv) files of one kind; found "
+        f"{sorted(kinds)}."
+    )
+
+
+def _is_list_of_paths(source: Any) -> bool:
+    return isinstance(source, (list, tuple)) and bool(source) and all(isinstance(p, (str, Path)) for p in source)
+
+
+def _as_frames(source: Any) -> Iterator[Any]:
+    """Frames of an iterator; a single frame is one."""
+    if nw.dependencies.is_into_dataframe(source):
+        return iter([source])
+    if isinstance(source, Iterable):
+        return iter(source)
+    raise ChoiceDataError(
+        "the source must be a Parquet or CSV file, a directory or list of such files, a frame, an iterator of frames "
+        f"or a ChoiceData; got {type(source).__name__}."
+    )
+
+
+def import_pyarrow(module: str = "") -> Any:
+    """A module of pyarrow, needed for packing only."""
+    try:
+        return importlib.import_module(f"pyarrow.{module}" if module else "pyarrow")
+    except ImportError:
+        raise MissingExtraError("packing choices needs pyarrow: pip install 'mxlogit[parquet]'.") from None

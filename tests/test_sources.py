@@ -1,0 +1,356 @@
+"""The same choices in other types, files and batches: as the plain frame says, or refused by name."""
+
+import datetime as dt
+import re
+from decimal import Decimal
+from fractions import Fraction
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+import torch
+
+from mxlogit import ChoiceData, ChoiceDataError, MixedLogit, wide_to_long
+from mxlogit.simulate import simulate_choices
+
+pytestmark = pytest.mark.filterwarnings("ignore::mxlogit.ConvergenceWarning")
+# Nanoseconds since 1970, in which double precision knows 256 of them; sums of equal float64 numbers.
+LEVEL, EXACT = 1_700_000_000_000_000_123, 1e-9
+
+
+@pytest.fixture(scope="module")
+def frame():
+    made = simulate_choices(90, 3, 3, fixed={"x": -0.7, "z": 0.4}, random_state=0)[0]
+    return made.assign(late=(made["x"].rank(pct=True) * 9).round().astype("int64"), open=True)
+
+
+def coefficients(data, names=("late", "z"), **request):
+    return MixedLogit(fixed=list(names), method="msle", random_state=0, **request).fit(data).coef_
+
+
+@pytest.fixture(scope="module")
+def right(frame):
+    return coefficients(frame)
+
+
+def with_hole(values):
+    """One value less, in the row of an alternative that is not available."""
+    return [None if i == 0 else v for i, v in enumerate(values)]
+
+
+TYPES = {
+    "int64": lambda v: pd.Series(v, dtype="int64"),
+    "uint64": lambda v: pd.Series(v, dtype="uint64"),
+    "Int64": lambda v: pd.Series(v, dtype="Int64"),
+    "Int64 with a hole": lambda v: pd.Series(with_hole(v), dtype="Int64"),
+    "pyarrow with a hole": lambda v: pd.Series(with_hole(v), dtype="int64[pyarrow]"),
+    "objects": lambda v: pd.Series(v, dtype=object),
+    "objects with a hole": lambda v: pd.Series(with_hole(v), dtype=object),
+    "decimals": lambda v: pd.Series([Decimal(x) for x in v], dtype=object),
+    "decimals with halves": lambda v: pd.Series([Decimal(x) + Decimal("0.5") for x in v], dtype=object),
+    "fractions": lambda v: pd.Series([Fraction(x) for x in v], dtype=object),
+    "numpy integers": lambda v: pd.Series([np.int64(x) for x in v], dtype=object),
+}
+
+
+def not_chosen_first(frame):
+    """The frame, its first row one of an alternative that is not available and so may lack values."""
+    closed = frame.copy()
+    others = np.flatnonzero(~closed["choice"].to_numpy()[:3])
+    order = [others[0], *(i for i in range(len(closed)) if i != others[0])]
+    closed = closed.iloc[order].reset_index(drop=True)
+    closed.loc[0, "open"] = False
+    return closed
+
+
+@pytest.mark.parametrize("kind", list(TYPES))
+def test_levels_beyond_double_precision(frame, kind):
+    plain = not_chosen_first(frame)
+    expected = coefficients(plain, availability="open")
+    values = TYPES[kind]([int(x) + LEVEL for x in plain["late"]])
+    raised = plain.assign(late=values.to_numpy(object) if values.dtype == object else values)
+    np.testing.assert_allclose(coefficients(raised, availability="open"), expected, rtol=EXACT)
+    est = MixedLogit(fixed=["late", "z"], method="msle", availability="open").fit(plain)
+    np.testing.assert_allclose(est.predict_proba(raised), est.predict_proba(plain), rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [pl.Int64, pl.UInt64, pl.Int128, pl.Decimal(38, 1)], ids=str)
+@pytest.mark.parametrize("hole", [False, True])
+def test_levels_beyond_double_precision_in_polars(frame, kind, hole):
+    plain = not_chosen_first(frame)
+    expected = coefficients(plain, availability="open")
+    values = [int(x) + LEVEL for x in plain["late"]]
+    table = pl.DataFrame({name: plain[name].tolist() for name in plain.columns if name != "late"})
+    table = table.with_columns(pl.Series("late", with_hole(values) if hole else values, dtype=kind))
+    np.testing.assert_allclose(coefficients(table, availability="open"), expected, rtol=EXACT)
+
+
+ARRAYS = {
+    "int64": lambda v: v,
+    "uint64": lambda v: v.astype(np.uint64),
+    "objects": lambda v: v.astype(object),
+    "decimals": lambda v: np.array([Decimal(int(x)) for x in v.ravel()], dtype=object).reshape(v.shape),
+    "long doubles": lambda v: v.astype(np.longdouble),
+    "tensor": torch.from_numpy,
+    "negative": lambda v: v - 2 * LEVEL,
+}
+
+
+@pytest.mark.parametrize("kind", list(ARRAYS))
+def test_levels_beyond_double_precision_in_arrays(kind):
+    """Where no alternative is there is zero, far from all others."""
+    if kind == "long doubles" and np.finfo(np.longdouble).nmant <= np.finfo(float).nmant:
+        pytest.skip("long doubles are double precision on this machine")
+    rng = np.random.default_rng(0)
+    small = rng.integers(0, 9, (40, 4, 3, 1))
+    available = rng.random((40, 4, 3)) < 0.8
+    available[..., 1] = True
+    chosen = np.ones((40, 4), int)
+    chosen[::2] = available[::2, :, ::2].any(-1) * np.where(available[::2, :, 0], 0, 2) + ~available[::2, :, ::2].any(
+        -1
+    )
+    large = np.where(available[..., None], small + LEVEL, 2 * LEVEL if kind == "negative" else 0)
+    plain, raised = (
+        coefficients(ChoiceData.from_arrays(x, chosen, names=["late"], available=available), ["late"])
+        for x in (small, ARRAYS[kind](large))
+    )
+    np.testing.assert_allclose(raised, plain, rtol=EXACT)
+
+
+@pytest.mark.parametrize("level", [2**24, 2**50, 2**52, 2**53 - 10])
+@pytest.mark.parametrize("dtype", ["int64", "float64"])
+def test_whole_numbers_vary_however_large(frame, right, level, dtype):
+    np.testing.assert_allclose(
+        coefficients(frame.assign(late=(frame["late"] + level).astype(dtype))), right, rtol=EXACT
+    )
+
+
+# -- packs -----------------------------------------------------------------------------------------
+
+
+def halves(frame):
+    return frame[frame["id"] <= 45], frame[frame["id"] > 45]
+
+
+COUNTS = {
+    "bool, then counts": (lambda k: k.astype(bool), lambda k: k),
+    "counts, then bool": (lambda k: k, lambda k: k.astype(bool)),
+    "small, then large": (lambda k: k.astype("int8"), lambda k: k + 1_000),
+    "single precision, then a level": (lambda k: k.astype("float32"), lambda k: k + 1e9),
+    "whole, then halves": (lambda k: k, lambda k: k + 0.5),
+    "unsigned, then signed": (lambda k: k.astype("uint32"), lambda k: -k),
+    "nullable, then plain": (lambda k: k.astype("Int64"), lambda k: k.astype("float64")),
+}
+
+
+@pytest.mark.parametrize("kind", list(COUNTS))
+@pytest.mark.parametrize("form", ["frames", "parquet", "csv"])
+def test_batches_of_other_types(frame, kind, form, tmp_path):
+    """A batch is read as it is, whatever the first one was."""
+    counts = np.random.default_rng(0).integers(0, 6, len(frame))
+    counts[(frame["id"] <= 45).to_numpy()] %= 2
+    one, other = halves(frame.assign(k=counts))
+    changed = [part.assign(k=change(part["k"])) for part, change in zip((one, other), COUNTS[kind], strict=True)]
+    whole = pd.concat([part.assign(k=part["k"].astype("float64")) for part in changed])
+    if form == "frames":
+        source = iter(changed)
+    else:
+        folder = tmp_path / "files"
+        folder.mkdir()
+        for i, part in enumerate(changed):
+            part = part.assign(k=part["k"].astype(int)) if form == "csv" and part["k"].dtype == bool else part
+            write = part.to_parquet if form == "parquet" else part.to_csv
+            write(folder / f"{i}.{form}", index=False)
+        source = folder
+    packed = ChoiceData.pack(source, tmp_path / "pack", names=["k", "z"])
+    np.testing.assert_allclose(coefficients(packed, ["k", "z"]), coefficients(whole, ["k", "z"]), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda part: part.assign(z=part["z"].round(1).astype(str)), "column 'z' is double first and large_string in"),
+        (lambda part: part.assign(z=pd.Timestamp("2020-01-01")), "column 'z' is double first and timestamp"),
+        (lambda part: part.assign(id=part["id"].astype(str)), "column 'id' is int64 first and large_string in frame 2"),
+        (lambda part: part.assign(choice=part["choice"] * 2), "must hold 0/1"),
+        (lambda part: part.assign(z=[{}, 1.0] * (len(part) // 2) + [{}] * (len(part) % 2)), "cannot be read as one"),
+    ],
+)
+def test_batches_that_do_not_fit_together(frame, change, words, tmp_path):
+    one, other = halves(frame)
+    with pytest.raises(ChoiceDataError, match=re.escape(words)):
+        ChoiceData.pack(iter([one, change(other)]), tmp_path / "pack", names=["x", "z"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_text_file_that_begins_with_whole_numbers(frame, tmp_path, monkeypatch):
+    """Types are guessed from its first rows: later ones are halves, and missing at first."""
+    import pyarrow.dataset as dataset
+
+    long = pd.concat([frame.assign(id=frame["id"] + 1_000 * i) for i in range(60)], ignore_index=True)
+    long["k"] = np.arange(len(long)) % 3 + np.where(np.arange(len(long)) < len(long) - 300, 0.0, 0.5)
+    text = long[["id", "situation", "alternative", "choice", "k", "z"]].to_csv(index=False)
+    (tmp_path / "long.csv").write_text(re.sub(r"\.0,", ",", text))
+    assert str(dataset.dataset(tmp_path / "long.csv", format="csv").schema.field("k").type) == "int64"
+    packed = ChoiceData.pack(tmp_path / "long.csv", tmp_path / "pack", names=["k", "z"])
+    np.testing.assert_allclose(coefficients(packed, ["k", "z"]), coefficients(long, ["k", "z"]), rtol=1e-4)
+
+
+@pytest.mark.parametrize("text", ["", "id,situation\n1,2,3\n", "id,id\n1,2\n"])
+def test_damaged_text_files_are_told(text, tmp_path):
+    (tmp_path / "bad.csv").write_text(text)
+    with pytest.raises(ChoiceDataError):
+        ChoiceData.pack(tmp_path / "bad.csv", tmp_path / "pack", names=["x"])
+
+
+def test_categories_of_labels_may_differ(frame, tmp_path):
+    parts = [part.assign(id=part["id"].astype(str).astype("category")) for part in halves(frame)]
+    packed = ChoiceData.pack(iter(parts), tmp_path / "pack", names=["x", "z"])
+    assert packed.n_decision_makers == 90
+    np.testing.assert_allclose(coefficients(packed, ["x", "z"]), coefficients(frame, ["x", "z"]), rtol=1e-4)
+
+
+# -- labels ----------------------------------------------------------------------------------------
+
+DAYS = [dt.datetime(2020, 1, day) for day in (1, 2, 3)]
+ALTERNATIVES = {
+    "whole numbers": [1, 2, 3],
+    "several kinds": [1, "b", 2],
+    "days": DAYS,
+    "nanoseconds": list(pd.to_datetime(DAYS).as_unit("ns")),
+    "true or false": [False, True, "neither"],
+}
+
+
+@pytest.mark.parametrize("kind", list(ALTERNATIVES))
+def test_labels_of_alternatives_in_packs(frame, kind, tmp_path):
+    """Constants have the same names, bases are found, and frames of the same labels are predicted."""
+    labels = dict(zip(["a1", "a2", "a3"], ALTERNATIVES[kind], strict=True))
+    column = pd.Series([labels[a] for a in frame["alternative"]], dtype=object).infer_objects()
+    named = frame.assign(alternative=column.to_numpy())
+    request = {"constants": True, "base_alternative": ALTERNATIVES[kind][1]}
+    plain = MixedLogit(fixed=["x", f"asc.{labels['a1']}"], method="msle", **request).fit(named)
+    source = named if kind != "several kinds" else MixedLogit(fixed=["x"], method="msle").fit(named) and named
+    if kind in ("several kinds", "true or false"):
+        # pyarrow has no columns of several kinds.
+        from mxlogit.choices import read_frame
+        from mxlogit.spec import Columns
+
+        source = read_frame(named, Columns("id", "situation", "alternative", "choice"), ["x"]).data
+    packed = ChoiceData.pack(source, tmp_path / "pack", names=["x"])
+    est = MixedLogit(fixed=["x", f"asc.{labels['a1']}"], method="msle", **request).fit(packed)
+    np.testing.assert_allclose(est.coef_, plain.coef_, rtol=1e-4)
+    np.testing.assert_allclose(est.predict_proba(named), plain.predict_proba(named), atol=1e-5)
+
+
+@pytest.mark.parametrize("base", [pd.NA, np.array([1, 2]), 7, "1", None.__class__, [1]])
+def test_a_base_that_is_no_alternative(frame, base):
+    numbered = frame.assign(alternative=frame["alternative"].str[1:].astype(int))
+    with pytest.raises(ChoiceDataError, match=r"base_alternative .* is not among the alternatives"):
+        coefficients(numbered, ["x"], constants=True, base_alternative=base)
+
+
+@pytest.mark.parametrize("base", [2.0, np.int32(2), Decimal(2)])
+def test_a_base_that_equals_an_alternative(frame, base):
+    numbered = frame.assign(alternative=frame["alternative"].str[1:].astype(int))
+    wanted = coefficients(numbered, ["x"], constants=True, base_alternative=2)
+    pd.testing.assert_series_equal(coefficients(numbered, ["x"], constants=True, base_alternative=base), wanted)
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_labels_keep_their_time_zone(frame, library):
+    days = pd.to_datetime("2020-01-01") + pd.to_timedelta(frame["id"], unit="D")
+    zoned = frame.assign(id=days.dt.tz_localize("Asia/Tokyo"))
+    data = zoned if library == "pandas" else pl.from_pandas(zoned)
+    est = MixedLogit(fixed=["x"], random=["z"], method="msle", random_state=0).fit(data)
+    tastes = est.individual_coefficients()
+    assert set(tastes.index) == set(zoned["id"])
+    assert est.predict(data).index.get_level_values(0).isin(zoned["id"]).all()
+    assert len(est.predict_proba(data, tastes="individual")) == len(frame)
+
+
+def test_unknown_days_are_spelled_as_days(frame):
+    days = pd.to_datetime("2020-01-01") + pd.to_timedelta(frame["id"], unit="D")
+    dated = frame.assign(id=days.dt.as_unit("ns"))
+    est = MixedLogit(fixed=["x"], random=["z"], method="msle").fit(dated[dated["id"] < "2020-02-20"])
+    with pytest.raises(ChoiceDataError, match=r"first: \[Timestamp\('2020-02-20"):
+        est.predict_proba(dated, tastes="individual")
+
+
+# -- one value per row -----------------------------------------------------------------------------
+
+
+def test_masked_values_are_refused(frame):
+    weights = np.ma.masked_array(np.where(frame["id"] == 1, 999.0, 1.0), mask=frame["id"] == 1)
+    with pytest.raises(ChoiceDataError, match="sample_weight is a masked array, and 9 values are masked"):
+        MixedLogit(fixed=["x"], method="msle").fit(frame, sample_weight=weights)
+    with pytest.raises(ChoiceDataError, match="y is a masked array"):
+        MixedLogit(fixed=["x"], method="msle").fit(frame, np.ma.masked_array(frame["choice"], mask=frame["id"] == 1))
+
+
+def test_values_of_a_repeated_index_in_another_order_are_refused(frame):
+    indexed = frame.set_index(np.arange(len(frame)) // 3)
+    y = indexed["choice"]
+    MixedLogit(fixed=["x"], method="msle").fit(indexed, y)
+    MixedLogit(fixed=["x"], method="msle").fit(indexed, y.reset_index(drop=True))
+    with pytest.raises(ChoiceDataError, match="in another order"):
+        MixedLogit(fixed=["x"], method="msle").fit(indexed, y[::-1])
+
+
+# -- wide frames -----------------------------------------------------------------------------------
+
+WIDE = pd.DataFrame({"id": [1, 1, 2], "took": ["b", "c", "b"], "tb": [1, 2, 3], "tc": [2, 2, 4]})
+SOURCES = {"time": {"b": "tb", "c": "tc"}}
+
+
+def test_signed_and_unsigned_sources_of_one_attribute():
+    wide = WIDE.assign(tb=np.array([2**62 + 41, 5, 6], dtype="uint64"))
+    assert wide_to_long(wide, SOURCES, choice="took")["time"].tolist() == [2**62 + 41, 2, 5, 2, 6, 4]
+
+
+def test_whole_numbers_with_holes_stay_whole():
+    table = pl.DataFrame({**WIDE.to_dict("list"), "tb": [2**62 + 41, None, 6]})
+    assert wide_to_long(table, SOURCES, choice="took")["time"].tolist()[::2] == [2**62 + 41, pd.NA, 6]
+
+
+@pytest.mark.parametrize(
+    ("request_", "words"),
+    [
+        ({"attributes": {"time": {}}}, "attributes name no alternative"),
+        ({"availability": ["tb"]}, "availability must be a mapping"),
+        ({"keep": [["a"]]}, "keep must be a list of column names"),
+        ({"availability": {"b": "hole"}}, "column 'hole' has 1 missing values (rows 1)"),
+    ],
+)
+def test_wide_frames_that_cannot_be_read(request_, words):
+    wide = WIDE.assign(hole=[1.0, np.nan, 0.0])
+    with pytest.raises(ChoiceDataError, match=re.escape(words)):
+        wide_to_long(wide, **{"attributes": SOURCES, "choice": "took", **request_})
+
+
+def test_decimals_and_alternatives_that_are_always_there():
+    long = wide_to_long(WIDE, {"time": {"b": Decimal("1.5"), "c": "tc"}}, choice="took", availability={"b": None})
+    assert long["available"].all()
+    assert [float(x) for x in long["time"]] == [1.5, 2.0, 1.5, 2.0, 1.5, 4.0]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"names": None}, "names must be a list of names; got None"),
+        ({"decision_makers": 5}, "decision_makers must be labels in one row; got 5"),
+        ({"decision_makers": [[1], {2}]}, "decision_makers must be"),
+    ],
+)
+def test_labels_of_arrays_that_are_none(given, words):
+    request = {"names": ["x"], **given}
+    with pytest.raises(ChoiceDataError, match=re.escape(words)):
+        ChoiceData.from_arrays(np.zeros((2, 1, 2, 1)), np.zeros((2, 1), int), **request)
+
+
+def test_tuples_are_labels_of_arrays():
+    data = ChoiceData.from_arrays(
+        np.zeros((2, 1, 2, 1)), np.zeros((2, 1), int), names=["x"], decision_makers=[(1, 2), (1, 3)]
+    )
+    assert data.decision_makers.tolist() == [(1, 2), (1, 3)]
