@@ -99,14 +99,20 @@ def test_two_tastes_of_few_people_by_a_grid_over_every_posterior_sample():
         np.testing.assert_allclose(found[rows.index], exact, atol=0.003)
 
 
-def test_individual_tastes_by_quadrature_over_posterior_samples(fits, frame):
-    """Posterior of a person's taste on a grid, for each of many posterior samples of the population."""
-    est = fits["vi"]
-    samples, (nodes, weights) = est.posterior_samples(600), grid(200)
+@pytest.mark.parametrize("people", ["many", "few"])
+def test_individual_tastes_by_quadrature_over_posterior_samples(fits, frame, people):
+    """Posterior of a person's taste on a grid, for every posterior sample of the population, which is wide for few."""
+    est, persons = fits["vi"], (3, 50, 117)
+    if people == "few":
+        frame = simulate_choices(25, 3, 3, fixed={"x": -0.6}, random={"z": (0.7, 0.9)}, random_state=5)[0]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            est, persons = MixedLogit(fixed=["x"], random=["z"], random_state=1).fit(frame), range(1, 26)
+    samples, (nodes, weights) = est.posterior_samples(), grid(200)
     tastes = samples["z"].to_numpy()[:, None] + samples["sd.z"].to_numpy()[:, None] * nodes
     coefficients = np.stack([np.broadcast_to(samples["x"].to_numpy()[:, None], tastes.shape), tastes], -1)
     found = est.predict_proba(frame, tastes="individual")
-    for person in (3, 50, 117):
+    for person in persons:
         mine = frame[frame["id"] == person]
         parts = [rows for _, rows in mine.groupby("situation")]
         probability = [utilities(rows, ["x", "z"], coefficients) for rows in parts]

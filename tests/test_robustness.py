@@ -71,7 +71,9 @@ def test_twenty_independent_coefficients():
     check(est, truth)
 
 
-@pytest.mark.parametrize(("t", "n"), [(1, 2000), (2, 1500), (30, 300), (100, 150)])
+@pytest.mark.parametrize(
+    ("t", "n"), [pytest.param(1, 2000, marks=pytest.mark.slow), (2, 1500), (30, 300), (100, 150)]
+)
 def test_length_of_panels(t, n):
     frame, truth = simulate_choices(
         n, t, 4, fixed={"x": -0.7}, random={z: (0.5, 0.8) for z in names(3)}, correlation=0.3, random_state=t
@@ -149,7 +151,7 @@ def test_all_mixing_distributions_together(n):
 @pytest.mark.parametrize(
     "family",
     [
-        pytest.param(name, marks=[pytest.mark.slow] * (name in ("censored_normal", "johnson_sb")))
+        pytest.param(name, marks=[pytest.mark.slow] * (name not in ("normal", "lognormal")))
         for name in MIXING_NAMES
     ],
 )
@@ -164,7 +166,8 @@ def test_many_people_of_each_mixing_distribution(family):
 @pytest.mark.parametrize(
     ("load", "request_"),
     [
-        (datasets.load_electricity, {"random": ["pf", "cl", "loc", "wk", "tod", "seas"], "situation": "chid", "alternative": "alt"}),
+        # By default in `test_reference.py`.
+        pytest.param(datasets.load_electricity, {"random": ["pf", "cl", "loc", "wk", "tod", "seas"], "situation": "chid", "alternative": "alt"}, marks=pytest.mark.slow),
         # A minute and a half: it is corrected, with 4,096 draws a person.
         pytest.param(datasets.load_train, {"random": {"price": "negative_lognormal", "time": "normal", "change": "normal", "comfort": "normal"}}, marks=pytest.mark.slow),
         (datasets.load_swissmetro, {"random": ["time"], "fixed": ["cost"], "constants": True, "availability": "available"}),
