@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 _SHORTEST_TAIL = 5
-# Of a number that places are sorted by.
-_CODE_BITS = 62
+# Of a number that places are sorted by; range of a coordinate, as a share of its size, that is rounding.
+_CODE_BITS, _ROUNDING = 62, 1e-9
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,10 @@ def order_along_curve(points: Tensor) -> Tensor:
     bits. Stratified along it, points have less noise than in random order (Gerber and Chopin 2015, Journal of the Royal
     Statistical Society B 77, who take Hilbert's curve).
     """
-    points = points[:, :_CODE_BITS]
+    # What is held, but for rounding, has no order.
+    if len(points):
+        varies = points.amax(0) - points.amin(0) > _ROUNDING * points.abs().amax(0)
+        points = points[:, varies][:, :_CODE_BITS]
     n, size = points.shape
     digits = max(1, min(_CODE_BITS // max(1, size), math.ceil(math.log2(max(2, n)))))
     cells = points.argsort(0).argsort(0) * 2**digits // n

@@ -70,6 +70,7 @@ class Quadrature:
         return tril, log_density
 
     def log_likelihood(self, point: np.ndarray) -> float:
+        point = np.asarray(point)
         scale_tril = np.exp(point[self.k : 2 * self.k])[:, None] * self.correlation_tril(point)[0]
         total = 0.0
         for part in np.array_split(self.differences, max(1, len(self.differences) // 1_000)):
