@@ -37,7 +37,7 @@ def _seed_of(*words: int) -> int:
 def mixed_bits(words: tuple[int, ...], places: Tensor) -> Tensor:
     """A random 63-bit whole number for every place (n,), int64: by words and place alone, so in any order.
 
-    `_seed_of` with the place as its last step, for tensors (the finaliser of SplitMix64, Steele et al. 2014).
+    The finaliser of SplitMix64 (Steele et al. 2014) applied to the place xor a seed made from the words.
     """
     state = places.to(torch.int64) ^ _signed(_seed_of(*words))
     for factor, shift in ((0xBF58476D1CE4E5B9, 30), (0x94D049BB133111EB, 27), (1, 31)):

@@ -1,4 +1,4 @@
-"""Which people share a dense array, and where its rows come from.
+"""Layouts: groups of people who share a dense array, and the sources of its rows.
 
 Choice situations are padded to one of few sizes; people with equally many situations of each size, or nearly so, go
 together. What is padding is bounded by the rows that are real, whatever the longest panel and the largest choice set.
@@ -49,7 +49,7 @@ class Layout:
     index : Tensor of int, shape (m, r)
         Place of every row; that of the row of zeros where there is none.
     closed : Tensor or None, bool, shape (m, r)
-        Where there is none; None when nowhere.
+        True where a cell is padding; None where none is.
     sections : tuple of (int, int)
         Numbers of situations and of rows of each, for each size that occurs.
     """

@@ -140,7 +140,7 @@ class _Truncation:
 
     @classmethod
     def at(cls, latent: Tensor, location: Tensor, scale: Tensor) -> _Truncation:
-        """Of latents; location and scale stay as small as they are."""
+        """Evaluate the map at latents, without expanding location and scale."""
         z, ratio = (latent - location) / scale, location / scale
         log_below, log_above = torch.special.log_ndtr(ratio), torch.special.log_ndtr(-z)
         return cls(z, ratio, log_below, log_above, _normal_quantile_of_log(log_below + log_above))

@@ -30,7 +30,7 @@ _MAKING = threading.Lock()
 
 
 class OpenRows(NamedTuple):
-    """Rows of people without padding, in the order of the data.
+    """Rows of people without padding, person by person and section by section.
 
     Attributes
     ----------

@@ -85,7 +85,7 @@ class WhitenedDraws(_Drawn):
 
     @classmethod
     def around_modes(cls, marginal: MarginalLikelihood, proposal: Proposal) -> WhitenedDraws:
-        """What is proposed."""
+        """Draws from the local factors of a proposal."""
         return cls(proposal.panel, *_RANDOM, *marginal.whitened(proposal))
 
     @classmethod
@@ -103,11 +103,11 @@ class WhitenedDraws(_Drawn):
         return cls(proposal.panel, *_NETS, torch.special.ndtri(uniform).to(nothing), nothing)
 
     def log_weights(self, model: PanelModel, population: Population) -> Tensor:
-        """See `_Drawn`."""
+        """Compute the logarithms of weighted probabilities, as `_Drawn` says."""
         return whitened_log_prob(self.xi, population, self.panel, model.mixing) + self.log_ratio
 
     def pull(self, model: PanelModel, population: Population) -> Tensor:
-        """See `_Drawn`."""
+        """Compute the derivatives, as `_Drawn` says."""
         ratios = self.log_ratio.expand(len(self.xi), -1).chunk(2, -1)
         blocks = [
             evaluate_in_parts(model, population, self.panel, xi.contiguous(), ratio, curvature=False)
@@ -133,7 +133,7 @@ class LatentDraws(_Drawn):
     def around_modes(
         cls, model: PanelModel, marginal: MarginalLikelihood, proposal: Proposal, anchor: Population
     ) -> LatentDraws:
-        """What is proposed; probabilities are computed once where no fixed coefficient moves them."""
+        """Draws from a proposal's local factors; probabilities that no fixed coefficient moves are computed once."""
         xi, log_ratio = marginal.whitened(proposal)
         log_q = log_standard_normal(xi.square().sum(1), xi.shape[1]) - log_ratio - _log_volume(anchor)
         latent = anchor.location[:, None] + anchor.scale_tril @ xi
@@ -141,14 +141,14 @@ class LatentDraws(_Drawn):
         return draws if model.space.n_fixed else replace(draws, known=draws._log_prob(model, anchor))
 
     def log_weights(self, model: PanelModel, population: Population) -> Tensor:
-        """See `_Drawn`."""
+        """Compute the logarithms of weighted probabilities, as `_Drawn` says."""
         xi = self._whitened(population)
         log_prior = log_standard_normal(xi.square().sum(1), xi.shape[1]) - _log_volume(population)
         log_prob = self._log_prob(model, population) if self.known is None else self.known
         return log_prob + log_prior - self.log_q
 
     def pull(self, model: PanelModel, population: Population) -> Tensor:
-        """See `_Drawn`."""
+        """Compute the derivatives, as `_Drawn` says."""
         jackknife = Jackknife(self.log_weights(model, population))
         weights = jackknife.weights * self.panel.weights[:, None]
         xi, tril = self._whitened(population), population.scale_tril
@@ -284,7 +284,7 @@ def _kinds(
 
 
 def can_keep_paths(marginal: MarginalLikelihood, draws: int) -> bool:
-    """Whether draws of whitened tastes fit in memory, and populations can be met with them in reasonable time."""
+    """Return whether whitened draws fit in memory, and rows times draws stay below a bound of time."""
     k, people = marginal.space.n_random, marginal.people
     return k > 0 and len(people) * draws * (k + 1) <= _MOST_NUMBERS and path_cells(marginal, draws) <= _MOST_CELLS
 

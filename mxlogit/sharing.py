@@ -1,4 +1,4 @@
-"""Which decision makers are whose in a fit on several processes, found from their choices."""
+"""Division of decision makers among the processes of a fit, found from their choices."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is asked: a frozen description of a mixed logit model, checked before any data are read."""
+"""Specification of a mixed logit: frozen, and checked before any data are read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What weights count: like decision makers, unless they are asked to keep the number of people only."""
+"""Scaling of weights, which count like decision makers unless they are to keep the number of people."""
 
 from __future__ import annotations
 

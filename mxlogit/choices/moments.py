@@ -1,4 +1,4 @@
-"""What identification depends on: how attributes vary within choice situations."""
+"""Moments of attributes within choice situations, which identification depends on."""
 
 from __future__ import annotations
 

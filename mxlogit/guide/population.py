@@ -42,7 +42,7 @@ class GaussianFactor:
         return -0.5 * z.square().sum(-1) - constant
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        """N quasi-random vectors (n, D), in random order.
+        """Draw ``n`` quasi-random vectors (n, D), in random order.
 
         Standard deviations of 4,000 of them have errors of a thousandth, of random ones of more than one per cent.
         """

@@ -124,7 +124,7 @@ class WeightedVectors:
         return GaussianFactor(mean, torch.linalg.cholesky(covariance))
 
     def resample(self, n: int, generator: torch.Generator) -> Tensor:
-        """N vectors that represent the posterior, in random order: systematic resampling, so that some repeat."""
+        """Draw ``n`` vectors of the posterior, in random order: systematic resampling, so that some repeat."""
         start = torch.rand((), generator=generator, dtype=torch.float64)
         points = (torch.arange(n, dtype=torch.float64) + start) / n
         order = order_along_curve(self.vectors)
@@ -224,7 +224,7 @@ def sample_posterior(
 
 
 def _next_gaussian(weighted: WeightedVectors, start: GaussianFactor) -> GaussianFactor:
-    """Where to draw next: moments so far, with those of the start as if some draws had been seen before.
+    """Gaussian of the next proposal: moments so far, with those of the start as if some draws had been seen before.
 
     Few draws that count say little about a covariance matrix. Where they are fewer than parameters the start is wrong,
     and tempered weights alone decide.
@@ -320,7 +320,7 @@ def _sample_kept(
 
 
 def _on_paths(cells: int) -> tuple[int, float]:
-    """Points at most, and effective ones that are enough, where rows times draws are so many at each.
+    """Most points, and enough effective ones, for a number of rows times draws at each.
 
     Standard deviations from a thousand effective points err by two per cent, from 250 by four.
     """

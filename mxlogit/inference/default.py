@@ -78,8 +78,6 @@ _FEWEST_KEPT = 64
 # Effective sample size of the check below which it does so where people say little: standard deviations of the Gaussian
 # are then some per cent too small (2,000 people, one choice each, two tastes: .93 to .98, .92).
 _NEARLY_GAUSSIAN, _FEW_PARAMETERS = 0.98, 12
-# Noise of sums over people shrinks with people times draws: draws of the log likelihood at the estimate, given many
-# people, are what keeps this product, and so many at least.
 # Squared error of the optimum per parameter, in posterior sds, above which its score is taken from more draws; choice
 # situations times draws of that.
 _SHARP, _SHARP_WORK = 0.005, 16_000_000
@@ -88,6 +86,8 @@ _SELDOM = 0.1
 # Nats that a Newton step with these would gain, above which it is taken: information a third of a posterior sd from the
 # mode of one choice each of 20,001 people is that of a population whose standard deviation is known 4 % worse.
 _FAR = 0.01
+# Draws per person of the log likelihood at the estimate: fewest, most, and people times draws, with which the noise of
+# a sum over people shrinks.
 _FEWEST_CENTER_DRAWS, _MOST_CENTER_DRAWS, _CENTER_WORK = 16, 1_024, 400_000
 
 
@@ -226,7 +226,7 @@ class Posterior:
     corrected: WeightedVectors | None = None
 
     def sample(self, model: PanelModel, n: int, seed: int) -> Samples:
-        """N samples of the population parameters."""
+        """Draw ``n`` samples of the population parameters."""
         if self.corrected is None:
             return draw_samples(model.space, self.factor, n, seed)
         return report_samples(model.space, self.corrected.resample(n, make_generator(seed, 5)))
@@ -300,7 +300,7 @@ def find_posterior(
 
 
 def _check_points(size: int) -> int:
-    """Points of the check of so many parameters: of 48, weights of 27 parameters have a Pareto k from .3 to .9."""
+    """Number of check points for a model of ``size`` parameters: 48 of 27 parameters have a Pareto k from .3 to .9."""
     least, most = _CHECK_POINTS
     return max(least, min(most, 2 * (_POINTS_PER_PARAMETER * size // 2)))
 
@@ -339,7 +339,7 @@ def _likely_error(optimum: Optimum, model: PanelModel) -> float:
 
 
 def is_correction_easy(part: MarginalLikelihood, sweep: Sweep, check: PopulationCheck) -> bool:
-    """Whether weighted draws could be better than the Gaussian, and draws that stay can weigh them."""
+    """Return whether weighted draws could be better than the Gaussian, and fixed draws can weigh them."""
     enough = _NEARLY_GAUSSIAN if part.space.size <= _FEW_PARAMETERS else EVEN_ENOUGH
     return check.ess < enough and room_for_draws(part, sweep)(_FEWEST_KEPT)
 
@@ -364,7 +364,7 @@ def _around_the_mode(
 
 
 def _teller(clock: Clock) -> Callable[[int], None]:
-    """Tell every few points how many there were."""
+    """Return a callback that reports progress every ten points."""
     told = 0
 
     def tick(points: int) -> None:

@@ -29,7 +29,7 @@ _TOO_FEW = 1.5
 
 
 def prefers_paths(marginal: MarginalLikelihood, population: Population, sweep: Sweep, curvature: Tensor) -> bool:
-    """Whether scores along paths of the draws have less noise than Fisher's, beside a curvature (D, D)."""
+    """Return whether scores along paths of the draws have less noise than Fisher's, beside a curvature (D, D)."""
     if marginal.space.n_random == 0:
         return False
     part = _some(marginal, _COMPARED)

@@ -93,7 +93,7 @@ class Clock:
 
 @dataclass(frozen=True)
 class Optimum:
-    """Where the search ended.
+    """Optimum of the log posterior, as the search left it.
 
     Attributes
     ----------
@@ -329,7 +329,7 @@ def step_scale(model: PanelModel) -> Tensor:
 
 
 def step_from(model: PanelModel, population: Population, evaluation: Evaluation) -> Population:
-    """Where a Newton step from a population leads."""
+    """Take one Newton step from a population."""
     return model.space.move(population, solve_step(evaluation, step_scale(model), _TRUST_RADIUS).step)
 
 

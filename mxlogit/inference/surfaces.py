@@ -153,7 +153,7 @@ class KeptDensity:
         return result
 
     def agrees(self, ends: Tensor, difference: float, variance: float) -> bool:
-        """Whether the difference between two points (2, D) is the one that was found otherwise."""
+        """Return whether the difference between two points (2, D) is the one that sweeps found."""
         low, high = self.log_prob(ends).tolist()
         noise = self.kept.log_likelihood(self.coordinates.vectors(ends))[1].sum()
         return abs(high - low - difference) < _LARGEST_ERROR + 2.0 * (variance + float(noise)) ** 0.5
@@ -207,7 +207,7 @@ def _path_variance(cells: int) -> float:
 
 
 def stay_on_paths(marginal: MarginalLikelihood, sweep: Sweep) -> bool:
-    """Whether draws that stay are of whitened tastes: those of tastes do not do for all maps, nor for few choices."""
+    """Return whether fixed draws are of whitened tastes: those of tastes do not serve all maps, nor few choices."""
     return sweep.pathwise or not can_keep(marginal, 1) or typical_situations(marginal) < _FEWEST_SITUATIONS
 
 

@@ -37,7 +37,7 @@ class ColumnsOf:
 
     @property
     def n_rows(self) -> int:
-        """Largest number r of rows of a person."""
+        """Mean number of rows of a person, rounded up."""
         return self.source.n_rows
 
     @property

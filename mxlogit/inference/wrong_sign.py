@@ -136,7 +136,7 @@ def _contrary_sentence(model: PanelModel, i: int) -> str:
 
 @dataclass(frozen=True)
 class Signs:
-    """What the likelihood says of sign-restricted coefficients, by their places.
+    """Verdicts of the likelihood on sign-restricted coefficients, by their places.
 
     Attributes
     ----------
@@ -203,7 +203,7 @@ def _doubtful(model: PanelModel, logit: MultinomialLogit) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class _Question:
-    """Whether the likelihood gains from doubtful columns, given its optimum without them."""
+    """Gain of the likelihood from doubtful columns, given its optimum without them."""
 
     model: PanelModel
     people: People
@@ -211,7 +211,7 @@ class _Question:
     doubtful: tuple[int, ...]
 
     def answer(self) -> Signs:
-        """Which of the doubtful columns it does without, and which are contrary."""
+        """Classify the doubtful columns as wrong, contrary or neither."""
         reduction = Reduction(self.model, self.doubtful)
         population, value = self._optimum(reduction)
         probes = {i: _Probe(reduction, self.people, population, i) for i in self.doubtful}
@@ -225,7 +225,7 @@ class _Question:
         return self._optimum(Reduction(self.model, self.doubtful))[1]
 
     def _optimum(self, reduction: Reduction) -> tuple[Population, float]:
-        """Where the likelihood without the doubtful columns is highest, and its logarithm."""
+        """Maximum of the likelihood without the doubtful columns: its population and its logarithm."""
         part, columns = reduction.model, reduction.columns
         logit = replace(
             self.logit,
