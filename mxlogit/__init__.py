@@ -26,7 +26,7 @@ from mxlogit.inference.mcmc import MCMC
 from mxlogit.inference.msle import MSLE
 from mxlogit.inference.vi import VI
 from mxlogit.memory import memory_report
-from mxlogit.priors import Priors
+from mxlogit.model.priors import Priors
 from mxlogit.sampling.covariance import HuangWand, InverseWishart
 
 __version__ = "0.1.0"

@@ -23,8 +23,8 @@ from mxlogit.errors import (
 from mxlogit.fit import Fit
 from mxlogit.inference.method import Method
 from mxlogit.inference.wrong_sign import run_signed
+from mxlogit.model.priors import Priors
 from mxlogit.people import People
-from mxlogit.priors import Priors
 from mxlogit.reading import complete, read_choices, read_choices_again, read_rows_again
 from mxlogit.request import (
     Fitted,
@@ -88,7 +88,7 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
     scale : str, optional
         A column of ``fixed`` or ``random``, such as a cost: the model is then in willingness-to-pay space, every
         other coefficient being an amount in units of this column, positive where people pay for more
-        (`mxlogit.money`). With ``method="msle"``.
+        (`mxlogit.model.wtp_space`). With ``method="msle"``.
     cluster : str, optional
         Column of cluster labels, constant within a decision maker, for ``MSLE(covariance="clustered")``.
     priors : Priors, optional

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from mxlogit.guide.laplace import drawn_utility
-from mxlogit.likelihood import compute_odds, situation_means
-from mxlogit.mixing import Mixing
-from mxlogit.panels import PanelDifferences
-from mxlogit.parameters import Population
+from mxlogit.model.likelihood import compute_odds, situation_means
+from mxlogit.model.mixing import Mixing
+from mxlogit.model.panels import PanelDifferences
+from mxlogit.model.parameters import Population
 
 
 def index_pairs(size: int) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from mxlogit.parameters import Population
+from mxlogit.model.parameters import Population
 from mxlogit.people import PanelSource
 from mxlogit.samples import Samples
 

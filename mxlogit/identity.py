@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from mxlogit.density import PanelModel
-from mxlogit.panels import Panels
+from mxlogit.model.mixed_logit import PanelModel
+from mxlogit.model.panels import Panels
 from mxlogit.people import PanelSource, People
 
 # Facts of a fit by name, in words that are equal for equal fits.

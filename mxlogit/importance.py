@@ -4,7 +4,7 @@ With draws :math:`\xi_s \sim q_n` and weights :math:`w_s \propto P(y_n | \xi_s) 
 
 .. math:: \log \hat p(y_n | \theta) = \log \tfrac1S \sum_s P(y_n | \xi_s) p(\xi_s) / q_n(\xi_s),
 
-and by Fisher's identity the scores in relative coordinates (`mxlogit.parameters`) are
+and by Fisher's identity the scores in relative coordinates (`mxlogit.model.parameters`) are
 :math:`E_w[\xi]` and :math:`tril(E_w[\xi\xi'] - I)`. Two corrections keep few draws honest: the known
 moments of q are control variates, and the jackknife over antithetic halves removes the bias of order 1/S
 of the logarithm and of the self-normalised weights (Quenouille 1956, Biometrika 43). Draws are the last
@@ -22,10 +22,10 @@ from torch import Tensor
 
 from mxlogit.draws import BaseDraws, Jackknife, log_standard_normal
 from mxlogit.guide.laplace import LocalFactor, drawn_log_prob, drawn_utility
-from mxlogit.likelihood import Odds, Scratch, compute_odds
-from mxlogit.mixing import MapValue, Mixing
-from mxlogit.panels import PanelDifferences, Panels
-from mxlogit.parameters import ParameterSpace, Population
+from mxlogit.model.likelihood import Odds, Scratch, compute_odds
+from mxlogit.model.mixing import MapValue, Mixing
+from mxlogit.model.panels import PanelDifferences, Panels
+from mxlogit.model.parameters import ParameterSpace, Population
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,9 @@ from mxlogit.expansion import Remainder, fixed_derivatives, index_pairs
 from mxlogit.guide.laplace import LocalFactor
 from mxlogit.importance import WeightedDraws
 from mxlogit.marginal import MarginalLikelihood, Proposal, Sweep
-from mxlogit.mixing import Mixing
-from mxlogit.panels import PanelDifferences
-from mxlogit.parameters import ParameterSpace, Population
+from mxlogit.model.mixing import Mixing
+from mxlogit.model.panels import PanelDifferences
+from mxlogit.model.parameters import ParameterSpace, Population
 
 # Numbers that may be kept (128 MB in single precision); draws and exponents at a time (measured: with a quarter or four
 # times as many it takes longer); exponents that cannot overflow.

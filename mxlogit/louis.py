@@ -19,10 +19,10 @@ from torch import Tensor
 from mxlogit.draws import BaseDraws
 from mxlogit.guide.laplace import LocalFactor
 from mxlogit.importance import WeightedDraws, draw_utilities, latent_moments
-from mxlogit.likelihood import Scratch, panel_probabilities, situation_means
-from mxlogit.mixing import Mixing
-from mxlogit.panels import PanelDifferences
-from mxlogit.parameters import ParameterSpace, Population
+from mxlogit.model.likelihood import Scratch, panel_probabilities, situation_means
+from mxlogit.model.mixing import Mixing
+from mxlogit.model.panels import PanelDifferences
+from mxlogit.model.parameters import ParameterSpace, Population
 
 
 def louis_information(

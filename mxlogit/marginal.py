@@ -13,17 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mxlogit.density import PanelModel
 from mxlogit.draws import BaseDraws, DrawScheme, log_standard_normal
 from mxlogit.guide.laplace import Flow, LocalFactor, follow, polish
 from mxlogit.guide.variational import vary
 from mxlogit.importance import WeightedDraws, draw_whitened, score_people, weigh_draws
 from mxlogit.journal import Journal
-from mxlogit.likelihood import Scratch
 from mxlogit.louis import louis_information
-from mxlogit.mixing import Mixing
-from mxlogit.panels import PanelDifferences
-from mxlogit.parameters import ParameterSpace, Population
+from mxlogit.model.likelihood import Scratch
+from mxlogit.model.mixed_logit import PanelModel
+from mxlogit.model.mixing import Mixing
+from mxlogit.model.panels import PanelDifferences
+from mxlogit.model.parameters import ParameterSpace, Population
 from mxlogit.passes import DrawsEffect, LikelihoodSums, PassResult
 from mxlogit.pathwise import pathwise_information
 from mxlogit.people import People, places_inside

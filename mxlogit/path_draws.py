@@ -19,13 +19,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from mxlogit.density import PanelModel
 from mxlogit.draws import Jackknife, log_standard_normal, shifted_net
 from mxlogit.guide.laplace import drawn_log_prob, drawn_utility, whitened_log_prob
-from mxlogit.likelihood import compute_odds
 from mxlogit.marginal import MarginalLikelihood, Proposal, Sweep
-from mxlogit.panels import PanelDifferences
-from mxlogit.parameters import Population
+from mxlogit.model.likelihood import compute_odds
+from mxlogit.model.mixed_logit import PanelModel
+from mxlogit.model.panels import PanelDifferences
+from mxlogit.model.parameters import Population
 from mxlogit.simulated_block import evaluate_in_parts
 
 # Numbers that may be kept (64 MB in single precision), and rows of data times draws at a population: 30 ms.

@@ -12,9 +12,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mxlogit.density import PanelModel
-from mxlogit.panels import PanelDifferences
-from mxlogit.parameters import ParameterSpace, Population
+from mxlogit.model.mixed_logit import PanelModel
+from mxlogit.model.panels import PanelDifferences
+from mxlogit.model.parameters import ParameterSpace, Population
 from mxlogit.simulated_block import Block, evaluate_in_parts, merge_blocks, sum_second
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mxlogit.draws import make_generator
 from mxlogit.errors import SpecificationError
-from mxlogit.panels import PanelDifferences, Panels, RaggedPanels
+from mxlogit.model.panels import PanelDifferences, Panels, RaggedPanels
 from mxlogit.team import Team
 
 # Rows of a person of the published simulation study: work limits count people like these.

@@ -15,18 +15,18 @@ from tqdm import tqdm
 from mxlogit.choices import ChoiceData, PackedChoices
 from mxlogit.choices.labels import explain_kinds, find_labels, listed
 from mxlogit.choices.moments import AttributeMoments, check_identification
-from mxlogit.density import PanelModel
-from mxlogit.differences import difference_panels
 from mxlogit.errors import ChoiceDataError, SpecificationError, check_option
 from mxlogit.inference.mcmc import MCMC
 from mxlogit.inference.method import Method
 from mxlogit.inference.msle import MSLE
 from mxlogit.inference.vi import VI
-from mxlogit.mixing import Mixing
-from mxlogit.panels import PanelDifferences, RaggedPanels
-from mxlogit.parameters import ParameterSpace
+from mxlogit.model.differences import difference_panels
+from mxlogit.model.mixed_logit import PanelModel
+from mxlogit.model.mixing import Mixing
+from mxlogit.model.panels import PanelDifferences, RaggedPanels
+from mxlogit.model.parameters import ParameterSpace
+from mxlogit.model.priors import Priors, resolve_priors
 from mxlogit.people import PanelSource
-from mxlogit.priors import Priors, resolve_priors
 from mxlogit.results.people import Group
 from mxlogit.spec import Specification
 from mxlogit.streams import StreamedPanels

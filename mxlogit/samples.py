@@ -21,7 +21,7 @@ class Samples:
     Attributes
     ----------
     unconstrained : Tensor, shape (s, D)
-        In the coordinates of `mxlogit.parameters.ParameterSpace`.
+        In the coordinates of `mxlogit.model.parameters.ParameterSpace`.
     reported : Tensor, shape (s, D)
         Fixed coefficients, locations, standard deviations, correlations.
     labels : tuple of str, length D

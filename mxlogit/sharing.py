@@ -12,9 +12,9 @@ import pandas as pd
 import torch
 
 from mxlogit.choices import ChoiceData, PackedChoices
-from mxlogit.differences import difference_panels
 from mxlogit.errors import ChoiceDataError, ChoiceDataWarning
 from mxlogit.identity import digest_people
+from mxlogit.model.differences import difference_panels
 from mxlogit.team import Team
 
 _PEOPLE_AT_ONCE = 4_096

@@ -11,7 +11,7 @@ import torch
 
 from mxlogit.choices import ChoiceData
 from mxlogit.errors import SpecificationError, check_at_least
-from mxlogit.mixing import Mixing
+from mxlogit.model.mixing import Mixing
 from mxlogit.spec import CONSTANT_PREFIX, make_specification
 
 

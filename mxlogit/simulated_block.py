@@ -16,13 +16,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mxlogit.density import PanelModel
 from mxlogit.guide.laplace import draws_at_once
-from mxlogit.likelihood import panel_probabilities, situation_means
-from mxlogit.mixing import Bend, MapValue
-from mxlogit.money import pull_back, to_coefficients
-from mxlogit.panels import PanelDifferences
-from mxlogit.parameters import Population
+from mxlogit.model.likelihood import panel_probabilities, situation_means
+from mxlogit.model.mixed_logit import PanelModel
+from mxlogit.model.mixing import Bend, MapValue
+from mxlogit.model.panels import PanelDifferences
+from mxlogit.model.parameters import Population
+from mxlogit.model.wtp_space import pull_back, to_coefficients
 
 _BUFFER_CELLS = 500_000
 
@@ -39,7 +39,7 @@ class DrawnTastes:
     value : MapValue or None
         Tastes, slopes and direct derivatives, (n, k, r) each; None where tastes are the latents.
     parameters : Tensor, shape (n, K, r)
-        Fixed coefficients and tastes: those of the utility, or money (`mxlogit.money`).
+        Fixed coefficients and tastes: those of the utility, or money (`mxlogit.model.wtp_space`).
     """
 
     z: Tensor

@@ -89,7 +89,7 @@ class Specification:
     base_alternative : object
         The alternative without a constant; None for the first.
     scale : str or None
-        In willingness-to-pay space the column whose coefficient scales all others (`mxlogit.money`).
+        In willingness-to-pay space the column whose coefficient scales all others (`mxlogit.model.wtp_space`).
     """
 
     fixed: tuple[str, ...]

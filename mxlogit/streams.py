@@ -11,8 +11,8 @@ from torch import Tensor
 
 from mxlogit.choices.data import ChoiceData, join_choices
 from mxlogit.choices.packed import PackedChoices
-from mxlogit.differences import difference_panels
-from mxlogit.panels import Panels
+from mxlogit.model.differences import difference_panels
+from mxlogit.model.panels import Panels
 
 
 class StreamedPanels:

@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from mxlogit.density import PanelModel
 from mxlogit.draws import make_generator
 from mxlogit.guide.laplace import Flow, LocalFactor
 from mxlogit.importance import WeightedDraws, latent_moments
 from mxlogit.marginal import MarginalLikelihood, Proposal, Sweep
-from mxlogit.parameters import Population
+from mxlogit.model.mixed_logit import PanelModel
+from mxlogit.model.parameters import Population
 from mxlogit.people import PanelSource, People
 from mxlogit.samples import pareto_k
 from mxlogit.sequences import PersonDraws

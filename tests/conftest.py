@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from mxlogit import ChoiceData
-from mxlogit.density import PanelModel
-from mxlogit.differences import difference_panels
-from mxlogit.mixing import Mixing
-from mxlogit.panels import PanelDifferences
-from mxlogit.parameters import ParameterSpace
-from mxlogit.priors import Priors, resolve_priors
+from mxlogit.model.differences import difference_panels
+from mxlogit.model.mixed_logit import PanelModel
+from mxlogit.model.mixing import Mixing
+from mxlogit.model.panels import PanelDifferences
+from mxlogit.model.parameters import ParameterSpace
+from mxlogit.model.priors import Priors, resolve_priors
 
 torch.set_num_threads(1)
 

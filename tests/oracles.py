@@ -5,8 +5,8 @@ import torch
 
 from mxlogit import MSLE, MixedLogit, datasets
 from mxlogit.marginal import MarginalLikelihood, Sweep
+from mxlogit.model.parameters import Population
 from mxlogit.optim.trust_region import Evaluation, NewtonAscent
-from mxlogit.parameters import Population
 from mxlogit.people import People
 
 # Location and scale of the latent normal that give informative data for each family.

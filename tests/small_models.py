@@ -5,11 +5,11 @@ import math
 import torch
 
 from mxlogit.choices import ChoiceData
-from mxlogit.density import PanelModel
-from mxlogit.mixing import Mixing
-from mxlogit.panels import PanelDifferences
-from mxlogit.parameters import ParameterSpace, Population
-from mxlogit.priors import Priors, resolve_priors
+from mxlogit.model.mixed_logit import PanelModel
+from mxlogit.model.mixing import Mixing
+from mxlogit.model.panels import PanelDifferences
+from mxlogit.model.parameters import ParameterSpace, Population
+from mxlogit.model.priors import Priors, resolve_priors
 from mxlogit.sampling.covariance import HuangWand, InverseWishart, draw_inverse_wishart
 
 SPACE = ParameterSpace(("f",), ("a", "b"), ((0, 1),))

@@ -15,8 +15,8 @@ from mxlogit.draws import make_generator
 from mxlogit.guide.population import GaussianFactor
 from mxlogit.inference.correction import StudentFactor, WeightedVectors, sample_posterior
 from mxlogit.inference.posterior import widen_to_possible
-from mxlogit.parameters import ParameterSpace
-from mxlogit.points import CholeskyPoints
+from mxlogit.model.coordinates import CholeskyPoints
+from mxlogit.model.parameters import ParameterSpace
 
 TRIL = torch.tensor([[1.5, 0.0], [-0.4, 0.3]], dtype=torch.float64)
 MEAN = torch.tensor([0.5, -2.0], dtype=torch.float64)

@@ -282,7 +282,7 @@ def test_separation_is_said(frame):
 def test_separation_among_many_people(generator):
     """A direction proposed by some people holds for all, or one person of many speaks against it."""
     from mxlogit.inference.start import is_separated
-    from mxlogit.panels import PanelDifferences
+    from mxlogit.model.panels import PanelDifferences
     from mxlogit.people import People
 
     rows = torch.randn(6_000, 8, 3, generator=generator)

@@ -17,8 +17,8 @@ from mxlogit.guide.flows import LocalFlow
 from mxlogit.guide.laplace import LocalFactor, polish
 from mxlogit.importance import weigh_draws
 from mxlogit.inference.flow_training import FlowSettings, train_flow
-from mxlogit.likelihood import panel_log_prob
 from mxlogit.marginal import MarginalLikelihood, Sweep
+from mxlogit.model.likelihood import panel_log_prob
 from mxlogit.people import People
 from mxlogit.simulate import simulate_choices
 

@@ -13,8 +13,8 @@ from small_models import rebuilt
 import mxlogit.choices.packing as packing
 import mxlogit.identity as identity
 from mxlogit import ChoiceData, ChoiceDataError, ChoiceDataWarning
-from mxlogit.differences import difference_panels
 from mxlogit.identity import describe_differences, digest_data, digest_people
+from mxlogit.model.differences import difference_panels
 from mxlogit.people import People
 from mxlogit.sharing import count_ambiguous, share_people
 from mxlogit.streams import StreamedPanels

@@ -12,11 +12,11 @@ from pyro.infer import NUTS
 from small_models import model_of, prior_populations, summaries
 
 from mxlogit import ChoiceData
-from mxlogit.differences import difference_panels
 from mxlogit.inference.numpyro_nuts import arrays, check_numpyro, program
 from mxlogit.inference.nuts import site_values
-from mxlogit.model import mixed_logit
-from mxlogit.parameters import Population
+from mxlogit.model.differences import difference_panels
+from mxlogit.model.parameters import Population
+from mxlogit.model.pyro_program import mixed_logit
 from mxlogit.sampling.chains import Noise, State
 from mxlogit.sampling.covariance import HuangWand, InverseWishart
 from mxlogit.sampling.gibbs import GibbsSampler

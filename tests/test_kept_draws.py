@@ -10,10 +10,10 @@ from mxlogit import VI, MixedLogit, datasets
 from mxlogit.expansion import Remainder, fixed_derivatives, index_pairs
 from mxlogit.guide.laplace import drawn_utility, polish
 from mxlogit.kept_draws import KeptDraws, can_keep, log_tilted_integral
-from mxlogit.likelihood import compute_odds
 from mxlogit.marginal import MarginalLikelihood, Sweep
-from mxlogit.mixing import Mixing
-from mxlogit.parameters import ParameterSpace, Population
+from mxlogit.model.likelihood import compute_odds
+from mxlogit.model.mixing import Mixing
+from mxlogit.model.parameters import ParameterSpace, Population
 from mxlogit.people import People
 
 SWEEP = Sweep(draws=256, tail=8, key=3, polish=8)

@@ -7,8 +7,8 @@ import pytest
 import torch
 from small_models import rebuilt
 
-from mxlogit.differences import difference_panels
-from mxlogit.likelihood import choice_probabilities, panel_derivatives, panel_log_prob
+from mxlogit.model.differences import difference_panels
+from mxlogit.model.likelihood import choice_probabilities, panel_derivatives, panel_log_prob
 
 # Two float64 routes to one number of order ten.
 EXACT = 1e-10

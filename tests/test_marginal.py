@@ -9,18 +9,18 @@ import torch
 from small_models import rebuilt
 
 from mxlogit.choices import ChoiceData
-from mxlogit.density import PanelModel
-from mxlogit.differences import difference_panels
 from mxlogit.draws import DrawScheme, Jackknife
 from mxlogit.guide.laplace import follow, polish
 from mxlogit.guide.variational import vary
 from mxlogit.inference.newton import without_noise
-from mxlogit.likelihood import panel_log_prob
 from mxlogit.marginal import MarginalLikelihood, Sweep
-from mxlogit.mixing import FAMILIES, Mixing
-from mxlogit.parameters import ParameterSpace, Population
+from mxlogit.model.differences import difference_panels
+from mxlogit.model.likelihood import panel_log_prob
+from mxlogit.model.mixed_logit import PanelModel
+from mxlogit.model.mixing import FAMILIES, Mixing
+from mxlogit.model.parameters import ParameterSpace, Population
+from mxlogit.model.priors import Priors, resolve_priors
 from mxlogit.people import People
-from mxlogit.priors import Priors, resolve_priors
 
 # Importance noise of 262,144 draws on five people (about five standard errors of the worst family).
 NOISE = 2.5e-3
@@ -152,7 +152,7 @@ def test_following_a_mode_is_a_newton_step(panel, space, generator):
 
 def test_weight_two_equals_the_person_twice(data, space, generator):
     """With the same draws the weighted sums are equal: here draws are exact (zero variance of tastes)."""
-    from mxlogit.differences import difference_panels
+    from mxlogit.model.differences import difference_panels
 
     population = population_of(space, generator)
     tiny = Population(population.fixed, population.location, 1e-7 * population.scale_tril)
@@ -225,7 +225,7 @@ def test_jackknife_removes_the_first_order_bias(generator):
 
 def test_control_variates_make_a_gaussian_posterior_exact(space, generator):
     """Where people have no observed choice the posterior is the prior, and the factor is exact: no noise at all."""
-    from mxlogit.panels import PanelDifferences
+    from mxlogit.model.panels import PanelDifferences
 
     values = torch.zeros(5, 4, 5, dtype=torch.float64)
     panel = PanelDifferences.regular(values, 1)
@@ -236,7 +236,7 @@ def test_control_variates_make_a_gaussian_posterior_exact(space, generator):
 
 def test_two_newton_steps_leave_hardly_a_gap_on_the_published_design():
     """At the true population parameters, polish=2 from xi = 0: mean ESS fraction of the normal factor above .98."""
-    from mxlogit.differences import difference_panels
+    from mxlogit.model.differences import difference_panels
     from mxlogit.simulate import simulate_published_study
 
     study = simulate_published_study(500, 10, 1)
@@ -271,7 +271,7 @@ def test_variational_steps_find_the_best_gaussian(panel, space, generator):
 
 def test_variational_steps_even_out_weights():
     """Twelve tastes and four situations: the mode is far from the mean."""
-    from mxlogit.panels import PanelDifferences
+    from mxlogit.model.panels import PanelDifferences
 
     generator = torch.Generator().manual_seed(3)
     values = 1.5 * torch.randn(200, 12, 12, generator=generator, dtype=torch.float64)
@@ -315,7 +315,7 @@ def test_noise_is_taken_out_of_curvature_and_never_all_of_it(generator):
 
 def test_padding_does_not_matter(generator, monkeypatch):
     """People in pieces of like length, situations left out in the middle: what the padded panels say."""
-    from mxlogit.differences import difference_panels
+    from mxlogit.model.differences import difference_panels
     from mxlogit.simulate import simulate_published_study
 
     data = simulate_published_study(600, 12, 1).data
@@ -323,7 +323,7 @@ def test_padding_does_not_matter(generator, monkeypatch):
     observed = (torch.arange(12) < length) & ((torch.rand(600, 12, generator=generator) < 0.7) | (torch.arange(12) < 1))
     panel = difference_panels(rebuilt(data, observed=observed), dtype=torch.float64)
     padded_panel = panel.dense()
-    monkeypatch.setattr("mxlogit.layouts._WORTH_A_PIECE", 0.001)
+    monkeypatch.setattr("mxlogit.model.layouts._WORTH_A_PIECE", 0.001)
     pieces = list(panel.pieces(10_000, 150))
     assert len(pieces) >= 4
     assert sorted(torch.cat([place for place, _ in pieces]).tolist()) == list(range(600))
@@ -343,7 +343,7 @@ def test_padding_does_not_matter(generator, monkeypatch):
 
 
 def test_full_panels_stay_in_order(data):
-    from mxlogit.differences import difference_panels
+    from mxlogit.model.differences import difference_panels
 
     panel = difference_panels(data).dense()
     (first, second) = panel.pieces(10_000, 3)

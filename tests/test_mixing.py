@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import stats
 
-from mxlogit.mixing import FAMILIES, Mixing
+from mxlogit.model.mixing import FAMILIES, Mixing
 from mxlogit.spec import MIXING_NAMES
 
 LOCATION, SCALE = 0.7, 1.3

@@ -9,8 +9,8 @@ from small_models import rebuilt
 from mxlogit.guide.amortized import AmortizedGuide
 from mxlogit.guide.encoder import PublishedEncoder, SetEncoder
 from mxlogit.guide.population import GaussianFactor
-from mxlogit.likelihood import panel_log_prob
-from mxlogit.model import mixed_logit
+from mxlogit.model.likelihood import panel_log_prob
+from mxlogit.model.pyro_program import mixed_logit
 from mxlogit.people import People
 
 
@@ -117,7 +117,7 @@ def rows(factor):
 
 def test_encoder_symmetries(model, data, panel, guide, generator):
     """Order of situations, of alternatives, of people, padding and batching do not matter."""
-    from mxlogit.differences import difference_panels
+    from mxlogit.model.differences import difference_panels
 
     population = model.space.constrain(0.3 * torch.randn(model.space.size, generator=generator, dtype=torch.float64))
     encode = lambda panel: rows(guide.encoder(population, panel))  # noqa: E731

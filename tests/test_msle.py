@@ -24,7 +24,7 @@ from mxlogit import (
     wald_test,
 )
 from mxlogit.inference import msle as msle_module
-from mxlogit.parameters import Population
+from mxlogit.model.parameters import Population
 from mxlogit.sequences import SCHEMES
 from mxlogit.simulate import simulate_choices
 from mxlogit.simulated import SimulatedLikelihood

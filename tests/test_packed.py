@@ -17,7 +17,7 @@ from mxlogit import MSLE, VI, ChoiceData, ChoiceDataError, MixedLogit
 from mxlogit.choices import read_frame
 from mxlogit.choices.moments import AttributeMoments
 from mxlogit.choices.packed import MANIFEST, PEOPLE
-from mxlogit.differences import difference_panels
+from mxlogit.model.differences import difference_panels
 from mxlogit.spec import Columns
 from mxlogit.streams import StreamedPanels
 

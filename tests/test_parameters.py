@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mxlogit.parameters import ParameterSpace
+from mxlogit.model.parameters import ParameterSpace
 
 SPACES = {
     "full": ParameterSpace(("a", "b"), tuple("cdefg"), ((0, 1, 2, 3, 4),)),

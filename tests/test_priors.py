@@ -5,9 +5,9 @@ import torch
 from torch.distributions import HalfCauchy, LKJCholesky, Normal
 
 from mxlogit import Priors, SpecificationError
-from mxlogit.mixing import Mixing
-from mxlogit.parameters import ParameterSpace
-from mxlogit.priors import resolve_priors
+from mxlogit.model.mixing import Mixing
+from mxlogit.model.parameters import ParameterSpace
+from mxlogit.model.priors import resolve_priors
 
 
 @pytest.fixture

@@ -17,16 +17,16 @@ from small_models import model_of
 
 from mxlogit import MCMC, MSLE, VI, ChoiceData, MixedLogit, SpecificationError
 from mxlogit.choices.rows import pad_rows, rows_of_arrays
-from mxlogit.differences import difference_panels
+from mxlogit.choices.runs import first_places, places_of_runs
 from mxlogit.guide.encoder import PublishedEncoder
-from mxlogit.layouts import Situations, size_classes
-from mxlogit.likelihood import panel_derivatives, panel_log_prob
 from mxlogit.marginal import MarginalLikelihood, Sweep
-from mxlogit.mixing import Mixing
-from mxlogit.panels import PanelDifferences, RaggedPanels
-from mxlogit.parameters import ParameterSpace, Population
+from mxlogit.model.differences import difference_panels
+from mxlogit.model.layouts import Situations, size_classes
+from mxlogit.model.likelihood import panel_derivatives, panel_log_prob
+from mxlogit.model.mixing import Mixing
+from mxlogit.model.panels import PanelDifferences, RaggedPanels
+from mxlogit.model.parameters import ParameterSpace, Population
 from mxlogit.people import People
-from mxlogit.runs import first_places, places_of_runs
 from mxlogit.simulate import simulate_choices
 
 NAMES = ["a", "b", "c"]
@@ -257,7 +257,7 @@ def test_every_engine_as_with_padding(unequal, method, monkeypatch):
     found = est.fit(unequal).coef_
     tastes, proba = est.individual_coefficients(), est.predict_proba(unequal)
     assert isinstance(est._fitted.panel, RaggedPanels)
-    monkeypatch.setattr("mxlogit.panels._MOST_PADDING", 1e9)
+    monkeypatch.setattr("mxlogit.model.panels._MOST_PADDING", 1e9)
     padded = MixedLogit(random=["a", "b"], method=METHODS[method], random_state=3, dtype="float64").fit(unequal)
     assert isinstance(padded._fitted.panel, PanelDifferences)
     # Searches end where their steps are small, at the latest digits of which sums in another order have a say.

@@ -10,12 +10,12 @@ from quadrature import Quadrature
 from scipy import stats
 
 from mxlogit import VI, ConvergenceWarning, MixedLogit
-from mxlogit.density import PanelModel
 from mxlogit.draws import make_generator, shifted_net
 from mxlogit.guide.population import GaussianFactor
 from mxlogit.inference.correction import PosteriorSampler
 from mxlogit.inference.response_surface import ResponseSurface, count_terms
 from mxlogit.marginal import MarginalLikelihood, Sweep
+from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.path_draws import LatentDraws, PathDraws, WhitenedDraws
 from mxlogit.people import People
 from mxlogit.simulate import simulate_choices

@@ -71,9 +71,7 @@ def test_twenty_independent_coefficients():
     check(est, truth)
 
 
-@pytest.mark.parametrize(
-    ("t", "n"), [pytest.param(1, 2000, marks=pytest.mark.slow), (2, 1500), (30, 300), (100, 150)]
-)
+@pytest.mark.parametrize(("t", "n"), [pytest.param(1, 2000, marks=pytest.mark.slow), (2, 1500), (30, 300), (100, 150)])
 def test_length_of_panels(t, n):
     frame, truth = simulate_choices(
         n, t, 4, fixed={"x": -0.7}, random={z: (0.5, 0.8) for z in names(3)}, correlation=0.3, random_state=t
@@ -150,10 +148,7 @@ def test_all_mixing_distributions_together(n):
 
 @pytest.mark.parametrize(
     "family",
-    [
-        pytest.param(name, marks=[pytest.mark.slow] * (name not in ("normal", "lognormal")))
-        for name in MIXING_NAMES
-    ],
+    [pytest.param(name, marks=[pytest.mark.slow] * (name not in ("normal", "lognormal"))) for name in MIXING_NAMES],
 )
 def test_many_people_of_each_mixing_distribution(family):
     """More people than the largest subsample: the route that corrects few draws."""

@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 from small_models import PRIORS, SPACE, model_of, panel_of, prior_populations, summaries
 
-from mxlogit.parameters import ParameterSpace, Population
+from mxlogit.model.parameters import ParameterSpace, Population
 from mxlogit.sampling.chains import ChainLikelihood, Noise, State
 from mxlogit.sampling.covariance import InverseWishart, Scatter, draw_inverse_wishart, resolve_taste_prior
 from mxlogit.sampling.gibbs import GibbsSampler
@@ -156,7 +156,7 @@ def test_scores_of_chains(families, generator):
         def total(vector, chain=chain):
             moved = population_of(SPACE, vector)
             people = model.coefficients(moved, xi[chain].T)
-            from mxlogit.likelihood import panel_log_prob
+            from mxlogit.model.likelihood import panel_log_prob
 
             return panel_log_prob(people, panel).sum()
 

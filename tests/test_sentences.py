@@ -11,7 +11,7 @@ from mxlogit import VI, ConvergenceWarning, MixedLogit
 from mxlogit.fit import Fit, Status
 from mxlogit.inference import default
 from mxlogit.inference.assess import _quality_sentences, boundary_sentences
-from mxlogit.parameters import ParameterSpace
+from mxlogit.model.parameters import ParameterSpace
 from mxlogit.samples import Samples
 from mxlogit.simulate import simulate_choices
 

@@ -7,7 +7,7 @@ import torch
 from scipy import stats
 
 from mxlogit import MSLE, MixedLogit
-from mxlogit.mixing import Mixing
+from mxlogit.model.mixing import Mixing
 from mxlogit.simulate import simulate_choices
 from mxlogit.spec import MIXING_NAMES
 

@@ -14,9 +14,9 @@ from mxlogit.hypotheses import likelihood_ratio_test
 from mxlogit.inference import wrong_sign
 from mxlogit.inference.without_columns import Reduction
 from mxlogit.inference.wrong_sign import Signs, _members, ask_signs, best_gain
-from mxlogit.mixing import FAMILIES
-from mxlogit.panels import PanelDifferences
-from mxlogit.parameters import ParameterSpace
+from mxlogit.model.mixing import FAMILIES
+from mxlogit.model.panels import PanelDifferences
+from mxlogit.model.parameters import ParameterSpace
 from mxlogit.people import People
 from mxlogit.simulate import simulate_choices
 from mxlogit.team import Team

@@ -20,8 +20,8 @@ from torch import Tensor
 from mxlogit.choices.arrays import as_attributes, as_codes, as_labels, as_mask, as_names, as_numbers, as_positions
 from mxlogit.choices.checks import GivenArrays, check_arrays
 from mxlogit.choices.rows import ChoiceRows, PaddedArrays, pad_rows, rows_of_arrays
+from mxlogit.choices.runs import first_places, places_of_runs
 from mxlogit.errors import ChoiceDataError
-from mxlogit.runs import first_places, places_of_runs
 from mxlogit.spec import Columns, check_names
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mxlogit.runs import first_places
+from mxlogit.choices.runs import first_places
 
 
 @dataclass(frozen=True)

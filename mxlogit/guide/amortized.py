@@ -10,16 +10,16 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from mxlogit.density import PanelModel
 from mxlogit.draws import log_standard_normal
 from mxlogit.guide.encoder import PublishedEncoder, observed
 from mxlogit.guide.flows import LocalFlow
 from mxlogit.guide.laplace import LocalFactor, polish
 from mxlogit.guide.population import GaussianFactor
 from mxlogit.guide.subsampling import SBP, Masks
-from mxlogit.likelihood import by_pieces, panel_log_prob
-from mxlogit.panels import PanelDifferences, Panels
-from mxlogit.parameters import Population
+from mxlogit.model.likelihood import by_pieces, panel_log_prob
+from mxlogit.model.mixed_logit import PanelModel
+from mxlogit.model.panels import PanelDifferences, Panels
+from mxlogit.model.parameters import Population
 
 PLATE = "decision_makers"
 
@@ -139,7 +139,7 @@ class AmortizedGuide(nn.Module):
         return ((log_prob + log_ratio + factor.log_det) * panel.weights).sum()
 
     def forward(self, panel: Panels, people: Tensor | None = None) -> None:
-        """Run the guide: the Pyro counterpart of `mxlogit.model.mixed_logit`."""
+        """Run the guide: the Pyro counterpart of `mxlogit.model.pyro_program.mixed_logit`."""
         population = self._sample_population().to(panel.values)
         index = torch.arange(len(panel), device=panel.values.device) if people is None else people
         part = panel if people is None else panel.take(people)

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from mxlogit.guide.laplace import LocalFactor, drawn_log_prob
-from mxlogit.mixing import Mixing
-from mxlogit.panels import Panels
-from mxlogit.parameters import Population
+from mxlogit.model.mixing import Mixing
+from mxlogit.model.panels import Panels
+from mxlogit.model.parameters import Population
 
 _DISTANCES = (1.0, 2.0)
 # Pairs of axes are probed up to so many tastes.

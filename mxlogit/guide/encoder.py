@@ -20,10 +20,10 @@ from mxlogit.guide.attention import AttentionBlock, with_keys
 from mxlogit.guide.families import family_rank, family_size, make_factor, whiten
 from mxlogit.guide.laplace import LocalFactor, fixed_utility
 from mxlogit.guide.subsampling import Masks
-from mxlogit.likelihood import panel_probabilities
-from mxlogit.mixing import Mixing
-from mxlogit.panels import PanelDifferences
-from mxlogit.parameters import Population
+from mxlogit.model.likelihood import panel_probabilities
+from mxlogit.model.mixing import Mixing
+from mxlogit.model.panels import PanelDifferences
+from mxlogit.model.parameters import Population
 
 _FIRST_COLUMNS = 0.1
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mxlogit.errors import SpecificationError
 from mxlogit.guide.laplace import LocalFactor
-from mxlogit.parameters import Population
+from mxlogit.model.parameters import Population
 
 _PREFIX = "rank"
 

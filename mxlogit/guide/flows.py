@@ -21,9 +21,9 @@ from torch.func import functional_call
 
 from mxlogit.guide.context import context_size, probe
 from mxlogit.guide.laplace import LocalFactor
-from mxlogit.mixing import Mixing
-from mxlogit.panels import Panels
-from mxlogit.parameters import Population
+from mxlogit.model.mixing import Mixing
+from mxlogit.model.panels import Panels
+from mxlogit.model.parameters import Population
 
 _BINS, _BOUND, _FAR = 8, 5.0, 5.0
 # The slope that softplus must give for the identity; Pyro adds the rest.

@@ -15,11 +15,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from mxlogit.likelihood import Scratch, by_pieces, compute_odds, panel_derivatives
-from mxlogit.mixing import Mixing
-from mxlogit.money import coefficient_jacobian, to_coefficients
-from mxlogit.panels import PanelDifferences, Panels
-from mxlogit.parameters import Population
+from mxlogit.model.likelihood import Scratch, by_pieces, compute_odds, panel_derivatives
+from mxlogit.model.mixing import Mixing
+from mxlogit.model.panels import PanelDifferences, Panels
+from mxlogit.model.parameters import Population
+from mxlogit.model.wtp_space import coefficient_jacobian, to_coefficients
 
 # A candidate counts as an improvement unless it loses more than rounding can explain.
 _ROUNDING = {torch.float32: 2e-6, torch.float64: 1e-13}

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from mxlogit.guide.laplace import LocalFactor, drawn_utility
-from mxlogit.likelihood import Scratch, by_pieces, panel_probabilities, situation_means
-from mxlogit.mixing import Mixing
-from mxlogit.panels import PanelDifferences, Panels
-from mxlogit.parameters import Population
+from mxlogit.model.likelihood import Scratch, by_pieces, panel_probabilities, situation_means
+from mxlogit.model.mixing import Mixing
+from mxlogit.model.panels import PanelDifferences, Panels
+from mxlogit.model.parameters import Population
 
 # Longest move of a mean in one step, in sds of the new factor per root of the number of tastes.
 _LONGEST_MOVE = 1.0

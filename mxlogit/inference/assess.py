@@ -8,14 +8,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from mxlogit.density import PanelModel
 from mxlogit.draws import make_generator
 from mxlogit.fit import Fit, Status
 from mxlogit.guide.population import GaussianFactor
 from mxlogit.inference.posterior import EVEN_ENOUGH, PopulationCheck
 from mxlogit.inference.start import MultinomialLogit, is_separated, weakly_identified
 from mxlogit.marginal import MarginalLikelihood, Sweep
-from mxlogit.parameters import ParameterSpace, Population
+from mxlogit.model.mixed_logit import PanelModel
+from mxlogit.model.parameters import ParameterSpace, Population
 from mxlogit.people import People
 from mxlogit.samples import Samples
 

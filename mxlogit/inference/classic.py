@@ -16,7 +16,6 @@ import torch
 from pyro.infer import Trace_ELBO
 from torch import Tensor
 
-from mxlogit.density import PanelModel
 from mxlogit.draws import DrawScheme
 from mxlogit.fit import Fit, HistoryRow, Status
 from mxlogit.guide.amortized import AmortizedGuide
@@ -31,9 +30,10 @@ from mxlogit.inference.keep_control import EVERY, KeepControl
 from mxlogit.inference.newton import Clock
 from mxlogit.inference.start import MultinomialLogit
 from mxlogit.marginal import MarginalLikelihood, Sweep
-from mxlogit.model import mixed_logit
-from mxlogit.panels import Panels
-from mxlogit.parameters import Population
+from mxlogit.model.mixed_logit import PanelModel
+from mxlogit.model.panels import Panels
+from mxlogit.model.parameters import Population
+from mxlogit.model.pyro_program import mixed_logit
 from mxlogit.people import People
 from mxlogit.samples import Samples
 from mxlogit.tastes import PolishedTastes

@@ -20,15 +20,15 @@ from scipy import stats
 from scipy.stats import qmc
 from torch import Tensor
 
-from mxlogit.density import PanelModel
 from mxlogit.draws import make_generator
 from mxlogit.guide.population import GaussianFactor
 from mxlogit.inference.response_surface import ResponseSurface, count_terms
 from mxlogit.inference.surfaces import KeptDensity, SweptDensity, keep_draws
 from mxlogit.marginal import MarginalLikelihood, Sweep
-from mxlogit.parameters import ParameterSpace
+from mxlogit.model.coordinates import CholeskyPoints
+from mxlogit.model.mixed_logit import PanelModel
+from mxlogit.model.parameters import ParameterSpace
 from mxlogit.path_draws import PathDraws
-from mxlogit.points import CholeskyPoints
 from mxlogit.samples import order_along_curve, pareto_smoothed
 
 _STAGE, _MOST_STAGES, _FEWEST_STAGES = 256, 6, 2

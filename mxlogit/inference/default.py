@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from scipy import stats
 from torch import Tensor
 
-from mxlogit.density import PanelModel
 from mxlogit.draws import make_generator
 from mxlogit.fit import Fit
 from mxlogit.guide.laplace import Flow
@@ -47,8 +46,9 @@ from mxlogit.inference.start import MultinomialLogit
 from mxlogit.inference.surfaces import room_for_draws
 from mxlogit.journal import FileJournal, Journal
 from mxlogit.marginal import MarginalLikelihood, Sweep
+from mxlogit.model.mixed_logit import PanelModel
+from mxlogit.model.parameters import Population
 from mxlogit.optim.trust_region import newton_decrement
-from mxlogit.parameters import Population
 from mxlogit.people import People
 from mxlogit.samples import Samples
 from mxlogit.tastes import PolishedTastes

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mxlogit.density import PanelModel
 from mxlogit.draws import DrawScheme, make_generator
 from mxlogit.guide import objectives
 from mxlogit.guide.flows import LocalFlow
@@ -17,8 +16,9 @@ from mxlogit.guide.laplace import LocalFactor, polish
 from mxlogit.guide.variational import vary
 from mxlogit.importance import WeightedDraws, weigh_draws
 from mxlogit.marginal import MarginalLikelihood
-from mxlogit.panels import Panels
-from mxlogit.parameters import Population
+from mxlogit.model.mixed_logit import PanelModel
+from mxlogit.model.panels import Panels
+from mxlogit.model.parameters import Population
 
 # People who teach the flow, and how many and how many draws of each a step takes.
 _TAUGHT, _BATCH, _DRAWS = 4_000, 200, 32

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mxlogit.density import PanelModel
 from mxlogit.fit import HistoryRow
 from mxlogit.inference.method import Callback
 from mxlogit.journal import Checkpoint
-from mxlogit.panels import Panels
-from mxlogit.parameters import Population
+from mxlogit.model.mixed_logit import PanelModel
+from mxlogit.model.panels import Panels
+from mxlogit.model.parameters import Population
 from mxlogit.sampling.chains import State
 from mxlogit.sampling.convergence import rhat
 from mxlogit.sampling.covariance import HuangWand, InverseWishart

@@ -29,9 +29,9 @@ from mxlogit.guide.draw_subsets import choose_draws, sbp_logmeanexp
 from mxlogit.guide.laplace import LocalFactor
 from mxlogit.guide.population import GaussianFactor
 from mxlogit.importance import WeightedDraws, log_density, log_joint, weigh_draws
+from mxlogit.model.panels import Panels
+from mxlogit.model.parameters import Population
 from mxlogit.optim.curvature import Smooth
-from mxlogit.panels import Panels
-from mxlogit.parameters import Population
 from mxlogit.sequences import PersonDraws
 
 

@@ -13,9 +13,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from mxlogit.density import PanelModel
 from mxlogit.marginal import MarginalLikelihood, Sweep
-from mxlogit.parameters import Population
+from mxlogit.model.mixed_logit import PanelModel
+from mxlogit.model.parameters import Population
 
 # Noise of the information that is allowed, in whitened coordinates (root mean square): standard deviations err by about
 # as many per cent. Where the posterior moves on from here, they need not be known as well.

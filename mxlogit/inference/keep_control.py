@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mxlogit.guide.amortized import AmortizedGuide
-from mxlogit.panels import Panels
+from mxlogit.model.panels import Panels
 from mxlogit.team import Team
 
 EVERY = 50

@@ -11,7 +11,6 @@ import torch
 from sklearn.base import BaseEstimator
 from torch import Tensor
 
-from mxlogit.density import PanelModel
 from mxlogit.errors import SpecificationError, check_at_least, check_option, check_path, check_whole
 from mxlogit.fit import Fit, Status, TasteStates
 from mxlogit.identity import identify_fit
@@ -22,8 +21,9 @@ from mxlogit.inference.start import MultinomialLogit, fit_multinomial_logit, sta
 from mxlogit.inference.vi import VI
 from mxlogit.journal import Checkpoint
 from mxlogit.marginal import MarginalLikelihood
-from mxlogit.panels import Panels
-from mxlogit.parameters import Population
+from mxlogit.model.mixed_logit import PanelModel
+from mxlogit.model.panels import Panels
+from mxlogit.model.parameters import Population
 from mxlogit.people import People
 from mxlogit.sampling.convergence import ess_bulk, ess_tail, rhat
 from mxlogit.sampling.covariance import HuangWand, InverseWishart
@@ -46,9 +46,9 @@ class MCMC(BaseEstimator):  # type: ignore[misc]
     sampler : {"gibbs", "nuts", "numpyro"}
         "gibbs": Metropolis within Gibbs, all decision makers and chains at once: the population with people's
         posteriors, independence steps of tastes, then the population given latents and given whitened tastes.
-        "nuts": Pyro's No-U-Turn sampler on the Pyro program (`mxlogit.model`), chain after chain: slow, independent of
-        everything above, to keep "gibbs" honest. "numpyro": the same density in NumPyro (extra ``nuts``; normal and
-        lognormal coefficients).
+        "nuts": Pyro's No-U-Turn sampler on the Pyro program (`mxlogit.model.pyro_program`), chain after chain: slow,
+        independent of everything above, to keep "gibbs" honest. "numpyro": the same density in NumPyro (extra
+        ``nuts``; normal and lognormal coefficients).
     chains : int
         Two at least for R-hat.
     warmup, samples : int

@@ -7,8 +7,8 @@ from typing import Protocol, runtime_checkable
 
 import torch
 
-from mxlogit.density import PanelModel
 from mxlogit.fit import Fit
+from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.people import People
 
 Callback = Callable[[str], None]

@@ -10,7 +10,6 @@ import torch
 from sklearn.base import BaseEstimator
 from torch import Tensor
 
-from mxlogit.density import PanelModel
 from mxlogit.errors import (
     SpecificationError,
     check_at_least,
@@ -35,8 +34,9 @@ from mxlogit.inference.spread import (
 )
 from mxlogit.inference.start import fit_multinomial_logit, in_money, start_population
 from mxlogit.marginal import MarginalLikelihood, Sweep
-from mxlogit.panels import Panels
-from mxlogit.parameters import Population
+from mxlogit.model.mixed_logit import PanelModel
+from mxlogit.model.panels import Panels
+from mxlogit.model.parameters import Population
 from mxlogit.people import People
 from mxlogit.sequences import SCHEMES, PersonDraws
 from mxlogit.simulated import SimulatedLikelihood

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import torch
 
-from mxlogit.density import PanelModel
 from mxlogit.fit import HistoryRow, Status
 from mxlogit.guide.population import GaussianFactor
 from mxlogit.inference.information import prefers_paths
@@ -20,8 +19,9 @@ from mxlogit.inference.posterior import (
     natural_step,
 )
 from mxlogit.marginal import MarginalLikelihood, Sweep
+from mxlogit.model.mixed_logit import PanelModel
+from mxlogit.model.parameters import Population
 from mxlogit.optim.trust_region import Evaluation, newton_decrement
-from mxlogit.parameters import Population
 
 _DRAWS, _VARIATIONAL_STEPS = 64, 2
 # First rate, halved when near the end a step is no shorter than the last: steps go to and fro where the posterior is

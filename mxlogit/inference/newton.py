@@ -15,11 +15,12 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from mxlogit.density import PanelModel
 from mxlogit.fit import HistoryRow, Status
 from mxlogit.guide.population import GaussianFactor
 from mxlogit.inference.information import prefers_paths
 from mxlogit.marginal import MarginalLikelihood, Sweep
+from mxlogit.model.mixed_logit import PanelModel
+from mxlogit.model.parameters import Population
 from mxlogit.optim.trust_region import (
     Ascent,
     Evaluation,
@@ -29,7 +30,6 @@ from mxlogit.optim.trust_region import (
     newton_decrement,
     solve_step,
 )
-from mxlogit.parameters import Population
 from mxlogit.passes import DrawsEffect, PassResult
 
 STAGE_SIZES = (2_000, 20_000)

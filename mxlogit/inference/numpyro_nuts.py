@@ -1,6 +1,6 @@
 """NumPyro's No-U-Turn sampler on the same density, written in JAX: a judge that shares no code with the others.
 
-The extra ``nuts`` installs what this needs. Sites have the names of the Pyro program (`mxlogit.model`).
+The extra ``nuts`` installs what this needs. Sites have the names of the Pyro program (`mxlogit.model.pyro_program`).
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mxlogit.density import PanelModel
 from mxlogit.draws import make_generator
 from mxlogit.errors import MissingExtraError, SpecificationError
 from mxlogit.fit import HistoryRow
 from mxlogit.inference.gibbs_run import ChainSettings, Sampled
 from mxlogit.inference.method import Callback
 from mxlogit.inference.nuts import chain_after_chain, site_values
-from mxlogit.panels import Panels
-from mxlogit.parameters import Population
+from mxlogit.model.mixed_logit import PanelModel
+from mxlogit.model.panels import Panels
+from mxlogit.model.parameters import Population
 
 _START_SPREAD = 0.2
 _TARGET_ACCEPTANCE = 0.85
@@ -136,7 +136,7 @@ def arrays(panel: Panels) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
 
 
 def program(model: PanelModel, n_people: int) -> Callable[[Any], None]:
-    """The generative model of `mxlogit.model` in NumPyro's words, a function of the `arrays`."""
+    """The generative model of `mxlogit.model.pyro_program` in NumPyro's words, a function of the `arrays`."""
     import jax
     import jax.numpy as jnp
     import numpyro
@@ -147,7 +147,7 @@ def program(model: PanelModel, n_people: int) -> Callable[[Any], None]:
     signs = np.array([_SIGNS[family.name] for family in model.mixing.families])
 
     def sample(name: str, distribution: Any) -> Any:
-        """As `mxlogit.model.sample_site`."""
+        """As `mxlogit.model.pyro_program.sample_site`."""
         if 0 in distribution.event_shape:
             return jnp.zeros(distribution.event_shape)
         return numpyro.sample(name, distribution)

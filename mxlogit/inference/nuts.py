@@ -13,14 +13,14 @@ from pyro.infer import NUTS
 from pyro.infer.autoguide import init_to_value
 from torch import Tensor
 
-from mxlogit.density import PanelModel
 from mxlogit.draws import make_generator
 from mxlogit.fit import HistoryRow
 from mxlogit.inference.gibbs_run import ChainSettings, Sampled
 from mxlogit.inference.method import Callback
-from mxlogit.model import mixed_logit
-from mxlogit.panels import Panels
-from mxlogit.parameters import Population
+from mxlogit.model.mixed_logit import PanelModel
+from mxlogit.model.panels import Panels
+from mxlogit.model.parameters import Population
+from mxlogit.model.pyro_program import mixed_logit
 from mxlogit.sampling.chains import State
 from mxlogit.sampling.trace import Trace
 

@@ -15,7 +15,7 @@ from mxlogit.draws import make_generator
 from mxlogit.guide.flows import LocalFlow
 from mxlogit.guide.population import GaussianFactor
 from mxlogit.inference.correction import WeightedVectors
-from mxlogit.parameters import ParameterSpace
+from mxlogit.model.parameters import ParameterSpace
 
 _STEPS, _RATE, _TEST_EVERY, _PATIENCE = 400, 5e-3, 20, 4
 _WIDTH, _LAYERS, _HELD_OUT = 16, 1, 5

@@ -21,14 +21,14 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from mxlogit.density import PanelModel
 from mxlogit.draws import make_generator
 from mxlogit.guide.population import GaussianFactor
 from mxlogit.inference.surfaces import mean_situations
 from mxlogit.kept_draws import KeptDraws, can_keep
 from mxlogit.marginal import MarginalLikelihood, Sweep
+from mxlogit.model.mixed_logit import PanelModel
+from mxlogit.model.parameters import Population
 from mxlogit.optim.identities import natural_update
-from mxlogit.parameters import Population
 from mxlogit.path_draws import PathDraws, can_keep_paths
 from mxlogit.samples import pareto_k
 

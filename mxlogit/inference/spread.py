@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from mxlogit.draws import make_generator
-from mxlogit.panels import Panels
-from mxlogit.parameters import Population
+from mxlogit.model.panels import Panels
+from mxlogit.model.parameters import Population
 from mxlogit.samples import Samples
 from mxlogit.simulated import SimulatedLikelihood
 

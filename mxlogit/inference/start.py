@@ -9,10 +9,10 @@ import torch
 from scipy.optimize import linprog
 from torch import Tensor
 
-from mxlogit.density import PanelModel
 from mxlogit.errors import SpecificationError
-from mxlogit.likelihood import panel_derivatives
-from mxlogit.parameters import Population
+from mxlogit.model.likelihood import panel_derivatives
+from mxlogit.model.mixed_logit import PanelModel
+from mxlogit.model.parameters import Population
 from mxlogit.people import PanelSource, People, dense_pieces
 
 _CHUNK = 4096

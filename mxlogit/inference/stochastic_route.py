@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from mxlogit.density import PanelModel
 from mxlogit.fit import Fit, HistoryRow, Status
 from mxlogit.guide.amortized import AmortizedGuide
 from mxlogit.guide.population import GaussianFactor
@@ -20,8 +19,9 @@ from mxlogit.inference.newton import Clock
 from mxlogit.inference.saa import FIRST_DRAWS, FixedDraws, minimise_fixed_draws
 from mxlogit.inference.start import MultinomialLogit
 from mxlogit.marginal import MarginalLikelihood, Sweep
+from mxlogit.model.mixed_logit import PanelModel
+from mxlogit.model.parameters import Population
 from mxlogit.optim.stochastic import Batches, Progress, adam, hessian_free, lbfgs, settled
-from mxlogit.parameters import Population
 from mxlogit.people import People
 from mxlogit.tastes import PolishedTastes
 

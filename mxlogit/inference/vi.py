@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from sklearn.base import BaseEstimator
 
-from mxlogit.density import PanelModel
 from mxlogit.errors import SpecificationError, check_at_least, check_finite, check_option, check_path, check_whole
 from mxlogit.fit import Fit
 from mxlogit.guide.autoregressive import check_zuko
@@ -24,6 +23,7 @@ from mxlogit.inference.default import run_newton
 from mxlogit.inference.method import Callback
 from mxlogit.inference.newton import STAGE_SIZES, Clock
 from mxlogit.inference.start import fit_multinomial_logit, start_population
+from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.people import People
 
 _POPULATIONS = ("newton", "natural", "hessian_free", "lbfgs", "saa", "adam")

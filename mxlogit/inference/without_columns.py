@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from mxlogit.density import PanelModel
 from mxlogit.fit import Fit, TasteDraws, TasteSampler, TasteStates
-from mxlogit.mixing import Mixing
-from mxlogit.panels import PanelDifferences, Panels, RaggedPanels
-from mxlogit.parameters import ParameterSpace, Population
+from mxlogit.model.mixed_logit import PanelModel
+from mxlogit.model.mixing import Mixing
+from mxlogit.model.panels import PanelDifferences, Panels, RaggedPanels
+from mxlogit.model.parameters import ParameterSpace, Population
 from mxlogit.people import PanelSource, People
 from mxlogit.samples import Samples
 from mxlogit.tastes import WeightedTastes

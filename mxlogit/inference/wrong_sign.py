@@ -17,7 +17,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from mxlogit.density import PanelModel
 from mxlogit.errors import SpecificationError
 from mxlogit.fit import Fit, Status, TasteSampler
 from mxlogit.inference.method import Callback, Method
@@ -27,8 +26,9 @@ from mxlogit.inference.spread import information_criteria
 from mxlogit.inference.start import MultinomialLogit, fit_multinomial_logit, in_money, start_population
 from mxlogit.inference.without_columns import Reduction
 from mxlogit.marginal import MarginalLikelihood, Sweep
-from mxlogit.mixing import Family
-from mxlogit.parameters import ParameterSpace, Population
+from mxlogit.model.mixed_logit import PanelModel
+from mxlogit.model.mixing import Family
+from mxlogit.model.parameters import ParameterSpace, Population
 from mxlogit.people import People
 from mxlogit.samples import Samples
 from mxlogit.sequences import PersonDraws

@@ -6,8 +6,8 @@ import pandas as pd
 import torch
 from scipy.stats import norm
 
-from mxlogit.density import PanelModel
 from mxlogit.fit import Fit
+from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.sampling.convergence import ess_bulk, rhat
 
 

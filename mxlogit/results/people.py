@@ -14,10 +14,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from mxlogit.density import PanelModel
 from mxlogit.errors import SpecificationError
 from mxlogit.fit import Fit, TasteStates
-from mxlogit.parameters import Population
+from mxlogit.model.mixed_logit import PanelModel
+from mxlogit.model.parameters import Population
 from mxlogit.people import PanelSource
 from mxlogit.samples import order_along_curve
 

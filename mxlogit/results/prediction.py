@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from mxlogit.choices import ChoiceData, FrameChoices
-from mxlogit.density import PanelModel
 from mxlogit.fit import Fit
-from mxlogit.likelihood import choice_probabilities
 from mxlogit.marginal import MarginalLikelihood, Sweep
+from mxlogit.model.likelihood import choice_probabilities
+from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.people import PanelSource, People, on_processor
 from mxlogit.results.people import Group, weigh_coefficients
 from mxlogit.samples import order_along_curve

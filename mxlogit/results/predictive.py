@@ -14,10 +14,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from mxlogit.density import PanelModel
 from mxlogit.errors import SpecificationError
 from mxlogit.fit import Fit
 from mxlogit.marginal import MarginalLikelihood, Sweep
+from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.people import PanelSource, People
 from mxlogit.samples import pareto_smoothed
 

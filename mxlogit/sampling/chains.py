@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mxlogit.density import PanelModel
-from mxlogit.likelihood import Scratch, compute_odds
-from mxlogit.money import pull_back, to_coefficients
-from mxlogit.panels import PanelDifferences, Panels
-from mxlogit.parameters import Population
+from mxlogit.model.likelihood import Scratch, compute_odds
+from mxlogit.model.mixed_logit import PanelModel
+from mxlogit.model.panels import PanelDifferences, Panels
+from mxlogit.model.parameters import Population
+from mxlogit.model.wtp_space import pull_back, to_coefficients
 from mxlogit.people import dense_pieces
 from mxlogit.simulated_block import DrawnTastes, draw_tastes, evaluate_block, score_coordinates
 

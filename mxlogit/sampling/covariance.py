@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from mxlogit.errors import check_at_least
-from mxlogit.parameters import ParameterSpace
-from mxlogit.priors import PriorDensity
+from mxlogit.model.parameters import ParameterSpace
+from mxlogit.model.priors import PriorDensity
 from mxlogit.sampling.chains import Noise
 
 
@@ -167,7 +167,7 @@ def _draw_normal(precision: Tensor, pull: Tensor, noise: Noise) -> Tensor:
 
 
 class HalfCauchyLKJ(_NormalLocations):
-    """The priors of `mxlogit.priors.PriorDensity`."""
+    """The priors of `mxlogit.model.priors.PriorDensity`."""
 
     def log_density(self, location: Tensor, scale_tril: Tensor) -> Tensor:
         """As in `TastePrior`."""

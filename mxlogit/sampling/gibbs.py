@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mxlogit.density import PanelModel
-from mxlogit.panels import Panels
-from mxlogit.parameters import Population
+from mxlogit.model.mixed_logit import PanelModel
+from mxlogit.model.panels import Panels
+from mxlogit.model.parameters import Population
 from mxlogit.sampling.chains import ChainLikelihood, Noise, State
 from mxlogit.sampling.covariance import HuangWand, InverseWishart, resolve_taste_prior
 from mxlogit.sampling.person_step import Expansion, Proposal, independence_step, walk_step

@@ -20,12 +20,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mxlogit.density import PanelModel
 from mxlogit.guide.laplace import drawn_utility, polish
-from mxlogit.likelihood import panel_derivatives
-from mxlogit.money import coefficient_jacobian
-from mxlogit.panels import PanelDifferences
-from mxlogit.parameters import Population
+from mxlogit.model.likelihood import panel_derivatives
+from mxlogit.model.mixed_logit import PanelModel
+from mxlogit.model.panels import PanelDifferences
+from mxlogit.model.parameters import Population
+from mxlogit.model.wtp_space import coefficient_jacobian
 from mxlogit.people import dense_pieces
 from mxlogit.sampling.chains import ChainLikelihood, Noise, State, choose, with_people
 

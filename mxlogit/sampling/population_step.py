@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from mxlogit.parameters import ParameterSpace, Population
+from mxlogit.model.parameters import ParameterSpace, Population
 from mxlogit.sampling.chains import ChainLikelihood, Noise, State, choose, choose_population
 from mxlogit.sampling.covariance import Scatter, TastePrior
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mxlogit.density import PanelModel
+from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.samples import Samples
 from mxlogit.sampling.chains import State
 

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mxlogit.density import PanelModel
 from mxlogit.draws import make_generator
 from mxlogit.errors import SpecificationError
 from mxlogit.estimator import MixedLogit
 from mxlogit.marginal import MarginalLikelihood, Sweep
-from mxlogit.parameters import ParameterSpace, Population
+from mxlogit.model.mixed_logit import PanelModel
+from mxlogit.model.parameters import ParameterSpace, Population
 from mxlogit.people import People
 from mxlogit.study.designs import StudyDesign
 from mxlogit.tastes import PolishedTastes

@@ -17,13 +17,13 @@ from tqdm import tqdm
 
 from mxlogit.choices import ChoiceData
 from mxlogit.choices.moments import AttributeMoments
-from mxlogit.density import PanelModel
 from mxlogit.draws import make_generator
 from mxlogit.errors import ConvergenceWarning, check_whole
 from mxlogit.estimator import MixedLogit
 from mxlogit.identity import Identity, describe_settings
 from mxlogit.inference.method import Method
-from mxlogit.parameters import Population
+from mxlogit.model.mixed_logit import PanelModel
+from mxlogit.model.parameters import Population
 from mxlogit.request import build_model, resolve_method
 from mxlogit.study.records import RecordFile, identify_study, run_all
 
@@ -205,7 +205,7 @@ class _Task:
 
 def _draw_population(model: PanelModel, generator: torch.Generator) -> Population:
     """Population parameters from their priors, by the Pyro program."""
-    from mxlogit.model import sample_population
+    from mxlogit.model.pyro_program import sample_population
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))

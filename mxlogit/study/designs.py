@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from mxlogit.choices import ChoiceData
-from mxlogit.priors import Priors
+from mxlogit.model.priors import Priors
 from mxlogit.simulate import StudyData, simulate_choices, simulate_published_study
 
 # New situations, of so many people of the fit at most, and new people.

@@ -14,10 +14,10 @@ from typing import Any, TypeVar
 import torch
 
 from mxlogit.choices import ChoiceData
-from mxlogit.differences import difference_panels
 from mxlogit.errors import SpecificationError
 from mxlogit.estimator import MixedLogit
 from mxlogit.identity import Identity, describe_differences, describe_settings, digest_data
+from mxlogit.model.differences import difference_panels
 from mxlogit.people import People
 from mxlogit.reading import read_choices
 

@@ -33,7 +33,7 @@ from mxlogit.guide.variational import vary
 from mxlogit.importance import weigh_draws
 from mxlogit.inference.flow_training import FlowSettings, train_flow
 from mxlogit.marginal import MarginalLikelihood, Sweep
-from mxlogit.parameters import Population
+from mxlogit.model.parameters import Population
 from mxlogit.simulate import simulate_choices, simulate_published_study
 
 ELECTRICITY = ["pf", "cl", "loc", "wk", "tod", "seas"]

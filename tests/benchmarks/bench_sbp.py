@@ -35,8 +35,6 @@ import pyro
 import torch
 
 from mxlogit import SBP, VI, ChoiceData, Encoder, MixedLogit, Priors
-from mxlogit.density import PanelModel
-from mxlogit.differences import difference_panels
 from mxlogit.guide.amortized import AmortizedGuide
 from mxlogit.guide.encoder import SetEncoder
 from mxlogit.guide.memory import memory_report
@@ -45,11 +43,13 @@ from mxlogit.inference.classic import _train, encoder_quality, make_guide
 from mxlogit.inference.keep_control import KeepControl
 from mxlogit.inference.newton import Clock
 from mxlogit.inference.start import fit_multinomial_logit, start_population
-from mxlogit.mixing import Mixing
-from mxlogit.panels import PanelDifferences
-from mxlogit.parameters import ParameterSpace
+from mxlogit.model.differences import difference_panels
+from mxlogit.model.mixed_logit import PanelModel
+from mxlogit.model.mixing import Mixing
+from mxlogit.model.panels import PanelDifferences
+from mxlogit.model.parameters import ParameterSpace
+from mxlogit.model.priors import resolve_priors
 from mxlogit.people import People
-from mxlogit.priors import resolve_priors
 from mxlogit.simulate import simulate_choices
 from mxlogit.team import Team
 

@@ -36,9 +36,9 @@ import torch.distributed as dist
 
 from mxlogit import VI, ChoiceData, ConvergenceWarning, MixedLogit, Priors
 from mxlogit.marginal import MarginalLikelihood, Sweep
-from mxlogit.mixing import Mixing
-from mxlogit.panels import PanelDifferences
-from mxlogit.parameters import ParameterSpace, Population
+from mxlogit.model.mixing import Mixing
+from mxlogit.model.panels import PanelDifferences
+from mxlogit.model.parameters import ParameterSpace, Population
 from mxlogit.people import People
 from mxlogit.simulate import StudyData, simulate_published_study
 from mxlogit.team import current_team

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mxlogit.parameters import ParameterSpace, Population
+from mxlogit.model.parameters import ParameterSpace, Population
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from mxlogit.errors import check_at_least
-from mxlogit.mixing import Mixing
-from mxlogit.parameters import ParameterSpace
+from mxlogit.model.mixing import Mixing
+from mxlogit.model.parameters import ParameterSpace
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 fixed, location ~ normal; scale ~ half-Cauchy; correlation factors ~ LKJ; within a plate over decision
 makers: whitened tastes xi ~ N(0, I), tastes beta = g(location + L xi), and the log probability of the
 person's choices. The plate subsamples, so a mini-batch is scaled by N / batch. Hot loops call the torch
-functions of `mxlogit.density` instead; a test holds both equal.
+functions of `mxlogit.model.mixed_logit` instead; a test holds both equal.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from mxlogit.density import PanelModel
-from mxlogit.likelihood import panel_log_prob
-from mxlogit.panels import Panels
-from mxlogit.parameters import Population
+from mxlogit.model.likelihood import panel_log_prob
+from mxlogit.model.mixed_logit import PanelModel
+from mxlogit.model.panels import Panels
+from mxlogit.model.parameters import Population
 
 PLATE = "decision_makers"
 

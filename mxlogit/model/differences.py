@@ -10,8 +10,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from mxlogit.panels import Panels, arrange_panels
-from mxlogit.runs import first_places
+from mxlogit.choices.runs import first_places
+from mxlogit.model.panels import Panels, arrange_panels
 
 # Situations that are differenced at a time.
 _SITUATIONS_AT_ONCE = 16_384

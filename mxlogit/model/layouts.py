@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mxlogit.runs import first_places
+from mxlogit.choices.runs import first_places
 
 # Padded rows over real ones up to which situations of different sizes share a class.
 _CLASS_PADDING = 1.5

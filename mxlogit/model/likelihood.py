@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mxlogit.panels import PanelDifferences, Panels
+from mxlogit.model.panels import PanelDifferences, Panels
 
 # Utility differences below this bound cannot overflow exp() in float32, so no shift is needed.
 _SAFE_EXPONENT = 60.0

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mxlogit.likelihood import panel_log_prob
-from mxlogit.mixing import Mixing
-from mxlogit.panels import Panels
-from mxlogit.parameters import ParameterSpace, Population
-from mxlogit.priors import PriorDensity
+from mxlogit.model.likelihood import panel_log_prob
+from mxlogit.model.mixing import Mixing
+from mxlogit.model.panels import Panels
+from mxlogit.model.parameters import ParameterSpace, Population
+from mxlogit.model.priors import PriorDensity
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mxlogit import taste_moments as moments
-from mxlogit.money import to_coefficients
+from mxlogit.model import taste_moments as moments
+from mxlogit.model.wtp_space import to_coefficients
 
 _LOG_SQRT_TAU = 0.5 * math.log(2.0 * math.pi)
 
@@ -276,7 +276,7 @@ class Mixing:
     names : sequence of str, length k
         Family of each random coefficient.
     scale_position : int, optional
-        In willingness-to-pay space the place, among all coefficients, of the scale column (`mxlogit.money`).
+        In willingness-to-pay space the place, among all coefficients, of the scale column (`mxlogit.model.wtp_space`).
     """
 
     def __init__(self, names: Sequence[str], scale_position: int | None = None) -> None:
@@ -344,7 +344,7 @@ class Mixing:
         return to_coefficients(parameters, self.scale_position)
 
     def moments(self, location: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of the tastes: closed forms, but for Johnson's S_B (`mxlogit.taste_moments`).
+        """Mean and standard deviation of tastes: closed forms, but for Johnson's S_B (`mxlogit.model.taste_moments`).
 
         Parameters
         ----------

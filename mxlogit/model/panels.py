@@ -19,8 +19,8 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor
 
-from mxlogit.layouts import Layout, Situations, size_classes
-from mxlogit.runs import first_places, places_of_runs
+from mxlogit.choices.runs import first_places, places_of_runs
+from mxlogit.model.layouts import Layout, Situations, size_classes
 
 # Share of a dense array that may be padding before rows are held as long as they are.
 _MOST_PADDING = 0.25
