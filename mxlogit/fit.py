@@ -2,16 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from mxlogit.model.parameters import Population
 from mxlogit.people import PanelSource
-from mxlogit.samples import Samples
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Samples of the population parameters.
+
+    Attributes
+    ----------
+    unconstrained : Tensor, shape (s, D)
+        In the coordinates of `mxlogit.model.parameters.ParameterSpace`.
+    reported : Tensor, shape (s, D)
+        Fixed coefficients, locations, standard deviations, correlations.
+    labels : tuple of str, length D
+    kind : {"posterior", "sampling distribution"}
+        What the samples represent.
+    """
+
+    unconstrained: Tensor
+    reported: Tensor
+    labels: tuple[str, ...]
+    kind: str = "posterior"
+
+    def __len__(self) -> int:
+        return self.reported.shape[0]
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean of the reported parameters, shape (D,)."""
+        return self.reported.mean(0)
+
+    @property
+    def deviation(self) -> Tensor:
+        """Standard deviation of the reported parameters, shape (D,)."""
+        return self.reported.std(0)
+
+    def quantiles(self, probabilities: Sequence[float]) -> Tensor:
+        """Quantiles of the reported parameters, shape (number of probabilities, D)."""
+        at = torch.tensor(probabilities, dtype=self.reported.dtype, device=self.reported.device)
+        return torch.quantile(self.reported, at, dim=0)
 
 
 class Status(Enum):

@@ -20,7 +20,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from mxlogit.draws import BaseDraws, Jackknife, log_standard_normal
+from mxlogit.draws.importance import BaseDraws, log_standard_normal
+from mxlogit.draws.jackknife import Jackknife
 from mxlogit.guide.laplace import LocalFactor, drawn_log_prob, drawn_utility
 from mxlogit.model.likelihood import Odds, Scratch, compute_odds
 from mxlogit.model.mixing import MapValue, Mixing

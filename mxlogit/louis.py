@@ -16,7 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mxlogit.draws import BaseDraws
+from mxlogit.draws.importance import BaseDraws
 from mxlogit.guide.laplace import LocalFactor
 from mxlogit.importance import WeightedDraws, draw_utilities, latent_moments
 from mxlogit.model.likelihood import Scratch, panel_probabilities, situation_means

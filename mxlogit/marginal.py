@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mxlogit.draws import BaseDraws, DrawScheme, log_standard_normal
+from mxlogit.draws.importance import BaseDraws, DrawScheme, log_standard_normal
 from mxlogit.guide.laplace import Flow, LocalFactor, follow, polish
 from mxlogit.guide.variational import vary
 from mxlogit.importance import WeightedDraws, draw_whitened, score_people, weigh_draws

@@ -19,7 +19,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from mxlogit.draws import Jackknife, log_standard_normal, shifted_net
+from mxlogit.draws.importance import log_standard_normal, shifted_net
+from mxlogit.draws.jackknife import Jackknife
 from mxlogit.guide.laplace import drawn_log_prob, drawn_utility, whitened_log_prob
 from mxlogit.marginal import MarginalLikelihood, Proposal, Sweep
 from mxlogit.model.likelihood import compute_odds

@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from mxlogit.draws import make_generator
+from mxlogit.draws.generators import make_generator
 from mxlogit.errors import SpecificationError
 from mxlogit.model.panels import PanelDifferences, Panels, RaggedPanels
 from mxlogit.team import Team

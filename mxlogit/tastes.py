@@ -9,15 +9,15 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from mxlogit.draws import make_generator
+from mxlogit.diagnostics.psis import pareto_k
+from mxlogit.draws.generators import make_generator
+from mxlogit.draws.simulation import PersonDraws
 from mxlogit.guide.laplace import Flow, LocalFactor
 from mxlogit.importance import WeightedDraws, latent_moments
 from mxlogit.marginal import MarginalLikelihood, Proposal, Sweep
 from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.parameters import Population
 from mxlogit.people import PanelSource, People
-from mxlogit.samples import pareto_k
-from mxlogit.sequences import PersonDraws
 from mxlogit.simulated import SimulatedLikelihood
 
 # Draws of a person's moments that do where importance weights are even.

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mxlogit import SpecificationError
-from mxlogit.sampling.convergence import ess_bulk, ess_tail, mcse_mean, rhat
+from mxlogit.diagnostics.convergence import ess_bulk, ess_tail, mcse_mean, rhat
 
 MEASURES = {"rhat": rhat, "ess_bulk": ess_bulk, "ess_tail": ess_tail, "mcse_mean": mcse_mean}
 

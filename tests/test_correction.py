@@ -11,7 +11,7 @@ import torch
 from scipy import stats
 
 from mxlogit import VI, ChoiceData, ConvergenceWarning, MixedLogit, Priors, SpecificationError
-from mxlogit.draws import make_generator
+from mxlogit.draws.generators import make_generator
 from mxlogit.guide.population import GaussianFactor
 from mxlogit.inference.correction import StudentFactor, WeightedVectors, sample_posterior
 from mxlogit.inference.posterior import widen_to_possible

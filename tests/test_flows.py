@@ -10,7 +10,7 @@ import torch
 from oracles import marginal_of
 
 from mxlogit import VI, MixedLogit, SpecificationError
-from mxlogit.draws import DrawScheme
+from mxlogit.draws.importance import DrawScheme
 from mxlogit.guide import objectives
 from mxlogit.guide.context import context_size, probe
 from mxlogit.guide.flows import LocalFlow

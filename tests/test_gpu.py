@@ -9,7 +9,8 @@ import torch
 import mxlogit.marginal as marginal_module
 import mxlogit.simulated as simulated_module
 from mxlogit import MSLE, VI, ChoiceData, MixedLogit, memory_report
-from mxlogit.draws import DrawScheme
+from mxlogit.draws.importance import DrawScheme
+from mxlogit.draws.simulation import PersonDraws
 from mxlogit.guide.amortized import AmortizedGuide
 from mxlogit.guide.encoder import Encoder, SetEncoder
 from mxlogit.guide.flows import LocalFlow
@@ -17,7 +18,6 @@ from mxlogit.guide.population import GaussianFactor
 from mxlogit.inference.guide_objective import GuideObjective, ObjectiveSettings
 from mxlogit.marginal import MarginalLikelihood, Sweep
 from mxlogit.people import People
-from mxlogit.sequences import PersonDraws
 from mxlogit.simulate import simulate_choices, simulate_published_study
 from mxlogit.simulated import SimulatedLikelihood
 from mxlogit.tastes import PolishedTastes

@@ -9,7 +9,8 @@ import torch
 from small_models import rebuilt
 
 from mxlogit.choices import ChoiceData
-from mxlogit.draws import DrawScheme, Jackknife
+from mxlogit.draws.importance import DrawScheme
+from mxlogit.draws.jackknife import Jackknife
 from mxlogit.guide.laplace import follow, polish
 from mxlogit.guide.variational import vary
 from mxlogit.inference.newton import without_noise

@@ -23,9 +23,9 @@ from mxlogit import (
     parameter_function,
     wald_test,
 )
+from mxlogit.draws.simulation import SCHEMES
 from mxlogit.inference import msle as msle_module
 from mxlogit.model.parameters import Population
-from mxlogit.sequences import SCHEMES
 from mxlogit.simulate import simulate_choices
 from mxlogit.simulated import SimulatedLikelihood
 

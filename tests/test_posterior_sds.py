@@ -14,7 +14,7 @@ import torch
 from quadrature import EVERYBODY, REFERENCE, Quadrature, first_people, minus_hessian
 
 from mxlogit import VI, ConvergenceWarning, MixedLogit, Priors
-from mxlogit.draws import make_generator
+from mxlogit.draws.generators import make_generator
 from mxlogit.guide.population import GaussianFactor
 from mxlogit.inference.information import PRECISE, observed_information, whitened
 from mxlogit.inference.posterior import AnchoredTarget, check_gaussian

@@ -10,7 +10,8 @@ from quadrature import Quadrature
 from scipy import stats
 
 from mxlogit import VI, ConvergenceWarning, MixedLogit
-from mxlogit.draws import make_generator, shifted_net
+from mxlogit.draws.generators import make_generator
+from mxlogit.draws.importance import shifted_net
 from mxlogit.guide.population import GaussianFactor
 from mxlogit.inference.correction import PosteriorSampler
 from mxlogit.inference.response_surface import ResponseSurface, count_terms

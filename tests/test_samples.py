@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from mxlogit.samples import order_along_curve, pareto_k, pareto_smoothed
+from mxlogit.diagnostics.psis import pareto_k, pareto_smoothed
+from mxlogit.draws.curve import order_along_curve
 
 
 @pytest.mark.parametrize("shape", [0.3, 0.7, 1.2])

@@ -8,11 +8,10 @@ import torch
 from small_models import model_of
 
 from mxlogit import VI, ConvergenceWarning, MixedLogit
-from mxlogit.fit import Fit, Status
+from mxlogit.fit import Fit, Samples, Status
 from mxlogit.inference import default
 from mxlogit.inference.assess import _quality_sentences, boundary_sentences
 from mxlogit.model.parameters import ParameterSpace
-from mxlogit.samples import Samples
 from mxlogit.simulate import simulate_choices
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mxlogit import SpecificationError
-from mxlogit.sequences import SCHEMES, PersonDraws
+from mxlogit.draws.simulation import SCHEMES, PersonDraws
 
 
 def radical_inverse(i, base):

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 import mxlogit.simulated as simulated_module
+from mxlogit.draws.simulation import PersonDraws
 from mxlogit.model.likelihood import panel_log_prob
 from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.mixing import FAMILIES, Mixing
 from mxlogit.model.parameters import ParameterSpace
 from mxlogit.model.priors import Priors, resolve_priors
-from mxlogit.sequences import PersonDraws
 from mxlogit.simulated import SimulatedLikelihood
 
 FAMILIES_TRIED = [

@@ -10,7 +10,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from mxlogit.draws import log_standard_normal
+from mxlogit.draws.importance import log_standard_normal
 from mxlogit.guide.encoder import PublishedEncoder, observed
 from mxlogit.guide.flows import LocalFlow
 from mxlogit.guide.laplace import LocalFactor, polish

@@ -31,7 +31,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mxlogit.draws import mixed_bits
+from mxlogit.draws.generators import mixed_bits
 from mxlogit.errors import SpecificationError, check_at_least, check_option
 
 MODES = ("whole", "layer", "query", "official", "winners")

@@ -16,8 +16,8 @@ import torch
 from pyro.infer import Trace_ELBO
 from torch import Tensor
 
-from mxlogit.draws import DrawScheme
-from mxlogit.fit import Fit, HistoryRow, Status
+from mxlogit.draws.importance import DrawScheme
+from mxlogit.fit import Fit, HistoryRow, Samples, Status
 from mxlogit.guide.amortized import AmortizedGuide
 from mxlogit.guide.encoder import Encoder, PublishedEncoder, SetEncoder
 from mxlogit.guide.flows import LocalFlow
@@ -35,7 +35,6 @@ from mxlogit.model.panels import Panels
 from mxlogit.model.parameters import Population
 from mxlogit.model.pyro_program import mixed_logit
 from mxlogit.people import People
-from mxlogit.samples import Samples
 from mxlogit.tastes import PolishedTastes
 from mxlogit.team import Team
 

@@ -20,7 +20,9 @@ from scipy import stats
 from scipy.stats import qmc
 from torch import Tensor
 
-from mxlogit.draws import make_generator
+from mxlogit.diagnostics.psis import pareto_smoothed
+from mxlogit.draws.curve import order_along_curve
+from mxlogit.draws.generators import make_generator
 from mxlogit.guide.population import GaussianFactor
 from mxlogit.inference.response_surface import ResponseSurface, count_terms
 from mxlogit.inference.surfaces import KeptDensity, SweptDensity, keep_draws
@@ -29,7 +31,6 @@ from mxlogit.model.coordinates import CholeskyPoints
 from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.parameters import ParameterSpace
 from mxlogit.path_draws import PathDraws
-from mxlogit.samples import order_along_curve, pareto_smoothed
 
 _STAGE, _MOST_STAGES, _FEWEST_STAGES = 256, 6, 2
 # Effective draws that are enough, and stages at most, where draws of tastes are kept: usually, and when asked for.

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from scipy import stats
 from torch import Tensor
 
-from mxlogit.draws import make_generator
-from mxlogit.fit import Fit
+from mxlogit.draws.generators import make_generator
+from mxlogit.fit import Fit, Samples
 from mxlogit.guide.laplace import Flow
 from mxlogit.guide.population import GaussianFactor
 from mxlogit.identity import identify_fit
@@ -50,7 +50,6 @@ from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.parameters import Population
 from mxlogit.optim.trust_region import newton_decrement
 from mxlogit.people import People
-from mxlogit.samples import Samples
 from mxlogit.tastes import PolishedTastes
 
 if TYPE_CHECKING:

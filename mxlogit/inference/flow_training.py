@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mxlogit.draws import DrawScheme, make_generator
+from mxlogit.draws.generators import make_generator
+from mxlogit.draws.importance import DrawScheme
 from mxlogit.guide import objectives
 from mxlogit.guide.flows import LocalFlow
 from mxlogit.guide.laplace import LocalFactor, polish

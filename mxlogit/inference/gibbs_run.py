@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mxlogit.diagnostics.convergence import rhat
 from mxlogit.fit import HistoryRow
 from mxlogit.inference.method import Callback
 from mxlogit.journal import Checkpoint
@@ -16,7 +17,6 @@ from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.panels import Panels
 from mxlogit.model.parameters import Population
 from mxlogit.sampling.chains import State
-from mxlogit.sampling.convergence import rhat
 from mxlogit.sampling.covariance import HuangWand, InverseWishart
 from mxlogit.sampling.gibbs import Acceptance, GibbsSampler
 from mxlogit.sampling.trace import Trace

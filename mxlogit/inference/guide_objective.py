@@ -22,7 +22,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from mxlogit.draws import BaseDraws, DrawScheme, make_generator
+from mxlogit.draws.generators import make_generator
+from mxlogit.draws.importance import BaseDraws, DrawScheme
+from mxlogit.draws.simulation import PersonDraws
 from mxlogit.guide import objectives
 from mxlogit.guide.amortized import AmortizedGuide
 from mxlogit.guide.draw_subsets import choose_draws, sbp_logmeanexp
@@ -32,7 +34,6 @@ from mxlogit.importance import WeightedDraws, log_density, log_joint, weigh_draw
 from mxlogit.model.panels import Panels
 from mxlogit.model.parameters import Population
 from mxlogit.optim.curvature import Smooth
-from mxlogit.sequences import PersonDraws
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import torch
 from sklearn.base import BaseEstimator
 from torch import Tensor
 
+from mxlogit.diagnostics.convergence import ess_bulk, ess_tail, rhat
 from mxlogit.errors import SpecificationError, check_at_least, check_option, check_path, check_whole
 from mxlogit.fit import Fit, Status, TasteStates
 from mxlogit.identity import identify_fit
@@ -25,7 +26,6 @@ from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.panels import Panels
 from mxlogit.model.parameters import Population
 from mxlogit.people import People
-from mxlogit.sampling.convergence import ess_bulk, ess_tail, rhat
 from mxlogit.sampling.covariance import HuangWand, InverseWishart
 from mxlogit.sampling.trace import Trace
 from mxlogit.tastes import PolishedTastes

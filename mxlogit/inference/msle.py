@@ -10,6 +10,7 @@ import torch
 from sklearn.base import BaseEstimator
 from torch import Tensor
 
+from mxlogit.draws.simulation import SCHEMES, PersonDraws
 from mxlogit.errors import (
     SpecificationError,
     check_at_least,
@@ -38,7 +39,6 @@ from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.panels import Panels
 from mxlogit.model.parameters import Population
 from mxlogit.people import People
-from mxlogit.sequences import SCHEMES, PersonDraws
 from mxlogit.simulated import SimulatedLikelihood
 from mxlogit.tastes import SimulatedTastes
 
@@ -60,7 +60,7 @@ class MSLE(BaseEstimator):  # type: ignore[misc]
         Draws per decision maker.
     draws : {"halton", "scrambled_halton", "sobol", "mlhs", "pseudo"}
         "halton" follows mlogit and xlogit: consecutive blocks to people in order of first appearance (see
-        `mxlogit.sequences.PersonDraws`).
+        `mxlogit.draws.simulation.PersonDraws`).
     optimizer : {"newton", "bfgs", "l-bfgs", "trust-region"}
         "newton": trust-region steps with outer products of scores, first on part of the draws. The others are
         scipy's BFGS, L-BFGS-B and trust-exact. All finish by Newton steps with the exact Hessian.

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mxlogit.draws import make_generator
+from mxlogit.draws.generators import make_generator
 from mxlogit.errors import MissingExtraError, SpecificationError
 from mxlogit.fit import HistoryRow
 from mxlogit.inference.gibbs_run import ChainSettings, Sampled

@@ -13,7 +13,7 @@ from pyro.infer import NUTS
 from pyro.infer.autoguide import init_to_value
 from torch import Tensor
 
-from mxlogit.draws import make_generator
+from mxlogit.draws.generators import make_generator
 from mxlogit.fit import HistoryRow
 from mxlogit.inference.gibbs_run import ChainSettings, Sampled
 from mxlogit.inference.method import Callback

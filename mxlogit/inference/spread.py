@@ -7,10 +7,10 @@ import math
 import torch
 from torch import Tensor
 
-from mxlogit.draws import make_generator
+from mxlogit.draws.generators import make_generator
+from mxlogit.fit import Samples
 from mxlogit.model.panels import Panels
 from mxlogit.model.parameters import Population
-from mxlogit.samples import Samples
 from mxlogit.simulated import SimulatedLikelihood
 
 _PEOPLE_AT_ONCE = 4_096

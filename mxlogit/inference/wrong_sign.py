@@ -17,8 +17,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from mxlogit.draws.simulation import PersonDraws
 from mxlogit.errors import SpecificationError
-from mxlogit.fit import Fit, Status, TasteSampler
+from mxlogit.fit import Fit, Samples, Status, TasteSampler
 from mxlogit.inference.method import Callback, Method
 from mxlogit.inference.msle import MSLE
 from mxlogit.inference.newton import Clock, NewtonSearch, NewtonSettings
@@ -30,8 +31,6 @@ from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.mixing import Family
 from mxlogit.model.parameters import ParameterSpace, Population
 from mxlogit.people import People
-from mxlogit.samples import Samples
-from mxlogit.sequences import PersonDraws
 from mxlogit.tastes import PolishedTastes, SimulatedTastes
 
 # A coefficient of the allowed sign that is this many standard errors from zero needs no further question.

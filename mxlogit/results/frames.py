@@ -6,9 +6,9 @@ import pandas as pd
 import torch
 from scipy.stats import norm
 
+from mxlogit.diagnostics.convergence import ess_bulk, rhat
 from mxlogit.fit import Fit
 from mxlogit.model.mixed_logit import PanelModel
-from mxlogit.sampling.convergence import ess_bulk, rhat
 
 
 def coefficient_series(model: PanelModel, fit: Fit) -> pd.Series:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mxlogit.fit import Samples
 from mxlogit.model.mixed_logit import PanelModel
-from mxlogit.samples import Samples
 from mxlogit.sampling.chains import State
 
 

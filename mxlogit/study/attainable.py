@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mxlogit.draws import make_generator
+from mxlogit.draws.generators import make_generator
 from mxlogit.errors import SpecificationError
 from mxlogit.estimator import MixedLogit
 from mxlogit.marginal import MarginalLikelihood, Sweep

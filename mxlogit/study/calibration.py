@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from mxlogit.choices import ChoiceData
 from mxlogit.choices.moments import AttributeMoments
-from mxlogit.draws import make_generator
+from mxlogit.draws.generators import make_generator
 from mxlogit.errors import ConvergenceWarning, check_whole
 from mxlogit.estimator import MixedLogit
 from mxlogit.identity import Identity, describe_settings

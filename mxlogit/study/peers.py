@@ -11,16 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mxlogit.draws.simulation import PersonDraws
 from mxlogit.errors import MissingExtraError, SpecificationError
-from mxlogit.fit import Fit, Status
+from mxlogit.fit import Fit, Samples, Status
 from mxlogit.inference.method import Callback
 from mxlogit.marginal import MarginalLikelihood, Sweep
 from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.panels import Panels
 from mxlogit.model.parameters import ParameterSpace
 from mxlogit.people import People
-from mxlogit.samples import Samples
-from mxlogit.sequences import PersonDraws
 from mxlogit.tastes import SimulatedTastes
 
 _FAMILIES = {"normal": "n", "lognormal": "ln"}

@@ -26,7 +26,7 @@ from oracles import marginal_of
 from scipy.stats import wasserstein_distance
 
 from mxlogit import MCMC, VI, ConvergenceWarning, MixedLogit, datasets
-from mxlogit.draws import DrawScheme
+from mxlogit.draws.importance import DrawScheme
 from mxlogit.guide.encoder import SetEncoder
 from mxlogit.guide.laplace import polish
 from mxlogit.guide.variational import vary

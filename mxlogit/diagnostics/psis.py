@@ -1,77 +1,13 @@
-"""Posterior samples of population parameters, and Pareto smoothed importance sampling."""
+"""Pareto smoothed importance sampling: the shape of the tail of weights, and weights with a smooth tail."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 _SHORTEST_TAIL = 5
-# Of a number that places are sorted by; range of a coordinate, as a share of its size, that is rounding.
-_CODE_BITS, _ROUNDING = 62, 1e-9
-
-
-@dataclass(frozen=True)
-class Samples:
-    """Samples of the population parameters.
-
-    Attributes
-    ----------
-    unconstrained : Tensor, shape (s, D)
-        In the coordinates of `mxlogit.model.parameters.ParameterSpace`.
-    reported : Tensor, shape (s, D)
-        Fixed coefficients, locations, standard deviations, correlations.
-    labels : tuple of str, length D
-    kind : {"posterior", "sampling distribution"}
-        What the samples represent.
-    """
-
-    unconstrained: Tensor
-    reported: Tensor
-    labels: tuple[str, ...]
-    kind: str = "posterior"
-
-    def __len__(self) -> int:
-        return self.reported.shape[0]
-
-    @property
-    def mean(self) -> Tensor:
-        """Mean of the reported parameters, shape (D,)."""
-        return self.reported.mean(0)
-
-    @property
-    def deviation(self) -> Tensor:
-        """Standard deviation of the reported parameters, shape (D,)."""
-        return self.reported.std(0)
-
-    def quantiles(self, probabilities: Sequence[float]) -> Tensor:
-        """Quantiles of the reported parameters, shape (number of probabilities, D)."""
-        at = torch.tensor(probabilities, dtype=self.reported.dtype, device=self.reported.device)
-        return torch.quantile(self.reported, at, dim=0)
-
-
-def order_along_curve(points: Tensor) -> Tensor:
-    """Order (n,) in which neighbours among points (n, D) are near each other in all coordinates, or nearly so.
-
-    That of Morton (1966): digits of the coordinates' ranks one after the other, of as many coordinates as there are
-    bits. Stratified along it, points have less noise than in random order (Gerber and Chopin 2015, Journal of the Royal
-    Statistical Society B 77, who take Hilbert's curve).
-    """
-    # What is held, but for rounding, has no order.
-    if len(points):
-        varies = points.amax(0) - points.amin(0) > _ROUNDING * points.abs().amax(0)
-        points = points[:, varies][:, :_CODE_BITS]
-    n, size = points.shape
-    digits = max(1, min(_CODE_BITS // max(1, size), math.ceil(math.log2(max(2, n)))))
-    cells = points.argsort(0).argsort(0) * 2**digits // n
-    code = torch.zeros(n, dtype=torch.int64, device=points.device)
-    for digit in reversed(range(digits)):
-        for column in cells.unbind(1):
-            code = 2 * code + (column.bitwise_right_shift(digit) & 1)
-    return code.argsort(stable=True)
 
 
 def pareto_k(log_weights: Tensor) -> Tensor:

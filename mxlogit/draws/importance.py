@@ -9,10 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import torch
 from torch import Tensor
+
+from mxlogit.draws.generators import make_generator, mixed_bits, seed_of
 
 # Draws that are made together, and people at most, on a CPU and on a GPU.
 _BLOCK = {"cpu": (16_384, 128), "cuda": (1_048_576, 16_384)}
@@ -20,95 +21,6 @@ _BLOCK = {"cpu": (16_384, 128), "cuda": (1_048_576, 16_384)}
 _EDGE = 2.0**-24
 # Binary digits of the numbers of a net.
 _DIGITS = 30
-
-
-def _seed_of(*words: int) -> int:
-    """Mix words into one 63-bit seed (the finaliser of SplitMix64, Steele et al. 2014)."""
-    state = 0x9E3779B97F4A7C15
-    for word in words:
-        state = (state ^ (word & 0xFFFFFFFFFFFFFFFF)) & 0xFFFFFFFFFFFFFFFF
-        state = (state + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
-        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
-        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
-        state ^= state >> 31
-    return state & 0x7FFFFFFFFFFFFFFF
-
-
-def mixed_bits(words: tuple[int, ...], places: Tensor) -> Tensor:
-    """A random 63-bit whole number for every place (n,), int64: by words and place alone, so in any order.
-
-    The finaliser of SplitMix64 (Steele et al. 2014) applied to the place xor a seed made from the words.
-    """
-    state = places.to(torch.int64) ^ _signed(_seed_of(*words))
-    for factor, shift in ((0xBF58476D1CE4E5B9, 30), (0x94D049BB133111EB, 27), (1, 31)):
-        # A shift of a negative number fills with ones; the mask makes them zeros.
-        state = (state ^ (state.bitwise_right_shift(shift) & ((1 << (64 - shift)) - 1))) * _signed(factor)
-    return state & 0x7FFFFFFFFFFFFFFF
-
-
-def _signed(word: int) -> int:
-    """The 64-bit word as the whole number with a sign that has the same bits."""
-    return word - (1 << 64) if word >> 63 else word
-
-
-def make_generator(*words: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """Return a generator seeded by a tuple of whole numbers; other tuples give independent streams."""
-    generator = torch.Generator(device=device)
-    generator.manual_seed(_seed_of(*words))
-    return generator
-
-
-class Jackknife:
-    """The mean of exp(log_values) over draws without the bias of order 1/S of its logarithm.
-
-    Parameters
-    ----------
-    log_values : Tensor, shape (n, s)
-        Each half of s holds whole antithetic pairs.
-    """
-
-    def __init__(self, log_values: Tensor) -> None:
-        halves = log_values.unflatten(-1, (2, -1))
-        top = halves.amax(-1, keepdim=True)
-        self._odds = (halves - top).exp()
-        self._total = self._odds.sum(-1, keepdim=True)
-        self._halves = (top + self._total.log())[..., 0]
-        self._whole = self._halves.logsumexp(-1)
-        self._count = log_values.shape[-1]
-
-    @property
-    def log_sums(self) -> Tensor:
-        """Logarithms (n, 2) of the sums over each half."""
-        return self._halves
-
-    @property
-    def log_mean(self) -> Tensor:
-        """Twice the logarithm of the mean less the mean of those of the halves, shape (n,)."""
-        return 2.0 * self._whole - self._halves.mean(-1) - math.log(2.0 * self._count)
-
-    @cached_property
-    def half_weights(self) -> Tensor:
-        """Weights (n, 2, s / 2) that sum to one in each half."""
-        return self._odds / self._total
-
-    @property
-    def half_coefficients(self) -> Tensor:
-        """Coefficients (n, 2) of the halves' weighted means in one by `weights`; they sum to one."""
-        return 2.0 * self._share()[..., 0] - 0.5
-
-    @cached_property
-    def plain_weights(self) -> Tensor:
-        """Self-normalised weights, shape (n, s)."""
-        return (self.half_weights * self._share()).flatten(-2)
-
-    @cached_property
-    def weights(self) -> Tensor:
-        """Signed weights (n, s), summing to one: the gradient of `log_mean`."""
-        return (self.half_weights * self.half_coefficients[..., None]).flatten(-2)
-
-    def _share(self) -> Tensor:
-        """Each half's share of the sum, shape (n, 2, 1)."""
-        return (self._halves - self._whole[:, None]).exp_()[..., None]
 
 
 def shifted_net(words: tuple[int, ...], keys: Tensor, size: int, count: int) -> Tensor:
@@ -135,7 +47,7 @@ def shifted_net(words: tuple[int, ...], keys: Tensor, size: int, count: int) -> 
     L'Ecuyer and Lemieux (2002), in Dror, L'Ecuyer and Szidarovszky, Modeling Uncertainty, chapter 20. Shifts modulo one
     (Cranley and Patterson 1976) leave twice the error (2,000 people, one choice, two tastes, 128 points).
     """
-    net = torch.quasirandom.SobolEngine(size, scramble=True, seed=_seed_of(*words) % 2**31)
+    net = torch.quasirandom.SobolEngine(size, scramble=True, seed=seed_of(*words) % 2**31)
     digits = (net.draw(count, dtype=torch.float64).T * 2.0**_DIGITS).to(torch.int64)
     distinct, person = keys.cpu().unique(return_inverse=True)
     bits = torch.stack([mixed_bits((*words, axis), distinct) for axis in range(size)], 1)

@@ -1,6 +1,6 @@
 """Draws of simulated likelihood: standard normal points, a different block of one sequence for every person.
 
-Unlike the base points of importance sampling (`mxlogit.draws`) these are fixed for a whole fit and follow
+Unlike the base points of importance sampling (`mxlogit.draws.importance`) these are fixed for a whole fit and follow
 the conventions of maximum simulated likelihood, so that results of other programs can be reproduced. Any
 range of people can be drawn on its own: nothing needs to hold the draws of everybody.
 """

@@ -1,0 +1,1 @@
+"""Diagnostics of weighted draws and of Markov chains."""

@@ -1,0 +1,1 @@
+"""Random streams by name, importance draws, simulation draws, and the jackknife over halves of them."""

@@ -1,0 +1,61 @@
+"""Means over draws without the bias of order one over their number, from halves of them."""
+
+from __future__ import annotations
+
+import math
+from functools import cached_property
+
+from torch import Tensor
+
+
+class Jackknife:
+    """The mean of exp(log_values) over draws without the bias of order 1/S of its logarithm.
+
+    Parameters
+    ----------
+    log_values : Tensor, shape (n, s)
+        Each half of s holds whole antithetic pairs.
+    """
+
+    def __init__(self, log_values: Tensor) -> None:
+        halves = log_values.unflatten(-1, (2, -1))
+        top = halves.amax(-1, keepdim=True)
+        self._odds = (halves - top).exp()
+        self._total = self._odds.sum(-1, keepdim=True)
+        self._halves = (top + self._total.log())[..., 0]
+        self._whole = self._halves.logsumexp(-1)
+        self._count = log_values.shape[-1]
+
+    @property
+    def log_sums(self) -> Tensor:
+        """Logarithms (n, 2) of the sums over each half."""
+        return self._halves
+
+    @property
+    def log_mean(self) -> Tensor:
+        """Twice the logarithm of the mean less the mean of those of the halves, shape (n,)."""
+        return 2.0 * self._whole - self._halves.mean(-1) - math.log(2.0 * self._count)
+
+    @cached_property
+    def half_weights(self) -> Tensor:
+        """Weights (n, 2, s / 2) that sum to one in each half."""
+        return self._odds / self._total
+
+    @property
+    def half_coefficients(self) -> Tensor:
+        """Coefficients (n, 2) of the halves' weighted means in one by `weights`; they sum to one."""
+        return 2.0 * self._share()[..., 0] - 0.5
+
+    @cached_property
+    def plain_weights(self) -> Tensor:
+        """Self-normalised weights, shape (n, s)."""
+        return (self.half_weights * self._share()).flatten(-2)
+
+    @cached_property
+    def weights(self) -> Tensor:
+        """Signed weights (n, s), summing to one: the gradient of `log_mean`."""
+        return (self.half_weights * self.half_coefficients[..., None]).flatten(-2)
+
+    def _share(self) -> Tensor:
+        """Each half's share of the sum, shape (n, 2, 1)."""
+        return (self._halves - self._whole[:, None]).exp_()[..., None]
