@@ -14,11 +14,11 @@ from sklearn.base import clone
 from mxlogit.choices import ChoiceData, PackedChoices
 from mxlogit.errors import ChoiceDataError, SpecificationError
 from mxlogit.estimator import MixedLogit
-from mxlogit.identity import describe_differences, digest_people, identify_model
+from mxlogit.execution.identity import describe_differences, digest_people, identify_model
+from mxlogit.execution.processes import Team
 from mxlogit.inference.mcmc import MCMC
 from mxlogit.inference.method import Method
 from mxlogit.request import resolve_method
-from mxlogit.team import Team
 
 # Up to where two posteriors are called the same: differences of means in posterior sds, and ratios of sds.
 _SAME_MEAN, _SAME_SPREAD = 0.25, 1.2

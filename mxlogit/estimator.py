@@ -20,11 +20,13 @@ from mxlogit.errors import (
     check_option,
     check_probability,
 )
+from mxlogit.execution.division import share_people
+from mxlogit.execution.people import People
+from mxlogit.execution.processes import Team, current_team
 from mxlogit.fit import Fit
 from mxlogit.inference.method import Method
 from mxlogit.inference.wrong_sign import run_signed
 from mxlogit.model.priors import Priors
-from mxlogit.people import People
 from mxlogit.reading import complete, read_choices, read_choices_again, read_rows_again
 from mxlogit.request import (
     Fitted,
@@ -39,9 +41,7 @@ from mxlogit.request import (
     sum_moments,
 )
 from mxlogit.results import frames, people, prediction, predictive
-from mxlogit.sharing import share_people
 from mxlogit.spec import Columns, Specification, make_specification
-from mxlogit.team import Team, current_team
 from mxlogit.weighting import scale_weights, weight_sentences
 
 
@@ -185,7 +185,7 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
         X : long frame (pandas, polars, pyarrow), ChoiceData or PackedChoices
             One row per decision maker, situation and alternative. Never changed. In a process group of
             torch.distributed every process gives the same data, which are then split, or its own decision makers,
-            whose labels need not be unique (`mxlogit.sharing`); tables of people are of those of the process.
+            whose labels need not be unique (`mxlogit.execution.division`); tables of people are of its own.
         y : array, optional
             0/1 per row, instead of the choice column.
         sample_weight : array, optional

@@ -10,8 +10,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from mxlogit.execution.people import PanelSource
 from mxlogit.model.parameters import Population
-from mxlogit.people import PanelSource
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from scipy.stats import chi2, norm
 
 from mxlogit.errors import NotFittedError, SpecificationError, check_option, check_probability, suggest
 from mxlogit.estimator import MixedLogit
-from mxlogit.people import dense_pieces
+from mxlogit.execution.people import dense_pieces
 
 # Step of numerical derivatives, in standard errors.
 _STEP = 1e-4

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from mxlogit.draws.importance import BaseDraws, DrawScheme, log_standard_normal
+from mxlogit.execution.checkpoint import Journal
+from mxlogit.execution.people import People, places_inside
 from mxlogit.guide.laplace import Flow, LocalFactor, follow, polish
 from mxlogit.guide.variational import vary
 from mxlogit.importance import WeightedDraws, draw_whitened, score_people, weigh_draws
-from mxlogit.journal import Journal
 from mxlogit.louis import louis_information
 from mxlogit.model.likelihood import Scratch
 from mxlogit.model.mixed_logit import PanelModel
@@ -26,7 +27,6 @@ from mxlogit.model.panels import PanelDifferences
 from mxlogit.model.parameters import ParameterSpace, Population
 from mxlogit.passes import DrawsEffect, LikelihoodSums, PassResult
 from mxlogit.pathwise import pathwise_information
-from mxlogit.people import People, places_inside
 
 # Rows x draws and people of a chunk, by measurement: a hundred operations a chunk cost more than cache misses (50,000
 # people, 16 draws: 0.19, 0.16, 0.16, 0.15 and 0.15 s at 1,562, 3,125, 4,096, 6,250 and 12,500 people). A GPU has no use

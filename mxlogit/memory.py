@@ -10,10 +10,10 @@ import torch
 from sklearn.base import clone
 
 from mxlogit.errors import SpecificationError
+from mxlogit.execution.processes import Team
 from mxlogit.guide.subsampling import SBP
 from mxlogit.inference.vi import VI
 from mxlogit.request import resolve_method
-from mxlogit.team import Team
 
 if TYPE_CHECKING:
     from mxlogit.estimator import MixedLogit

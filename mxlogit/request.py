@@ -16,6 +16,9 @@ from mxlogit.choices import ChoiceData, PackedChoices
 from mxlogit.choices.labels import explain_kinds, find_labels, listed
 from mxlogit.choices.moments import AttributeMoments, check_identification
 from mxlogit.errors import ChoiceDataError, SpecificationError, check_option
+from mxlogit.execution.people import PanelSource
+from mxlogit.execution.processes import Team, own_gpu
+from mxlogit.execution.shard_panels import StreamedPanels
 from mxlogit.inference.mcmc import MCMC
 from mxlogit.inference.method import Method
 from mxlogit.inference.msle import MSLE
@@ -26,11 +29,8 @@ from mxlogit.model.mixing import Mixing
 from mxlogit.model.panels import PanelDifferences, RaggedPanels
 from mxlogit.model.parameters import ParameterSpace
 from mxlogit.model.priors import Priors, resolve_priors
-from mxlogit.people import PanelSource
 from mxlogit.results.people import Group
 from mxlogit.spec import Specification
-from mxlogit.streams import StreamedPanels
-from mxlogit.team import Team, own_gpu
 
 _METHODS: dict[str, type[VI] | type[MSLE] | type[MCMC]] = {"vi": VI, "msle": MSLE, "mcmc": MCMC}
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}

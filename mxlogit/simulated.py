@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 from mxlogit.draws.simulation import PersonDraws
+from mxlogit.execution.people import on_processor, places_inside
 from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.panels import PanelDifferences, Panels
 from mxlogit.model.parameters import Population
-from mxlogit.people import on_processor, places_inside
 from mxlogit.simulated_block import draw_tastes, evaluate_block, merge_blocks, sum_second, weigh_block
 
 # Rows x draws of a chunk, by measurement: fewer, larger calls beat intermediates in cache.

@@ -12,12 +12,12 @@ from torch import Tensor
 from mxlogit.diagnostics.psis import pareto_k
 from mxlogit.draws.generators import make_generator
 from mxlogit.draws.simulation import PersonDraws
+from mxlogit.execution.people import PanelSource, People
 from mxlogit.guide.laplace import Flow, LocalFactor
 from mxlogit.importance import WeightedDraws, latent_moments
 from mxlogit.marginal import MarginalLikelihood, Proposal, Sweep
 from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.parameters import Population
-from mxlogit.people import PanelSource, People
 from mxlogit.simulated import SimulatedLikelihood
 
 # Draws of a person's moments that do where importance weights are even.

@@ -4,10 +4,10 @@ import pandas as pd
 import torch
 
 from mxlogit import MSLE, MixedLogit, datasets
+from mxlogit.execution.people import People
 from mxlogit.marginal import MarginalLikelihood, Sweep
 from mxlogit.model.parameters import Population
 from mxlogit.optim.trust_region import Evaluation, NewtonAscent
-from mxlogit.people import People
 
 # Location and scale of the latent normal that give informative data for each family.
 PARAMETERS = {

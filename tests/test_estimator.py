@@ -281,9 +281,9 @@ def test_separation_is_said(frame):
 
 def test_separation_among_many_people(generator):
     """A direction proposed by some people holds for all, or one person of many speaks against it."""
+    from mxlogit.execution.people import People
     from mxlogit.inference.start import is_separated
     from mxlogit.model.panels import PanelDifferences
-    from mxlogit.people import People
 
     rows = torch.randn(6_000, 8, 3, generator=generator)
     apart = torch.where((rows @ torch.tensor([1.0, -2.0, 0.5]))[..., None] > 0, -rows, rows)

@@ -11,6 +11,7 @@ from oracles import marginal_of
 
 from mxlogit import VI, MixedLogit, SpecificationError
 from mxlogit.draws.importance import DrawScheme
+from mxlogit.execution.people import People
 from mxlogit.guide import objectives
 from mxlogit.guide.context import context_size, probe
 from mxlogit.guide.flows import LocalFlow
@@ -19,7 +20,6 @@ from mxlogit.importance import weigh_draws
 from mxlogit.inference.flow_training import FlowSettings, train_flow
 from mxlogit.marginal import MarginalLikelihood, Sweep
 from mxlogit.model.likelihood import panel_log_prob
-from mxlogit.people import People
 from mxlogit.simulate import simulate_choices
 
 with_zuko = pytest.mark.skipif(find_spec("zuko") is None, reason="needs the extra flows")

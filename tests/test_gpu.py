@@ -11,13 +11,13 @@ import mxlogit.simulated as simulated_module
 from mxlogit import MSLE, VI, ChoiceData, MixedLogit, memory_report
 from mxlogit.draws.importance import DrawScheme
 from mxlogit.draws.simulation import PersonDraws
+from mxlogit.execution.people import People
 from mxlogit.guide.amortized import AmortizedGuide
 from mxlogit.guide.encoder import Encoder, SetEncoder
 from mxlogit.guide.flows import LocalFlow
 from mxlogit.guide.population import GaussianFactor
 from mxlogit.inference.guide_objective import GuideObjective, ObjectiveSettings
 from mxlogit.marginal import MarginalLikelihood, Sweep
-from mxlogit.people import People
 from mxlogit.simulate import simulate_choices, simulate_published_study
 from mxlogit.simulated import SimulatedLikelihood
 from mxlogit.tastes import PolishedTastes

@@ -11,14 +11,14 @@ import torch
 from small_models import rebuilt
 
 import mxlogit.choices.packing as packing
-import mxlogit.identity as identity
+import mxlogit.execution.identity as identity
 from mxlogit import ChoiceData, ChoiceDataError, ChoiceDataWarning
-from mxlogit.identity import describe_differences, digest_data, digest_people
+from mxlogit.execution.division import count_ambiguous, share_people
+from mxlogit.execution.identity import describe_differences, digest_data, digest_people
+from mxlogit.execution.people import People
+from mxlogit.execution.processes import Team
+from mxlogit.execution.shard_panels import StreamedPanels
 from mxlogit.model.differences import difference_panels
-from mxlogit.people import People
-from mxlogit.sharing import count_ambiguous, share_people
-from mxlogit.streams import StreamedPanels
-from mxlogit.team import Team
 
 
 def make_data(n=23, t=4, j=4, k=2, seed=0, ragged=True):

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 from small_models import rebuilt
 
-import mxlogit.identity as identity
+import mxlogit.execution.identity as identity
 import mxlogit.inference.default as default
 import mxlogit.inference.newton as newton
 import mxlogit.inference.posterior as posterior

@@ -7,6 +7,7 @@ import torch
 from oracles import marginal_of
 
 from mxlogit import VI, MixedLogit, datasets
+from mxlogit.execution.people import People
 from mxlogit.expansion import Remainder, fixed_derivatives, index_pairs
 from mxlogit.guide.laplace import drawn_utility, polish
 from mxlogit.kept_draws import KeptDraws, can_keep, log_tilted_integral
@@ -14,7 +15,6 @@ from mxlogit.marginal import MarginalLikelihood, Sweep
 from mxlogit.model.likelihood import compute_odds
 from mxlogit.model.mixing import Mixing
 from mxlogit.model.parameters import ParameterSpace, Population
-from mxlogit.people import People
 
 SWEEP = Sweep(draws=256, tail=8, key=3, polish=8)
 MODELS = {

@@ -11,6 +11,7 @@ from small_models import rebuilt
 from mxlogit.choices import ChoiceData
 from mxlogit.draws.importance import DrawScheme
 from mxlogit.draws.jackknife import Jackknife
+from mxlogit.execution.people import People
 from mxlogit.guide.laplace import follow, polish
 from mxlogit.guide.variational import vary
 from mxlogit.inference.newton import without_noise
@@ -21,7 +22,6 @@ from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.mixing import FAMILIES, Mixing
 from mxlogit.model.parameters import ParameterSpace, Population
 from mxlogit.model.priors import Priors, resolve_priors
-from mxlogit.people import People
 
 # Importance noise of 262,144 draws on five people (about five standard errors of the worst family).
 NOISE = 2.5e-3

@@ -6,12 +6,12 @@ import torch
 from pyro import poutine
 from small_models import rebuilt
 
+from mxlogit.execution.people import People
 from mxlogit.guide.amortized import AmortizedGuide
 from mxlogit.guide.encoder import PublishedEncoder, SetEncoder
 from mxlogit.guide.population import GaussianFactor
 from mxlogit.model.likelihood import panel_log_prob
 from mxlogit.model.pyro_program import mixed_logit
-from mxlogit.people import People
 
 
 @pytest.fixture(autouse=True)

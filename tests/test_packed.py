@@ -17,9 +17,9 @@ from mxlogit import MSLE, VI, ChoiceData, ChoiceDataError, MixedLogit
 from mxlogit.choices import read_frame
 from mxlogit.choices.moments import AttributeMoments
 from mxlogit.choices.packed import MANIFEST, PEOPLE
+from mxlogit.execution.shard_panels import StreamedPanels
 from mxlogit.model.differences import difference_panels
 from mxlogit.spec import Columns
-from mxlogit.streams import StreamedPanels
 
 pytestmark = pytest.mark.filterwarnings("ignore::mxlogit.ConvergenceWarning")
 COLUMNS = {"decision_maker": "person", "situation": "task", "alternative": "mode", "choice": "chosen"}

@@ -15,12 +15,12 @@ from quadrature import EVERYBODY, REFERENCE, Quadrature, first_people, minus_hes
 
 from mxlogit import VI, ConvergenceWarning, MixedLogit, Priors
 from mxlogit.draws.generators import make_generator
+from mxlogit.execution.people import People
 from mxlogit.guide.population import GaussianFactor
 from mxlogit.inference.information import PRECISE, observed_information, whitened
 from mxlogit.inference.posterior import AnchoredTarget, check_gaussian
 from mxlogit.marginal import MarginalLikelihood, Sweep
 from mxlogit.path_draws import PathDraws
-from mxlogit.people import People
 from mxlogit.simulate import simulate_choices
 
 LOWEST, HIGHEST = 0.95, 1.06

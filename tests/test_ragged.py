@@ -18,6 +18,7 @@ from small_models import model_of
 from mxlogit import MCMC, MSLE, VI, ChoiceData, MixedLogit, SpecificationError
 from mxlogit.choices.rows import pad_rows, rows_of_arrays
 from mxlogit.choices.runs import first_places, places_of_runs
+from mxlogit.execution.people import People
 from mxlogit.guide.encoder import PublishedEncoder
 from mxlogit.marginal import MarginalLikelihood, Sweep
 from mxlogit.model.differences import difference_panels
@@ -26,7 +27,6 @@ from mxlogit.model.likelihood import panel_derivatives, panel_log_prob
 from mxlogit.model.mixing import Mixing
 from mxlogit.model.panels import PanelDifferences, RaggedPanels
 from mxlogit.model.parameters import ParameterSpace, Population
-from mxlogit.people import People
 from mxlogit.simulate import simulate_choices
 
 NAMES = ["a", "b", "c"]

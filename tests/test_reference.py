@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mxlogit import MixedLogit, Priors, datasets
-from mxlogit.people import People
+from mxlogit.execution.people import People
 from mxlogit.simulate import simulate_published_study
 
 pytestmark = pytest.mark.reference

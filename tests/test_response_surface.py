@@ -12,13 +12,13 @@ from scipy import stats
 from mxlogit import VI, ConvergenceWarning, MixedLogit
 from mxlogit.draws.generators import make_generator
 from mxlogit.draws.importance import shifted_net
+from mxlogit.execution.people import People
 from mxlogit.guide.population import GaussianFactor
 from mxlogit.inference.correction import PosteriorSampler
 from mxlogit.inference.response_surface import ResponseSurface, count_terms
 from mxlogit.marginal import MarginalLikelihood, Sweep
 from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.path_draws import LatentDraws, PathDraws, WhitenedDraws
-from mxlogit.people import People
 from mxlogit.simulate import simulate_choices
 
 

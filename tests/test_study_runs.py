@@ -59,7 +59,7 @@ def test_designs(name):
 
 
 def _team():
-    from mxlogit.team import Team
+    from mxlogit.execution.processes import Team
 
     return Team()
 

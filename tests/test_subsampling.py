@@ -9,6 +9,7 @@ import torch
 from mxlogit import VI, MixedLogit, SpecificationError
 from mxlogit import memory_report as memory_report_of
 from mxlogit.choices.data import ChoiceData
+from mxlogit.execution.processes import Team
 from mxlogit.guide import choose_draws, memory_report, sbp_logmeanexp, subsampling
 from mxlogit.guide.amortized import AmortizedGuide
 from mxlogit.guide.encoder import Encoder, SetEncoder, observed
@@ -19,7 +20,6 @@ from mxlogit.inference.guide_objective import GuideObjective, ObjectiveSettings
 from mxlogit.inference.keep_control import KeepControl
 from mxlogit.model.differences import difference_panels
 from mxlogit.simulate import simulate_choices
-from mxlogit.team import Team
 
 KEPT = 2
 

@@ -12,7 +12,7 @@ import team_jobs
 import torch
 
 from mxlogit import ChoiceData
-from mxlogit.team import Team, current_team
+from mxlogit.execution.processes import Team, current_team
 
 SAME = ["same_data", "own_people", "nobody_here", "shards", "many_people"]
 QUICK = ["own_people"]

@@ -9,6 +9,8 @@ import torch
 from small_models import model_of
 
 from mxlogit import MCMC, MSLE, VI, ConvergenceWarning, MixedLogit, SpecificationError
+from mxlogit.execution.people import People
+from mxlogit.execution.processes import Team
 from mxlogit.fit import Status
 from mxlogit.hypotheses import likelihood_ratio_test
 from mxlogit.inference import wrong_sign
@@ -17,9 +19,7 @@ from mxlogit.inference.wrong_sign import Signs, _members, ask_signs, best_gain
 from mxlogit.model.mixing import FAMILIES
 from mxlogit.model.panels import PanelDifferences
 from mxlogit.model.parameters import ParameterSpace
-from mxlogit.people import People
 from mxlogit.simulate import simulate_choices
-from mxlogit.team import Team
 
 RESTRICTED = [family for family in FAMILIES.values() if family.sign]
 METHODS = {

@@ -11,6 +11,7 @@ import math
 
 import torch
 
+from mxlogit.execution.people import People
 from mxlogit.fit import HistoryRow
 from mxlogit.guide.amortized import AmortizedGuide
 from mxlogit.guide.population import GaussianFactor
@@ -19,7 +20,6 @@ from mxlogit.inference.newton import Clock, with_prior
 from mxlogit.inference.posterior import laplace_factor
 from mxlogit.marginal import MarginalLikelihood, Sweep
 from mxlogit.optim.stochastic import Progress, lbfgs, settled
-from mxlogit.people import People
 
 # People at a time, and how many times more there must be for that to save time.
 _FEW_PEOPLE, _TIMES_MORE = 250, 4

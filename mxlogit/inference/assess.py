@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mxlogit.draws.generators import make_generator
+from mxlogit.execution.people import People
 from mxlogit.fit import Fit, Samples, Status
 from mxlogit.guide.population import GaussianFactor
 from mxlogit.inference.posterior import EVEN_ENOUGH, PopulationCheck
@@ -16,7 +17,6 @@ from mxlogit.inference.start import MultinomialLogit, is_separated, weakly_ident
 from mxlogit.marginal import MarginalLikelihood, Sweep
 from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.parameters import ParameterSpace, Population
-from mxlogit.people import People
 
 _SMALL_EIGENVALUE = 1e-4
 # Standard deviations in utils, for an attribute's typical difference: negligible; and modest, which is called

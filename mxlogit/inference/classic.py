@@ -17,6 +17,8 @@ from pyro.infer import Trace_ELBO
 from torch import Tensor
 
 from mxlogit.draws.importance import DrawScheme
+from mxlogit.execution.people import People
+from mxlogit.execution.processes import Team
 from mxlogit.fit import Fit, HistoryRow, Samples, Status
 from mxlogit.guide.amortized import AmortizedGuide
 from mxlogit.guide.encoder import Encoder, PublishedEncoder, SetEncoder
@@ -34,9 +36,7 @@ from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.panels import Panels
 from mxlogit.model.parameters import Population
 from mxlogit.model.pyro_program import mixed_logit
-from mxlogit.people import People
 from mxlogit.tastes import PolishedTastes
-from mxlogit.team import Team
 
 if TYPE_CHECKING:
     from mxlogit.inference.vi import VI

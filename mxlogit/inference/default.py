@@ -11,10 +11,12 @@ from scipy import stats
 from torch import Tensor
 
 from mxlogit.draws.generators import make_generator
+from mxlogit.execution.checkpoint import FileJournal, Journal
+from mxlogit.execution.identity import identify_fit
+from mxlogit.execution.people import People
 from mxlogit.fit import Fit, Samples
 from mxlogit.guide.laplace import Flow
 from mxlogit.guide.population import GaussianFactor
-from mxlogit.identity import identify_fit
 from mxlogit.inference.assess import draw_samples, evaluate_center, judge, report_samples
 from mxlogit.inference.correction import MOST_WORK, USUAL_WORK, WeightedVectors, correct
 from mxlogit.inference.information import PRECISE, ROUGH, observed_information
@@ -44,12 +46,10 @@ from mxlogit.inference.posterior import (
 )
 from mxlogit.inference.start import MultinomialLogit
 from mxlogit.inference.surfaces import room_for_draws
-from mxlogit.journal import FileJournal, Journal
 from mxlogit.marginal import MarginalLikelihood, Sweep
 from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.parameters import Population
 from mxlogit.optim.trust_region import newton_decrement
-from mxlogit.people import People
 from mxlogit.tastes import PolishedTastes
 
 if TYPE_CHECKING:

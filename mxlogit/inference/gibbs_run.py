@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from mxlogit.diagnostics.convergence import rhat
+from mxlogit.execution.checkpoint import Checkpoint
 from mxlogit.fit import HistoryRow
 from mxlogit.inference.method import Callback
-from mxlogit.journal import Checkpoint
 from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.panels import Panels
 from mxlogit.model.parameters import Population

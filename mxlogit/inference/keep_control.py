@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mxlogit.execution.processes import Team
 from mxlogit.guide.amortized import AmortizedGuide
 from mxlogit.model.panels import Panels
-from mxlogit.team import Team
 
 EVERY = 50
 _FORGET, _LEAST, _MOST = 0.8, 1.0 / 16.0, 0.9

@@ -13,19 +13,19 @@ from torch import Tensor
 
 from mxlogit.diagnostics.convergence import ess_bulk, ess_tail, rhat
 from mxlogit.errors import SpecificationError, check_at_least, check_option, check_path, check_whole
+from mxlogit.execution.checkpoint import Checkpoint
+from mxlogit.execution.identity import identify_fit
+from mxlogit.execution.people import People
 from mxlogit.fit import Fit, Status, TasteStates
-from mxlogit.identity import identify_fit
 from mxlogit.inference.assess import evaluate_center, judge
 from mxlogit.inference.gibbs_run import ChainSettings, Sampled, run_gibbs
 from mxlogit.inference.method import Callback
 from mxlogit.inference.start import MultinomialLogit, fit_multinomial_logit, start_population
 from mxlogit.inference.vi import VI
-from mxlogit.journal import Checkpoint
 from mxlogit.marginal import MarginalLikelihood
 from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.panels import Panels
 from mxlogit.model.parameters import Population
-from mxlogit.people import People
 from mxlogit.sampling.covariance import HuangWand, InverseWishart
 from mxlogit.sampling.trace import Trace
 from mxlogit.tastes import PolishedTastes

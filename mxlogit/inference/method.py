@@ -7,9 +7,9 @@ from typing import Protocol, runtime_checkable
 
 import torch
 
+from mxlogit.execution.people import People
 from mxlogit.fit import Fit
 from mxlogit.model.mixed_logit import PanelModel
-from mxlogit.people import People
 
 Callback = Callable[[str], None]
 

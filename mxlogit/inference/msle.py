@@ -19,6 +19,7 @@ from mxlogit.errors import (
     check_option,
     check_whole,
 )
+from mxlogit.execution.people import People
 from mxlogit.fit import Fit
 from mxlogit.inference.assess import judge
 from mxlogit.inference.method import Callback
@@ -38,7 +39,6 @@ from mxlogit.marginal import MarginalLikelihood, Sweep
 from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.panels import Panels
 from mxlogit.model.parameters import Population
-from mxlogit.people import People
 from mxlogit.simulated import SimulatedLikelihood
 from mxlogit.tastes import SimulatedTastes
 

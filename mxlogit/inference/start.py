@@ -10,10 +10,10 @@ from scipy.optimize import linprog
 from torch import Tensor
 
 from mxlogit.errors import SpecificationError
+from mxlogit.execution.people import PanelSource, People, dense_pieces
 from mxlogit.model.likelihood import panel_derivatives
 from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.parameters import Population
-from mxlogit.people import PanelSource, People, dense_pieces
 
 _CHUNK = 4096
 # Gain, relative to the log likelihood, that rounding hides: a search for less in single precision never ends.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from mxlogit.execution.people import People
 from mxlogit.fit import Fit, HistoryRow, Status
 from mxlogit.guide.amortized import AmortizedGuide
 from mxlogit.guide.population import GaussianFactor
@@ -22,7 +23,6 @@ from mxlogit.marginal import MarginalLikelihood, Sweep
 from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.parameters import Population
 from mxlogit.optim.stochastic import Batches, Progress, adam, hessian_free, lbfgs, settled
-from mxlogit.people import People
 from mxlogit.tastes import PolishedTastes
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ import torch
 from sklearn.base import BaseEstimator
 
 from mxlogit.errors import SpecificationError, check_at_least, check_finite, check_option, check_path, check_whole
+from mxlogit.execution.people import People
 from mxlogit.fit import Fit
 from mxlogit.guide.autoregressive import check_zuko
 from mxlogit.guide.encoder import Encoder
@@ -24,7 +25,6 @@ from mxlogit.inference.method import Callback
 from mxlogit.inference.newton import STAGE_SIZES, Clock
 from mxlogit.inference.start import fit_multinomial_logit, start_population
 from mxlogit.model.mixed_logit import PanelModel
-from mxlogit.people import People
 
 _POPULATIONS = ("newton", "natural", "hessian_free", "lbfgs", "saa", "adam")
 _TRAINED = ("adam", "hessian_free", "lbfgs")

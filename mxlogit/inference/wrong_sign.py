@@ -19,6 +19,7 @@ from torch import Tensor
 
 from mxlogit.draws.simulation import PersonDraws
 from mxlogit.errors import SpecificationError
+from mxlogit.execution.people import People
 from mxlogit.fit import Fit, Samples, Status, TasteSampler
 from mxlogit.inference.method import Callback, Method
 from mxlogit.inference.msle import MSLE
@@ -30,7 +31,6 @@ from mxlogit.marginal import MarginalLikelihood, Sweep
 from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.mixing import Family
 from mxlogit.model.parameters import ParameterSpace, Population
-from mxlogit.people import People
 from mxlogit.tastes import PolishedTastes, SimulatedTastes
 
 # A coefficient of the allowed sign that is this many standard errors from zero needs no further question.

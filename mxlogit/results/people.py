@@ -16,10 +16,10 @@ from torch import Tensor
 
 from mxlogit.draws.curve import order_along_curve
 from mxlogit.errors import SpecificationError
+from mxlogit.execution.people import PanelSource
 from mxlogit.fit import Fit, TasteStates
 from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.parameters import Population
-from mxlogit.people import PanelSource
 
 # Population samples over which people's posteriors are averaged: their most; people of the fit times samples, since
 # what the population's uncertainty adds to a person's shrinks with the number of people; and their fewest for

@@ -14,11 +14,11 @@ from torch import Tensor
 from mxlogit.choices import ChoiceData, FrameChoices
 from mxlogit.draws.curve import order_along_curve
 from mxlogit.draws.simulation import PersonDraws
+from mxlogit.execution.people import PanelSource, People, on_processor
 from mxlogit.fit import Fit
 from mxlogit.marginal import MarginalLikelihood, Sweep
 from mxlogit.model.likelihood import choice_probabilities
 from mxlogit.model.mixed_logit import PanelModel
-from mxlogit.people import PanelSource, People, on_processor
 from mxlogit.results.people import Group, weigh_coefficients
 
 # Nodes over (posterior sample of the population, tastes), a power of two. Largest errors of probabilities are in

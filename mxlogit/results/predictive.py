@@ -16,10 +16,10 @@ from torch import Tensor
 
 from mxlogit.diagnostics.psis import pareto_smoothed
 from mxlogit.errors import SpecificationError
+from mxlogit.execution.people import PanelSource, People
 from mxlogit.fit import Fit
 from mxlogit.marginal import MarginalLikelihood, Sweep
 from mxlogit.model.mixed_logit import PanelModel
-from mxlogit.people import PanelSource, People
 
 _POPULATIONS, _DRAWS = 400, 128
 _WORST_K = 0.7

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mxlogit.execution.people import dense_pieces
 from mxlogit.model.likelihood import Scratch, compute_odds
 from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.panels import PanelDifferences, Panels
 from mxlogit.model.parameters import Population
 from mxlogit.model.wtp_space import pull_back, to_coefficients
-from mxlogit.people import dense_pieces
 from mxlogit.simulated_block import DrawnTastes, draw_tastes, evaluate_block, score_coordinates
 
 # Rows x chains of a chunk of people (as in `mxlogit.marginal`), and rows x coordinates squared of one for Hessians.

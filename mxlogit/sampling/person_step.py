@@ -20,13 +20,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mxlogit.execution.people import dense_pieces
 from mxlogit.guide.laplace import drawn_utility, polish
 from mxlogit.model.likelihood import panel_derivatives
 from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.panels import PanelDifferences
 from mxlogit.model.parameters import Population
 from mxlogit.model.wtp_space import coefficient_jacobian
-from mxlogit.people import dense_pieces
 from mxlogit.sampling.chains import ChainLikelihood, Noise, State, choose, with_people
 
 _TAIL = 8

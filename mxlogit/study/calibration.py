@@ -20,7 +20,7 @@ from mxlogit.choices.moments import AttributeMoments
 from mxlogit.draws.generators import make_generator
 from mxlogit.errors import ConvergenceWarning, check_whole
 from mxlogit.estimator import MixedLogit
-from mxlogit.identity import Identity, describe_settings
+from mxlogit.execution.identity import Identity, describe_settings
 from mxlogit.inference.method import Method
 from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.parameters import Population

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from mxlogit.draws.simulation import PersonDraws
 from mxlogit.errors import MissingExtraError, SpecificationError
+from mxlogit.execution.people import People
 from mxlogit.fit import Fit, Samples, Status
 from mxlogit.inference.method import Callback
 from mxlogit.marginal import MarginalLikelihood, Sweep
 from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.panels import Panels
 from mxlogit.model.parameters import ParameterSpace
-from mxlogit.people import People
 from mxlogit.tastes import SimulatedTastes
 
 _FAMILIES = {"normal": "n", "lognormal": "ln"}

@@ -16,9 +16,9 @@ import torch
 from mxlogit.choices import ChoiceData
 from mxlogit.errors import SpecificationError
 from mxlogit.estimator import MixedLogit
-from mxlogit.identity import Identity, describe_differences, describe_settings, digest_data
+from mxlogit.execution.identity import Identity, describe_differences, describe_settings, digest_data
+from mxlogit.execution.people import People
 from mxlogit.model.differences import difference_panels
-from mxlogit.people import People
 from mxlogit.reading import read_choices
 
 Key = TypeVar("Key", bound=Hashable)

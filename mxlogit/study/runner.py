@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from mxlogit.errors import ConvergenceWarning, MxlogitError, SpecificationError, check_option, check_whole
 from mxlogit.estimator import MixedLogit
-from mxlogit.identity import Identity, describe_settings
+from mxlogit.execution.identity import Identity, describe_settings
 from mxlogit.inference.mcmc import MCMC
 from mxlogit.inference.method import Method
 from mxlogit.inference.msle import MSLE

@@ -35,6 +35,8 @@ import pyro
 import torch
 
 from mxlogit import SBP, VI, ChoiceData, Encoder, MixedLogit, Priors
+from mxlogit.execution.people import People
+from mxlogit.execution.processes import Team
 from mxlogit.guide.amortized import AmortizedGuide
 from mxlogit.guide.encoder import SetEncoder
 from mxlogit.guide.memory import memory_report
@@ -49,9 +51,7 @@ from mxlogit.model.mixing import Mixing
 from mxlogit.model.panels import PanelDifferences
 from mxlogit.model.parameters import ParameterSpace
 from mxlogit.model.priors import resolve_priors
-from mxlogit.people import People
 from mxlogit.simulate import simulate_choices
-from mxlogit.team import Team
 
 LENGTHS, WIDTHS, KEEPS = (8, 32, 128, 512), (64, 256), (1.0, 0.5, 0.25, 0.125)
 _SITUATIONS, _ALTERNATIVES = {"cpu": 16_384, "cuda": 1_048_576}, 4

@@ -35,13 +35,13 @@ import torch
 import torch.distributed as dist
 
 from mxlogit import VI, ChoiceData, ConvergenceWarning, MixedLogit, Priors
+from mxlogit.execution.people import People
+from mxlogit.execution.processes import current_team
 from mxlogit.marginal import MarginalLikelihood, Sweep
 from mxlogit.model.mixing import Mixing
 from mxlogit.model.panels import PanelDifferences
 from mxlogit.model.parameters import ParameterSpace, Population
-from mxlogit.people import People
 from mxlogit.simulate import StudyData, simulate_published_study
-from mxlogit.team import current_team
 
 FIXED, RANDOM = ["f1", "f2", "f3"], ["r1", "r2", "r3", "r4", "r5"]
 REFERENCE = Path(__file__).parent.parent / "reference" / "simulation_study.json"

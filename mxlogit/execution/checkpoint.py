@@ -18,8 +18,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mxlogit.errors import SpecificationError
-from mxlogit.identity import Identity, describe_differences
-from mxlogit.team import Team
+from mxlogit.execution.identity import Identity, describe_differences
+from mxlogit.execution.processes import Team
 
 _SAME = 1e-6
 
@@ -31,7 +31,7 @@ class Checkpoint:
     ----------
     path : Path
     identity : dict of str to str
-        Of the fit that writes it, and that alone may read it (`mxlogit.identity`).
+        Of the fit that writes it, and that alone may read it (`mxlogit.execution.identity`).
     """
 
     def __init__(self, path: Path, identity: Identity) -> None:

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from mxlogit.draws.generators import make_generator
 from mxlogit.errors import SpecificationError
+from mxlogit.execution.processes import Team
 from mxlogit.model.panels import PanelDifferences, Panels, RaggedPanels
-from mxlogit.team import Team
 
 # Rows of a person of the published simulation study: work limits count people like these.
 _ROWS_OF_A_PERSON = 40

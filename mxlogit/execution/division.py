@@ -13,9 +13,9 @@ import torch
 
 from mxlogit.choices import ChoiceData, PackedChoices
 from mxlogit.errors import ChoiceDataError, ChoiceDataWarning
-from mxlogit.identity import digest_people
+from mxlogit.execution.identity import digest_people
+from mxlogit.execution.processes import Team
 from mxlogit.model.differences import difference_panels
-from mxlogit.team import Team
 
 _PEOPLE_AT_ONCE = 4_096
 

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from mxlogit.execution.people import PanelSource, People
 from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.panels import Panels
-from mxlogit.people import PanelSource, People
 
 # Facts of a fit by name, in words that are equal for equal fits.
 Identity = dict[str, str]
