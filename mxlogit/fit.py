@@ -103,7 +103,7 @@ class HistoryRow:
 
 
 class TasteDraws(Protocol):
-    """Weighted draws of the random tastes of some people (`mxlogit.tastes.WeightedTastes`)."""
+    """Weighted draws of the random tastes of some people (`mxlogit.integration.tastes.WeightedTastes`)."""
 
     @property
     def part(self) -> slice | Tensor:

@@ -5,7 +5,7 @@ import torch
 
 from mxlogit import MSLE, MixedLogit, datasets
 from mxlogit.execution.people import People
-from mxlogit.marginal import MarginalLikelihood, Sweep
+from mxlogit.integration.marginal import MarginalLikelihood, Sweep
 from mxlogit.model.parameters import Population
 from mxlogit.optim.trust_region import Evaluation, NewtonAscent
 

@@ -111,7 +111,7 @@ def failing(rank, size, folder):
 
 
 def failing_in_a_pass(rank, size, folder):
-    import mxlogit.marginal as marginal
+    import mxlogit.integration.marginal as marginal
 
     polish, calls = marginal.polish, []
 
@@ -200,7 +200,7 @@ def lost(rank, size, folder):
     if rank == 1:
         import os
 
-        from mxlogit.marginal import MarginalLikelihood
+        from mxlogit.integration.marginal import MarginalLikelihood
 
         MarginalLikelihood.information = lambda *given: os._exit(3)
     try:

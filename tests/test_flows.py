@@ -15,10 +15,10 @@ from mxlogit.execution.people import People
 from mxlogit.guide import objectives
 from mxlogit.guide.context import context_size, probe
 from mxlogit.guide.flows import LocalFlow
-from mxlogit.guide.laplace import LocalFactor, polish
-from mxlogit.importance import weigh_draws
 from mxlogit.inference.flow_training import FlowSettings, train_flow
-from mxlogit.marginal import MarginalLikelihood, Sweep
+from mxlogit.integration.importance import weigh_draws
+from mxlogit.integration.laplace import LocalFactor, polish
+from mxlogit.integration.marginal import MarginalLikelihood, Sweep
 from mxlogit.model.likelihood import panel_log_prob
 from mxlogit.simulate import simulate_choices
 

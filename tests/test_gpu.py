@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-import mxlogit.marginal as marginal_module
-import mxlogit.simulated as simulated_module
+import mxlogit.integration.marginal as marginal_module
+import mxlogit.integration.simulated_likelihood as simulated_module
 from mxlogit import MSLE, VI, ChoiceData, MixedLogit, memory_report
 from mxlogit.draws.importance import DrawScheme
 from mxlogit.draws.simulation import PersonDraws
@@ -17,10 +17,10 @@ from mxlogit.guide.encoder import Encoder, SetEncoder
 from mxlogit.guide.flows import LocalFlow
 from mxlogit.guide.population import GaussianFactor
 from mxlogit.inference.guide_objective import GuideObjective, ObjectiveSettings
-from mxlogit.marginal import MarginalLikelihood, Sweep
+from mxlogit.integration.marginal import MarginalLikelihood, Sweep
+from mxlogit.integration.simulated_likelihood import SimulatedLikelihood
+from mxlogit.integration.tastes import PolishedTastes
 from mxlogit.simulate import simulate_choices, simulate_published_study
-from mxlogit.simulated import SimulatedLikelihood
-from mxlogit.tastes import PolishedTastes
 
 pytestmark = pytest.mark.filterwarnings("ignore::mxlogit.ConvergenceWarning")
 NAMES = {"fixed": ["f1", "f2", "f3"], "random": ["r1", "r2", "r3", "r4", "r5"]}

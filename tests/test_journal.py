@@ -14,7 +14,7 @@ import mxlogit.inference.newton as newton
 import mxlogit.inference.posterior as posterior
 import mxlogit.inference.vi as vi
 from mxlogit import VI, ChoiceData, MixedLogit, Priors, SpecificationError
-from mxlogit.marginal import MarginalLikelihood
+from mxlogit.integration.marginal import MarginalLikelihood
 from mxlogit.simulate import simulate_choices, simulate_published_study
 
 pytestmark = pytest.mark.filterwarnings("ignore::mxlogit.ConvergenceWarning")

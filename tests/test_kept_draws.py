@@ -8,10 +8,10 @@ from oracles import marginal_of
 
 from mxlogit import VI, MixedLogit, datasets
 from mxlogit.execution.people import People
-from mxlogit.expansion import Remainder, fixed_derivatives, index_pairs
-from mxlogit.guide.laplace import drawn_utility, polish
-from mxlogit.kept_draws import KeptDraws, can_keep, log_tilted_integral
-from mxlogit.marginal import MarginalLikelihood, Sweep
+from mxlogit.integration.expansion import Remainder, fixed_derivatives, index_pairs
+from mxlogit.integration.kept_draws import KeptDraws, can_keep, log_tilted_integral
+from mxlogit.integration.laplace import drawn_utility, polish
+from mxlogit.integration.marginal import MarginalLikelihood, Sweep
 from mxlogit.model.likelihood import compute_odds
 from mxlogit.model.mixing import Mixing
 from mxlogit.model.parameters import ParameterSpace, Population

@@ -12,10 +12,10 @@ from mxlogit.choices import ChoiceData
 from mxlogit.draws.importance import DrawScheme
 from mxlogit.draws.jackknife import Jackknife
 from mxlogit.execution.people import People
-from mxlogit.guide.laplace import follow, polish
-from mxlogit.guide.variational import vary
 from mxlogit.inference.newton import without_noise
-from mxlogit.marginal import MarginalLikelihood, Sweep
+from mxlogit.integration.laplace import follow, polish
+from mxlogit.integration.marginal import MarginalLikelihood, Sweep
+from mxlogit.integration.variational import vary
 from mxlogit.model.differences import difference_panels
 from mxlogit.model.likelihood import panel_log_prob
 from mxlogit.model.mixed_logit import PanelModel
@@ -171,7 +171,7 @@ def test_weight_two_equals_the_person_twice(data, space, generator):
 @pytest.mark.parametrize("largest", [1, 2, 3])
 def test_chunks_do_not_matter(panel, space, generator, monkeypatch, largest):
     """A person's draws depend on its place alone."""
-    import mxlogit.marginal as module
+    import mxlogit.integration.marginal as module
 
     population, sweep = population_of(space, generator), Sweep(16, 8, 1, 30)
     whole = marginal_of(panel, space, ["normal"] * 3).sweep(population, sweep)
@@ -334,7 +334,7 @@ def test_padding_does_not_matter(generator, monkeypatch):
     sweep = Sweep(16, 8, 1, 30, vary=1)
     found = marginal_of(panel, space, ["normal"] * 5)
     whole = marginal_of(padded_panel, space, ["normal"] * 5)
-    monkeypatch.setattr("mxlogit.marginal._CHUNK", {"cpu": (4_000_000, 150)})
+    monkeypatch.setattr("mxlogit.integration.marginal._CHUNK", {"cpu": (4_000_000, 150)})
     in_pieces = found.sweep(population, sweep), found.effect_of_draws(population, sweep, 2)
     padded = whole.sweep(population, sweep), whole.effect_of_draws(population, sweep, 2)
     torch.testing.assert_close(in_pieces[0].score, padded[0].score, atol=1e-9, rtol=1e-9)

@@ -101,7 +101,7 @@ def test_prior_samples_run_through_the_program(model, panel):
 
 
 def test_encoder_starts_at_the_one_step_newton_solution(model, panel, generator):
-    from mxlogit.guide.laplace import follow
+    from mxlogit.integration.laplace import follow
 
     population = model.space.constrain(0.3 * torch.randn(model.space.size, generator=generator, dtype=torch.float64))
     factor = SetEncoder(3, model.mixing).double()(population, panel)
@@ -182,7 +182,7 @@ def test_encoder_bound_is_log_joint_less_log_density_of_torch(model, panel, guid
 
 
 def test_encoder_bound_is_below_the_marginal_likelihood(model, panel, guide):
-    from mxlogit.marginal import MarginalLikelihood, Sweep
+    from mxlogit.integration.marginal import MarginalLikelihood, Sweep
 
     population = model.space.constrain(guide.population_factor().mean.detach())
     with torch.no_grad():

@@ -25,9 +25,9 @@ from mxlogit import (
 )
 from mxlogit.draws.simulation import SCHEMES
 from mxlogit.inference import msle as msle_module
+from mxlogit.integration.simulated_likelihood import SimulatedLikelihood
 from mxlogit.model.parameters import Population
 from mxlogit.simulate import simulate_choices
-from mxlogit.simulated import SimulatedLikelihood
 
 ELECTRICITY = ["pf", "cl", "loc", "wk", "tod", "seas"]
 
@@ -121,8 +121,8 @@ def test_contract_of_the_result(est, frame):
 
 
 def test_conditional_tastes_agree_with_importance_weights(est):
+    from mxlogit.integration.tastes import PolishedTastes
     from mxlogit.results.people import taste_moments
-    from mxlogit.tastes import PolishedTastes
 
     fitted = est._fitted
     exact, _ = PolishedTastes(fitted.model, 1, 8, draws=2048).moments(fitted.panel, est.result_.center)

@@ -19,8 +19,8 @@ from mxlogit.execution.people import People
 from mxlogit.guide.population import GaussianFactor
 from mxlogit.inference.information import PRECISE, observed_information, whitened
 from mxlogit.inference.posterior import AnchoredTarget, check_gaussian
-from mxlogit.marginal import MarginalLikelihood, Sweep
-from mxlogit.path_draws import PathDraws
+from mxlogit.integration.marginal import MarginalLikelihood, Sweep
+from mxlogit.integration.path_draws import PathDraws
 from mxlogit.simulate import simulate_choices
 
 LOWEST, HIGHEST = 0.95, 1.06

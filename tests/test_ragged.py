@@ -20,7 +20,7 @@ from mxlogit.choices.rows import pad_rows, rows_of_arrays
 from mxlogit.choices.runs import first_places, places_of_runs
 from mxlogit.execution.people import People
 from mxlogit.guide.encoder import PublishedEncoder
-from mxlogit.marginal import MarginalLikelihood, Sweep
+from mxlogit.integration.marginal import MarginalLikelihood, Sweep
 from mxlogit.model.differences import difference_panels
 from mxlogit.model.layouts import Situations, size_classes
 from mxlogit.model.likelihood import panel_derivatives, panel_log_prob

@@ -16,9 +16,9 @@ from mxlogit.execution.people import People
 from mxlogit.guide.population import GaussianFactor
 from mxlogit.inference.correction import PosteriorSampler
 from mxlogit.inference.response_surface import ResponseSurface, count_terms
-from mxlogit.marginal import MarginalLikelihood, Sweep
+from mxlogit.integration.marginal import MarginalLikelihood, Sweep
+from mxlogit.integration.path_draws import LatentDraws, PathDraws, WhitenedDraws
 from mxlogit.model.mixed_logit import PanelModel
-from mxlogit.path_draws import LatentDraws, PathDraws, WhitenedDraws
 from mxlogit.simulate import simulate_choices
 
 

@@ -119,7 +119,7 @@ def test_sobol_noise_has_less_variance(objective):
 def test_bound_of_the_population_tends_to_the_marginal_posterior(model, panel):
     """With a q(theta) that is almost a point, the bound is the log posterior there plus its own entropy."""
     from mxlogit.execution.people import People
-    from mxlogit.marginal import MarginalLikelihood, Sweep
+    from mxlogit.integration.marginal import MarginalLikelihood, Sweep
 
     mean = torch.linspace(-0.3, 0.3, model.space.size, dtype=torch.float64)
     tiny = GaussianFactor(mean, 1e-6 * torch.eye(len(mean), dtype=torch.float64))

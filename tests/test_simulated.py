@@ -5,14 +5,14 @@ import math
 import pytest
 import torch
 
-import mxlogit.simulated as simulated_module
+import mxlogit.integration.simulated_likelihood as simulated_module
 from mxlogit.draws.simulation import PersonDraws
+from mxlogit.integration.simulated_likelihood import SimulatedLikelihood
 from mxlogit.model.likelihood import panel_log_prob
 from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.mixing import FAMILIES, Mixing
 from mxlogit.model.parameters import ParameterSpace
 from mxlogit.model.priors import Priors, resolve_priors
-from mxlogit.simulated import SimulatedLikelihood
 
 FAMILIES_TRIED = [
     ["normal", "normal", "normal"],
@@ -107,7 +107,7 @@ def test_chunks_of_people_and_blocks_of_draws_do_not_matter(families, cells, pan
     vector = make_vector(likelihood, generator)
     whole = likelihood.evaluate(vector, curvature=True)
     monkeypatch.setattr(simulated_module, "_CELLS_PER_CHUNK", cells)
-    monkeypatch.setattr("mxlogit.simulated_block._BUFFER_CELLS", cells)
+    monkeypatch.setattr("mxlogit.integration.simulated_block._BUFFER_CELLS", cells)
     parts = likelihood.evaluate(vector, curvature=True)
     torch.testing.assert_close(parts.log_prob, whole.log_prob, atol=1e-12, rtol=0)
     torch.testing.assert_close(parts.scores, whole.scores, atol=1e-12, rtol=0)

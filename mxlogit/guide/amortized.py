@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from mxlogit.draws.importance import log_standard_normal
 from mxlogit.guide.encoder import PublishedEncoder, observed
 from mxlogit.guide.flows import LocalFlow
-from mxlogit.guide.laplace import LocalFactor, polish
 from mxlogit.guide.population import GaussianFactor
 from mxlogit.guide.subsampling import SBP, Masks
+from mxlogit.integration.laplace import LocalFactor, polish
 from mxlogit.model.likelihood import by_pieces, panel_log_prob
 from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.panels import PanelDifferences, Panels

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mxlogit.guide.laplace import LocalFactor, drawn_log_prob
+from mxlogit.integration.laplace import LocalFactor, drawn_log_prob
 from mxlogit.model.mixing import Mixing
 from mxlogit.model.panels import Panels
 from mxlogit.model.parameters import Population

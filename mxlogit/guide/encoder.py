@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from mxlogit.errors import SpecificationError, check_at_least, check_option
 from mxlogit.guide.attention import AttentionBlock, with_keys
 from mxlogit.guide.families import family_rank, family_size, make_factor, whiten
-from mxlogit.guide.laplace import LocalFactor, fixed_utility
 from mxlogit.guide.subsampling import Masks
+from mxlogit.integration.laplace import LocalFactor, fixed_utility
 from mxlogit.model.likelihood import panel_probabilities
 from mxlogit.model.mixing import Mixing
 from mxlogit.model.panels import PanelDifferences

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mxlogit.errors import SpecificationError
-from mxlogit.guide.laplace import LocalFactor
+from mxlogit.integration.laplace import LocalFactor
 from mxlogit.model.parameters import Population
 
 _PREFIX = "rank"

@@ -20,7 +20,7 @@ from torch.distributions import Transform
 from torch.func import functional_call
 
 from mxlogit.guide.context import context_size, probe
-from mxlogit.guide.laplace import LocalFactor
+from mxlogit.integration.laplace import LocalFactor
 from mxlogit.model.mixing import Mixing
 from mxlogit.model.panels import Panels
 from mxlogit.model.parameters import Population

@@ -18,7 +18,7 @@ from mxlogit.guide.population import GaussianFactor
 from mxlogit.inference.guide_objective import GuideObjective, ObjectiveSettings
 from mxlogit.inference.newton import Clock, with_prior
 from mxlogit.inference.posterior import laplace_factor
-from mxlogit.marginal import MarginalLikelihood, Sweep
+from mxlogit.integration.marginal import MarginalLikelihood, Sweep
 from mxlogit.optim.stochastic import Progress, lbfgs, settled
 
 # People at a time, and how many times more there must be for that to save time.

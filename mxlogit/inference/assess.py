@@ -14,7 +14,7 @@ from mxlogit.fit import Fit, Samples, Status
 from mxlogit.guide.population import GaussianFactor
 from mxlogit.inference.posterior import EVEN_ENOUGH, PopulationCheck
 from mxlogit.inference.start import MultinomialLogit, is_separated, weakly_identified
-from mxlogit.marginal import MarginalLikelihood, Sweep
+from mxlogit.integration.marginal import MarginalLikelihood, Sweep
 from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.parameters import ParameterSpace, Population
 

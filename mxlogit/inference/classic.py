@@ -23,20 +23,20 @@ from mxlogit.fit import Fit, HistoryRow, Samples, Status
 from mxlogit.guide.amortized import AmortizedGuide
 from mxlogit.guide.encoder import Encoder, PublishedEncoder, SetEncoder
 from mxlogit.guide.flows import LocalFlow
-from mxlogit.guide.laplace import FLOWS
 from mxlogit.guide.population import GaussianFactor
-from mxlogit.importance import weigh_draws
 from mxlogit.inference.assess import draw_samples, evaluate_center, judge
 from mxlogit.inference.backward import resolve_sbp
 from mxlogit.inference.keep_control import EVERY, KeepControl
 from mxlogit.inference.newton import Clock
 from mxlogit.inference.start import MultinomialLogit
-from mxlogit.marginal import MarginalLikelihood, Sweep
+from mxlogit.integration.importance import weigh_draws
+from mxlogit.integration.laplace import FLOWS
+from mxlogit.integration.marginal import MarginalLikelihood, Sweep
+from mxlogit.integration.tastes import PolishedTastes
 from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.panels import Panels
 from mxlogit.model.parameters import Population
 from mxlogit.model.pyro_program import mixed_logit
-from mxlogit.tastes import PolishedTastes
 
 if TYPE_CHECKING:
     from mxlogit.inference.vi import VI

@@ -26,11 +26,11 @@ from mxlogit.draws.generators import make_generator
 from mxlogit.guide.population import GaussianFactor
 from mxlogit.inference.response_surface import ResponseSurface, count_terms
 from mxlogit.inference.surfaces import KeptDensity, SweptDensity, keep_draws
-from mxlogit.marginal import MarginalLikelihood, Sweep
+from mxlogit.integration.marginal import MarginalLikelihood, Sweep
+from mxlogit.integration.path_draws import PathDraws
 from mxlogit.model.coordinates import CholeskyPoints
 from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.parameters import ParameterSpace
-from mxlogit.path_draws import PathDraws
 
 _STAGE, _MOST_STAGES, _FEWEST_STAGES = 256, 6, 2
 # Effective draws that are enough, and stages at most, where draws of tastes are kept: usually, and when asked for.

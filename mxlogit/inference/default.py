@@ -15,7 +15,6 @@ from mxlogit.execution.checkpoint import FileJournal, Journal
 from mxlogit.execution.identity import identify_fit
 from mxlogit.execution.people import People
 from mxlogit.fit import Fit, Samples
-from mxlogit.guide.laplace import Flow
 from mxlogit.guide.population import GaussianFactor
 from mxlogit.inference.assess import draw_samples, evaluate_center, judge, report_samples
 from mxlogit.inference.correction import MOST_WORK, USUAL_WORK, WeightedVectors, correct
@@ -46,11 +45,12 @@ from mxlogit.inference.posterior import (
 )
 from mxlogit.inference.start import MultinomialLogit
 from mxlogit.inference.surfaces import room_for_draws
-from mxlogit.marginal import MarginalLikelihood, Sweep
+from mxlogit.integration.laplace import Flow
+from mxlogit.integration.marginal import MarginalLikelihood, Sweep
+from mxlogit.integration.tastes import PolishedTastes
 from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.parameters import Population
 from mxlogit.optim.trust_region import newton_decrement
-from mxlogit.tastes import PolishedTastes
 
 if TYPE_CHECKING:
     from mxlogit.inference.vi import VI

@@ -13,10 +13,10 @@ from mxlogit.draws.generators import make_generator
 from mxlogit.draws.importance import DrawScheme
 from mxlogit.guide import objectives
 from mxlogit.guide.flows import LocalFlow
-from mxlogit.guide.laplace import LocalFactor, polish
-from mxlogit.guide.variational import vary
-from mxlogit.importance import WeightedDraws, weigh_draws
-from mxlogit.marginal import MarginalLikelihood
+from mxlogit.integration.importance import WeightedDraws, weigh_draws
+from mxlogit.integration.laplace import LocalFactor, polish
+from mxlogit.integration.marginal import MarginalLikelihood
+from mxlogit.integration.variational import vary
 from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.panels import Panels
 from mxlogit.model.parameters import Population

@@ -28,9 +28,9 @@ from mxlogit.draws.simulation import PersonDraws
 from mxlogit.guide import objectives
 from mxlogit.guide.amortized import AmortizedGuide
 from mxlogit.guide.draw_subsets import choose_draws, sbp_logmeanexp
-from mxlogit.guide.laplace import LocalFactor
 from mxlogit.guide.population import GaussianFactor
-from mxlogit.importance import WeightedDraws, log_density, log_joint, weigh_draws
+from mxlogit.integration.importance import WeightedDraws, log_density, log_joint, weigh_draws
+from mxlogit.integration.laplace import LocalFactor
 from mxlogit.model.panels import Panels
 from mxlogit.model.parameters import Population
 from mxlogit.optim.curvature import Smooth

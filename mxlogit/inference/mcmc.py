@@ -22,13 +22,13 @@ from mxlogit.inference.gibbs_run import ChainSettings, Sampled, run_gibbs
 from mxlogit.inference.method import Callback
 from mxlogit.inference.start import MultinomialLogit, fit_multinomial_logit, start_population
 from mxlogit.inference.vi import VI
-from mxlogit.marginal import MarginalLikelihood
+from mxlogit.integration.marginal import MarginalLikelihood
+from mxlogit.integration.tastes import PolishedTastes
 from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.panels import Panels
 from mxlogit.model.parameters import Population
 from mxlogit.sampling.covariance import HuangWand, InverseWishart
 from mxlogit.sampling.trace import Trace
-from mxlogit.tastes import PolishedTastes
 
 _WORST_RHAT = 1.01
 _CENTER_WORK = 20_000_000

@@ -35,12 +35,12 @@ from mxlogit.inference.spread import (
     sampling_distribution,
 )
 from mxlogit.inference.start import fit_multinomial_logit, in_money, start_population
-from mxlogit.marginal import MarginalLikelihood, Sweep
+from mxlogit.integration.marginal import MarginalLikelihood, Sweep
+from mxlogit.integration.simulated_likelihood import SimulatedLikelihood
+from mxlogit.integration.tastes import SimulatedTastes
 from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.panels import Panels
 from mxlogit.model.parameters import Population
-from mxlogit.simulated import SimulatedLikelihood
-from mxlogit.tastes import SimulatedTastes
 
 # Draws were not enough when other draws would move an estimate this far (standard errors), or change a
 # standard error by this share.

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from mxlogit.fit import HistoryRow, Status
 from mxlogit.inference.method import Callback
+from mxlogit.integration.simulated_likelihood import SimulatedLikelihood, SimulatedScores
 from mxlogit.optim.trust_region import Ascent, Evaluation, Iteration, NewtonAscent, Reason, newton_decrement, solve_step
-from mxlogit.simulated import SimulatedLikelihood, SimulatedScores
 
 SCIPY = {"bfgs": "BFGS", "l-bfgs": "L-BFGS-B", "trust-region": "trust-exact"}
 # Largest change of a coordinate in one Newton step, in its natural size.

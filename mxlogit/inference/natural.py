@@ -18,7 +18,7 @@ from mxlogit.inference.posterior import (
     most_people,
     natural_step,
 )
-from mxlogit.marginal import MarginalLikelihood, Sweep
+from mxlogit.integration.marginal import MarginalLikelihood, Sweep
 from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.parameters import Population
 from mxlogit.optim.trust_region import Evaluation, newton_decrement

@@ -18,7 +18,8 @@ from torch import Tensor
 from mxlogit.fit import HistoryRow, Status
 from mxlogit.guide.population import GaussianFactor
 from mxlogit.inference.information import prefers_paths
-from mxlogit.marginal import MarginalLikelihood, Sweep
+from mxlogit.integration.marginal import MarginalLikelihood, Sweep
+from mxlogit.integration.sums import DrawsEffect, PassResult
 from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.parameters import Population
 from mxlogit.optim.trust_region import (
@@ -30,7 +31,6 @@ from mxlogit.optim.trust_region import (
     newton_decrement,
     solve_step,
 )
-from mxlogit.passes import DrawsEffect, PassResult
 
 STAGE_SIZES = (2_000, 20_000)
 # Gains left in log posterior at which a stage ends: on a subsample, and, in multiples of the tolerance, on draws that

@@ -25,12 +25,12 @@ from mxlogit.diagnostics.psis import pareto_k
 from mxlogit.draws.generators import make_generator
 from mxlogit.guide.population import GaussianFactor
 from mxlogit.inference.surfaces import mean_situations
-from mxlogit.kept_draws import KeptDraws, can_keep
-from mxlogit.marginal import MarginalLikelihood, Sweep
+from mxlogit.integration.kept_draws import KeptDraws, can_keep
+from mxlogit.integration.marginal import MarginalLikelihood, Sweep
+from mxlogit.integration.path_draws import PathDraws, can_keep_paths
 from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.parameters import Population
 from mxlogit.optim.identities import natural_update
-from mxlogit.path_draws import PathDraws, can_keep_paths
 
 # People from whom differences around the mode are taken, at least; choice situations of more.
 MOST_PEOPLE, MOST_SITUATIONS = 2_000, 20_000

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from mxlogit.draws.generators import make_generator
 from mxlogit.fit import Samples
+from mxlogit.integration.simulated_likelihood import SimulatedLikelihood
 from mxlogit.model.panels import Panels
 from mxlogit.model.parameters import Population
-from mxlogit.simulated import SimulatedLikelihood
 
 _PEOPLE_AT_ONCE = 4_096
 COVARIANCES = ("robust", "hessian", "bhhh", "clustered")

@@ -19,11 +19,11 @@ from mxlogit.inference.guide_objective import GuideObjective, ObjectiveSettings
 from mxlogit.inference.newton import Clock
 from mxlogit.inference.saa import FIRST_DRAWS, FixedDraws, minimise_fixed_draws
 from mxlogit.inference.start import MultinomialLogit
-from mxlogit.marginal import MarginalLikelihood, Sweep
+from mxlogit.integration.marginal import MarginalLikelihood, Sweep
+from mxlogit.integration.tastes import PolishedTastes
 from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.parameters import Population
 from mxlogit.optim.stochastic import Batches, Progress, adam, hessian_free, lbfgs, settled
-from mxlogit.tastes import PolishedTastes
 
 if TYPE_CHECKING:
     from mxlogit.inference.vi import VI

@@ -15,11 +15,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from mxlogit.kept_draws import KeptDraws, can_keep
-from mxlogit.marginal import MarginalLikelihood, Sweep
+from mxlogit.integration.kept_draws import KeptDraws, can_keep
+from mxlogit.integration.marginal import MarginalLikelihood, Sweep
+from mxlogit.integration.path_draws import PathDraws, can_keep_paths
 from mxlogit.model.coordinates import CholeskyPoints
 from mxlogit.model.mixed_logit import PanelModel
-from mxlogit.path_draws import PathDraws, can_keep_paths
 
 # Variance (nats squared) of the log likelihood from finite draws: at typical points, above which more draws are taken;
 # and at one point, above which its value is not known and it counts as impossible.

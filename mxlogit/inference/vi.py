@@ -16,7 +16,6 @@ from mxlogit.fit import Fit
 from mxlogit.guide.autoregressive import check_zuko
 from mxlogit.guide.encoder import Encoder
 from mxlogit.guide.families import family_rank
-from mxlogit.guide.laplace import FLOWS
 from mxlogit.guide.objectives import check_objective
 from mxlogit.guide.subsampling import SBP
 from mxlogit.inference.backward import check_sbp
@@ -24,6 +23,7 @@ from mxlogit.inference.default import run_newton
 from mxlogit.inference.method import Callback
 from mxlogit.inference.newton import STAGE_SIZES, Clock
 from mxlogit.inference.start import fit_multinomial_logit, start_population
+from mxlogit.integration.laplace import FLOWS
 from mxlogit.model.mixed_logit import PanelModel
 
 _POPULATIONS = ("newton", "natural", "hessian_free", "lbfgs", "saa", "adam")

@@ -27,11 +27,11 @@ from mxlogit.inference.newton import Clock, NewtonSearch, NewtonSettings
 from mxlogit.inference.spread import information_criteria
 from mxlogit.inference.start import MultinomialLogit, fit_multinomial_logit, in_money, start_population
 from mxlogit.inference.without_columns import Reduction
-from mxlogit.marginal import MarginalLikelihood, Sweep
+from mxlogit.integration.marginal import MarginalLikelihood, Sweep
+from mxlogit.integration.tastes import PolishedTastes, SimulatedTastes
 from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.mixing import Family
 from mxlogit.model.parameters import ParameterSpace, Population
-from mxlogit.tastes import PolishedTastes, SimulatedTastes
 
 # A coefficient of the allowed sign that is this many standard errors from zero needs no further question.
 _CERTAIN = 3.0

@@ -16,7 +16,7 @@ from mxlogit.draws.curve import order_along_curve
 from mxlogit.draws.simulation import PersonDraws
 from mxlogit.execution.people import PanelSource, People, on_processor
 from mxlogit.fit import Fit
-from mxlogit.marginal import MarginalLikelihood, Sweep
+from mxlogit.integration.marginal import MarginalLikelihood, Sweep
 from mxlogit.model.likelihood import choice_probabilities
 from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.results.people import Group, weigh_coefficients

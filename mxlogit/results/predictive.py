@@ -18,7 +18,7 @@ from mxlogit.diagnostics.psis import pareto_smoothed
 from mxlogit.errors import SpecificationError
 from mxlogit.execution.people import PanelSource, People
 from mxlogit.fit import Fit
-from mxlogit.marginal import MarginalLikelihood, Sweep
+from mxlogit.integration.marginal import MarginalLikelihood, Sweep
 from mxlogit.model.mixed_logit import PanelModel
 
 _POPULATIONS, _DRAWS = 400, 128

@@ -1,7 +1,7 @@
 """States of several Markov chains, and the likelihood of everybody's choices at all of them at once.
 
 People are the last axis of whitened tastes: (chains, k, n). With people in the place of draws, the derivatives of
-`mxlogit.simulated_block` serve chains as they serve the simulated likelihood.
+`mxlogit.integration.simulated_block` serve chains as they serve the simulated likelihood.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ import torch
 from torch import Tensor
 
 from mxlogit.execution.people import dense_pieces
+from mxlogit.integration.simulated_block import DrawnTastes, draw_tastes, evaluate_block, score_coordinates
 from mxlogit.model.likelihood import Scratch, compute_odds
 from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.panels import PanelDifferences, Panels
 from mxlogit.model.parameters import Population
 from mxlogit.model.wtp_space import pull_back, to_coefficients
-from mxlogit.simulated_block import DrawnTastes, draw_tastes, evaluate_block, score_coordinates
 
-# Rows x chains of a chunk of people (as in `mxlogit.marginal`), and rows x coordinates squared of one for Hessians.
+# Rows x chains of a chunk of people (as in `mxlogit.integration.marginal`), and rows x coordinates squared of one for
+# Hessians.
 _CELLS_PER_CHUNK = 2_000_000
 _LARGEST_CHUNK = 16_384
 _HESSIAN_CELLS = 4_000_000

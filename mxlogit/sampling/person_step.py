@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from mxlogit.execution.people import dense_pieces
-from mxlogit.guide.laplace import drawn_utility, polish
+from mxlogit.integration.laplace import drawn_utility, polish
 from mxlogit.model.likelihood import panel_derivatives
 from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.panels import PanelDifferences

@@ -13,11 +13,11 @@ from mxlogit.errors import SpecificationError
 from mxlogit.estimator import MixedLogit
 from mxlogit.execution.people import People
 from mxlogit.execution.processes import Team
-from mxlogit.marginal import MarginalLikelihood, Sweep
+from mxlogit.integration.marginal import MarginalLikelihood, Sweep
+from mxlogit.integration.tastes import PolishedTastes
 from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.parameters import ParameterSpace, Population
 from mxlogit.study.designs import StudyDesign
-from mxlogit.tastes import PolishedTastes
 
 _SEED, _DRAWS, _TAIL, _POLISH, _ERRORS = 3_000_000, 64, 8, 30, 20_000
 

@@ -16,11 +16,11 @@ from mxlogit.errors import MissingExtraError, SpecificationError
 from mxlogit.execution.people import People
 from mxlogit.fit import Fit, Samples, Status
 from mxlogit.inference.method import Callback
-from mxlogit.marginal import MarginalLikelihood, Sweep
+from mxlogit.integration.marginal import MarginalLikelihood, Sweep
+from mxlogit.integration.tastes import SimulatedTastes
 from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.panels import Panels
 from mxlogit.model.parameters import ParameterSpace
-from mxlogit.tastes import SimulatedTastes
 
 _FAMILIES = {"normal": "n", "lognormal": "ln"}
 _EXACT_DRAWS, _SAMPLES = 256, 4_000

@@ -28,11 +28,11 @@ from scipy.stats import wasserstein_distance
 from mxlogit import MCMC, VI, ConvergenceWarning, MixedLogit, datasets
 from mxlogit.draws.importance import DrawScheme
 from mxlogit.guide.encoder import SetEncoder
-from mxlogit.guide.laplace import polish
-from mxlogit.guide.variational import vary
-from mxlogit.importance import weigh_draws
 from mxlogit.inference.flow_training import FlowSettings, train_flow
-from mxlogit.marginal import MarginalLikelihood, Sweep
+from mxlogit.integration.importance import weigh_draws
+from mxlogit.integration.laplace import polish
+from mxlogit.integration.marginal import MarginalLikelihood, Sweep
+from mxlogit.integration.variational import vary
 from mxlogit.model.parameters import Population
 from mxlogit.simulate import simulate_choices, simulate_published_study
 

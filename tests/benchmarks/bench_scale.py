@@ -37,7 +37,7 @@ import torch.distributed as dist
 from mxlogit import VI, ChoiceData, ConvergenceWarning, MixedLogit, Priors
 from mxlogit.execution.people import People
 from mxlogit.execution.processes import current_team
-from mxlogit.marginal import MarginalLikelihood, Sweep
+from mxlogit.integration.marginal import MarginalLikelihood, Sweep
 from mxlogit.model.mixing import Mixing
 from mxlogit.model.panels import PanelDifferences
 from mxlogit.model.parameters import ParameterSpace, Population

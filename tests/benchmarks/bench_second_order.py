@@ -36,7 +36,7 @@ from mxlogit.inference.guide_objective import GuideObjective, ObjectiveSettings
 from mxlogit.inference.newton import Clock, NewtonSearch, NewtonSettings
 from mxlogit.inference.start import fit_multinomial_logit, start_population
 from mxlogit.inference.stochastic_route import minimise
-from mxlogit.marginal import MarginalLikelihood
+from mxlogit.integration.marginal import MarginalLikelihood
 from mxlogit.optim.curvature import Smooth
 from mxlogit.optim.stochastic import Progress, adam
 from mxlogit.simulate import simulate_published_study

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mxlogit.guide.laplace import LocalFactor, drawn_utility
+from mxlogit.integration.laplace import LocalFactor, drawn_utility
 from mxlogit.model.likelihood import Scratch, by_pieces, panel_probabilities, situation_means
 from mxlogit.model.mixing import Mixing
 from mxlogit.model.panels import PanelDifferences, Panels

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from mxlogit.draws.importance import BaseDraws
-from mxlogit.guide.laplace import LocalFactor
-from mxlogit.importance import WeightedDraws, draw_utilities, latent_moments
+from mxlogit.integration.importance import WeightedDraws, draw_utilities, latent_moments
+from mxlogit.integration.laplace import LocalFactor
 from mxlogit.model.likelihood import Scratch, panel_probabilities, situation_means
 from mxlogit.model.mixing import Mixing
 from mxlogit.model.panels import PanelDifferences
@@ -36,7 +36,7 @@ def louis_information(
 ) -> Tensor:
     """Observed information (D, D), float64, of a chunk of people, weighted by their weights.
 
-    Parameters are those of `mxlogit.importance.score_people`.
+    Parameters are those of `mxlogit.integration.importance.score_people`.
     """
     drawn = draw_utilities(factor, base, population, panel, mixing, scratch)
     log_prob, prob = panel_probabilities(drawn.utility, panel)

@@ -20,10 +20,10 @@ from torch import Tensor
 
 from mxlogit.draws.simulation import PersonDraws
 from mxlogit.execution.people import on_processor, places_inside
+from mxlogit.integration.simulated_block import draw_tastes, evaluate_block, merge_blocks, sum_second, weigh_block
 from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.panels import PanelDifferences, Panels
 from mxlogit.model.parameters import Population
-from mxlogit.simulated_block import draw_tastes, evaluate_block, merge_blocks, sum_second, weigh_block
 
 # Rows x draws of a chunk, by measurement: fewer, larger calls beat intermediates in cache.
 _CELLS_PER_CHUNK = 1_000_000

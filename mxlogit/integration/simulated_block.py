@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mxlogit.guide.laplace import draws_at_once
+from mxlogit.integration.laplace import draws_at_once
 from mxlogit.model.likelihood import panel_probabilities, situation_means
 from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.mixing import Bend, MapValue

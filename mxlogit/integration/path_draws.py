@@ -5,8 +5,8 @@ With draws :math:`\xi_s \sim q` of whitened tastes
 .. math:: \log \hat p(y \mid \theta) = \log \tfrac1S \sum_s P(y \mid \alpha, g(\zeta + L \xi_s)) \phi(\xi_s) / q(\xi_s).
 
 Where people say little these hardly move, whatever the population, and any map from latents to tastes will do. Where
-they say much it is tastes that stay, as in `mxlogit.kept_draws`, which costs an exponential per draw and population and
-has a control variate, but where wider populations have tastes where no draws are.
+they say much it is tastes that stay, as in `mxlogit.integration.kept_draws`, which costs an exponential per draw and
+population and has a control variate, but where wider populations have tastes where no draws are.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from torch import Tensor
 
 from mxlogit.draws.importance import log_standard_normal, shifted_net
 from mxlogit.draws.jackknife import Jackknife
-from mxlogit.guide.laplace import drawn_log_prob, drawn_utility, whitened_log_prob
-from mxlogit.marginal import MarginalLikelihood, Proposal, Sweep
+from mxlogit.integration.laplace import drawn_log_prob, drawn_utility, whitened_log_prob
+from mxlogit.integration.marginal import MarginalLikelihood, Proposal, Sweep
+from mxlogit.integration.simulated_block import evaluate_in_parts
 from mxlogit.model.likelihood import compute_odds
 from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.panels import PanelDifferences
 from mxlogit.model.parameters import Population
-from mxlogit.simulated_block import evaluate_in_parts
 
 # Numbers that may be kept (64 MB in single precision), and rows of data times draws at a population: 30 ms.
 _MOST_NUMBERS, _MOST_CELLS = 16_000_000, 8_000_000

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mxlogit.importance import WeightedDraws
+from mxlogit.integration.importance import WeightedDraws
 
 
 @dataclass(frozen=True)

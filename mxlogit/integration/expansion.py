@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mxlogit.guide.laplace import drawn_utility
+from mxlogit.integration.laplace import drawn_utility
 from mxlogit.model.likelihood import compute_odds, situation_means
 from mxlogit.model.mixing import Mixing
 from mxlogit.model.panels import PanelDifferences

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from mxlogit.draws.importance import BaseDraws, log_standard_normal
 from mxlogit.draws.jackknife import Jackknife
-from mxlogit.guide.laplace import LocalFactor, drawn_log_prob, drawn_utility
+from mxlogit.integration.laplace import LocalFactor, drawn_log_prob, drawn_utility
 from mxlogit.model.likelihood import Odds, Scratch, compute_odds
 from mxlogit.model.mixing import MapValue, Mixing
 from mxlogit.model.panels import PanelDifferences, Panels
@@ -261,7 +261,7 @@ def score_people(
     """Weigh draws and compute each person's score in relative coordinates.
 
     Parameters are those of `weigh_draws`, the parameter space, and whether tastes move with the population while
-    whitened tastes stay (see `mxlogit.pathwise`) instead of the other way round.
+    whitened tastes stay (see `mxlogit.integration.pathwise`) instead of the other way round.
 
     Returns
     -------

@@ -16,17 +16,17 @@ from torch import Tensor
 from mxlogit.draws.importance import BaseDraws, DrawScheme, log_standard_normal
 from mxlogit.execution.checkpoint import Journal
 from mxlogit.execution.people import People, places_inside
-from mxlogit.guide.laplace import Flow, LocalFactor, follow, polish
-from mxlogit.guide.variational import vary
-from mxlogit.importance import WeightedDraws, draw_whitened, score_people, weigh_draws
-from mxlogit.louis import louis_information
+from mxlogit.integration.importance import WeightedDraws, draw_whitened, score_people, weigh_draws
+from mxlogit.integration.laplace import Flow, LocalFactor, follow, polish
+from mxlogit.integration.louis import louis_information
+from mxlogit.integration.pathwise import pathwise_information
+from mxlogit.integration.sums import DrawsEffect, LikelihoodSums, PassResult
+from mxlogit.integration.variational import vary
 from mxlogit.model.likelihood import Scratch
 from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.mixing import Mixing
 from mxlogit.model.panels import PanelDifferences
 from mxlogit.model.parameters import ParameterSpace, Population
-from mxlogit.passes import DrawsEffect, LikelihoodSums, PassResult
-from mxlogit.pathwise import pathwise_information
 
 # Rows x draws and people of a chunk, by measurement: a hundred operations a chunk cost more than cache misses (50,000
 # people, 16 draws: 0.19, 0.16, 0.16, 0.15 and 0.15 s at 1,562, 3,125, 4,096, 6,250 and 12,500 people). A GPU has no use
@@ -61,8 +61,8 @@ class Sweep:
     vary : int
         Variational steps after the polish, for people whose weights would be uneven.
     pathwise : bool
-        Whether derivatives are those along paths of the draws (`mxlogit.pathwise`), which have less noise where people
-        say little about their tastes.
+        Whether derivatives are those along paths of the draws (`mxlogit.integration.pathwise`), which have less noise
+        where people say little about their tastes.
     """
 
     draws: int = 16
@@ -374,8 +374,8 @@ class MarginalLikelihood:
     def information(self, model: PanelModel, population: Population, sweep: Sweep) -> Tensor:
         """Observed information (D, D) in relative coordinates, in one pass.
 
-        By `mxlogit.pathwise`, which maps with kinks do not have, or by `mxlogit.louis`, which maps that depend on the
-        population do not have either.
+        By `mxlogit.integration.pathwise`, which maps with kinks do not have, or by `mxlogit.integration.louis`, which
+        maps that depend on the population do not have either.
         """
         local, total = population.to(self.people.like), self._zeros(self.space.size, self.space.size)
         for p in self.propose(population, sweep, remember=False, size=self._chunk_of_information(sweep)):

@@ -6,9 +6,9 @@ log P(y | b_s) does not depend on location and covariance, so that
 .. math:: \log \hat p(y \mid \theta) = \log \tfrac1S \sum_s \frac{P(y \mid \alpha, b_s) N(b_s; \zeta, \Omega)}{q(b_s)}
 
 costs an exponential per draw and population. In latents whitened at the anchor its exponent is linear in the draws and
-their products, and log P(y | alpha, b_s) is expanded in fixed coefficients (`mxlogit.expansion`): exponents of all
-draws and populations are one matrix product. The same sum over the Gaussian factor in place of P N, whose value is
-known, is the control variate; on the study design it takes away 99 % of the variance.
+their products, and log P(y | alpha, b_s) is expanded in fixed coefficients (`mxlogit.integration.expansion`): exponents
+of all draws and populations are one matrix product. The same sum over the Gaussian factor in place of P N, whose value
+is known, is the control variate; on the study design it takes away 99 % of the variance.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mxlogit.expansion import Remainder, fixed_derivatives, index_pairs
-from mxlogit.guide.laplace import LocalFactor
-from mxlogit.importance import WeightedDraws
-from mxlogit.marginal import MarginalLikelihood, Proposal, Sweep
+from mxlogit.integration.expansion import Remainder, fixed_derivatives, index_pairs
+from mxlogit.integration.importance import WeightedDraws
+from mxlogit.integration.laplace import LocalFactor
+from mxlogit.integration.marginal import MarginalLikelihood, Proposal, Sweep
 from mxlogit.model.mixing import Mixing
 from mxlogit.model.panels import PanelDifferences
 from mxlogit.model.parameters import ParameterSpace, Population

@@ -2,9 +2,9 @@ r"""Observed information of the marginal likelihood along paths of the draws, in
 
 With draws :math:`\xi_s \sim q_n` that stay where they are, :math:`p(y_n | \theta)` is the mean of
 :math:`P(y_n | g(\zeta + L \xi_s)) \phi(\xi_s) / q_n(\xi_s)`, of whose jackknifed logarithm this is minus the second
-derivative. Complete data are here whitened tastes, in Louis' identity (`mxlogit.louis`) tastes themselves: where people
-say little about their tastes, known tastes would tell a hundred times more of the population than choices do, and the
-information would be a small difference of large terms.
+derivative. Complete data are here whitened tastes, in Louis' identity (`mxlogit.integration.louis`) tastes themselves:
+where people say little about their tastes, known tastes would tell a hundred times more of the population than choices
+do, and the information would be a small difference of large terms.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mxlogit.integration.simulated_block import Block, evaluate_in_parts, merge_blocks, sum_second
 from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.panels import PanelDifferences
 from mxlogit.model.parameters import ParameterSpace, Population
-from mxlogit.simulated_block import Block, evaluate_in_parts, merge_blocks, sum_second
 
 
 def pathwise_information(

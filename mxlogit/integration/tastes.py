@@ -13,12 +13,12 @@ from mxlogit.diagnostics.psis import pareto_k
 from mxlogit.draws.generators import make_generator
 from mxlogit.draws.simulation import PersonDraws
 from mxlogit.execution.people import PanelSource, People
-from mxlogit.guide.laplace import Flow, LocalFactor
-from mxlogit.importance import WeightedDraws, latent_moments
-from mxlogit.marginal import MarginalLikelihood, Proposal, Sweep
+from mxlogit.integration.importance import WeightedDraws, latent_moments
+from mxlogit.integration.laplace import Flow, LocalFactor
+from mxlogit.integration.marginal import MarginalLikelihood, Proposal, Sweep
+from mxlogit.integration.simulated_likelihood import SimulatedLikelihood
 from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.parameters import Population
-from mxlogit.simulated import SimulatedLikelihood
 
 # Draws of a person's moments that do where importance weights are even.
 _FEW_DRAWS = 32
