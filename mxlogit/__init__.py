@@ -22,9 +22,9 @@ from mxlogit.estimator import MixedLogit
 from mxlogit.guide.encoder import Encoder
 from mxlogit.guide.subsampling import SBP
 from mxlogit.hypotheses import HypothesisTest, likelihood_ratio_test, parameter_function, wald_test
-from mxlogit.inference.mcmc import MCMC
-from mxlogit.inference.msle import MSLE
-from mxlogit.inference.vi import VI
+from mxlogit.inference.mcmc.engine import MCMC
+from mxlogit.inference.msle.engine import MSLE
+from mxlogit.inference.vi.engine import VI
 from mxlogit.memory import memory_report
 from mxlogit.model.priors import Priors
 from mxlogit.sampling.covariance import HuangWand, InverseWishart

@@ -16,7 +16,7 @@ from mxlogit.errors import ChoiceDataError, SpecificationError
 from mxlogit.estimator import MixedLogit
 from mxlogit.execution.identity import describe_differences, digest_people, identify_model
 from mxlogit.execution.processes import Team
-from mxlogit.inference.mcmc import MCMC
+from mxlogit.inference.mcmc.engine import MCMC
 from mxlogit.inference.method import Method
 from mxlogit.request import resolve_method
 

@@ -12,7 +12,7 @@ from sklearn.base import clone
 from mxlogit.errors import SpecificationError
 from mxlogit.execution.processes import Team
 from mxlogit.guide.subsampling import SBP
-from mxlogit.inference.vi import VI
+from mxlogit.inference.vi.engine import VI
 from mxlogit.request import resolve_method
 
 if TYPE_CHECKING:
@@ -53,8 +53,8 @@ def memory_report(est: MixedLogit, X: Any) -> pd.DataFrame:
     method.check()
     # Imported here: the default route needs neither Pyro nor its import time.
     from mxlogit.guide.memory import memory_report as report
-    from mxlogit.inference.backward import resolve_sbp
-    from mxlogit.inference.classic import make_guide
+    from mxlogit.inference.svi.backward import resolve_sbp
+    from mxlogit.inference.svi.adam_route import make_guide
     from mxlogit.inference.start import fit_multinomial_logit, start_population
 
     fitted, people, _ = clone(est)._prepare(X, Team())

@@ -19,10 +19,10 @@ from mxlogit.errors import ChoiceDataError, SpecificationError, check_option
 from mxlogit.execution.people import PanelSource
 from mxlogit.execution.processes import Team, own_gpu
 from mxlogit.execution.shard_panels import StreamedPanels
-from mxlogit.inference.mcmc import MCMC
+from mxlogit.inference.mcmc.engine import MCMC
 from mxlogit.inference.method import Method
-from mxlogit.inference.msle import MSLE
-from mxlogit.inference.vi import VI
+from mxlogit.inference.msle.engine import MSLE
+from mxlogit.inference.vi.engine import VI
 from mxlogit.model.differences import difference_panels
 from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.mixing import Mixing

@@ -11,7 +11,7 @@ from mxlogit.errors import ChoiceDataError, check_option
 from mxlogit.execution.people import People
 from mxlogit.execution.processes import Team
 from mxlogit.inference.method import Method
-from mxlogit.inference.msle import MSLE
+from mxlogit.inference.msle.engine import MSLE
 
 # Mean weights from which posterior sds are wrong by a factor of 1.4 where weights were meant to be relative.
 _SMALLEST_MEAN, _LARGEST_MEAN = 0.5, 2.0

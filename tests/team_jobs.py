@@ -85,11 +85,11 @@ def nobody_here(rank, size, folder):
 
 def many_people(rank, size, folder):
     """Subsamples, and a seed that only the first process knows."""
-    import mxlogit.inference.newton as newton
-    import mxlogit.inference.posterior as posterior
+    import mxlogit.inference.vi.newton as newton
+    import mxlogit.inference.vi.posterior as posterior
 
     newton.STAGE_SIZES, posterior.MOST_PEOPLE, posterior.MOST_SITUATIONS = (60, 150), 60, 300
-    import mxlogit.inference.vi as vi
+    import mxlogit.inference.vi.engine as vi
 
     vi.STAGE_SIZES = (60, 150)
     est = make_estimator(method=VI(n_samples=400), random_state=4 if rank == 0 else None)
@@ -135,7 +135,7 @@ def failing_late(rank, size, folder):
     """The first process fails after its last pass."""
     est = make_estimator()
     if rank == 0:
-        import mxlogit.inference.default as default
+        import mxlogit.inference.vi.route as default
 
         judge = default.judge
 

@@ -13,8 +13,8 @@ from scipy import stats
 from mxlogit import VI, ChoiceData, ConvergenceWarning, MixedLogit, Priors, SpecificationError
 from mxlogit.draws.generators import make_generator
 from mxlogit.guide.population import GaussianFactor
-from mxlogit.inference.correction import StudentFactor, WeightedVectors, sample_posterior
-from mxlogit.inference.posterior import widen_to_possible
+from mxlogit.inference.vi.correction import StudentFactor, WeightedVectors, sample_posterior
+from mxlogit.inference.vi.posterior import widen_to_possible
 from mxlogit.model.coordinates import CholeskyPoints
 from mxlogit.model.parameters import ParameterSpace
 
@@ -201,7 +201,7 @@ def test_wrong_settings(binary, options, words):
 
 def test_spline_flow_fits_weighted_draws_of_a_skewed_density(generator):
     """A log gamma and a normal that leans on it: moments, skewness and density; half-normals leave nothing to gain."""
-    from mxlogit.inference.population_flow import fit_population_flow
+    from mxlogit.inference.vi.population_flow import fit_population_flow
 
     count, space = 2_000, ParameterSpace((), ("a",), ((0,),))
     first = torch.distributions.Gamma(torch.tensor(1.5).double(), torch.tensor(1.0).double())
@@ -234,7 +234,7 @@ def test_spline_flow_fits_weighted_draws_of_a_skewed_density(generator):
 
 def test_coordinates_of_standard_deviations(generator):
     """There and back, the derivative, and a half-normal that becomes normal."""
-    from mxlogit.inference.population_flow import NormalScales
+    from mxlogit.inference.vi.population_flow import NormalScales
 
     coordinates = NormalScales(1, torch.tensor([0.5, 2.0]).double())
     vectors = torch.randn(200, 4, generator=generator, dtype=torch.float64)

@@ -15,7 +15,7 @@ from mxlogit.execution.people import People
 from mxlogit.guide import objectives
 from mxlogit.guide.context import context_size, probe
 from mxlogit.guide.flows import LocalFlow
-from mxlogit.inference.flow_training import FlowSettings, train_flow
+from mxlogit.inference.vi.flow_training import FlowSettings, train_flow
 from mxlogit.integration.importance import weigh_draws
 from mxlogit.integration.laplace import LocalFactor, polish
 from mxlogit.integration.marginal import MarginalLikelihood, Sweep

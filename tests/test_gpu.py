@@ -16,7 +16,7 @@ from mxlogit.guide.amortized import AmortizedGuide
 from mxlogit.guide.encoder import Encoder, SetEncoder
 from mxlogit.guide.flows import LocalFlow
 from mxlogit.guide.population import GaussianFactor
-from mxlogit.inference.guide_objective import GuideObjective, ObjectiveSettings
+from mxlogit.inference.svi.guide_objective import GuideObjective, ObjectiveSettings
 from mxlogit.integration.marginal import MarginalLikelihood, Sweep
 from mxlogit.integration.simulated_likelihood import SimulatedLikelihood
 from mxlogit.integration.tastes import PolishedTastes

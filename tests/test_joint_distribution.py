@@ -12,8 +12,8 @@ from pyro.infer import NUTS
 from small_models import model_of, prior_populations, summaries
 
 from mxlogit import ChoiceData
-from mxlogit.inference.numpyro_nuts import arrays, check_numpyro, program
-from mxlogit.inference.nuts import site_values
+from mxlogit.inference.mcmc.numpyro_nuts import arrays, check_numpyro, program
+from mxlogit.inference.mcmc.pyro_nuts import site_values
 from mxlogit.model.differences import difference_panels
 from mxlogit.model.parameters import Population
 from mxlogit.model.pyro_program import mixed_logit

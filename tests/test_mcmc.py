@@ -22,7 +22,7 @@ from mxlogit import (
     SpecificationError,
     datasets,
 )
-from mxlogit.inference import gibbs_run
+from mxlogit.inference.mcmc import gibbs_run
 from mxlogit.simulate import simulate_choices
 
 ELECTRICITY = ["pf", "cl", "loc", "wk", "tod", "seas"]

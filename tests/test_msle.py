@@ -24,7 +24,7 @@ from mxlogit import (
     wald_test,
 )
 from mxlogit.draws.simulation import SCHEMES
-from mxlogit.inference import msle as msle_module
+from mxlogit.inference.msle import engine as msle_module
 from mxlogit.integration.simulated_likelihood import SimulatedLikelihood
 from mxlogit.model.parameters import Population
 from mxlogit.simulate import simulate_choices

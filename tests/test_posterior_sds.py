@@ -17,8 +17,8 @@ from mxlogit import VI, ConvergenceWarning, MixedLogit, Priors
 from mxlogit.draws.generators import make_generator
 from mxlogit.execution.people import People
 from mxlogit.guide.population import GaussianFactor
-from mxlogit.inference.information import PRECISE, observed_information, whitened
-from mxlogit.inference.posterior import AnchoredTarget, check_gaussian
+from mxlogit.inference.vi.information import PRECISE, observed_information, whitened
+from mxlogit.inference.vi.posterior import AnchoredTarget, check_gaussian
 from mxlogit.integration.marginal import MarginalLikelihood, Sweep
 from mxlogit.integration.path_draws import PathDraws
 from mxlogit.simulate import simulate_choices

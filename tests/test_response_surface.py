@@ -14,8 +14,8 @@ from mxlogit.draws.generators import make_generator
 from mxlogit.draws.importance import shifted_net
 from mxlogit.execution.people import People
 from mxlogit.guide.population import GaussianFactor
-from mxlogit.inference.correction import PosteriorSampler
-from mxlogit.inference.response_surface import ResponseSurface, count_terms
+from mxlogit.inference.vi.correction import PosteriorSampler
+from mxlogit.inference.vi.response_surface import ResponseSurface, count_terms
 from mxlogit.integration.marginal import MarginalLikelihood, Sweep
 from mxlogit.integration.path_draws import LatentDraws, PathDraws, WhitenedDraws
 from mxlogit.model.mixed_logit import PanelModel

@@ -16,8 +16,8 @@ from mxlogit.guide.encoder import Encoder, SetEncoder, observed
 from mxlogit.guide.memory import saved_bytes
 from mxlogit.guide.population import GaussianFactor
 from mxlogit.guide.subsampling import SBP, Masks, grid_keeps
-from mxlogit.inference.guide_objective import GuideObjective, ObjectiveSettings
-from mxlogit.inference.keep_control import KeepControl
+from mxlogit.inference.svi.guide_objective import GuideObjective, ObjectiveSettings
+from mxlogit.inference.svi.keep_control import KeepControl
 from mxlogit.model.differences import difference_panels
 from mxlogit.simulate import simulate_choices
 

@@ -15,10 +15,10 @@ from tqdm import tqdm
 from mxlogit.errors import ConvergenceWarning, MxlogitError, SpecificationError, check_option, check_whole
 from mxlogit.estimator import MixedLogit
 from mxlogit.execution.identity import Identity, describe_settings
-from mxlogit.inference.mcmc import MCMC
+from mxlogit.inference.mcmc.engine import MCMC
 from mxlogit.inference.method import Method
-from mxlogit.inference.msle import MSLE
-from mxlogit.inference.vi import VI
+from mxlogit.inference.msle.engine import MSLE
+from mxlogit.inference.vi.engine import VI
 from mxlogit.study.designs import DESIGNS, StudyDesign
 from mxlogit.study.metrics import evaluate, machine, with_peak_memory
 from mxlogit.study.peers import Xlogit

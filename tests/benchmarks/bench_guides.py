@@ -28,7 +28,7 @@ from scipy.stats import wasserstein_distance
 from mxlogit import MCMC, VI, ConvergenceWarning, MixedLogit, datasets
 from mxlogit.draws.importance import DrawScheme
 from mxlogit.guide.encoder import SetEncoder
-from mxlogit.inference.flow_training import FlowSettings, train_flow
+from mxlogit.inference.vi.flow_training import FlowSettings, train_flow
 from mxlogit.integration.importance import weigh_draws
 from mxlogit.integration.laplace import polish
 from mxlogit.integration.marginal import MarginalLikelihood, Sweep

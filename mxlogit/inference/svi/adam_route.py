@@ -25,9 +25,9 @@ from mxlogit.guide.encoder import Encoder, PublishedEncoder, SetEncoder
 from mxlogit.guide.flows import LocalFlow
 from mxlogit.guide.population import GaussianFactor
 from mxlogit.inference.assess import draw_samples, evaluate_center, judge
-from mxlogit.inference.backward import resolve_sbp
-from mxlogit.inference.keep_control import EVERY, KeepControl
-from mxlogit.inference.newton import Clock
+from mxlogit.inference.svi.backward import resolve_sbp
+from mxlogit.inference.svi.keep_control import EVERY, KeepControl
+from mxlogit.inference.vi.newton import Clock
 from mxlogit.inference.start import MultinomialLogit
 from mxlogit.integration.importance import weigh_draws
 from mxlogit.integration.laplace import FLOWS
@@ -39,7 +39,7 @@ from mxlogit.model.parameters import Population
 from mxlogit.model.pyro_program import mixed_logit
 
 if TYPE_CHECKING:
-    from mxlogit.inference.vi import VI
+    from mxlogit.inference.vi.engine import VI
 
 _START_DEVIATION = 0.1
 _RECORD_EVERY, _TEST_EVERY, _PATIENCE = 50, 100, 5

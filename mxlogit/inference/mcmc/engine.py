@@ -18,10 +18,10 @@ from mxlogit.execution.identity import identify_fit
 from mxlogit.execution.people import People
 from mxlogit.fit import Fit, Status, TasteStates
 from mxlogit.inference.assess import evaluate_center, judge
-from mxlogit.inference.gibbs_run import ChainSettings, Sampled, run_gibbs
+from mxlogit.inference.mcmc.gibbs_run import ChainSettings, Sampled, run_gibbs
 from mxlogit.inference.method import Callback
 from mxlogit.inference.start import MultinomialLogit, fit_multinomial_logit, start_population
-from mxlogit.inference.vi import VI
+from mxlogit.inference.vi.engine import VI
 from mxlogit.integration.marginal import MarginalLikelihood
 from mxlogit.integration.tastes import PolishedTastes
 from mxlogit.model.mixed_logit import PanelModel
@@ -187,13 +187,13 @@ class MCMC(BaseEstimator):  # type: ignore[misc]
 
 def _nuts() -> Sampler:
     # Imported here: the default sampler needs neither Pyro nor its import time.
-    from mxlogit.inference.nuts import run_nuts
+    from mxlogit.inference.mcmc.pyro_nuts import run_nuts
 
     return run_nuts
 
 
 def _numpyro() -> Sampler:
-    from mxlogit.inference.numpyro_nuts import run_numpyro
+    from mxlogit.inference.mcmc.numpyro_nuts import run_numpyro
 
     return run_numpyro
 

@@ -17,10 +17,10 @@ from mxlogit.execution.people import People
 from mxlogit.fit import Fit, Samples
 from mxlogit.guide.population import GaussianFactor
 from mxlogit.inference.assess import draw_samples, evaluate_center, judge, report_samples
-from mxlogit.inference.correction import MOST_WORK, USUAL_WORK, WeightedVectors, correct
-from mxlogit.inference.information import PRECISE, ROUGH, observed_information
-from mxlogit.inference.natural import NaturalSearch
-from mxlogit.inference.newton import (
+from mxlogit.inference.vi.correction import MOST_WORK, USUAL_WORK, WeightedVectors, correct
+from mxlogit.inference.vi.information import PRECISE, ROUGH, observed_information
+from mxlogit.inference.vi.natural import NaturalSearch
+from mxlogit.inference.vi.newton import (
     STAGE_SIZES,
     Clock,
     NewtonSearch,
@@ -30,7 +30,7 @@ from mxlogit.inference.newton import (
     step_scale,
     with_prior,
 )
-from mxlogit.inference.posterior import (
+from mxlogit.inference.vi.posterior import (
     EVEN_ENOUGH,
     EVEN_WEIGHTS,
     AnchoredTarget,
@@ -44,7 +44,7 @@ from mxlogit.inference.posterior import (
     widen_to_possible,
 )
 from mxlogit.inference.start import MultinomialLogit
-from mxlogit.inference.surfaces import room_for_draws
+from mxlogit.inference.vi.surfaces import room_for_draws
 from mxlogit.integration.laplace import Flow
 from mxlogit.integration.marginal import MarginalLikelihood, Sweep
 from mxlogit.integration.tastes import PolishedTastes
@@ -53,7 +53,7 @@ from mxlogit.model.parameters import Population
 from mxlogit.optim.trust_region import newton_decrement
 
 if TYPE_CHECKING:
-    from mxlogit.inference.vi import VI
+    from mxlogit.inference.vi.engine import VI
 
 _CHECKED_PEOPLE = 1_000
 # People of a fit beyond which moments of even weights take few draws.
@@ -166,7 +166,7 @@ def _uncorrected_sentences(settings: VI, model: PanelModel, people: People, post
 
 def _spline_samples(model: PanelModel, weighted: WeightedVectors, n: int, seed: int) -> tuple[Samples, float]:
     """Samples of a spline flow fitted to weighted draws, and by how many nats it beats the Gaussian."""
-    from mxlogit.inference.population_flow import fit_population_flow
+    from mxlogit.inference.vi.population_flow import fit_population_flow
 
     factor = fit_population_flow(weighted, model.space, seed)
     return report_samples(model.space, factor.sample(n, make_generator(seed, 5))), factor.gain
@@ -193,7 +193,7 @@ def _train_flow(
     if settings.flow is None or model.space.n_random == 0 or (auto and (even or many)):
         return None
     # Imported here: without a flow nothing needs Pyro, nor its import time.
-    from mxlogit.inference.flow_training import FlowSettings, train_flow
+    from mxlogit.inference.vi.flow_training import FlowSettings, train_flow
 
     wanted = FlowSettings("spline" if auto else settings.flow, settings.flow_layers, vary=optimum.sweep.vary)
     flow, gain = train_flow(model, marginal, populations, wanted, seed, clock.tell)

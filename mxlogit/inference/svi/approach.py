@@ -15,9 +15,9 @@ from mxlogit.execution.people import People
 from mxlogit.fit import HistoryRow
 from mxlogit.guide.amortized import AmortizedGuide
 from mxlogit.guide.population import GaussianFactor
-from mxlogit.inference.guide_objective import GuideObjective, ObjectiveSettings
-from mxlogit.inference.newton import Clock, with_prior
-from mxlogit.inference.posterior import laplace_factor
+from mxlogit.inference.svi.guide_objective import GuideObjective, ObjectiveSettings
+from mxlogit.inference.vi.newton import Clock, with_prior
+from mxlogit.inference.vi.posterior import laplace_factor
 from mxlogit.integration.marginal import MarginalLikelihood, Sweep
 from mxlogit.optim.stochastic import Progress, lbfgs, settled
 

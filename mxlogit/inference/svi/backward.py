@@ -9,7 +9,7 @@ from mxlogit.guide.encoder import Encoder
 from mxlogit.guide.subsampling import SBP
 
 if TYPE_CHECKING:
-    from mxlogit.inference.vi import VI
+    from mxlogit.inference.vi.engine import VI
 
 _WORDS = {"auto": SBP("auto"), "checkpoint": SBP(1.0, recompute=True), "bfloat16": SBP(1.0, half=True)}
 

@@ -12,12 +12,12 @@ from mxlogit.execution.people import People
 from mxlogit.fit import Fit, HistoryRow, Status
 from mxlogit.guide.amortized import AmortizedGuide
 from mxlogit.guide.population import GaussianFactor
-from mxlogit.inference.approach import approach
+from mxlogit.inference.svi.approach import approach
 from mxlogit.inference.assess import draw_samples, evaluate_center, judge
-from mxlogit.inference.classic import make_guide
-from mxlogit.inference.guide_objective import GuideObjective, ObjectiveSettings
-from mxlogit.inference.newton import Clock
-from mxlogit.inference.saa import FIRST_DRAWS, FixedDraws, minimise_fixed_draws
+from mxlogit.inference.svi.adam_route import make_guide
+from mxlogit.inference.svi.guide_objective import GuideObjective, ObjectiveSettings
+from mxlogit.inference.vi.newton import Clock
+from mxlogit.inference.svi.fixed_draws import FIRST_DRAWS, FixedDraws, minimise_fixed_draws
 from mxlogit.inference.start import MultinomialLogit
 from mxlogit.integration.marginal import MarginalLikelihood, Sweep
 from mxlogit.integration.tastes import PolishedTastes
@@ -26,7 +26,7 @@ from mxlogit.model.parameters import Population
 from mxlogit.optim.stochastic import Batches, Progress, adam, hessian_free, lbfgs, settled
 
 if TYPE_CHECKING:
-    from mxlogit.inference.vi import VI
+    from mxlogit.inference.vi.engine import VI
 
 _ITERATIONS = {"adam": 2_000, "lbfgs": 150, "hessian_free": 60}
 # Most points of theta at a time: two a dimension if there are no more; and where networks are trained as well.

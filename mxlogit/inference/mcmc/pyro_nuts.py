@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mxlogit.draws.generators import make_generator
 from mxlogit.fit import HistoryRow
-from mxlogit.inference.gibbs_run import ChainSettings, Sampled
+from mxlogit.inference.mcmc.gibbs_run import ChainSettings, Sampled
 from mxlogit.inference.method import Callback
 from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.panels import Panels
@@ -37,7 +37,7 @@ def run_nuts(
     seed: int,
     callback: Callback,
 ) -> Sampled:
-    """Sample chain after chain; parameters as in `mxlogit.inference.gibbs_run.run_gibbs`."""
+    """Sample chain after chain; parameters as in `mxlogit.inference.mcmc.gibbs_run.run_gibbs`."""
     panel, history = panel.to(torch.float64), list[HistoryRow]()
     begin = time.perf_counter()
     with torch.random.fork_rng(devices=[]), torch.enable_grad():

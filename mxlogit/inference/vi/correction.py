@@ -24,8 +24,8 @@ from mxlogit.diagnostics.psis import pareto_smoothed
 from mxlogit.draws.curve import order_along_curve
 from mxlogit.draws.generators import make_generator
 from mxlogit.guide.population import GaussianFactor
-from mxlogit.inference.response_surface import ResponseSurface, count_terms
-from mxlogit.inference.surfaces import KeptDensity, SweptDensity, keep_draws
+from mxlogit.inference.vi.response_surface import ResponseSurface, count_terms
+from mxlogit.inference.vi.surfaces import KeptDensity, SweptDensity, keep_draws
 from mxlogit.integration.marginal import MarginalLikelihood, Sweep
 from mxlogit.integration.path_draws import PathDraws
 from mxlogit.model.coordinates import CholeskyPoints

@@ -9,9 +9,9 @@ import torch
 
 from mxlogit.fit import HistoryRow, Status
 from mxlogit.guide.population import GaussianFactor
-from mxlogit.inference.information import prefers_paths
-from mxlogit.inference.newton import Clock, NewtonSettings, Optimum, draws_shift, with_prior
-from mxlogit.inference.posterior import (
+from mxlogit.inference.vi.information import prefers_paths
+from mxlogit.inference.vi.newton import Clock, NewtonSettings, Optimum, draws_shift, with_prior
+from mxlogit.inference.vi.posterior import (
     AnchoredTarget,
     expect,
     laplace_factor,

@@ -24,7 +24,7 @@ from torch import Tensor
 from mxlogit.diagnostics.psis import pareto_k
 from mxlogit.draws.generators import make_generator
 from mxlogit.guide.population import GaussianFactor
-from mxlogit.inference.surfaces import mean_situations
+from mxlogit.inference.vi.surfaces import mean_situations
 from mxlogit.integration.kept_draws import KeptDraws, can_keep
 from mxlogit.integration.marginal import MarginalLikelihood, Sweep
 from mxlogit.integration.path_draws import PathDraws, can_keep_paths

@@ -16,9 +16,9 @@ from torch import Tensor
 from mxlogit.draws.generators import make_generator
 from mxlogit.errors import MissingExtraError, SpecificationError
 from mxlogit.fit import HistoryRow
-from mxlogit.inference.gibbs_run import ChainSettings, Sampled
+from mxlogit.inference.mcmc.gibbs_run import ChainSettings, Sampled
 from mxlogit.inference.method import Callback
-from mxlogit.inference.nuts import chain_after_chain, site_values
+from mxlogit.inference.mcmc.pyro_nuts import chain_after_chain, site_values
 from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.panels import Panels
 from mxlogit.model.parameters import Population
@@ -64,7 +64,7 @@ def run_numpyro(
     seed: int,
     callback: Callback,
 ) -> Sampled:
-    """Sample chain after chain, in double precision; parameters as in `mxlogit.inference.gibbs_run.run_gibbs`."""
+    """Sample chain after chain, in double precision; parameters as in `mxlogit.inference.mcmc.gibbs_run.run_gibbs`."""
     check_numpyro(model)
     import jax
 

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from mxlogit.fit import HistoryRow
 from mxlogit.guide.population import GaussianFactor
-from mxlogit.inference.guide_objective import GuideObjective
-from mxlogit.inference.newton import Clock
+from mxlogit.inference.svi.guide_objective import GuideObjective
+from mxlogit.inference.vi.newton import Clock
 from mxlogit.optim.curvature import Product, Smooth
 
 FIRST_DRAWS, _MOST_DRAWS = 30, 960

@@ -23,8 +23,8 @@ from mxlogit.execution.people import People
 from mxlogit.fit import Fit
 from mxlogit.inference.assess import judge
 from mxlogit.inference.method import Callback
-from mxlogit.inference.msle_search import SCIPY, Optimum, SimulatedSearch
-from mxlogit.inference.spread import (
+from mxlogit.inference.msle.search import SCIPY, Optimum, SimulatedSearch
+from mxlogit.inference.msle.covariance import (
     COVARIANCES,
     Spread,
     column_signs,

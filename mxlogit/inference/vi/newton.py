@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mxlogit.fit import HistoryRow, Status
 from mxlogit.guide.population import GaussianFactor
-from mxlogit.inference.information import prefers_paths
+from mxlogit.inference.vi.information import prefers_paths
 from mxlogit.integration.marginal import MarginalLikelihood, Sweep
 from mxlogit.integration.sums import DrawsEffect, PassResult
 from mxlogit.model.mixed_logit import PanelModel

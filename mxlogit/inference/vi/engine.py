@@ -18,10 +18,10 @@ from mxlogit.guide.encoder import Encoder
 from mxlogit.guide.families import family_rank
 from mxlogit.guide.objectives import check_objective
 from mxlogit.guide.subsampling import SBP
-from mxlogit.inference.backward import check_sbp
-from mxlogit.inference.default import run_newton
+from mxlogit.inference.svi.backward import check_sbp
+from mxlogit.inference.vi.route import run_newton
 from mxlogit.inference.method import Callback
-from mxlogit.inference.newton import STAGE_SIZES, Clock
+from mxlogit.inference.vi.newton import STAGE_SIZES, Clock
 from mxlogit.inference.start import fit_multinomial_logit, start_population
 from mxlogit.integration.laplace import FLOWS
 from mxlogit.model.mixed_logit import PanelModel
@@ -376,8 +376,8 @@ class VI(BaseEstimator):  # type: ignore[misc]
         if self.population in ("newton", "natural"):
             return run_newton(self, model, people, sample, logit, start, seed, clock)
         # Imported here: the default route needs neither Pyro nor its import time.
-        from mxlogit.inference.classic import encoder_name, run_classic
-        from mxlogit.inference.stochastic_route import run_stochastic
+        from mxlogit.inference.svi.adam_route import encoder_name, run_classic
+        from mxlogit.inference.svi.second_order_route import run_stochastic
 
         # Fixed coefficients alone leave an encoder nothing to encode.
         classic = self.wants_pyros_elbo and encoder_name(self) is not None and model.space.n_random > 0

@@ -1,0 +1,1 @@
+"""Maximum simulated likelihood: settings, search, covariances."""

@@ -1,0 +1,1 @@
+"""Stochastic variational inference: encoder, flow and q(theta) trained on the bound of a guide."""

@@ -1,0 +1,1 @@
+"""Variational inference by second-order steps on the marginal likelihood: search, Gaussian, correction, flow."""
