@@ -61,7 +61,7 @@ def _three_people(est: MixedLogit, frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _write_picture(est: MixedLogit, path: str) -> None:
-    from mxlogit.plots import plot_taste_distributions
+    from mxlogit.postestimation.plots import plot_taste_distributions
 
     try:
         import matplotlib as mpl

@@ -9,10 +9,10 @@ from safetensors.torch import save_file
 from small_models import rebuilt
 
 import mxlogit.execution.identity as identity
-import mxlogit.inference.vi.route as default
+import mxlogit.inference.vi.engine as vi
 import mxlogit.inference.vi.newton as newton
 import mxlogit.inference.vi.posterior as posterior
-import mxlogit.inference.vi.engine as vi
+import mxlogit.inference.vi.route as default
 from mxlogit import VI, ChoiceData, MixedLogit, Priors, SpecificationError
 from mxlogit.integration.marginal import MarginalLikelihood
 from mxlogit.simulate import simulate_choices, simulate_published_study

@@ -12,8 +12,8 @@ from mxlogit.guide.amortized import AmortizedGuide
 from mxlogit.guide.encoder import Encoder, SetEncoder
 from mxlogit.guide.flows import LocalFlow
 from mxlogit.guide.population import GaussianFactor
-from mxlogit.inference.svi.guide_objective import GuideObjective, ObjectiveSettings
 from mxlogit.inference.svi.fixed_draws import linear_response
+from mxlogit.inference.svi.guide_objective import GuideObjective, ObjectiveSettings
 from mxlogit.optim.curvature import Smooth, steihaug
 from mxlogit.optim.identities import derivatives, natural_update, second_derivative
 from mxlogit.optim.stochastic import Batches, Progress, adam, apply_inverse, hessian_free, improves, lbfgs, settled

@@ -12,7 +12,7 @@ from mxlogit import MCMC, MSLE, VI, ConvergenceWarning, MixedLogit, Specificatio
 from mxlogit.execution.people import People
 from mxlogit.execution.processes import Team
 from mxlogit.fit import Status
-from mxlogit.hypotheses import likelihood_ratio_test
+from mxlogit.postestimation.hypotheses import likelihood_ratio_test
 from mxlogit.inference import wrong_sign
 from mxlogit.inference.without_columns import Reduction
 from mxlogit.inference.wrong_sign import Signs, _members, ask_signs, best_gain

@@ -27,7 +27,7 @@ import os
 import pandas as pd
 
 from mxlogit import MSLE, MixedLogit, datasets, wald_test
-from mxlogit.hypotheses import parameter_function
+from mxlogit.postestimation.hypotheses import parameter_function
 
 SMOKE = os.environ.get("MXLOGIT_SMOKE") == "1"
 names = ["pf", "cl", "loc", "wk", "tod", "seas"]

@@ -12,8 +12,8 @@ from mxlogit.draws.generators import make_generator
 from mxlogit.execution.people import People
 from mxlogit.fit import Fit, Samples, Status
 from mxlogit.guide.population import GaussianFactor
-from mxlogit.inference.vi.posterior import EVEN_ENOUGH, PopulationCheck
 from mxlogit.inference.start import MultinomialLogit, is_separated, weakly_identified
+from mxlogit.inference.vi.posterior import EVEN_ENOUGH, PopulationCheck
 from mxlogit.integration.marginal import MarginalLikelihood, Sweep
 from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.parameters import ParameterSpace, Population

@@ -96,7 +96,7 @@ class Calibration:
 
     def plot(self, axes: Any = None, bins: int = 10) -> Any:
         """Draw the rank histograms with the band that holds 95 % of the counts of a calibrated posterior."""
-        from mxlogit.plots import plot_ranks
+        from mxlogit.postestimation.plots import plot_ranks
 
         return plot_ranks(self.histogram(bins).iloc[:-1], len(self.ranks), axes)
 

@@ -41,10 +41,10 @@ from mxlogit.guide.amortized import AmortizedGuide
 from mxlogit.guide.encoder import SetEncoder
 from mxlogit.guide.memory import memory_report
 from mxlogit.guide.population import GaussianFactor
+from mxlogit.inference.start import fit_multinomial_logit, start_population
 from mxlogit.inference.svi.adam_route import _train, encoder_quality, make_guide
 from mxlogit.inference.svi.keep_control import KeepControl
 from mxlogit.inference.vi.newton import Clock
-from mxlogit.inference.start import fit_multinomial_logit, start_population
 from mxlogit.model.differences import difference_panels
 from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.mixing import Mixing

@@ -29,13 +29,13 @@ from torch import Tensor
 from mxlogit import MCMC, VI, ConvergenceWarning, MixedLogit, Priors
 from mxlogit.guide.amortized import AmortizedGuide
 from mxlogit.guide.population import GaussianFactor
-from mxlogit.inference.svi.approach import approach
-from mxlogit.inference.svi.adam_route import make_guide
-from mxlogit.inference.vi.route import find_posterior
-from mxlogit.inference.svi.guide_objective import GuideObjective, ObjectiveSettings
-from mxlogit.inference.vi.newton import Clock, NewtonSearch, NewtonSettings
 from mxlogit.inference.start import fit_multinomial_logit, start_population
+from mxlogit.inference.svi.adam_route import make_guide
+from mxlogit.inference.svi.approach import approach
+from mxlogit.inference.svi.guide_objective import GuideObjective, ObjectiveSettings
 from mxlogit.inference.svi.second_order_route import minimise
+from mxlogit.inference.vi.newton import Clock, NewtonSearch, NewtonSettings
+from mxlogit.inference.vi.route import find_posterior
 from mxlogit.integration.marginal import MarginalLikelihood
 from mxlogit.optim.curvature import Smooth
 from mxlogit.optim.stochastic import Progress, adam

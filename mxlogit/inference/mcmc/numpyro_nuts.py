@@ -17,8 +17,8 @@ from mxlogit.draws.generators import make_generator
 from mxlogit.errors import MissingExtraError, SpecificationError
 from mxlogit.fit import HistoryRow
 from mxlogit.inference.mcmc.gibbs_run import ChainSettings, Sampled
-from mxlogit.inference.method import Callback
 from mxlogit.inference.mcmc.pyro_nuts import chain_after_chain, site_values
+from mxlogit.inference.method import Callback
 from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.panels import Panels
 from mxlogit.model.parameters import Population

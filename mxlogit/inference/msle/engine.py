@@ -23,7 +23,6 @@ from mxlogit.execution.people import People
 from mxlogit.fit import Fit
 from mxlogit.inference.assess import judge
 from mxlogit.inference.method import Callback
-from mxlogit.inference.msle.search import SCIPY, Optimum, SimulatedSearch
 from mxlogit.inference.msle.covariance import (
     COVARIANCES,
     Spread,
@@ -34,6 +33,7 @@ from mxlogit.inference.msle.covariance import (
     report_jacobian,
     sampling_distribution,
 )
+from mxlogit.inference.msle.search import SCIPY, Optimum, SimulatedSearch
 from mxlogit.inference.start import fit_multinomial_logit, in_money, start_population
 from mxlogit.integration.marginal import MarginalLikelihood, Sweep
 from mxlogit.integration.simulated_likelihood import SimulatedLikelihood

@@ -25,10 +25,10 @@ from mxlogit.guide.encoder import Encoder, PublishedEncoder, SetEncoder
 from mxlogit.guide.flows import LocalFlow
 from mxlogit.guide.population import GaussianFactor
 from mxlogit.inference.assess import draw_samples, evaluate_center, judge
+from mxlogit.inference.start import MultinomialLogit
 from mxlogit.inference.svi.backward import resolve_sbp
 from mxlogit.inference.svi.keep_control import EVERY, KeepControl
 from mxlogit.inference.vi.newton import Clock
-from mxlogit.inference.start import MultinomialLogit
 from mxlogit.integration.importance import weigh_draws
 from mxlogit.integration.laplace import FLOWS
 from mxlogit.integration.marginal import MarginalLikelihood, Sweep

@@ -12,13 +12,13 @@ from mxlogit.execution.people import People
 from mxlogit.fit import Fit, HistoryRow, Status
 from mxlogit.guide.amortized import AmortizedGuide
 from mxlogit.guide.population import GaussianFactor
-from mxlogit.inference.svi.approach import approach
 from mxlogit.inference.assess import draw_samples, evaluate_center, judge
+from mxlogit.inference.start import MultinomialLogit
 from mxlogit.inference.svi.adam_route import make_guide
+from mxlogit.inference.svi.approach import approach
+from mxlogit.inference.svi.fixed_draws import FIRST_DRAWS, FixedDraws, minimise_fixed_draws
 from mxlogit.inference.svi.guide_objective import GuideObjective, ObjectiveSettings
 from mxlogit.inference.vi.newton import Clock
-from mxlogit.inference.svi.fixed_draws import FIRST_DRAWS, FixedDraws, minimise_fixed_draws
-from mxlogit.inference.start import MultinomialLogit
 from mxlogit.integration.marginal import MarginalLikelihood, Sweep
 from mxlogit.integration.tastes import PolishedTastes
 from mxlogit.model.mixed_logit import PanelModel

@@ -18,11 +18,11 @@ from mxlogit.guide.encoder import Encoder
 from mxlogit.guide.families import family_rank
 from mxlogit.guide.objectives import check_objective
 from mxlogit.guide.subsampling import SBP
-from mxlogit.inference.svi.backward import check_sbp
-from mxlogit.inference.vi.route import run_newton
 from mxlogit.inference.method import Callback
-from mxlogit.inference.vi.newton import STAGE_SIZES, Clock
 from mxlogit.inference.start import fit_multinomial_logit, start_population
+from mxlogit.inference.svi.backward import check_sbp
+from mxlogit.inference.vi.newton import STAGE_SIZES, Clock
+from mxlogit.inference.vi.route import run_newton
 from mxlogit.integration.laplace import FLOWS
 from mxlogit.model.mixed_logit import PanelModel
 

@@ -17,6 +17,7 @@ from mxlogit.execution.people import People
 from mxlogit.fit import Fit, Samples
 from mxlogit.guide.population import GaussianFactor
 from mxlogit.inference.assess import draw_samples, evaluate_center, judge, report_samples
+from mxlogit.inference.start import MultinomialLogit
 from mxlogit.inference.vi.correction import MOST_WORK, USUAL_WORK, WeightedVectors, correct
 from mxlogit.inference.vi.information import PRECISE, ROUGH, observed_information
 from mxlogit.inference.vi.natural import NaturalSearch
@@ -43,7 +44,6 @@ from mxlogit.inference.vi.posterior import (
     situations_of_some,
     widen_to_possible,
 )
-from mxlogit.inference.start import MultinomialLogit
 from mxlogit.inference.vi.surfaces import room_for_draws
 from mxlogit.integration.laplace import Flow
 from mxlogit.integration.marginal import MarginalLikelihood, Sweep

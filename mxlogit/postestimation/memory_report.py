@@ -53,9 +53,9 @@ def memory_report(est: MixedLogit, X: Any) -> pd.DataFrame:
     method.check()
     # Imported here: the default route needs neither Pyro nor its import time.
     from mxlogit.guide.memory import memory_report as report
-    from mxlogit.inference.svi.backward import resolve_sbp
-    from mxlogit.inference.svi.adam_route import make_guide
     from mxlogit.inference.start import fit_multinomial_logit, start_population
+    from mxlogit.inference.svi.adam_route import make_guide
+    from mxlogit.inference.svi.backward import resolve_sbp
 
     fitted, people, _ = clone(est)._prepare(X, Team())
     if fitted.model.space.n_random == 0:

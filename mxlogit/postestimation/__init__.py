@@ -1,0 +1,1 @@
+"""After a fit: engines side by side, hypotheses, pictures, where memory goes."""
