@@ -7,7 +7,6 @@ import logging
 
 from mxlogit import datasets
 from mxlogit.choices import ChoiceData, PackedChoices, wide_to_long
-from mxlogit.postestimation.comparison import Comparison, compare_methods, compare_with_mcmc
 from mxlogit.errors import (
     ChoiceDataError,
     ChoiceDataWarning,
@@ -21,12 +20,13 @@ from mxlogit.errors import (
 from mxlogit.estimator import MixedLogit
 from mxlogit.guide.encoder import Encoder
 from mxlogit.guide.subsampling import SBP
-from mxlogit.postestimation.hypotheses import HypothesisTest, likelihood_ratio_test, parameter_function, wald_test
 from mxlogit.inference.mcmc.engine import MCMC
 from mxlogit.inference.msle.engine import MSLE
 from mxlogit.inference.vi.engine import VI
-from mxlogit.postestimation.memory_report import memory_report
 from mxlogit.model.priors import Priors
+from mxlogit.postestimation.comparison import Comparison, compare_methods, compare_with_mcmc
+from mxlogit.postestimation.hypotheses import HypothesisTest, likelihood_ratio_test, parameter_function, wald_test
+from mxlogit.postestimation.memory_report import memory_report
 from mxlogit.sampling.covariance import HuangWand, InverseWishart
 
 __version__ = "0.1.0"

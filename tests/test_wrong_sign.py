@@ -12,13 +12,13 @@ from mxlogit import MCMC, MSLE, VI, ConvergenceWarning, MixedLogit, Specificatio
 from mxlogit.execution.people import People
 from mxlogit.execution.processes import Team
 from mxlogit.fit import Status
-from mxlogit.postestimation.hypotheses import likelihood_ratio_test
 from mxlogit.inference import wrong_sign
 from mxlogit.inference.without_columns import Reduction
 from mxlogit.inference.wrong_sign import Signs, _members, ask_signs, best_gain
 from mxlogit.model.mixing import FAMILIES
 from mxlogit.model.panels import PanelDifferences
 from mxlogit.model.parameters import ParameterSpace
+from mxlogit.postestimation.hypotheses import likelihood_ratio_test
 from mxlogit.simulate import simulate_choices
 
 RESTRICTED = [family for family in FAMILIES.values() if family.sign]

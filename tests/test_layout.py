@@ -1,0 +1,81 @@
+"""The plan of the house: what may stand at top level, and imports that never lead back."""
+
+from pathlib import Path
+
+import grimp
+import numpy as np
+import pytest
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+
+import mxlogit
+
+ROOMS = {
+    "choices",
+    "diagnostics",
+    "draws",
+    "execution",
+    "guide",
+    "inference",
+    "integration",
+    "model",
+    "optim",
+    "postestimation",
+    "results",
+    "sampling",
+    "study",
+}
+# What a user imports and what all rooms share, ten at most.
+MODULES = {
+    "cli",
+    "datasets",
+    "errors",
+    "estimator",
+    "fit",
+    "reading",
+    "request",
+    "simulate",
+    "spec",
+    "weighting",
+}
+# Files that import each other today: settings of engines that serve several of them, and packs that choice data make
+# and open. They may only become fewer.
+CYCLES = [
+    {"inference.svi.adam_route", "inference.svi.backward", "inference.svi.second_order_route", "inference.vi.engine", "inference.vi.route"},
+    {"choices.data", "choices.ingest", "choices.moments", "choices.packed", "choices.packing"},
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def imports():
+    """All imports, those of type checking and inside of functions among them, (importer, imported)."""
+    graph = grimp.build_graph("mxlogit", cache_dir=None)
+    return [(m, d) for m in graph.modules for d in graph.find_modules_directly_imported_by(m)]
+
+
+def cycles(pairs):
+    """Sets of names that lead back to themselves."""
+    names = sorted({name for pair in pairs for name in pair})
+    place = {name: i for i, name in enumerate(names)}
+    rows, columns = np.array([[place[a], place[b]] for a, b in pairs]).T
+    graph = coo_matrix((np.ones(len(rows)), (rows, columns)), shape=(len(names), len(names)))
+    _, group = connected_components(graph, directed=True, connection="strong")
+    found = [{names[i] for i in np.flatnonzero(group == g)} for g in np.unique(group)]
+    return [members for members in found if len(members) > 1]
+
+
+def test_nothing_else_stands_at_top_level():
+    home = Path(mxlogit.__file__).parent
+    assert {path.name for path in home.iterdir() if (path / "__init__.py").exists()} == ROOMS
+    assert {path.stem for path in home.glob("*.py")} - {"__init__"} == MODULES
+    assert len(MODULES) <= 10
+
+
+def test_files_import_each_other_in_one_direction(imports):
+    found = cycles([(a.removeprefix("mxlogit."), b.removeprefix("mxlogit.")) for a, b in imports])
+    assert all(any(members <= known for known in CYCLES) for members in found), found
+
+
+def test_folders_import_each_other_in_one_direction(imports):
+    folders = [tuple(name.split(".")[1] if "." in name else name for name in pair) for pair in imports]
+    assert not cycles([(a, b) for a, b in folders if a != b])
