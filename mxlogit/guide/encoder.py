@@ -24,6 +24,7 @@ from mxlogit.model.likelihood import panel_probabilities
 from mxlogit.model.mixing import Mixing
 from mxlogit.model.panels import PanelDifferences
 from mxlogit.model.parameters import Population
+from mxlogit.model.triangles import inverse_of_lower
 
 _FIRST_COLUMNS = 0.1
 
@@ -247,7 +248,7 @@ class SetEncoder(nn.Module):
         diagonal = stretch.diagonal(dim1=-2, dim2=-1)
         stretch = stretch.tril(-1) + torch.diag_embed(diagonal.exp())
         precision_tril = tril @ stretch
-        inverse = torch.linalg.solve_triangular(precision_tril, identity.expand_as(information), upper=False)
+        inverse = inverse_of_lower(precision_tril)
         mean = newton + (inverse.mT @ head[:, :k, None])[..., 0]
         log_det = -precision_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         return LocalFactor(mean, inverse.mT, precision_tril, log_det)
@@ -258,7 +259,7 @@ class SetEncoder(nn.Module):
         if self.coordinates == "centred":
             tril = population.scale_tril
             mean = population.location + newton @ tril.mT
-            loading = torch.linalg.solve_triangular(tril, torch.eye(k).to(tril), upper=False)
+            loading = inverse_of_lower(tril)
             precision = loading.mT @ precision @ loading
         log_precision = precision.diagonal(dim1=-2, dim2=-1).log()
         numbers = torch.cat([log_precision + head[:, k : 2 * k], head[:, 2 * k :]], -1)
@@ -337,8 +338,7 @@ class PublishedEncoder(nn.Module):
         root[:, self.rows, self.columns] = head[:, k:]
         diagonal = nn.functional.softplus(root.diagonal(dim1=-2, dim2=-1)) + 1e-4
         root = root.tril(-1) + torch.diag_embed(diagonal)
-        identity = torch.eye(k).to(root).expand_as(root)
-        inverse = torch.linalg.solve_triangular(root, identity, upper=False)
+        inverse = inverse_of_lower(root)
         return LocalFactor(head[:, :k], root, inverse.mT, diagonal.log().sum(-1))
 
 

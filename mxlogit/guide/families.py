@@ -18,6 +18,7 @@ from torch import Tensor
 from mxlogit.errors import SpecificationError
 from mxlogit.integration.laplace import LocalFactor
 from mxlogit.model.parameters import Population
+from mxlogit.model.triangles import inverse_of_lower
 
 _PREFIX = "rank"
 
@@ -75,8 +76,7 @@ def make_factor(covariance: str, mean: Tensor, numbers: Tensor) -> LocalFactor:
     lower[:, rows, columns] = numbers
     log_diagonal = lower.diagonal(dim1=-2, dim2=-1)
     tril = lower.tril(-1) + torch.diag_embed(log_diagonal.exp())
-    identity = torch.eye(k, dtype=mean.dtype, device=mean.device).expand_as(tril)
-    inverse = torch.linalg.solve_triangular(tril, identity, upper=False)
+    inverse = inverse_of_lower(tril)
     return LocalFactor(mean, inverse.mT, tril, -log_diagonal.sum(-1))
 
 
@@ -113,7 +113,7 @@ def whiten(factor: LocalFactor, population: Population) -> LocalFactor:
     A restricted covariance of the latents is another family than the same restriction of whitened tastes.
     """
     tril = population.scale_tril
-    inverse = torch.linalg.solve_triangular(tril, torch.eye(len(tril)).to(tril), upper=False)
+    inverse = inverse_of_lower(tril)
     mean = (factor.mean - population.location) @ inverse.mT
     log_det = factor.log_det - tril.diagonal().log().sum()
     return LocalFactor(mean, inverse @ factor.root, tril.mT @ factor.precision_tril, log_det)

@@ -25,6 +25,7 @@ from mxlogit.integration.marginal import MarginalLikelihood, Proposal, Sweep
 from mxlogit.model.mixing import Mixing
 from mxlogit.model.panels import PanelDifferences
 from mxlogit.model.parameters import ParameterSpace, Population
+from mxlogit.model.triangles import inverse_of_lower
 
 # Numbers that may be kept (128 MB in single precision); draws and exponents at a time (measured: with a quarter or four
 # times as many it takes longer); exponents that cannot overflow.
@@ -289,7 +290,7 @@ class KeptDraws:
             anchor.scale_tril, (population.location - anchor.location).T, upper=False
         ).T
         identity = torch.eye(space.n_random, dtype=tril.dtype)
-        inverse = torch.linalg.solve_triangular(tril, identity.expand_as(tril), upper=False)
+        inverse = inverse_of_lower(tril)
         precision = inverse.mT @ inverse
         slope = (precision @ shift[..., None])[..., 0]
         constant = -tril.diagonal(dim1=-2, dim2=-1).log().sum(-1) - 0.5 * (slope * shift).sum(-1)

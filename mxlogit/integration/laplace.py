@@ -19,6 +19,7 @@ from mxlogit.model.likelihood import Scratch, by_pieces, compute_odds, panel_der
 from mxlogit.model.mixing import Mixing
 from mxlogit.model.panels import PanelDifferences, Panels
 from mxlogit.model.parameters import Population
+from mxlogit.model.triangles import inverse_of_lower
 from mxlogit.model.wtp_space import coefficient_jacobian, to_coefficients
 
 # A candidate counts as an improvement unless it loses more than rounding can explain.
@@ -218,8 +219,7 @@ def _evaluate(xi: Tensor, population: Population, panel: PanelDifferences, mixin
     precision = _pull(_pull(derivatives.information, loading).mT, loading)
     precision.diagonal(dim1=-2, dim2=-1).add_(1.0)
     tril = torch.linalg.cholesky_ex(precision).L
-    identity = torch.eye(xi.shape[-1], dtype=xi.dtype, device=xi.device).expand_as(tril)
-    root = torch.linalg.solve_triangular(tril, identity, upper=False).mT
+    root = inverse_of_lower(tril).mT
     return _LocalPoint(xi, derivatives.log_prob - 0.5 * xi.square().sum(-1), gradient, tril, root.contiguous())
 
 

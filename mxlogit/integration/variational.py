@@ -16,6 +16,7 @@ from mxlogit.model.likelihood import Scratch, by_pieces, panel_probabilities, si
 from mxlogit.model.mixing import Mixing
 from mxlogit.model.panels import PanelDifferences, Panels
 from mxlogit.model.parameters import Population
+from mxlogit.model.triangles import inverse_of_lower
 
 # Longest move of a mean in one step, in sds of the new factor per root of the number of tastes.
 _LONGEST_MOVE = 1.0
@@ -114,8 +115,7 @@ def _mean_information(values: Tensor, prob: Tensor, panel: PanelDifferences) -> 
 
 def _new_factor(factor: LocalFactor, gradient: Tensor, precision: Tensor) -> LocalFactor:
     tril = torch.linalg.cholesky_ex(precision).L
-    identity = torch.eye(tril.shape[-1], dtype=tril.dtype, device=tril.device).expand_as(tril)
-    root = torch.linalg.solve_triangular(tril, identity, upper=False).mT.contiguous()
+    root = inverse_of_lower(tril).mT.contiguous()
     move = root.mT @ gradient[..., None]
     longest = _LONGEST_MOVE * tril.shape[-1] ** 0.5
     move = move * (longest / move.norm(dim=1, keepdim=True).clamp(min=1e-30)).clamp(max=1.0)

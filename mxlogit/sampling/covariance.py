@@ -22,6 +22,7 @@ from torch import Tensor
 from mxlogit.errors import check_at_least
 from mxlogit.model.parameters import ParameterSpace
 from mxlogit.model.priors import PriorDensity
+from mxlogit.model.triangles import inverse_of_lower
 from mxlogit.sampling.chains import Noise
 
 
@@ -219,7 +220,7 @@ class ConjugateWishart(_NormalLocations):
         total = self._log_location(location) if self.tie is None else 0.0
         for block, freedom, scale in zip(self.space.blocks, self.freedoms, self.scales, strict=True):
             tril, size = take_block(scale_tril, block), len(block)
-            inverse = torch.linalg.solve_triangular(tril, torch.eye(size).to(tril).expand_as(tril), upper=False)
+            inverse = inverse_of_lower(tril)
             total = total - 0.5 * (freedom + size + 1) * _log_det(tril) - 0.5 * scale * inverse.square().sum((-2, -1))
             if self.tie is not None:
                 pulled = (inverse @ location[:, list(block), None]).square().sum((-2, -1))
@@ -267,8 +268,7 @@ class ConjugateHuangWand(_NormalLocations):
 
     def _rates(self, tril: Tensor, block: tuple[int, ...]) -> Tensor:
         """Rates (chains, b) of 1 / a given Omega: nu times the diagonal of its inverse, plus 1 / A^2."""
-        eye = torch.eye(len(block)).to(tril).expand_as(tril)
-        diagonal = torch.linalg.solve_triangular(tril, eye, upper=False).square().sum(-2)
+        diagonal = inverse_of_lower(tril).square().sum(-2)
         return self.freedom * diagonal + self.prior.sd_scale[list(block)].square().reciprocal()
 
     def draw_covariance(self, scatter: Scatter, location: Tensor, scale_tril: Tensor, noise: Noise) -> Tensor:

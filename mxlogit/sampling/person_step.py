@@ -26,6 +26,7 @@ from mxlogit.model.likelihood import panel_derivatives
 from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.panels import PanelDifferences
 from mxlogit.model.parameters import Population
+from mxlogit.model.triangles import inverse_of_lower
 from mxlogit.model.wtp_space import coefficient_jacobian
 from mxlogit.sampling.chains import ChainLikelihood, Noise, State, choose, with_people
 
@@ -120,8 +121,7 @@ class Proposal:
         shift = shift + expansion.information.reshape(n * k, k) @ population.location.mT
         pull = (expansion.pull - shift.mT.view(-1, n, k)) @ loading
         tril = torch.linalg.cholesky_ex(precision).L
-        identity = torch.eye(k, dtype=tril.dtype, device=tril.device).expand_as(tril)
-        inverse = torch.linalg.solve_triangular(tril, identity, upper=False)
+        inverse = inverse_of_lower(tril)
         mean = _transposed_times((inverse * pull[..., None, :]).sum(-1), inverse)
         return cls(mean.mT, tril, inverse)
 

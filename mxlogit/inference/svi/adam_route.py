@@ -37,6 +37,7 @@ from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.panels import Panels
 from mxlogit.model.parameters import Population
 from mxlogit.model.pyro_program import mixed_logit
+from mxlogit.model.triangles import lower_of
 
 if TYPE_CHECKING:
     from mxlogit.inference.vi.engine import VI
@@ -140,8 +141,7 @@ def _start_factor(model: PanelModel, start: Population) -> GaussianFactor:
     n_fixed = model.space.n_fixed
     size = torch.ones(model.space.size, dtype=torch.float64)
     size[:n_fixed] = 1.0 / model.attribute_scale[:n_fixed]
-    upper = torch.linalg.qr((_START_DEVIATION * jacobian * size).T, mode="r").R
-    return GaussianFactor(model.space.unconstrain(start), upper.T * upper.diagonal().sign())
+    return GaussianFactor(model.space.unconstrain(start), lower_of(_START_DEVIATION * jacobian * size))
 
 
 class _Schedule:

@@ -22,6 +22,7 @@ from mxlogit.integration.marginal import MarginalLikelihood, Sweep
 from mxlogit.integration.sums import DrawsEffect, PassResult
 from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.parameters import Population
+from mxlogit.model.triangles import inverse_of_lower
 from mxlogit.optim.trust_region import (
     Ascent,
     Evaluation,
@@ -356,6 +357,6 @@ def with_prior(model: PanelModel, population: Population, result: PassResult) ->
 def without_noise(curvature: Tensor, noise: Tensor) -> Tensor:
     """Curvature (D, D), positive definite, less the noise in it, of which a little is left in every direction."""
     root = torch.linalg.cholesky(curvature)
-    inverse = torch.linalg.solve_triangular(root, torch.eye(len(root), dtype=root.dtype), upper=False)
+    inverse = inverse_of_lower(root)
     values, vectors = torch.linalg.eigh(inverse @ noise @ inverse.T)
     return curvature - root @ (vectors * values.clamp(max=_MOST_NOISE)) @ vectors.T @ root.T

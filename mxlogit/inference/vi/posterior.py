@@ -30,6 +30,7 @@ from mxlogit.integration.marginal import MarginalLikelihood, Sweep
 from mxlogit.integration.path_draws import PathDraws, can_keep_paths
 from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.parameters import Population
+from mxlogit.model.triangles import inverse_of_lower, lower_of
 from mxlogit.optim.identities import natural_update
 
 # People from whom differences around the mode are taken, at least; choice situations of more.
@@ -154,7 +155,7 @@ class AnchoredTarget:
         q's covariance knows of everybody; the curvature of a subsample is far from that of everybody.
         """
         identity = torch.eye(len(q.mean), dtype=precision.dtype)
-        inverse = torch.linalg.solve_triangular(q.tril, identity, upper=False)
+        inverse = inverse_of_lower(q.tril)
         self._linear = self._linear + self._quadratic @ (self._centre - q.mean)
         self._quadratic, self._centre = self._quadratic + inverse.T @ (identity - precision) @ inverse, q.mean
 
@@ -313,16 +314,9 @@ def laplace_factor(model: PanelModel, population: Population, curvature: Tensor,
     stacked = torch.cat([root, torch.diag(1.0 / _widest(model))])
     upper = torch.linalg.qr(stacked, mode="r").R
     inverse = torch.linalg.solve_triangular(upper, torch.eye(len(upper), dtype=upper.dtype), upper=True)
-    factor = torch.linalg.qr(inverse.T, mode="r").R
-    tril = factor.T * factor.diagonal().sign()
+    tril = lower_of(inverse)
     step = tril.T @ torch.linalg.solve(jacobian.T, gradient)
     return GaussianFactor(model.space.unconstrain(population) + tril @ _shorten(step), tril)
-
-
-def _lower(root: Tensor) -> Tensor:
-    """Lower triangular matrix with positive diagonal that has the same product with its transpose."""
-    upper = torch.linalg.qr(root.T, mode="r").R
-    return upper.T * upper.diagonal().sign()
 
 
 def widen_to_possible(model: PanelModel, factor: GaussianFactor, weight: float) -> GaussianFactor:
@@ -363,7 +357,7 @@ def widen_to_possible(model: PanelModel, factor: GaussianFactor, weight: float) 
         return factor
     inside = left.T @ known.T @ moves[f:]
     moves[f:] = torch.linalg.solve_triangular(known.T, left @ (stretch[:, None] * inside), upper=True)
-    return GaussianFactor(factor.mean, _lower(jacobian @ moves))
+    return GaussianFactor(factor.mean, lower_of(jacobian @ moves))
 
 
 def _shorten(step: Tensor) -> Tensor:

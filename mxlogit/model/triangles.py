@@ -1,0 +1,21 @@
+"""Triangular factors of covariance and precision matrices."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def inverse_of_lower(tril: Tensor) -> Tensor:
+    """Inverse (*s, k, k) of lower triangular matrices (*s, k, k), which is lower triangular as well."""
+    identity = torch.eye(tril.shape[-1], dtype=tril.dtype, device=tril.device).expand_as(tril)
+    return torch.linalg.solve_triangular(tril, identity, upper=False)
+
+
+def lower_of(root: Tensor) -> Tensor:
+    """Lower triangular matrix with a positive diagonal that has the same product with its transpose, by QR.
+
+    Nothing is squared, so that small directions keep their digits.
+    """
+    upper = torch.linalg.qr(root.T, mode="r").R
+    return upper.T * upper.diagonal().sign()
