@@ -233,9 +233,8 @@ class NewtonSearch:
         Their noise adds to the outer product of scores: where the data say little it would pass for information.
         """
         draws, size = 16, self.model.space.size
-        population = self._first_ascent(population, draws, _STAGE_TOLERANCE).point
+        ascent, sweep = self._first_ascent(population, draws, _LEFT_TO_THE_POSTERIOR), self._sweep_of(draws)
         while True:
-            ascent, sweep = self._ascend_with(draws, population, _LEFT_TO_THE_POSTERIOR)
             effect = self._effect_of_draws(ascent.point, sweep)
             inverse = torch.linalg.inv(without_noise(ascent.evaluation.curvature, effect.noise))
             shift, error, noise = (
@@ -249,7 +248,8 @@ class NewtonSearch:
             small = shift < _LARGEST_EFFECT or work > _MOST_DRAWS_FOR_SMALL_EFFECT
             if precise and small:
                 break
-            population, draws = ascent.point, 4 * draws
+            draws *= 4
+            ascent, sweep = self._ascend_with(draws, ascent.point, _LEFT_TO_THE_POSTERIOR)
         ascent = self._solve_scores(ascent, sweep, effect)
         # What even more draws would change is about a quarter of what these many do.
         return self._finish(ascent, sweep, noise + error + shift / 16.0, _NEAR_THE_TOP)
