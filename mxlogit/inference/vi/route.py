@@ -283,9 +283,9 @@ def find_posterior(
     at_once = MOST_WORK if wanted is True else USUAL_WORK * (auto and skewed)
     corrected = corrected_by(at_once) if at_once else None
     if corrected is None:
-        points = _FEW_CHECK_POINTS if many else _check_points(model.space.size)
         # What some people's curvature lacks is noise, which many parameters turn into uneven weights.
         blurred = not whole and model.space.size**2 > _BLURRED * len(part.people)
+        points = _FEW_CHECK_POINTS if many else _CHECK_POINTS[0] if blurred else _check_points(model.space.size)
         judge_of_it = target if blurred else target.unmatched()
         check = check_gaussian(judge_of_it, factor, points, make_generator(seed, 3))
         target.evaluations = judge_of_it.evaluations
