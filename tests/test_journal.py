@@ -13,7 +13,7 @@ import mxlogit.inference.vi.engine as vi
 import mxlogit.inference.vi.newton as newton
 import mxlogit.inference.vi.posterior as posterior
 import mxlogit.inference.vi.route as default
-from mxlogit import VI, ChoiceData, MixedLogit, Priors, SpecificationError
+from mxlogit import MCMC, VI, ChoiceData, MixedLogit, Priors, SpecificationError
 from mxlogit.integration.marginal import MarginalLikelihood
 from mxlogit.simulate import simulate_choices, simulate_published_study
 
@@ -202,3 +202,28 @@ def test_a_broken_checkpoint_is_named(data, interrupted):
 def test_adam_has_no_checkpoint():
     with pytest.raises(SpecificationError, match="checkpoint"):
         VI(population="adam", checkpoint="x").check()
+
+
+@pytest.mark.parametrize(
+    "engine", [VI, lambda **given: MCMC(warmup=10, samples=4, chains=2, **given)], ids=["vi", "mcmc"]
+)
+def test_a_checkpoint_that_cannot_be_written_is_said_before_the_fit(data, tmp_path, engine, monkeypatch):
+    """Below a file, in no name at all, in a name that no system has."""
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file" / "below", "a\0b"):
+        with pytest.raises(SpecificationError, match="cannot be written"):
+            MixedLogit(**NAMES, method=engine(checkpoint=path), random_state=0).fit(data)
+    for path in ("", 3, "."):
+        with pytest.raises(SpecificationError, match="must be None or the path of a file"):
+            MixedLogit(**NAMES, method=engine(checkpoint=path), random_state=0).fit(data)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_natural_steps_are_judged_by_new_draws(data):
+    """What they change, not how far the last step went; and more draws change less."""
+    shifts = []
+    for draws in (16, 256):
+        method = VI(population="natural", draws=draws, correct=False, n_samples=50)
+        est = MixedLogit(**NAMES, method=method, random_state=0).fit(data)
+        shifts.append(est.diagnostics_["redraw_shift"])
+    assert 0.0 < shifts[1] < 0.6 * shifts[0] < 0.5

@@ -1,6 +1,7 @@
 """The same choices in other types, files and batches: as the plain frame says, or refused by name."""
 
 import datetime as dt
+import json
 import re
 from decimal import Decimal
 from fractions import Fraction
@@ -11,7 +12,7 @@ import polars as pl
 import pytest
 import torch
 
-from mxlogit import ChoiceData, ChoiceDataError, MixedLogit, wide_to_long
+from mxlogit import MCMC, MSLE, VI, ChoiceData, ChoiceDataError, MixedLogit, SpecificationError, wide_to_long
 from mxlogit.simulate import simulate_choices
 
 pytestmark = pytest.mark.filterwarnings("ignore::mxlogit.ConvergenceWarning")
@@ -354,3 +355,99 @@ def test_tuples_are_labels_of_arrays():
         np.zeros((2, 1, 2, 1)), np.zeros((2, 1), int), names=["x"], decision_makers=[(1, 2), (1, 3)]
     )
     assert data.decision_makers.tolist() == [(1, 2), (1, 3)]
+
+
+# -- settings and weights --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [
+        (VI(max_iterations=2.5), "VI(max_iterations=...) must be a whole number"),
+        (VI(n_samples=1_000.0), "VI(n_samples=...) must be a whole number"),
+        (VI(polish=2.5), "VI(polish=...) must be a whole number"),
+        (VI(flow_layers=1.5), "VI(flow_layers=...) must be a whole number"),
+        (VI(tolerance=np.inf), "VI(tolerance=...) must be finite"),
+        (MSLE(tolerance=np.inf), "MSLE(tolerance=...) must be finite"),
+        (MSLE(antithetic="yes"), "MSLE(antithetic=...) must be True or False"),
+        (MSLE(check_draws="no"), "MSLE(check_draws=...) must be True or False"),
+    ],
+)
+def test_settings_that_are_something_else(frame, method, words):
+    with pytest.raises(SpecificationError, match=re.escape(words)):
+        MixedLogit(fixed=["x"], method=method).fit(frame)
+
+
+def test_whole_numbers_of_numpy_are_whole(frame):
+    method = VI(draws=np.int64(16), tail=np.int64(8), n_samples=np.int32(50))
+    assert np.isfinite(MixedLogit(fixed=["x"], method=method).fit(frame).coef_).all()
+
+
+@pytest.mark.parametrize("factor", [1e-300, 1e-12, 1e12, 1e300])
+def test_weights_that_are_no_counts(frame, factor):
+    weighted = frame.assign(w=factor * (1 + frame["id"] % 3))
+    for method in ("vi", "msle", "mcmc"):
+        with pytest.raises(ChoiceDataError, match="a weight is a count of like decision makers, from 1e-09 to 1e"):
+            MixedLogit(fixed=["x"], weights="w", weights_sum="given", method=method).fit(weighted)
+    relative = MixedLogit(fixed=["x"], weights="w", weights_sum="n", method="msle").fit(weighted)
+    plain = MixedLogit(fixed=["x"], weights="w", weights_sum="n", method="msle").fit(
+        weighted.assign(w=weighted["w"] / factor)
+    )
+    np.testing.assert_allclose(relative.coef_, plain.coef_, rtol=1e-6)
+
+
+def test_equal_weights_scaled_to_one_are_whole(frame):
+    for weight in (49.0, 3.0, 1 / 300, 0.1):
+        method = MCMC(warmup=10, samples=10, chains=2)
+        est = MixedLogit(fixed=["x"], weights="w", weights_sum="n", dtype="float64", method=method, random_state=0)
+        assert np.isfinite(est.fit(frame.assign(w=weight)).coef_).all()
+
+
+def test_weights_that_repeat_too_many_people(frame):
+    est = MixedLogit(fixed=["x"], weights="w", weights_sum="given", method=MCMC(warmup=10, samples=10))
+    with pytest.raises(SpecificationError, match=r"as often as the weight says: 9e[+]07 times in all"):
+        est.fit(frame.assign(w=1e6))
+
+
+@pytest.mark.parametrize("statistic", ["mean", None, 0.5, [2.0], ["median"]])
+def test_statistics_that_are_none(frame, statistic):
+    est = MixedLogit(random=["x"], method=MSLE(n_draws=20, check_draws=False)).fit(frame)
+    with pytest.raises(SpecificationError, match=re.escape(f"got {statistic!r}")):
+        est.individual_coefficients(statistic=statistic)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-150])
+def test_columns_too_small_for_single_precision(frame, scale):
+    with pytest.raises(SpecificationError, match="vary by too little"):
+        MixedLogit(fixed=["x"], method="msle").fit(frame.assign(x=frame["x"] * scale))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda facts: {**facts, "names": facts["names"][::-1]},
+        lambda facts: {name: value for name, value in facts.items() if name != "people"},
+        lambda facts: {**facts, "shards": [{**facts["shards"][0], "extra": 1}]},
+        lambda facts: [facts],
+    ],
+)
+def test_a_manifest_that_was_edited_is_refused(frame, change, tmp_path):
+    ChoiceData.pack(frame, tmp_path / "pack", names=["x", "z"])
+    manifest = tmp_path / "pack" / "manifest.json"
+    manifest.write_text(json.dumps(change(json.loads(manifest.read_text()))))
+    with pytest.raises(ChoiceDataError, match=r"changed since it was written|has format .list."):
+        ChoiceData.open(tmp_path / "pack")
+
+
+@pytest.mark.parametrize("path", [None, 3])
+def test_a_pack_has_a_path(path):
+    with pytest.raises(ChoiceDataError, match="opened by its path"):
+        ChoiceData.open(path)
+
+
+def test_a_pack_that_cannot_be_made(frame, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ChoiceDataError, match="cannot be made"):
+        ChoiceData.pack(frame, tmp_path / "file" / "below", names=["x"])
+    with pytest.raises(ChoiceDataError, match="dtype must be"):
+        ChoiceData.pack(frame, tmp_path / "pack", names=["x"], dtype="float32")

@@ -141,6 +141,12 @@ def test_a_study_that_was_stopped_goes_on(tmp_path):
     with pytest.raises(SpecificationError, match="another study"):
         run_study(SMALL, sizes=[30], runs=1, methods=FAST, path=path)
     assert path.read_text() == "something else\n"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(SpecificationError, match="cannot be read"):
+        run_study(SMALL, sizes=[30], runs=1, methods=FAST, path=path)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(SpecificationError, match="cannot be read"):
+        run_study(SMALL, sizes=[30], runs=1, methods=FAST, path=tmp_path / "folder")
 
 
 @pytest.mark.slow

@@ -10,7 +10,8 @@ def seed_of(*words: int) -> int:
     """Mix words into one 63-bit seed (the finaliser of SplitMix64, Steele et al. 2014)."""
     state = 0x9E3779B97F4A7C15
     for word in words:
-        state = (state ^ (word & 0xFFFFFFFFFFFFFFFF)) & 0xFFFFFFFFFFFFFFFF
+        # numpy's whole numbers would overflow.
+        state = (state ^ (int(word) & 0xFFFFFFFFFFFFFFFF)) & 0xFFFFFFFFFFFFFFFF
         state = (state + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
         state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
         state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF

@@ -79,13 +79,18 @@ class RecordFile:
         """
         if self.path is None or not self.path.exists() or not self.path.stat().st_size:
             return {}
-        first, *lines = self.path.read_text().splitlines()
+        try:
+            first, *lines = self.path.read_text().splitlines()
+        except (OSError, UnicodeDecodeError) as trouble:
+            raise self._refuse(f"cannot be read ({trouble})") from None
         found = _parse(first)
         if not isinstance(found, dict):
             raise self._refuse(f"holds another study, of another version, or none: it begins {first[:60]!r}")
         if differences := describe_differences(found, self.identity):
             raise self._refuse(f"holds another study: {differences}")
-        records = [record for record in map(_parse, lines) if isinstance(record, dict)]
+        records = [
+            record for record in map(_parse, lines) if isinstance(record, dict) and not set(self.keys) - set(record)
+        ]
         return {self.key(record): record for record in records}
 
     def _refuse(self, what: str) -> SpecificationError:

@@ -34,6 +34,7 @@ _WORST_RHAT = 1.01
 _CENTER_WORK = 20_000_000
 # Decision makers that weights may add to those that there are.
 _MOST_REPEATED = 10_000_000
+_ROUNDING = 1e-6
 
 Sampler = Callable[[ChainSettings, PanelModel, Panels, Population, int, Callback], Sampled]
 
@@ -213,15 +214,17 @@ def repeated(panel: Panels) -> Panels:
     SpecificationError
         If weights are not whole numbers.
     """
-    weights = panel.weights
-    wrong = int((weights != weights.round()).sum())
+    # Scaled to a mean of one, equal weights are one but for rounding.
+    whole = panel.weights.round()
+    weights = torch.where((panel.weights - whole).abs() < _ROUNDING, whole, panel.weights)
+    wrong = int((weights != whole).sum())
     if wrong:
         raise SpecificationError(
             f"MCMC needs whole-number weights (a weight is a number of like people); those of {wrong} people are not. "
             "VI and MSLE take any."
         )
     if bool((weights == 1.0).all()):
-        return panel
+        return replace(panel, weights=weights)
     total, most = float(weights.double().sum()), len(panel) + _MOST_REPEATED
     if not float(weights.amin()) > 0.0 or total > most:
         raise SpecificationError(
