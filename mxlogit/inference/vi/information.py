@@ -11,6 +11,7 @@ import math
 from dataclasses import replace
 
 import torch
+from scipy import stats
 from torch import Tensor
 
 from mxlogit.integration.marginal import MarginalLikelihood, Sweep
@@ -22,14 +23,17 @@ from mxlogit.model.parameters import Population
 PRECISE, ROUGH = 0.01, 0.03
 # People and draws that a trial takes; draws at most, and people times draws.
 _TRIED, _FEWEST, _MOST, _MOST_WORK = 250, 16, 4_096, 16_000_000
-# People on whom scores are compared.
-_COMPARED = 128
+# Probability of an expectation that is larger than it could well be.
+_SELDOM = 0.1
+# People on whom scores are compared, and times the noise of Fisher's that those along paths may have: information along
+# paths has less (two choices each of 20,000 people: noises from equal to 1.5, errors of sds of .5 per cent against 5).
+_COMPARED, _FAVOUR = 128, 2.0
 # Times more draws than were taken, from which on they are taken.
 _TOO_FEW = 1.5
 
 
 def prefers_paths(marginal: MarginalLikelihood, population: Population, sweep: Sweep, curvature: Tensor) -> bool:
-    """Return whether scores along paths of the draws have less noise than Fisher's, beside a curvature (D, D)."""
+    """Return whether scores along paths of the draws have no more noise than Fisher's, beside a curvature (D, D)."""
     if marginal.space.n_random == 0:
         return False
     part = _some(marginal, _COMPARED)
@@ -38,7 +42,7 @@ def prefers_paths(marginal: MarginalLikelihood, population: Population, sweep: S
         for pathwise in (False, True)
     )
     inverse = torch.linalg.inv(curvature)
-    return float((inverse * paths).sum()) < float((inverse * fisher).sum())
+    return float((inverse * paths).sum()) < _FAVOUR * float((inverse * fisher).sum())
 
 
 def observed_information(
@@ -77,11 +81,13 @@ def observed_information(
     sweep = replace(sweep, pathwise=sweep.pathwise or bool(model.mixing.direct))
     scale = weight / marginal.people.weight
     noise = scale * _noise_of_one(model, marginal, population, sweep)
+    # One sample of the noise has as many degrees of freedom as a symmetric matrix: of few, it may seem small by chance.
+    unlucky = seldom_exceeded(model.space.size * (model.space.size + 1) // 2)
 
     def draws_for(curvature: Tensor) -> int:
         people = len(marginal.people)
         most = min(_MOST, max(_FEWEST, _FEWEST * (_MOST_WORK // (_FEWEST * marginal.people.load))))
-        wanted = float(whitened(noise, curvature).square().mean()) / (precision**2 * people)
+        wanted = unlucky * float(whitened(noise, curvature).square().mean()) / (precision**2 * people)
         return most if wanted > most else max(_FEWEST, _FEWEST * math.ceil(wanted / _FEWEST))
 
     draws = draws_for(curvature)
@@ -91,6 +97,11 @@ def observed_information(
     if better > _TOO_FEW * draws:
         found = scale * marginal.information(model, population, replace(sweep, draws=better))
     return found
+
+
+def seldom_exceeded(freedom: int) -> float:
+    """Factor from a mean of so many squares to what their expectation exceeds once in ten."""
+    return freedom / float(stats.chi2.ppf(_SELDOM, freedom))
 
 
 def _noise_of_one(model: PanelModel, marginal: MarginalLikelihood, population: Population, sweep: Sweep) -> Tensor:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from scipy import stats
 from torch import Tensor
 
 from mxlogit.draws.generators import make_generator
@@ -19,7 +18,7 @@ from mxlogit.guide.population import GaussianFactor
 from mxlogit.inference.assess import draw_samples, evaluate_center, judge, report_samples
 from mxlogit.inference.start import MultinomialLogit
 from mxlogit.inference.vi.correction import MOST_WORK, USUAL_WORK, WeightedVectors, correct
-from mxlogit.inference.vi.information import PRECISE, ROUGH, observed_information
+from mxlogit.inference.vi.information import PRECISE, ROUGH, observed_information, seldom_exceeded
 from mxlogit.inference.vi.natural import NaturalSearch
 from mxlogit.inference.vi.newton import (
     STAGE_SIZES,
@@ -80,8 +79,6 @@ _NEARLY_GAUSSIAN, _FEW_PARAMETERS = 0.98, 12
 # Squared error of the optimum per parameter, in posterior sds, above which its score is taken from more draws; choice
 # situations times draws of that.
 _SHARP, _SHARP_WORK = 0.005, 16_000_000
-# Probability of a change of draws that is smaller than the error it stands for.
-_SELDOM = 0.1
 # Nats that a Newton step with these would gain, above which it is taken: information a third of a posterior sd from the
 # mode of one choice each of 20,001 people is that of a population whose standard deviation is known 4 % worse.
 _FAR = 0.01
@@ -264,7 +261,8 @@ def find_posterior(
     optimum = _sharpen(model, everybody, optimum, clock)
     start, gradient = _around_the_mode(model, sample, everybody, optimum)
     sweep = posterior_sweep(optimum.sweep, optimum.evaluation.detail.value.ess, len(sample.people))
-    part, size = sample, most_people(sample) // (2 if many else 1)
+    # Of many people half as many will do, but for few parameters, of which they cost little.
+    part, size = sample, most_people(sample) // (2 if many and model.space.size > _FEW_PARAMETERS else 1)
     if len(sample.people) > size:
         part = sample.take(sample.people.draw(size, (seed, -2)))
     tick = _teller(clock)
@@ -334,7 +332,7 @@ def _likely_error(optimum: Optimum, model: PanelModel) -> float:
 
     One change of draws tells it, with as many degrees of freedom as parameters: of two, it may seem a tenth by chance.
     """
-    return optimum.redraw * model.space.size / float(stats.chi2.ppf(_SELDOM, model.space.size))
+    return optimum.redraw * seldom_exceeded(model.space.size)
 
 
 def is_correction_easy(part: MarginalLikelihood, sweep: Sweep, check: PopulationCheck) -> bool:
