@@ -199,6 +199,7 @@ CASES = [
     *((people, situations, 2) for situations in (1, 2) for people in (500, 2_000, 5_000)),
     *((people, 5, 2) for people in (100, 500, 2_000)),
     (100, 2, 2),
+    (501, 1, 1),
     (500, 5, 3),
     *((people, 1, 3) for people in (2_000, 5_000, 20_000, 30_000)),
     *((people, 2, 3) for people in (500, 2_000, 5_000)),
