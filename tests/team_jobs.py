@@ -12,7 +12,8 @@ import pandas as pd
 import torch
 import torch.distributed as dist
 
-from mxlogit import MSLE, VI, ChoiceData, MixedLogit, ProcessError, likelihood
+from mxlogit import MSLE, VI, ChoiceData, MixedLogit, ProcessError
+from mxlogit.model import likelihood
 from mxlogit.simulate import simulate_published_study
 
 N = 300
