@@ -23,6 +23,8 @@ from mxlogit.model.parameters import Population
 PRECISE, ROUGH = 0.01, 0.03
 # People and draws that a trial takes; draws at most, and people times draws.
 _TRIED, _FEWEST, _MOST, _MOST_WORK = 250, 16, 4_096, 16_000_000
+# Parameters of which each has its noise, not their mean.
+_FEW_PARAMETERS = 12
 # Probability of an expectation that is larger than it could well be.
 _SELDOM = 0.1
 # People on whom scores are compared, and times the noise of Fisher's that those along paths may have: information along
@@ -87,7 +89,12 @@ def observed_information(
     def draws_for(curvature: Tensor) -> int:
         people = len(marginal.people)
         most = min(_MOST, max(_FEWEST, _FEWEST * (_MOST_WORK // (_FEWEST * marginal.people.load))))
-        wanted = unlucky * float(whitened(noise, curvature).square().mean()) / (precision**2 * people)
+        squares = whitened(noise, curvature).square()
+        size = unlucky * float(squares.mean())
+        if len(squares) <= _FEW_PARAMETERS:
+            # That of each direction: a correlation's may be ten times as noisy as the others.
+            size = max(size, float(squares.diagonal().amax()))
+        wanted = size / (precision**2 * people)
         return most if wanted > most else max(_FEWEST, _FEWEST * math.ceil(wanted / _FEWEST))
 
     draws = draws_for(curvature)
