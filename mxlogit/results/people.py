@@ -24,7 +24,7 @@ from mxlogit.model.parameters import Population
 # Population samples over which people's posteriors are averaged: their most; people of the fit times samples, since
 # what the population's uncertainty adds to a person's shrinks with the number of people; and their fewest for
 # quantiles and predictions.
-_MOST_POPULATIONS, _PEOPLE_TIMES_POPULATIONS, _FEWEST_POPULATIONS = 256, 32_000, 16
+_MOST_POPULATIONS, _PEOPLE_TIMES_POPULATIONS, _FEWEST_POPULATIONS = 512, 32_000, 16
 # Taste samples per person for quantiles, and fewest of them per population sample.
 _SAMPLES, _SAMPLES_EACH = 512, 16
 # People whose samples are held at once for quantiles; states of chains that predictions use, at most, and fewest that
