@@ -314,7 +314,8 @@ def _sharpen(model: PanelModel, everybody: MarginalLikelihood, optimum: Optimum,
     if wanted <= enough * sweep.draws or not (sweep.pathwise or people > STAGE_SIZES[-1]):
         return optimum
     draws = min(wanted, _MOST_CENTER_DRAWS, 4 * int(_SHARP_WORK / (4.0 * people * situations_of_some(everybody))))
-    if draws <= sweep.draws or (draws < wanted and not sweep.pathwise):
+    few = model.space.size <= _FEW_PARAMETERS
+    if draws <= sweep.draws or (draws < wanted and not (sweep.pathwise or few)):
         return optimum
     sharp = replace(sweep, draws=draws, key=sweep.key + 5)
     population = optimum.population
