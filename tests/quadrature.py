@@ -231,7 +231,7 @@ def write_reference() -> None:
             continue
         frame, names = first_people(people, situations, tastes)
         # Few choices of few people leave wide standard deviations possible, whose integrals need more nodes.
-        wide = people <= 500 and situations <= 2
+        wide = people <= 500 and (situations <= 2 or (people, tastes) == (100, 3))
         dimensions = min(tastes, 2 * situations)
         nodes = {1: 64 if people <= 5_000 else 32, 2: 40 if wide else 16, 3: 18 if wide else 11}[dimensions]
         cheap = (people <= 500 and tastes < 3) or (people <= 5_000 and dimensions < tastes)
