@@ -71,7 +71,10 @@ def test_twenty_independent_coefficients():
     check(est, truth)
 
 
-@pytest.mark.parametrize(("t", "n"), [pytest.param(1, 2000, marks=pytest.mark.slow), (2, 1500), (30, 300), (100, 150)])
+@pytest.mark.parametrize(
+    ("t", "n"),
+    [*(pytest.param(*size, marks=pytest.mark.slow) for size in ((1, 2000), (2, 1500))), (30, 300), (100, 150)],
+)
 def test_length_of_panels(t, n):
     frame, truth = simulate_choices(
         n, t, 4, fixed={"x": -0.7}, random={z: (0.5, 0.8) for z in names(3)}, correlation=0.3, random_state=t
