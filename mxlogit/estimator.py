@@ -392,7 +392,7 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
         return self._predictive(predictive.leave_one_out)
 
     def waic(self) -> predictive.PredictiveDensity:
-        """As `loo`, by the widely applicable information criterion."""
+        """Estimate the same as `loo` by the widely applicable information criterion."""
         return self._predictive(predictive.widely_applicable)
 
     def _predictive(self, criterion: Any) -> predictive.PredictiveDensity:

@@ -44,7 +44,7 @@ def _read_array(name: str, values: Any) -> np.ndarray:
 
 
 def _is_unusual(array: np.ndarray) -> bool:
-    """Whether elements are objects, or of more than double precision."""
+    """Return whether elements are objects, or of more than double precision."""
     return array.dtype.kind == "O" or (array.dtype.kind == "f" and array.dtype.itemsize > np.dtype(float).itemsize)
 
 

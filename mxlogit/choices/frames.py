@@ -1,4 +1,4 @@
-"""What is given as a frame, or as one value per row: one form for all libraries, before any value is read."""
+"""Frames and vectors of all libraries in one form, before any value is read."""
 
 from __future__ import annotations
 

@@ -29,14 +29,14 @@ def factorize(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def read_labels(column: nw.Series[Any]) -> np.ndarray:
-    """Labels of a column; dates with a time zone keep it."""
+    """Read the labels (n,) of a column; dates with a time zone keep it."""
     if getattr(column.dtype, "time_zone", None) is None:
         return column.to_numpy()
     return np.array([pd.Timestamp(label) for label in column.to_list()], dtype=object)
 
 
 def listed(labels: np.ndarray) -> list[Any]:
-    """Labels as Python's own: also dates in nanoseconds, which arrays list as whole numbers."""
+    """List labels (n,) as Python's own: also dates in nanoseconds, which arrays list as whole numbers."""
     return pd.Index(labels, tupleize_cols=False).tolist()
 
 

@@ -50,7 +50,10 @@ class Source:
                 yield pa.Table.from_batches([batch]).cast(self.schema)
 
     def widen(self) -> bool:
-        """Read whole numbers of text files as any numbers, since their first rows may be whole; whether any are."""
+        """Read whole numbers of text files as any numbers from now on; return whether there are any.
+
+        Types are guessed from the first rows, which may be whole by chance.
+        """
         if self._dataset is None or not all(map(_is_text_file, self._dataset.get_fragments())):
             return False
         pa, types, before = import_pyarrow(), import_pyarrow("types"), self.schema

@@ -1,4 +1,4 @@
-r"""How well chains have mixed: rank-normalised split R-hat, bulk and tail effective sample sizes, Monte Carlo errors.
+r"""Mixing of Markov chains: rank-normalised split R-hat, bulk and tail effective sample sizes, Monte Carlo errors.
 
 Definitions of Vehtari, Gelman, Simpson, Carpenter and Buerkner (2021, Bayesian Analysis 16), with Geyer's initial
 monotone sequence (1992, Statistical Science 7), as Stan and arviz compute them.

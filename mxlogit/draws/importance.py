@@ -114,7 +114,7 @@ def log_standard_normal(square: Tensor, dimensions: int) -> Tensor:
 
 @dataclass(frozen=True)
 class DrawScheme:
-    """Which base points everybody gets.
+    """Scheme of base points: how many, of what kind, from which key.
 
     Attributes
     ----------

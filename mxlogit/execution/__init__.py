@@ -1,1 +1,1 @@
-"""Where decision makers are, with which processes, and what survives when a fit is killed."""
+"""Places of decision makers (memory, shards, processes), and checkpoints that survive when a fit is killed."""

@@ -31,7 +31,7 @@ class Checkpoint:
     ----------
     path : Path
     identity : dict of str to str
-        Of the fit that writes it, and that alone may read it (`mxlogit.execution.identity`).
+        Identity of the fit that writes the file, and that alone may read it (`mxlogit.execution.identity`).
     """
 
     def __init__(self, path: Path, identity: Identity) -> None:

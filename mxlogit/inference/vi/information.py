@@ -23,8 +23,8 @@ from mxlogit.model.parameters import Population
 PRECISE, ROUGH = 0.01, 0.03
 # People and draws that a trial takes; draws at most, and people times draws.
 _TRIED, _FEWEST, _MOST, _MOST_WORK = 250, 16, 4_096, 16_000_000
-# Parameters of which each has its noise, not their mean.
-_FEW_PARAMETERS = 12
+# Parameters that are few: the noise of each direction counts, not their mean, and more draws cost little.
+FEW_PARAMETERS = 12
 # Probability of an expectation that is larger than it could well be.
 _SELDOM = 0.1
 # People on whom scores are compared, and times the noise of Fisher's that those along paths may have: information along
@@ -91,7 +91,7 @@ def observed_information(
         most = min(_MOST, max(_FEWEST, _FEWEST * (_MOST_WORK // (_FEWEST * marginal.people.load))))
         squares = whitened(noise, curvature).square()
         size = unlucky * float(squares.mean())
-        if len(squares) <= _FEW_PARAMETERS:
+        if len(squares) <= FEW_PARAMETERS:
             # That of each direction: a correlation's may be ten times as noisy as the others.
             size = max(size, float(squares.diagonal().amax()))
         wanted = size / (precision**2 * people)

@@ -18,7 +18,7 @@ from mxlogit.guide.population import GaussianFactor
 from mxlogit.inference.assess import draw_samples, evaluate_center, judge, report_samples
 from mxlogit.inference.start import MultinomialLogit
 from mxlogit.inference.vi.correction import MOST_WORK, USUAL_WORK, WeightedVectors, correct
-from mxlogit.inference.vi.information import PRECISE, ROUGH, observed_information, seldom_exceeded
+from mxlogit.inference.vi.information import FEW_PARAMETERS, PRECISE, ROUGH, observed_information, seldom_exceeded
 from mxlogit.inference.vi.natural import NaturalSearch
 from mxlogit.inference.vi.newton import (
     STAGE_SIZES,
@@ -75,7 +75,7 @@ _TOLD_EVERY = 10
 _FEWEST_KEPT = 64
 # Effective sample size of the check below which it does so where people say little: standard deviations of the Gaussian
 # are then some per cent too small (2,000 people, one choice each, two tastes: .93 to .98, .92).
-_NEARLY_GAUSSIAN, _FEW_PARAMETERS = 0.98, 12
+_NEARLY_GAUSSIAN = 0.98
 # Squared error of the optimum per parameter, in posterior sds, above which its score is taken from more draws; choice
 # situations times draws of that.
 _SHARP, _SHARP_WORK = 0.005, 16_000_000
@@ -262,7 +262,7 @@ def find_posterior(
     start, gradient = _around_the_mode(model, sample, everybody, optimum)
     sweep = posterior_sweep(optimum.sweep, optimum.evaluation.detail.value.ess, len(sample.people))
     # Of many people half as many will do, but for few parameters, of which they cost little.
-    part, size = sample, most_people(sample) // (2 if many and model.space.size > _FEW_PARAMETERS else 1)
+    part, size = sample, most_people(sample) // (2 if many and model.space.size > FEW_PARAMETERS else 1)
     if len(sample.people) > size:
         part = sample.take(sample.people.draw(size, (seed, -2)))
     tick = _teller(clock)
@@ -314,7 +314,7 @@ def _sharpen(model: PanelModel, everybody: MarginalLikelihood, optimum: Optimum,
     if wanted <= enough * sweep.draws or not (sweep.pathwise or people > STAGE_SIZES[-1]):
         return optimum
     draws = min(wanted, _MOST_CENTER_DRAWS, 4 * int(_SHARP_WORK / (4.0 * people * situations_of_some(everybody))))
-    few = model.space.size <= _FEW_PARAMETERS
+    few = model.space.size <= FEW_PARAMETERS
     if draws <= sweep.draws or (draws < wanted and not (sweep.pathwise or few)):
         return optimum
     sharp = replace(sweep, draws=draws, key=sweep.key + 5)
@@ -338,7 +338,7 @@ def _likely_error(optimum: Optimum, model: PanelModel) -> float:
 
 def is_correction_easy(part: MarginalLikelihood, sweep: Sweep, check: PopulationCheck) -> bool:
     """Return whether weighted draws could be better than the Gaussian, and fixed draws can weigh them."""
-    enough = _NEARLY_GAUSSIAN if part.space.size <= _FEW_PARAMETERS else EVEN_ENOUGH
+    enough = _NEARLY_GAUSSIAN if part.space.size <= FEW_PARAMETERS else EVEN_ENOUGH
     return check.ess < enough and room_for_draws(part, sweep)(_FEWEST_KEPT)
 
 
