@@ -6,7 +6,7 @@
 import logging
 
 from mxlogit import datasets
-from mxlogit.choices import ChoiceData, PackedChoices, wide_to_long
+from mxlogit.choices import ChoiceData, PackedChoices, pack_choices, wide_to_long
 from mxlogit.errors import (
     ChoiceDataError,
     ChoiceDataWarning,
@@ -57,6 +57,7 @@ __all__ = [
     "datasets",
     "likelihood_ratio_test",
     "memory_report",
+    "pack_choices",
     "parameter_function",
     "wald_test",
     "wide_to_long",

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 import torch.distributed as dist
 
-from mxlogit import MSLE, VI, ChoiceData, MixedLogit, ProcessError
+from mxlogit import MSLE, VI, ChoiceData, MixedLogit, PackedChoices, ProcessError
 from mxlogit.model import likelihood
 from mxlogit.simulate import simulate_published_study
 
@@ -99,7 +99,7 @@ def many_people(rank, size, folder):
 
 def shards(rank, size, folder):
     """Two shards for two or three processes."""
-    return facts(make_estimator().fit(ChoiceData.open(folder / "pack")))
+    return facts(make_estimator().fit(PackedChoices.open(folder / "pack")))
 
 
 def failing(rank, size, folder):
@@ -163,7 +163,7 @@ def overlapping_unlabelled(rank, size, folder):
 
 def packs_of_other_shards(rank, size, folder):
     """The same people, but shards that cannot be dealt out alike."""
-    return trouble_with(ChoiceData.open(folder / "pack") if rank == 0 else make_data())
+    return trouble_with(PackedChoices.open(folder / "pack") if rank == 0 else make_data())
 
 
 def trouble_with(data):

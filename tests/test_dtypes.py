@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from mxlogit import VI, ChoiceData, ChoiceDataError, MixedLogit, SpecificationError
+from mxlogit import VI, ChoiceData, ChoiceDataError, MixedLogit, SpecificationError, pack_choices
 from mxlogit.choices import read_frame
 from mxlogit.spec import Columns
 
@@ -229,7 +229,7 @@ def test_text_is_found_in_any_row():
 def test_a_category_is_refused_everywhere(tmp_path):
     frame = in_pandas(pd.Categorical(LIST))
     with pytest.raises(ChoiceDataError, match=r"a category.*dummies"):
-        ChoiceData.pack(frame, tmp_path / "pack", names=["x"], availability="open")
+        pack_choices(frame, tmp_path / "pack", names=["x"], availability="open")
     with pytest.raises(ChoiceDataError, match=r"weights must be numbers.*a category"):
         read_frame(frame.assign(w=pd.Categorical(frame["w"])), COLUMNS, [])
     with pytest.raises(ChoiceDataError, match=r"weights must be numbers.*a category"):

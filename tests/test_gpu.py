@@ -8,7 +8,7 @@ import torch
 
 import mxlogit.integration.marginal as marginal_module
 import mxlogit.integration.simulated_likelihood as simulated_module
-from mxlogit import MSLE, VI, ChoiceData, MixedLogit, memory_report
+from mxlogit import MSLE, VI, MixedLogit, memory_report, pack_choices
 from mxlogit.draws.importance import DrawScheme
 from mxlogit.draws.simulation import PersonDraws
 from mxlogit.execution.people import People
@@ -167,7 +167,7 @@ def test_fits_do_not_depend_on_precision_or_device(device, dtype, name):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_shards_and_checkpoint(tmp_path):
     data = simulate_published_study(3_000, 5, 1).data
-    packed = ChoiceData.pack(data, tmp_path / "pack")
+    packed = pack_choices(data, tmp_path / "pack")
     method = VI(checkpoint=tmp_path / "fit.checkpoint")
     here = MixedLogit(device="cuda", random_state=1, **NAMES).fit(data)
     there = MixedLogit(device="cuda", random_state=1, method=method, **NAMES).fit(packed)

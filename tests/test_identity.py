@@ -12,7 +12,7 @@ from small_models import rebuilt
 
 import mxlogit.choices.packing as packing
 import mxlogit.execution.identity as identity
-from mxlogit import ChoiceData, ChoiceDataError, ChoiceDataWarning
+from mxlogit import ChoiceData, ChoiceDataError, ChoiceDataWarning, pack_choices
 from mxlogit.execution.division import count_ambiguous, share_people
 from mxlogit.execution.identity import describe_differences, digest_data, digest_people
 from mxlogit.execution.people import People
@@ -63,7 +63,7 @@ def trimmed(data, person):
 def test_digests_in_shards_are_those_in_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(packing, "_CELLS_PER_SHARD", 100)
     data = make_data()
-    packed = ChoiceData.pack(data, tmp_path / "pack", dtype=torch.float64)
+    packed = pack_choices(data, tmp_path / "pack", dtype=torch.float64)
     assert len(packed.shards) > 3
     streamed = StreamedPanels(packed, data.names, torch.device("cpu"), torch.float64)
     assert digest_people(streamed) == each(data)

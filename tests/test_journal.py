@@ -13,7 +13,7 @@ import mxlogit.inference.vi.engine as vi
 import mxlogit.inference.vi.newton as newton
 import mxlogit.inference.vi.posterior as posterior
 import mxlogit.inference.vi.route as default
-from mxlogit import MCMC, VI, ChoiceData, MixedLogit, Priors, SpecificationError
+from mxlogit import MCMC, VI, MixedLogit, Priors, SpecificationError, pack_choices
 from mxlogit.integration.marginal import MarginalLikelihood
 from mxlogit.simulate import simulate_choices, simulate_published_study
 
@@ -162,7 +162,7 @@ def test_a_checkpoint_that_does_not_say_whose_it_is_is_refused(data, interrupted
 def test_what_does_not_change_the_answer_does_not_matter(data, whole, interrupted, tmp_path, capsys):
     """Another path, a progress line, a time limit of other searches, packed data instead of data in memory."""
     moved = interrupted.rename(tmp_path / "moved")
-    packed = ChoiceData.pack(data, tmp_path / "pack")
+    packed = pack_choices(data, tmp_path / "pack")
     again = estimator(moved, max_seconds=1e6, more={"verbose": 1}).fit(packed)
     pd.testing.assert_series_equal(again.coef_, whole[0].coef_, rtol=1e-6)
 

@@ -38,11 +38,9 @@ MODULES = {
     "spec",
     "weighting",
 }
-# Files that import each other today: settings of engines that serve several of them, and packs that choice data make
-# and open. They may only become fewer.
+# Files that import each other today: settings of engines that serve several of them. They may only become fewer.
 CYCLES = [
     {"inference.svi.adam_route", "inference.svi.backward", "inference.svi.second_order_route", "inference.vi.engine", "inference.vi.route"},
-    {"choices.data", "choices.ingest", "choices.moments", "choices.packed", "choices.packing"},
 ]  # fmt: skip
 
 

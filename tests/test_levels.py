@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy.optimize import minimize
 
-from mxlogit import MCMC, MSLE, VI, ChoiceData, MixedLogit
+from mxlogit import MCMC, MSLE, VI, ChoiceData, MixedLogit, pack_choices
 from mxlogit.errors import SpecificationError
 from mxlogit.simulate import simulate_choices
 
@@ -50,7 +50,7 @@ def test_levels_do_not_matter(frame, method):
 
 def test_levels_do_not_matter_in_packs(frame, tmp_path):
     moved = frame.assign(f=frame.f + 2.0**22, x=frame.x + 2.0**23)
-    packs = [ChoiceData.pack(rows, tmp_path / name, names=["f", "x"]) for name, rows in (("a", frame), ("b", moved))]
+    packs = [pack_choices(rows, tmp_path / name, names=["f", "x"]) for name, rows in (("a", frame), ("b", moved))]
     one, other = (make().fit(pack) for pack in packs)
     pd.testing.assert_series_equal(other.coef_, one.coef_, rtol=RELATIVE, atol=RELATIVE)
     assert other.log_likelihood_ == pytest.approx(one.log_likelihood_, rel=RELATIVE)

@@ -11,7 +11,15 @@ import pytest
 import sklearn.exceptions
 
 import mxlogit
-from mxlogit import MSLE, VI, ChoiceData, ChoiceDataError, MissingExtraError, MixedLogit, SpecificationError
+from mxlogit import (
+    MSLE,
+    VI,
+    ChoiceDataError,
+    MissingExtraError,
+    MixedLogit,
+    SpecificationError,
+    pack_choices,
+)
 from mxlogit.errors import suggest
 from mxlogit.simulate import simulate_choices
 
@@ -170,10 +178,10 @@ def test_a_fixed_column_that_begins_like_a_deviation_is_no_boundary(frame):
 
 def test_names_of_packs_are_names(frame, tmp_path):
     with pytest.raises(SpecificationError, match=r"write \['x'\]"):
-        ChoiceData.pack(frame, tmp_path / "pack", names="x")
+        pack_choices(frame, tmp_path / "pack", names="x")
     with pytest.raises(ChoiceDataError, match=r"more than one column called \['x'\]"):
-        ChoiceData.pack(pd.concat([frame, frame[["x"]]], axis=1), tmp_path / "pack", names=["x"])
-    packed = ChoiceData.pack(frame, tmp_path / "pack", names=pd.Index(["x", "z"]))
+        pack_choices(pd.concat([frame, frame[["x"]]], axis=1), tmp_path / "pack", names=["x"])
+    packed = pack_choices(frame, tmp_path / "pack", names=pd.Index(["x", "z"]))
     assert packed.names == ("x", "z")
 
 

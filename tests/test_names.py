@@ -9,7 +9,7 @@ import torch
 from numpy.polynomial.hermite_e import hermegauss
 from scipy.optimize import minimize
 
-from mxlogit import MCMC, MSLE, VI, ChoiceData, ChoiceDataError, MixedLogit, SpecificationError
+from mxlogit import MCMC, MSLE, VI, ChoiceData, ChoiceDataError, MixedLogit, SpecificationError, pack_choices
 from mxlogit.choices import read_frame
 from mxlogit.simulate import simulate_choices
 from mxlogit.spec import Columns
@@ -74,8 +74,8 @@ def test_constants_alone_from_every_form_of_data(frame, log_shares, tmp_path):
         "arrays": ChoiceData.from_arrays(
             np.zeros((200, 6, 3, 0)), data.chosen.numpy(), names=[], alternatives=["a1", "a2", "a3"]
         ),
-        "pack of a frame": ChoiceData.pack(frame, tmp_path / "one"),
-        "pack of data": ChoiceData.pack(data, tmp_path / "two"),
+        "pack of a frame": pack_choices(frame, tmp_path / "one"),
+        "pack of data": pack_choices(data, tmp_path / "two"),
     }
     for name, form in forms.items():
         est = fit(form, constants=True, method="vi")
@@ -141,7 +141,7 @@ def test_a_column_is_a_column_whatever_its_name(two, name, tmp_path):
     """Where no other parameter has the label, a name is a name: in frames, in packs, in predictions."""
     renamed = two.rename(columns={"z": name})
     plain = fit(two, fixed=["x", "z"])
-    for data in (renamed, ChoiceData.pack(renamed, tmp_path / "pack", names=["x", name])):
+    for data in (renamed, pack_choices(renamed, tmp_path / "pack", names=["x", name])):
         est = fit(data, fixed=["x", name])
         assert list(est.coef_.index) == ["x", name]
         np.testing.assert_allclose(est.coef_, plain.coef_, rtol=1e-4)
@@ -191,7 +191,7 @@ def test_a_label_of_two_parameters_is_refused_by_name(two, name, options, form, 
     forms = {
         "frame": lambda: frame,
         "data": lambda: read_frame(frame, COLUMNS, names).data,
-        "pack": lambda: ChoiceData.pack(frame, tmp_path / "pack", names=names),
+        "pack": lambda: pack_choices(frame, tmp_path / "pack", names=names),
     }
     with pytest.raises(SpecificationError, match=f"'{name}'.*label two parameters"):
         fit(forms[form](), **options)
@@ -210,7 +210,7 @@ def test_a_column_with_the_label_of_a_constant_is_never_replaced(two, tmp_path):
         with pytest.raises(ChoiceDataError, match=r"column 'asc.a2'.*constant of alternative 'a2'.*Rename"):
             fit(mine, fixed=fixed, constants=True)
     data = read_frame(mine, COLUMNS, ["x", "asc.a2"]).data
-    for kept in (data, ChoiceData.pack(data, tmp_path / "pack")):
+    for kept in (data, pack_choices(data, tmp_path / "pack")):
         assert kept.names == ("x", "asc.a2")
         with pytest.raises(ChoiceDataError, match=r"attributes \['asc.a2'\] already"):
             fit(kept, fixed=["x"], constants=True)
@@ -311,7 +311,7 @@ def test_labels_that_recur_have_constants(n_labels, size, tmp_path):
     est = fit(frame, fixed=["x"], constants=True, method="msle")
     assert list(est.coef_.index) == ["x", *(f"asc.{label}" for label in range(1, n_labels))]
     np.testing.assert_allclose(est.coef_, right, atol=2e-4)
-    packed = ChoiceData.pack(frame, tmp_path / "pack", names=["x"], dtype=torch.float64)
+    packed = pack_choices(frame, tmp_path / "pack", names=["x"], dtype=torch.float64)
     np.testing.assert_allclose(fit(packed, fixed=["x"], constants=True, method="msle").coef_, right, atol=2e-4)
 
 

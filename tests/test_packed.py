@@ -13,7 +13,7 @@ import torch
 
 import mxlogit.choices.packing as packing
 import mxlogit.choices.sources as sources
-from mxlogit import MSLE, VI, ChoiceData, ChoiceDataError, MixedLogit
+from mxlogit import MSLE, VI, ChoiceDataError, MixedLogit, PackedChoices, pack_choices
 from mxlogit.choices import read_frame
 from mxlogit.choices.moments import AttributeMoments
 from mxlogit.choices.packed import MANIFEST, PEOPLE
@@ -97,7 +97,7 @@ def write_source(frame, kind, folder):
 def test_a_pack_holds_what_the_frame_says(frame, tmp_path, kind):
     shuffled = frame.sample(frac=1.0, random_state=1)
     source = write_source(frame if kind == "data" else shuffled, kind, tmp_path)
-    packed = ChoiceData.pack(source, tmp_path / "pack", names=NAMES, **COLUMNS)
+    packed = pack_choices(source, tmp_path / "pack", names=NAMES, **COLUMNS)
     data = in_memory(frame)
     assert len(packed.shards) > 3
     assert (packed.n_decision_makers, packed.n_situations) == (data.n_decision_makers, data.n_situations)
@@ -114,7 +114,7 @@ def test_a_pack_holds_what_the_frame_says(frame, tmp_path, kind):
 
 def test_shards_equal_arrays(frame, tmp_path):
     """The same people, the same draws: the same fit, and the same people in it."""
-    packed = ChoiceData.pack(frame, tmp_path / "pack", names=NAMES, **COLUMNS)
+    packed = pack_choices(frame, tmp_path / "pack", names=NAMES, **COLUMNS)
     there, here = estimator().fit(packed), estimator().fit(frame)
     pd.testing.assert_series_equal(there.coef_, here.coef_, rtol=1e-5, atol=5e-6)
     # In double precision the two differ by how the pack rounds attributes to single precision, and by nothing else.
@@ -123,13 +123,13 @@ def test_shards_equal_arrays(frame, tmp_path):
     assert there.log_likelihood_ == pytest.approx(here.log_likelihood_, abs=1e-3)
     assert there.n_situations_ == here.n_situations_
     pd.testing.assert_frame_equal(there.individual_coefficients(), here.individual_coefficients(), rtol=1e-4, atol=1e-4)
-    again = there.individual_coefficients(ChoiceData.open(tmp_path / "pack"))
+    again = there.individual_coefficients(PackedChoices.open(tmp_path / "pack"))
     pd.testing.assert_frame_equal(again, here.individual_coefficients(frame), rtol=1e-4, atol=1e-4)
     assert there.score(packed) == pytest.approx(here.score(frame), rel=1e-5)
 
 
 def test_other_engines_read_a_pack_into_memory(frame, tmp_path):
-    packed = ChoiceData.pack(frame, tmp_path / "pack", names=NAMES, **COLUMNS)
+    packed = pack_choices(frame, tmp_path / "pack", names=NAMES, **COLUMNS)
     methods = MSLE(n_draws=50, n_samples=100, check_draws=False)
     there = estimator().set_params(method=methods, dtype="float64").fit(packed)
     here = estimator().set_params(method=methods, dtype="float64").fit(frame)
@@ -140,7 +140,7 @@ def test_other_engines_read_a_pack_into_memory(frame, tmp_path):
 def test_labels_and_weights_survive(tmp_path):
     frame = make_frame(labels=lambda person: f"p{person:03d}")
     frame["w"] = 1.0 + frame["person"].str[1:].astype(int) % 3
-    packed = ChoiceData.pack(frame, tmp_path / "pack", names=NAMES, weights="w", **COLUMNS)
+    packed = pack_choices(frame, tmp_path / "pack", names=NAMES, weights="w", **COLUMNS)
     assert packed.decision_makers[:3].tolist() == ["p000", "p001", "p002"]
     assert packed.weights[:4].tolist() == [1.0, 2.0, 3.0, 1.0]
     est = estimator(weights="w")
@@ -151,7 +151,7 @@ def test_alternatives_without_recurring_labels(tmp_path):
     """Every choice set its own labels: positions count, and choice sets may grow from shard to shard."""
     frame = make_frame()
     frame["mode"] = np.arange(len(frame))
-    packed = ChoiceData.pack(frame, tmp_path / "pack", names=NAMES, **COLUMNS)
+    packed = pack_choices(frame, tmp_path / "pack", names=NAMES, **COLUMNS)
     assert packed.alternatives is None
     est = MixedLogit(random=NAMES, random_state=3, method=VI(draws=16, n_samples=200, correct=False), **COLUMNS)
     there, here = est.fit(packed).coef_.copy(), est.fit(frame).coef_
@@ -170,7 +170,7 @@ def test_shards_of_choice_sets_of_other_sizes(tmp_path, monkeypatch):
     frame.loc[none & first, "chosen"] = True
     narrow = frame[pairs | (frame["person"] >= 40)].reset_index(drop=True)
     monkeypatch.setattr(packing, "_CELLS_PER_SHARD", 60)
-    packed = ChoiceData.pack(narrow, tmp_path / "pack", names=NAMES, **COLUMNS)
+    packed = pack_choices(narrow, tmp_path / "pack", names=NAMES, **COLUMNS)
     whole = read_frame(narrow, Columns("person", "task", "mode", "chosen"), NAMES).data
     assert len({shard.alternatives for shard in packed.shards}) > 1
     starts = packed.first_places
@@ -190,16 +190,16 @@ def test_shards_of_choice_sets_of_other_sizes(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("keep", [0, 1, 30, 0.5])
 def test_a_file_of_people_that_was_cut_off_is_noticed(frame, tmp_path, keep):
-    ChoiceData.pack(frame, tmp_path / "pack", names=NAMES, **COLUMNS)
+    pack_choices(frame, tmp_path / "pack", names=NAMES, **COLUMNS)
     whole = (tmp_path / "pack" / PEOPLE).read_bytes()
     (tmp_path / "pack" / PEOPLE).write_bytes(whole[: keep if isinstance(keep, int) else int(keep * len(whole))])
     with pytest.raises(ChoiceDataError, match="damaged, or of another pack"):
-        ChoiceData.open(tmp_path / "pack")
+        PackedChoices.open(tmp_path / "pack")
 
 
 def test_more_shards_than_may_be_open(frame, tmp_path, monkeypatch):
     monkeypatch.setattr(packing, "_OPEN_BUCKETS", 2)
-    packed = ChoiceData.pack(frame, tmp_path / "pack", names=NAMES, **COLUMNS)
+    packed = pack_choices(frame, tmp_path / "pack", names=NAMES, **COLUMNS)
     assert packed.decision_makers.tolist() == list(range(60))
 
 
@@ -209,17 +209,17 @@ def test_an_interrupted_packing_leaves_nothing_that_opens(frame, tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        ChoiceData.pack(source(), tmp_path / "pack", names=NAMES, **COLUMNS)
+        pack_choices(source(), tmp_path / "pack", names=NAMES, **COLUMNS)
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(ChoiceDataError, match="not a complete pack"):
-        ChoiceData.open(tmp_path / "pack")
-    ChoiceData.pack(frame, tmp_path / "pack", names=NAMES, **COLUMNS)
+        PackedChoices.open(tmp_path / "pack")
+    pack_choices(frame, tmp_path / "pack", names=NAMES, **COLUMNS)
 
 
 def test_what_a_killed_packing_left_is_cleared_away(frame, tmp_path):
     (tmp_path / "pack.partial").mkdir()
     (tmp_path / "pack.partial" / MANIFEST).write_text("{")
-    packed = ChoiceData.pack(frame, tmp_path / "pack", names=NAMES, **COLUMNS)
+    packed = pack_choices(frame, tmp_path / "pack", names=NAMES, **COLUMNS)
     assert packed.n_decision_makers == 60
     assert [p.name for p in tmp_path.iterdir()] == ["pack"]
 
@@ -233,12 +233,12 @@ def test_what_a_killed_packing_left_is_cleared_away(frame, tmp_path):
     ],
 )
 def test_a_damaged_shard_is_named(frame, tmp_path, harm, words):
-    packed = ChoiceData.pack(frame, tmp_path / "pack", names=NAMES, **COLUMNS)
+    packed = pack_choices(frame, tmp_path / "pack", names=NAMES, **COLUMNS)
     harm(tmp_path / "pack" / packed.shards[1].file)
     with pytest.raises(ChoiceDataError, match=words):
         estimator().fit(packed)
     with pytest.raises(ChoiceDataError, match=words):
-        estimator().fit(ChoiceData.open(tmp_path / "pack"))
+        estimator().fit(PackedChoices.open(tmp_path / "pack"))
 
 
 def flip(file, place):
@@ -248,25 +248,25 @@ def flip(file, place):
 
 
 def test_an_unknown_format_is_refused(frame, tmp_path):
-    ChoiceData.pack(frame, tmp_path / "pack", names=NAMES, **COLUMNS)
+    pack_choices(frame, tmp_path / "pack", names=NAMES, **COLUMNS)
     manifest = tmp_path / "pack" / MANIFEST
     manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "format": "mxlogit choices 99"}))
     with pytest.raises(ChoiceDataError, match="format 'mxlogit choices 99'"):
-        ChoiceData.open(tmp_path / "pack")
+        PackedChoices.open(tmp_path / "pack")
 
 
 def test_people_of_another_pack_are_refused(tmp_path):
     """As many people, other weights: sizes and shards are right, and yet it is not this pack."""
     frame = make_frame().assign(w=1.0)
     for name, weight in (("pack", 1.0), ("other", 2.0)):
-        ChoiceData.pack(frame.assign(w=weight), tmp_path / name, names=NAMES, weights="w", **COLUMNS)
+        pack_choices(frame.assign(w=weight), tmp_path / name, names=NAMES, weights="w", **COLUMNS)
     (tmp_path / "pack" / PEOPLE).write_bytes((tmp_path / "other" / PEOPLE).read_bytes())
     with pytest.raises(ChoiceDataError, match="it is damaged, or of another pack"):
-        ChoiceData.open(tmp_path / "pack")
+        PackedChoices.open(tmp_path / "pack")
 
 
 def test_a_shard_that_was_replaced_since_it_was_read_is_noticed(frame, tmp_path):
-    packed = ChoiceData.pack(frame, tmp_path / "pack", names=NAMES, **COLUMNS)
+    packed = pack_choices(frame, tmp_path / "pack", names=NAMES, **COLUMNS)
     assert packed.read(1).n_decision_makers > 0
     file = tmp_path / "pack" / packed.shards[1].file
     flip(file, -20)
@@ -287,7 +287,7 @@ def test_a_shard_that_was_replaced_since_it_was_read_is_noticed(frame, tmp_path)
 )
 def test_wrong_rows_are_told_and_nothing_is_left(frame, tmp_path, change, words):
     with pytest.raises(ChoiceDataError, match=words):
-        ChoiceData.pack(change(frame), tmp_path / "pack", names=NAMES, **COLUMNS)
+        pack_choices(change(frame), tmp_path / "pack", names=NAMES, **COLUMNS)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -296,7 +296,7 @@ def test_wrong_rows_are_told_and_nothing_is_left(frame, tmp_path, change, words)
 )
 def test_wrong_sources(tmp_path, source, words):
     with pytest.raises(ChoiceDataError, match=words):
-        ChoiceData.pack(source, tmp_path / "pack", names=NAMES, **COLUMNS)
+        pack_choices(source, tmp_path / "pack", names=NAMES, **COLUMNS)
 
 
 def test_mixed_files_are_refused(frame, tmp_path):
@@ -304,16 +304,16 @@ def test_mixed_files_are_refused(frame, tmp_path):
     frame.to_csv(tmp_path / "rows" / "a.csv")
     pq.write_table(pa.Table.from_pandas(frame), tmp_path / "rows" / "b.parquet")
     with pytest.raises(ChoiceDataError, match="of one kind"):
-        ChoiceData.pack(tmp_path / "rows", tmp_path / "pack", names=NAMES, **COLUMNS)
+        pack_choices(tmp_path / "rows", tmp_path / "pack", names=NAMES, **COLUMNS)
 
 
 def test_nothing_is_overwritten(frame, tmp_path):
-    ChoiceData.pack(frame, tmp_path / "pack", names=NAMES, **COLUMNS)
+    pack_choices(frame, tmp_path / "pack", names=NAMES, **COLUMNS)
     with pytest.raises(ChoiceDataError, match="exists"):
-        ChoiceData.pack(frame, tmp_path / "pack", names=NAMES, **COLUMNS)
+        pack_choices(frame, tmp_path / "pack", names=NAMES, **COLUMNS)
 
 
 def test_unknown_attribute_of_a_pack(frame, tmp_path):
-    packed = ChoiceData.pack(frame, tmp_path / "pack", names=["cost"], **COLUMNS)
+    packed = pack_choices(frame, tmp_path / "pack", names=["cost"], **COLUMNS)
     with pytest.raises(ChoiceDataError, match="no attribute \\['time'\\]"):
         estimator().fit(packed)

@@ -15,7 +15,7 @@ import pytest
 import torch
 from small_models import model_of
 
-from mxlogit import MCMC, MSLE, VI, ChoiceData, MixedLogit, SpecificationError
+from mxlogit import MCMC, MSLE, VI, ChoiceData, MixedLogit, SpecificationError, pack_choices
 from mxlogit.choices.rows import pad_rows, rows_of_arrays
 from mxlogit.choices.runs import first_places, places_of_runs
 from mxlogit.execution.people import People
@@ -270,7 +270,7 @@ def test_every_engine_as_with_padding(unequal, method, monkeypatch):
 @pytest.mark.filterwarnings("ignore::mxlogit.errors.ConvergenceWarning")
 def test_a_pack_of_any_shape(unequal, tmp_path):
     """A pack takes bytes by rows and fits as the frame does."""
-    packed = ChoiceData.pack(unequal, tmp_path / "pack", names=["a", "b"])
+    packed = pack_choices(unequal, tmp_path / "pack", names=["a", "b"])
     est = MixedLogit(random=["a", "b"], method=METHODS["vi"], random_state=3, dtype="float64")
     found = est.fit(packed).coef_
     pd.testing.assert_series_equal(found, est.fit(unequal).coef_, rtol=1e-4, atol=1e-5)

@@ -12,7 +12,18 @@ import polars as pl
 import pytest
 import torch
 
-from mxlogit import MCMC, MSLE, VI, ChoiceData, ChoiceDataError, MixedLogit, SpecificationError, wide_to_long
+from mxlogit import (
+    MCMC,
+    MSLE,
+    VI,
+    ChoiceData,
+    ChoiceDataError,
+    MixedLogit,
+    PackedChoices,
+    SpecificationError,
+    pack_choices,
+    wide_to_long,
+)
 from mxlogit.simulate import simulate_choices
 
 pytestmark = pytest.mark.filterwarnings("ignore::mxlogit.ConvergenceWarning")
@@ -164,7 +175,7 @@ def test_batches_of_other_types(frame, kind, form, tmp_path):
             write = part.to_parquet if form == "parquet" else part.to_csv
             write(folder / f"{i}.{form}", index=False)
         source = folder
-    packed = ChoiceData.pack(source, tmp_path / "pack", names=["k", "z"])
+    packed = pack_choices(source, tmp_path / "pack", names=["k", "z"])
     np.testing.assert_allclose(coefficients(packed, ["k", "z"]), coefficients(whole, ["k", "z"]), rtol=1e-4)
 
 
@@ -181,7 +192,7 @@ def test_batches_of_other_types(frame, kind, form, tmp_path):
 def test_batches_that_do_not_fit_together(frame, change, words, tmp_path):
     one, other = halves(frame)
     with pytest.raises(ChoiceDataError, match=re.escape(words)):
-        ChoiceData.pack(iter([one, change(other)]), tmp_path / "pack", names=["x", "z"])
+        pack_choices(iter([one, change(other)]), tmp_path / "pack", names=["x", "z"])
     assert not list(tmp_path.iterdir())
 
 
@@ -194,7 +205,7 @@ def test_a_text_file_that_begins_with_whole_numbers(frame, tmp_path, monkeypatch
     text = long[["id", "situation", "alternative", "choice", "k", "z"]].to_csv(index=False)
     (tmp_path / "long.csv").write_text(re.sub(r"\.0,", ",", text))
     assert str(dataset.dataset(tmp_path / "long.csv", format="csv").schema.field("k").type) == "int64"
-    packed = ChoiceData.pack(tmp_path / "long.csv", tmp_path / "pack", names=["k", "z"])
+    packed = pack_choices(tmp_path / "long.csv", tmp_path / "pack", names=["k", "z"])
     np.testing.assert_allclose(coefficients(packed, ["k", "z"]), coefficients(long, ["k", "z"]), rtol=1e-4)
 
 
@@ -202,12 +213,12 @@ def test_a_text_file_that_begins_with_whole_numbers(frame, tmp_path, monkeypatch
 def test_damaged_text_files_are_told(text, tmp_path):
     (tmp_path / "bad.csv").write_text(text)
     with pytest.raises(ChoiceDataError):
-        ChoiceData.pack(tmp_path / "bad.csv", tmp_path / "pack", names=["x"])
+        pack_choices(tmp_path / "bad.csv", tmp_path / "pack", names=["x"])
 
 
 def test_categories_of_labels_may_differ(frame, tmp_path):
     parts = [part.assign(id=part["id"].astype(str).astype("category")) for part in halves(frame)]
-    packed = ChoiceData.pack(iter(parts), tmp_path / "pack", names=["x", "z"])
+    packed = pack_choices(iter(parts), tmp_path / "pack", names=["x", "z"])
     assert packed.n_decision_makers == 90
     np.testing.assert_allclose(coefficients(packed, ["x", "z"]), coefficients(frame, ["x", "z"]), rtol=1e-4)
 
@@ -239,7 +250,7 @@ def test_labels_of_alternatives_in_packs(frame, kind, tmp_path):
         from mxlogit.spec import Columns
 
         source = read_frame(named, Columns("id", "situation", "alternative", "choice"), ["x"]).data
-    packed = ChoiceData.pack(source, tmp_path / "pack", names=["x"])
+    packed = pack_choices(source, tmp_path / "pack", names=["x"])
     est = MixedLogit(fixed=["x", f"asc.{labels['a1']}"], method="msle", **request).fit(packed)
     np.testing.assert_allclose(est.coef_, plain.coef_, rtol=1e-4)
     np.testing.assert_allclose(est.predict_proba(named), plain.predict_proba(named), atol=1e-5)
@@ -432,22 +443,22 @@ def test_columns_too_small_for_single_precision(frame, scale):
     ],
 )
 def test_a_manifest_that_was_edited_is_refused(frame, change, tmp_path):
-    ChoiceData.pack(frame, tmp_path / "pack", names=["x", "z"])
+    pack_choices(frame, tmp_path / "pack", names=["x", "z"])
     manifest = tmp_path / "pack" / "manifest.json"
     manifest.write_text(json.dumps(change(json.loads(manifest.read_text()))))
     with pytest.raises(ChoiceDataError, match=r"changed since it was written|has format .list."):
-        ChoiceData.open(tmp_path / "pack")
+        PackedChoices.open(tmp_path / "pack")
 
 
 @pytest.mark.parametrize("path", [None, 3])
 def test_a_pack_has_a_path(path):
     with pytest.raises(ChoiceDataError, match="opened by its path"):
-        ChoiceData.open(path)
+        PackedChoices.open(path)
 
 
 def test_a_pack_that_cannot_be_made(frame, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ChoiceDataError, match="cannot be made"):
-        ChoiceData.pack(frame, tmp_path / "file" / "below", names=["x"])
+        pack_choices(frame, tmp_path / "file" / "below", names=["x"])
     with pytest.raises(ChoiceDataError, match="dtype must be"):
-        ChoiceData.pack(frame, tmp_path / "pack", names=["x"], dtype="float32")
+        pack_choices(frame, tmp_path / "pack", names=["x"], dtype="float32")

@@ -11,7 +11,7 @@ import pytest
 import team_jobs
 import torch
 
-from mxlogit import ChoiceData
+from mxlogit import pack_choices
 from mxlogit.execution.processes import Team, current_team
 
 SAME = ["same_data", "own_people", "nobody_here", "shards", "many_people"]
@@ -51,7 +51,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("team")
     cells, packing._CELLS_PER_SHARD = packing._CELLS_PER_SHARD, 200 * 5 * 5 * 8
     try:
-        assert len(ChoiceData.pack(team_jobs.make_data(), folder / "pack").shards) == 2
+        assert len(pack_choices(team_jobs.make_data(), folder / "pack").shards) == 2
     finally:
         packing._CELLS_PER_SHARD = cells
     return folder

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from mxlogit import MCMC, MSLE, VI, ChoiceData, ConvergenceWarning, MixedLogit, SpecificationError
+from mxlogit import MCMC, MSLE, VI, ConvergenceWarning, MixedLogit, SpecificationError, pack_choices
 from mxlogit.choices import read_frame
 from mxlogit.simulate import simulate_choices
 
@@ -91,7 +91,7 @@ def test_weights_of_choice_data_and_packs_are_scaled(frame, tmp_path):
     data = read_frame(frame.assign(w=500 * frame["w"]), est._columns(), ["x", "z"]).data
     right = fit(frame.assign(w=frame["w"] / frame["w"].mean()), weights="w")
     before = data.weights.clone()
-    for kept in (data, ChoiceData.pack(data, tmp_path / "pack", dtype=torch.float64)):
+    for kept in (data, pack_choices(data, tmp_path / "pack", dtype=torch.float64)):
         np.testing.assert_allclose(fit(kept, weights_sum="n").coef_, right.coef_, rtol=1e-5)
     assert torch.equal(data.weights, before)
 

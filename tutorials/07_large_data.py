@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mxlogit import VI, ChoiceData, MixedLogit
+from mxlogit import VI, MixedLogit, pack_choices
 from mxlogit.simulate import simulate_choices
 
 SMOKE = os.environ.get("MXLOGIT_SMOKE") == "1"
@@ -25,7 +25,7 @@ names = ["price", "time"]
 # %% [markdown]
 # ## Packing
 #
-# Files of choices, here a few CSV parts; rows may be in any order. `ChoiceData.pack` reads them one by one.
+# Files of choices, here a few CSV parts; rows may be in any order. `pack_choices` reads them one by one.
 
 # %%
 (folder / "parts").mkdir()
@@ -33,7 +33,7 @@ for part in range(PARTS):
     frame, _ = simulate_choices(PEOPLE, 5, 3, random={"price": (-1.0, 0.5), "time": (-0.8, 0.6)}, random_state=part)
     frame["id"] += part * PEOPLE
     frame.to_csv(folder / "parts" / f"{part}.csv", index=False)
-packed = ChoiceData.pack(folder / "parts", folder / "choices.pack", names=names)
+packed = pack_choices(folder / "parts", folder / "choices.pack", names=names)
 packed
 
 # %% [markdown]
@@ -58,10 +58,10 @@ script.write_text(
         f'''
         import sys
         import torch.distributed as dist
-        from mxlogit import ChoiceData, MixedLogit
+        from mxlogit import MixedLogit, PackedChoices
 
         dist.init_process_group("gloo", init_method="file://{folder}/rendezvous", rank=int(sys.argv[1]), world_size=2)
-        est = MixedLogit(random={names}, random_state=0).fit(ChoiceData.open(r"{folder / "choices.pack"}"))
+        est = MixedLogit(random={names}, random_state=0).fit(PackedChoices.open(r"{folder / "choices.pack"}"))
         if dist.get_rank() == 0:
             est.coef_.to_csv(r"{folder / "coef.csv"}")
         dist.destroy_process_group()

@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,10 +20,6 @@ from mxlogit.choices.checks import GivenArrays, check_arrays
 from mxlogit.choices.rows import ChoiceRows, PaddedArrays, pad_rows, rows_of_arrays
 from mxlogit.choices.runs import first_places, places_of_runs
 from mxlogit.errors import ChoiceDataError
-from mxlogit.spec import Columns, check_names
-
-if TYPE_CHECKING:
-    from mxlogit.choices.packed import PackedChoices
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -130,68 +124,6 @@ class ChoiceData:
             alternatives=given.alternatives,
             clusters=None if clusters is None else as_codes("clusters", clusters, n).to(x.device),
         )
-
-    @classmethod
-    def pack(
-        cls,
-        source: Any,
-        path: str | Path,
-        *,
-        names: Sequence[str] = (),
-        decision_maker: str = "id",
-        situation: str = "situation",
-        alternative: str = "alternative",
-        choice: str = "choice",
-        availability: str | None = None,
-        weights: str | None = None,
-        dtype: torch.dtype = torch.float32,
-    ) -> PackedChoices:
-        """Pack choices that do not fit in memory into shards on disk, for `MixedLogit.fit`.
-
-        Parameters
-        ----------
-        source : path, list of paths, frame, iterator of frames, or ChoiceData
-            Parquet or CSV files, or a directory of them (pyarrow, extra ``parquet``), long frames as for
-            `MixedLogit.fit`, or choice data (whose clusters are not kept). Rows may come in any order; an iterator is
-            read once.
-        path : str or Path
-            Directory to make. It appears when it is complete; an interrupted packing leaves nothing that opens.
-        names : sequence of str
-            Attribute columns to keep (all attributes of a ChoiceData are).
-        decision_maker, situation, alternative, choice, availability, weights : str
-            Columns, as of `MixedLogit`.
-        dtype : torch.dtype
-            Floating point type of the attributes on disk.
-
-        Returns
-        -------
-        PackedChoices
-
-        Raises
-        ------
-        ChoiceDataError
-            If the data are wrong in any way that `MixedLogit.fit` would tell, or the path exists.
-        MissingExtraError
-            If pyarrow is needed and missing.
-        """
-        from mxlogit.choices.packing import pack_choices
-
-        names = check_names("names", names)
-        columns = Columns(decision_maker, situation, alternative, choice, availability, weights)
-        return pack_choices(source, path, columns, names, dtype)
-
-    @staticmethod
-    def open(path: str | Path) -> PackedChoices:
-        """Open choices packed by `pack`.
-
-        Raises
-        ------
-        ChoiceDataError
-            If there is no complete pack, or one of its shards is damaged.
-        """
-        from mxlogit.choices.packed import PackedChoices
-
-        return PackedChoices.open(path)
 
     def __repr__(self) -> str:
         return (

@@ -95,7 +95,7 @@ class PackedChoices:
 
     @classmethod
     def open(cls, path: str | Path) -> PackedChoices:
-        """Open what `ChoiceData.pack` has written.
+        """Open what `mxlogit.pack_choices` has written.
 
         Raises
         ------

@@ -34,7 +34,7 @@ from mxlogit.choices.packed import (
 )
 from mxlogit.choices.sources import Source, import_pyarrow
 from mxlogit.errors import ChoiceDataError
-from mxlogit.spec import Columns
+from mxlogit.spec import Columns, check_names
 
 # Attribute cells of a shard (32 MB in single precision), and buckets that are open at a time.
 _CELLS_PER_SHARD = 8_000_000
@@ -42,9 +42,48 @@ _OPEN_BUCKETS = 256
 
 
 def pack_choices(
-    source: Any, path: str | Path, columns: Columns, names: Sequence[str], dtype: torch.dtype = torch.float32
+    source: Any,
+    path: str | Path,
+    *,
+    names: Sequence[str] = (),
+    decision_maker: str = "id",
+    situation: str = "situation",
+    alternative: str = "alternative",
+    choice: str = "choice",
+    availability: str | None = None,
+    weights: str | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> PackedChoices:
-    """Write choices to shards (parameters as in `ChoiceData.pack`)."""
+    """Pack choices that do not fit in memory into shards on disk, for `MixedLogit.fit`.
+
+    Parameters
+    ----------
+    source : path, list of paths, frame, iterator of frames, or ChoiceData
+        Parquet or CSV files, or a directory of them (pyarrow, extra ``parquet``), long frames as for
+        `MixedLogit.fit`, or choice data (whose clusters are not kept). Rows may come in any order; an iterator is
+        read once.
+    path : str or Path
+        Directory to make. It appears when it is complete; an interrupted packing leaves nothing that opens.
+    names : sequence of str
+        Attribute columns to keep (all attributes of a ChoiceData are).
+    decision_maker, situation, alternative, choice, availability, weights : str
+        Columns, as of `MixedLogit`.
+    dtype : torch.dtype
+        Floating point type of the attributes on disk.
+
+    Returns
+    -------
+    PackedChoices
+
+    Raises
+    ------
+    ChoiceDataError
+        If the data are wrong in any way that `MixedLogit.fit` would tell, or the path exists.
+    MissingExtraError
+        If pyarrow is needed and missing.
+    """
+    names = check_names("names", names)
+    columns = Columns(decision_maker, situation, alternative, choice, availability, weights)
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise ChoiceDataError(f"dtype must be torch.float32 or torch.float64; got {dtype!r}.")
     target = Path(path)
@@ -60,7 +99,7 @@ def pack_choices(
         if isinstance(source, ChoiceData):
             _write(work, _slices(source.to(device="cpu")), source.names, source.alternatives, dtype)
         else:
-            _pack_frames(source, work, columns, tuple(names), dtype)
+            _pack_frames(source, work, columns, names, dtype)
         # Only a complete pack ever has its own name.
         work.rename(target)
     except Exception as trouble:

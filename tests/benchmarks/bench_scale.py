@@ -34,7 +34,7 @@ import pandas as pd
 import torch
 import torch.distributed as dist
 
-from mxlogit import VI, ChoiceData, ConvergenceWarning, MixedLogit, Priors
+from mxlogit import VI, ChoiceData, ConvergenceWarning, MixedLogit, PackedChoices, Priors, pack_choices
 from mxlogit.execution.people import People
 from mxlogit.execution.processes import current_team
 from mxlogit.integration.marginal import MarginalLikelihood, Sweep
@@ -167,7 +167,7 @@ def fit_pack(path: str, threads: int, answer: multiprocessing.Queue) -> None:
     """Fit a pack in a process that never held the data."""
     torch.set_num_threads(threads)
     warnings.simplefilter("ignore", ConvergenceWarning)
-    packed = ChoiceData.open(path)
+    packed = PackedChoices.open(path)
     highest = [memory()["anonymous"]]
     est = make_estimator(1, verbose=0)
     chunks = PanelDifferences.chunks
@@ -188,7 +188,7 @@ def run_shards(options: argparse.Namespace) -> list[dict[str, float]]:
     size = data.attributes.nelement() * data.attributes.element_size() / _MEGABYTE
     with tempfile.TemporaryDirectory() as folder:
         begin = time.perf_counter()
-        packed = ChoiceData.pack(data, Path(folder) / "pack")
+        packed = pack_choices(data, Path(folder) / "pack")
         packing = time.perf_counter() - begin
         begin = time.perf_counter()
         here = make_estimator(1).fit(data)
