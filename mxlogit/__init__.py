@@ -22,6 +22,9 @@ from mxlogit.guide.encoder import Encoder
 from mxlogit.guide.subsampling import SBP
 from mxlogit.inference.mcmc.engine import MCMC
 from mxlogit.inference.msle.engine import MSLE
+from mxlogit.inference.svi.dadvi import DADVI
+from mxlogit.inference.svi.engine import SVI
+from mxlogit.inference.svi.training import Training
 from mxlogit.inference.vi.engine import VI
 from mxlogit.model.priors import Priors
 from mxlogit.postestimation.comparison import Comparison, compare_methods, compare_with_mcmc
@@ -31,9 +34,11 @@ from mxlogit.sampling.covariance import HuangWand, InverseWishart
 
 __version__ = "0.1.0"
 __all__ = [
+    "DADVI",
     "MCMC",
     "MSLE",
     "SBP",
+    "SVI",
     "VI",
     "ChoiceData",
     "ChoiceDataError",
@@ -52,6 +57,7 @@ __all__ = [
     "Priors",
     "ProcessError",
     "SpecificationError",
+    "Training",
     "compare_methods",
     "compare_with_mcmc",
     "datasets",

@@ -21,6 +21,7 @@ from mxlogit.errors import (
     check_probability,
 )
 from mxlogit.execution.division import share_people
+from mxlogit.execution.identity import WITHOUT_EFFECT, agree_on, describe_settings
 from mxlogit.execution.people import People
 from mxlogit.execution.processes import Team, current_team
 from mxlogit.fit import Fit
@@ -42,7 +43,7 @@ from mxlogit.request import (
 )
 from mxlogit.results import frames, people, prediction, predictive
 from mxlogit.spec import Columns, Specification, make_specification
-from mxlogit.weighting import scale_weights, weight_sentences
+from mxlogit.weighting import cluster_sentences, scale_weights, weight_sentences
 
 
 class MixedLogit(BaseEstimator):  # type: ignore[misc]
@@ -59,9 +60,9 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
     random : sequence of str or mapping column -> distribution
         Attribute columns whose coefficients vary over decision makers. A list means normal. Distributions:
         "normal", "lognormal", "negative_lognormal", "truncated_normal", "censored_normal", "uniform",
-        "triangular", "johnson_sb". ``coef_`` reports the latent normal: of a lognormal the location of the logarithm,
-        so that the median taste is ``exp(coef_["x"])``, and its ratio to another coefficient is no willingness to pay
-        (`taste_distribution` has mean and sd of the taste itself).
+        "triangular", "johnson_sb" (tastes between 0 and 1). ``coef_`` reports the latent normal: of a lognormal the
+        location of the logarithm, so that the median taste is ``exp(coef_["x"])``, and its ratio to another coefficient
+        is no willingness to pay (`taste_distribution` has mean and sd of the taste itself).
         Where the likelihood is as good without a column, as its effect has not the sign of
         its distribution, the taste is held at zero, errors are NaN, and ``diagnostics_["wrong_sign"]`` lists it.
     correlated : bool or sequence of sequences of str
@@ -94,7 +95,7 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
     priors : Priors, optional
         None means ``Priors(standardize=True)``: normal(0, 10) locations, half-Cauchy(2.5) standard
         deviations in units of standardised attributes, uniform correlations: safe whatever the units.
-    method : "vi", "msle", "mcmc" or a settings object such as ``VI(...)`` or ``MSLE(...)``
+    method : "vi", "svi", "msle", "mcmc" or a settings object such as ``VI(...)`` or ``MSLE(...)``
         The inference engine.
     random_state : int, numpy generator or None
         Same seed, same machine, same result.
@@ -211,7 +212,8 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
             with Progress(self.verbose, team.rank) as callback:
                 method = resolve_method(self.method)
                 result = run_signed(method, fitted.model, people, generator=generator, callback=callback)
-        result = replace(result, warnings=[*weight_sentences(people, self.weights_sum, method), *result.warnings])
+        sentences = weight_sentences(people, self.weights_sum, method) + cluster_sentences(self.cluster, method)
+        result = replace(result, warnings=[*sentences, *result.warnings])
         return self._remember(fitted, result, len(people), n_situations)
 
     def _prepare(self, X: Any, team: Team, **given: Any) -> tuple[Fitted, People, int]:
@@ -220,6 +222,7 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
         method = resolve_method(self.method)
         device, dtype = resolve_device(self.device), resolve_dtype(self.dtype, method)
         seed = team.gather(resolve_seed(self.random_state))[0]
+        agree_on(team, {**describe_settings(method, WITHOUT_EFFECT), **self._asked(dtype)})
         data = share_people(read_choices(X, self._columns(), specification, **given), team, dtype)
         data = scale_weights(data, self.weights_sum, team)
         specification = complete(specification, data)
@@ -227,8 +230,13 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
         model = build_model(specification, moments, self.priors)
         panels = make_panels(data, specification, device, dtype)
         everybody = People.gather(panels, team)
-        facts = data.decision_makers, data.alternatives, seed, everybody.first, len(everybody)
+        facts = data.decision_makers, data.alternatives, seed, everybody.first, len(everybody), everybody.rows
         return Fitted(specification, model, panels, *facts), everybody, moments.n_situations
+
+    def _asked(self, dtype: torch.dtype) -> dict[str, str]:
+        """What all processes of a fit must be asked alike, in words."""
+        names = ("fixed", "random", "correlated", "constants", "base_alternative", "scale", "priors", "weights_sum")
+        return {**{name: repr(getattr(self, name)) for name in names}, "dtype": str(dtype)}
 
     def _remember(self, fitted: Fitted, result: Fit, n_people: int, n_situations: int) -> MixedLogit:
         """Set every fitted attribute at once, then warn."""

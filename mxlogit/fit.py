@@ -61,6 +61,7 @@ class Status(Enum):
     SEPARATION = "Not converged: separation; the likelihood does not bound some coefficient."
     WRONG_SIGN = "Not converged: a sign-restricted taste lies at its boundary, zero; its attribute has the other sign."
     ITERATIONS_DONE = "Trained: the steps, seconds or patience asked for are used up; training cannot show convergence."
+    TIME = "Not converged: max_seconds came before the stopping rule; estimates and errors are those of what was done."
     ITERATIONS = "Not converged: the iteration limit came before the stopping rule."
     MIXED = "Converged: the chains agree (R-hat at most 1.01)."
     NOT_MIXED = "Not converged: the chains still disagree (R-hat above 1.01)."

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from typing import Any
 
 from mxlogit.choices import ChoiceData, FrameChoices, PackedChoices, read_frame
 from mxlogit.choices.constants import constant_labels
 from mxlogit.choices.ingest import add_constants
-from mxlogit.errors import ChoiceDataError
+from mxlogit.errors import ChoiceDataError, ChoiceDataWarning
 from mxlogit.request import Fitted
 from mxlogit.spec import Columns, Specification
 
@@ -24,6 +25,8 @@ def read_choices(
         Listing every problem of a frame, or if choice data come with ``y`` or ``weights`` of their own.
     """
     _check_alone(X, y, weights)
+    if isinstance(X, (ChoiceData, PackedChoices)):
+        _warn_of_missing_roles(X, columns)
     if isinstance(X, PackedChoices):
         return _with_constants(X, specification)
     if isinstance(X, ChoiceData):
@@ -89,6 +92,22 @@ def _read_frame_again(X: Any, columns: Columns, fitted: Fitted, *, need_choice: 
 def _check_alone(X: Any, y: Any, weights: Any) -> None:
     if isinstance(X, (ChoiceData, PackedChoices)) and (y is not None or weights is not None):
         raise ChoiceDataError("a ChoiceData brings its choices and weights; y and sample_weight must be None.")
+
+
+def _warn_of_missing_roles(X: ChoiceData | PackedChoices, columns: Columns) -> None:
+    """Say that data which are no frame have no weights or clusters, where a column of these is named."""
+    missing = []
+    if columns.weights is not None and bool((X.weights == 1.0).all()):
+        missing.append(f"weights={columns.weights!r}: all weights of these data are one")
+    if columns.cluster is not None and getattr(X, "clusters", None) is None:
+        missing.append(f"cluster={columns.cluster!r}: these data have no clusters")
+    if missing:
+        warnings.warn(
+            f"columns are read from frames, not from {type(X).__name__}; {'; '.join(missing)}. Give them to "
+            "ChoiceData.from_arrays or pack_choices.",
+            ChoiceDataWarning,
+            stacklevel=5,
+        )
 
 
 def _with_constants(packed: PackedChoices, specification: Specification) -> PackedChoices:

@@ -22,6 +22,7 @@ from mxlogit.execution.shard_panels import StreamedPanels
 from mxlogit.inference.mcmc.engine import MCMC
 from mxlogit.inference.method import Method
 from mxlogit.inference.msle.engine import MSLE
+from mxlogit.inference.svi.engine import SVI
 from mxlogit.inference.vi.engine import VI
 from mxlogit.model.differences import difference_panels
 from mxlogit.model.mixed_logit import PanelModel
@@ -32,13 +33,16 @@ from mxlogit.model.priors import Priors, resolve_priors
 from mxlogit.results.people import Group
 from mxlogit.spec import Specification
 
-_METHODS: dict[str, type[VI] | type[MSLE] | type[MCMC]] = {"vi": VI, "msle": MSLE, "mcmc": MCMC}
+_METHODS: dict[str, type[VI] | type[SVI] | type[MSLE] | type[MCMC]] = {"vi": VI, "svi": SVI, "msle": MSLE, "mcmc": MCMC}
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a fitted estimator remembers beside its result; its people are those from place ``first`` of ``count``."""
+    """What a fitted estimator remembers beside its result.
+
+    Its people are those from place ``first`` of ``count``, who have ``rows`` of alternatives together.
+    """
 
     specification: Specification
     model: PanelModel
@@ -48,6 +52,7 @@ class Fitted:
     seed: int
     first: int = 0
     count: int = 0
+    rows: int = 0
 
     def difference(self, data: ChoiceData | PackedChoices) -> PanelSource:
         """Panels of other data with the columns of the fit."""
@@ -62,11 +67,11 @@ class Fitted:
             # Packed choices are read in order.
             order = positions.argsort()
             panel = panel.take(positions[order]).take(order.argsort())
-        return Group(panel, self.ranks(labels), positions, self.count)
+        return Group(panel, self.ranks(labels), positions, self.count, self.rows)
 
     def given(self, data: ChoiceData | PackedChoices) -> Group:
         """Decision makers, seen or never seen, with other choices."""
-        return Group(self.difference(data), self.ranks(data.decision_makers), None, self.count)
+        return Group(self.difference(data), self.ranks(data.decision_makers), None, self.count, self.rows)
 
     def positions(self, wanted: np.ndarray) -> torch.Tensor:
         """Places of decision makers among those of the fit.
@@ -106,7 +111,7 @@ def resolve_method(method: str | Method) -> Method:
         return _METHODS[method]()
     if isinstance(method, type) or not isinstance(method, Method):
         raise SpecificationError(
-            f"method must be 'vi', 'msle', 'mcmc' or a settings object such as VI(), MSLE() or MCMC(); got {method!r}."
+            f"method must be 'vi', 'svi', 'msle', 'mcmc' or a settings object such as VI() or MCMC(); got {method!r}."
         )
     return method
 
@@ -119,6 +124,8 @@ def resolve_device(device: str | torch.device) -> torch.device:
         wanted = torch.device(device)
     except (RuntimeError, TypeError):
         raise SpecificationError(f"device must be 'auto', 'cpu', 'cuda' or a torch.device; got {device!r}.") from None
+    if wanted.type == "meta":
+        raise SpecificationError("device='meta' computes nothing; take 'auto', 'cpu' or 'cuda'.")
     if wanted.type == "cuda" and not torch.cuda.is_available():
         raise SpecificationError("device='cuda' was asked for, but torch sees no CUDA device.")
     return wanted

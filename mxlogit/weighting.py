@@ -1,4 +1,4 @@
-"""Scaling of weights, which count like decision makers unless they are to keep the number of people."""
+"""Weights, which count like decision makers unless they are to keep the number of people, and clusters without use."""
 
 from __future__ import annotations
 
@@ -60,4 +60,14 @@ def weight_sentences(people: People, weights_sum: str | None, method: Method) ->
         f"decision makers, so intervals are those of {people.weight:,.3g} people. If weights only make the sample "
         "representative, give weights_sum='n' (they are scaled to a mean of one); if they are counts, "
         "weights_sum='given'."
+    ]
+
+
+def cluster_sentences(cluster: str | None, method: Method) -> list[str]:
+    """Say that clusters are given to maximum likelihood, whose covariance takes no notice of them."""
+    if cluster is None or not isinstance(method, MSLE) or method.covariance == "clustered":
+        return []
+    return [
+        f"cluster={cluster!r} changes nothing with MSLE(covariance={method.covariance!r}): for errors clustered by it "
+        "give MSLE(covariance='clustered')."
     ]

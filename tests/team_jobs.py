@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 import torch.distributed as dist
 
-from mxlogit import MSLE, VI, ChoiceData, MixedLogit, PackedChoices, ProcessError
+from mxlogit import MSLE, SVI, VI, ChoiceData, MixedLogit, PackedChoices, ProcessError, Training
 from mxlogit.model import likelihood
 from mxlogit.simulate import simulate_published_study
 
@@ -90,9 +90,9 @@ def many_people(rank, size, folder):
     import mxlogit.inference.vi.posterior as posterior
 
     newton.STAGE_SIZES, posterior.MOST_PEOPLE, posterior.MOST_SITUATIONS = (60, 150), 60, 300
-    import mxlogit.inference.vi.engine as vi
+    import mxlogit.inference.task as task
 
-    vi.STAGE_SIZES = (60, 150)
+    task.LARGEST_SAMPLE = 150
     est = make_estimator(method=VI(n_samples=400), random_state=4 if rank == 0 else None)
     return facts(est.fit(make_data()))
 
@@ -182,10 +182,11 @@ def other_engine(rank, size, folder):
     return "no error"
 
 
-def classic(rank, size, folder, **settings):
+def classic(rank, size, folder, steps=60, **settings):
     """The encoder through DistributedDataParallel, which one process runs on more pieces than the other."""
     likelihood._ROWS_OF_A_PIECE = 200
-    method = VI(**{"population": "adam", "steps": 60, "batch_size": 64, "n_samples": 200, **settings})
+    training = Training(steps=steps, batch_size=64)
+    method = SVI(polish=0, flow=None, n_samples=200, training=training, **settings)
     est = make_estimator(method=method, dtype="float32").fit(ragged(make_data()))
     share = est.diagnostics_.get("sbp_keep")
     return {"coef": est.coef_.to_numpy(), "log_likelihood": est.log_likelihood_, "share": share}

@@ -190,7 +190,7 @@ def test_the_same_seed_gives_the_same_samples(binary):
     ("options", "words"),
     [
         ({"correct": "yes"}, "correct"),
-        ({"correct": True, "population": "adam"}, "needs population='newton'"),
+        ({"correct": False, "population_family": "spline"}, "weighted draws"),
     ],
 )
 def test_wrong_settings(binary, options, words):

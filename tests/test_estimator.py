@@ -13,7 +13,18 @@ from grid_oracle import Choices, log_likelihood, log_table
 from sklearn.base import clone
 from sklearn.model_selection import GroupKFold, cross_val_score
 
-from mxlogit import VI, ChoiceData, ChoiceDataError, ConvergenceWarning, MixedLogit, NotFittedError, SpecificationError
+from mxlogit import (
+    DADVI,
+    SVI,
+    VI,
+    ChoiceData,
+    ChoiceDataError,
+    ConvergenceWarning,
+    MixedLogit,
+    NotFittedError,
+    SpecificationError,
+    Training,
+)
 from mxlogit.simulate import simulate_choices
 
 FAST = {"max_iterations": 30, "draws": 16, "n_samples": 400}
@@ -241,10 +252,18 @@ def test_only_fixed_coefficients_is_a_multinomial_logit(frame):
     assert est.log_likelihood_ == pytest.approx(exact, abs=1e-3)
 
 
-@pytest.mark.parametrize("population", ["natural", "saa", "lbfgs", "hessian_free"])
-def test_every_search_fits_fixed_coefficients_alone(frame, population):
+SEARCHES = {
+    "natural": VI(optimizer="natural", n_samples=2000),
+    "fixed draws": DADVI(n_samples=2000),
+    "lbfgs": SVI(optimizer="lbfgs", n_samples=2000),
+    "hessian_free": SVI(optimizer="hessian_free", n_samples=2000),
+}
+
+
+@pytest.mark.parametrize("method", SEARCHES.values(), ids=SEARCHES)
+def test_every_search_fits_fixed_coefficients_alone(frame, method):
     """Nothing to integrate: the multinomial logit's estimate within a fifth of its error."""
-    est = make(fixed=["x", "z"], random=[], method=VI(population=population, n_samples=2000)).fit(frame)
+    est = make(fixed=["x", "z"], random=[], method=method).fit(frame)
     newton = make(fixed=["x", "z"], random=[]).fit(frame)
     assert ((est.coef_ - newton.coef_).abs() < 0.2 * newton.summary()["std_error"]).all()
 
@@ -304,9 +323,7 @@ def test_zero_variance_is_said():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"population": "newtown"}, "Did you mean 'newton'"),
-        ({"encoder": "set"}, "encoder"),
-        ({"population": "saa", "encoder": "set"}, "encoder"),
+        ({"optimizer": "newtown"}, "Did you mean 'newton'"),
         ({"flow": "planar"}, "flow"),
         ({"draws": 10}, "multiple of 4"),
         ({"tail": 3}, "even number"),
@@ -325,7 +342,9 @@ def test_the_classic_route_runs_on_the_same_functions(frame, est):
     """A short Adam run on Pyro's ELBO ends near the default route's posterior and leaves no trace."""
     import pyro
 
-    classic = make(method=VI(population="adam", steps=400, batch_size=150, learning_rate=0.05)).fit(frame)
+    classic = make(
+        method=SVI(polish=0, flow=None, training=Training(steps=400, batch_size=150, learning_rate=0.05))
+    ).fit(frame)
     assert ((classic.coef_ - est.coef_).abs() < 1.5 * est.summary()["std_error"]).all()
     assert classic.diagnostics_["ess_encoder"] > 0.8
     assert classic.log_likelihood_ == pytest.approx(log_likelihood(Choices.of_frame(frame), *classic.coef_), abs=0.3)
@@ -334,10 +353,13 @@ def test_the_classic_route_runs_on_the_same_functions(frame, est):
     assert list(pyro.get_param_store().keys()) == []
 
 
+SHORT = Training(steps=60, batch_size=100)
+
+
 @pytest.mark.parametrize("options", [{"encoder": "rodrigues2022"}, {"polish": 1}])
 def test_variants_of_the_classic_route_learn(frame, est, options):
     """Sixty steps close most of the gap in log likelihood between the multinomial logit they begin at and the fit."""
-    classic = make(method=VI(population="adam", steps=60, batch_size=100, n_samples=200, **options)).fit(frame)
+    classic = make(method=SVI(**{"polish": 0, "flow": None, "training": SHORT, "n_samples": 200, **options})).fit(frame)
     plain = make(fixed=["x", "z"], random=[]).fit(frame)
     gap = est.log_likelihood_ - plain.log_likelihood_
     assert gap > 20.0
@@ -348,7 +370,9 @@ def test_variants_of_the_classic_route_learn(frame, est, options):
 @pytest.mark.slow
 def test_the_classic_route_finds_the_same_posterior(frame, est):
     """A long Adam run: means within two thirds of a posterior sd, sds within a third."""
-    classic = make(method=VI(population="adam", steps=4000, batch_size=150, learning_rate=0.05)).fit(frame)
+    classic = make(
+        method=SVI(polish=0, flow=None, training=Training(steps=4000, batch_size=150, learning_rate=0.05))
+    ).fit(frame)
     assert ((classic.coef_ - est.coef_).abs() < 0.67 * est.summary()["std_error"]).all()
     ratio = classic.summary()["std_error"] / est.summary()["std_error"]
     assert ratio.between(0.67, 1.5).all()

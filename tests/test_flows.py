@@ -9,7 +9,7 @@ import pytest
 import torch
 from oracles import marginal_of
 
-from mxlogit import VI, MixedLogit, SpecificationError
+from mxlogit import SVI, VI, MixedLogit, SpecificationError, Training
 from mxlogit.draws.importance import DrawScheme
 from mxlogit.execution.people import People
 from mxlogit.guide import objectives
@@ -318,7 +318,12 @@ def test_wrong_settings_are_named():
 
 @pytest.mark.filterwarnings("ignore::mxlogit.ConvergenceWarning")
 @pytest.mark.parametrize(
-    "method", [VI.amortized(steps=60), VI.rodrigues2022(steps=120), VI.amortized(flow="spline", steps=50)]
+    "method",
+    [
+        SVI(training=Training(steps=60)),
+        SVI.rodrigues2022(steps=120),
+        SVI(flow="spline", training=Training(steps=50)),
+    ],
 )
 def test_ready_made_routes_train_and_predict(wide, method):
     """They close a part of the gap in log likelihood between the multinomial logit they begin at and the default."""

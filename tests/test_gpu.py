@@ -8,7 +8,7 @@ import torch
 
 import mxlogit.integration.marginal as marginal_module
 import mxlogit.integration.simulated_likelihood as simulated_module
-from mxlogit import MSLE, VI, MixedLogit, memory_report, pack_choices
+from mxlogit import MSLE, SVI, VI, MixedLogit, Training, memory_report, pack_choices
 from mxlogit.draws.importance import DrawScheme
 from mxlogit.draws.simulation import PersonDraws
 from mxlogit.execution.people import People
@@ -179,7 +179,7 @@ def test_shards_and_checkpoint(tmp_path):
 def test_memory_report_by_peak_allocation():
     """Fewer situations kept, a lower peak."""
     frame, _ = simulate_choices(256, 128, 4, fixed={"x": 0.5}, random={"z": (0.5, 1.0)}, random_state=1)
-    method = VI(population="adam", steps=100, sbp=0.25)
+    method = SVI(polish=0, flow=None, sbp=0.25, training=Training(steps=100))
     est = MixedLogit(fixed=["x"], random=["z"], device="cuda", dtype="float32", random_state=1, method=method)
     table = memory_report(est, frame)
     assert table["encoder"].iloc[:4].is_monotonic_decreasing

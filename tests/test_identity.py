@@ -12,9 +12,9 @@ from small_models import rebuilt
 
 import mxlogit.choices.packing as packing
 import mxlogit.execution.identity as identity
-from mxlogit import ChoiceData, ChoiceDataError, ChoiceDataWarning, pack_choices
-from mxlogit.execution.division import count_ambiguous, share_people
-from mxlogit.execution.identity import describe_differences, digest_data, digest_people
+from mxlogit import ChoiceData, ChoiceDataError, ChoiceDataWarning, SpecificationError, pack_choices
+from mxlogit.execution.division import count_ambiguous, count_relabelled, share_people
+from mxlogit.execution.identity import agree_on, describe_differences, digest_data, digest_people
 from mxlogit.execution.people import People
 from mxlogit.execution.processes import Team
 from mxlogit.execution.shard_panels import StreamedPanels
@@ -168,8 +168,10 @@ def test_different_people_with_the_same_labels_all_take_part():
 
 def test_different_people_with_labels_of_their_own_take_part_without_a_word():
     assert share(make_data(seed=1), labelled(make_data(seed=2), 100)) == ([23, 23], [])
-    # Whoever gives people other labels says that they are others.
-    assert share(make_data(seed=1), labelled(make_data(seed=1), 100)) == ([23, 23], [])
+    # Whoever gives people other labels says that they are others, which may be a mistake where all choose the same.
+    counts, said = share(make_data(seed=1), labelled(make_data(seed=1), 100))
+    assert counts == [23, 23]
+    assert "23 decision makers of a process have the very choices of others" in str(said[0])
 
 
 @pytest.mark.parametrize(
@@ -209,3 +211,36 @@ def test_one_person_in_two_processes_among_unlike_ones_is_found():
 def test_a_person_alone_is_no_team():
     data = make_data()
     assert share_people(data, Team(), torch.float64) is data
+
+
+def test_the_same_people_under_other_labels_are_counted():
+    """Most of a process's people; not those whom few alternatives make alike, nor some by chance."""
+    contents = [b"a", b"b", b"c", b"d"]
+    assert count_relabelled([contents, contents[::-1]]) == 4
+    assert count_relabelled([contents, [b"d", b"e", b"f", b"g"]]) == 0
+    alike = [b"a", b"a", b"b", b"b", b"a", b"b"]
+    assert count_relabelled([alike, alike]) == 0
+
+
+class Two(Team):
+    """This process and another, which has other facts."""
+
+    size = 2
+
+    def __init__(self, other):
+        self.other = other
+
+    def gather(self, item):
+        return [item, self.other]
+
+
+def test_processes_agree_on_what_is_asked():
+    agree_on(Two({"draws": "16", "dtype": "float32"}), {"draws": "16", "dtype": "float32"})
+    with pytest.raises(SpecificationError, match=r"processes 1 and 2 .* different fits: draws \(16; 64\)\. Give"):
+        agree_on(Two({"draws": "64", "dtype": "float32"}), {"draws": "16", "dtype": "float32"})
+
+
+def test_attributes_in_another_order_are_said():
+    data = make_data()
+    with pytest.raises(ChoiceDataError, match=r"other orders: \['x0', 'x1'\] and \['x1', 'x0'\]"):
+        share_people(data, Two(("x1", "x0")), torch.float32)

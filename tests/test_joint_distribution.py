@@ -84,7 +84,7 @@ def test_joint_distribution(families, settings):
     assert_same_moments(known, torch.cat(visited))
 
 
-def pyro_transition(model):
+def pyro_transition(model, n):
     """One transition of Pyro's NUTS: values of the sites after it, by those before, data and a seed."""
     kernel = NUTS(mixed_logit, step_size=_STEP, adapt_step_size=False, adapt_mass_matrix=False)
 
@@ -100,14 +100,14 @@ def pyro_transition(model):
     return move
 
 
-def numpyro_transition(model):
+def numpyro_transition(model, n):
     """One transition of NumPyro's NUTS, likewise."""
     check_numpyro(model)
     import jax
     from numpyro.infer import NUTS as NumPyroNUTS
     from numpyro.infer.util import constrain_fn, unconstrain_fn
 
-    code = program(model)
+    code = program(model, n)
     kernel = NumPyroNUTS(code, step_size=_STEP, adapt_step_size=False, adapt_mass_matrix=False)
 
     @jax.jit
@@ -138,7 +138,7 @@ def test_joint_distribution_of_nuts(families, transition, iterations):
     attributes = torch.randn(n, 3, 3, 3, generator=generator, dtype=torch.float64)
     known = summaries(prior_populations(model, None, 20_000, Noise(8, 20_000)))
     population, xi = prior_populations(model, None, 1, noise), noise.normal(2, n, like=attributes)
-    move = transition(model)
+    move = transition(model, n)
     visited = []
     for i in range(iterations):
         panel = difference_panels(choose(model, population, xi, attributes, generator))

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from small_models import rebuilt
 
 import mxlogit.execution.identity as identity
-import mxlogit.inference.vi.engine as vi
+import mxlogit.inference.task as task
 import mxlogit.inference.vi.newton as newton
 import mxlogit.inference.vi.posterior as posterior
 import mxlogit.inference.vi.route as default
@@ -29,8 +29,8 @@ def data():
 @pytest.fixture(autouse=True)
 def _stages(monkeypatch):
     """Subsamples of 60 and 150 of 300 people."""
-    for module in (newton, vi):
-        monkeypatch.setattr(module, "STAGE_SIZES", (60, 150))
+    monkeypatch.setattr(newton, "STAGE_SIZES", (60, 150))
+    monkeypatch.setattr(task, "LARGEST_SAMPLE", 150)
     monkeypatch.setattr(posterior, "MOST_PEOPLE", 60)
     monkeypatch.setattr(posterior, "MOST_SITUATIONS", 300)
 
@@ -60,8 +60,8 @@ class Passes:
 @pytest.fixture(scope="module")
 def whole(data):
     with pytest.MonkeyPatch.context() as patch:
-        for module in (newton, vi):
-            patch.setattr(module, "STAGE_SIZES", (60, 150))
+        patch.setattr(newton, "STAGE_SIZES", (60, 150))
+        patch.setattr(task, "LARGEST_SAMPLE", 150)
         patch.setattr(posterior, "MOST_PEOPLE", 60)
         patch.setattr(posterior, "MOST_SITUATIONS", 300)
         passes = Passes(patch)
@@ -199,9 +199,9 @@ def test_a_broken_checkpoint_is_named(data, interrupted):
         estimator(interrupted).fit(data)
 
 
-def test_adam_has_no_checkpoint():
+def test_natural_steps_have_no_checkpoint():
     with pytest.raises(SpecificationError, match="checkpoint"):
-        VI(population="adam", checkpoint="x").check()
+        VI(optimizer="natural", checkpoint="x").check()
 
 
 @pytest.mark.parametrize(
@@ -223,7 +223,7 @@ def test_natural_steps_are_judged_by_new_draws(data):
     """What they change, not how far the last step went; and more draws change less."""
     shifts = []
     for draws in (16, 256):
-        method = VI(population="natural", draws=draws, correct=False, n_samples=50)
+        method = VI(optimizer="natural", draws=draws, correct=False, n_samples=50)
         est = MixedLogit(**NAMES, method=method, random_state=0).fit(data)
         shifts.append(est.diagnostics_["redraw_shift"])
     assert 0.0 < shifts[1] < 0.6 * shifts[0] < 0.5

@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy.optimize import minimize
 
-from mxlogit import MCMC, MSLE, VI, ChoiceData, MixedLogit, pack_choices
+from mxlogit import MCMC, MSLE, SVI, VI, ChoiceData, MixedLogit, Training, pack_choices
 from mxlogit.errors import SpecificationError
 from mxlogit.simulate import simulate_choices
 
@@ -16,7 +16,7 @@ RELATIVE = 1e-6
 
 METHODS = {
     "vi": VI(draws=16, n_samples=200, correct=False),
-    "adam": VI(population="adam", steps=20, batch_size=50, n_samples=50),
+    "adam": SVI(polish=0, flow=None, n_samples=50, training=Training(steps=20, batch_size=50)),
     "msle": MSLE(n_draws=20),
     "mcmc": MCMC(chains=2, warmup=20, samples=20),
 }

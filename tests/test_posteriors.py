@@ -54,7 +54,7 @@ def distances(est, exact):
 ENGINES = {
     "default": (VI(), 0.08, 0.08),
     "corrected": (VI(correct=True), 0.08, 0.08),
-    "natural": (VI(population="natural", correct=False), 0.08, 0.08),
+    "natural": (VI(optimizer="natural", correct=False), 0.08, 0.08),
     "mcmc": (MCMC(chains=3, warmup=150, samples=400), 0.15, 0.12),
 }
 

@@ -1,6 +1,7 @@
 """Leave-one-person-out and WAIC against refits without the person and against the laws of information criteria."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -70,3 +71,23 @@ def test_an_estimator_has_no_predictive_density(frame):
     est = make().set_params(method=MSLE(n_draws=50, check_draws=False)).fit(frame)
     with pytest.raises(SpecificationError, match="need a posterior"):
         est.loo()
+
+
+def test_weights_are_counts_in_errors_too(frame):
+    """People given once with a weight, and as often as it says: sums and their errors are the same."""
+    count = 1 + frame["id"] % 3
+    listed = pd.concat([frame[count > k].assign(id=lambda d, k=k: d["id"] + 1_000 * k) for k in range(3)])
+    weighted = make(weights="n", weights_sum="given").fit(frame.assign(n=count))
+    repeated = make().fit(listed)
+    one, other = weighted.loo(), repeated.loo()
+    assert one.elpd == pytest.approx(other.elpd, abs=0.5)
+    assert one.elpd_error == pytest.approx(other.elpd_error, rel=0.02)
+    fixed = [
+        MixedLogit(fixed=["x", "z"], random_state=0, **more) for more in ({"weights": "n", "weights_sum": "given"}, {})
+    ]
+    gaps = [
+        loo.minus(plain.fit(data).loo())
+        for loo, plain, data in ((one, fixed[0], frame.assign(n=count)), (other, fixed[1], listed))
+    ]
+    assert gaps[0][0] == pytest.approx(gaps[1][0], abs=0.5)
+    assert gaps[0][1] == pytest.approx(gaps[1][1], rel=0.05)

@@ -15,7 +15,7 @@ import pytest
 import torch
 from small_models import model_of
 
-from mxlogit import MCMC, MSLE, VI, ChoiceData, MixedLogit, SpecificationError, pack_choices
+from mxlogit import MCMC, MSLE, SVI, VI, ChoiceData, MixedLogit, SpecificationError, Training, pack_choices
 from mxlogit.choices.rows import pad_rows, rows_of_arrays
 from mxlogit.choices.runs import first_places, places_of_runs
 from mxlogit.execution.people import People
@@ -242,8 +242,8 @@ def unequal():
 
 METHODS = {
     "vi": VI(draws=16, n_samples=200, correct=False),
-    "adam": VI(population="adam", steps=20, batch_size=16, n_samples=50),
-    "hessian_free": VI(population="hessian_free", steps=2, batch_size=30, n_samples=50),
+    "adam": SVI(polish=0, flow=None, n_samples=50, training=Training(steps=20, batch_size=16)),
+    "hessian_free": SVI(optimizer="hessian_free", n_samples=50, training=Training(steps=2, batch_size=30)),
     "msle": MSLE(n_draws=20),
     "mcmc": MCMC(chains=2, warmup=20, samples=20),
 }
@@ -385,10 +385,20 @@ def test_people_of_a_fit_are_found_in_any_order(name):
             assert group.panel.weights.tolist() == [weight_of[label] for label in labels]
 
 
+@pytest.mark.parametrize("shape", ["one giant panel", "one giant set"])
+def test_masks_of_situations_with_sets_of_any_size(shape):
+    """Gradients through half of the situations; whole people and sets of two to many alternatives in one piece."""
+    method = SVI(sbp=0.5, n_samples=10, training=Training(steps=5, batch_size=20))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        est = MixedLogit(random=NAMES, method=method, random_state=0).fit(ragged(shape))
+    assert np.isfinite(est.coef_).all()
+
+
 def test_the_published_network_serves_panels_of_any_shape():
     """Mini-batches may lack the largest choice sets of the data; larger ones than these are refused."""
-    settings = {"population": "adam", "encoder": "rodrigues2022", "steps": 12, "batch_size": 8, "n_samples": 10}
-    est = MixedLogit(random=NAMES, method=VI(**settings), random_state=0)
+    method = SVI.rodrigues2022(steps=12, batch_size=8, n_samples=10)
+    est = MixedLogit(random=NAMES, method=method, random_state=0)
     data = ragged("one giant set")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from grid_oracle import Choices, GridPosterior, log_table
 
-from mxlogit import VI, MixedLogit, Priors, SpecificationError
+from mxlogit import DADVI, SVI, VI, MixedLogit, Priors, SpecificationError, Training
 from mxlogit.guide.amortized import AmortizedGuide
 from mxlogit.guide.encoder import Encoder, SetEncoder
 from mxlogit.guide.flows import LocalFlow
@@ -426,27 +426,27 @@ def exact(small):
     return GridPosterior(Choices.of_frame(small), 2.0, 1.0)
 
 
-def fit(data, **settings):
-    priors, method = Priors(location_scale=2.0, sd_scale=1.0), VI(correct=False, flow=None, **settings)
+def fit(data, method):
+    priors = Priors(location_scale=2.0, sd_scale=1.0)
     return MixedLogit(fixed=["x"], random=["z"], random_state=1, priors=priors, method=method).fit(data)
 
 
 # Largest distance of a mean from the exact posterior's, in its sds, and of a ratio of sds from one (.22 and .11 seen).
 FAR, SPREAD = 0.3, 0.15
 ENGINES = [
-    {"population": "lbfgs"},
-    {"population": "hessian_free"},
-    pytest.param({"population": "hessian_free", "safeguard": "damping"}, marks=pytest.mark.slow),
-    pytest.param({"population": "saa", "draws": 64}, marks=pytest.mark.slow),
-    {"population": "adam", "encoder": None, "steps": 400, "learning_rate": 0.05},
+    SVI(optimizer="lbfgs"),
+    SVI(optimizer="hessian_free"),
+    pytest.param(SVI(optimizer="hessian_free", training=Training(safeguard="damping")), marks=pytest.mark.slow),
+    pytest.param(DADVI(draws=64), marks=pytest.mark.slow),
+    SVI(encoder=None, training=Training(steps=400, learning_rate=0.05)),
 ]
 
 
-@pytest.mark.parametrize("settings", ENGINES, ids=str)
+@pytest.mark.parametrize("method", ENGINES, ids=str)
 @pytest.mark.filterwarnings("ignore::mxlogit.ConvergenceWarning")
-def test_engines_find_the_exact_posterior(small, exact, settings):
+def test_engines_find_the_exact_posterior(small, exact, method):
     """By a grid over the fixed coefficient, the location and the standard deviation."""
-    found = fit(small, **settings)
+    found = fit(small, method)
     table = found.summary()
     assert float(((table["estimate"] - exact.mean) / exact.sd).abs().max()) < FAR
     assert float((table["std_error"] / exact.sd).sub(1.0).abs().max()) < SPREAD
@@ -454,25 +454,27 @@ def test_engines_find_the_exact_posterior(small, exact, settings):
 
 
 @pytest.mark.filterwarnings("ignore::mxlogit.ConvergenceWarning")
-@pytest.mark.parametrize("population", ["lbfgs", "adam"])
-def test_engines_repeat_themselves(small, population):
-    first, second = (fit(small, population=population, encoder=None, steps=20) for _ in range(2))
+@pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
+def test_engines_repeat_themselves(small, optimizer):
+    method = SVI(optimizer=optimizer, encoder=None, training=Training(steps=20))
+    first, second = (fit(small, method) for _ in range(2))
     assert first.coef_.equals(second.coef_)
 
 
 def test_settings_that_make_no_sense_are_refused():
-    for settings, words in (
-        ({"population": "newtn"}, "population"),
-        ({"population": "saa", "flow": "spline"}, "fixed draws"),
-        ({"population": "saa", "encoder": "set"}, "encoder"),
-        ({"safeguard": "none"}, "safeguard"),
-        ({"objective": "renyi"}, "objective"),
-        ({"population_family": "full"}, "population_family"),
-        ({"population": "lbfgs", "correct": True}, "correct"),
-        ({"steps": 0}, "steps"),
+    for method, words in (
+        (VI(optimizer="newtn"), "optimizer"),
+        (SVI(optimizer="newton"), "optimizer"),
+        (SVI(encoder="sets"), "encoder"),
+        (SVI(optimizer="hessian_free", training=Training(safeguard="none")), "safeguard"),
+        (SVI(objective="renyi"), "objective"),
+        (DADVI(objective="renyi"), "objective"),
+        (SVI(population_family="full"), "population_family"),
+        (SVI(training=Training(steps=0)), "steps"),
+        (SVI(training={"steps": 5}), "Training"),
     ):
         with pytest.raises(SpecificationError, match=words):
-            VI(**settings).check()
+            method.check()
 
 
 def logit_posterior(frame):
@@ -489,13 +491,18 @@ def logit_posterior(frame):
 
 
 @pytest.mark.filterwarnings("ignore::mxlogit.ConvergenceWarning")
-@pytest.mark.parametrize("population", ["newton", "lbfgs", "adam", "saa"])
-def test_fixed_coefficients_alone(small, population):
+@pytest.mark.parametrize(
+    "method",
+    [
+        VI(),
+        SVI(optimizer="lbfgs", flow="affine"),
+        SVI(training=Training(steps=300, learning_rate=0.05)),
+        DADVI(),
+    ],
+)
+def test_fixed_coefficients_alone(small, method):
     """Logistic regression: nothing to encode and nothing to bend, whatever was asked for; by a grid over both."""
-    flow = None if population in ("newton", "saa") else "affine"
-    steps = {"adam": 300}.get(population)
     mean, sd = logit_posterior(small)
-    method = VI(population=population, flow=flow, steps=steps, learning_rate=0.05)
     priors = Priors(location_scale=2.0)
     found = MixedLogit(fixed=["x", "z"], random_state=1, method=method, priors=priors).fit(small).summary()
     assert float(((found["estimate"] - mean) / sd).abs().max()) < 0.03
@@ -505,17 +512,16 @@ def test_fixed_coefficients_alone(small, population):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"population": "lbfgs", "objective": "iwae", "gradient": "dreg"}, "for population='adam'"),
-        ({"population": "adam", "gradient": "stl"}, "needs objective"),
-        ({"population": "adam", "objective": "iwae", "gradient": "stl"}, "biased"),
-        ({"population": "adam", "objective": "iwae", "polish": 1}, "polish"),
-        ({"noise": "sobol"}, "noise"),
-        ({"objective": "iwae"}, "objective"),
+        ({"optimizer": "lbfgs", "objective": "iwae", "training": Training(gradient="dreg")}, "for optimizer='adam'"),
+        ({"training": Training(gradient="stl")}, "needs objective"),
+        ({"objective": "iwae", "training": Training(gradient="stl")}, "biased"),
+        ({"objective": "iwae", "polish": 1}, "polish"),
+        ({"noise": "pseudo"}, "noise"),
     ],
 )
 def test_estimators_where_they_are_not_valid(settings, message):
     with pytest.raises(SpecificationError, match=message):
-        VI(**settings).check()
+        SVI(**settings).check()
 
 
 @pytest.mark.parametrize(
@@ -531,7 +537,8 @@ def test_adam_on_bounds_of_ones_own(settings):
     frame, _ = simulate_choices(
         fixed={"x": 0.5}, random={"z": (0.5, 1.0)}, n_decision_makers=60, n_situations=6, random_state=3
     )
-    method = VI(population="adam", steps=60, draws=8, batch_size=60, **settings)
+    gradient = settings.pop("gradient", "standard")
+    method = SVI(draws=8, training=Training(steps=60, batch_size=60, gradient=gradient), **settings)
     est = MixedLogit(fixed=["x"], random=["z"], method=method, random_state=1).fit(frame)
     bounds = [row.objective for row in est.result_.history]
     assert np.mean(bounds[-15:]) > np.mean(bounds[:15]) + 1.0

@@ -10,7 +10,7 @@ from small_models import model_of
 from mxlogit import VI, ConvergenceWarning, MixedLogit
 from mxlogit.fit import Fit, Samples, Status
 from mxlogit.inference.assess import _quality_sentences, boundary_sentences
-from mxlogit.inference.vi import route as default
+from mxlogit.inference.vi import posterior_stage as default
 from mxlogit.model.parameters import ParameterSpace
 from mxlogit.simulate import simulate_choices
 

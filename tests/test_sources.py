@@ -3,6 +3,7 @@
 import datetime as dt
 import json
 import re
+import warnings
 from decimal import Decimal
 from fractions import Fraction
 
@@ -18,6 +19,8 @@ from mxlogit import (
     VI,
     ChoiceData,
     ChoiceDataError,
+    ChoiceDataWarning,
+    ConvergenceWarning,
     MixedLogit,
     PackedChoices,
     SpecificationError,
@@ -462,3 +465,79 @@ def test_a_pack_that_cannot_be_made(frame, tmp_path):
         pack_choices(frame, tmp_path / "file" / "below", names=["x"])
     with pytest.raises(ChoiceDataError, match="dtype must be"):
         pack_choices(frame, tmp_path / "pack", names=["x"], dtype="float32")
+
+
+LABELS = {
+    "hashes of 64 bits": lambda i: 2**63 + i,
+    "zeros in front": lambda i: f"00{i - 20}" if i > 20 else str(i),
+    "twenty digits": lambda i: f"1234567890123456{i:04d}",
+    "a word for missing": lambda i: "null" if i == 5 else str(i),
+    "true and false": lambda i: {1: "true", 2: "false"}.get(i, f"person {i}"),
+    "whole numbers": lambda i: i,
+    "halves": lambda i: i + 0.5,
+}
+
+
+@pytest.mark.parametrize("kind", LABELS)
+def test_people_of_a_text_file_are_those_of_the_frame(kind, tmp_path):
+    """However their labels are written: numbers that are one where their text differs merged people."""
+    frame, _ = simulate_choices(40, 3, 3, fixed={"x": 1.0}, random_state=0)
+    frame = frame.assign(id=frame["id"].map(LABELS[kind]))
+    frame.to_csv(tmp_path / "rows.csv", index=False)
+    packed = pack_choices(tmp_path / "rows.csv", tmp_path / "pack", names=["x"])
+    assert packed.n_decision_makers == 40
+    assert sorted(map(str, packed.decision_makers)) == sorted(map(str, frame["id"].unique()))
+    if kind in ("whole numbers", "halves"):
+        assert packed.decision_makers.dtype.kind in "if"
+
+
+def test_a_text_file_still_needs_its_keys(tmp_path):
+    frame, _ = simulate_choices(10, 3, 3, fixed={"x": 1.0}, random_state=0)
+    frame["id"] = frame["id"].astype(object)
+    frame.loc[7, "id"] = None
+    frame.to_csv(tmp_path / "rows.csv", index=False)
+    with pytest.raises(ChoiceDataError, match="'id' has 1 missing values"):
+        pack_choices(tmp_path / "rows.csv", tmp_path / "pack", names=["x"])
+
+
+def test_numbers_that_no_pack_holds_are_said(tmp_path):
+    frame, _ = simulate_choices(5, 3, 3, fixed={"x": 1.0}, random_state=0)
+    with pytest.raises(ChoiceDataError, match="more than 64 bits"):
+        pack_choices(frame.assign(id=[2**64 + int(i) for i in frame["id"]]), tmp_path / "pack", names=["x"])
+
+
+def test_polars_labels_that_differ_by_nanoseconds():
+    """Instants with a time zone, times of the day and numbers of 128 bits are as many people as there are."""
+    frame, _ = simulate_choices(20, 3, 3, fixed={"x": 1.0}, random_state=0)
+    table = pl.DataFrame({name: frame[name].to_list() for name in frame})
+    number = pl.col("id")
+    instants = (pl.lit(0).cast(pl.Datetime("ns")) + pl.duration(nanoseconds=number)).alias("id")
+    for labels in (
+        instants,
+        instants.dt.replace_time_zone("Europe/Berlin"),
+        number.cast(pl.Time),
+        number.cast(pl.Int128),
+    ):
+        est = MixedLogit(fixed=["x"], random_state=0).fit(table.with_columns(labels))
+        assert est.n_decision_makers_ == 20
+    assert len(est.individual_coefficients(table.with_columns(labels))) == 20
+
+
+def test_roles_of_choice_data_that_are_not_there_are_said(tmp_path):
+    """Weights and clusters are columns of frames; data without them are fitted without, which is said."""
+    frame, _ = simulate_choices(30, 3, 3, fixed={"x": 1.0}, random_state=0)
+    packed = pack_choices(frame, tmp_path / "pack", names=["x"])
+    with pytest.warns(ChoiceDataWarning, match="weights='q': all weights of these data are one"):
+        MixedLogit(fixed=["x"], weights="q").fit(packed)
+    weighed = pack_choices(frame.assign(q=2.0), tmp_path / "weighed", names=["x"], weights="q")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ChoiceDataWarning)
+        MixedLogit(fixed=["x"], weights="q", weights_sum="given").fit(weighed)
+    with pytest.warns(ConvergenceWarning, match="cluster='g' changes nothing with MSLE"):
+        MixedLogit(fixed=["x"], cluster="g", method="msle").fit(frame.assign(g=frame["id"] % 7))
+
+
+def test_a_device_that_computes_nothing_is_refused():
+    frame, _ = simulate_choices(5, 3, 3, fixed={"x": 1.0}, random_state=0)
+    with pytest.raises(SpecificationError, match="'meta' computes nothing"):
+        MixedLogit(fixed=["x"], device="meta").fit(frame)

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from mxlogit import VI, MixedLogit, SpecificationError
+from mxlogit import SVI, MixedLogit, SpecificationError, Training
 from mxlogit import memory_report as memory_report_of
 from mxlogit.choices.data import ChoiceData
 from mxlogit.execution.processes import Team
@@ -267,7 +267,7 @@ def method_share(sbp):
         pytest.param({"sbp": "checkpoint"}, marks=pytest.mark.slow),
         pytest.param({"sbp": "bfloat16"}, marks=pytest.mark.slow),
         {"sbp": 0.5, "encoder": Encoder(16, 2, "attention", heads=2)},
-        {"sbp": SBP(0.5, draws=0.25), "objective": "iwae", "steps": 20},
+        {"sbp": SBP(0.5, draws=0.25), "objective": "iwae"},
     ],
 )
 def test_training_under_masks(settings):
@@ -275,15 +275,14 @@ def test_training_under_masks(settings):
     frame, _ = simulate_choices(
         fixed={"x": 0.5}, random={"z": (0.5, 1.0)}, n_decision_makers=80, n_situations=12, random_state=3
     )
-    method = VI(**{"population": "adam", "steps": 50, "batch_size": 40, **settings})
-    if settings["sbp"] == "auto":
-        method.set_params(steps=60)
+    steps = 60 if settings["sbp"] == "auto" else 20 if "objective" in settings else 50
+    method = SVI(polish=0, flow=None, training=Training(steps=steps, batch_size=40), **settings)
     first, second = (MixedLogit(fixed=["x"], random=["z"], method=method, random_state=1).fit(frame) for _ in range(2))
     assert first.summary().equals(second.summary())
     kept = first.diagnostics_.get("sbp_keep", method_share(settings["sbp"]))
     assert (kept == method_share(settings["sbp"])) == (settings["sbp"] != "auto")
     if "objective" not in settings:
-        untrained = VI(**{**method.get_params(deep=False), "steps": 1})
+        untrained = SVI(**{**method.get_params(deep=False), "training": Training(steps=1, batch_size=40)})
         begun = MixedLogit(fixed=["x"], random=["z"], method=untrained, random_state=1).fit(frame)
         assert first.diagnostics_["elbo_local"] > begun.diagnostics_["elbo_local"]
     plain = MixedLogit(fixed=["x"], random=["z"], method=method.set_params(sbp=None), random_state=1).fit(frame)
@@ -308,15 +307,13 @@ def test_training_under_masks(settings):
         ({"sbp": 0.5, "encoder": None}, "encoders trained"),
         ({"sbp": "auto", "objective": "iwae"}, "give a share"),
         ({"sbp": SBP(draws=0.5)}, "objective='iwae'"),
-        ({"sbp": SBP(draws=0.5), "objective": "iwae", "gradient": "dreg"}, "gradient='standard'"),
+        ({"sbp": SBP(draws=0.5), "objective": "iwae", "training": Training(gradient="dreg")}, "gradient='standard'"),
         ({"sbp": SBP(draws=2.0), "objective": "iwae"}, "at most 1"),
         ({"sbp": SBP(0.5, recompute=True, half=True)}, "not recorded"),
         ({"sbp": SBP("auto", "official")}, "unbiased mask"),
         ({"sbp": SBP(mode="query")}, "needs attention"),
         ({"sbp": SBP(mode="layer"), "encoder": Encoder(heads=4)}, "without attention"),
-        ({"sbp": 0.5, "population": "lbfgs", "encoder": "set"}, "one function"),
-        ({"sbp": 0.5, "population": "saa"}, "one function"),
-        ({"sbp": 0.5, "population": "newton"}, "one function"),
+        ({"sbp": 0.5, "optimizer": "lbfgs", "encoder": "set"}, "one function"),
         ({"encoder": Encoder(heads=5)}, "divides"),
         ({"encoder": Encoder(heads=4, blocks=0)}, "blocks"),
         ({"encoder": Encoder(width=0)}, "width"),
@@ -325,7 +322,7 @@ def test_training_under_masks(settings):
 )
 def test_settings_that_make_no_sense(settings, message):
     with pytest.raises(SpecificationError, match=message):
-        VI(**{"population": "adam", **settings}).check()
+        SVI(**settings).check()
 
 
 @pytest.fixture
@@ -367,7 +364,7 @@ def test_memory_report_of_an_estimator():
     frame, _ = simulate_choices(
         fixed={"x": 0.5}, random={"z": (0.5, 1.0)}, n_decision_makers=40, n_situations=30, random_state=3
     )
-    est = MixedLogit(fixed=["x"], random=["z"], method=VI(population="adam", batch_size=20, sbp="bfloat16"))
+    est = MixedLogit(fixed=["x"], random=["z"], method=SVI(flow=None, sbp="bfloat16", training=Training(batch_size=20)))
     table = memory_report_of(est, frame)
     assert list(table.columns) == ["encoder", "flow", "likelihood", "step", "share"]
     assert list(table.index) == ["everything recorded", "keep 0.5", "keep 0.25", "keep 0.125", "sbp as given"]
@@ -509,7 +506,7 @@ def test_hessian_free_trains_through_masks():
         MixedLogit(
             fixed=["x"],
             random=["z"],
-            method=VI(population="hessian_free", encoder="set", sbp=sbp, steps=14, flow=None),
+            method=SVI(optimizer="hessian_free", encoder="set", sbp=sbp, training=Training(steps=14)),
             random_state=1,
         )
         .fit(frame)

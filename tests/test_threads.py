@@ -1,12 +1,13 @@
 """Results are immutable: read from several threads at once they say what they say to one, and carry no buffers."""
 
 import pickle
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import pandas as pd
 import pytest
 
-from mxlogit import MCMC, MSLE, VI, MixedLogit
+from mxlogit import MCMC, MSLE, SVI, VI, MixedLogit, Training
 from mxlogit.simulate import simulate_choices
 
 pytestmark = pytest.mark.filterwarnings("ignore::mxlogit.ConvergenceWarning")
@@ -15,7 +16,7 @@ THREADS, READINGS = 3, 2
 METHODS = {
     "vi": VI(n_samples=12, draws=16),
     "flow": VI(n_samples=12, draws=16, flow="affine", correct=False),
-    "encoder": VI(population="adam", steps=30, n_samples=12),
+    "encoder": SVI(polish=0, flow=None, n_samples=12, training=Training(steps=30)),
     "msle": MSLE(n_draws=50, n_samples=12, check_draws=False),
     "mcmc": MCMC(chains=2, warmup=20, samples=6),
 }
@@ -69,3 +70,18 @@ def test_a_pickle_holds_panels_and_samples(est, frame):
     again = pickle.loads(pickle.dumps(est))
     for name in ("moments", "individual probabilities"):
         pd.testing.assert_frame_equal(CALLS[name](again, frame), CALLS[name](est, frame), check_exact=True)
+
+
+def test_networks_are_trained_in_threads_as_alone(frame):
+    """Pyro has one stack of handlers and torch one generator for all threads: fits in several of them take turns."""
+    method = SVI(n_samples=12, training=Training(steps=15, batch_size=40))
+    wanted = MixedLogit(random=["z", "w"], method=method, random_state=2).fit(frame).coef_
+
+    def fit(_):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return MixedLogit(random=["z", "w"], method=method, random_state=2).fit(frame).coef_
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        for found in pool.map(fit, range(THREADS)):
+            assert found.equals(wanted)

@@ -18,7 +18,7 @@ from mxlogit.inference.wrong_sign import Signs, _members, ask_signs, best_gain
 from mxlogit.model.mixing import FAMILIES
 from mxlogit.model.panels import PanelDifferences
 from mxlogit.model.parameters import ParameterSpace
-from mxlogit.postestimation.hypotheses import likelihood_ratio_test
+from mxlogit.postestimation.hypotheses import likelihood_ratio_test, parameter_function
 from mxlogit.simulate import simulate_choices
 
 RESTRICTED = [family for family in FAMILIES.values() if family.sign]
@@ -246,3 +246,38 @@ def test_the_likelihood_is_as_good_without(frames):
     generator = torch.Generator().manual_seed(1)
     unguarded = METHODS["msle"].run(model, people, generator=generator, callback=lambda line: None)
     assert unguarded.diagnostics["log_likelihood"] < est.log_likelihood_ + SAME
+
+
+@pytest.mark.filterwarnings("ignore::mxlogit.ConvergenceWarning")
+@pytest.mark.parametrize(
+    "method", [VI(n_samples=200, correct=False), MSLE(n_draws=50, check_draws=False)], ids=["vi", "msle"]
+)
+def test_functions_of_what_is_held_have_no_error(frames, method):
+    """By samples as by the delta method: NaN where a function depends on a void parameter, and only there."""
+    frame = simulate_choices(150, 5, 3, random={"x": (-1.0, 0.4), "z": (0.6, 0.5)}, random_state=0)[0]
+    est = MixedLogit(random={"x": "lognormal", "z": "normal"}, method=method, random_state=0).fit(frame)
+    table = parameter_function(
+        est, lambda b: {"ratio": b["z"] / np.exp(b["x"]), "alone": 2.0 * b["z"]}, method="samples"
+    )
+    assert table.loc["ratio", ["std_error", "lower", "upper"]].isna().all()
+    assert np.isfinite(table.loc["alone"]).all()
+
+
+@pytest.mark.filterwarnings("ignore::mxlogit.ConvergenceWarning")
+def test_a_taste_beyond_the_upper_end_of_its_family_is_said():
+    frame, _ = simulate_choices(150, 5, 3, random={"x": (2.0, 0.4), "z": (0.6, 0.5)}, random_state=0)
+    est = MixedLogit(random={"x": "johnson_sb", "z": "normal"}, random_state=0)
+    with pytest.warns(ConvergenceWarning, match="taste of 'x' lies at 1, the upper end of 'johnson_sb'"):
+        est.fit(frame)
+
+
+def test_moments_that_do_not_exist_are_said():
+    """A lognormal whose standard deviation is hardly known: medians, and a warning; none where it is known."""
+    frame, _ = simulate_choices(100, 4, 3, random={"z": (0.6, 0.5)}, fixed={"x": 0.0}, random_state=3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        est = MixedLogit(random={"x": "lognormal", "z": "normal"}, correlated=False, random_state=3).fit(frame)
+    with pytest.warns(ConvergenceWarning, match=r"\['x'\] have posteriors without a finite mean"):
+        table = est.taste_distribution()
+    assert table.loc["x", "mean"] < 1.0
+    assert table.loc["z", "mean"] == pytest.approx(est.coef_["z"])

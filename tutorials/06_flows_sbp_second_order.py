@@ -11,7 +11,7 @@ import warnings
 
 import pandas as pd
 
-from mxlogit import VI, ConvergenceWarning, MixedLogit, datasets, memory_report
+from mxlogit import SVI, VI, ConvergenceWarning, MixedLogit, Training, datasets, memory_report
 from mxlogit.simulate import simulate_choices
 
 SMOKE = os.environ.get("MXLOGIT_SMOKE") == "1"
@@ -53,8 +53,8 @@ frame, truth = simulate_choices(
 )
 engines = {
     "newton": VI(correct=False),
-    "natural": VI(population="natural", correct=False),
-    "lbfgs": VI(population="lbfgs", encoder=None, steps=8 if SMOKE else 30),
+    "natural": VI(optimizer="natural", correct=False),
+    "lbfgs": SVI(optimizer="lbfgs", training=Training(steps=8 if SMOKE else 30)),
 }
 fits = {}
 for name, method in engines.items():
@@ -66,12 +66,12 @@ print({name: round(est.diagnostics_["seconds"], 2) for name, est in fits.items()
 # %% [markdown]
 # ## Memory-saving backward passes
 #
-# `VI(sbp=...)` backpropagates the encoder through a share of every person's situations: gradients stay unbiased, what is
+# `SVI(sbp=...)` backpropagates the encoder through a share of every person's situations: gradients stay unbiased, what is
 # kept for the backward pass shrinks by that share. What there is to save, before a fit:
 
 # %%
 panel, _ = simulate_choices(64, 64, 4, random={"price": (-1.0, 0.5), "time": (-0.8, 0.6)}, random_state=5)
-est = MixedLogit(random=["price", "time"], method=VI.amortized(batch_size=32, sbp=0.25), random_state=0)
+est = MixedLogit(random=["price", "time"], method=SVI(sbp=0.25, training=Training(batch_size=32)), random_state=0)
 report = memory_report(est, panel)
 print(report.to_string())
 
@@ -79,11 +79,9 @@ print(report.to_string())
 # Trained under masks, the guide is as good as by plain backpropagation:
 
 # %%
-steps = 40 if SMOKE else 300
+training = Training(steps=40 if SMOKE else 300, batch_size=32)
 masked, whole = (
-    MixedLogit(
-        random=["price", "time"], method=VI.amortized(batch_size=32, sbp=sbp, steps=steps, flow=None), random_state=0
-    ).fit(panel)
+    MixedLogit(random=["price", "time"], method=SVI(sbp=sbp, flow=None, training=training), random_state=0).fit(panel)
     for sbp in (0.25, None)
 )
 print(f"log likelihood {masked.log_likelihood_:.1f} under masks, {whole.log_likelihood_:.1f} without")

@@ -29,10 +29,18 @@ def factorize(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def read_labels(column: nw.Series[Any]) -> np.ndarray:
-    """Read the labels (n,) of a column; dates with a time zone keep it."""
-    if getattr(column.dtype, "time_zone", None) is None:
-        return column.to_numpy()
-    return np.array([pd.Timestamp(label) for label in column.to_list()], dtype=object)
+    """Read the labels (n,) of a column; dates with a time zone keep it, and times their nanoseconds."""
+    zone = getattr(column.dtype, "time_zone", None)
+    if zone is not None:
+        instants = pd.DatetimeIndex(column.dt.convert_time_zone("UTC").dt.replace_time_zone(None).to_numpy())
+        return instants.tz_localize("UTC").tz_convert(zone).to_numpy(dtype=object)
+    if column.dtype == nw.Time:
+        # Python's own have no nanoseconds.
+        nanoseconds = column.cast(nw.Int64).to_numpy()
+        return nanoseconds if (nanoseconds % 1_000).any() else np.array(column.to_list(), dtype=object)
+    if column.dtype in (nw.Int128, nw.UInt128):
+        return np.array(column.to_list(), dtype=object)
+    return column.to_numpy()
 
 
 def listed(labels: np.ndarray) -> list[Any]:

@@ -102,6 +102,10 @@ def pack_choices(
             _pack_frames(source, work, columns, names, dtype)
         # Only a complete pack ever has its own name.
         work.rename(target)
+    except OverflowError as trouble:
+        raise ChoiceDataError(
+            f"whole numbers of more than 64 bits cannot be packed ({trouble}): write them as text."
+        ) from None
     except Exception as trouble:
         if type(trouble).__module__.split(".")[0] != "pyarrow":
             raise
@@ -170,12 +174,7 @@ def _slices(data: ChoiceData) -> Iterator[ChoiceData]:
 def _pack_frames(source: Any, work: Path, columns: Columns, names: tuple[str, ...], dtype: torch.dtype) -> None:
     others = [columns.choice, *(c for c in (columns.availability, columns.weights) if c), *names]
     table = Source(source, columns.keys, others, work)
-    try:
-        census = _Census.take(table.batches(), columns)
-    except ValueError:
-        if not table.widen():
-            raise
-        census = _Census.take(table.batches(), columns)
+    census = _take_census(table, columns)
     size = max(1, int(_CELLS_PER_SHARD / (max(1, len(names)) * census.n_rows / len(census.people))))
     bounds = census.people[::size]
     alternatives = census.alternatives
@@ -217,6 +216,16 @@ class _Census:
         labels = alternatives.sorted()
         recur = do_recur(len(labels), n_rows, len(people), most)
         return cls(people.sorted(), n_rows, labels if recur else None)
+
+
+def _take_census(table: Source, columns: Columns) -> _Census:
+    """Scan a source, again as often as its rows have values that its types do not hold."""
+    while True:
+        try:
+            return _Census.take(table.batches(), columns)
+        except ValueError:
+            if not table.widen():
+                raise
 
 
 class _Labels:

@@ -13,6 +13,8 @@ from mxlogit.choices.frames import as_narwhals
 from mxlogit.errors import ChoiceDataError, MissingExtraError
 
 _BATCH_ROWS = 500_000
+# Whole numbers up to here have a floating point number each.
+_EXACT = 2.0**53
 
 
 class Source:
@@ -33,34 +35,90 @@ class Source:
         self.keys, self.wanted = list(keys), list(dict.fromkeys([*keys, *others]))
         self._spools: list[Path] = []
         self._dataset: Any = None
+        self._is_text, self._as_written = False, set[str]()
         if isinstance(source, (str, Path)) or _is_list_of_paths(source):
             self._dataset = _open_dataset(source)
             schemas = [part.physical_schema for part in self._dataset.get_fragments()]
             for schema in schemas:
                 self._check(schema.names)
             self.schema = self._common(schemas, "file")
+            self._is_text = all(map(_is_text_file, self._dataset.get_fragments()))
+            self._give_up_doubtful_types()
         else:
             self.schema = self._common(self._write(_as_frames(source), work), "frame")
 
     def batches(self) -> Iterator[Any]:
-        """Scan from the beginning."""
+        """Scan from the beginning.
+
+        Raises
+        ------
+        ValueError
+            If a text file has other values than its first rows, and `widen` may help.
+        """
         pa = import_pyarrow()
         for batch in self._scan():
             if batch.num_rows:
-                yield pa.Table.from_batches([batch]).cast(self.schema)
+                yield self._with_types(pa.Table.from_batches([batch]))
 
     def widen(self) -> bool:
         """Read whole numbers of text files as any numbers from now on; return whether there are any.
 
         Types are guessed from the first rows, which may be whole by chance.
         """
-        if self._dataset is None or not all(map(_is_text_file, self._dataset.get_fragments())):
+        if not self._is_text:
             return False
         pa, types, before = import_pyarrow(), import_pyarrow("types"), self.schema
         for place, field in enumerate(before):
-            if field.name not in self.keys and (types.is_integer(field.type) or types.is_null(field.type)):
+            if field.name in self._as_written:
+                self.schema = self.schema.set(place, pa.field(field.name, pa.string()))
+            elif field.name not in self.keys and (types.is_integer(field.type) or types.is_null(field.type)):
                 self.schema = self.schema.set(place, pa.field(field.name, pa.float64()))
         return bool(self.schema != before)
+
+    def _with_types(self, table: Any) -> Any:
+        """A batch in the types of the schema; labels of text files are read as they are written."""
+        if self._dataset is None or not self._is_text:
+            return table.cast(self.schema)
+        pa, compute = import_pyarrow(), import_pyarrow("compute")
+        for place, field in enumerate(table.schema):
+            if field.name not in self.keys:
+                continue
+            text = table.column(place)
+            text = compute.if_else(compute.equal(text, ""), pa.scalar(None, text.type), text)
+            table = table.set_column(place, field.name, self._labels(field.name, text))
+        return table.cast(self.schema)
+
+    def _labels(self, name: str, text: Any) -> Any:
+        """Labels of a text file in the type that its first rows have, unless others have none or one that is theirs."""
+        wanted = self.schema.field(name).type
+        if wanted == text.type:
+            return text
+        try:
+            labels = text.cast(wanted)
+        except ValueError:
+            self._as_written.add(name)
+            raise
+        if not _is_date(wanted) and not _are_plain_numbers(text, labels):
+            self._as_written.add(name)
+            raise ValueError(f"labels of {name!r} are no plain numbers")
+        return labels
+
+    @property
+    def _written(self) -> Any:
+        """The schema of a text file, its labels as they are written."""
+        pa, schema = import_pyarrow(), self.schema
+        for place, field in enumerate(schema):
+            if field.name in self.keys:
+                schema = schema.set(place, pa.field(field.name, pa.string()))
+        return schema
+
+    def _give_up_doubtful_types(self) -> None:
+        """Keep labels of text files as text, unless they are numbers or dates."""
+        pa, types = import_pyarrow(), import_pyarrow("types")
+        for place, field in enumerate(self.schema):
+            plain = types.is_integer(field.type) or types.is_floating(field.type) or _is_date(field.type)
+            if self._is_text and field.name in self.keys and not plain:
+                self.schema = self.schema.set(place, pa.field(field.name, pa.string()))
 
     def forget(self) -> None:
         """Delete what was kept on disk."""
@@ -71,7 +129,7 @@ class Source:
         if self._dataset is not None:
             for fragment in self._dataset.get_fragments():
                 # The first rows of a text file tell too little of its types.
-                schema = self.schema if _is_text_file(fragment) else fragment.physical_schema
+                schema = self._written if self._is_text else fragment.physical_schema
                 yield from fragment.to_batches(schema=schema, columns=self.wanted, batch_size=_BATCH_ROWS)
             return
         pa, ipc = import_pyarrow(), import_pyarrow("ipc")
@@ -134,6 +192,20 @@ class Source:
         missing = [name for name in self.wanted if name not in columns]
         if missing:
             raise ChoiceDataError(f"the source has no columns {missing}; it has {list(columns)[:20]}.")
+
+
+def _are_plain_numbers(text: Any, numbers: Any) -> bool:
+    """Whether labels that differ as text differ as numbers: no zeros in front, nor more digits than a number holds."""
+    compute, types = import_pyarrow("compute"), import_pyarrow("types")
+    plain = compute.all(compute.match_substring_regex(text, r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?$")).as_py()
+    if not types.is_floating(numbers.type) or plain is False:
+        return plain is not False
+    largest = compute.max(compute.abs(numbers)).as_py()
+    return largest is None or largest < _EXACT
+
+
+def _is_date(kind: Any) -> bool:
+    return bool(import_pyarrow("types").is_temporal(kind))
 
 
 def _is_text_file(fragment: Any) -> bool:

@@ -18,6 +18,8 @@ from mxlogit.execution.processes import Team
 from mxlogit.model.differences import difference_panels
 
 _PEOPLE_AT_ONCE = 4_096
+# Share of a process's people whose choices another process has as well, above which they are the same people.
+_SAME_PEOPLE = 0.5
 
 
 def share_people(data: ChoiceData | PackedChoices, team: Team, dtype: torch.dtype) -> ChoiceData | PackedChoices:
@@ -62,6 +64,15 @@ def share_people(data: ChoiceData | PackedChoices, team: Team, dtype: torch.dtyp
         return _split(data, team)
     everybody = team.gather(people)
     ambiguous = count_ambiguous([part.labels for part in everybody], [part.contents for part in everybody])
+    relabelled = count_relabelled([part.contents for part in everybody])
+    if relabelled and not ambiguous and team.rank == 0:
+        warnings.warn(
+            f"{relabelled} decision makers of a process have the very choices of others in another process, under "
+            "labels of their own: they are taken for different people and count as often. If they are the same, give "
+            "every process the same labels.",
+            ChoiceDataWarning,
+            stacklevel=4,
+        )
     if ambiguous and team.rank == 0:
         warnings.warn(
             f"{ambiguous} labels of decision makers are in the data of several processes, with other choices in each: "
@@ -126,6 +137,20 @@ def count_ambiguous(labels: Sequence[np.ndarray], contents: Sequence[Sequence[by
     return int(ambiguous.sum())
 
 
+def count_relabelled(contents: Sequence[Sequence[bytes]]) -> int:
+    """Count the people of a process whose choices another process has, where these are most of its people.
+
+    People of one process who are alike (few alternatives, few situations) say how many would be by chance.
+    """
+    people = pd.concat([pd.DataFrame({"content": b, "process": i}) for i, b in enumerate(contents)])
+    alike = people.groupby("content")["process"].transform("nunique") > 1
+    by_chance = people.duplicated(["process", "content"], keep=False).sum() * (len(contents) - 1)
+    share = alike.groupby(people["process"]).mean()
+    if alike.sum() <= 2 * by_chance or not share.max() > _SAME_PEOPLE:
+        return 0
+    return int(alike[(people["process"] == share.idxmax()).to_numpy()].sum())
+
+
 def _overlap(common: Sequence[str]) -> ChoiceDataError:
     return ChoiceDataError(
         f"{len(common)} decision makers are in the data of several processes (first: {common[:5]}), with the "
@@ -136,6 +161,11 @@ def _overlap(common: Sequence[str]) -> ChoiceDataError:
 
 def _check_columns(data: ChoiceData | PackedChoices, team: Team) -> None:
     names = team.gather(tuple(data.names))
+    if len({frozenset(own) for own in names}) == 1 and len(set(names)) > 1:
+        raise ChoiceDataError(
+            f"processes list the same attributes in other orders: {list(names[0])} and "
+            f"{list(next(other for other in names if other != names[0]))}."
+        )
     if any(other != names[0] for other in names):
         raise ChoiceDataError(
             "processes have data with different attributes, or alternatives that have constants; all must have the "

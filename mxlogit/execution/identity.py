@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from mxlogit.errors import SpecificationError
 from mxlogit.execution.people import PanelSource, People
+from mxlogit.execution.processes import Team
 from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.panels import Panels
 
@@ -128,6 +130,28 @@ def describe_settings(settings: Any, without: Sequence[str] = (), prefix: str = 
         else:
             found[f"{prefix}{name}"] = repr(value)
     return found
+
+
+# Settings that say where work is kept and how long it may take: processes may have their own.
+WITHOUT_EFFECT = ("checkpoint", "max_seconds")
+
+
+def agree_on(team: Team, asked: Identity) -> None:
+    """Raise in all processes unless all are asked for the same fit.
+
+    Raises
+    ------
+    SpecificationError
+        Naming what differs, in which processes.
+    """
+    everybody = team.gather(asked)
+    for rank, other in enumerate(everybody):
+        if other != everybody[0]:
+            differing = sorted(k for k in {**everybody[0], **other} if everybody[0].get(k) != other.get(k))
+            words = ", ".join(f"{k} ({everybody[0].get(k, 'none')}; {other.get(k, 'none')})" for k in differing)
+            raise SpecificationError(
+                f"processes 1 and {rank + 1} are asked for different fits: {words}. Give all of them the same."
+            )
 
 
 def describe_differences(found: Mapping[str, str], wanted: Mapping[str, str]) -> str:

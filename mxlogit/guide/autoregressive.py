@@ -27,7 +27,7 @@ def check_zuko() -> None:
     try:
         import zuko.flows  # noqa: F401
     except ImportError:
-        raise MissingExtraError("VI(flow='autoregressive') needs zuko: pip install 'mxlogit[flows]'.") from None
+        raise MissingExtraError("flow='autoregressive' needs zuko: pip install 'mxlogit[flows]'.") from None
     finally:
         torch.distributions.Distribution.set_default_validate_args(before)
 

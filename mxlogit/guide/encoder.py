@@ -31,7 +31,7 @@ _FIRST_COLUMNS = 0.1
 
 @dataclass(frozen=True)
 class Encoder:
-    """Shape of the set encoder.
+    """Shape of the set encoder, and of what it emits.
 
     Parameters
     ----------
@@ -44,12 +44,21 @@ class Encoder:
     heads : int
         Of the attention over a person's situations that begins every block, a divisor of ``width``; 0: none, so that
         situations do not see each other before they are pooled.
+    covariance : {"full", "diagonal", "rank1", "rank2", ...}
+        What is emitted beside the mean: a full covariance, none between whitened tastes, or a precision of a diagonal
+        and so many columns. Polish makes it full again.
+    coordinates : {"whitened", "centred"}
+        Whether a restricted covariance is that of whitened tastes, standard normal in the population, or of the latent
+        tastes themselves. Whitened ones are nearly independent where people say little, latent ones where they say
+        much about each taste by itself.
     """
 
     width: int = 64
     blocks: int = 2
     pool: str = "mean"
     heads: int = 0
+    covariance: str = "full"
+    coordinates: str = "whitened"
 
     def check(self) -> None:
         """Raise unless the shape makes sense.
@@ -66,6 +75,13 @@ class Encoder:
             raise SpecificationError(
                 f"Encoder(heads={self.heads}) needs a width that it divides, and blocks; "
                 f"got width={self.width}, blocks={self.blocks}."
+            )
+        family_rank(self.covariance)
+        check_option("Encoder(coordinates=...)", self.coordinates, ["whitened", "centred"])
+        if self.coordinates == "centred" and self.covariance == "full":
+            raise SpecificationError(
+                "Encoder(coordinates='centred') is of a restricted covariance ('diagonal', 'rank1', ...): a full one "
+                "is the same family in both coordinates."
             )
 
 
@@ -91,26 +107,16 @@ class SetEncoder(nn.Module):
         Number k of random coefficients.
     mixing : Mixing
     shape : Encoder
-    covariance : str
-        Family of the factors (see `mxlogit.guide.families`).
-    coordinates : {"whitened", "centred"}
-        Of which tastes the factors are of that family: whitened ones, or latent ones.
     """
 
     rows: Tensor
     columns: Tensor
 
-    def __init__(
-        self,
-        n_random: int,
-        mixing: Mixing,
-        shape: Encoder | None = None,
-        covariance: str = "full",
-        coordinates: str = "whitened",
-    ) -> None:
+    def __init__(self, n_random: int, mixing: Mixing, shape: Encoder | None = None) -> None:
         super().__init__()
-        self.mixing, self.n_random, self.covariance, self.coordinates = mixing, n_random, covariance, coordinates
-        self.shape = shape or Encoder()
+        self.mixing, self.n_random, self.shape = mixing, n_random, shape or Encoder()
+        covariance = self.covariance = self.shape.covariance
+        self.coordinates = self.shape.coordinates
         width = self.shape.width
         cells = n_random * (n_random + 1) // 2
         self.alternative = nn.Sequential(nn.Linear(n_random + 1, width), nn.GELU())
@@ -269,7 +275,8 @@ class SetEncoder(nn.Module):
 
 def observed(panel: PanelDifferences) -> Tensor:
     """Which situations (n, t) are there, in panels of different lengths."""
-    (opened,) = panel.single_section().by_section(~panel.closed_rows())
+    equal = panel.single_section()
+    (opened,) = equal.by_section(~equal.closed_rows())
     return opened.any(-1)
 
 
@@ -320,7 +327,7 @@ class PublishedEncoder(nn.Module):
         if panel.sections[0].others > others:
             raise SpecificationError(
                 f"the published network serves choice sets of up to {others + 1} alternatives, as in the data of the "
-                f"fit; got {panel.sections[0].others + 1}. VI(encoder='set') serves any."
+                f"fit; got {panel.sections[0].others + 1}. SVI(encoder='set') serves any."
             )
         values, closed = (panel.by_section(rows)[0] for rows in (panel.values, panel.closed_rows()))
         values = values.flatten(2)

@@ -36,7 +36,7 @@ def family_rank(covariance: str) -> int | None:
     rank = covariance.removeprefix(_PREFIX)
     if not covariance.startswith(_PREFIX) or not rank.isdigit() or int(rank) < 1:
         raise SpecificationError(
-            f"VI(covariance=...) must be 'full', 'diagonal', 'rank1', 'rank2', ...; got {covariance!r}."
+            f"Encoder(covariance=...) must be 'full', 'diagonal', 'rank1', 'rank2', ...; got {covariance!r}."
         )
     return int(rank)
 

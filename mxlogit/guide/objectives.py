@@ -30,11 +30,12 @@ def check_objective(objective: str, gradient: str) -> None:
     ------
     SpecificationError
     """
-    check_option("VI(objective=...)", objective, list(OBJECTIVES))
-    check_option("VI(gradient=...)", gradient, ["standard", "stl", "dreg"])
+    check_option("SVI(objective=...)", objective, list(OBJECTIVES))
+    check_option("Training(gradient=...)", gradient, ["standard", "stl", "dreg"])
     if gradient not in OBJECTIVES[objective]:
         raise SpecificationError(
-            f"VI(gradient={gradient!r}) is biased for objective={objective!r}; choose from {OBJECTIVES[objective]}."
+            f"Training(gradient={gradient!r}) is biased for objective={objective!r}; choose from "
+            f"{OBJECTIVES[objective]}."
         )
 
 

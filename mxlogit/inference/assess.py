@@ -28,6 +28,8 @@ _VAGUE_LOG_DEVIATION = 0.5
 # Posterior deviation of the logarithm of a standard deviation below which zero is five of its own errors away.
 _KNOWN_LOG_DEVIATION, _ROUNDING = 0.2, 1e-12
 _MANY_PEOPLE = 0.05
+# Mean of a taste between 0 and 1 above which nearly everybody's is at the end.
+_UPPER_END = 0.97
 
 
 def draw_samples(space: ParameterSpace, factor: GaussianFactor, n: int, seed: int) -> Samples:
@@ -111,10 +113,25 @@ def boundary_sentences(model: PanelModel, fit: Fit) -> list[str]:
             sentences.append(
                 f"The standard deviation of {name!r} cannot be told from zero (the boundary): its taste may not vary."
             )
+    sentences += _upper_end_sentences(model, fit)
     correlation = center.scale_tril / scale[:, None]
     if len(scale) and float(torch.linalg.eigvalsh(correlation @ correlation.T).amin()) < _SMALL_EIGENVALUE:
         sentences.append("The correlation matrix of the random tastes is close to singular (the boundary).")
     return sentences
+
+
+def _upper_end_sentences(model: PanelModel, fit: Fit) -> list[str]:
+    """Say which tastes of a bounded family lie at its upper end for everybody."""
+    families = model.mixing.families
+    if not any(family.name == "johnson_sb" for family in families):
+        return []
+    mean, _ = model.mixing.moments(fit.center.location, fit.center.scale)
+    return [
+        f"The taste of {name!r} lies at 1, the upper end of 'johnson_sb', for nearly everybody: its effect is larger "
+        "than that family, whose tastes lie between 0 and 1, allows. Divide the column by a number, or take another."
+        for name, family, value in zip(model.space.random, families, mean.tolist(), strict=True)
+        if family.name == "johnson_sb" and value > _UPPER_END
+    ]
 
 
 def _vague_sentences(model: PanelModel, fit: Fit) -> list[str]:

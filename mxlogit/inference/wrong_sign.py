@@ -21,11 +21,12 @@ from mxlogit.draws.simulation import PersonDraws
 from mxlogit.errors import SpecificationError
 from mxlogit.execution.people import People
 from mxlogit.fit import Fit, Samples, Status, TasteSampler
+from mxlogit.inference.clock import Clock
 from mxlogit.inference.method import Callback, Method
 from mxlogit.inference.msle.covariance import information_criteria
 from mxlogit.inference.msle.engine import MSLE
 from mxlogit.inference.start import MultinomialLogit, fit_multinomial_logit, in_money, start_population
-from mxlogit.inference.vi.newton import Clock, NewtonSearch, NewtonSettings
+from mxlogit.inference.vi.newton import NewtonSearch, NewtonSettings
 from mxlogit.inference.without_columns import Reduction
 from mxlogit.integration.marginal import MarginalLikelihood, Sweep
 from mxlogit.integration.tastes import PolishedTastes, SimulatedTastes

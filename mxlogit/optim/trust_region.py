@@ -74,6 +74,7 @@ class Reason(Enum):
     CONVERGED = "converged"
     ITERATIONS = "iterations"
     STALLED = "stalled"
+    STOPPED = "stopped"
 
 
 @dataclass(frozen=True)
@@ -152,6 +153,8 @@ class NewtonAscent(Generic[Point]):
         Receives an `Iteration` after every evaluation.
     rounding : float
         Relative size of the objective's rounding errors.
+    is_over : callable
+        Whether to stop before the next step: time may be over.
     """
 
     evaluate: Callable[[Point], Evaluation]
@@ -162,6 +165,7 @@ class NewtonAscent(Generic[Point]):
     largest_radius: float
     log: Callable[[Iteration], None]
     rounding: float = 1e-12
+    is_over: Callable[[], bool] = lambda: False
 
     def run(self, point: Point) -> Ascent[Point]:
         """Ascend from ``point``; steps too short to change the value count as stalled.
@@ -186,6 +190,8 @@ class NewtonAscent(Generic[Point]):
                 return Ascent(point, current, decrement, Reason.CONVERGED, first)
             if radius < _SHORTEST_STEP or rejected >= _MOST_REJECTIONS:
                 return Ascent(point, current, decrement, Reason.STALLED, first)
+            if self.is_over():
+                return Ascent(point, current, decrement, Reason.STOPPED, first)
             proposal = solve_step(current, self.scale, radius)
             candidate = self.move(point, proposal.step)
             evaluation = self.evaluate(candidate)

@@ -94,6 +94,8 @@ def parameter_function(
     estimate = _evaluate(function, coefficients)
     if method == "samples" or covariance is None:
         samples = pd.DataFrame([_evaluate(function, row) for _, row in est.posterior_samples().iterrows()])
+        for moved in _concerned(function, estimate, coefficients, _void_places(est)):
+            samples.loc[:, moved] = np.nan
         tails = samples.quantile([0.5 * (1.0 - level), 0.5 * (1.0 + level)]).to_numpy()
         return _frame(estimate, samples.std().to_numpy(), tails[0], tails[1])
     matrix = _moved_covariance(function, estimate, coefficients, covariance.cpu().numpy())
@@ -299,12 +301,24 @@ def _moved_covariance(
         up.iloc[i] += step
         down.iloc[i] -= step
         jacobian[:, i] = (_evaluate(function, up) - _evaluate(function, down)).to_numpy() / (2.0 * step)
-    void = ~np.isfinite(error)
-    concerned = [_depends(function, coefficients, value, int(i)) for i in np.flatnonzero(void)]
     matrix: np.ndarray = jacobian @ np.where(np.isfinite(covariance), covariance, 0.0) @ jacobian.T
-    for moved in concerned:
+    for moved in _concerned(function, value, coefficients, np.flatnonzero(~np.isfinite(error))):
         matrix[moved] = matrix[:, moved] = np.nan
     return matrix
+
+
+def _void_places(est: MixedLogit) -> np.ndarray:
+    """Places of the parameters without an error: at a boundary, or running off."""
+    error = est.summary()["std_error"].to_numpy()
+    found: np.ndarray = np.flatnonzero(~np.isfinite(error))
+    return found
+
+
+def _concerned(
+    function: ParameterFunction, value: pd.Series, coefficients: pd.Series, void: np.ndarray
+) -> list[np.ndarray]:
+    """For each parameter without an error, which functions (m,) depend on it."""
+    return [_depends(function, coefficients, value, int(i)) for i in void]
 
 
 def _depends(function: ParameterFunction, coefficients: pd.Series, value: pd.Series, i: int) -> np.ndarray:

@@ -11,8 +11,9 @@ from sklearn.base import clone
 
 from mxlogit.errors import SpecificationError
 from mxlogit.execution.processes import Team
+from mxlogit.guide.encoder import Encoder
 from mxlogit.guide.subsampling import SBP
-from mxlogit.inference.vi.engine import VI
+from mxlogit.inference.svi.engine import SVI
 from mxlogit.request import resolve_method
 
 if TYPE_CHECKING:
@@ -24,14 +25,14 @@ _KEEPS = (0.5, 0.25, 0.125)
 def memory_report(est: MixedLogit, X: Any) -> pd.DataFrame:
     """Megabytes that a training step of the amortized routes keeps for its backward pass, by part of the guide.
 
-    One mini-batch of ``method.batch_size`` decision makers and one draw of each, at the start of training. On the CPU:
-    bytes of the storages that autograd records, each once. On a GPU: by how much allocation rises at most in a forward
-    and a backward pass.
+    One mini-batch of ``Training(batch_size=...)`` decision makers and one draw of each, at the start of training. On
+    the CPU: bytes of the storages that autograd records, each once. On a GPU: by how much allocation rises at most in a
+    forward and a backward pass.
 
     Parameters
     ----------
     est : MixedLogit
-        With ``method=VI(population="adam", ...)`` or another that trains an encoder. It is not fitted by this.
+        With ``method=SVI(...)`` that trains a set encoder. It is not fitted by this.
     X : long frame, ChoiceData or PackedChoices
 
     Returns
@@ -46,25 +47,25 @@ def memory_report(est: MixedLogit, X: Any) -> pd.DataFrame:
         If the method trains no encoder of sets.
     """
     method = resolve_method(est.method)
-    if not isinstance(method, VI) or not method.has_set_encoder:
+    if not isinstance(method, SVI) or not isinstance(method.resolved_encoder, Encoder):
         raise SpecificationError(
-            f"memory_report is about guides with a set encoder, such as method=VI(population='adam'); got {method!r}."
+            f"memory_report is about guides with a set encoder, such as method=SVI(); got {method!r}."
         )
     method.check()
+    plan = method.plan()
     # Imported here: the default route needs neither Pyro nor its import time.
     from mxlogit.guide.memory import memory_report as report
     from mxlogit.inference.start import fit_multinomial_logit, start_population
-    from mxlogit.inference.svi.adam_route import make_guide
-    from mxlogit.inference.svi.backward import resolve_sbp
+    from mxlogit.inference.svi.guides import make_guide
 
     fitted, people, _ = clone(est)._prepare(X, Team())
     if fitted.model.space.n_random == 0:
         raise SpecificationError("memory_report: without random coefficients there is no encoder.")
-    batch = people.take(torch.arange(min(len(people), method.batch_size)))
+    batch = people.take(torch.arange(min(len(people), method.how.batch_size)))
     panel = batch.alone().dense()
     start = start_population(fitted.model, fit_multinomial_logit(batch, fitted.model.prior.deviation))
-    guide = make_guide(method, fitted.model, panel, start, fitted.seed)
-    own = resolve_sbp(method)
+    guide = make_guide(plan, fitted.model, panel, start, fitted.seed)
+    own = plan.sbp
     shape: SBP = SBP() if own is None or own.mode in ("official", "winners") else own
     variants: dict[str, SBP | None] = {"everything recorded": None}
     variants |= {f"keep {keep}": replace(shape, keep=keep, recompute=False, half=False) for keep in _KEEPS}

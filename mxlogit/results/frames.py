@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import warnings
+
+import numpy as np
 import pandas as pd
 import torch
 from scipy.stats import norm
 
 from mxlogit.diagnostics.convergence import ess_bulk, rhat
+from mxlogit.diagnostics.psis import pareto_smoothed
+from mxlogit.errors import ConvergenceWarning
 from mxlogit.fit import Fit
 from mxlogit.model.mixed_logit import PanelModel
+
+# Pareto shape of a tail above which its mean is no use, and quantiles a standard deviation from the middle of a normal.
+WORST_K, _CENTRAL = 0.7, (0.1587, 0.5, 0.8413)
 
 
 def coefficient_series(model: PanelModel, fit: Fit) -> pd.Series:
@@ -76,7 +84,9 @@ def taste_frame(model: PanelModel, fit: Fit) -> pd.DataFrame:
     pandas.DataFrame
         Index: random coefficients. Columns: ``distribution``, posterior mean and sd of the taste's
         population mean (``mean``, ``mean_error``) and of its population sd (``sd``, ``sd_error``); the values at the
-        estimate and their standard errors after maximum likelihood.
+        estimate and their standard errors after maximum likelihood. Where the samples of a moment have no finite mean
+        (a lognormal whose latent standard deviation is hardly known), median and half the width of the central 68 %,
+        with a warning.
     """
     posterior = fit.samples.kind == "posterior"
     population = model.space.constrain(fit.samples.unconstrained)
@@ -85,8 +95,26 @@ def taste_frame(model: PanelModel, fit: Fit) -> pd.DataFrame:
     frame = pd.DataFrame(index=list(model.space.random))
     frame["distribution"] = [family.name for family in model.mixing.families]
     void = [name in fit.void for name in model.space.random]
+    endless = set[str]()
     for name, value, center in zip(("mean", "sd"), sampled, at_center, strict=True):
         frame[name] = (value.mean(0) if posterior else center).cpu().numpy()
         frame[f"{name}_error"] = value.cpu().numpy().std(0, ddof=1)
+        for i in _without_mean(value) if posterior else []:
+            low, middle, high = np.quantile(value[:, i].cpu().numpy(), _CENTRAL)
+            frame.iloc[i, -2:] = middle, 0.5 * (high - low)
+            endless.add(frame.index[i])
         frame.loc[void, f"{name}_error"] = float("nan")
+    if endless:
+        warnings.warn(
+            f"The population moments of {sorted(endless)} have posteriors without a finite mean: the table gives "
+            "medians, and half the width of the central 68 %. Quantiles of tastes exist all the same.",
+            ConvergenceWarning,
+            stacklevel=3,
+        )
     return frame
+
+
+def _without_mean(samples: torch.Tensor) -> list[int]:
+    """Columns of samples (s, k) whose tail is too heavy for a mean."""
+    _, shape = pareto_smoothed(samples.abs().clamp(min=1e-300).log().T)
+    return [int(i) for i in torch.nonzero(shape > WORST_K)[:, 0]]

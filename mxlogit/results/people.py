@@ -7,7 +7,7 @@ the number of people of the fit, draws from the seed of the fit.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -25,6 +25,9 @@ from mxlogit.model.parameters import Population
 # what the population's uncertainty adds to a person's shrinks with the number of people; and their fewest for
 # quantiles and predictions.
 _MOST_POPULATIONS, _PEOPLE_TIMES_POPULATIONS, _FEWEST_POPULATIONS = 512, 32_000, 16
+# Rows of a person from which on there are fewer, as rows are more, down to so many: long panels tell a person's tastes
+# whatever the population is.
+_ROWS_OF_A_PERSON, _FEWEST_OF_LONG_PANELS = 24, 64
 # Taste samples per person for quantiles, and fewest of them per population sample.
 _SAMPLES, _SAMPLES_EACH = 512, 16
 # People whose samples are held at once for quantiles; states of chains that predictions use, at most, and fewest that
@@ -52,14 +55,22 @@ class Group:
         Ranks among the people of the fit by first appearance, and the number of these for people never seen.
     positions : Tensor or None, int64, shape (n,)
         Positions among the people of the fit whose choices these are; None where the choices are others.
-    n_fitted : int
-        Number of people of the fit.
+    n_fitted, rows_fitted : int
+        Numbers of people and of rows of the fit.
     """
 
     panel: PanelSource
     places: Tensor
     positions: Tensor | None
     n_fitted: int
+    rows_fitted: int = 0
+
+    def count_populations(self) -> int:
+        """Number of population samples over which these people's posteriors are averaged."""
+        people = max(1, self.n_fitted)
+        count = _PEOPLE_TIMES_POPULATIONS // people
+        long = _PEOPLE_TIMES_POPULATIONS * _ROWS_OF_A_PERSON // max(1, self.rows_fitted, _ROWS_OF_A_PERSON * people)
+        return min(_MOST_POPULATIONS, 2 * (max(long, min(count, _FEWEST_OF_LONG_PANELS)) // 2))
 
     def states(self, fit: Fit) -> TasteStates | None:
         """States of these people's tastes, where chains have enough of them."""
@@ -99,15 +110,11 @@ def sampled_populations(model: PanelModel, fit: Fit, n: int) -> list[Population]
     return [model.space.constrain(vector) for vector in fit.samples.unconstrained[picks]]
 
 
-def _count_populations(n_fitted: int) -> int:
-    return min(_MOST_POPULATIONS, 2 * (_PEOPLE_TIMES_POPULATIONS // (2 * max(1, n_fitted))))
-
-
 def taste_moments(model: PanelModel, fit: Fit, group: Group) -> Moments:
     """Posterior moments of tastes: those of chains, or by the law of total variance over population samples."""
     if fit.states is not None and group.positions is not None:
         return Moments(fit.states.mean[group.positions], fit.states.deviation[group.positions])
-    count = _count_populations(group.n_fitted)
+    count = group.count_populations()
     populations = sampled_populations(model, fit, count) if count > 1 else [fit.center]
     means, variances = [], []
     for seed, population in enumerate(populations):
@@ -125,7 +132,7 @@ def weigh_coefficients(model: PanelModel, fit: Fit, group: Group) -> Iterator[We
     if states is not None:
         yield from _state_coefficients(model, states)
         return
-    populations = sampled_populations(model, fit, max(_FEWEST_POPULATIONS, _count_populations(group.n_fitted)))
+    populations = sampled_populations(model, fit, max(_FEWEST_POPULATIONS, group.count_populations()))
     for seed, population in enumerate(populations):
         for drawn in fit.tastes.weigh(group.panel, population, seed, group.places):
             coefficients = model.mixing.coefficients(population.fixed.to(drawn.tastes), drawn.tastes.mT)
@@ -197,7 +204,8 @@ def _quantiles(model: PanelModel, fit: Fit, group: Group, probabilities: list[fl
     parts = []
     for part, panel in group.panel.chunks(_PEOPLE_AT_ONCE):
         positions = None if group.positions is None else group.positions[part]
-        samples = _taste_samples(model, fit, Group(panel, group.places[part], positions, group.n_fitted))
+        some = replace(group, panel=panel, places=group.places[part], positions=positions)
+        samples = _taste_samples(model, fit, some)
         parts.append(torch.quantile(samples, at.to(samples), dim=0))
     values = torch.cat(parts, 1).cpu().numpy()
     return {p: values[i] for i, p in enumerate(probabilities)}
@@ -208,7 +216,7 @@ def _taste_samples(model: PanelModel, fit: Fit, group: Group) -> Tensor:
     states = group.states(fit)
     if states is not None:
         return states.tastes.double()
-    populations = sampled_populations(model, fit, max(_FEWEST_POPULATIONS, _count_populations(group.n_fitted)))
+    populations = sampled_populations(model, fit, max(_FEWEST_POPULATIONS, group.count_populations()))
     each = max(_SAMPLES_EACH, -(-_SAMPLES // len(populations)))
     parts = [
         fit.tastes.sample(group.panel, population, each, seed, group.places).double()

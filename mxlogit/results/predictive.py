@@ -38,8 +38,8 @@ class PredictiveDensity:
     parameters : float
         Effective number of parameters.
     pointwise : pandas.DataFrame
-        Index: decision maker. Columns ``elpd``, ``parameters`` and, for leave-one-out, ``pareto_k``: above 0.7 a
-        person's figure is not to be trusted.
+        Index: decision maker. Columns ``elpd`` and ``parameters``, times the ``weight``, and, for leave-one-out,
+        ``pareto_k``: above 0.7 a person's figure is not to be trusted.
     """
 
     elpd: float
@@ -65,8 +65,11 @@ class PredictiveDensity:
         mine, others = self.pointwise["elpd"], other.pointwise["elpd"]
         if not mine.index.equals(others.index):
             raise SpecificationError("the two models are of different decision makers and cannot be compared.")
+        weights = self.pointwise["weight"]
+        if not np.allclose(weights, other.pointwise["weight"]):
+            raise SpecificationError("the two models give decision makers other weights and cannot be compared.")
         gap = mine - others
-        return float(gap.sum()), float(gap.std() * np.sqrt(len(gap)))
+        return float(gap.sum()), _error_of_sum(gap / weights, weights)
 
 
 def log_densities(model: PanelModel, fit: Fit, panel: PanelSource, seed: int) -> Tensor:
@@ -118,12 +121,19 @@ def _log_mean(densities: Tensor) -> Tensor:
     return densities.logsumexp(0) - float(np.log(len(densities)))
 
 
+def _error_of_sum(values: pd.Series, weights: pd.Series) -> float:
+    """Standard error of a sum over people, of whom each stands for as many as its weight says."""
+    count = weights.sum()
+    mean = (weights * values).sum() / count
+    return float(np.sqrt(count * (weights * (values - mean) ** 2).sum() / (count - 1.0)))
+
+
 def _collect(
     elpd: Tensor, parameters: Tensor, weights: Tensor, labels: np.ndarray, **more: Tensor
 ) -> PredictiveDensity:
     weights = weights.double()
-    columns = {"elpd": elpd * weights, "parameters": parameters * weights, **more}
+    columns = {"elpd": elpd * weights, "parameters": parameters * weights, "weight": weights, **more}
     frame = pd.DataFrame({name: value.cpu().numpy() for name, value in columns.items()})
     frame.index = pd.Index(labels, name="decision_maker")
-    error = float(frame["elpd"].std() * np.sqrt(len(frame)))
+    error = _error_of_sum(frame["elpd"] / frame["weight"], frame["weight"])
     return PredictiveDensity(float(frame["elpd"].sum()), error, float(frame["parameters"].sum()), frame)

@@ -18,6 +18,7 @@ from mxlogit.execution.identity import Identity, describe_settings
 from mxlogit.inference.mcmc.engine import MCMC
 from mxlogit.inference.method import Method
 from mxlogit.inference.msle.engine import MSLE
+from mxlogit.inference.svi.engine import SVI
 from mxlogit.inference.vi.engine import VI
 from mxlogit.study.designs import DESIGNS, StudyDesign
 from mxlogit.study.metrics import evaluate, machine, with_peak_memory
@@ -27,8 +28,8 @@ from mxlogit.study.records import Record, RecordFile, identify_study, run_all
 METHODS: dict[str, Method] = {
     "vi": VI(),
     "vi_uncorrected": VI(correct=False),
-    "amortized": VI.amortized(),
-    "rodrigues2022": VI.rodrigues2022(),
+    "amortized": SVI(),
+    "rodrigues2022": SVI.rodrigues2022(),
     "msle": MSLE(),
     "mcmc": MCMC(),
     "xlogit": Xlogit(),

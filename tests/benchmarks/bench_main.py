@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from mxlogit import VI, ConvergenceWarning, MixedLogit, Priors, datasets
+from mxlogit import SVI, VI, ConvergenceWarning, MixedLogit, Priors, Training, datasets
 from mxlogit.simulate import StudyData, simulate_published_study
 
 REFERENCE = Path(__file__).parent.parent / "reference"
@@ -91,7 +91,9 @@ def run_study(n_people: int, runs: range) -> pd.DataFrame:
     for run in runs:
         study = simulate_published_study(n_people, 10, run)
         ours = fit_study(study, VI(), run)
-        adam = fit_study(study, VI(population="adam", max_seconds=ours["seconds"], learning_rate=0.05), run)
+        adam = fit_study(
+            study, SVI(polish=0, flow=None, max_seconds=ours["seconds"], training=Training(learning_rate=0.05)), run
+        )
         rows += [{"n": n_people, "run": run, "route": route, **r} for route, r in (("newton", ours), ("adam", adam))]
     return pd.DataFrame(rows)
 
@@ -132,7 +134,7 @@ def main() -> None:
     warnings.simplefilter("ignore", ConvergenceWarning)
     print(f"threads {options.threads}, {platform.processor() or platform.machine()}, torch {torch.__version__}")
     fit_study(simulate_published_study(200, 5, 1), VI(), 0)  # warm-up
-    fit_study(simulate_published_study(200, 5, 1), VI(population="adam", steps=5), 0)
+    fit_study(simulate_published_study(200, 5, 1), SVI(polish=0, flow=None, training=Training(steps=5)), 0)
     electricity = pd.DataFrame([fit_electricity(seed) for seed in range(1 if options.quick else 5)])
     print("\nElectricity, six correlated normals, against NUTS (figures: z <= .15, .25; ratios .85-1.15; people <= .1)")
     print(electricity.round(3).to_string())

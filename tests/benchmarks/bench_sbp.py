@@ -34,17 +34,19 @@ import pandas as pd
 import pyro
 import torch
 
-from mxlogit import SBP, VI, ChoiceData, Encoder, MixedLogit, Priors
+from mxlogit import SBP, SVI, ChoiceData, Encoder, MixedLogit, Priors, Training
 from mxlogit.execution.people import People
 from mxlogit.execution.processes import Team
 from mxlogit.guide.amortized import AmortizedGuide
 from mxlogit.guide.encoder import SetEncoder
 from mxlogit.guide.memory import memory_report
 from mxlogit.guide.population import GaussianFactor
+from mxlogit.inference.clock import Clock
 from mxlogit.inference.start import fit_multinomial_logit, start_population
-from mxlogit.inference.svi.adam_route import _train, encoder_quality, make_guide
+from mxlogit.inference.svi.adam_route import train as train_by_adam
+from mxlogit.inference.svi.guides import encoder_quality, make_guide
 from mxlogit.inference.svi.keep_control import KeepControl
-from mxlogit.inference.vi.newton import Clock
+from mxlogit.inference.task import Task
 from mxlogit.model.differences import difference_panels
 from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.mixing import Mixing
@@ -144,7 +146,7 @@ def run_steps(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def train_guide(
-    settings: VI, seed: int, length: int = _LENGTH
+    settings: SVI, seed: int, length: int = _LENGTH
 ) -> tuple[AmortizedGuide, GaussianFactor, People, People, float]:
     """The guide, q(theta), people who trained it and people who did not, and seconds of the processor."""
     frame, _ = simulate_choices(
@@ -161,16 +163,17 @@ def train_guide(
     panel = people.alone()
     seen, unseen = (People.gather(panel.take(slice(i * _TRAINED, (i + 1) * _TRAINED))) for i in range(2))
     model = fitted.model
-    start = start_population(model, fit_multinomial_logit(seen, model.prior.deviation))
-    clock, started = Clock(lambda line: None), time.process_time()
+    logit = fit_multinomial_logit(seen, model.prior.deviation)
+    started, start = time.process_time(), start_population(model, logit)
+    task = Task(model, seen, seen, logit, start, seed, Clock(lambda line: None))
     with torch.random.fork_rng(), pyro.settings.context(module_local_params=True):
-        guide = make_guide(settings, model, seen.alone(), start, seed)
+        guide = make_guide(settings.plan(), model, seen.alone(), start, seed)
         torch.manual_seed(seed)
-        factor, _ = _train(settings, guide, seen.alone(), seen, seed, clock)
+        factor, _ = train_by_adam(settings.how, guide, task)
     return guide, factor, seen, unseen, time.process_time() - started
 
 
-def train(settings: VI, seed: int) -> dict[str, float]:
+def train(settings: SVI, seed: int) -> dict[str, float]:
     """The encoder's bound of people never seen, the error of Omega, seconds."""
     guide, factor, _, unseen, seconds = train_guide(settings, seed)
     center = guide.model.space.constrain(factor.mean)
@@ -191,14 +194,15 @@ def _correlation(root: np.ndarray) -> np.ndarray:
 
 
 ROOT = np.array([[1.0, 0.0, 0.0], [0.5, 0.8, 0.0], [-0.3, 0.2, 0.6]])
-PLAIN = VI(population="adam", encoder=Encoder(64), steps=_STEPS, batch_size=_BATCH, flow=None, learning_rate=0.03)
+HOW = Training(steps=_STEPS, batch_size=_BATCH, learning_rate=0.03)
+PLAIN = SVI(encoder=Encoder(64), polish=0, flow=None, training=HOW)
 AT_EQUAL_STEPS: dict[str, dict[str, Any]] = {
     "plain": {},
     "keep .5": {"sbp": 0.5},
     "keep .25": {"sbp": 0.25},
     "keep auto": {"sbp": "auto"},
-    "half the batch": {"batch_size": _BATCH // 2},
-    "quarter of the batch": {"batch_size": _BATCH // 4},
+    "half the batch": {"training": replace(HOW, batch_size=_BATCH // 2)},
+    "quarter of the batch": {"training": replace(HOW, batch_size=_BATCH // 4)},
 }
 
 
@@ -219,13 +223,14 @@ def at_equal_seconds(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     seconds, seeds = table.groupby("run")["seconds"].median(), sorted(set(table["seed"]))
     found = []
     for name in ("keep .5", "keep .25"):
-        settings = varied(PLAIN, **AT_EQUAL_STEPS[name], steps=round(_STEPS * seconds["plain"] / seconds[name]))
+        longer = replace(HOW, steps=round(_STEPS * seconds["plain"] / seconds[name]))
+        settings = varied(PLAIN, **AT_EQUAL_STEPS[name], training=longer)
         found += [{"seed": seed, "run": f"{name}, same seconds", **train(settings, seed)} for seed in seeds]
     return found
 
 
-def varied(settings: VI, **changes: Any) -> VI:
-    return VI(**{**settings.get_params(deep=False), **changes})
+def varied(settings: SVI, **changes: Any) -> SVI:
+    return SVI(**{**settings.get_params(deep=False), **changes})
 
 
 def summarise(table: pd.DataFrame) -> pd.DataFrame:
@@ -278,7 +283,7 @@ def run_longest(options: argparse.Namespace) -> list[dict[str, Any]]:
 def run_variance(options: argparse.Namespace) -> list[dict[str, Any]]:
     rows = []
     for length in LENGTHS[:3]:
-        guide, _, seen, _, _ = train_guide(varied(PLAIN, steps=150), 0, length)
+        guide, _, seen, _, _ = train_guide(varied(PLAIN, training=replace(HOW, steps=150)), 0, length)
         guide.train()
         panel, people = seen.alone(), torch.arange(_BATCH)
         base = None

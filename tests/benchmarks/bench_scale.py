@@ -34,7 +34,7 @@ import pandas as pd
 import torch
 import torch.distributed as dist
 
-from mxlogit import VI, ChoiceData, ConvergenceWarning, MixedLogit, PackedChoices, Priors, pack_choices
+from mxlogit import SVI, ChoiceData, ConvergenceWarning, MixedLogit, PackedChoices, Priors, Training, pack_choices
 from mxlogit.execution.people import People
 from mxlogit.execution.processes import current_team
 from mxlogit.integration.marginal import MarginalLikelihood, Sweep
@@ -292,7 +292,7 @@ def run_adam(options: argparse.Namespace) -> list[dict[str, float]]:
     steps = 500
     while rows[-1]["rmse_omega"] > goal or len(rows) == 1:
         begin = time.perf_counter()
-        est = make_estimator(1, method=VI(population="adam", steps=steps)).fit(data)
+        est = make_estimator(1, method=SVI(polish=0, flow=None, training=Training(steps=steps))).fit(data)
         rows.append({"route": f"adam, {steps} steps", "seconds": time.perf_counter() - begin, **errors(est, study)})
         print(pd.DataFrame(rows[-1:]).round(4).to_string(index=False, header=False), flush=True)
         if steps >= 16_000:

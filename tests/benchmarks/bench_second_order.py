@@ -26,16 +26,18 @@ from oracles import marginal_of
 from sklearn.datasets import load_breast_cancer
 from torch import Tensor
 
-from mxlogit import MCMC, VI, ConvergenceWarning, MixedLogit, Priors
+from mxlogit import DADVI, MCMC, SVI, VI, ConvergenceWarning, MixedLogit, Priors, Training
 from mxlogit.guide.amortized import AmortizedGuide
 from mxlogit.guide.population import GaussianFactor
+from mxlogit.inference.clock import Clock
 from mxlogit.inference.start import fit_multinomial_logit, start_population
-from mxlogit.inference.svi.adam_route import make_guide
 from mxlogit.inference.svi.approach import approach
 from mxlogit.inference.svi.guide_objective import GuideObjective, ObjectiveSettings
+from mxlogit.inference.svi.guides import make_guide
 from mxlogit.inference.svi.second_order_route import minimise
-from mxlogit.inference.vi.newton import Clock, NewtonSearch, NewtonSettings
-from mxlogit.inference.vi.route import find_posterior
+from mxlogit.inference.task import Task
+from mxlogit.inference.vi.newton import NewtonSearch, NewtonSettings
+from mxlogit.inference.vi.posterior_stage import find_posterior
 from mxlogit.integration.marginal import MarginalLikelihood
 from mxlogit.optim.curvature import Smooth
 from mxlogit.optim.stochastic import Progress, adam
@@ -117,7 +119,7 @@ def thin(seen: list[tuple[float, GaussianFactor]], most: int = 12) -> list[tuple
 
 def guide_of(model: Any, people: Any, seed: int) -> Any:
     start = start_population(model, fit_multinomial_logit(people, model.prior.deviation))
-    return make_guide(VI(population="lbfgs", flow=None), model, people.alone(), start, seed)
+    return make_guide(SVI(optimizer="lbfgs").plan(), model, people.alone(), start, seed)
 
 
 def bound_of(model: Any, people: Any, seed: int) -> Any:
@@ -167,8 +169,10 @@ def run_newton(model: Any, people: Any, seed: int) -> list[tuple[float, Gaussian
     logit = fit_multinomial_logit(people, model.prior.deviation)
     marginal = MarginalLikelihood(people, model.space, model.mixing, seed)
     search = NewtonSearch(model, marginal, marginal, NewtonSettings(0.005, 60, None, 8, 2), clock)
-    optimum = search.run(start_population(model, logit))
-    q = find_posterior(model, marginal, marginal, optimum, seed, clock, wanted=False).factor
+    start = start_population(model, logit)
+    optimum = search.run(start)
+    task = Task(model, people, people, logit, start, seed, clock)
+    q = find_posterior(task, marginal, marginal, optimum, wanted=False).factor
     seconds = time.perf_counter() - started
     return [(seconds, q)]
 
@@ -181,7 +185,7 @@ def run_large(seeds: range) -> list[dict[str, Any]]:
     return race(20_000, seeds)
 
 
-AMORTIZED = {"default": VI(), "amortized": VI.amortized(), "rodrigues2022": VI.rodrigues2022()}
+AMORTIZED = {"default": VI(), "amortized": SVI(), "rodrigues2022": SVI.rodrigues2022()}
 
 
 def run_amortized(seeds: range) -> list[dict[str, Any]]:
@@ -233,10 +237,10 @@ def breast_cancer() -> tuple[pd.DataFrame, list[str]]:
 LOGISTIC = {
     "mcmc": MCMC(warmup=1_000, samples=4_000),
     "newton": VI(correct=False),
-    "saa": VI(population="saa"),
-    "hessian_free": VI(population="hessian_free"),
-    "lbfgs": VI(population="lbfgs"),
-    "adam": VI(population="adam", encoder=None, learning_rate=0.05),
+    "fixed draws": DADVI(),
+    "hessian_free": SVI(optimizer="hessian_free"),
+    "lbfgs": SVI(optimizer="lbfgs"),
+    "adam": SVI(encoder=None, training=Training(learning_rate=0.05)),
 }
 
 

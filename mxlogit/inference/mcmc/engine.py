@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +17,8 @@ from mxlogit.execution.identity import identify_fit
 from mxlogit.execution.people import People
 from mxlogit.fit import Fit, Status, TasteStates
 from mxlogit.inference.assess import evaluate_center, judge
+from mxlogit.inference.checks import check_max_seconds
+from mxlogit.inference.clock import Clock
 from mxlogit.inference.mcmc.gibbs_run import ChainSettings, Sampled, run_gibbs
 from mxlogit.inference.method import Callback
 from mxlogit.inference.start import MultinomialLogit, fit_multinomial_logit, start_population
@@ -36,7 +37,7 @@ _CENTER_WORK = 20_000_000
 _MOST_REPEATED = 10_000_000
 _ROUNDING = 1e-6
 
-Sampler = Callable[[ChainSettings, PanelModel, Panels, Population, int, Callback], Sampled]
+Sampler = Callable[[ChainSettings, PanelModel, Panels, Population, int, Clock], Sampled]
 
 
 class MCMC(BaseEstimator):  # type: ignore[misc]
@@ -64,10 +65,13 @@ class MCMC(BaseEstimator):  # type: ignore[misc]
     taste_memory : float
         Megabytes for states of people's tastes (quantiles, predictions). Every iteration's are kept where they fit,
         else evenly spaced ones; means and standard deviations always come from all.
+    max_seconds : float or None
+        Time limit, in seconds: chains end with the iterations that they have by then, four at least; the warm-up takes
+        two fifths of it at most ("gibbs"). The status says so.
     checkpoint : str, Path or None
-        File in which the chains are kept, every 20 seconds ("gibbs" only). A run that was killed or interrupted,
-        started again with the same data, settings and ``random_state``, goes on from there and ends at the same
-        samples; the file is deleted when the run is done.
+        File in which the chains are kept, every 20 seconds ("gibbs" only). A run that was killed or interrupted, or
+        ended by ``max_seconds``, started again with the same data, settings and ``random_state``, goes on from there
+        and ends at the same samples; the file is deleted when the run is done.
 
     Notes
     -----
@@ -91,6 +95,7 @@ class MCMC(BaseEstimator):  # type: ignore[misc]
         start: str = "logit",
         covariance_prior: InverseWishart | HuangWand | None = None,
         taste_memory: float = 256.0,
+        max_seconds: float | None = None,
         checkpoint: str | Path | None = None,
     ) -> None:
         self.sampler = sampler
@@ -101,6 +106,7 @@ class MCMC(BaseEstimator):  # type: ignore[misc]
         self.start = start
         self.covariance_prior = covariance_prior
         self.taste_memory = taste_memory
+        self.max_seconds = max_seconds
         self.checkpoint = checkpoint
 
     def check(self) -> None:
@@ -116,6 +122,7 @@ class MCMC(BaseEstimator):  # type: ignore[misc]
         for name, lowest in (("chains", 1), ("warmup", 10), ("samples", 4), ("thin", 1)):
             check_whole(f"MCMC({name}=...)", getattr(self, name), lowest)
         check_at_least("MCMC(taste_memory=...)", self.taste_memory, 0.0)
+        check_max_seconds("MCMC", self.max_seconds)
         check_path("MCMC(checkpoint=...)", self.checkpoint)
         if self.checkpoint is not None and self.sampler != "gibbs":
             raise SpecificationError("MCMC(checkpoint=...) needs sampler='gibbs'.")
@@ -150,7 +157,7 @@ class MCMC(BaseEstimator):  # type: ignore[misc]
             raise SpecificationError(
                 "willingness-to-pay space (scale=...) needs method='msle'; MCMC samples coefficients in utils."
             )
-        begin = time.perf_counter()
+        clock = Clock(callback, self.max_seconds)
         panel = people.alone()
         seed = int(torch.randint(2**62, (1,), generator=generator))
         logit = fit_multinomial_logit(people, model.prior.deviation)
@@ -165,16 +172,16 @@ class MCMC(BaseEstimator):  # type: ignore[misc]
             self._file(model, people, seed),
         )
         run_sampler = _SAMPLERS[self.sampler]()
-        sampled = run_sampler(settings, model, repeated(panel), start, seed, callback)
-        fit = _package(model, sampled, panel, seed)
-        fit.diagnostics["seconds"] = time.perf_counter() - begin
+        sampled = run_sampler(settings, model, repeated(panel), start, seed, clock)
+        fit = _package(model, sampled, panel, seed, clock)
+        fit.diagnostics["seconds"] = clock.seconds()
         return judge(fit, model, people, logit)
 
     def _file(self, model: PanelModel, people: People, seed: int) -> Checkpoint | None:
         """The file of the chains, if one is asked for."""
         if self.checkpoint is None:
             return None
-        identity = identify_fit(model, people, self, seed, engine="MCMC", without=("checkpoint",))
+        identity = identify_fit(model, people, self, seed, engine="MCMC", without=("checkpoint", "max_seconds"))
         return Checkpoint(Path(self.checkpoint), identity)
 
     def _start(
@@ -220,8 +227,8 @@ def repeated(panel: Panels) -> Panels:
     wrong = int((weights != whole).sum())
     if wrong:
         raise SpecificationError(
-            f"MCMC needs whole-number weights (a weight is a number of like people); those of {wrong} people are not. "
-            "VI and MSLE take any."
+            f"MCMC needs whole-number weights (a weight is a number of like people); those of {wrong} people are not, "
+            "perhaps since weights_sum='n' has scaled them. VI and MSLE take any."
         )
     if bool((weights == 1.0).all()):
         return replace(panel, weights=weights)
@@ -236,19 +243,19 @@ def repeated(panel: Panels) -> Panels:
     return replace(many, weights=torch.ones_like(many.weights), appearance=None, clusters=None)
 
 
-def _package(model: PanelModel, sampled: Sampled, panel: Panels, seed: int) -> Fit:
+def _package(model: PanelModel, sampled: Sampled, panel: Panels, seed: int, clock: Clock) -> Fit:
     """The result, with its diagnostics."""
     trace = sampled.trace
     samples = trace.samples(torch.Generator().manual_seed(seed))
     center = model.space.from_report(samples.mean)
     states, tastes = _of_people(trace, panel), PolishedTastes(model, seed, tail=8)
     reported = trace.reported()
-    diagnostics, status, warnings = _mixing(reported, interrupted=sampled.interrupted)
+    diagnostics, status, warnings = _mixing(reported, sampled.ended_by)
     marginal = MarginalLikelihood(People.gather(panel), model.space, model.mixing, seed)
     draws = max(64, min(1024, 4 * (_CENTER_WORK // (4 * max(1, len(panel))))))
     diagnostics.update(evaluate_center(marginal, center, draws, 8))
     diagnostics.update(**sampled.figures, iterations=trace.kept, taste_states=len(states.tastes))
-    return Fit(samples, center, status, sampled.history, tastes, diagnostics, warnings, chains=reported, states=states)
+    return Fit(samples, center, status, clock.history, tastes, diagnostics, warnings, chains=reported, states=states)
 
 
 def _of_people(trace: Trace, panel: Panels) -> TasteStates:
@@ -259,11 +266,11 @@ def _of_people(trace: Trace, panel: Panels) -> TasteStates:
     return states.take(panel.weights.long().cumsum(0) - panel.weights.long())
 
 
-def _mixing(reported: Tensor, *, interrupted: bool) -> tuple[dict[str, object], Status, list[str]]:
+def _mixing(reported: Tensor, ended_by: Status | None) -> tuple[dict[str, object], Status, list[str]]:
     """R-hat and effective sample sizes of chains (chains, kept, D), the status and sentences they call for."""
     if len(reported) < 2:
         sentence = "R-hat needs at least two chains: whether this one has converged cannot be told."
-        return {"rhat": float("nan")}, Status.INTERRUPTED if interrupted else Status.ONE_CHAIN, [sentence]
+        return {"rhat": float("nan")}, ended_by or Status.ONE_CHAIN, [sentence]
     worst = float(rhat(reported).nan_to_num(nan=1.0).amax())
     sizes = {"ess_bulk": float(ess_bulk(reported).amin()), "ess_tail": float(ess_tail(reported).amin())}
     status, sentences = Status.MIXED, []
@@ -275,6 +282,4 @@ def _mixing(reported: Tensor, *, interrupted: bool) -> tuple[dict[str, object], 
             f"The smallest effective sample size is {min(sizes.values()):.0f}: intervals are rough; take more samples "
             f"for {100 * len(reported)}."
         ]
-    if interrupted:
-        status = Status.INTERRUPTED
-    return {"rhat": worst, **sizes}, status, sentences
+    return {"rhat": worst, **sizes}, ended_by or status, sentences

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from mxlogit.diagnostics.convergence import rhat
 from mxlogit.execution.checkpoint import Checkpoint
-from mxlogit.fit import HistoryRow
-from mxlogit.inference.method import Callback
+from mxlogit.fit import HistoryRow, Status
+from mxlogit.inference.clock import Clock
 from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.panels import Panels
 from mxlogit.model.parameters import Population
@@ -27,7 +27,9 @@ _START_SPREAD = 0.3
 _TOLD_EVERY = 50
 _SECONDS_BETWEEN_FILES = 20.0
 # Iterations from which R-hat can be told, and an interrupted run is worth returning.
-_FEWEST_KEPT = 4
+FEWEST_KEPT = 4
+# Share of a time limit that the warm-up may take.
+_WARM_UP_SHARE = 0.4
 
 
 @dataclass(frozen=True)
@@ -48,12 +50,11 @@ class ChainSettings:
 
 @dataclass(frozen=True)
 class Sampled:
-    """What a sampler returns: kept iterations, its own figures, the history, and whether an interrupt ended it."""
+    """What a sampler returns: kept iterations, its own figures, and what ended it too soon, if anything did."""
 
     trace: Trace
     figures: dict[str, float]
-    history: list[HistoryRow]
-    interrupted: bool
+    ended_by: Status | None = None
 
 
 def run_gibbs(
@@ -62,20 +63,20 @@ def run_gibbs(
     panel: Panels,
     start: Population,
     seed: int,
-    callback: Callback,
+    clock: Clock,
 ) -> Sampled:
     """Sample from chains that begin apart from each other around ``start``; every person with weight one."""
     sampler = GibbsSampler(model, panel, settings.chains, seed, settings.covariance)
-    run = _Run(settings, model, sampler, _Tuning(sampler.start(start, _START_SPREAD), None, start), callback)
+    run = _Run(settings, model, sampler, _Tuning(sampler.start(start, _START_SPREAD), None, start), clock)
     file = settings.checkpoint
     found = None if file is None else file.read()
     if found is not None:
         run.restore(*found)
-    interrupted = run.run(file)
-    if file is not None and not interrupted:
+    ended_by = run.run(file)
+    if file is not None and ended_by is None:
         file.delete()
     shares = {f"acceptance_{name}": share for name, share in vars(run.acceptances.mean()).items()}
-    return Sampled(run.trace, shares, run.history, interrupted)
+    return Sampled(run.trace, shares, ended_by)
 
 
 @dataclass
@@ -111,43 +112,50 @@ class _Run:
     """The state of a run, and what it says of itself."""
 
     def __init__(
-        self, settings: ChainSettings, model: PanelModel, sampler: GibbsSampler, tuning: _Tuning, callback: Callback
+        self, settings: ChainSettings, model: PanelModel, sampler: GibbsSampler, tuning: _Tuning, clock: Clock
     ) -> None:
-        self.settings, self.model, self.sampler, self.callback = settings, model, sampler, callback
-        self.begin = self._written = time.perf_counter()
-        self.history: list[HistoryRow] = []
+        self.settings, self.model, self.sampler, self.clock = settings, model, sampler, clock
+        self.warmup, self._written = settings.warmup, time.perf_counter()
         self.acceptances = _Acceptances()
         self.iteration, self.state = 0, tuning.state
         self.visited: list[Tensor] = []
         self.trace = Trace(model, tuning.state, settings.samples, settings.taste_bytes)
         self._tune(tuning)
 
-    def run(self, file: Checkpoint | None) -> bool:
-        """Warm up, then keep iterations, from wherever the run is; says whether an interrupt ended it."""
+    def run(self, file: Checkpoint | None) -> Status | None:
+        """Warm up, then keep iterations, from wherever the run is; says what ended it before all were kept."""
         settings = self.settings
         try:
-            while self.iteration < settings.warmup + settings.samples * settings.thin:
-                if self.iteration < settings.warmup:
+            while self.iteration < self.warmup + settings.samples * settings.thin:
+                if self.iteration < self.warmup:
                     self._warm_up()
+                elif self.trace.kept >= FEWEST_KEPT and self.clock.is_over():
+                    if file is not None:
+                        self._save(file)
+                    return Status.TIME
                 else:
-                    self._sample(self.iteration - settings.warmup)
+                    self._sample(self.iteration - self.warmup)
                 self.iteration += 1
                 if file is not None and time.perf_counter() - self._written > _SECONDS_BETWEEN_FILES:
                     self._save(file)
         except KeyboardInterrupt:
-            if self.trace.kept < _FEWEST_KEPT:
+            if self.trace.kept < FEWEST_KEPT:
                 raise
-            return True
-        return False
+            return Status.INTERRUPTED
+        return None
 
     def _tune(self, tuning: _Tuning) -> None:
         self._tuning = tuning
         self.sampler.tune(tuning.state, tuning.visited, tuning.reference)
 
     def _warm_up(self) -> None:
-        """Adapt; proposals are made anew at the ends of windows."""
+        """Adapt; proposals are made anew at the ends of windows, and where time ends the warm-up."""
         length = self.settings.warmup
-        if self.iteration and self.iteration in {int(share * length) for share in _WINDOWS}:
+        ends = {int(share * length) for share in _WINDOWS}
+        if self.clock.progress() > _WARM_UP_SHARE and self.iteration > min(ends):
+            self.warmup = self.iteration + 1
+            ends.add(self.iteration)
+        if self.iteration and self.iteration in ends:
             seen = torch.stack(self.visited[self.iteration // 2 :])
             self._tune(_Tuning(self.state, seen, self.sampler.population(seen.mean((0, 1)))))
         self.state, accepted = self.sampler.run(self.state, self.iteration, adapt=True)
@@ -164,14 +172,13 @@ class _Run:
     def _tell(self, stage: str, iteration: int, accepted: Acceptance) -> None:
         if (iteration + 1) % _TOLD_EVERY:
             return
-        value = float(self.state.log_prob.double().sum(-1).mean())
-        seconds = time.perf_counter() - self.begin
-        self.history.append(HistoryRow(stage, value, float("nan"), float(iteration + 1), seconds, True))
+        value, seconds = float(self.state.log_prob.double().sum(-1).mean()), self.clock.seconds()
+        self.clock.history.append(HistoryRow(stage, value, float("nan"), float(iteration + 1), seconds, True))
         text = f"{stage}: iteration {iteration + 1}, accepted people {accepted.people:.2f}, population "
         text += f"{accepted.population:.2f} and {accepted.posterior:.2f}"
-        if stage == "sampling" and self.trace.kept >= _FEWEST_KEPT and self.settings.chains > 1:
+        if stage == "sampling" and self.trace.kept >= FEWEST_KEPT and self.settings.chains > 1:
             text += f", R-hat {float(rhat(self.trace.reported()).nan_to_num(nan=1.0).amax()):.3f}"
-        self.callback(text)
+        self.clock.tell(text)
 
     def _save(self, file: Checkpoint) -> None:
         """Write where the run is."""
@@ -184,7 +191,12 @@ class _Run:
             tensors["tuned on"] = tuning.visited
         if self.visited:
             tensors["visited"] = torch.stack(self.visited)
-        facts = {"iteration": self.iteration, "noise": self.sampler.noise.position(), **vars(self.acceptances)}
+        facts = {
+            "iteration": self.iteration,
+            "warmup": self.warmup,
+            "noise": self.sampler.noise.position(),
+            **vars(self.acceptances),
+        }
         file.write({key: value.cpu().contiguous().clone() for key, value in tensors.items()}, _as_words(facts))
         self._written = time.perf_counter()
 
@@ -198,7 +210,7 @@ class _Run:
         self.state = State.of(_under("state", tensors), like)
         self.trace.restore(_under("trace", tensors))
         self.visited = list(tensors["visited"]) if "visited" in tensors else []
-        self.iteration = facts.pop("iteration")
+        self.iteration, self.warmup = facts.pop("iteration"), facts.pop("warmup")
         self.sampler.noise.seek(facts.pop("noise"))
         self.acceptances = _Acceptances(**facts)
 

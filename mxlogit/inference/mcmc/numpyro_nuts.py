@@ -5,7 +5,6 @@ The extra ``nuts`` installs what this needs. Sites have the names of the Pyro pr
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,9 +15,9 @@ from torch import Tensor
 from mxlogit.draws.generators import make_generator
 from mxlogit.errors import MissingExtraError, SpecificationError
 from mxlogit.fit import HistoryRow
+from mxlogit.inference.clock import Clock
 from mxlogit.inference.mcmc.gibbs_run import ChainSettings, Sampled
-from mxlogit.inference.mcmc.pyro_nuts import chain_after_chain, site_values
-from mxlogit.inference.method import Callback
+from mxlogit.inference.mcmc.pyro_nuts import chain_after_chain, is_over_for, site_values
 from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.panels import Panels
 from mxlogit.model.parameters import Population
@@ -62,27 +61,27 @@ def run_numpyro(
     panel: Panels,
     start: Population,
     seed: int,
-    callback: Callback,
+    clock: Clock,
 ) -> Sampled:
     """Sample chain after chain, in double precision; parameters as in `mxlogit.inference.mcmc.gibbs_run.run_gibbs`."""
     check_numpyro(model)
     import jax
 
-    begin, history = time.perf_counter(), list[HistoryRow]()
-
     def sample(chain: int) -> tuple[dict[str, Tensor], int]:
         blocks: list[dict[str, np.ndarray]] = []
         divergences = 0
         for stage, block, diverged in _run_chain(settings, model, panel, start, (seed, chain)):
-            text, seconds = f"chain {chain + 1}, {stage}", time.perf_counter() - begin
-            history.append(HistoryRow(text, float("nan"), float("nan"), float("nan"), seconds, True))
-            callback(text)
+            text = f"chain {chain + 1}, {stage}"
+            clock.history.append(HistoryRow(text, float("nan"), float("nan"), float("nan"), clock.seconds(), True))
+            clock.tell(text)
             blocks += [block] if block else []
             divergences += diverged
+            if blocks and is_over_for(chain, settings, clock):
+                break
         return _as_tensors(blocks, settings), divergences
 
     with jax.enable_x64(True):
-        return chain_after_chain(settings, model, len(panel), sample, history)
+        return chain_after_chain(settings, model, len(panel), sample, clock)
 
 
 def _run_chain(

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from typing import Any
 
 import pyro
 import torch
-from pyro.infer import MCMC as PyroMCMC
 from pyro.infer import NUTS
 from pyro.infer.autoguide import init_to_value
 from torch import Tensor
 
 from mxlogit.draws.generators import make_generator
-from mxlogit.fit import HistoryRow
-from mxlogit.inference.mcmc.gibbs_run import ChainSettings, Sampled
-from mxlogit.inference.method import Callback
+from mxlogit.fit import HistoryRow, Status
+from mxlogit.inference.clock import Clock
+from mxlogit.inference.mcmc.gibbs_run import FEWEST_KEPT, ChainSettings, Sampled
 from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.panels import Panels
 from mxlogit.model.parameters import Population
@@ -35,17 +32,16 @@ def run_nuts(
     panel: Panels,
     start: Population,
     seed: int,
-    callback: Callback,
+    clock: Clock,
 ) -> Sampled:
     """Sample chain after chain; parameters as in `mxlogit.inference.mcmc.gibbs_run.run_gibbs`."""
-    panel, history = panel.to(torch.float64), list[HistoryRow]()
-    begin = time.perf_counter()
+    panel = panel.to(torch.float64)
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
 
         def sample(chain: int) -> tuple[dict[str, Tensor], int]:
-            return _run_chain(settings, model, panel, start, (seed, chain), _Teller(callback, chain, begin, history))
+            return _run_chain(settings, model, panel, start, (seed, chain), clock)
 
-        return chain_after_chain(settings, model, len(panel), sample, history)
+        return chain_after_chain(settings, model, len(panel), sample, clock)
 
 
 def chain_after_chain(
@@ -53,9 +49,9 @@ def chain_after_chain(
     model: PanelModel,
     n_people: int,
     sample: Callable[[int], tuple[dict[str, Tensor], int]],
-    history: list[HistoryRow],
+    clock: Clock,
 ) -> Sampled:
-    """Run chains, of which an interrupt leaves those that are done.
+    """Run chains, of which an interrupt leaves those that are done, and a time limit as many iterations as all have.
 
     Parameters
     ----------
@@ -64,11 +60,10 @@ def chain_after_chain(
     n_people : int
     sample : callable
         Runs the chain of a number: kept iterations by site, and how many transitions diverged.
-    history : list of HistoryRow
-        Which ``sample`` adds to.
+    clock : Clock
     """
     chains: list[dict[str, Tensor]] = []
-    divergences, interrupted = 0, False
+    divergences, ended_by = 0, None
     try:
         for chain in range(settings.chains):
             visited, count = sample(chain)
@@ -77,52 +72,57 @@ def chain_after_chain(
     except KeyboardInterrupt:
         if not chains:
             raise
-        interrupted = True
+        ended_by = Status.INTERRUPTED
+    shortest = min(len(next(iter(chain.values()))) for chain in chains)
+    if shortest < settings.samples:
+        ended_by = ended_by or Status.TIME
+    chains = [{name: value[:shortest] for name, value in chain.items()} for chain in chains]
     trace = _collect(settings, model, n_people, chains)
-    return Sampled(trace, {"divergences": float(divergences)}, history, interrupted)
+    return Sampled(trace, {"divergences": float(divergences)}, ended_by)
 
 
-class _Teller:
-    """Pyro's hook: reports progress."""
-
-    def __init__(self, callback: Callback, chain: int, begin: float, history: list[HistoryRow]) -> None:
-        self.callback, self.chain, self.begin, self.history = callback, chain, begin, history
-
-    def __call__(self, kernel: Any, params: dict[str, Tensor], stage: str, iteration: int) -> None:
-        if (iteration + 1) % _TOLD_EVERY:
-            return
-        seconds = time.perf_counter() - self.begin
-        stage = f"chain {self.chain + 1}, {stage.lower()}"
-        self.history.append(HistoryRow(stage, float("nan"), float("nan"), float(iteration + 1), seconds, True))
-        self.callback(f"{stage}: iteration {iteration + 1}")
+def is_over_for(chain: int, settings: ChainSettings, clock: Clock) -> bool:
+    """Whether a chain has had its share of the time limit: chains follow each other."""
+    over = clock.progress() >= (chain + 1) / settings.chains
+    clock.was_over |= over
+    return over
 
 
 def _run_chain(
-    settings: ChainSettings,
-    model: PanelModel,
-    panel: Panels,
-    start: Population,
-    key: tuple[int, int],
-    tell: _Teller,
+    settings: ChainSettings, model: PanelModel, panel: Panels, start: Population, key: tuple[int, int], clock: Clock
 ) -> tuple[dict[str, Tensor], int]:
-    """Samples by site of one chain, and how many transitions diverged."""
+    """Samples by site of one chain, whose seed and number are the key, and how many transitions diverged."""
     generator = make_generator(*key, 41)
     torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
     steps = _START_SPREAD * torch.randn(model.space.size, generator=generator, dtype=torch.float64)
     values = site_values(model, model.space.move(start, steps))
     values["xi"] = panel.values.new_zeros(len(panel), model.space.n_random)
     kernel = NUTS(mixed_logit, target_accept_prob=_TARGET_ACCEPTANCE, init_strategy=init_to_value(values=values))
-    run = PyroMCMC(
-        kernel,
-        num_samples=settings.samples * settings.thin,
-        warmup_steps=settings.warmup,
-        disable_progbar=True,
-        hook_fn=tell,
-    )
     with pyro.validation_enabled(False):
-        run.run(model, panel)
-    diverged = run.diagnostics()["divergences"]["chain 0"]
-    return {name: value[settings.thin - 1 :: settings.thin] for name, value in run.get_samples().items()}, len(diverged)
+        kernel.setup(settings.warmup, model, panel)
+        at, kept = kernel.initial_params, []
+        for iteration in range(-settings.warmup, settings.samples * settings.thin):
+            at = kernel.sample(at)
+            _tell(clock, key[1], iteration, settings.warmup)
+            if iteration >= 0 and (iteration + 1) % settings.thin == 0:
+                kept.append(at)
+            if len(kept) >= FEWEST_KEPT and is_over_for(key[1], settings, clock):
+                break
+        diverged = len(kernel.diagnostics()["divergences"])
+        found = {name: torch.stack([values[name] for values in kept]) for name in kept[0]}
+        found = {name: kernel.transforms[name].inv(value) for name, value in found.items()}
+        kernel.cleanup()
+    return found, diverged
+
+
+def _tell(clock: Clock, chain: int, iteration: int, warmup: int) -> None:
+    """Report progress; iterations of the warm-up are negative."""
+    done = iteration + 1 + (warmup if iteration < 0 else 0)
+    if done % _TOLD_EVERY:
+        return
+    stage = f"chain {chain + 1}, {'warmup' if iteration < 0 else 'sample'}"
+    clock.history.append(HistoryRow(stage, float("nan"), float("nan"), float(done), clock.seconds(), True))
+    clock.tell(f"{stage}: iteration {done}")
 
 
 def site_values(model: PanelModel, population: Population) -> dict[str, Tensor]:
@@ -139,7 +139,8 @@ def _collect(settings: ChainSettings, model: PanelModel, n_people: int, chains: 
     """Put the samples of all chains, by site, into a trace, iteration after iteration."""
     sites = {name: torch.stack([chain[name] for chain in chains]).detach() for name in chains[0]}
     # The programs have no sites without elements.
-    none = torch.zeros(len(chains), settings.samples, 0, dtype=torch.float64)
+    length = next(iter(sites.values())).shape[1]
+    none = torch.zeros(len(chains), length, 0, dtype=torch.float64)
     sites = {
         "fixed": none,
         "location": none,
@@ -149,13 +150,13 @@ def _collect(settings: ChainSettings, model: PanelModel, n_people: int, chains: 
     factors = [sites[f"correlation_{i}"] for i in range(len(model.space.correlated_blocks))]
     population = model.space.assemble(sites["fixed"], sites["location"], sites["scale"], factors)
     trace: Trace | None = None
-    for i in range(settings.samples):
+    for i in range(length):
         here = Population(population.fixed[:, i], population.location[:, i], population.scale_tril[:, i])
         xi = sites["xi"][:, i]
         # A trace asks for no log probabilities.
         state = State(here, xi.mT, xi.new_full(xi.shape[:2], float("nan")))
         if trace is None:
-            trace = Trace(model, state, settings.samples, settings.taste_bytes)
+            trace = Trace(model, state, length, settings.taste_bytes)
         trace.add(state)
     assert trace is not None
     return trace

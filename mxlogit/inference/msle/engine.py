@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass, replace
 
 import torch
@@ -20,8 +19,10 @@ from mxlogit.errors import (
     check_whole,
 )
 from mxlogit.execution.people import People
-from mxlogit.fit import Fit
+from mxlogit.fit import Fit, Status
 from mxlogit.inference.assess import judge
+from mxlogit.inference.checks import check_max_seconds
+from mxlogit.inference.clock import Clock
 from mxlogit.inference.method import Callback
 from mxlogit.inference.msle.covariance import (
     COVARIANCES,
@@ -83,6 +84,8 @@ class MSLE(BaseEstimator):  # type: ignore[misc]
     n_samples : int
         Draws from the asymptotic normal distribution kept for intervals of functions (Krinsky and Robb 1986,
         Review of Economics and Statistics 68).
+    max_seconds : float or None
+        Time limit, in seconds: the search ends where it is, in time for covariances; the status says so.
 
     Notes
     -----
@@ -106,6 +109,7 @@ class MSLE(BaseEstimator):  # type: ignore[misc]
         max_iterations: int = 300,
         tolerance: float = 5e-7,
         n_samples: int = 4000,
+        max_seconds: float | None = None,
     ) -> None:
         self.n_draws = n_draws
         self.draws = draws
@@ -117,6 +121,7 @@ class MSLE(BaseEstimator):  # type: ignore[misc]
         self.max_iterations = max_iterations
         self.tolerance = tolerance
         self.n_samples = n_samples
+        self.max_seconds = max_seconds
 
     def check(self) -> None:
         """Raise unless the settings make sense.
@@ -130,6 +135,7 @@ class MSLE(BaseEstimator):  # type: ignore[misc]
             check_whole(f"MSLE({name}=...)", getattr(self, name), lowest)
         check_at_least("MSLE(tolerance=...)", self.tolerance, 1e-12)
         check_finite("MSLE(tolerance=...)", self.tolerance)
+        check_max_seconds("MSLE", self.max_seconds)
         check_flag("MSLE(antithetic=...)", self.antithetic)
         check_flag("MSLE(check_draws=...)", self.check_draws)
         check_option("MSLE(draws=...)", self.draws, SCHEMES)
@@ -158,7 +164,7 @@ class MSLE(BaseEstimator):  # type: ignore[misc]
                 "MSLE(covariance='clustered') needs clusters: MixedLogit(cluster='<column>') for a frame, "
                 "ChoiceData.from_arrays(clusters=...) for arrays."
             )
-        begin = time.perf_counter()
+        clock = Clock(callback, self.max_seconds)
         seed = int(torch.randint(2**62, (1,), generator=generator))
         panel = panel.by_appearance()
         people = People.gather(panel)
@@ -175,13 +181,12 @@ class MSLE(BaseEstimator):  # type: ignore[misc]
             optimizer=self.optimizer,
             tolerance=self.tolerance,
             max_iterations=self.max_iterations,
-            callback=callback,
-            begin=begin,
+            clock=clock,
         )
         simulated = likelihoods[0]
         optimum = search.run(simulated.coordinates(start_population(model, start)), self.n_starts)
         fit = _Report(self, likelihoods, optimum, search, draws).package()
-        fit.diagnostics["seconds"] = time.perf_counter() - begin
+        fit.diagnostics["seconds"] = clock.seconds()
         return judge(fit, model, people, logit)
 
     def _likelihoods(
@@ -222,7 +227,7 @@ class _Report:
         diagnostics.update(information_criteria(value, model.space.size, panel))
         kind = settings.covariance
         warnings = spread.sentences(coordinate_names(simulated), kind) + _scheme_sentences(self.draws)
-        if settings.check_draws and model.space.n_random:
+        if settings.check_draws and model.space.n_random and not self.search.clock.was_over:
             check = self._check_draws(spread)
             diagnostics.update(check)
             if not check["draws_enough"]:
@@ -243,8 +248,8 @@ class _Report:
         return Fit(
             samples,
             center,
-            self.optimum.status,
-            self.search.history,
+            Status.TIME if self.search.clock.was_over else self.optimum.status,
+            self.search.clock.history,
             tastes,
             diagnostics,
             warnings=warnings,

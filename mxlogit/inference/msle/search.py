@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -18,7 +17,7 @@ from scipy.optimize import OptimizeResult, minimize
 from torch import Tensor
 
 from mxlogit.fit import HistoryRow, Status
-from mxlogit.inference.method import Callback
+from mxlogit.inference.clock import Clock
 from mxlogit.integration.simulated_likelihood import SimulatedLikelihood, SimulatedScores
 from mxlogit.optim.trust_region import Ascent, Evaluation, Iteration, NewtonAscent, Reason, newton_decrement, solve_step
 
@@ -45,6 +44,7 @@ _STATUS = {
     Reason.CONVERGED: Status.CONVERGED,
     Reason.ITERATIONS: Status.ITERATIONS,
     Reason.STALLED: Status.STALLED,
+    Reason.STOPPED: Status.TIME,
 }
 
 
@@ -100,9 +100,7 @@ class SimulatedSearch:
     tolerance : float
         Expected gain at which a search has converged.
     max_iterations : int
-    callback : callable
-    begin : float
-        Clock at the start of the fit.
+    clock : Clock
     """
 
     def __init__(
@@ -114,13 +112,11 @@ class SimulatedSearch:
         optimizer: str,
         tolerance: float,
         max_iterations: int,
-        callback: Callback,
-        begin: float,
+        clock: Clock,
     ) -> None:
         self.simulated, self.rough, self.sizes = simulated, rough, sizes
         self.optimizer, self.tolerance, self.max_iterations = optimizer, tolerance, max_iterations
-        self.callback, self.begin = callback, begin
-        self.history: list[HistoryRow] = []
+        self.clock = clock
         self._others: list[SimulatedLikelihood] = []
 
     @property
@@ -134,6 +130,8 @@ class SimulatedSearch:
         first = self._coarse(start) if self.optimizer == "newton" else start
         best = self._search(first, "positive standard deviations")
         for name, vector in self._flips(best.vector, n_starts - 1):
+            if self.clock.is_over():
+                break
             other = self._search(vector, name)
             if other.value > best.value + _BETTER:
                 best = other
@@ -207,9 +205,10 @@ class SimulatedSearch:
         def log(iteration: Iteration) -> None:
             self._log(stage, iteration.value, iteration.decrement, accepted=iteration.accepted)
 
-        return NewtonAscent(
-            evaluate, self._move, self.sizes, tolerance, iterations, _RADIUS, log, rounding=rounding
-        ).run(start)
+        settings = self.sizes, tolerance, iterations, _RADIUS
+        return NewtonAscent(evaluate, self._move, *settings, log, rounding=rounding, is_over=self.clock.is_over).run(
+            start
+        )
 
     def _move(self, vector: Tensor, step: Tensor) -> Tensor:
         """Take a step that keeps the signs of standard deviations, unless they are next to zero.
@@ -226,9 +225,9 @@ class SimulatedSearch:
         return moved
 
     def _log(self, stage: str, value: float, decrement: float, *, accepted: bool) -> None:
-        seconds = time.perf_counter() - self.begin
-        self.history.append(HistoryRow(stage, value, decrement, self.passes, seconds, accepted))
-        self.callback(f"{stage}: {self.passes:.1f} passes, log likelihood {value:.3f}")
+        self.clock.passes = self.passes
+        self.clock.history.append(HistoryRow(stage, value, decrement, self.passes, self.clock.seconds(), accepted))
+        self.clock.tell(f"{stage}: {self.passes:.1f} passes, log likelihood {value:.3f}")
 
     # -- scipy ----------------------------------------------------------------------------------
 
@@ -242,6 +241,8 @@ class SimulatedSearch:
 
         def follow(intermediate_result: OptimizeResult) -> None:
             self._log(name, -float(intermediate_result.fun), math.nan, accepted=True)
+            if self.clock.is_over():
+                raise StopIteration
 
         result = minimize(
             objective.value,

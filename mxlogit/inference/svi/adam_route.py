@@ -8,153 +8,85 @@ quarter of the iterates.
 from __future__ import annotations
 
 import math
+import threading
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyro
 import torch
 from pyro.infer import Trace_ELBO
 from torch import Tensor
 
-from mxlogit.draws.importance import DrawScheme
-from mxlogit.execution.people import People
 from mxlogit.execution.processes import Team
 from mxlogit.fit import Fit, HistoryRow, Samples, Status
 from mxlogit.guide.amortized import AmortizedGuide
-from mxlogit.guide.encoder import Encoder, PublishedEncoder, SetEncoder
-from mxlogit.guide.flows import LocalFlow
 from mxlogit.guide.population import GaussianFactor
 from mxlogit.inference.assess import draw_samples, evaluate_center, judge
-from mxlogit.inference.start import MultinomialLogit
-from mxlogit.inference.svi.backward import resolve_sbp
+from mxlogit.inference.clock import Clock
+from mxlogit.inference.svi.guides import encoder_quality, make_guide
 from mxlogit.inference.svi.keep_control import EVERY, KeepControl
-from mxlogit.inference.vi.newton import Clock
-from mxlogit.integration.importance import weigh_draws
-from mxlogit.integration.laplace import FLOWS
+from mxlogit.inference.svi.plan import GuidePlan
+from mxlogit.inference.svi.training import Training
+from mxlogit.inference.task import Task
 from mxlogit.integration.marginal import MarginalLikelihood, Sweep
 from mxlogit.integration.tastes import PolishedTastes
-from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.panels import Panels
-from mxlogit.model.parameters import Population
 from mxlogit.model.pyro_program import mixed_logit
-from mxlogit.model.triangles import lower_of
 
-if TYPE_CHECKING:
-    from mxlogit.inference.vi.engine import VI
-
-_START_DEVIATION = 0.1
 _RECORD_EVERY, _TEST_EVERY, _PATIENCE = 50, 100, 5
 _CLIP = 10.0
+# Pyro's handlers and torch's global generator are one for all threads: fits in several of them take turns.
+_PYRO = threading.Lock()
 _STEPS = 2_000
-# Most Newton steps from xi = 0 where there is no encoder; people of whom a flow takes the scale of its context.
-_POLISH_FROM_ZERO, _TAUGHT = 10, 2_000
 
 
-def run_classic(
-    settings: VI,
-    model: PanelModel,
-    people: People,
-    logit: MultinomialLogit,
-    start: Population,
-    seed: int,
-    clock: Clock,
-) -> Fit:
-    """Train the amortized guide and return its fit.
+@dataclass(frozen=True)
+class AdamPlan:
+    """What `mxlogit.SVI` asks of the classic route.
 
-    Parameters
+    Attributes
     ----------
-    settings : VI
-    model : PanelModel
-    people : People
-    logit : MultinomialLogit
-    start : Population
-        The population at which q(theta) is centred at first.
-    seed : int
-    clock : Clock
-
-    Returns
-    -------
-    Fit
+    guide : GuidePlan
+        With an encoder.
+    training : Training
+    tail : int or None
+    n_samples : int
     """
+
+    guide: GuidePlan
+    training: Training
+    tail: int | None
+    n_samples: int
+
+
+def run_classic(task: Task, plan: AdamPlan) -> Fit:
+    """Train the amortized guide, its q(theta) centred at the task's start at first, and return its fit."""
+    people, seed = task.people, task.seed
     panel = people.own()
     devices = [panel.values.device] if panel.values.is_cuda else []
     # Pyro and torch.distributions know only the global generator: fork it, seed the fork, restore it.
-    with torch.random.fork_rng(devices=devices), pyro.settings.context(module_local_params=True):
-        guide = make_guide(settings, model, panel, start, seed, people.team)
+    with _PYRO, torch.random.fork_rng(devices=devices), pyro.settings.context(module_local_params=True):
+        guide = make_guide(plan.guide, task.model, panel, task.start, seed, people.team)
         # From here on every process draws its own people and noise.
         torch.manual_seed((seed + people.team.rank) % 2**63)
-        factor, clipped = _train(settings, guide, panel, people, seed, clock)
-    fit = _package(settings, guide, factor, people, seed, clock)
+        factor, clipped = train(plan.training, guide, task)
+    fit = _package(plan, task, guide, factor)
     fit.diagnostics.update(clipped=clipped, **({} if guide.sbp is None else {"sbp_keep": guide.sbp.share}))
-    return judge(fit, model, people, logit)
-
-
-def make_guide(
-    settings: VI, model: PanelModel, panel: Panels, start: Population, seed: int, team: Team | None = None
-) -> AmortizedGuide:
-    """Return the guide that was asked for, before training, its network's first weights from the seed."""
-    with torch.random.fork_rng(devices=[panel.values.device] if panel.values.is_cuda else []):
-        torch.manual_seed(seed % 2**63)
-        encoder = _make_encoder(settings, model, panel)
-        if encoder is not None:
-            encoder = encoder.to(panel.values)
-            encoder = encoder if team is None else team.spread(encoder)
-        family = "diagonal" if settings.population == "saa" else settings.population_family
-        polish_steps = _polish_steps(settings, encoder)
-        guide = AmortizedGuide(model, _start_factor(model, start), encoder, polish_steps, family=family)
-        guide.sbp = resolve_sbp(settings)
-        if settings.flow in FLOWS and model.space.n_random:
-            flow = LocalFlow(model.space.n_random, str(settings.flow), settings.flow_layers).to(panel.values)
-            local = start.to(panel.values)
-            taught = panel.take(slice(0, _TAUGHT))
-            flow.standardize(flow.attach(guide.local_factor(local, taught), local, taught, model.mixing).context)
-            guide.flow = flow
-    return guide
-
-
-def _make_encoder(settings: VI, model: PanelModel, panel: Panels) -> torch.nn.Module | None:
-    if encoder_name(settings) is None or model.space.n_random == 0:
-        return None
-    if settings.encoder == "rodrigues2022":
-        others = panel.dense().sections[0].others
-        return PublishedEncoder(model.space.n_random, others * (panel.n_columns + 1))
-    shape = settings.encoder if isinstance(settings.encoder, Encoder) else Encoder()
-    return SetEncoder(model.space.n_random, model.mixing, shape, settings.covariance, settings.coordinates)
-
-
-def encoder_name(settings: VI) -> str | None:
-    """Name of the encoder, "auto" resolved: only the classic route has one unless asked for."""
-    if settings.encoder == "auto":
-        return "set" if settings.population == "adam" else None
-    return "set" if isinstance(settings.encoder, Encoder) else settings.encoder
-
-
-def _polish_steps(settings: VI, encoder: torch.nn.Module | None) -> int:
-    if settings.polish == "auto":
-        return _POLISH_FROM_ZERO if encoder is None else 0
-    return int(settings.polish)
-
-
-def _start_factor(model: PanelModel, start: Population) -> GaussianFactor:
-    """A narrow Gaussian whose axes are those of relative moves, so that units do not matter."""
-    jacobian = model.space.relative_jacobian(start)
-    n_fixed = model.space.n_fixed
-    size = torch.ones(model.space.size, dtype=torch.float64)
-    size[:n_fixed] = 1.0 / model.attribute_scale[:n_fixed]
-    return GaussianFactor(model.space.unconstrain(start), lower_of(_START_DEVIATION * jacobian * size))
+    return judge(fit, task.model, people, task.logit)
 
 
 class _Schedule:
     """Cosine from 1 to 0 over the steps, or over the seconds when there is a time limit."""
 
-    def __init__(self, settings: VI, clock: Clock) -> None:
-        self.steps, self.limit, self.clock = settings.steps or _STEPS, settings.max_seconds, clock
-        self.constant, self.checks = settings.schedule == "constant", [-math.inf]
+    def __init__(self, training: Training, clock: Clock) -> None:
+        steps = _STEPS if clock.limit is None else None
+        self.steps, self.clock = training.steps or steps, clock
+        self.constant, self.checks = training.schedule == "constant", [-math.inf]
 
     def progress(self, step: int) -> float:
-        by_time = 0.0 if self.limit is None else self.clock.seconds() / self.limit
-        by_steps = step / self.steps if self.limit is None else 0.0
-        return min(1.0, max(by_time, by_steps))
+        """Share of the steps, or of the time, whichever is further; the same in all processes."""
+        by_steps = 0.0 if self.steps is None else step / self.steps
+        return min(1.0, max(self.clock.progress(), by_steps))
 
     def is_over(self, bound: float) -> bool:
         """Whether, at a constant rate, the bound has not risen in the last tests (the published stopping rule)."""
@@ -165,15 +97,14 @@ class _Schedule:
         return 1.0 if self.constant else 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
-def _train(
-    settings: VI, guide: AmortizedGuide, panel: Panels, people: People, seed: int, clock: Clock
-) -> tuple[GaussianFactor, int]:
+def train(training: Training, guide: AmortizedGuide, task: Task) -> tuple[GaussianFactor, int]:
     """Run Adam; return q(theta) averaged over the last quarter of the run, and how many gradients were clipped.
 
     Gradients are means over processes, each of which takes its share of a mini-batch from its own people, as if they
     were all.
     """
-    team, first = people.team, people.first
+    team, clock, seed = task.people.team, task.clock, task.seed
+    panel = task.people.own()
     panel = replace(panel, weights=team.size * panel.weights)
 
     def program(data: Panels, people: Tensor) -> None:
@@ -181,17 +112,17 @@ def _train(
 
     loss_of = Trace_ELBO()(program, guide)
     theta = [guide.shift, guide.log_diagonal, guide.below]
-    first_rates = [settings.learning_rate, settings.guide_learning_rate]
+    first_rates = [training.rate, training.guide_rate]
     networks = [p for name, p in guide.named_parameters() if "." in name]
     groups: list[dict[str, Any]] = [{"params": theta}, {"params": networks}]
     optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
-    schedule, average, n_averaged, step = _Schedule(settings, clock), _flatten(theta) * 0.0, 0, 0
+    schedule, average, n_averaged, step = _Schedule(training, clock), _flatten(theta) * 0.0, 0, 0
     clipped = 0
     control = KeepControl(guide, team) if guide.sbp is not None and guide.sbp.keep == "auto" else None
-    batch = min(max(1, settings.batch_size // team.size), len(panel))
+    batch = min(max(1, training.batch_size // team.size), len(panel))
     recent: list[float] = []
-    guide.first_person = first
-    while (progress := team.gather(schedule.progress(step))[0]) < 1.0:
+    guide.first_person = task.people.first
+    while (progress := schedule.progress(step)) < 1.0:
         for group, rate in zip(optimizer.param_groups, first_rates, strict=True):
             group["lr"] = rate * schedule.rate(progress)
         chosen = torch.randperm(len(panel))[:batch].to(panel.values.device)
@@ -248,21 +179,14 @@ def _record(clock: Clock, step: int, elbo: float) -> None:
     clock.tell(f"Adam step {step}: {clock.passes:.1f} passes, ELBO {elbo:.1f}")
 
 
-def _package(
-    settings: VI,
-    guide: AmortizedGuide,
-    factor: GaussianFactor,
-    people: People,
-    seed: int,
-    clock: Clock,
-) -> Fit:
-    model = guide.model
+def _package(plan: AdamPlan, task: Task, guide: AmortizedGuide, factor: GaussianFactor) -> Fit:
+    model, people, seed, clock = task.model, task.people, task.seed, task.clock
     factor = GaussianFactor(factor.mean.cpu(), factor.tril.cpu())
-    samples: Samples = draw_samples(model.space, factor, settings.n_samples, seed)
+    samples: Samples = draw_samples(model.space, factor, plan.n_samples, seed)
     center = model.space.from_report(samples.mean)
     marginal = MarginalLikelihood(people, model.space, model.mixing, seed)
-    marginal.sweep(center, Sweep(16, settings.tail, 6, 30))
-    diagnostics = evaluate_center(marginal, center, 64, settings.tail)
+    marginal.sweep(center, Sweep(16, plan.tail, 6, 30))
+    diagnostics = evaluate_center(marginal, center, 64, plan.tail)
     encoder = encoder_quality(guide, center, people, seed)
     diagnostics.update(
         elbo=clock.history[-1].objective if clock.history else math.nan,
@@ -271,35 +195,9 @@ def _package(
         pareto_k=math.nan,
         passes=clock.passes,
         seconds=clock.seconds(),
-        guide=f"{encoder_name(settings)} encoder, {settings.flow if guide.flow else 'no'} flow, trained by stochastic "
-        "backpropagation of the ELBO",
+        guide=f"{plan.guide.describe()}, trained by stochastic backpropagation of the ELBO",
     )
     # A flow has learned to follow what the guide polishes; after the bare encoder's factors it would not fit.
-    tastes = PolishedTastes(model, seed, settings.tail, flow=guide.flow if guide.polish_steps else None)
+    tastes = PolishedTastes(model, seed, plan.tail, flow=guide.flow if guide.polish_steps else None)
     guide.requires_grad_(requires_grad=False)
     return Fit(samples, center, Status.ITERATIONS_DONE, clock.history, tastes, diagnostics)
-
-
-@dataclass(frozen=True)
-class EncoderQuality:
-    """Sum of the local bounds and mean ESS fraction of the encoder's factors as they are."""
-
-    elbo: float
-    ess: float
-
-
-@torch.no_grad()
-def encoder_quality(guide: AmortizedGuide, population: Population, people: People, seed: int) -> EncoderQuality:
-    """Measure the encoder's own factors at given population parameters."""
-    local, panel = population.to(people.like), people.panels
-    sums = torch.zeros(2, dtype=torch.float64)
-    marginal = MarginalLikelihood(people, guide.model.space, guide.model.mixing, seed)
-    scheme = DrawScheme((seed, 41), 32, guide.model.space.n_random, None, defensive=False)
-    for part, chunk in panel.chunks(marginal.chunk_size(32)):
-        factor = guide.local_factor(local, chunk)
-        base = scheme.points(people.first + part.start, len(chunk), factor.mean)
-        drawn = weigh_draws(factor, base, local, chunk, guide.model.mixing)
-        values = torch.stack([drawn.elbo, drawn.ess_fraction]).double()
-        sums += (values @ chunk.weights.double()).cpu()
-    elbo, ess = people.team.total(sums)[0].tolist()
-    return EncoderQuality(elbo, ess / people.weight)

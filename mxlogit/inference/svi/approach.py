@@ -15,8 +15,9 @@ from mxlogit.execution.people import People
 from mxlogit.fit import HistoryRow
 from mxlogit.guide.amortized import AmortizedGuide
 from mxlogit.guide.population import GaussianFactor
+from mxlogit.inference.clock import Clock
 from mxlogit.inference.svi.guide_objective import GuideObjective, ObjectiveSettings
-from mxlogit.inference.vi.newton import Clock, with_prior
+from mxlogit.inference.vi.newton import with_prior
 from mxlogit.inference.vi.posterior import laplace_factor
 from mxlogit.integration.marginal import MarginalLikelihood, Sweep
 from mxlogit.optim.stochastic import Progress, lbfgs, settled
@@ -27,9 +28,7 @@ _MOST_ITERATIONS, _SHORT_WINDOW = 40, 5
 _SWEEP = Sweep(draws=16, tail=8, key=30, polish=10)
 
 
-def approach(
-    guide: AmortizedGuide, people: People, seed: int, clock: Clock, max_seconds: float | None = None
-) -> GaussianFactor:
+def approach(guide: AmortizedGuide, people: People, seed: int, clock: Clock) -> GaussianFactor:
     """Go near the optimum on few people, and return the Laplace approximation of everybody there.
 
     Parameters
@@ -39,8 +38,6 @@ def approach(
     people : People
     seed : int
     clock : Clock
-    max_seconds : float, optional
-        Since the clock's start, after which to end where one is.
 
     Returns
     -------
@@ -60,9 +57,7 @@ def approach(
         passes = before + gradients * settings.points * _FEW_PEOPLE / len(people)
         row = HistoryRow(f"few people {iteration}", -value, math.nan, passes, clock.seconds(), kept)
         clock.history.append(row)
-        if max_seconds is not None and row.seconds > max_seconds:
-            return False
-        return not settled(values, _SHORT_WINDOW)
+        return not (clock.is_over() or settled(values, _SHORT_WINDOW))
 
     objective.load(lbfgs(objective, objective.vector(), _MOST_ITERATIONS, Progress(tell)))
     clock.passes = clock.history[-1].passes

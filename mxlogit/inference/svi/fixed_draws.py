@@ -17,8 +17,8 @@ from torch import Tensor
 
 from mxlogit.fit import HistoryRow
 from mxlogit.guide.population import GaussianFactor
+from mxlogit.inference.clock import Clock
 from mxlogit.inference.svi.guide_objective import GuideObjective
-from mxlogit.inference.vi.newton import Clock
 from mxlogit.optim.curvature import Product, Smooth
 
 FIRST_DRAWS, _MOST_DRAWS = 30, 960
@@ -29,6 +29,10 @@ _ROUNDS, _SETTLED = 6, 0.05
 _KEY, _HELD_OUT_KEY = 0, 1
 # Norm of the gradient, in the units of the guide, at which the search ends.
 _GRADIENT = 0.02
+# Newton steps of a round: a tenth of them is usual; where draws are too few for a bound, there is no end.
+_ITERATIONS = 100
+# Least curvature beside the largest, where a search was ended before its optimum.
+_LEAST_CURVATURE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,7 @@ def minimise_fixed_draws(objective: GuideObjective, seed: int, clock: Clock, dra
         vector, smooth, settled = _minimise(fixed, vector, clock)
         gradients += smooth.gradients
         found = _describe(fixed, vector, smooth, gradients, settled=settled)
-        if found.error < _LARGEST_ERROR or 2 * draws > _MOST_DRAWS:
+        if found.error < _LARGEST_ERROR or 2 * draws > _MOST_DRAWS or clock.is_over():
             return found
         draws *= 2
 
@@ -103,6 +107,8 @@ def _minimise(objective: GuideObjective, vector: Tensor, clock: Clock) -> tuple[
         size = len(new) // 2
         move = float(((new - vector)[:size] / new[size:].exp()).abs().amax())
         vector = new
+        if clock.was_over:
+            break
         if move < _SETTLED or objective.guide.model.space.n_random == 0:
             smooth.gradients = spent
             return vector, smooth, True
@@ -126,9 +132,11 @@ def _trust_newton(smooth: Smooth, vector: Tensor, clock: Clock) -> np.ndarray:
 
     def record(intermediate_result: optimize.OptimizeResult) -> None:
         value = float(intermediate_result.fun)
-        row = HistoryRow("saa", -value, float("nan"), smooth.gradients, clock.seconds(), accepted=True)
+        row = HistoryRow("fixed draws", -value, float("nan"), smooth.gradients, clock.seconds(), accepted=True)
         clock.history.append(row)
-        clock.tell(f"saa: bound {-value:.3f}, {smooth.gradients:.0f} gradients")
+        clock.tell(f"fixed draws: bound {-value:.3f}, {smooth.gradients:.0f} gradients")
+        if clock.is_over():
+            raise StopIteration
 
     found = optimize.minimize(
         value_and_gradient,
@@ -137,7 +145,7 @@ def _trust_newton(smooth: Smooth, vector: Tensor, clock: Clock) -> np.ndarray:
         hessp=multiply,
         method="trust-ncg",
         callback=record,
-        options={"gtol": _GRADIENT},
+        options={"gtol": _GRADIENT, "maxiter": _ITERATIONS},
     )
     return np.asarray(found.x)
 
@@ -165,13 +173,21 @@ def _describe(
     )
 
 
+def _inverse(hessian: Tensor) -> Tensor:
+    """Inverse (d, d); where curvature is not positive, as at no optimum, of its absolute values."""
+    values, vectors = torch.linalg.eigh(0.5 * (hessian + hessian.T))
+    if not bool((values > 0.0).all()):
+        values = values.abs().clamp(min=_LEAST_CURVATURE * float(values.abs().amax()))
+    return (vectors / values) @ vectors.T
+
+
 def linear_response(smooth: Smooth, vector: Tensor) -> tuple[Tensor, Tensor]:
     """Inverse Hessian (d, d) at an optimum, and the Monte Carlo error (d,) of the optimum from independent values.
 
     The block of the means is the linear-response covariance, exact for a Gaussian target (Giordano, Broderick and
     Jordan 2018, Journal of Machine Learning Research 19).
     """
-    inverse = torch.linalg.inv(smooth.hessian(vector))
+    inverse = _inverse(smooth.hessian(vector))
     scores = torch.autograd.functional.jacobian(smooth.function, vector)
     centred = scores - scores.mean(0)
     spread = centred.T @ centred / (len(scores) - 1)

@@ -4,29 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import torch
 
-from mxlogit.execution.people import People
 from mxlogit.fit import Fit, HistoryRow, Status
 from mxlogit.guide.amortized import AmortizedGuide
 from mxlogit.guide.population import GaussianFactor
 from mxlogit.inference.assess import draw_samples, evaluate_center, judge
-from mxlogit.inference.start import MultinomialLogit
-from mxlogit.inference.svi.adam_route import make_guide
+from mxlogit.inference.clock import Clock
 from mxlogit.inference.svi.approach import approach
 from mxlogit.inference.svi.fixed_draws import FIRST_DRAWS, FixedDraws, minimise_fixed_draws
 from mxlogit.inference.svi.guide_objective import GuideObjective, ObjectiveSettings
-from mxlogit.inference.vi.newton import Clock
+from mxlogit.inference.svi.guides import make_guide
+from mxlogit.inference.svi.plan import GuidePlan
+from mxlogit.inference.svi.training import Training
+from mxlogit.inference.task import Task
 from mxlogit.integration.marginal import MarginalLikelihood, Sweep
 from mxlogit.integration.tastes import PolishedTastes
-from mxlogit.model.mixed_logit import PanelModel
-from mxlogit.model.parameters import Population
 from mxlogit.optim.stochastic import Batches, Progress, adam, hessian_free, lbfgs, settled
-
-if TYPE_CHECKING:
-    from mxlogit.inference.vi.engine import VI
 
 _ITERATIONS = {"adam": 2_000, "lbfgs": 150, "hessian_free": 60}
 # Most points of theta at a time: two a dimension if there are no more; and where networks are trained as well.
@@ -42,80 +38,94 @@ _NEARLY_EVERYBODY = 0.9
 _VARIATIONAL_STEPS = 2
 
 
-def run_stochastic(
-    settings: VI,
-    model: PanelModel,
-    people: People,
-    logit: MultinomialLogit,
-    start: Population,
-    seed: int,
-    clock: Clock,
-) -> Fit:
-    """Minimise the guide's bound and return its fit.
+@dataclass(frozen=True)
+class BoundPlan:
+    """What `mxlogit.SVI` and `mxlogit.DADVI` ask of the route on a guide's bound, as their parameters of these names.
 
-    Parameters
+    Attributes
     ----------
-    settings : VI
-    model : PanelModel
-    people : People
-    logit : MultinomialLogit
-    start : Population
-    seed : int
-    clock : Clock
-
-    Returns
-    -------
-    Fit
+    guide : GuidePlan
+    optimizer : {"adam", "hessian_free", "lbfgs", "fixed_draws"}
+    training : Training
+    objective : {"auto", "iwae", "elbo"}
+    noise : {"antithetic", "sobol"}
+    draws : int or None
+    tail : int or None
+    n_samples : int
     """
+
+    guide: GuidePlan
+    optimizer: str
+    training: Training
+    objective: str
+    noise: str
+    draws: int | None
+    tail: int | None
+    n_samples: int
+
+    @property
+    def draws_stay(self) -> bool:
+        """Whether the draws are the same from beginning to end."""
+        return self.optimizer == "fixed_draws"
+
+    def settings_of_bound(self, guide: AmortizedGuide) -> ObjectiveSettings:
+        """How the bound of a guide is estimated."""
+        alone = guide.encoder is None and guide.flow is None
+        bound = self.objective
+        if bound == "auto":
+            bound = "marginal" if alone else "iwae"
+        many = min(2 * guide.model.space.size, _MOST_POINTS) if alone else _POINTS_WITH_NETWORKS
+        points = {"adam": 2, "fixed_draws": FIRST_DRAWS}.get(self.optimizer, many)
+        draws = self.draws or _DRAWS[self.draws_stay]
+        if guide.model.space.n_random == 0:
+            draws = _NO_DRAWS
+        gradient = self.training.gradient
+        return ObjectiveSettings(
+            bound,
+            draws,
+            points,
+            self.training.batch_size,
+            orthogonal=not self.draws_stay,
+            gradient=gradient,
+            noise="independent" if gradient == "dreg" else self.noise,
+            kept_draws=None if guide.sbp is None else guide.sbp.draws,
+        )
+
+
+def run_stochastic(task: Task, plan: BoundPlan) -> Fit:
+    """Minimise the guide's bound and return its fit."""
+    model, people, seed, clock = task.model, task.people, task.seed, task.clock
     panel = people.alone()
-    guide = make_guide(settings, model, panel, start, seed)
-    if settings.population in ("hessian_free", "lbfgs") and guide.encoder is None and guide.flow is None:
-        factor = approach(guide, people, seed, clock, settings.max_seconds)
+    guide = make_guide(plan.guide, model, panel, task.start, seed)
+    if plan.optimizer in ("hessian_free", "lbfgs") and guide.encoder is None and guide.flow is None:
+        factor = approach(guide, people, seed, clock)
         guide = AmortizedGuide(model, factor, None, guide.polish_steps, family=guide.family)
-    objective = GuideObjective(guide, panel, _objective_settings(settings, guide), seed)
+    objective = GuideObjective(guide, panel, plan.settings_of_bound(guide), seed)
     extra: dict[str, object] = {}
-    if settings.population == "saa":
+    if plan.draws_stay:
         found = minimise_fixed_draws(objective, seed, clock)
         factor, status = found.factor, Status.CONVERGED if found.settled else Status.ITERATIONS
+        status = Status.TIME if clock.was_over else status
         extra = _describe_fixed_draws(found)
     else:
-        progress = Progress(_Record(settings, objective, clock))
-        objective.load(_minimise(settings, objective, progress))
+        progress = Progress(_Record(plan, objective, clock))
+        objective.load(_minimise(plan, objective, progress))
         q = guide.eval().population_factor()
         factor, status = GaussianFactor(q.mean.detach(), q.tril.detach()), Status.ITERATIONS_DONE
         extra = {"iterations": progress.iteration, "gradients": progress.gradients, "rejected": progress.rejected}
-    return judge(_package(settings, guide, factor, status, people, seed, clock, extra), model, people, logit)
+    fit = _package(plan, task, guide, factor, status)
+    fit.diagnostics.update(extra)
+    return judge(fit, model, people, task.logit)
 
 
-def _objective_settings(settings: VI, guide: AmortizedGuide) -> ObjectiveSettings:
-    alone = guide.encoder is None and guide.flow is None
-    bound = settings.objective
-    if bound == "auto":
-        bound = "marginal" if alone else "iwae"
-    many = min(2 * guide.model.space.size, _MOST_POINTS) if alone else _POINTS_WITH_NETWORKS
-    points = {"adam": 2, "saa": FIRST_DRAWS}.get(settings.population, many)
-    draws = settings.draws or _DRAWS[settings.population == "saa"]
-    if guide.model.space.n_random == 0:
-        draws = _NO_DRAWS
-    return ObjectiveSettings(
-        bound,
-        draws,
-        points,
-        settings.batch_size,
-        orthogonal=settings.population != "saa",
-        gradient=settings.gradient,
-        noise="independent" if settings.gradient == "dreg" else settings.noise,
-        kept_draws=None if guide.sbp is None else guide.sbp.draws,
-    )
-
-
-def _minimise(settings: VI, objective: GuideObjective, progress: Progress) -> torch.Tensor:
-    start, most = objective.vector(), settings.steps or _ITERATIONS[settings.population]
-    if settings.population != "adam":
-        return minimise(objective, start, most, progress, settings.population, settings.safeguard)
+def _minimise(plan: BoundPlan, objective: GuideObjective, progress: Progress) -> torch.Tensor:
+    how, start = plan.training, objective.vector()
+    most = how.steps or _ITERATIONS[plan.optimizer]
+    if plan.optimizer != "adam":
+        return minimise(objective, start, most, progress, plan.optimizer, how.safeguard or "trust")
     relative = torch.ones_like(start)
-    relative[objective.of_networks()] = settings.guide_learning_rate / settings.learning_rate
-    return adam(objective, start, most, progress, rate=settings.learning_rate, relative=relative)
+    relative[objective.of_networks()] = how.guide_rate / how.rate
+    return adam(objective, start, most, progress, rate=how.rate, relative=relative)
 
 
 def minimise(
@@ -160,9 +170,9 @@ def _ever_larger(objective: GuideObjective) -> Iterator[Batches]:
 class _Record:
     """Writes the history; says stop when a second-order engine has settled or time is over."""
 
-    def __init__(self, settings: VI, objective: GuideObjective, clock: Clock) -> None:
-        self.settings, self.clock = settings, clock
-        self.share = min(settings.batch_size, len(objective.panel)) / len(objective.panel)
+    def __init__(self, plan: BoundPlan, objective: GuideObjective, clock: Clock) -> None:
+        self.optimizer, self.clock = plan.optimizer, clock
+        self.share = min(plan.training.batch_size, len(objective.panel)) / len(objective.panel)
         self.points = objective.settings.points
         self.before = clock.passes
         self.values: list[float] = []
@@ -171,15 +181,15 @@ class _Record:
         """Record an iteration; return whether to go on."""
         self.clock.passes = self.before + gradients * self.share * self.points
         row = HistoryRow(
-            f"{self.settings.population} {iteration}", -value, math.nan, self.clock.passes, self.clock.seconds(), kept
+            f"{self.optimizer} {iteration}", -value, math.nan, self.clock.passes, self.clock.seconds(), kept
         )
         self.clock.history.append(row)
         if iteration % 10 == 0:
             self.clock.tell(f"{row.stage}: bound {-value:.1f}, {gradients:.0f} gradients")
-        if self.settings.max_seconds is not None and row.seconds > self.settings.max_seconds:
+        if self.clock.is_over():
             return False
         self.values.append(value)
-        return self.settings.population == "adam" or not settled(self.values)
+        return self.optimizer == "adam" or not settled(self.values)
 
 
 def _describe_fixed_draws(found: FixedDraws) -> dict[str, object]:
@@ -192,32 +202,22 @@ def _describe_fixed_draws(found: FixedDraws) -> dict[str, object]:
     }
 
 
-def _package(
-    settings: VI,
-    guide: AmortizedGuide,
-    factor: GaussianFactor,
-    status: Status,
-    people: People,
-    seed: int,
-    clock: Clock,
-    extra: dict[str, object],
-) -> Fit:
-    model = guide.model
-    samples = draw_samples(model.space, factor, settings.n_samples, seed)
+def _package(plan: BoundPlan, task: Task, guide: AmortizedGuide, factor: GaussianFactor, status: Status) -> Fit:
+    model, people, seed, clock = task.model, task.people, task.seed, task.clock
+    samples = draw_samples(model.space, factor, plan.n_samples, seed)
     center = model.space.from_report(samples.mean)
     marginal = MarginalLikelihood(people, model.space, model.mixing, seed)
-    marginal.sweep(center, Sweep(16, settings.tail, 6, 30))
+    marginal.sweep(center, Sweep(16, plan.tail, 6, 30))
     # A flow has learned to follow polished factors.
     vary = _VARIATIONAL_STEPS if model.space.n_random and guide.flow is None else 0
-    diagnostics = evaluate_center(marginal, center, 64, settings.tail, vary)
+    diagnostics = evaluate_center(marginal, center, 64, plan.tail, vary)
     diagnostics.update(
         bound=clock.history[-1].objective if clock.history else math.nan,
         pareto_k=math.nan,
         passes=clock.passes,
         seconds=clock.seconds(),
-        guide=f"q(theta) {guide.family}, by {settings.population}; "
+        guide=f"q(theta) {guide.family}, by {plan.optimizer}; "
         + ("polished factors and importance weights" if guide.encoder is None else "encoder and importance weights"),
-        **extra,
     )
-    tastes = PolishedTastes(model, seed, settings.tail, vary=vary, flow=guide.flow)
+    tastes = PolishedTastes(model, seed, plan.tail, vary=vary, flow=guide.flow)
     return Fit(samples, center, status, clock.history, tastes, diagnostics)

@@ -9,15 +9,11 @@ et al. 2024, Journal of Machine Learning Research 25).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-import numpy as np
 import torch
-from scipy import stats
-from scipy.stats import qmc
 from torch import Tensor
 
 from mxlogit.diagnostics.psis import pareto_smoothed
@@ -25,7 +21,9 @@ from mxlogit.draws.curve import order_along_curve
 from mxlogit.draws.generators import make_generator
 from mxlogit.guide.population import GaussianFactor
 from mxlogit.inference.vi.response_surface import ResponseSurface, count_terms
+from mxlogit.inference.vi.student import StudentFactor
 from mxlogit.inference.vi.surfaces import KeptDensity, SweptDensity, keep_draws
+from mxlogit.inference.vi.tail_proposal import TailProposal, is_zero_near
 from mxlogit.integration.marginal import MarginalLikelihood, Sweep
 from mxlogit.integration.path_draws import PathDraws
 from mxlogit.model.coordinates import CholeskyPoints
@@ -46,8 +44,9 @@ _EVEN_ENOUGH = 0.84
 _PATH_WORK, _MOST_PATH_WORK = 0.8e9, 2.4e9
 # People times draws times evaluations that a correction may cost: a minute on electricity.
 USUAL_WORK, MOST_WORK = 130e6, 650e6
+# Stages from where a standard deviation is about zero.
+_TAIL_STAGES = 3
 _TRIED, _MOMENT_SAMPLES = 12, 2_000
-_SMALLEST = 2.0**-53
 # Share of points out of reach of draws that stay, above which they leave out what is not negligible.
 _MOST_UNKNOWN = 0.02
 # Degrees of freedom of proposals: with many parameters and few of them most draws are too far out.
@@ -56,37 +55,23 @@ _LEAST_FREEDOM, _FREEDOM_PER_PARAMETER = 5.0, 2.0
 _DRAWS_PER_PARAMETER, _DRAWS_OF_MEAN = 3.0, 0.25
 
 
-@dataclass(frozen=True)
-class StudentFactor:
-    """Multivariate t whose location and scale are those of a Gaussian factor."""
-
-    gaussian: GaussianFactor
-    freedom: float
-
-    def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        """Draw n vectors, shape (n, D): a scrambled Sobol sequence, whose means have less noise than random ones."""
-        size = len(self.gaussian.mean)
-        seed = int(torch.randint(2**31, (1,), generator=generator))
-        uniform = qmc.Sobol(size + 1, rng=seed).random_base2(math.ceil(math.log2(n)))[:n]
-        uniform = np.clip(uniform, _SMALLEST, 1.0 - _SMALLEST)
-        normal = torch.special.ndtri(torch.from_numpy(uniform[:, :size]))
-        stretch = np.sqrt(self.freedom / stats.chi2.ppf(uniform[:, size:], self.freedom))
-        return self.gaussian.at(normal * torch.from_numpy(stretch))
-
-    def log_prob(self, vector: Tensor) -> Tensor:
-        """Log density (*s,) at vectors (*s, D)."""
-        size, freedom = len(self.gaussian.mean), self.freedom
-        square = self.gaussian.whitened(vector).square().sum(-1)
-        constant = math.lgamma(0.5 * (freedom + size)) - math.lgamma(0.5 * freedom) - 0.5 * size * math.log(freedom)
-        constant -= 0.5 * size * math.log(math.pi) + float(self.gaussian.tril.diagonal().log().sum())
-        return constant - 0.5 * (freedom + size) * torch.log1p(square / freedom)
-
-
 class Density(Protocol):
     """A log density up to a constant."""
 
     def log_prob(self, points: Tensor) -> Tensor:
         """Values (n,) at ``points`` (n, D); minus infinity where impossible or unknown."""
+        ...
+
+
+class ProposalDensity(Protocol):
+    """A normalised density that can be drawn from."""
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """Draw n points (n, D)."""
+        ...
+
+    def log_prob(self, points: Tensor) -> Tensor:
+        """Log density (n,) at points (n, D)."""
         ...
 
 
@@ -148,7 +133,7 @@ class PosteriorSampler:
     def __init__(self, target: Density, start: GaussianFactor, generator: torch.Generator) -> None:
         self._target, self._start, self._generator = target, start, generator
         self._freedom = max(_LEAST_FREEDOM, _FREEDOM_PER_PARAMETER * len(start.mean))
-        self._proposals: list[StudentFactor] = []
+        self._proposals: list[ProposalDensity] = []
         self._vectors = torch.empty(0, len(start.mean), dtype=torch.float64)
         self._values = torch.empty(0, dtype=torch.float64)
 
@@ -166,13 +151,24 @@ class PosteriorSampler:
                 return weighted
             if len(self._proposals) >= fewest and weighted is not None and weighted.ess >= enough:
                 return weighted
-            self._take_stage(self._start if weighted is None else _next_gaussian(weighted, self._start))
+            gaussian = self._start if weighted is None else _next_gaussian(weighted, self._start)
+            self._take_stage(StudentFactor(gaussian, self._freedom))
             weighted = self._weighted()
         return None
 
-    def _take_stage(self, gaussian: GaussianFactor) -> None:
-        self._proposals.append(StudentFactor(gaussian, self._freedom))
-        drawn = self._proposals[-1].sample(_STAGE, self._generator)
+    def cover(self, weighted: WeightedVectors, coordinates: CholeskyPoints, stages: int) -> WeightedVectors:
+        """Take further stages from where a standard deviation is about zero, if it may be."""
+        for _ in range(stages):
+            weights = weighted.log_weights.exp()
+            if not is_zero_near(coordinates, weighted.vectors, weights):
+                return weighted
+            self._take_stage(TailProposal.around(coordinates, weighted.vectors, weights))
+            weighted = self._weighted() or weighted
+        return weighted
+
+    def _take_stage(self, proposal: ProposalDensity) -> None:
+        self._proposals.append(proposal)
+        drawn = proposal.sample(_STAGE, self._generator)
         self._vectors = torch.cat([self._vectors, drawn])
         self._values = torch.cat([self._values, self._target.log_prob(drawn)])
 
@@ -314,10 +310,13 @@ def _sample_kept(
         found = sampler.run(most, needed, stages)
         if found is None or found.ess < max(needed, _EVEN_ENOUGH * len(found.vectors)):
             continue
+        if is_zero_near(density.coordinates, found.vectors, found.log_weights.exp()):
+            break
         smoothed = sampler.smoothed(found, density.known, error)
         if smoothed is not None:
             return smoothed
-    return sampler.run(most, enough)
+    found = sampler.run(most, enough)
+    return None if found is None else sampler.cover(found, density.coordinates, _TAIL_STAGES)
 
 
 def _on_paths(cells: int) -> tuple[int, float]:

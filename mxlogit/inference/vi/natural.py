@@ -9,8 +9,9 @@ import torch
 
 from mxlogit.fit import HistoryRow, Status
 from mxlogit.guide.population import GaussianFactor
+from mxlogit.inference.clock import Clock
 from mxlogit.inference.vi.information import prefers_paths
-from mxlogit.inference.vi.newton import Clock, NewtonSettings, Optimum, draws_shift, with_prior
+from mxlogit.inference.vi.newton import NewtonSettings, Optimum, draws_shift, with_prior
 from mxlogit.inference.vi.posterior import (
     AnchoredTarget,
     expect,
@@ -59,6 +60,8 @@ class NaturalSearch:
         q = laplace_factor(self.model, start, evaluation.curvature, evaluation.gradient)
         status, move, rate = Status.ITERATIONS, math.inf, _RATE
         for _ in range(self.settings.max_iterations):
+            if self.clock.is_over():
+                break
             population = space.constrain(q.mean)
             evaluation = self._evaluate(population)
             new = self._step(q, population, evaluation, rate)

@@ -8,15 +8,16 @@ is in the history.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+import math
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from mxlogit.fit import HistoryRow, Status
+from mxlogit.fit import Status
 from mxlogit.guide.population import GaussianFactor
+from mxlogit.inference.clock import Clock
+from mxlogit.inference.task import LARGEST_SAMPLE
 from mxlogit.inference.vi.information import prefers_paths
 from mxlogit.integration.marginal import MarginalLikelihood, Sweep
 from mxlogit.integration.sums import DrawsEffect, PassResult
@@ -33,7 +34,7 @@ from mxlogit.optim.trust_region import (
     solve_step,
 )
 
-STAGE_SIZES = (2_000, 20_000)
+STAGE_SIZES = (2_000, LARGEST_SAMPLE)
 # Gains left in log posterior at which a stage ends: on a subsample, and, in multiples of the tolerance, on draws that
 # may not be the last. What follows moves the optimum further anyway.
 _STAGE_TOLERANCE = 3.0
@@ -69,27 +70,8 @@ _STATUS = {
     Reason.CONVERGED: Status.CONVERGED,
     Reason.ITERATIONS: Status.ITERATIONS,
     Reason.STALLED: Status.STALLED,
+    Reason.STOPPED: Status.TIME,
 }
-
-
-@dataclass
-class Clock:
-    """Seconds and passes since the start of a fit, its history, and whom to tell."""
-
-    tell: Callable[[str], None]
-    started: float = field(default_factory=time.perf_counter)
-    passes: float = 0.0
-    history: list[HistoryRow] = field(default_factory=list)
-
-    def seconds(self) -> float:
-        """Seconds since the start."""
-        return time.perf_counter() - self.started
-
-    def record(self, stage: str, iteration: Iteration) -> None:
-        """Append a line to the history and report progress."""
-        row = HistoryRow(stage, iteration.value, iteration.decrement, self.passes, self.seconds(), iteration.accepted)
-        self.history.append(row)
-        self.tell(f"{stage}: {self.passes:.1f} passes, log posterior {row.objective:.1f}")
 
 
 @dataclass(frozen=True)
@@ -160,7 +142,7 @@ class NewtonSearch:
         """Run all stages from ``start``."""
         population = start
         for stage, size in enumerate(STAGE_SIZES):
-            if size >= len(self.marginal.people):
+            if size >= len(self.marginal.people) or self.clock.is_over():
                 break
             part = self.sample
             if size < len(part.people):
@@ -192,8 +174,10 @@ class NewtonSearch:
 
     def _ascend_with_these(self, draws: int, population: Population) -> Optimum:
         """Ascend over everybody with so many draws, and compare them with a quarter of them at the end."""
-        population = self._first_ascent(population, min(16, draws), _STAGE_TOLERANCE).point
-        ascent, sweep = self._ascend_with(draws, population, self.settings.tolerance)
+        ascent = self._first_ascent(population, min(16, draws), _STAGE_TOLERANCE)
+        if self.clock.is_over():
+            return self._finish(ascent, self._sweep_of(min(16, draws)), math.nan)
+        ascent, sweep = self._ascend_with(draws, ascent.point, self.settings.tolerance)
         few = replace(self._sweep_of(4 * max(1, draws // 16)), key=sweep.key + 1)
         rough = self._evaluate(self.marginal, few, ascent.point)
         return self._finish(ascent, sweep, draws_shift(self.model, rough, ascent.evaluation))
@@ -207,6 +191,8 @@ class NewtonSearch:
     def _first_ascent(self, population: Population, draws: int, tolerance: float) -> Ascent[Population]:
         """Ascend over everybody with few draws; along paths of the draws where derivatives have less noise so."""
         ascent, sweep = self._ascend_with(draws, population, tolerance)
+        if self.clock.is_over():
+            return ascent
         self._pathwise = prefers_paths(self.sample, ascent.point, sweep, ascent.evaluation.curvature)
         if self._pathwise:
             ascent, _ = self._ascend_with(draws, ascent.point, tolerance)
@@ -215,15 +201,15 @@ class NewtonSearch:
     def _refine_draws(self, population: Population) -> Optimum:
         """Ascend over everybody with more and more draws until new draws do not matter."""
         people, draws, rough = self.marginal.people, 16, _FEW_DRAWS_TOLERANCE * self.settings.tolerance
-        ascent = self._first_ascent(population, draws, rough)
-        while True:
+        ascent, sweep, redraw = self._first_ascent(population, draws, rough), self._sweep_of(draws), math.nan
+        while not self.clock.is_over():
             before, draws = ascent.evaluation, 4 * draws
             ascent, sweep = self._ascend_with(draws, self._note_weights(ascent), rough)
             redraw = draws_shift(self.model, before, ascent.first)
             allowed = next(limit for cost, limit in _REDRAW_TOLERANCES if draws * len(people) < cost)
             if redraw < allowed or 4 * draws * people.load > _MOST_DRAWS_TIMES_PEOPLE:
                 break
-        if ascent.decrement > self.settings.tolerance:
+        if ascent.decrement > self.settings.tolerance and not self.clock.is_over():
             ascent, sweep = self._ascend_with(draws, ascent.point, self.settings.tolerance)
         return self._finish(ascent, sweep, redraw)
 
@@ -234,6 +220,8 @@ class NewtonSearch:
         """
         draws, size = 16, self.model.space.size
         ascent, sweep = self._first_ascent(population, draws, _LEFT_TO_THE_POSTERIOR), self._sweep_of(draws)
+        if self.clock.is_over():
+            return self._finish(ascent, sweep, math.nan)
         while True:
             effect = self._effect_of_draws(ascent.point, sweep)
             inverse = torch.linalg.inv(without_noise(ascent.evaluation.curvature, effect.noise))
@@ -246,7 +234,7 @@ class NewtonSearch:
             work = 4 * draws * len(self.marginal.people)
             precise = (error < _EFFECT_ERROR and steady) or work > _MOST_DRAWS_OF_EVERYBODY
             small = shift < _LARGEST_EFFECT or work > _MOST_DRAWS_FOR_SMALL_EFFECT
-            if precise and small:
+            if (precise and small) or self.clock.is_over():
                 break
             draws *= 4
             ascent, sweep = self._ascend_with(draws, ascent.point, _LEFT_TO_THE_POSTERIOR)
@@ -258,7 +246,7 @@ class NewtonSearch:
         """Newton steps on the corrected scores, as long as the decrement falls and there is more to gain."""
         best = self._corrected(ascent, ascent.point, ascent.evaluation, effect)
         for _ in range(_CORRECTED_STEPS):
-            if best.decrement < _LEFT_TO_THE_POSTERIOR:
+            if best.decrement < _LEFT_TO_THE_POSTERIOR or self.clock.is_over():
                 break
             step = solve_step(best.evaluation, self.step_scale, _TRUST_RADIUS).step
             point = self.model.space.move(best.point, step)
@@ -318,6 +306,7 @@ class NewtonSearch:
             _TRUST_RADIUS,
             log,
             rounding=_ROUNDING[marginal.people.like.dtype],
+            is_over=self.clock.is_over,
         )
         return ascent.run(start)
 

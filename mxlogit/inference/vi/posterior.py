@@ -122,7 +122,7 @@ class AnchoredTarget:
         near: GaussianFactor,
         tick: Callable[[int], None] | None = None,
     ) -> None:
-        self.model = model
+        self.model, self.part, self.sweep = model, marginal, sweep
         self.factor = weight / marginal.people.weight
         self.evaluations = 1
         self._tick = tick

@@ -1,0 +1,73 @@
+"""The clock of a fit: seconds, passes, history, whom to tell, and when time is over."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from mxlogit.execution.processes import Team
+from mxlogit.fit import HistoryRow
+from mxlogit.optim.trust_region import Iteration
+
+# Passes over all people that remain when a search ends: derivatives at its last point, the log likelihood at the
+# estimate with more draws, and people's checks.
+_CLOSING_PASSES = 4.0
+
+
+@dataclass
+class Clock:
+    """Seconds and passes since the start of a fit, its history, whom to tell, and its time limit.
+
+    Attributes
+    ----------
+    tell : callable
+        Receives a line of text whenever there is something to tell.
+    limit : float or None
+        Seconds that the fit may take.
+    team : Team
+        Processes that work together: the first one's clock says for all when time is over.
+    started : float
+        Of `time.perf_counter`.
+    passes : float
+        Gradient equivalents so far.
+    history : list of HistoryRow
+    was_over : bool
+        Whether something was left out because time was over.
+    """
+
+    tell: Callable[[str], None]
+    limit: float | None = None
+    team: Team = field(default_factory=Team)
+    started: float = field(default_factory=time.perf_counter)
+    passes: float = 0.0
+    history: list[HistoryRow] = field(default_factory=list)
+    was_over: bool = False
+    _first: tuple[float, float] | None = None
+
+    def seconds(self) -> float:
+        """Seconds since the start."""
+        return time.perf_counter() - self.started
+
+    def progress(self) -> float:
+        """Share of the limit that is used, less what closes a fit; zero without a limit; the same in all processes."""
+        if self.limit is None:
+            return 0.0
+        now = self.seconds()
+        self._first = self._first or (now, self.passes)
+        began, before = self._first
+        passes = self.passes - before
+        closing = _CLOSING_PASSES * (now - began) / passes if passes else 0.0
+        return float(self.team.gather(min(1.0, (now + closing) / self.limit))[0])
+
+    def is_over(self) -> bool:
+        """Return whether the limit leaves no time for more than what closes a fit; the same in all processes."""
+        over = self.progress() >= 1.0
+        self.was_over |= over
+        return over
+
+    def record(self, stage: str, iteration: Iteration) -> None:
+        """Append a line to the history and report progress."""
+        row = HistoryRow(stage, iteration.value, iteration.decrement, self.passes, self.seconds(), iteration.accepted)
+        self.history.append(row)
+        self.tell(f"{stage}: {self.passes:.1f} passes, log posterior {row.objective:.1f}")

@@ -1,0 +1,274 @@
+"""Stochastic variational inference: the settings object of trained guides."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+import torch
+from sklearn.base import BaseEstimator
+
+from mxlogit.errors import SpecificationError, check_option, check_whole
+from mxlogit.execution.people import People
+from mxlogit.fit import Fit
+from mxlogit.guide.encoder import Encoder
+from mxlogit.guide.objectives import check_objective
+from mxlogit.guide.subsampling import SBP
+from mxlogit.inference.checks import check_draws, check_flow, check_max_seconds, check_polish, check_tail
+from mxlogit.inference.method import Callback
+from mxlogit.inference.svi.backward import check_sbp, resolve_sbp
+from mxlogit.inference.svi.plan import GuidePlan
+from mxlogit.inference.svi.training import Training
+from mxlogit.inference.task import Task
+from mxlogit.model.mixed_logit import PanelModel
+
+# Newton steps of each person's factor from zero, where there is no encoder; and after an encoder on Pyro's ELBO.
+_POLISH_FROM_ZERO, _POLISH_AFTER_ENCODER = 10, 1
+
+
+class SVI(BaseEstimator):  # type: ignore[misc]
+    r"""Stochastic variational inference: a guide trained on mini-batches of decision makers.
+
+    The guide is q(theta) q(tastes | theta): a Gaussian over the unconstrained population vector, and for each person
+    encoder -> polish -> flow in whitened coordinates. By default encoder, flow and q(theta) are trained together by
+    stochastic backpropagation of Pyro's ELBO (Rodrigues 2022, arXiv 2004.05426). `VI` reaches the same bound sooner;
+    this is for guides with networks: where a trained encoder is wanted for its own sake.
+
+    Parameters
+    ----------
+    optimizer : {"adam", "hessian_free", "lbfgs"}
+        "adam": first order. "hessian_free", "lbfgs": second order on the guide's bound under frozen draws, over
+        q(theta) alone or, with an encoder or a flow, over all weights together.
+    encoder : {"auto", None, "set", "rodrigues2022"} or Encoder
+        Network that proposes each person's factor. "auto" is "set" under "adam" and None elsewhere, where polishing
+        leaves a network nothing to win; "rodrigues2022" is the published network, for comparison. An `Encoder` is the
+        set encoder in another shape.
+    flow : {"auto", "affine", "spline", "autoregressive", None}
+        Conditional normalizing flow on each person's factor (see `VI`), trained with the rest. "auto": "affine" with an
+        encoder on Pyro's ELBO, else none.
+    flow_layers : int
+        Layers of a "spline" or "autoregressive" flow.
+    sbp : None, float, SBP, "auto", "checkpoint" or "bfloat16"
+        Memory-saving backward passes of the set encoder: gradients through that share of each person's situations, by
+        the rules of an `SBP`; unbiased. "auto" finds the share. "checkpoint" recomputes all rows: exact, slower;
+        "bfloat16" rounds what is recorded. For panels of many situations and wide encoders, under "adam" and
+        "hessian_free" (gradients only, one mask an iteration; curvature of few people through all their situations).
+        `mxlogit.memory_report` says what there is to save.
+    polish : "auto" or int
+        Damped Newton steps per person and pass. "auto" is 10 from zero, 1 after an encoder on Pyro's ELBO and 0 after
+        one on another bound.
+    objective : {"auto", "iwae", "elbo"}
+        Bound of people, from ``draws`` draws. "auto" is Pyro's one-draw ELBO under "adam" with an encoder, the log
+        marginal likelihood where q(theta) alone is trained, else "iwae".
+    noise : {"antithetic", "sobol"}
+        People's draws in the ``objective``: pseudo-random or quasi-random, in antithetic pairs both; "dreg" takes
+        independent ones. Draws of q(theta) are antithetic pairs in orthogonal directions.
+    draws : int or None
+        Draws of each person's tastes, a multiple of 4; None: 16. Pyro's ELBO takes one.
+    tail : int or None
+        Degrees of freedom (even, above 2) of the Student-t importance proposal of people's tastes and of the log
+        likelihood after training; None for a normal.
+    population_family : {"gaussian", "diagonal", "blocks"}
+        Family of q(theta): Gaussian with full covariance, without covariances, or with those within fixed coefficients
+        and within locations only.
+    n_samples : int
+        Posterior samples kept.
+    training : Training or None
+        Steps, mini-batches, rates and the estimator of the gradient; None: ``Training()``.
+    max_seconds : float or None
+        Time limit of the fit, in seconds; rates of "adam" that fall to zero then follow the clock.
+    """
+
+    def __init__(
+        self,
+        *,
+        optimizer: str = "adam",
+        encoder: str | Encoder | None = "auto",
+        flow: str | None = "auto",
+        flow_layers: int = 1,
+        sbp: float | str | SBP | None = None,
+        polish: str | int = "auto",
+        objective: str = "auto",
+        noise: str = "antithetic",
+        draws: int | None = None,
+        tail: int | None = 8,
+        population_family: str = "gaussian",
+        n_samples: int = 4000,
+        training: Training | None = None,
+        max_seconds: float | None = None,
+    ) -> None:
+        self.optimizer = optimizer
+        self.encoder = encoder
+        self.flow = flow
+        self.flow_layers = flow_layers
+        self.sbp = sbp
+        self.polish = polish
+        self.objective = objective
+        self.noise = noise
+        self.draws = draws
+        self.tail = tail
+        self.population_family = population_family
+        self.n_samples = n_samples
+        self.training = training
+        self.max_seconds = max_seconds
+
+    @classmethod
+    def rodrigues2022(cls, **settings: Any) -> SVI:
+        """Return the published method, for comparison (Rodrigues 2022, arXiv 2004.05426, version 0.1 of its code).
+
+        Its network, one draw of Pyro's ELBO, constant rates of Adam, early stopping, independent blocks of q(theta);
+        not its permuted people, nor draws for people outside the mini-batch. It begins at the multinomial logit.
+
+        Parameters
+        ----------
+        **settings
+            Of `SVI` and, by name, of `Training`, in place of the published ones.
+        """
+        rates = {"schedule": "constant", "learning_rate": 0.005, "guide_learning_rate": 0.001}
+        training: dict[str, Any] = {"steps": 10_000, "batch_size": 500, **rates}
+        training |= {field.name: settings.pop(field.name) for field in fields(Training) if field.name in settings}
+        published = {"encoder": "rodrigues2022", "polish": 0, "flow": None, "population_family": "blocks"}
+        return cls(**{**published, "training": Training(**training), **settings})
+
+    def check(self) -> None:
+        """Raise unless the settings make sense together.
+
+        Raises
+        ------
+        SpecificationError
+            Naming the setting, what is allowed and what came.
+        """
+        check_option("SVI(optimizer=...)", self.optimizer, ["adam", "hessian_free", "lbfgs"])
+        if isinstance(self.encoder, Encoder):
+            self.encoder.check()
+        else:
+            check_option("SVI(encoder=...)", self.encoder, ["auto", None, "set", "rodrigues2022"])
+        if self.training is not None and not isinstance(self.training, Training):
+            raise SpecificationError(f"SVI(training=...) must be None or a Training(...); got {self.training!r}.")
+        self.how.check()
+        check_flow("SVI", self.flow, self.flow_layers, ["auto", None])
+        check_flow("SVI", self.plan().flow, self.flow_layers, [None])
+        check_option("SVI(population_family=...)", self.population_family, ["gaussian", "diagonal", "blocks"])
+        check_option("SVI(objective=...)", self.objective, ["auto", "iwae", "elbo"])
+        check_option("SVI(noise=...)", self.noise, ["antithetic", "sobol"])
+        check_polish("SVI", self.polish)
+        check_draws("SVI", self.draws)
+        check_tail("SVI", self.tail)
+        check_whole("SVI(n_samples=...)", self.n_samples, 2)
+        check_max_seconds("SVI", self.max_seconds)
+        self._check_gradient()
+        self._check_sbp()
+        self._refuse_what_has_no_effect()
+
+    def _check_gradient(self) -> None:
+        gradient = self.how.gradient
+        own_bound = self.resolved_encoder is not None and self.optimizer == "adam" and not self.takes_pyros_elbo
+        if own_bound:
+            # Gradients stop at a polished point.
+            check_option("SVI(polish=...) with an objective, gradient or noise of one's own", self.polish, ["auto", 0])
+        if gradient == "standard":
+            return
+        if self.optimizer != "adam":
+            raise SpecificationError(
+                f"Training(gradient={gradient!r}) is no derivative of the bound under given draws, which "
+                f"optimizer={self.optimizer!r} needs; it is for optimizer='adam'."
+            )
+        if self.objective == "auto":
+            raise SpecificationError(
+                f"Training(gradient={gradient!r}) needs objective='elbo' (for 'stl') or 'iwae' (for 'dreg')."
+            )
+        check_objective(self.objective, gradient)
+
+    def _check_sbp(self) -> None:
+        sbp = resolve_sbp(self.sbp)
+        if sbp is None:
+            return
+        if self.optimizer == "lbfgs":
+            raise SpecificationError(
+                "SVI(sbp=...) is for optimizer='adam' and 'hessian_free'; 'lbfgs' compares values and derivatives of "
+                "one function, and what some situations leave is the derivative of none."
+            )
+        usual = self.optimizer == "adam" and self.how.gradient == "standard"
+        if sbp.draws is not None and not (self.objective == "iwae" and usual):
+            raise SpecificationError(
+                "SBP(draws=...) is for optimizer='adam' with objective='iwae' and gradient='standard': only its log of "
+                "a mean over draws has weights from all of them."
+            )
+        check_sbp(sbp, self.resolved_encoder)
+        if sbp.keep == "auto" and not self.takes_pyros_elbo:
+            raise SpecificationError("SBP(keep='auto') is for optimizer='adam' on Pyro's ELBO; give a share.")
+
+    def _refuse_what_has_no_effect(self) -> None:
+        how, plan = self.how, self.plan()
+        on_pyros_elbo = self.takes_pyros_elbo and plan.encoder is not None
+        networks = plan.encoder is not None or plan.flow is not None
+        given = {
+            "SVI(draws=...)": (self.draws, not on_pyros_elbo, "objective='iwae' or 'elbo': Pyro's ELBO takes one draw"),
+            "Training(learning_rate=...)": (how.learning_rate, self.optimizer == "adam", "optimizer='adam'"),
+            "Training(guide_learning_rate=...)": (
+                how.guide_learning_rate,
+                self.optimizer == "adam" and networks,
+                "optimizer='adam' and an encoder or a flow",
+            ),
+            "Training(schedule=...)": (how.schedule, on_pyros_elbo, "optimizer='adam' with an encoder on Pyro's ELBO"),
+            "Training(safeguard=...)": (how.safeguard, self.optimizer == "hessian_free", "optimizer='hessian_free'"),
+        }
+        for name, (value, used, needs) in given.items():
+            if value is not None and not used:
+                raise SpecificationError(f"{name} needs {needs}; without it {value!r} would change nothing.")
+
+    @property
+    def how(self) -> Training:
+        """Training as given, or as it is by default."""
+        return self.training or Training()
+
+    @property
+    def takes_pyros_elbo(self) -> bool:
+        """Whether an encoder would be trained by Pyro's ELBO, and not by a bound, gradient or noise asked for."""
+        usual = self.objective == "auto" and self.how.gradient == "standard" and self.noise == "antithetic"
+        return self.optimizer == "adam" and usual
+
+    @property
+    def resolved_encoder(self) -> Encoder | str | None:
+        """Shape of the set encoder, "rodrigues2022", or None."""
+        if self.encoder == "auto":
+            return Encoder() if self.optimizer == "adam" else None
+        return Encoder() if self.encoder == "set" else self.encoder
+
+    def plan(self) -> GuidePlan:
+        """Return what the guide is made of."""
+        encoder, flow, polish = self.resolved_encoder, self.flow, self.polish
+        classic = self.takes_pyros_elbo and encoder is not None
+        if flow == "auto":
+            flow = "affine" if classic else None
+        if polish == "auto":
+            polish = _POLISH_FROM_ZERO if encoder is None else _POLISH_AFTER_ENCODER * classic
+        sbp = resolve_sbp(self.sbp)
+        return GuidePlan(encoder, int(polish), flow, self.flow_layers, self.population_family, sbp)
+
+    def run(self, model: PanelModel, people: People, *, generator: torch.Generator, callback: Callback) -> Fit:
+        """Fit ``model`` to the choices of ``people`` (parameters as in `VI.run`).
+
+        Returns
+        -------
+        Fit
+
+        Raises
+        ------
+        SpecificationError
+            If a setting is wrong, or the model is in willingness-to-pay space.
+        """
+        self.check()
+        task = Task.begin(model, people, generator, callback, self.max_seconds)
+        # Imported here: other engines need neither Pyro nor its import time.
+        from mxlogit.inference.svi.adam_route import AdamPlan, run_classic
+        from mxlogit.inference.svi.second_order_route import BoundPlan, run_stochastic
+
+        guide = self.plan()
+        # Fixed coefficients alone leave an encoder nothing to encode.
+        if self.takes_pyros_elbo and guide.encoder is not None and model.space.n_random > 0:
+            return run_classic(task, AdamPlan(guide, self.how, self.tail, self.n_samples))
+        bound = BoundPlan(
+            guide, self.optimizer, self.how, self.objective, self.noise, self.draws, self.tail, self.n_samples
+        )
+        return run_stochastic(task, bound)

@@ -1,0 +1,38 @@
+"""What a guide is made of: settings, resolved."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mxlogit.guide.encoder import Encoder
+from mxlogit.guide.subsampling import SBP
+
+
+@dataclass(frozen=True)
+class GuidePlan:
+    """What a guide is made of.
+
+    Attributes
+    ----------
+    encoder : Encoder, "rodrigues2022" or None
+    polish : int
+        Newton steps after the encoder, or from zero.
+    flow : {"affine", "spline", "autoregressive", None}
+    flow_layers : int
+    family : {"gaussian", "diagonal", "blocks"}
+        Of q(theta).
+    sbp : SBP or None
+        Memory-saving backward passes.
+    """
+
+    encoder: Encoder | str | None
+    polish: int
+    flow: str | None = None
+    flow_layers: int = 1
+    family: str = "gaussian"
+    sbp: SBP | None = None
+
+    def describe(self) -> str:
+        """Return what the guide is made of, in words."""
+        encoder = "set" if isinstance(self.encoder, Encoder) else self.encoder or "no"
+        return f"{encoder} encoder, {self.flow or 'no'} flow"

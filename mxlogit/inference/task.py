@@ -1,0 +1,78 @@
+"""What a variational engine is handed: model, people, where to begin, seed and clock."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from mxlogit.errors import SpecificationError
+from mxlogit.execution.people import People
+from mxlogit.inference.clock import Clock
+from mxlogit.inference.method import Callback
+from mxlogit.inference.start import MultinomialLogit, fit_multinomial_logit, start_population
+from mxlogit.model.mixed_logit import PanelModel
+from mxlogit.model.parameters import Population
+
+# Most people of whom the beginning of a fit is found: of more a random subsample says where to begin, and what bends
+# slowly.
+LARGEST_SAMPLE = 20_000
+
+
+@dataclass(frozen=True)
+class Task:
+    """One fit as all variational engines begin it.
+
+    Attributes
+    ----------
+    model : PanelModel
+    people : People
+    sample : People
+        All people again, or a random subsample of more than 20,000.
+    logit : MultinomialLogit
+        Of the sample; its information that of all people.
+    start : Population
+    seed : int
+    clock : Clock
+    """
+
+    model: PanelModel
+    people: People
+    sample: People
+    logit: MultinomialLogit
+    start: Population
+    seed: int
+    clock: Clock
+
+    @property
+    def is_sampled(self) -> bool:
+        """Whether a random subsample stands for the people where that is enough."""
+        return len(self.people) > len(self.sample)
+
+    @classmethod
+    def begin(
+        cls,
+        model: PanelModel,
+        people: People,
+        generator: torch.Generator,
+        callback: Callback,
+        max_seconds: float | None = None,
+    ) -> Task:
+        """Start the clock and find where to begin.
+
+        Raises
+        ------
+        SpecificationError
+            If the model is in willingness-to-pay space.
+        """
+        if model.mixing.scale_position is not None:
+            raise SpecificationError(
+                "willingness-to-pay space (scale=...) needs method='msle'; VI estimates coefficients in utils."
+            )
+        seed = int(torch.randint(2**62, (1,), generator=generator))
+        clock = Clock(callback, max_seconds, people.team)
+        many = len(people) > LARGEST_SAMPLE
+        sample = people.take(people.draw(LARGEST_SAMPLE, (seed, -3))) if many else people
+        logit = fit_multinomial_logit(sample, model.prior.deviation)
+        logit = replace(logit, information=logit.information * (people.weight / sample.weight))
+        return cls(model, people, sample, logit, start_population(model, logit), seed, clock)

@@ -1,0 +1,253 @@
+"""From the mode of the population vector to its posterior: the Gaussian, its check, and its correction by weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from mxlogit.draws.generators import make_generator
+from mxlogit.fit import Samples
+from mxlogit.guide.population import GaussianFactor
+from mxlogit.inference.assess import draw_samples, report_samples
+from mxlogit.inference.clock import Clock
+from mxlogit.inference.task import Task
+from mxlogit.inference.vi.correction import MOST_WORK, USUAL_WORK, WeightedVectors, correct
+from mxlogit.inference.vi.information import FEW_PARAMETERS, PRECISE, ROUGH, observed_information, seldom_exceeded
+from mxlogit.inference.vi.newton import Optimum, step_from, step_scale, with_prior
+from mxlogit.inference.vi.posterior import (
+    EVEN_ENOUGH,
+    AnchoredTarget,
+    PopulationCheck,
+    check_gaussian,
+    fit_gaussian,
+    laplace_factor,
+    most_people,
+    posterior_sweep,
+    situations_of_some,
+    widen_to_possible,
+)
+from mxlogit.inference.vi.surfaces import room_for_draws
+from mxlogit.integration.marginal import MarginalLikelihood, Sweep
+from mxlogit.model.mixed_logit import PanelModel
+from mxlogit.optim.trust_region import newton_decrement
+
+_CHECK_POINTS, _POINTS_PER_PARAMETER, _FEW_CHECK_POINTS = (48, 128), 3, 30
+# Squared parameters for one of a part of the people, above which the check is of third derivatives alone: 23
+# parameters and 1,000 people leave an effective size of .2 to a Gaussian without fault.
+_BLURRED = 0.2
+# Skewness of the population posterior, along its worst axis, above which it is corrected unless told otherwise: few
+# people take little time and their standard deviations are known least (coverage of 90 % intervals, 150 people).
+# Weights of some hundred parameters' draws are too uneven for so few.
+_SKEWED, _LITTLE_SKEWED, _FEW_PEOPLE, _MOST_CORRECTED = 0.6, 0.2, 250, 40
+_TOLD_EVERY = 10
+# Draws that a correction begins with, where they can be kept: it then takes a second or less.
+_FEWEST_KEPT = 64
+# Effective sample size of the check below which it does so where people say little: standard deviations of the Gaussian
+# are then some per cent too small (2,000 people, one choice each, two tastes: .93 to .98, .92).
+_NEARLY_GAUSSIAN = 0.98
+# Squared error of the optimum per parameter, in posterior sds, above which its score is taken from more draws; choice
+# situations times draws of that.
+_SHARP, _SHARP_WORK = 0.005, 16_000_000
+# How many times as many of few parameters, of which a draw costs little (30,000 people, five choices, two tastes: means
+# within .31 posterior sds without, .11 with, for a second).
+_MORE_FOR_FEW = 4.0
+# Nats that a Newton step with these would gain, above which it is taken: information a third of a posterior sd from the
+# mode of one choice each of 20,001 people is that of a population whose standard deviation is known 4 % worse.
+_FAR = 0.01
+# Most draws per person of that.
+_MOST_SHARP_DRAWS = 1_024
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """The population factor, how many natural-gradient steps it took, and its importance check or correction."""
+
+    factor: GaussianFactor
+    rounds: int
+    check: PopulationCheck
+    corrected: WeightedVectors | None = None
+
+    def sample(self, model: PanelModel, n: int, seed: int) -> Samples:
+        """Draw ``n`` samples of the population parameters."""
+        if self.corrected is None:
+            return draw_samples(model.space, self.factor, n, seed)
+        return report_samples(model.space, self.corrected.resample(n, make_generator(seed, 5)))
+
+
+# What is known where time was over before the check.
+_UNCHECKED = PopulationCheck(math.nan, math.nan)
+
+
+class _TimeIsOverError(Exception):
+    """Raised where a point of the posterior would be evaluated too late."""
+
+
+def find_posterior(
+    task: Task, sample: MarginalLikelihood, everybody: MarginalLikelihood, optimum: Optimum, *, wanted: str | bool
+) -> Posterior:
+    """Move from the mode to the Gaussian posterior of the population vector, and check or correct it.
+
+    Parameters
+    ----------
+    task : Task
+    sample : MarginalLikelihood
+        Of everybody, or of a subsample that gives the information and all differences around the mode.
+    everybody : MarginalLikelihood
+    optimum : Optimum
+    wanted : "auto" or bool
+        Whether to correct.
+
+    Returns
+    -------
+    Posterior
+        Where time is over, the last Gaussian that was found, unchecked.
+    """
+    model, weight = task.model, everybody.people.weight
+    if task.clock.is_over():
+        evaluation = optimum.evaluation
+        rough = optimum.factor or laplace_factor(model, optimum.population, evaluation.curvature, evaluation.gradient)
+        return Posterior(widen_to_possible(model, rough, weight), 0, _UNCHECKED)
+    optimum = _sharpen(task, everybody, optimum)
+    start, gradient = _around_the_mode(model, sample, everybody, optimum)
+    sweep = posterior_sweep(optimum.sweep, optimum.evaluation.detail.value.ess, len(sample.people))
+    # Of many people half as many will do, but for few parameters, of which they cost little.
+    part, size = sample, most_people(sample) // (2 if task.is_sampled and model.space.size > FEW_PARAMETERS else 1)
+    if len(sample.people) > size:
+        part = sample.take(sample.people.draw(size, (task.seed, -2)))
+    target = AnchoredTarget(model, part, weight, optimum.population, gradient, sweep, start, _teller(task.clock))
+    found = Posterior(start, 0, _UNCHECKED)
+    try:
+        fitted = fit_gaussian(target, start)
+        found = Posterior(widen_to_possible(model, fitted.factor, weight), fitted.rounds, _UNCHECKED)
+        found = _check_or_correct(task, everybody, target, found, fitted.skewness, wanted=wanted)
+    except _TimeIsOverError:
+        task.clock.tell("time is over: the posterior is the last Gaussian")
+    task.clock.passes += (sample.people.weight + target.evaluations * part.people.weight) / weight
+    return found
+
+
+def _check_or_correct(
+    task: Task,
+    everybody: MarginalLikelihood,
+    target: AnchoredTarget,
+    found: Posterior,
+    skewness: float,
+    *,
+    wanted: str | bool,
+) -> Posterior:
+    """Replace a Gaussian by weighted draws where that is wanted or it needs them; else check it."""
+    model, part, sweep, count = task.model, target.part, target.sweep, len(everybody.people)
+    whole = len(part.people) == count
+    auto = wanted == "auto" and whole and model.space.size <= _MOST_CORRECTED
+    skewed = skewness > (_LITTLE_SKEWED if count <= _FEW_PEOPLE else _SKEWED)
+
+    def corrected_by(work: float) -> Posterior | None:
+        tick = _teller(task.clock)
+        weighted, passes = correct(model, part if whole else everybody, found.factor, sweep, task.seed, tick, work)
+        task.clock.passes += passes
+        if weighted is None:
+            return None
+        check = PopulationCheck(weighted.pareto_k, weighted.ess / len(weighted.vectors))
+        return replace(found, check=check, corrected=weighted)
+
+    at_once = MOST_WORK if wanted is True else USUAL_WORK * (auto and skewed)
+    corrected = corrected_by(at_once) if at_once else None
+    if corrected is not None:
+        return corrected
+    # What some people's curvature lacks is noise, which many parameters turn into uneven weights.
+    blurred = not whole and model.space.size**2 > _BLURRED * len(part.people)
+    points = _CHECK_POINTS[0] if blurred else _check_points(model.space.size)
+    judge_of_it = target if blurred else target.unmatched()
+    points = _FEW_CHECK_POINTS if task.is_sampled else points
+    check = check_gaussian(judge_of_it, found.factor, points, make_generator(task.seed, 3))
+    target.evaluations = judge_of_it.evaluations
+    easy = is_correction_easy(part, sweep, check)
+    if auto and not at_once and (check.is_poor or easy):
+        corrected = corrected_by(USUAL_WORK * check.is_poor)
+    return corrected or replace(found, check=check)
+
+
+def _check_points(size: int) -> int:
+    """Number of check points for a model of ``size`` parameters: 48 of 27 parameters have a Pareto k from .3 to .9."""
+    least, most = _CHECK_POINTS
+    return max(least, min(most, 2 * (_POINTS_PER_PARAMETER * size // 2)))
+
+
+def _sharpen(task: Task, everybody: MarginalLikelihood, optimum: Optimum) -> Optimum:
+    """Evaluate the optimum with as many draws as its error asks for, where the search ended with fewer.
+
+    Noise of the draws in the score does not shrink beside the information as people grow more.
+    """
+    model, people, sweep = task.model, len(everybody.people), optimum.sweep
+    # On paths a pass costs little beside what follows; elsewhere it is taken where it halves the error.
+    error, enough = (_likely_error(optimum, model), 1) if sweep.pathwise else (optimum.redraw, 2)
+    wanted = 4 * math.ceil(0.25 * sweep.draws * error / _SHARP) if math.isfinite(error) else 0
+    if wanted <= enough * sweep.draws or not (sweep.pathwise or task.is_sampled):
+        return optimum
+    few = model.space.size <= FEW_PARAMETERS
+    work = _SHARP_WORK * (_MORE_FOR_FEW if few else 1.0)
+    draws = min(wanted, _MOST_SHARP_DRAWS, 4 * int(work / (4.0 * people * situations_of_some(everybody))))
+    if draws <= sweep.draws or (draws < wanted and not (sweep.pathwise or few)):
+        return optimum
+    sharp = replace(sweep, draws=draws, key=sweep.key + 5)
+    population = optimum.population
+    evaluation = with_prior(model, population, everybody.sweep(population, sharp))
+    task.clock.passes += 1
+    if newton_decrement(evaluation, step_scale(model)) > _FAR:
+        population = step_from(model, population, evaluation)
+        evaluation = with_prior(model, population, everybody.sweep(population, sharp))
+        task.clock.passes += 1
+    # What new draws would move shrinks as these are more.
+    redraw = optimum.redraw * sweep.draws / draws
+    return replace(optimum, population=population, evaluation=evaluation, redraw=redraw)
+
+
+def _likely_error(optimum: Optimum, model: PanelModel) -> float:
+    """Squared error per parameter of the optimum that is exceeded once in ten.
+
+    One change of draws tells it, with as many degrees of freedom as parameters: of two, it may seem a tenth by chance.
+    """
+    return optimum.redraw * seldom_exceeded(model.space.size)
+
+
+def is_correction_easy(part: MarginalLikelihood, sweep: Sweep, check: PopulationCheck) -> bool:
+    """Return whether weighted draws could be better than the Gaussian, and fixed draws can weigh them."""
+    enough = _NEARLY_GAUSSIAN if part.space.size <= FEW_PARAMETERS else EVEN_ENOUGH
+    return check.ess < enough and room_for_draws(part, sweep)(_FEWEST_KEPT)
+
+
+def _around_the_mode(
+    model: PanelModel, sample: MarginalLikelihood, everybody: MarginalLikelihood, optimum: Optimum
+) -> tuple[GaussianFactor, Tensor]:
+    """Gaussian to begin with, and everybody's gradient of the log likelihood at the mode in relative coordinates."""
+    population, evaluation = optimum.population, optimum.evaluation
+    prior = model.log_prior_in_moves(population)
+    start, weight = optimum.factor, everybody.people.weight
+    if start is None:
+        # Where people say little, their information differs much between them.
+        part = everybody if optimum.sweep.pathwise else sample
+        precision = PRECISE if len(everybody.people) > most_people(part) else ROUGH
+        information = observed_information(
+            model, part, weight, population, optimum.sweep, evaluation.curvature, precision
+        )
+        curvature = evaluation.curvature if information is None else information - prior.hessian
+        start = laplace_factor(model, population, curvature, evaluation.gradient)
+    return widen_to_possible(model, start, weight), evaluation.gradient - prior.gradient
+
+
+def _teller(clock: Clock) -> Callable[[int], None]:
+    """Return a callback that reports progress every ten points, and ends what takes them when time is over."""
+    told = 0
+
+    def tick(points: int) -> None:
+        nonlocal told
+        told += points
+        if told % _TOLD_EVERY < points:
+            clock.tell(f"posterior: {told} points")
+        if clock.is_over():
+            raise _TimeIsOverError
+
+    return tick

@@ -1,0 +1,42 @@
+"""Multivariate t distributions, from which importance draws come."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy import stats
+from scipy.stats import qmc
+from torch import Tensor
+
+from mxlogit.guide.population import GaussianFactor
+
+_SMALLEST = 2.0**-53
+
+
+@dataclass(frozen=True)
+class StudentFactor:
+    """Multivariate t whose location and scale are those of a Gaussian factor."""
+
+    gaussian: GaussianFactor
+    freedom: float
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """Draw n vectors, shape (n, D): a scrambled Sobol sequence, whose means have less noise than random ones."""
+        size = len(self.gaussian.mean)
+        seed = int(torch.randint(2**31, (1,), generator=generator))
+        uniform = qmc.Sobol(size + 1, rng=seed).random_base2(math.ceil(math.log2(n)))[:n]
+        uniform = np.clip(uniform, _SMALLEST, 1.0 - _SMALLEST)
+        normal = torch.special.ndtri(torch.from_numpy(uniform[:, :size]))
+        stretch = np.sqrt(self.freedom / stats.chi2.ppf(uniform[:, size:], self.freedom))
+        return self.gaussian.at(normal * torch.from_numpy(stretch))
+
+    def log_prob(self, vector: Tensor) -> Tensor:
+        """Log density (*s,) at vectors (*s, D)."""
+        size, freedom = len(self.gaussian.mean), self.freedom
+        square = self.gaussian.whitened(vector).square().sum(-1)
+        constant = math.lgamma(0.5 * (freedom + size)) - math.lgamma(0.5 * freedom) - 0.5 * size * math.log(freedom)
+        constant -= 0.5 * size * math.log(math.pi) + float(self.gaussian.tril.diagonal().log().sum())
+        return constant - 0.5 * (freedom + size) * torch.log1p(square / freedom)
