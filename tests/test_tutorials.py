@@ -1,4 +1,4 @@
-"""Tutorials run on small data and end in assertions; tables of the README are those of the result files; its links lead somewhere."""
+"""Tutorials run on small data and end in assertions; tables of measurements are those of the result files; links lead somewhere."""
 
 import os
 import re
@@ -11,6 +11,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+FIGURES = (ROOT / "docs" / "benchmarks.md").read_text()
+TEXTS = README + FIGURES
 TUTORIALS = sorted((ROOT / "tutorials").glob("0*.py"))
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg", "MXLOGIT_SMOKE": "1"}
 
@@ -51,24 +53,28 @@ def test_a_table_that_was_edited_is_noticed(tmp_path):
     for path in (ROOT / "tutorials" / "results").glob("*"):
         if path.suffix in (".csv", ".json", ".py"):
             (results / path.name).write_bytes(path.read_bytes())
-    begin = README.index("<!-- published errors -->")
-    place = next(i for i in range(begin, len(README)) if README[i] == ".")
-    digit = str((int(README[place + 1]) + 1) % 10)
-    (tmp_path / "README.md").write_text(README[: place + 1] + digit + README[place + 2 :])
+    begin = FIGURES.index("<!-- published errors -->")
+    place = next(i for i in range(begin, len(FIGURES)) if FIGURES[i] == ".")
+    digit = str((int(FIGURES[place + 1]) + 1) % 10)
+    page = tmp_path / "docs" / "benchmarks.md"
+    page.parent.mkdir()
+    page.write_text(FIGURES[: place + 1] + digit + FIGURES[place + 2 :])
     done = subprocess.run(
         [sys.executable, str(results / "make_tables.py"), "--check"], env=ENVIRONMENT, capture_output=True, text=True
     )
     assert done.returncode == 1
     assert "differs" in done.stdout
     run([sys.executable, str(results / "make_tables.py")], folder=tmp_path)
-    assert (tmp_path / "README.md").read_text() == README
+    assert page.read_text() == FIGURES
 
 
 def test_links_lead_somewhere():
     """Relative links and paths in backticks exist; there are no others to check."""
     links = re.findall(r"\]\(([^)#]+)\)", README)
     missing = [link for link in links if "://" not in link and not (ROOT / link).exists()]
-    named = re.findall(r"`((?:tests|tutorials|docs|data)/[\w./]+\.(?:py|md|csv|txt))", README)
+    elsewhere = re.findall(r"\]\(([^)#]+)\)", FIGURES)
+    missing += [link for link in elsewhere if "://" not in link and not (ROOT / "docs" / link).exists()]
+    named = re.findall(r"`((?:tests|tutorials|docs|data)/[\w./]+\.(?:py|md|csv|txt))", TEXTS)
     missing += [path for path in named if not (ROOT / path).exists()]
     assert links
     assert named
@@ -77,7 +83,7 @@ def test_links_lead_somewhere():
 
 def scripts_of_readme():
     """Python scripts that commands of the README run, with their cases."""
-    found = re.findall(r"(tests/benchmarks/\w+\.py|`bench_\w+\.py)((?: [\w-]+)*)", README)
+    found = re.findall(r"(tests/benchmarks/\w+\.py|`bench_\w+\.py)((?: [\w-]+)*)", TEXTS)
     return sorted({(script.strip("`").split("/")[-1], tuple(cases.split())) for script, cases in found})
 
 
@@ -92,7 +98,7 @@ def test_benchmarks_of_the_readme_have_their_cases(script, cases):
 
 def commands_of_readme():
     """Commands of the package in the README."""
-    return sorted(set(re.findall(r"`(mxlogit study [^`]+)`", README)))
+    return sorted(set(re.findall(r"`(mxlogit study [^`]+)`", TEXTS)))
 
 
 @pytest.mark.parametrize("command", commands_of_readme())

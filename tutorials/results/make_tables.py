@@ -1,9 +1,9 @@
-"""From the result files in this folder to the tables of the README, and the picture of run times.
+"""From the result files in this folder to the tables of docs/benchmarks.md, and the picture of run times.
 
     python tutorials/results/make_tables.py [--check]
 
 Files ``published_<method>.csv`` come from ``mxlogit study published`` (see README.md here); beside each is the machine
-that ran it. ``--check`` writes nothing and fails if a table in the README is not what the files give.
+that ran it. ``--check`` writes nothing and fails if a table in docs/benchmarks.md is not what the files give.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import pandas as pd
 from mxlogit.study import beside_published, summarise
 
 HERE = Path(__file__).parent
-README = HERE.parent.parent / "README.md"
+PAGE = HERE.parent.parent / "docs" / "benchmarks.md"
 PUBLISHED = ("MSLE", "Gibbs", "AVI v2-d", "AVI v2-e")
 COVERED = ["covered_coefficient", "covered_sd", "covered_cor"]
 
@@ -94,7 +94,7 @@ def coverage_table(table: pd.DataFrame) -> str:
 
 
 def sections() -> dict[str, str]:
-    """Generated parts of the README by name."""
+    """Generated parts of the page by name."""
     table = read_results()
     return {
         "published errors": errors_table(table),
@@ -109,7 +109,7 @@ def with_sections(text: str, parts: dict[str, str]) -> str:
         marks = f"<!-- {name} -->", f"<!-- end of {name} -->"
         pattern = re.compile(f"{re.escape(marks[0])}.*?{re.escape(marks[1])}", re.DOTALL)
         if not pattern.search(text):
-            raise SystemExit(f"{README.name} has no marks {marks[0]} ... {marks[1]}")
+            raise SystemExit(f"{PAGE.name} has no marks {marks[0]} ... {marks[1]}")
         text = pattern.sub(lambda _, part=part, marks=marks: f"{marks[0]}\n{part}\n{marks[1]}", text)
     return text
 
@@ -129,12 +129,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args()
-    old = README.read_text()
+    old = PAGE.read_text()
     new = with_sections(old, sections())
     if options.check:
-        sys.stdout.write("as the files give\n" if new == old else "the README differs from the result files\n")
+        sys.stdout.write("as the files give\n" if new == old else "docs/benchmarks.md differs from the result files\n")
         return int(new != old)
-    README.write_text(new)
+    PAGE.write_text(new)
     draw_seconds(read_results(), HERE / "published_seconds.png")
     return 0
 
