@@ -230,7 +230,7 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
         model = build_model(specification, moments, self.priors)
         panels = make_panels(data, specification, device, dtype)
         everybody = People.gather(panels, team)
-        facts = data.decision_makers, data.alternatives, seed, everybody.first, len(everybody), everybody.rows
+        facts = data.decision_makers, data.alternatives, seed, everybody.first, len(everybody), moments.n_rows
         return Fitted(specification, model, panels, *facts), everybody, moments.n_situations
 
     def _asked(self, dtype: torch.dtype) -> dict[str, str]:

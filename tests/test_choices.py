@@ -174,7 +174,7 @@ def test_the_next_fit_works_after_a_bad_one(frame):
         ({"fixed": ["x"], "base_alternative": "a1"}, "only with constants"),
         ({"fixed": ["x"], "constants": True, "base_alternative": "bus"}, "not among the alternatives"),
         ({"fixed": ["x", "asc.bus"], "constants": True}, "no such alternative-specific constant"),
-        ({"fixed": ["x"], "method": "em"}, "method must be one of 'vi', 'msle'"),
+        ({"fixed": ["x"], "method": "em"}, "method must be one of 'vi', 'svi', 'msle'"),
         ({"fixed": ["x"], "method": 3}, "settings object"),
         ({"fixed": ["x"], "method": VI}, "settings object"),
         ({"fixed": None}, "must be a list of column names"),

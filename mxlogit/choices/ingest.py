@@ -143,6 +143,11 @@ def read_frame(
     data = replace(_assemble(rows, attributes, available, choice, weight, tuple(read)), clusters=clusters)
     if constants:
         data = add_constants(data, base_alternative)
+    return _with_places(data, index, rows, available)
+
+
+def _with_places(data: ChoiceData, index: pd.Index, rows: RowKeys, available: np.ndarray) -> FrameChoices:
+    """Choice data with the place of every row of their frame."""
     return FrameChoices(
         data,
         index,

@@ -76,6 +76,11 @@ class AttributeMoments:
         """Number of observed situations."""
         return int(self.count[1])
 
+    @property
+    def n_rows(self) -> int:
+        """Number of available alternatives of observed situations."""
+        return int(self.count[0])
+
     def take(self, columns: Sequence[int]) -> AttributeMoments:
         """Return the moments of some attributes."""
         index = list(columns)

@@ -27,7 +27,7 @@ from mxlogit.model.parameters import Population
 _MOST_POPULATIONS, _PEOPLE_TIMES_POPULATIONS, _FEWEST_POPULATIONS = 512, 32_000, 16
 # Rows of a person from which on there are fewer, as rows are more, down to so many: long panels tell a person's tastes
 # whatever the population is.
-_ROWS_OF_A_PERSON, _FEWEST_OF_LONG_PANELS = 24, 64
+_ROWS_OF_A_PERSON, _FEWEST_OF_LONG_PANELS = 32, 64
 # Taste samples per person for quantiles, and fewest of them per population sample.
 _SAMPLES, _SAMPLES_EACH = 512, 16
 # People whose samples are held at once for quantiles; states of chains that predictions use, at most, and fewest that

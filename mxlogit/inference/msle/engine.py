@@ -212,49 +212,58 @@ class _Report:
 
     def package(self) -> Fit:
         """Covariance, samples, exact likelihood, criteria and the check of the draws."""
-        simulated, vector = self.likelihoods[0], self.optimum.vector
-        model, panel, settings = simulated.model, simulated.panel, self.settings
+        simulated, vector, settings = self.likelihoods[0], self.optimum.vector, self.settings
+        panel = simulated.panel
         spread = Spread(
             self.optimum.hessian, self.optimum.at.scores, simulated.weights, self.search.sizes, panel.clusters
         )
         covariance = spread.covariance(settings.covariance)
         samples = sampling_distribution(simulated, vector, covariance, settings.n_samples, self.draws.seed)
-        jacobian = report_jacobian(simulated, vector, self.search.sizes)
         center = positive_diagonal(simulated.population(vector))
-        value = float(self.optimum.at.log_prob @ simulated.weights)
-        marginal = MarginalLikelihood(People.gather(panel), model.space, model.mixing, self.draws.seed)
-        diagnostics = _exact_likelihood(marginal, center)
-        diagnostics.update(information_criteria(value, model.space.size, panel))
-        kind = settings.covariance
-        warnings = spread.sentences(coordinate_names(simulated), kind) + _scheme_sentences(self.draws)
-        if settings.check_draws and model.space.n_random and not self.search.clock.was_over:
+        names = coordinate_names(simulated)
+        warnings = spread.sentences(names, settings.covariance) + _scheme_sentences(self.draws)
+        diagnostics = self._diagnose(center, [names[i] for i in spread.flat])
+        if settings.check_draws and simulated.model.space.n_random and not self.search.clock.was_over:
             check = self._check_draws(spread)
             diagnostics.update(check)
             if not check["draws_enough"]:
                 warnings.append(str(check["draws_verdict"]))
-        diagnostics.update(
-            simulated_log_likelihood=value,
-            start=self.optimum.start,
-            newton_decrement=self.optimum.decrement,
-            pareto_k=math.nan,
-            passes=self.search.passes,
-            unidentified=[coordinate_names(simulated)[i] for i in spread.flat],
-        )
-        found = simulated.population(vector)
-        tastes = SimulatedTastes(model, self.draws, column_signs(found.scale_tril))
-        reported = jacobian @ covariance @ jacobian.T
-        unknown = (jacobian[:, spread.unbounded(kind)] != 0).any(-1)
-        reported[unknown] = reported[:, unknown] = math.nan
+        signs = column_signs(simulated.population(vector).scale_tril)
         return Fit(
             samples,
             center,
             Status.TIME if self.search.clock.was_over else self.optimum.status,
             self.search.clock.history,
-            tastes,
+            SimulatedTastes(simulated.model, self.draws, signs),
             diagnostics,
             warnings=warnings,
-            covariance=reported,
+            covariance=self._reported(spread, covariance),
         )
+
+    def _diagnose(self, center: Population, flat: list[str]) -> dict[str, object]:
+        """Exact likelihood at the estimate, criteria, and how the search ended."""
+        simulated = self.likelihoods[0]
+        model, panel = simulated.model, simulated.panel
+        value = float(self.optimum.at.log_prob @ simulated.weights)
+        marginal = MarginalLikelihood(People.gather(panel), model.space, model.mixing, self.draws.seed)
+        return {
+            **_exact_likelihood(marginal, center),
+            **information_criteria(value, model.space.size, panel),
+            "simulated_log_likelihood": value,
+            "start": self.optimum.start,
+            "newton_decrement": self.optimum.decrement,
+            "pareto_k": math.nan,
+            "passes": self.search.passes,
+            "unidentified": flat,
+        }
+
+    def _reported(self, spread: Spread, covariance: Tensor) -> Tensor:
+        """Covariance of the reported parameters, missing where coordinates are unbounded."""
+        jacobian = report_jacobian(self.likelihoods[0], self.optimum.vector, self.search.sizes)
+        reported = jacobian @ covariance @ jacobian.T
+        unknown = (jacobian[:, spread.unbounded(self.settings.covariance)] != 0).any(-1)
+        reported[unknown] = reported[:, unknown] = math.nan
+        return reported
 
     def _check_draws(self, spread: Spread) -> dict[str, object]:
         """What other draws, and these with the others, would have said at the optimum.

@@ -35,6 +35,8 @@ from mxlogit.model.pyro_program import mixed_logit
 
 _RECORD_EVERY, _TEST_EVERY, _PATIENCE = 50, 100, 5
 _CLIP = 10.0
+# Share of the run after which q(theta) is averaged.
+_AVERAGED_FROM = 0.75
 # Pyro's handlers and torch's global generator are one for all threads: fits in several of them take turns.
 _PYRO = threading.Lock()
 _STEPS = 2_000
@@ -98,61 +100,81 @@ class _Schedule:
 
 
 def train(training: Training, guide: AmortizedGuide, task: Task) -> tuple[GaussianFactor, int]:
-    """Run Adam; return q(theta) averaged over the last quarter of the run, and how many gradients were clipped.
+    """Run Adam; return q(theta) averaged over the last quarter of the run, and how many gradients were clipped."""
+    run = _Run(training, guide, task)
+    return run.to_the_end(), run.clipped
+
+
+class _Run:
+    """Adam on Pyro's ELBO.
 
     Gradients are means over processes, each of which takes its share of a mini-batch from its own people, as if they
     were all.
     """
-    team, clock, seed = task.people.team, task.clock, task.seed
-    panel = task.people.own()
-    panel = replace(panel, weights=team.size * panel.weights)
 
-    def program(data: Panels, people: Tensor) -> None:
-        mixed_logit(guide.model, data, people)
+    def __init__(self, training: Training, guide: AmortizedGuide, task: Task) -> None:
+        self.guide, self.task, self.team, self.clock = guide, task, task.people.team, task.clock
+        panel = task.people.own()
+        self.panel = replace(panel, weights=self.team.size * panel.weights)
+        self.loss_of = Trace_ELBO()(self._program, guide)
+        self.theta = [guide.shift, guide.log_diagonal, guide.below]
+        self.rates = [training.rate, training.guide_rate]
+        networks = [p for name, p in guide.named_parameters() if "." in name]
+        groups: list[dict[str, Any]] = [{"params": self.theta}, {"params": networks}]
+        self.optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
+        self.schedule, self.clipped = _Schedule(training, task.clock), 0
+        automatic = guide.sbp is not None and guide.sbp.keep == "auto"
+        self.control = KeepControl(guide, self.team) if automatic else None
+        self.batch = min(max(1, training.batch_size // self.team.size), len(self.panel))
+        self.recent: list[float] = []
+        guide.first_person = task.people.first
 
-    loss_of = Trace_ELBO()(program, guide)
-    theta = [guide.shift, guide.log_diagonal, guide.below]
-    first_rates = [training.rate, training.guide_rate]
-    networks = [p for name, p in guide.named_parameters() if "." in name]
-    groups: list[dict[str, Any]] = [{"params": theta}, {"params": networks}]
-    optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
-    schedule, average, n_averaged, step = _Schedule(training, clock), _flatten(theta) * 0.0, 0, 0
-    clipped = 0
-    control = KeepControl(guide, team) if guide.sbp is not None and guide.sbp.keep == "auto" else None
-    batch = min(max(1, training.batch_size // team.size), len(panel))
-    recent: list[float] = []
-    guide.first_person = task.people.first
-    while (progress := schedule.progress(step)) < 1.0:
-        for group, rate in zip(optimizer.param_groups, first_rates, strict=True):
-            group["lr"] = rate * schedule.rate(progress)
-        chosen = torch.randperm(len(panel))[:batch].to(panel.values.device)
-        optimizer.zero_grad()
-        if control is not None and step % EVERY == EVERY - 1:
-            control.adjust(panel, chosen, (seed, step))
-        guide.mask_key = (seed, step)
-        loss = loss_of(panel, chosen)
+    def _program(self, data: Panels, people: Tensor) -> None:
+        mixed_logit(self.guide.model, data, people)
+
+    def to_the_end(self) -> GaussianFactor:
+        """Step until steps or time are used up, or a constant rate gains nothing; return q(theta)."""
+        average, n_averaged, step = _flatten(self.theta) * 0.0, 0, 0
+        while (progress := self.schedule.progress(step)) < 1.0:
+            self._step(step, progress)
+            step += 1
+            if self._is_settled(step):
+                break
+            if progress > _AVERAGED_FROM and not self.schedule.constant:
+                average, n_averaged = average + _flatten(self.theta), n_averaged + 1
+        if n_averaged:
+            _unflatten(average / n_averaged, self.theta)
+        factor = self.guide.eval().population_factor()
+        return GaussianFactor(factor.mean.detach(), factor.tril.detach())
+
+    def _step(self, step: int, progress: float) -> None:
+        guide, panel, key = self.guide, self.panel, (self.task.seed, step)
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * self.schedule.rate(progress)
+        chosen = torch.randperm(len(panel))[: self.batch].to(panel.values.device)
+        self.optimizer.zero_grad()
+        if self.control is not None and step % EVERY == EVERY - 1:
+            self.control.adjust(panel, chosen, key)
+        guide.mask_key = key
+        loss = self.loss_of(panel, chosen)
         loss.backward()
         if guide.polish_steps:
             population = guide.model.space.constrain(guide.population_factor().mean.detach()).to(panel.values)
-            (-len(panel) / batch * guide.encoder_bound(population, panel.take(chosen), chosen)).backward()
-        _average_gradients([*theta, *([] if guide.flow is None else guide.flow.parameters())], team)
-        longest = _CLIP * len(panel) * team.size
-        clipped += float(torch.nn.utils.clip_grad_norm_(theta, longest)) > longest
-        optimizer.step()
-        clock.passes += batch / len(panel)
-        recent = [*recent[-_RECORD_EVERY + 1 :], -float(loss.detach())]
-        step += 1
+            bound = guide.encoder_bound(population, panel.take(chosen), chosen)
+            (-len(panel) / self.batch * bound).backward()
+        _average_gradients([*self.theta, *([] if guide.flow is None else guide.flow.parameters())], self.team)
+        longest = _CLIP * len(panel) * self.team.size
+        self.clipped += float(torch.nn.utils.clip_grad_norm_(self.theta, longest)) > longest
+        self.optimizer.step()
+        self.clock.passes += self.batch / len(panel)
+        self.recent = [*self.recent[-_RECORD_EVERY + 1 :], -float(loss.detach())]
+
+    def _is_settled(self, step: int) -> bool:
+        """Record now and then; whether a constant rate has gained nothing for long."""
+        bound = sum(self.recent) / len(self.recent)
         if step % _RECORD_EVERY == 0:
-            _record(clock, step, sum(recent) / len(recent))
-        if step % _TEST_EVERY == 0 and schedule.is_over(team.gather(sum(recent) / len(recent))[0]):
-            break
-        if progress > 0.75 and not schedule.constant:
-            average, n_averaged = average + _flatten(theta), n_averaged + 1
-    if n_averaged:
-        _unflatten(average / n_averaged, theta)
-    guide.eval()
-    factor = guide.population_factor()
-    return GaussianFactor(factor.mean.detach(), factor.tril.detach()), clipped
+            _record(self.clock, step, bound)
+        return step % _TEST_EVERY == 0 and self.schedule.is_over(self.team.gather(bound)[0])
 
 
 def _average_gradients(parameters: list[torch.nn.Parameter], team: Team) -> None:

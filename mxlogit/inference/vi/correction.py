@@ -46,6 +46,8 @@ _PATH_WORK, _MOST_PATH_WORK = 0.8e9, 2.4e9
 USUAL_WORK, MOST_WORK = 130e6, 650e6
 # Stages from where a standard deviation is about zero.
 _TAIL_STAGES = 3
+# Share of the effective draws before that must be left after them.
+_LEFT = 0.3
 _TRIED, _MOMENT_SAMPLES = 12, 2_000
 # Share of points out of reach of draws that stay, above which they leave out what is not negligible.
 _MOST_UNKNOWN = 0.02
@@ -157,14 +159,18 @@ class PosteriorSampler:
         return None
 
     def cover(self, weighted: WeightedVectors, coordinates: CholeskyPoints, stages: int) -> WeightedVectors:
-        """Take further stages from where a standard deviation is about zero, if it may be."""
+        """Take further stages from where a standard deviation is about zero, if it may be.
+
+        They are left out again if few draws of all then count: values so far from the bulk may be unknown.
+        """
+        found = weighted
         for _ in range(stages):
-            weights = weighted.log_weights.exp()
-            if not is_zero_near(coordinates, weighted.vectors, weights):
-                return weighted
-            self._take_stage(TailProposal.around(coordinates, weighted.vectors, weights))
-            weighted = self._weighted() or weighted
-        return weighted
+            weights = found.log_weights.exp()
+            if not is_zero_near(coordinates, found.vectors, weights):
+                break
+            self._take_stage(TailProposal.around(coordinates, found.vectors, weights))
+            found = self._weighted() or found
+        return found if found.ess > _LEFT * weighted.ess else weighted
 
     def _take_stage(self, proposal: ProposalDensity) -> None:
         self._proposals.append(proposal)

@@ -21,6 +21,8 @@ from mxlogit.model.coordinates import CholeskyPoints
 _FREEDOM, _WIDER = 5.0, 1.5
 # Standard deviations of a diagonal cell between its mean and zero, below which zero is near.
 _NEAR = 4.0
+# Tastes up to which such draws are taken: of five, most are too far out to count.
+_MOST_TASTES = 3
 
 
 @dataclass(frozen=True)
@@ -105,8 +107,8 @@ def _all_signs(k: int) -> Tensor:
 
 
 def is_zero_near(coordinates: CholeskyPoints, points: Tensor, weights: Tensor) -> bool:
-    """Whether some standard deviation may be about zero, in a model with correlations, by weighted points."""
-    if not coordinates.space.pairs:
+    """Whether some standard deviation of a few correlated tastes may be about zero, by weighted points."""
+    if not coordinates.space.pairs or coordinates.space.n_random > _MOST_TASTES:
         return False
     cells = coordinates.diagonal(points)
     mean = weights @ cells
