@@ -18,7 +18,7 @@ from mxlogit.draws.generators import make_generator
 from mxlogit.execution.people import People
 from mxlogit.guide.population import GaussianFactor
 from mxlogit.inference.vi.information import PRECISE, observed_information, whitened
-from mxlogit.inference.vi.posterior import AnchoredTarget, check_gaussian
+from mxlogit.inference.vi.posterior import Anchor, AnchoredTarget, check_gaussian
 from mxlogit.integration.marginal import MarginalLikelihood, Sweep
 from mxlogit.integration.path_draws import PathDraws
 from mxlogit.simulate import simulate_choices
@@ -143,7 +143,7 @@ def test_the_check_sees_a_gaussian_that_is_too_narrow():
     for size in (1.0, 0.4):
         q = GaussianFactor(model.space.unconstrain(population), size * torch.linalg.cholesky(covariance))
         part = marginal.take(marginal.people.draw(1_500, (1,)))
-        target = AnchoredTarget(model, part, marginal.people.weight, population, -prior.gradient, sweep, q)
+        target = AnchoredTarget(model, part, Anchor(population, -prior.gradient, marginal.people.weight), sweep, q)
         target.match(q, torch.eye(2, dtype=torch.float64))
         found.append(check_gaussian(target.unmatched(), q, 48, make_generator(1)))
     assert found[0].ess > 0.85

@@ -157,6 +157,33 @@ def test_an_engine_that_ends_at_the_boundary_is_not_believed(monkeypatch):
     assert np.isnan(est.summary().loc["z", "std_error"])
 
 
+@pytest.mark.filterwarnings("ignore::mxlogit.ConvergenceWarning")
+def test_a_second_run_has_a_file_of_its_own(monkeypatch, tmp_path):
+    """Which the first run of a fit that is begun again does not meet; and none is made where time was over."""
+    first, second = simulate(2.5, 0.2, n=60, seed=1), simulate(-2.5, 0.2, n=120, seed=4)
+    frame = pd.concat([first, second.assign(id=second["id"] + 60)], ignore_index=True)
+    frame["x"] = np.random.default_rng(0).normal(size=len(frame))
+    request = {"fixed": ["x"], "random": {"z": "lognormal"}, "random_state": 0}
+    run, files = VI.run, []
+
+    def astray(self, model, people, **tools):
+        files.append(self.checkpoint)
+        fit = run(self, model, people, **tools)
+        if model.space.n_random:
+            fit.diagnostics["log_likelihood"] = -1e6
+        return fit
+
+    monkeypatch.setattr(VI, "run", astray)
+    path = tmp_path / "fit"
+    MixedLogit(method=VI(correct=False, checkpoint=path), **request).fit(frame)
+    assert [str(file) for file in files] == [str(path), f"{path}.second"]
+    files.clear()
+    hurried = VI(correct=False, max_seconds=1e-3)
+    est = MixedLogit(method=hurried, **request).fit(frame)
+    assert len(files) == 1
+    assert est.result_.status is Status.TIME
+
+
 def test_the_gain_of_a_distribution_by_its_definition(generator):
     """Tastes of three people, likelihoods by hand: the log of a mean over quantiles."""
     tastes = torch.tensor([0.0, 1.0, 2.0]).double()

@@ -74,7 +74,14 @@ def wide_to_long(
     table = as_narwhals(frame)
     problems = Problems()
     alternatives = _check_sources(table, attributes, availability or {}, problems)
-    keep = _check_names(decision_maker, situation, choice, availability, attributes, keep, problems)
+    roles = [(decision_maker, "the decision maker"), ("situation", "the choice situation")]
+    roles += [("alternative", "the alternative")]
+    roles += [("choice", "the choice")] if choice is not None else []
+    roles += [("available", "the availability")] if availability else []
+    roles += [(name, "an attribute") for name in attributes]
+    # What is there already under its own name need not be kept again.
+    there = {decision_maker, *(["situation"] if situation == "situation" else [])}
+    keep = _check_names(roles, keep, there, problems)
     optional = [name for name in (situation, choice) if name is not None]
     closing = [column for column in (availability or {}).values() if column is not None]
     wanted = [decision_maker, *optional, *closing, *keep]
@@ -231,29 +238,17 @@ def _kind(name: object) -> type:
     return str if isinstance(name, str) else type(name)
 
 
-def _check_names(
-    decision_maker: str,
-    situation: str | None,
-    choice: str | None,
-    availability: Mapping[Any, str] | None,
-    attributes: Mapping[str, Any],
-    keep: Sequence[str],
-    problems: Problems,
-) -> list[str]:
-    """Say which columns of the long frame would have one name; return what is to be kept beside them."""
+def _check_names(roles: list[tuple[str, str]], keep: Sequence[str], there: set[str], problems: Problems) -> list[str]:
+    """Say which columns of the long frame would have one name; return what is to be kept beside those that are there.
+
+    Roles are names of columns and what they are.
+    """
     if isinstance(keep, str):
         raise ChoiceDataError(f"keep must be a list of column names; got the string {keep!r}: write [{keep!r}].")
     if not all(isinstance(name, Hashable) for name in keep):
         raise ChoiceDataError(f"keep must be a list of column names; got {keep!r}.")
-    roles = [(decision_maker, "the decision maker"), ("situation", "the choice situation")]
-    roles += [("alternative", "the alternative")]
-    roles += [("choice", "the choice")] if choice is not None else []
-    roles += [("available", "the availability")] if availability else []
-    roles += [(name, "an attribute") for name in attributes]
-    # What is there already under its own name need not be kept again.
-    there = {decision_maker, *(["situation"] if situation == "situation" else [])}
     kept = [name for name in dict.fromkeys(keep) if name not in there]
-    roles += [(name, "a column to keep") for name in kept]
+    roles = [*roles, *((name, "a column to keep") for name in kept)]
     for name, count in Counter(name for name, _ in roles).items():
         if count > 1:
             what = " and ".join(role for other, role in roles if other == name)

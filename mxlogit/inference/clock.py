@@ -13,6 +13,12 @@ from mxlogit.optim.trust_region import Iteration
 # Passes over all people that remain when a search ends: derivatives at its last point, the log likelihood at the
 # estimate with more draws, and people's checks.
 _CLOSING_PASSES = 4.0
+# Points of a posterior between two reports.
+_TOLD_EVERY = 10
+
+
+class TimeIsOverError(Exception):
+    """Raised where a point of a posterior was evaluated when time was over."""
 
 
 @dataclass
@@ -65,6 +71,23 @@ class Clock:
         over = self.progress() >= 1.0
         self.was_over |= over
         return over
+
+    def counter(self) -> Callable[[int], None]:
+        """Return a callback that counts points of a posterior.
+
+        It reports progress every ten points, and raises `TimeIsOverError` when time is over.
+        """
+        told = 0
+
+        def count(points: int) -> None:
+            nonlocal told
+            told += points
+            if told % _TOLD_EVERY < points:
+                self.tell(f"posterior: {told} points")
+            if self.is_over():
+                raise TimeIsOverError
+
+        return count
 
     def record(self, stage: str, iteration: Iteration) -> None:
         """Append a line to the history and report progress."""

@@ -11,7 +11,9 @@ and is there a distribution of such tastes that raises it? For a mixture :math:`
 from __future__ import annotations
 
 import math
+import os
 import time
+from copy import copy
 from dataclasses import dataclass, replace
 
 import torch
@@ -81,14 +83,23 @@ def run_signed(
     started = time.perf_counter()
     signs = ask_signs(model, people, callback)
     fit = _fit_without(method, model, signs.wrong, people, generator, callback)
-    if signs.contrary and float(fit.diagnostics["log_likelihood"]) <= signs.log_likelihood + _CHANCE:  # type: ignore[arg-type]
+    no_gain = float(fit.diagnostics["log_likelihood"]) <= signs.log_likelihood + _CHANCE  # type: ignore[arg-type]
+    if signs.contrary and no_gain and fit.status is not Status.TIME:
         # The engine has not found the distribution that gains, but the boundary.
         wrong = tuple(sorted((*signs.wrong, *signs.contrary)))
-        fit = _fit_without(method, model, wrong, people, generator, callback)
+        fit = _fit_without(_for_second_run(method), model, wrong, people, generator, callback)
     elif signs.contrary:
         fit = replace(fit, warnings=[*fit.warnings, *(_contrary_sentence(model, i) for i in signs.contrary)])
     fit.diagnostics["seconds"] = time.perf_counter() - started
     return fit
+
+
+def _for_second_run(method: Method) -> Method:
+    """The method with a file of its own to go on from: what the first run would resume is another fit."""
+    path, other = getattr(method, "checkpoint", None), copy(method)
+    if path is not None:
+        other.checkpoint = f"{os.fspath(path)}.second"  # type: ignore[attr-defined]
+    return other
 
 
 def _fit_without(

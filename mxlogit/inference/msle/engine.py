@@ -34,7 +34,7 @@ from mxlogit.inference.msle.covariance import (
     report_jacobian,
     sampling_distribution,
 )
-from mxlogit.inference.msle.search import SCIPY, Optimum, SimulatedSearch
+from mxlogit.inference.msle.search import SCIPY, Optimum, SearchSettings, SimulatedSearch
 from mxlogit.inference.start import fit_multinomial_logit, in_money, start_population
 from mxlogit.integration.marginal import MarginalLikelihood, Sweep
 from mxlogit.integration.simulated_likelihood import SimulatedLikelihood
@@ -175,14 +175,8 @@ class MSLE(BaseEstimator):  # type: ignore[misc]
             # A multinomial logit has nothing to integrate.
             draws = replace(draws, n_draws=1, antithetic=False)
         likelihoods = self._likelihoods(model, panel, draws)
-        search = SimulatedSearch(
-            *likelihoods,
-            _natural_sizes(model),
-            optimizer=self.optimizer,
-            tolerance=self.tolerance,
-            max_iterations=self.max_iterations,
-            clock=clock,
-        )
+        settings = SearchSettings(self.optimizer, self.tolerance, self.max_iterations)
+        search = SimulatedSearch(*likelihoods, _natural_sizes(model), settings, clock)
         simulated = likelihoods[0]
         optimum = search.run(simulated.coordinates(start_population(model, start)), self.n_starts)
         fit = _Report(self, likelihoods, optimum, search, draws).package()

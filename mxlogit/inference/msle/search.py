@@ -85,6 +85,15 @@ class Found:
     start: str
 
 
+@dataclass(frozen=True)
+class SearchSettings:
+    """Settings of the search (see `mxlogit.MSLE`)."""
+
+    optimizer: str
+    tolerance: float
+    max_iterations: int
+
+
 class SimulatedSearch:
     """One search over one likelihood.
 
@@ -96,10 +105,7 @@ class SimulatedSearch:
         The same likelihood in the precision of the search.
     sizes : Tensor, shape (D,)
         Natural size of each coordinate.
-    optimizer : str
-    tolerance : float
-        Expected gain at which a search has converged.
-    max_iterations : int
+    settings : SearchSettings
     clock : Clock
     """
 
@@ -108,14 +114,12 @@ class SimulatedSearch:
         simulated: SimulatedLikelihood,
         rough: SimulatedLikelihood,
         sizes: Tensor,
-        *,
-        optimizer: str,
-        tolerance: float,
-        max_iterations: int,
+        settings: SearchSettings,
         clock: Clock,
     ) -> None:
         self.simulated, self.rough, self.sizes = simulated, rough, sizes
-        self.optimizer, self.tolerance, self.max_iterations = optimizer, tolerance, max_iterations
+        self.optimizer, self.tolerance = settings.optimizer, settings.tolerance
+        self.max_iterations = settings.max_iterations
         self.clock = clock
         self._others: list[SimulatedLikelihood] = []
 

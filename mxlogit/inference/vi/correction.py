@@ -20,6 +20,7 @@ from mxlogit.diagnostics.psis import pareto_smoothed
 from mxlogit.draws.curve import order_along_curve
 from mxlogit.draws.generators import make_generator
 from mxlogit.guide.population import GaussianFactor
+from mxlogit.inference.task import Task
 from mxlogit.inference.vi.response_surface import ResponseSurface, count_terms
 from mxlogit.inference.vi.student import StudentFactor
 from mxlogit.inference.vi.surfaces import KeptDensity, SweptDensity, keep_draws
@@ -27,7 +28,6 @@ from mxlogit.inference.vi.tail_proposal import TailProposal, is_zero_near
 from mxlogit.integration.marginal import MarginalLikelihood, Sweep
 from mxlogit.integration.path_draws import PathDraws
 from mxlogit.model.coordinates import CholeskyPoints
-from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.parameters import ParameterSpace
 
 _STAGE, _MOST_STAGES, _FEWEST_STAGES = 256, 6, 2
@@ -248,28 +248,19 @@ def _smooth(log_ratios: Tensor) -> tuple[Tensor, float]:
 
 
 def correct(
-    model: PanelModel,
-    marginal: MarginalLikelihood,
-    start: GaussianFactor,
-    sweep: Sweep,
-    seed: int,
-    tick: Callable[[int], None],
-    work: float = MOST_WORK,
+    task: Task, marginal: MarginalLikelihood, start: GaussianFactor, sweep: Sweep, work: float = MOST_WORK
 ) -> tuple[WeightedVectors | None, float]:
     """Correct a Gaussian posterior by weighted draws.
 
     Parameters
     ----------
-    model : PanelModel
+    task : Task
     marginal : MarginalLikelihood
         Of everybody.
     start : GaussianFactor
         The first proposal.
     sweep : Sweep
         All but the number of draws.
-    seed : int
-    tick : callable
-        Told how many points were evaluated.
     work : float
         People times draws times evaluations at most, where every evaluation is a pass.
 
@@ -279,7 +270,7 @@ def correct(
         Weighted unconstrained vectors, None where too few count or too much work would be needed, and how many passes
         over the people they took.
     """
-    generator = make_generator(seed, 17)
+    model, generator, tick = task.model, make_generator(task.seed, 17), task.clock.counter()
     coordinates = CholeskyPoints(
         model.space, model.space.constrain(_one_deviation_wider(model.space, start)).scale_tril
     )

@@ -13,6 +13,7 @@ from mxlogit.inference.clock import Clock
 from mxlogit.inference.vi.information import prefers_paths
 from mxlogit.inference.vi.newton import NewtonSettings, Optimum, draws_shift, with_prior
 from mxlogit.inference.vi.posterior import (
+    Anchor,
     AnchoredTarget,
     expect,
     laplace_factor,
@@ -83,7 +84,7 @@ class NaturalSearch:
     def _step(self, q: GaussianFactor, population: Population, evaluation: Evaluation, rate: float) -> GaussianFactor:
         likelihood = evaluation.gradient - self.model.log_prior_in_moves(population).gradient
         weight = self.marginal.people.weight
-        target = AnchoredTarget(self.model, self.part, weight, population, likelihood, self.sweep, q)
+        target = AnchoredTarget(self.model, self.part, Anchor(population, likelihood, weight), self.sweep, q)
         at = expect(target, q)
         self.clock.passes += target.evaluations * self.part.people.weight / weight
         return natural_step(q, at, rate)

@@ -87,6 +87,24 @@ class Target(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Anchor:
+    """Where the gradient of everybody's log likelihood is known: the mode, or near it.
+
+    Attributes
+    ----------
+    population : Population
+    gradient : Tensor, shape (D,)
+        Of the log likelihood of everybody, in relative coordinates.
+    weight : float
+        Sum of the weights of everybody.
+    """
+
+    population: Population
+    gradient: Tensor
+    weight: float
+
+
 class AnchoredTarget:
     """Gradient of the log posterior of the unconstrained vector, with fixed base draws.
 
@@ -98,12 +116,7 @@ class AnchoredTarget:
     model : PanelModel
     marginal : MarginalLikelihood
         Of everybody or of a subsample, with modes at the anchor.
-    weight : float
-        Sum of the weights of everybody.
-    population : Population
-        The anchor: the mode, or near it.
-    gradient : Tensor, shape (D,)
-        Of the log likelihood of everybody at the anchor, in relative coordinates.
+    anchor : Anchor
     sweep : Sweep
     near : GaussianFactor
         About the posterior: how far vectors will be.
@@ -115,21 +128,19 @@ class AnchoredTarget:
         self,
         model: PanelModel,
         marginal: MarginalLikelihood,
-        weight: float,
-        population: Population,
-        gradient: Tensor,
+        anchor: Anchor,
         sweep: Sweep,
         near: GaussianFactor,
         tick: Callable[[int], None] | None = None,
     ) -> None:
         self.model, self.part, self.sweep = model, marginal, sweep
-        self.factor = weight / marginal.people.weight
+        self.factor, population = anchor.weight / marginal.people.weight, anchor.population
         self.evaluations = 1
         self._tick = tick
         self._score = _keep_or_follow(model, marginal, population, sweep, near)
         self._centre, jacobian = model.space.unconstrain(population), model.space.relative_jacobian(population)
         here = self._score(self._centre[None])[0]
-        self._linear = torch.linalg.solve(jacobian.T, gradient) - self.factor * here
+        self._linear = torch.linalg.solve(jacobian.T, anchor.gradient) - self.factor * here
         self._quadratic = torch.zeros_like(jacobian)
         self._unmatched = self._linear
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from torch import Tensor
@@ -12,13 +11,14 @@ from mxlogit.draws.generators import make_generator
 from mxlogit.fit import Samples
 from mxlogit.guide.population import GaussianFactor
 from mxlogit.inference.assess import draw_samples, report_samples
-from mxlogit.inference.clock import Clock
+from mxlogit.inference.clock import TimeIsOverError
 from mxlogit.inference.task import Task
 from mxlogit.inference.vi.correction import MOST_WORK, USUAL_WORK, WeightedVectors, correct
 from mxlogit.inference.vi.information import FEW_PARAMETERS, PRECISE, ROUGH, observed_information, seldom_exceeded
 from mxlogit.inference.vi.newton import Optimum, step_from, step_scale, with_prior
 from mxlogit.inference.vi.posterior import (
     EVEN_ENOUGH,
+    Anchor,
     AnchoredTarget,
     PopulationCheck,
     check_gaussian,
@@ -42,7 +42,6 @@ _BLURRED = 0.2
 # people take little time and their standard deviations are known least (coverage of 90 % intervals, 150 people).
 # Weights of some hundred parameters' draws are too uneven for so few.
 _SKEWED, _LITTLE_SKEWED, _FEW_PEOPLE, _MOST_CORRECTED = 0.6, 0.2, 250, 40
-_TOLD_EVERY = 10
 # Draws that a correction begins with, where they can be kept: it then takes a second or less.
 _FEWEST_KEPT = 64
 # Effective sample size of the check below which it does so where people say little: standard deviations of the Gaussian
@@ -81,10 +80,6 @@ class Posterior:
 _UNCHECKED = PopulationCheck(math.nan, math.nan)
 
 
-class _TimeIsOverError(Exception):
-    """Raised where a point of the posterior would be evaluated too late."""
-
-
 def find_posterior(
     task: Task, sample: MarginalLikelihood, everybody: MarginalLikelihood, optimum: Optimum, *, wanted: str | bool
 ) -> Posterior:
@@ -117,13 +112,15 @@ def find_posterior(
     part, size = sample, most_people(sample) // (2 if task.is_sampled and model.space.size > FEW_PARAMETERS else 1)
     if len(sample.people) > size:
         part = sample.take(sample.people.draw(size, (task.seed, -2)))
-    target = AnchoredTarget(model, part, weight, optimum.population, gradient, sweep, start, _teller(task.clock))
+    target = AnchoredTarget(
+        model, part, Anchor(optimum.population, gradient, weight), sweep, start, task.clock.counter()
+    )
     found = Posterior(start, 0, _UNCHECKED)
     try:
         fitted = fit_gaussian(target, start)
         found = Posterior(widen_to_possible(model, fitted.factor, weight), fitted.rounds, _UNCHECKED)
         found = _check_or_correct(task, everybody, target, found, fitted.skewness, wanted=wanted)
-    except _TimeIsOverError:
+    except TimeIsOverError:
         task.clock.tell("time is over: the posterior is the last Gaussian")
     task.clock.passes += (sample.people.weight + target.evaluations * part.people.weight) / weight
     return found
@@ -145,8 +142,7 @@ def _check_or_correct(
     skewed = skewness > (_LITTLE_SKEWED if count <= _FEW_PEOPLE else _SKEWED)
 
     def corrected_by(work: float) -> Posterior | None:
-        tick = _teller(task.clock)
-        weighted, passes = correct(model, part if whole else everybody, found.factor, sweep, task.seed, tick, work)
+        weighted, passes = correct(task, part if whole else everybody, found.factor, sweep, work)
         task.clock.passes += passes
         if weighted is None:
             return None
@@ -236,18 +232,3 @@ def _around_the_mode(
         curvature = evaluation.curvature if information is None else information - prior.hessian
         start = laplace_factor(model, population, curvature, evaluation.gradient)
     return widen_to_possible(model, start, weight), evaluation.gradient - prior.gradient
-
-
-def _teller(clock: Clock) -> Callable[[int], None]:
-    """Return a callback that reports progress every ten points, and ends what takes them when time is over."""
-    told = 0
-
-    def tick(points: int) -> None:
-        nonlocal told
-        told += points
-        if told % _TOLD_EVERY < points:
-            clock.tell(f"posterior: {told} points")
-        if clock.is_over():
-            raise _TimeIsOverError
-
-    return tick
