@@ -112,10 +112,10 @@ def numpyro_transition(model, n):
 
     @jax.jit
     def sample(sites, data, key):
-        free = unconstrain_fn(code, data, {}, sites)
+        free = unconstrain_fn(code, (data,), {}, sites)
         # A state of its own for these data: energy and gradient of the last ones do not hold any more.
-        state = kernel.init(key, 0, free, data, {})
-        return constrain_fn(code, data, {}, kernel.sample(state, data, {}).z)
+        state = kernel.init(key, 0, free, (data,), {})
+        return constrain_fn(code, (data,), {}, kernel.sample(state, (data,), {}).z)
 
     def move(sites, panel, seed):
         with jax.enable_x64(True):

@@ -102,14 +102,19 @@ class BaseDraws:
         """Log density of the standardised local component at points of squared length ``square``."""
         if self.tail is None:
             return log_standard_normal(square, dimensions)
-        half = 0.5 * (self.tail + dimensions)
-        peak = math.lgamma(half) - math.lgamma(0.5 * self.tail) - 0.5 * dimensions * math.log(self.tail * math.pi)
-        return (square / self.tail).log1p_().mul_(-half).add_(peak)
+        return log_standard_student(square, dimensions, self.tail)
 
 
 def log_standard_normal(square: Tensor, dimensions: int) -> Tensor:
     """Log density of a standard normal at points of squared length ``square``."""
     return -0.5 * square - 0.5 * dimensions * math.log(2.0 * math.pi)
+
+
+def log_standard_student(square: Tensor, dimensions: int, freedom: float) -> Tensor:
+    """Log density of a standard multivariate Student-t at points of squared length ``square``."""
+    half = 0.5 * (freedom + dimensions)
+    peak = math.lgamma(half) - math.lgamma(0.5 * freedom) - 0.5 * dimensions * math.log(freedom * math.pi)
+    return (square / freedom).log1p_().mul_(-half).add_(peak)
 
 
 @dataclass(frozen=True)

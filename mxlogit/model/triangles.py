@@ -13,9 +13,9 @@ def inverse_of_lower(tril: Tensor) -> Tensor:
 
 
 def lower_of(root: Tensor) -> Tensor:
-    """Lower triangular matrix with a positive diagonal that has the same product with its transpose, by QR.
+    """Lower triangular matrices (*s, k, k) with positive diagonals and the products root root', root (*s, k, m), by QR.
 
     Nothing is squared, so that small directions keep their digits.
     """
-    upper = torch.linalg.qr(root.T, mode="r").R
-    return upper.T * upper.diagonal().sign()
+    upper = torch.linalg.qr(root.mT, mode="r").R
+    return upper.mT * upper.diagonal(dim1=-2, dim2=-1).sign()[..., None, :]

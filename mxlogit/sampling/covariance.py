@@ -22,7 +22,7 @@ from torch import Tensor
 from mxlogit.errors import check_at_least
 from mxlogit.model.parameters import ParameterSpace
 from mxlogit.model.priors import PriorDensity
-from mxlogit.model.triangles import inverse_of_lower
+from mxlogit.model.triangles import inverse_of_lower, lower_of
 from mxlogit.sampling.chains import Noise
 
 
@@ -115,11 +115,7 @@ def draw_inverse_wishart(freedom: float, products: Tensor, noise: Noise) -> Tens
     bartlett = noise.normal(size, size, like=products).tril(-1)
     freedoms = [0.5 * (freedom - i) for i in range(size)]
     bartlett.diagonal(dim1=-2, dim2=-1).copy_((2.0 * noise.gamma(freedoms, products)).sqrt())
-    # cholesky(M M') for M = U A'^-1 is the transpose of the triangle of a QR factorisation of M'.
-    triangle = torch.linalg.qr(
-        torch.linalg.solve_triangular(bartlett, torch.linalg.cholesky(products).mT, upper=False)
-    ).R.mT
-    return triangle * triangle.diagonal(dim1=-2, dim2=-1).sign()[..., None, :]
+    return lower_of(torch.linalg.solve_triangular(bartlett, torch.linalg.cholesky(products).mT, upper=False).mT)
 
 
 def put_block(tril: Tensor, block: tuple[int, ...], part: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from scipy import stats
 from scipy.stats import qmc
 from torch import Tensor
 
+from mxlogit.draws.importance import log_standard_student
 from mxlogit.guide.population import GaussianFactor
 
 _SMALLEST = 2.0**-53
@@ -35,8 +36,6 @@ class StudentFactor:
 
     def log_prob(self, vector: Tensor) -> Tensor:
         """Log density (*s,) at vectors (*s, D)."""
-        size, freedom = len(self.gaussian.mean), self.freedom
         square = self.gaussian.whitened(vector).square().sum(-1)
-        constant = math.lgamma(0.5 * (freedom + size)) - math.lgamma(0.5 * freedom) - 0.5 * size * math.log(freedom)
-        constant -= 0.5 * size * math.log(math.pi) + float(self.gaussian.tril.diagonal().log().sum())
-        return constant - 0.5 * (freedom + size) * torch.log1p(square / freedom)
+        log_size = self.gaussian.tril.diagonal().log().sum()
+        return log_standard_student(square, len(self.gaussian.mean), self.freedom) - log_size
