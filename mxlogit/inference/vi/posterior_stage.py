@@ -108,6 +108,10 @@ def find_posterior(
     optimum = _sharpen(task, everybody, optimum)
     start, gradient = _around_the_mode(model, sample, everybody, optimum)
     sweep = posterior_sweep(optimum.sweep, optimum.evaluation.detail.value.ess, len(sample.people))
+    if model.space.size <= FEW_PARAMETERS:
+        # Where they cost little: seeds differ by .6 % instead of 1.6 in the standard deviation of a correlation (20,000
+        # people, one choice, two tastes).
+        sweep = replace(sweep, draws=2 * sweep.draws)
     # Of many people half as many will do, but for few parameters, of which they cost little.
     part, size = sample, most_people(sample) // (2 if task.is_sampled and model.space.size > FEW_PARAMETERS else 1)
     if len(sample.people) > size:
