@@ -222,7 +222,10 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
         method = resolve_method(self.method)
         device, dtype = resolve_device(self.device), resolve_dtype(self.dtype, method)
         seed = team.gather(resolve_seed(self.random_state))[0]
-        agree_on(team, {**describe_settings(method, WITHOUT_EFFECT), **self._asked(dtype)})
+        asked = {field.name: repr(getattr(specification, field.name)) for field in fields(specification)}
+        others = {"priors": repr(self.priors), "weights_sum": repr(self.weights_sum), "dtype": str(dtype)}
+        others["a checkpoint"] = repr(getattr(method, "checkpoint", None) is not None)
+        agree_on(team, {**describe_settings(method, WITHOUT_EFFECT), **asked, **others})
         data = share_people(read_choices(X, self._columns(), specification, **given), team, dtype)
         data = scale_weights(data, self.weights_sum, team)
         specification = complete(specification, data)
@@ -232,11 +235,6 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
         everybody = People.gather(panels, team)
         facts = data.decision_makers, data.alternatives, seed, everybody.first, len(everybody), moments.n_rows
         return Fitted(specification, model, panels, *facts), everybody, moments.n_situations
-
-    def _asked(self, dtype: torch.dtype) -> dict[str, str]:
-        """What all processes of a fit must be asked alike, in words."""
-        names = ("fixed", "random", "correlated", "constants", "base_alternative", "scale", "priors", "weights_sum")
-        return {**{name: repr(getattr(self, name)) for name in names}, "dtype": str(dtype)}
 
     def _remember(self, fitted: Fitted, result: Fit, n_people: int, n_situations: int) -> MixedLogit:
         """Set every fitted attribute at once, then warn."""

@@ -14,6 +14,8 @@ import mxlogit.inference.vi.newton as newton
 import mxlogit.inference.vi.posterior as posterior
 import mxlogit.inference.vi.route as default
 from mxlogit import MCMC, VI, MixedLogit, Priors, SpecificationError, pack_choices
+from mxlogit.fit import Status
+from mxlogit.inference.clock import Clock
 from mxlogit.integration.marginal import MarginalLikelihood
 from mxlogit.simulate import simulate_choices, simulate_published_study
 
@@ -197,6 +199,23 @@ def test_a_broken_checkpoint_is_named(data, interrupted):
     interrupted.write_bytes(interrupted.read_bytes()[:-5])
     with pytest.raises(SpecificationError, match=r"fit.checkpoint' cannot be read .* Delete it"):
         estimator(interrupted).fit(data)
+
+
+@pytest.mark.parametrize("steps", [3, 6, 10])
+def test_time_that_ends_a_search_leaves_no_other_passes(data, tmp_path, whole, monkeypatch, steps):
+    """Wherever it ends, in a subsample or among everybody: what closes the fit is not what the whole one does next."""
+    path, asked = tmp_path / "fit", []
+
+    def progress(clock):
+        asked.append(clock)
+        return float(clock.limit is not None and len(asked) > steps)
+
+    monkeypatch.setattr(Clock, "progress", progress)
+    begun = estimator(path, max_seconds=60.0).fit(data)
+    assert begun.result_.status is Status.TIME
+    assert path.exists()
+    pd.testing.assert_series_equal(estimator(path).fit(data).coef_, whole[0].coef_, rtol=1e-9)
+    assert not path.exists()
 
 
 def test_natural_steps_have_no_checkpoint():

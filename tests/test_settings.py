@@ -273,17 +273,19 @@ def test_time_that_is_enough_changes_nothing(frame):
     assert all(np.array_equal(a, b) for a, b in zip(first[:3], second[:3], strict=True))
 
 
-def test_a_fit_that_time_ended_goes_on_from_its_file(frame, tmp_path, monkeypatch):
+@pytest.mark.parametrize("settings", [{}, {"draws": 64}, {"correct": True}], ids=str)
+def test_a_fit_that_time_ended_goes_on_from_its_file(frame, tmp_path, settings):
     """To the same answer; the file stays until then."""
-    whole = facts(frame, VI(n_samples=100))
+    settings = {"n_samples": 100, **settings}
+    whole = facts(frame, VI(**settings))
     path = tmp_path / "fit.checkpoint"
     with pytest.warns(ConvergenceWarning, match="max_seconds"):
         begun = MixedLogit(
-            fixed=["x"], random=["z", "w"], method=VI(n_samples=100, max_seconds=1e-3, checkpoint=path), random_state=1
+            fixed=["x"], random=["z", "w"], method=VI(max_seconds=1e-3, checkpoint=path, **settings), random_state=1
         ).fit(frame)
     assert begun.result_.status is Status.TIME
     assert path.exists()
-    resumed = facts(frame, VI(n_samples=100, checkpoint=path))
+    resumed = facts(frame, VI(checkpoint=path, **settings))
     assert all(np.array_equal(a, b) for a, b in zip(whole[:3], resumed[:3], strict=True))
     assert not path.exists()
 

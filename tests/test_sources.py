@@ -471,7 +471,6 @@ LABELS = {
     "hashes of 64 bits": lambda i: 2**63 + i,
     "zeros in front": lambda i: f"00{i - 20}" if i > 20 else str(i),
     "twenty digits": lambda i: f"1234567890123456{i:04d}",
-    "a word for missing": lambda i: "null" if i == 5 else str(i),
     "true and false": lambda i: {1: "true", 2: "false"}.get(i, f"person {i}"),
     "whole numbers": lambda i: i,
     "halves": lambda i: i + 0.5,
@@ -489,6 +488,23 @@ def test_people_of_a_text_file_are_those_of_the_frame(kind, tmp_path):
     assert sorted(map(str, packed.decision_makers)) == sorted(map(str, frame["id"].unique()))
     if kind in ("whole numbers", "halves"):
         assert packed.decision_makers.dtype.kind in "if"
+
+
+def test_a_word_for_missing_among_numbers_is_no_person(tmp_path):
+    frame, _ = simulate_choices(10, 3, 3, fixed={"x": 1.0}, random_state=0)
+    frame.assign(id=frame["id"].astype(str).replace({"5": "NA"})).to_csv(tmp_path / "rows.csv", index=False)
+    with pytest.raises(ChoiceDataError, match="'id' of numbers has 9 labels that mean a missing value"):
+        pack_choices(tmp_path / "rows.csv", tmp_path / "pack", names=["x"])
+
+
+def test_text_files_of_numbers_and_of_text(tmp_path):
+    frame, _ = simulate_choices(10, 3, 3, fixed={"x": 1.0}, random_state=0)
+    (tmp_path / "rows").mkdir()
+    frame.to_csv(tmp_path / "rows" / "a.csv", index=False)
+    frame.assign(id=frame["id"].map("person {}".format)).to_csv(tmp_path / "rows" / "b.csv", index=False)
+    packed = pack_choices(tmp_path / "rows", tmp_path / "pack", names=["x"])
+    assert sorted(packed.decision_makers)[:2] == ["1", "10"]
+    assert packed.n_decision_makers == 20
 
 
 def test_a_text_file_still_needs_its_keys(tmp_path):

@@ -45,7 +45,7 @@ print(pd.DataFrame(rows).T.round(3).to_string())
 # ## Second-order updates
 #
 # The same posterior by other engines. Newton is the default since it gets there first; the others are for comparison,
-# for their Monte Carlo error (`"saa"`), or for training all weights of a guide (`"hessian_free"`, `"lbfgs"`).
+# for their Monte Carlo error (`DADVI()`), or for training all weights of a guide (`"hessian_free"`, `"lbfgs"`).
 
 # %%
 frame, truth = simulate_choices(

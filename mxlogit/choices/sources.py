@@ -13,6 +13,8 @@ from mxlogit.choices.frames import as_narwhals
 from mxlogit.errors import ChoiceDataError, MissingExtraError
 
 _BATCH_ROWS = 500_000
+# What programs write for a missing number.
+_WORDS_FOR_MISSING = ("NA", "N/A", "NaN", "nan", "null", "NULL", "None", "#N/A")
 # Whole numbers up to here have a floating point number each.
 _EXACT = 2.0**53
 
@@ -39,10 +41,12 @@ class Source:
         if isinstance(source, (str, Path)) or _is_list_of_paths(source):
             self._dataset = _open_dataset(source)
             schemas = [part.physical_schema for part in self._dataset.get_fragments()]
+            self._is_text = all(map(_is_text_file, self._dataset.get_fragments()))
             for schema in schemas:
                 self._check(schema.names)
+            if self._is_text:
+                schemas = self._with_text_where_labels_differ(schemas)
             self.schema = self._common(schemas, "file")
-            self._is_text = all(map(_is_text_file, self._dataset.get_fragments()))
             self._give_up_doubtful_types()
         else:
             self.schema = self._common(self._write(_as_frames(source), work), "frame")
@@ -93,6 +97,13 @@ class Source:
         wanted = self.schema.field(name).type
         if wanted == text.type:
             return text
+        compute, pa = import_pyarrow("compute"), import_pyarrow()
+        words = compute.sum(compute.is_in(text, value_set=pa.array(_WORDS_FOR_MISSING))).as_py()
+        if words:
+            raise ChoiceDataError(
+                f"column {name!r} of numbers has {words} labels that mean a missing value ({_WORDS_FOR_MISSING[0]}, "
+                "...) in text files; every row needs its keys. If they are labels, give a frame or Parquet with text."
+            )
         try:
             labels = text.cast(wanted)
         except ValueError:
@@ -111,6 +122,16 @@ class Source:
             if field.name in self.keys:
                 schema = schema.set(place, pa.field(field.name, pa.string()))
         return schema
+
+    def _with_text_where_labels_differ(self, schemas: list[Any]) -> list[Any]:
+        """Schemas of text files whose labels are text where they are numbers in one and not in another."""
+        pa = import_pyarrow()
+        for key in self.keys:
+            kinds = [schema.field(key).type for schema in schemas]
+            if all(_wider(kinds[0], kind) is not None for kind in kinds):
+                continue
+            schemas = [schema.set(schema.get_field_index(key), pa.field(key, pa.string())) for schema in schemas]
+        return schemas
 
     def _give_up_doubtful_types(self) -> None:
         """Keep labels of text files as text, unless they are numbers or dates."""

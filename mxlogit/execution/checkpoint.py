@@ -119,6 +119,9 @@ class Journal:
         """
         return list(compute())
 
+    def pause(self) -> None:
+        """Remember no further passes, and keep those that are: what follows is not what the whole fit would do."""
+
     def finish(self) -> None:
         """Forget all passes: the fit is done."""
 
@@ -147,10 +150,12 @@ class FileJournal(Journal):
         self._tensors: dict[str, Tensor] = {}
         self._read()
         self._names = self._names[: min(team.gather(len(self._names)))]
-        self._next = 0
+        self._next, self._paused = 0, False
 
     def run(self, name: str, at: Tensor, keeper: Keeper, compute: Callable[[], Sequence[Tensor]]) -> list[Tensor]:
         """Return what the pass returned the last time, or compute it and write it down."""
+        if self._paused:
+            return list(compute())
         place, self._next = self._next, self._next + 1
         modes = f"modes {name.split()[0]}"
         if place < len(self._names):
@@ -165,9 +170,14 @@ class FileJournal(Journal):
         self._file.write(self._tensors, {"passes": json.dumps(self._names)})
         return results
 
+    def pause(self) -> None:
+        """Leave the file as it is."""
+        self._paused = True
+
     def finish(self) -> None:
-        """Delete the file."""
-        self._file.delete()
+        """Delete the file, unless it is left for the fit to go on from."""
+        if not self._paused:
+            self._file.delete()
 
     def _keys(self, place: int) -> list[str]:
         return sorted(key for key in self._tensors if key.startswith(f"{place} ") and not key.endswith(" at"))

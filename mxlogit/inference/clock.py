@@ -39,7 +39,9 @@ class Clock:
         Gradient equivalents so far.
     history : list of HistoryRow
     was_over : bool
-        Whether something was left out because time was over.
+        Whether something was left out because time was over. What is over once stays over.
+    on_over : callable
+        Called when it is over.
     """
 
     tell: Callable[[str], None]
@@ -49,6 +51,7 @@ class Clock:
     passes: float = 0.0
     history: list[HistoryRow] = field(default_factory=list)
     was_over: bool = False
+    on_over: Callable[[], None] = field(default=lambda: None)
     _first: tuple[float, float] | None = None
 
     def seconds(self) -> float:
@@ -68,9 +71,10 @@ class Clock:
 
     def is_over(self) -> bool:
         """Return whether the limit leaves no time for more than what closes a fit; the same in all processes."""
-        over = self.progress() >= 1.0
-        self.was_over |= over
-        return over
+        if not self.was_over and self.progress() >= 1.0:
+            self.was_over = True
+            self.on_over()
+        return self.was_over
 
     def counter(self) -> Callable[[int], None]:
         """Return a callback that counts points of a posterior.

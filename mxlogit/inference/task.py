@@ -70,7 +70,7 @@ class Task:
                 "willingness-to-pay space (scale=...) needs method='msle'; VI estimates coefficients in utils."
             )
         seed = int(torch.randint(2**62, (1,), generator=generator))
-        clock = Clock(callback, max_seconds, people.team)
+        clock = Clock(callback, people.team.gather(max_seconds)[0], people.team)
         many = len(people) > LARGEST_SAMPLE
         sample = people.take(people.draw(LARGEST_SAMPLE, (seed, -3))) if many else people
         logit = fit_multinomial_logit(sample, model.prior.deviation)

@@ -84,19 +84,27 @@ def run_signed(
     signs = ask_signs(model, people, callback)
     fit = _fit_without(method, model, signs.wrong, people, generator, callback)
     no_gain = float(fit.diagnostics["log_likelihood"]) <= signs.log_likelihood + _CHANCE  # type: ignore[arg-type]
-    if signs.contrary and no_gain and fit.status is not Status.TIME:
+    second = _for_second_run(method, people.team.gather(time.perf_counter() - started)[0])
+    if signs.contrary and no_gain and second is not None:
         # The engine has not found the distribution that gains, but the boundary.
         wrong = tuple(sorted((*signs.wrong, *signs.contrary)))
-        fit = _fit_without(_for_second_run(method), model, wrong, people, generator, callback)
+        fit = _fit_without(second, model, wrong, people, generator, callback)
     elif signs.contrary:
         fit = replace(fit, warnings=[*fit.warnings, *(_contrary_sentence(model, i) for i in signs.contrary)])
     fit.diagnostics["seconds"] = time.perf_counter() - started
     return fit
 
 
-def _for_second_run(method: Method) -> Method:
-    """The method with a file of its own to go on from: what the first run would resume is another fit."""
-    path, other = getattr(method, "checkpoint", None), copy(method)
+def _for_second_run(method: Method, spent: float) -> Method | None:
+    """The method with the seconds that are left, and a file of its own to go on from; None if time is over.
+
+    What the first run would resume is another fit.
+    """
+    path, limit, other = getattr(method, "checkpoint", None), getattr(method, "max_seconds", None), copy(method)
+    if limit is not None:
+        if spent > _MOST_OF_THE_LIMIT * limit:
+            return None
+        other.max_seconds = limit - spent  # type: ignore[attr-defined]
     if path is not None:
         other.checkpoint = f"{os.fspath(path)}.second"  # type: ignore[attr-defined]
     return other
@@ -143,6 +151,10 @@ def _contrary_sentence(model: PanelModel, i: int) -> str:
         f"A small effect of {name!r} of the sign of {family.name!r}, the same for everybody, lowers the likelihood: on "
         "average the effect has the other sign. 'normal' lets people have either."
     )
+
+
+# Share of a time limit after which no second run begins.
+_MOST_OF_THE_LIMIT = 0.7
 
 
 @dataclass(frozen=True)

@@ -274,6 +274,7 @@ def adam(
     *,
     rate: float = 0.05,
     relative: Tensor | None = None,
+    share_used: Callable[[], float] = lambda: 0.0,
 ) -> Tensor:
     """First order: Adam on fresh draws at a rate that follows a cosine.
 
@@ -287,6 +288,8 @@ def adam(
         The first one.
     relative : Tensor, shape (d,), optional
         Rates of the coordinates as multiples of it.
+    share_used : callable
+        Share of the time that is used: the cosine follows it where it is ahead of the iterations.
 
     Returns
     -------
@@ -300,13 +303,14 @@ def adam(
     point = start
     total, count = torch.zeros_like(start), 0
     for iteration in range(iterations):
-        optimizer.param_groups[0]["lr"] = rate * 0.5 * (1.0 + math.cos(math.pi * iteration / iterations))
+        share = min(1.0, max(iteration / iterations, share_used()))
+        optimizer.param_groups[0]["lr"] = rate * 0.5 * (1.0 + math.cos(math.pi * share))
         smooth = objective.freeze(iteration, point)
         value, gradient = smooth.gradient(point)
         moved.grad = unit * gradient
         optimizer.step()
         point = start + unit * moved.detach()
-        if iteration >= 0.75 * iterations:
+        if share >= 0.75:
             total, count = total + point, count + 1
         if not progress.record(value, smooth.gradients, kept=True):
             break

@@ -124,6 +124,8 @@ def _log_mean(densities: Tensor) -> Tensor:
 def _error_of_sum(values: pd.Series, weights: pd.Series) -> float:
     """Standard error of a sum over people, of whom each stands for as many as its weight says."""
     count = weights.sum()
+    if count <= 1.0:
+        return float("nan")
     mean = (weights * values).sum() / count
     return float(np.sqrt(count * (weights * (values - mean) ** 2).sum() / (count - 1.0)))
 

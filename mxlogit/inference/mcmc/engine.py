@@ -36,6 +36,8 @@ _CENTER_WORK = 20_000_000
 # Decision makers that weights may add to those that there are.
 _MOST_REPEATED = 10_000_000
 _ROUNDING = 1e-6
+# Share of a time limit that a start by VI may take.
+_START_SHARE = 0.2
 
 Sampler = Callable[[ChainSettings, PanelModel, Panels, Population, int, Clock], Sampled]
 
@@ -71,7 +73,8 @@ class MCMC(BaseEstimator):  # type: ignore[misc]
     checkpoint : str, Path or None
         File in which the chains are kept, every 20 seconds ("gibbs" only). A run that was killed or interrupted, or
         ended by ``max_seconds``, started again with the same data, settings and ``random_state``, goes on from there
-        and ends at the same samples; the file is deleted when the run is done.
+        and ends at the same samples (if a limit has not shortened its warm-up); the file is deleted when the run is
+        done.
 
     Notes
     -----
@@ -189,7 +192,10 @@ class MCMC(BaseEstimator):  # type: ignore[misc]
     ) -> Population:
         """Where chains begin, apart from each other."""
         if self.start == "vi":
-            return VI(n_samples=100).run(model, people, generator=generator, callback=callback).center
+            limit = None if self.max_seconds is None else _START_SHARE * self.max_seconds
+            return (
+                VI(n_samples=100, max_seconds=limit).run(model, people, generator=generator, callback=callback).center
+            )
         return start_population(model, logit)
 
 

@@ -16,7 +16,7 @@ from mxlogit.draws.generators import make_generator
 from mxlogit.errors import MissingExtraError, SpecificationError
 from mxlogit.fit import HistoryRow
 from mxlogit.inference.clock import Clock
-from mxlogit.inference.mcmc.gibbs_run import ChainSettings, Sampled
+from mxlogit.inference.mcmc.gibbs_run import FEWEST_KEPT, ChainSettings, Sampled
 from mxlogit.inference.mcmc.pyro_nuts import chain_after_chain, is_over_for, site_values
 from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.panels import Panels
@@ -76,7 +76,8 @@ def run_numpyro(
             clock.tell(text)
             blocks += [block] if block else []
             divergences += diverged
-            if blocks and is_over_for(chain, settings, clock):
+            kept = sum(len(next(iter(block.values()))) for block in blocks) // settings.thin
+            if kept >= FEWEST_KEPT and is_over_for(chain, settings, clock):
                 break
         return _as_tensors(blocks, settings), divergences
 

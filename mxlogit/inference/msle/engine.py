@@ -241,7 +241,7 @@ class _Report:
         value = float(self.optimum.at.log_prob @ simulated.weights)
         marginal = MarginalLikelihood(People.gather(panel), model.space, model.mixing, self.draws.seed)
         return {
-            **_exact_likelihood(marginal, center),
+            **_exact_likelihood(marginal, center, once=self.search.clock.was_over),
             **information_criteria(value, model.space.size, panel),
             "simulated_log_likelihood": value,
             "start": self.optimum.start,
@@ -291,14 +291,14 @@ class _Report:
         }
 
 
-def _exact_likelihood(marginal: MarginalLikelihood, center: Population) -> dict[str, object]:
-    """Importance-sampled log likelihood at the estimate, with draws until its error is small."""
+def _exact_likelihood(marginal: MarginalLikelihood, center: Population, *, once: bool) -> dict[str, object]:
+    """Importance-sampled log likelihood at the estimate, with draws until its error is small, or the fewest once."""
     draws = _FIRST_EXACT_DRAWS
     while True:
         sums = marginal.measure(center, Sweep(draws, 8, 7, 30))
         error = sums.variance**0.5
         enough = error < max(_EXACT_ERROR, _EXACT_SHARE * abs(sums.log_likelihood))
-        if enough or (draws >= _MOST_EXACT_DRAWS and 4 * draws * len(marginal.people) > _MOST_EXACT_WORK):
+        if once or enough or (draws >= _MOST_EXACT_DRAWS and 4 * draws * len(marginal.people) > _MOST_EXACT_WORK):
             return {"log_likelihood": sums.log_likelihood, "log_likelihood_error": error, "ess": sums.ess}
         draws *= 4
 

@@ -133,7 +133,8 @@ class SimulatedSearch:
         """Search from ``start`` and from the most promising flips of signs, then finish at the best."""
         first = self._coarse(start) if self.optimizer == "newton" else start
         best = self._search(first, "positive standard deviations")
-        for name, vector in self._flips(best.vector, n_starts - 1):
+        flips = [] if self.clock.is_over() else self._flips(best.vector, n_starts - 1)
+        for name, vector in flips:
             if self.clock.is_over():
                 break
             other = self._search(vector, name)

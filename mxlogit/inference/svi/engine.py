@@ -123,7 +123,16 @@ class SVI(BaseEstimator):  # type: ignore[misc]
         ----------
         **settings
             Of `SVI` and, by name, of `Training`, in place of the published ones.
+
+        Raises
+        ------
+        SpecificationError
+            If another optimizer is asked for.
         """
+        if settings.get("optimizer", "adam") != "adam":
+            raise SpecificationError(
+                f"SVI.rodrigues2022() is trained by Adam; got optimizer={settings['optimizer']!r}."
+            )
         rates = {"schedule": "constant", "learning_rate": 0.005, "guide_learning_rate": 0.001}
         training: dict[str, Any] = {"steps": 10_000, "batch_size": 500, **rates}
         training |= {field.name: settings.pop(field.name) for field in fields(Training) if field.name in settings}

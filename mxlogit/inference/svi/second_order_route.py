@@ -25,6 +25,8 @@ from mxlogit.integration.tastes import PolishedTastes
 from mxlogit.optim.stochastic import Batches, Progress, adam, hessian_free, lbfgs, settled
 
 _ITERATIONS = {"adam": 2_000, "lbfgs": 150, "hessian_free": 60}
+# Iterations of a search that its time limit ends.
+_ENDLESS = 10**9
 # Most points of theta at a time: two a dimension if there are no more; and where networks are trained as well.
 _MOST_POINTS, _POINTS_WITH_NETWORKS = 128, 8
 # Draws of each person's tastes; draws that stay fixed (True) do not average out.
@@ -109,7 +111,7 @@ def run_stochastic(task: Task, plan: BoundPlan) -> Fit:
         extra = _describe_fixed_draws(found)
     else:
         progress = Progress(_Record(plan, objective, clock))
-        objective.load(_minimise(plan, objective, progress))
+        objective.load(_minimise(plan, objective, progress, clock))
         q = guide.eval().population_factor()
         factor, status = GaussianFactor(q.mean.detach(), q.tril.detach()), Status.ITERATIONS_DONE
         extra = {"iterations": progress.iteration, "gradients": progress.gradients, "rejected": progress.rejected}
@@ -118,14 +120,14 @@ def run_stochastic(task: Task, plan: BoundPlan) -> Fit:
     return judge(fit, model, people, task.logit)
 
 
-def _minimise(plan: BoundPlan, objective: GuideObjective, progress: Progress) -> torch.Tensor:
+def _minimise(plan: BoundPlan, objective: GuideObjective, progress: Progress, clock: Clock) -> torch.Tensor:
     how, start = plan.training, objective.vector()
-    most = how.steps or _ITERATIONS[plan.optimizer]
+    most = how.steps or (_ITERATIONS[plan.optimizer] if clock.limit is None else _ENDLESS)
     if plan.optimizer != "adam":
         return minimise(objective, start, most, progress, plan.optimizer, how.safeguard or "trust")
     relative = torch.ones_like(start)
     relative[objective.of_networks()] = how.guide_rate / how.rate
-    return adam(objective, start, most, progress, rate=how.rate, relative=relative)
+    return adam(objective, start, most, progress, rate=how.rate, relative=relative, share_used=clock.progress)
 
 
 def minimise(

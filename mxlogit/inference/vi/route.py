@@ -68,6 +68,7 @@ class NewtonPlan:
 def run_newton(task: Task, plan: NewtonPlan) -> Fit:
     """Find the population posterior by Newton steps on the marginal likelihood, and return its fit."""
     model, people, seed, clock = task.model, task.people, task.seed, task.clock
+    clock.on_over = plan.journal.pause
     marginal = MarginalLikelihood(people, model.space, model.mixing, seed, "all", plan.journal)
     part = marginal
     if task.is_sampled:
@@ -77,9 +78,6 @@ def run_newton(task: Task, plan: NewtonPlan) -> Fit:
     else:
         optimum = NewtonSearch(model, marginal, part, plan.search, clock).run(task.start)
     posterior = find_posterior(task, part, marginal, optimum, wanted=plan.is_spline or plan.correct)
-    if clock.was_over:
-        # A fit that goes on from the file makes other passes than those that close this one.
-        marginal.journal = part.journal = Journal()
     samples = posterior.sample(model, plan.n_samples, seed)
     gain = None
     if plan.is_spline and posterior.corrected is not None:
@@ -100,9 +98,7 @@ def run_newton(task: Task, plan: NewtonPlan) -> Fit:
     fit.diagnostics.update(_describe(fit, task, optimum, posterior))
     fit.diagnostics.update(guide=_describe_guide(flow, optimum), population_flow_gain=gain)
     fit = judge(fit, model, people, task.logit)
-    if not clock.was_over:
-        # What a limit left undone can be gone on with.
-        plan.journal.finish()
+    plan.journal.finish()
     return fit
 
 
