@@ -133,7 +133,7 @@ class FileJournal(Journal):
     ----------
     path : str or Path
     identity : dict of str to str
-        Of the fit.
+        Identity of the fit.
     team : Team
         Every process has a file of its own; all go on from the last pass that each of them has.
 

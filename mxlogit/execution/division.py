@@ -20,6 +20,8 @@ from mxlogit.model.differences import difference_panels
 _PEOPLE_AT_ONCE = 4_096
 # Share of a process's people whose choices another process has as well, above which they are the same people.
 _SAME_PEOPLE = 0.5
+# How many times as many people must be alike as chance makes alike within processes: for the noise of few.
+_BEYOND_CHANCE = 2
 
 
 def share_people(data: ChoiceData | PackedChoices, team: Team, dtype: torch.dtype) -> ChoiceData | PackedChoices:
@@ -34,7 +36,7 @@ def share_people(data: ChoiceData | PackedChoices, team: Team, dtype: torch.dtyp
     data : ChoiceData or PackedChoices
     team : Team
     dtype : torch.dtype
-        Of the fit: attributes are compared as it sees them.
+        Floating point type of the fit: attributes are compared as it sees them.
 
     Returns
     -------
@@ -106,7 +108,7 @@ def count_ambiguous(labels: Sequence[np.ndarray], contents: Sequence[Sequence[by
     Parameters
     ----------
     labels : sequence of ndarray, shape (n,)
-        Of the people of every process.
+        Labels of the people of every process.
     contents : sequence of sequence of bytes, length n
         Digests of their data.
 
@@ -129,24 +131,28 @@ def count_ambiguous(labels: Sequence[np.ndarray], contents: Sequence[Sequence[by
         if len(common):
             raise _overlap(common.tolist())
         return 0
-    alike = people.groupby("content")["process"].transform("nunique") > 1
-    by_chance = people.duplicated(["process", "content"], keep=False).sum() * (len(labels) - 1)
-    # Twice what chance makes alike within processes: for the noise of few.
-    if alike.sum() > 2 * by_chance:
+    alike, by_chance = _alike_elsewhere(people)
+    if alike.sum() > _BEYOND_CHANCE * by_chance:
         raise _overlap(people[alike].drop_duplicates("content")["label"].tolist())
     return int(ambiguous.sum())
 
 
-def count_relabelled(contents: Sequence[Sequence[bytes]]) -> int:
-    """Count the people of a process whose choices another process has, where these are most of its people.
+def _alike_elsewhere(people: pd.DataFrame) -> tuple[pd.Series, int]:
+    """Which people have the choices of somebody in another process, and how many would by chance.
 
-    People of one process who are alike (few alternatives, few situations) say how many would be by chance.
+    People of one process who are alike (few alternatives, few situations) tell chance.
     """
-    people = pd.concat([pd.DataFrame({"content": b, "process": i}) for i, b in enumerate(contents)])
     alike = people.groupby("content")["process"].transform("nunique") > 1
-    by_chance = people.duplicated(["process", "content"], keep=False).sum() * (len(contents) - 1)
+    others = people["process"].nunique() - 1
+    return alike, int(people.duplicated(["process", "content"], keep=False).sum()) * others
+
+
+def count_relabelled(contents: Sequence[Sequence[bytes]]) -> int:
+    """Count the people of a process whose choices another process has, where these are most of its people."""
+    people = pd.concat([pd.DataFrame({"content": b, "process": i}) for i, b in enumerate(contents)])
+    alike, by_chance = _alike_elsewhere(people)
     share = alike.groupby(people["process"]).mean()
-    if alike.sum() <= 2 * by_chance or not share.max() > _SAME_PEOPLE:
+    if alike.sum() <= _BEYOND_CHANCE * by_chance or not share.max() > _SAME_PEOPLE:
         return 0
     return int(alike[(people["process"] == share.idxmax()).to_numpy()].sum())
 

@@ -76,7 +76,7 @@ def identify_fit(
     model : PanelModel
     people : People
     settings : object
-        Of the engine.
+        Settings of the engine.
     seed : int
     engine : str
         Its name: settings may come from a class derived from its own.
@@ -160,7 +160,7 @@ def describe_differences(found: Mapping[str, str], wanted: Mapping[str, str]) ->
     Parameters
     ----------
     found, wanted : mapping of str to str
-        Of the file, and of the fit that would resume from it.
+        Identity of the file, and of the fit that would resume from it.
 
     Returns
     -------

@@ -128,7 +128,8 @@ def _upper_end_sentences(model: PanelModel, fit: Fit) -> list[str]:
     mean, _ = model.mixing.moments(fit.center.location, fit.center.scale)
     return [
         f"The taste of {name!r} lies at 1, the upper end of 'johnson_sb', for nearly everybody: its effect is larger "
-        "than that family, whose tastes lie between 0 and 1, allows. Multiply the column by a number, or take another."
+        "than that distribution, whose tastes lie between 0 and 1, allows. Multiply the column by a number, or take "
+        "another distribution."
         for name, family, value in zip(model.space.random, families, mean.tolist(), strict=True)
         if family.name == "johnson_sb" and value > _UPPER_END
     ]

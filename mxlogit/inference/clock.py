@@ -34,7 +34,7 @@ class Clock:
     team : Team
         Processes that work together: the first one's clock says for all when time is over.
     started : float
-        Of `time.perf_counter`.
+        Reading of `time.perf_counter` at the start.
     passes : float
         Gradient equivalents so far.
     history : list of HistoryRow

@@ -30,7 +30,7 @@ class Task:
     sample : People
         All people again, or a random subsample of more than 20,000.
     logit : MultinomialLogit
-        Of the sample; its information that of all people.
+        Logit of the sample, with the information of all people.
     start : Population
     seed : int
     clock : Clock

@@ -32,7 +32,7 @@ def memory_report(est: MixedLogit, X: Any) -> pd.DataFrame:
     Parameters
     ----------
     est : MixedLogit
-        With ``method=SVI(...)`` that trains a set encoder. It is not fitted by this.
+        Estimator with a ``method=SVI(...)`` that trains a set encoder; it is not fitted by this.
     X : long frame, ChoiceData or PackedChoices
 
     Returns

@@ -49,7 +49,7 @@ class AdamPlan:
     Attributes
     ----------
     guide : GuidePlan
-        With an encoder.
+        Plan with an encoder.
     training : Training
     tail : int or None
     n_samples : int

@@ -122,7 +122,7 @@ class SVI(BaseEstimator):  # type: ignore[misc]
         Parameters
         ----------
         **settings
-            Of `SVI` and, by name, of `Training`, in place of the published ones.
+            Settings of `SVI` and, by name, of `Training`, in place of the published ones.
 
         Raises
         ------

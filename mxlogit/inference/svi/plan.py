@@ -20,7 +20,7 @@ class GuidePlan:
     flow : {"affine", "spline", "autoregressive", None}
     flow_layers : int
     family : {"gaussian", "diagonal", "blocks"}
-        Of q(theta).
+        Covariance of q(theta).
     sbp : SBP or None
         Memory-saving backward passes.
     """

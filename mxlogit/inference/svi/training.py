@@ -23,13 +23,13 @@ class Training:
     guide_learning_rate : float or None
         First rate of the networks ("adam" only); None: 0.002.
     schedule : {None, "cosine", "constant"}
-        Of the rates of "adam" with an encoder on Pyro's ELBO: None and "cosine" fall to zero over the steps, or over
-        the seconds where there is a limit; a constant rate ends when the bound has not risen for 500 steps.
+        Course of the rates of "adam" with an encoder on Pyro's ELBO: None and "cosine" fall to zero over the steps, or
+        over the seconds where there is a limit; a constant rate ends when the bound has not risen for 500 steps.
     gradient : {"standard", "stl", "dreg"}
         Estimator of the gradient under "adam": "stl" (sticking the landing) with ``objective="elbo"``, "dreg" (doubly
         reparameterised) with "iwae". Both have less noise where the guide comes close to the posterior.
     safeguard : {None, "trust", "damping"}
-        Of "hessian_free": a trust region (None, "trust"), or Levenberg and Marquardt's damping.
+        Safeguard of "hessian_free": a trust region (None, "trust"), or Levenberg and Marquardt's damping.
     """
 
     steps: int | None = None

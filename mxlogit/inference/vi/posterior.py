@@ -89,15 +89,9 @@ class Target(Protocol):
 
 @dataclass(frozen=True)
 class Anchor:
-    """Where the gradient of everybody's log likelihood is known: the mode, or near it.
+    """The mode, or a population near it, with the gradient (D,) of everybody's log likelihood there.
 
-    Attributes
-    ----------
-    population : Population
-    gradient : Tensor, shape (D,)
-        Of the log likelihood of everybody, in relative coordinates.
-    weight : float
-        Sum of the weights of everybody.
+    The gradient is in relative coordinates; the weight is the sum of everybody's weights.
     """
 
     population: Population

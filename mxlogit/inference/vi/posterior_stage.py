@@ -89,7 +89,7 @@ def find_posterior(
     ----------
     task : Task
     sample : MarginalLikelihood
-        Of everybody, or of a subsample that gives the information and all differences around the mode.
+        Likelihood of everybody, or of a subsample that gives the information and all differences around the mode.
     everybody : MarginalLikelihood
     optimum : Optimum
     wanted : "auto" or bool
@@ -98,7 +98,7 @@ def find_posterior(
     Returns
     -------
     Posterior
-        Where time is over, the last Gaussian that was found, unchecked.
+        The last Gaussian that was found, unchecked, where time is over.
     """
     model, weight = task.model, everybody.people.weight
     if task.clock.is_over():

@@ -47,7 +47,7 @@ class NewtonPlan:
     flow_layers : int
     n_samples : int
     journal : Journal
-        Of the passes over the people.
+        Record of the passes over the people.
     """
 
     optimizer: str

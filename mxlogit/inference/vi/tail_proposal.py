@@ -32,12 +32,12 @@ class TailProposal:
     Attributes
     ----------
     coordinates : CholeskyPoints
-        Of the points that it is a density of.
+        Coordinates of the points that it is a density of.
     student : StudentFactor
     unit : Tensor, shape (k,)
         Typical standard deviations, in which they are asinh(sd / 2).
     constant : float
-        What `CholeskyPoints.log_jacobian` leaves out.
+        Constant that `CholeskyPoints.log_jacobian` leaves out.
     """
 
     coordinates: CholeskyPoints
