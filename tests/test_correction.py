@@ -13,8 +13,9 @@ from scipy import stats
 from mxlogit import VI, ChoiceData, ConvergenceWarning, MixedLogit, Priors, SpecificationError
 from mxlogit.draws.generators import make_generator
 from mxlogit.guide.population import GaussianFactor
-from mxlogit.inference.vi.correction import StudentFactor, WeightedVectors, sample_posterior
 from mxlogit.inference.vi.posterior import widen_to_possible
+from mxlogit.inference.vi.student import StudentFactor
+from mxlogit.inference.vi.weighted_draws import WeightedVectors, sample_posterior
 from mxlogit.model.coordinates import CholeskyPoints
 from mxlogit.model.parameters import ParameterSpace
 

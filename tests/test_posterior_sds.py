@@ -145,7 +145,7 @@ def test_the_check_sees_a_gaussian_that_is_too_narrow():
         part = marginal.take(marginal.people.draw(1_500, (1,)))
         target = AnchoredTarget(model, part, Anchor(population, -prior.gradient, marginal.people.weight), sweep, q)
         target.match(q, torch.eye(2, dtype=torch.float64))
-        found.append(check_gaussian(target.unmatched(), q, 48, make_generator(1)))
+        found.append(check_gaussian(target.unmatched(sweep), q, 48, make_generator(1)))
     assert found[0].ess > 0.85
     assert found[1].ess < 0.6 * found[0].ess
 

@@ -14,8 +14,8 @@ from mxlogit.draws.generators import make_generator
 from mxlogit.draws.importance import shifted_net
 from mxlogit.execution.people import People
 from mxlogit.guide.population import GaussianFactor
-from mxlogit.inference.vi.correction import PosteriorSampler
 from mxlogit.inference.vi.response_surface import ResponseSurface, count_terms
+from mxlogit.inference.vi.weighted_draws import PosteriorSampler
 from mxlogit.integration.marginal import MarginalLikelihood, Sweep
 from mxlogit.integration.path_draws import LatentDraws, PathDraws, WhitenedDraws
 from mxlogit.model.mixed_logit import PanelModel
@@ -86,6 +86,22 @@ def test_standard_deviations_of_a_skewed_density_have_little_noise(seed):
     sd = (weights @ (smooth.vectors - mean).square()).sqrt()
     assert sd.tolist() == pytest.approx([exact, exact], rel=0.01)
     assert mean.tolist() == pytest.approx([float(torch.digamma(torch.tensor(40.0)))] * 2, abs=0.01 * exact)
+
+
+@pytest.mark.parametrize("shape", [2.0, 6.0])
+def test_draws_that_are_wanting_come_in_one_block(shape):
+    """Stages of different sizes are weighed as one mixture: standard deviations within one per cent, twelve seeds."""
+    target, exact = LogGamma(shape), float(torch.special.polygamma(1, torch.tensor(shape))) ** 0.5
+    start = GaussianFactor(torch.full((2,), math.log(shape)).double(), 0.8 * exact * torch.eye(2).double())
+    errors, before = [], target.evaluations
+    for seed in range(12):
+        found = PosteriorSampler(target, start, make_generator(seed)).run(4_096, 1_000.0)
+        assert found.ess > 1_000.0 or len(found.vectors) > 2_048
+        errors.append(found.gaussian(0.0).tril.norm(dim=1) / exact - 1.0)
+    noise = float(torch.stack(errors).square().mean().sqrt())
+    # Two of 256, and one of 512 or 1,024.
+    assert 1_024 <= (target.evaluations - before) / 12 <= 2_048
+    assert noise < 0.009, noise
 
 
 def test_a_density_that_is_no_cubic_has_no_surface():

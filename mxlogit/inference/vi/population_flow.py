@@ -14,7 +14,7 @@ from torch import Tensor
 from mxlogit.draws.generators import make_generator
 from mxlogit.guide.flows import LocalFlow
 from mxlogit.guide.population import GaussianFactor
-from mxlogit.inference.vi.correction import WeightedVectors
+from mxlogit.inference.vi.weighted_draws import WeightedVectors
 from mxlogit.model.parameters import ParameterSpace
 
 _STEPS, _RATE, _TEST_EVERY, _PATIENCE = 400, 5e-3, 20, 4

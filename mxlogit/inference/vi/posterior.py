@@ -127,10 +127,10 @@ class AnchoredTarget:
         near: GaussianFactor,
         tick: Callable[[int], None] | None = None,
     ) -> None:
-        self.model, self.part, self.sweep = model, marginal, sweep
+        self.model, self.part = model, marginal
+        self._anchor, self._sweep, self._near, self._tick = anchor, sweep, near, tick
         self.factor, population = anchor.weight / marginal.people.weight, anchor.population
         self.evaluations = 1
-        self._tick = tick
         self._score = _keep_or_follow(model, marginal, population, sweep, near)
         self._centre, jacobian = model.space.unconstrain(population), model.space.relative_jacobian(population)
         here = self._score(self._centre[None])[0]
@@ -148,8 +148,12 @@ class AnchoredTarget:
             self._tick(len(vectors))
         return result
 
-    def unmatched(self) -> AnchoredTarget:
-        """Return the target as it was before any match: one that knows nothing of q."""
+    def unmatched(self, sweep: Sweep) -> AnchoredTarget:
+        """Return the target as it was before any match, one that knows nothing of q, with draws of a sweep."""
+        if sweep != self._sweep:
+            target = AnchoredTarget(self.model, self.part, self._anchor, sweep, self._near, self._tick)
+            target.evaluations += self.evaluations
+            return target
         target = copy(self)
         target._linear, target._quadratic = self._unmatched, torch.zeros_like(self._quadratic)
         return target

@@ -13,7 +13,7 @@ from mxlogit.guide.population import GaussianFactor
 from mxlogit.inference.assess import draw_samples, report_samples
 from mxlogit.inference.clock import TimeIsOverError
 from mxlogit.inference.task import Task
-from mxlogit.inference.vi.correction import MOST_WORK, USUAL_WORK, WeightedVectors, correct
+from mxlogit.inference.vi.correction import MOST_WORK, USUAL_WORK, correct
 from mxlogit.inference.vi.information import FEW_PARAMETERS, PRECISE, ROUGH, observed_information, seldom_exceeded
 from mxlogit.inference.vi.newton import Optimum, step_from, step_scale, with_prior
 from mxlogit.inference.vi.posterior import (
@@ -30,6 +30,7 @@ from mxlogit.inference.vi.posterior import (
     widen_to_possible,
 )
 from mxlogit.inference.vi.surfaces import room_for_draws
+from mxlogit.inference.vi.weighted_draws import WeightedVectors
 from mxlogit.integration.marginal import MarginalLikelihood, Sweep
 from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.optim.trust_region import newton_decrement
@@ -53,6 +54,9 @@ _SHARP, _SHARP_WORK = 0.005, 16_000_000
 # How many times as many of few parameters, of which a draw costs little (30,000 people, five choices, two tastes: means
 # within .31 posterior sds without, .11 with, for a second).
 _MORE_FOR_FEW = 4.0
+# How many times as many for the steps from the mode: seeds differ by .6 % instead of 1.6 in the standard deviation of a
+# correlation with twice as many (20,000 people, one choice, two tastes).
+_MORE_STEP_DRAWS = 8
 # Nats that a Newton step with these would gain, above which it is taken: information a third of a posterior sd from the
 # mode of one choice each of 20,001 people is that of a population whose standard deviation is known 4 % worse.
 _FAR = 0.01
@@ -112,11 +116,8 @@ def find_posterior(
     part, size = sample, most_people(sample) // (2 if task.is_sampled and model.space.size > FEW_PARAMETERS else 1)
     if len(sample.people) > size:
         part = sample.take(sample.people.draw(size, (task.seed, -2)))
-    # Of few parameters more cost little: seeds differ by .6 % instead of 1.6 in the standard deviation of a correlation
-    # (20,000 people, one choice, two tastes).
-    steps = replace(sweep, draws=(2 if model.space.size <= FEW_PARAMETERS else 1) * sweep.draws)
     anchor = Anchor(optimum.population, gradient, weight)
-    target = AnchoredTarget(model, part, anchor, steps, start, task.clock.counter())
+    target = AnchoredTarget(model, part, anchor, _sweep_of_steps(part, sweep), start, task.clock.counter())
     found = Posterior(start, 0, _UNCHECKED)
     try:
         fitted = fit_gaussian(target, start)
@@ -159,7 +160,7 @@ def _check_or_correct(
     # What some people's curvature lacks is noise, which many parameters turn into uneven weights.
     blurred = not whole and model.space.size**2 > _BLURRED * len(part.people)
     points = _CHECK_POINTS[0] if blurred else _check_points(model.space.size)
-    judge_of_it = target if blurred else target.unmatched()
+    judge_of_it = target if blurred else target.unmatched(sweep)
     points = _FEW_CHECK_POINTS if task.is_sampled else points
     check = check_gaussian(judge_of_it, found.factor, points, make_generator(task.seed, 3))
     target.evaluations = judge_of_it.evaluations
@@ -167,6 +168,15 @@ def _check_or_correct(
     if auto and not at_once and (check.is_poor or easy):
         corrected = corrected_by(USUAL_WORK * check.is_poor)
     return corrected or replace(found, check=check)
+
+
+def _sweep_of_steps(part: MarginalLikelihood, sweep: Sweep) -> Sweep:
+    """Sweep of the steps from the mode: of few parameters more draws cost little, as long as they can stay."""
+    draws, room = sweep.draws, room_for_draws(part, sweep)
+    if part.space.size <= FEW_PARAMETERS:
+        while draws < _MORE_STEP_DRAWS * sweep.draws and room(2 * draws):
+            draws *= 2
+    return replace(sweep, draws=draws)
 
 
 def _check_points(size: int) -> int:
@@ -228,7 +238,8 @@ def _around_the_mode(
     if start is None:
         # Where people say little, their information differs much between them.
         part = everybody if optimum.sweep.pathwise else sample
-        precision = PRECISE if len(everybody.people) > most_people(part) else ROUGH
+        few = model.space.size <= FEW_PARAMETERS
+        precision = PRECISE if few or len(everybody.people) > most_people(part) else ROUGH
         information = observed_information(
             model, part, weight, population, optimum.sweep, evaluation.curvature, precision
         )

@@ -9,11 +9,11 @@ from mxlogit.execution.checkpoint import Journal
 from mxlogit.fit import Fit, Samples, Status
 from mxlogit.inference.assess import evaluate_center, judge, report_samples
 from mxlogit.inference.task import Task
-from mxlogit.inference.vi.correction import WeightedVectors
 from mxlogit.inference.vi.natural import NaturalSearch
 from mxlogit.inference.vi.newton import NewtonSearch, NewtonSettings, Optimum
 from mxlogit.inference.vi.posterior import EVEN_WEIGHTS
 from mxlogit.inference.vi.posterior_stage import Posterior, find_posterior
+from mxlogit.inference.vi.weighted_draws import WeightedVectors
 from mxlogit.integration.laplace import Flow
 from mxlogit.integration.marginal import MarginalLikelihood
 from mxlogit.integration.tastes import PolishedTastes
