@@ -39,7 +39,7 @@ _SURFACE_DRAWS = 8_192
 _LEFT = 0.3
 # Degrees of freedom of proposals: with many parameters and few of them most draws are too far out.
 _LEAST_FREEDOM, _FREEDOM_PER_PARAMETER = 5.0, 2.0
-# Wider proposals than posteriors, in standard deviations, over the number of parameters: the noise of a standard deviation
+# Wider proposals than posteriors, in standard deviations, over the number of parameters: the noise of moments
 # comes from the tails (501 people, one choice, one taste: root mean square .7 instead of .8 %).
 _WIDER = 0.5
 # Weighted draws per parameter that the start counts for, its covariance and its mean, when the next proposal is made.
