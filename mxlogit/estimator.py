@@ -113,7 +113,8 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
     log_likelihood_, log_likelihood_error_ : float
         Marginal log likelihood at ``coef_`` by importance sampling, and its Monte Carlo standard error.
     diagnostics_ : dict
-        ``converged status pareto_k ess elbo newton_decrement passes seconds`` and more.
+        ``status`` (a sentence), ``converged``, and the numbers of `mxlogit.diagnostics.record.Diagnostics` that the
+        engine has.
     result_ : Fit
     n_decision_makers_, n_situations_ : int
 
@@ -241,9 +242,9 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
         self._fitted = fitted
         self.result_ = result
         self.coef_ = frames.coefficient_series(fitted.model, result)
-        self.diagnostics_ = dict(result.diagnostics)
-        self.log_likelihood_ = self.diagnostics_["log_likelihood"]
-        self.log_likelihood_error_ = self.diagnostics_["log_likelihood_error"]
+        self.diagnostics_ = result.describe()
+        self.log_likelihood_ = result.diagnostics.log_likelihood
+        self.log_likelihood_error_ = result.diagnostics.log_likelihood_error
         self.n_decision_makers_ = n_people
         self.n_situations_ = n_situations
         for sentence in result.warnings:

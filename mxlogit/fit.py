@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from mxlogit.diagnostics.record import Diagnostics
 from mxlogit.execution.people import PanelSource
 from mxlogit.model.parameters import Population
 
@@ -173,41 +174,56 @@ class TasteStates:
 
 
 @dataclass(frozen=True)
-class Fit:
-    """What an engine returns.
+class Outcome:
+    """What an engine has found, before it is judged.
 
     Attributes
     ----------
     samples : Samples
     center : Population
-        The point estimate `coef_` is reported at.
+        Point estimate at which `coef_` is reported.
     status : Status
-    history : list of HistoryRow
     tastes : TasteSampler
-        Of people seen or never seen, given a value of the population parameters.
-    diagnostics : dict
-        Numbers and sentences about the quality of the fit.
-    covariance : Tensor or None, shape (D, D)
-        Of the reported parameters by the delta method, where the engine has an asymptotic covariance.
+        Sampler of the tastes of people seen or never seen, given a value of the population parameters.
+    diagnostics : Diagnostics
+        Numbers about the quality of the fit.
     warnings : list of str
         Plain sentences; also issued as `ConvergenceWarning`.
+    covariance : Tensor or None, shape (D, D)
+        Covariance of the reported parameters by the delta method, where the engine has an asymptotic one.
     chains : Tensor or None, shape (chains, kept, D)
         Reported parameters in the order of sampling, where the engine has chains.
     states : TasteStates or None
         Tastes of the people of the fit, where the engine has chains.
-    void : tuple of str
-        Labels of parameters whose standard errors and intervals mean nothing, such as those that separation leaves
-        unbounded.
     """
 
     samples: Samples
     center: Population
     status: Status
-    history: list[HistoryRow]
     tastes: TasteSampler
-    diagnostics: dict[str, object]
+    diagnostics: Diagnostics = field(default_factory=Diagnostics)
     warnings: list[str] = field(default_factory=list)
     covariance: Tensor | None = None
     chains: Tensor | None = None
     states: TasteStates | None = None
+
+
+@dataclass(frozen=True)
+class Fit(Outcome):
+    """The outcome of an engine, judged (`mxlogit.inference.report`), and the history of its search.
+
+    Attributes
+    ----------
+    history : list of HistoryRow
+        Decision log of the search.
+    void : tuple of str
+        Labels of parameters whose standard errors and intervals mean nothing, such as those that separation leaves
+        unbounded.
+    """
+
+    history: list[HistoryRow] = field(default_factory=list)
     void: tuple[str, ...] = ()
+
+    def describe(self) -> dict[str, object]:
+        """Return ``status`` (its sentence), ``converged``, and the diagnostics that are there."""
+        return {"status": self.status.value, "converged": self.status.converged, **self.diagnostics.to_dict()}

@@ -138,13 +138,13 @@ def failing_late(rank, size, folder):
     if rank == 0:
         import mxlogit.inference.vi.route as default
 
-        judge = default.judge
+        report_fit = default.report_fit
 
         def fail(*given):
-            default.judge = judge
+            default.report_fit = report_fit
             raise MemoryError("no room")
 
-        default.judge = fail
+        default.report_fit = fail
     try:
         est.fit(make_data())
     except Exception as trouble:

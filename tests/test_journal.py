@@ -181,7 +181,7 @@ def test_families_that_share_a_start_do_not_share_a_checkpoint(before, after, tm
         return MixedLogit(random={"z": family}, method=VI(checkpoint=path, n_samples=100), random_state=1)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(default, "judge", killed)
+        patch.setattr(default, "report_fit", killed)
         with pytest.raises(KeyboardInterrupt):
             make(before).fit(frame)
     with pytest.raises(SpecificationError, match=rf"other random \(z {before}; here z {after}\)"):

@@ -1,15 +1,15 @@
 """Sentences about a fit are true: each is said where it holds, and not where it does not."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
 from small_models import model_of
 
 from mxlogit import VI, ConvergenceWarning, MixedLogit
+from mxlogit.diagnostics.record import Diagnostics
 from mxlogit.fit import Fit, Samples, Status
-from mxlogit.inference.assess import _quality_sentences, boundary_sentences
+from mxlogit.inference.report import _quality_sentences, boundary_sentences
 from mxlogit.inference.vi import posterior_stage as default
 from mxlogit.model.parameters import ParameterSpace
 from mxlogit.simulate import simulate_choices
@@ -20,20 +20,16 @@ def frame():
     return simulate_choices(60, 4, 3, fixed={"x": -0.6}, random={"z": (0.7, 0.9)}, random_state=2)[0]
 
 
-def fit_of(**diagnostics):
-    return SimpleNamespace(diagnostics=diagnostics)
-
-
 def test_modes_are_said_of_the_mode_only():
     poor = {"posterior_rounds": 0, "ess_population": 0.3, "pareto_k": 0.2}
-    assert "around its mode" in _quality_sentences(fit_of(**poor, corrected=False))[0]
-    assert _quality_sentences(fit_of(**poor, corrected=True)) == []
+    assert "around its mode" in _quality_sentences(Diagnostics(**poor, corrected=False))[0]
+    assert _quality_sentences(Diagnostics(**poor, corrected=True)) == []
 
 
 def test_a_heavy_tail_of_weighted_draws_is_not_called_far_from_gaussian():
     poor = {"ess_population": 0.3, "pareto_k": 0.9}
-    (of_draws,) = _quality_sentences(fit_of(**poor, corrected=True))
-    (of_gaussian,) = _quality_sentences(fit_of(**poor, corrected=False))
+    (of_draws,) = _quality_sentences(Diagnostics(**poor, corrected=True))
+    (of_gaussian,) = _quality_sentences(Diagnostics(**poor, corrected=False))
     assert "not close to Gaussian" in of_gaussian
     assert "not close to Gaussian" not in of_draws
 
@@ -64,7 +60,7 @@ def test_zero_is_said_only_of_deviations_that_cannot_be_told_from_it(sd, width, 
     vectors[:, 1] += torch.tensor(sd).double().log()
     center = space.constrain(vectors.mean(0))
     samples = Samples(vectors, space.report(space.constrain(vectors)), tuple(space.labels))
-    fit = Fit(samples, center, Status.CONVERGED, [], None, {})
+    fit = Fit(samples, center, Status.CONVERGED, None)
     assert bool(boundary_sentences(model, fit)) is said
     still = replace(fit, samples=replace(samples, unconstrained=vectors.mean(0).expand(400, -1)))
     assert bool(boundary_sentences(model, still)) is (sd < 0.02)

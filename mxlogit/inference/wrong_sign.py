@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from mxlogit.diagnostics.record import Diagnostics
 from mxlogit.draws.simulation import PersonDraws
 from mxlogit.errors import SpecificationError
 from mxlogit.execution.people import People
@@ -83,7 +84,7 @@ def run_signed(
     started = time.perf_counter()
     signs = ask_signs(model, people, callback)
     fit = _fit_without(method, model, signs.wrong, people, generator, callback)
-    no_gain = float(fit.diagnostics["log_likelihood"]) <= signs.log_likelihood + _CHANCE  # type: ignore[arg-type]
+    no_gain = fit.diagnostics.log_likelihood <= signs.log_likelihood + _CHANCE
     second = _for_second_run(method, people.team.gather(time.perf_counter() - started)[0])
     if signs.contrary and no_gain and second is not None:
         # The engine has not found the distribution that gains, but the boundary.
@@ -91,8 +92,7 @@ def run_signed(
         fit = _fit_without(second, model, wrong, people, generator, callback)
     elif signs.contrary:
         fit = replace(fit, warnings=[*fit.warnings, *(_contrary_sentence(model, i) for i in signs.contrary)])
-    fit.diagnostics["seconds"] = time.perf_counter() - started
-    return fit
+    return replace(fit, diagnostics=replace(fit.diagnostics, seconds=time.perf_counter() - started))
 
 
 def _for_second_run(method: Method, spent: float) -> Method | None:
@@ -128,9 +128,8 @@ def _fit_without(
         part = _fit_nothing(reduction, people, method)
     fit, status = reduction.embed_fit(part), Status.WRONG_SIGN
     names = [reduction.full.space.random[i] for i in reduction.dropped]
-    fit.diagnostics.update(status=status.value, converged=False, wrong_sign=names)
-    sentences = [_sentence(reduction.full, i) for i in reduction.dropped]
-    return replace(fit, status=status, warnings=[status.value, *sentences, *part.warnings])
+    sentences = [status.value, *(_sentence(reduction.full, i) for i in reduction.dropped), *part.warnings]
+    return replace(fit, status=status, diagnostics=replace(fit.diagnostics, wrong_sign=names), warnings=sentences)
 
 
 def _sentence(model: PanelModel, i: int) -> str:
@@ -348,19 +347,17 @@ def _fit_nothing(reduction: Reduction, people: People, method: Method) -> Fit:
     value = marginal.measure(population, Sweep(4, None, 1, 0)).log_likelihood
     estimator = isinstance(method, MSLE)
     kind = "sampling distribution" if estimator else "posterior"
-    facts: dict[str, object] = {"log_likelihood": value, "log_likelihood_error": 0.0, "ess": 1.0, "pareto_k": math.nan}
-    facts["passes"] = 1.0
+    found = Diagnostics(log_likelihood=value, log_likelihood_error=0.0, ess=1.0, passes=1.0)
     tastes: TasteSampler = PolishedTastes(model, 0, None)
     if estimator:
-        facts.update(information_criteria(value, 0, part.alone()), simulated_log_likelihood=value)
+        found = replace(found.join(information_criteria(value, 0, part.alone())), simulated_log_likelihood=value)
         tastes = SimulatedTastes(model, PersonDraws("halton", 1, 0, 0), torch.zeros(0, dtype=torch.float64))
     return Fit(
         Samples(samples, samples, (), kind),
         population,
         Status.CONVERGED,
-        [],
         tastes,
-        facts,
+        found,
         covariance=torch.zeros(0, 0, dtype=torch.float64) if estimator else None,
     )
 

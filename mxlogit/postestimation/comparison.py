@@ -236,7 +236,7 @@ def _engines(fits: dict[str, MixedLogit], reference: str, X: Any) -> pd.DataFram
     predicted = {name: est.predict_proba(X) for name, est in fits.items()} if is_frame else {}
     rows = {}
     for name, est in fits.items():
-        seconds = float(est.diagnostics_["seconds"])  # type: ignore[arg-type]
+        seconds = est.result_.diagnostics.seconds or float("nan")
         size = float(est.summary()["ess"].min()) if "ess" in est.summary() else float(len(est.result_.samples))
         distance = float("nan")
         if predicted:
@@ -248,7 +248,7 @@ def _engines(fits: dict[str, MixedLogit], reference: str, X: Any) -> pd.DataFram
             "seconds": seconds,
             "ess": size,
             "ess_per_second": size / seconds,
-            "converged": est.diagnostics_["converged"],
+            "converged": est.result_.status.converged,
         }
     frame = pd.DataFrame.from_dict(rows, orient="index")
     frame.index.name = "engine"

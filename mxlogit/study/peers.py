@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mxlogit.diagnostics.record import Diagnostics
 from mxlogit.draws.simulation import PersonDraws
 from mxlogit.errors import MissingExtraError, SpecificationError
 from mxlogit.execution.people import People
@@ -129,19 +130,16 @@ def _package(peer: Any, model: PanelModel, panel: Panels, seconds: float, seed: 
     people = People.gather(panel)
     exact = MarginalLikelihood(people, space, model.mixing, seed).measure(center, Sweep(_EXACT_DRAWS, 8, 7, 30))
     status = Status.CONVERGED if peer.convergence else Status.STALLED
-    diagnostics: dict[str, object] = {
-        "log_likelihood": exact.log_likelihood,
-        "log_likelihood_error": exact.variance**0.5,
-        "simulated_log_likelihood": float(peer.loglikelihood),
-        "status": status.value,
-        "converged": status.converged,
-        "pareto_k": float("nan"),
-        "seconds": seconds,
-    }
+    diagnostics = Diagnostics(
+        log_likelihood=exact.log_likelihood,
+        log_likelihood_error=exact.variance**0.5,
+        simulated_log_likelihood=float(peer.loglikelihood),
+        seconds=seconds,
+    )
     draws = PersonDraws("halton", n_draws, space.n_random, seed)
     tastes = SimulatedTastes(model, draws, torch.ones(space.n_random, dtype=torch.float64))
     samples = _sampling_distribution(space, found, known, seed)
-    return Fit(samples, center, status, [], tastes, diagnostics, covariance=covariance)
+    return Fit(samples, center, status, tastes, diagnostics, covariance=covariance)
 
 
 def _sampling_distribution(space: ParameterSpace, found: Tensor, covariance: Tensor, seed: int) -> Samples:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,16 +12,17 @@ from sklearn.base import BaseEstimator
 from torch import Tensor
 
 from mxlogit.diagnostics.convergence import ess_bulk, ess_tail, rhat
+from mxlogit.diagnostics.record import Diagnostics
 from mxlogit.errors import SpecificationError, check_at_least, check_option, check_path, check_whole
 from mxlogit.execution.checkpoint import Checkpoint
 from mxlogit.execution.identity import identify_fit
 from mxlogit.execution.people import People
-from mxlogit.fit import Fit, Status, TasteStates
-from mxlogit.inference.assess import evaluate_center, judge
+from mxlogit.fit import Fit, Outcome, Status, TasteStates
 from mxlogit.inference.checks import check_max_seconds
 from mxlogit.inference.clock import Clock
 from mxlogit.inference.mcmc.gibbs_run import ChainSettings, Sampled, run_gibbs
 from mxlogit.inference.method import Callback
+from mxlogit.inference.report import evaluate_center, report_fit
 from mxlogit.inference.start import MultinomialLogit, fit_multinomial_logit, start_population
 from mxlogit.inference.vi.engine import VI
 from mxlogit.integration.marginal import MarginalLikelihood
@@ -176,9 +178,7 @@ class MCMC(BaseEstimator):  # type: ignore[misc]
         )
         run_sampler = _SAMPLERS[self.sampler]()
         sampled = run_sampler(settings, model, repeated(panel), start, seed, clock)
-        fit = _package(model, sampled, panel, seed, clock)
-        fit.diagnostics["seconds"] = clock.seconds()
-        return judge(fit, model, people, logit)
+        return report_fit(_conclude(model, sampled, panel, seed), model, people, logit, clock)
 
     def _file(self, model: PanelModel, people: People, seed: int) -> Checkpoint | None:
         """The file of the chains, if one is asked for."""
@@ -249,8 +249,8 @@ def repeated(panel: Panels) -> Panels:
     return replace(many, weights=torch.ones_like(many.weights), appearance=None, clusters=None)
 
 
-def _package(model: PanelModel, sampled: Sampled, panel: Panels, seed: int, clock: Clock) -> Fit:
-    """The result, with its diagnostics."""
+def _conclude(model: PanelModel, sampled: Sampled, panel: Panels, seed: int) -> Outcome:
+    """Samples of the chains, whether they have mixed, and the likelihood at their mean."""
     trace = sampled.trace
     samples = trace.samples(torch.Generator().manual_seed(seed))
     center = model.space.from_report(samples.mean)
@@ -259,9 +259,9 @@ def _package(model: PanelModel, sampled: Sampled, panel: Panels, seed: int, cloc
     diagnostics, status, warnings = _mixing(reported, sampled.ended_by)
     marginal = MarginalLikelihood(People.gather(panel), model.space, model.mixing, seed)
     draws = max(64, min(1024, 4 * (_CENTER_WORK // (4 * max(1, len(panel))))))
-    diagnostics.update(evaluate_center(marginal, center, draws, 8))
-    diagnostics.update(**sampled.figures, iterations=trace.kept, taste_states=len(states.tastes))
-    return Fit(samples, center, status, clock.history, tastes, diagnostics, warnings, chains=reported, states=states)
+    diagnostics = evaluate_center(marginal, center, draws, 8).join(diagnostics).join(sampled.figures)
+    diagnostics = replace(diagnostics, iterations=trace.kept, taste_states=len(states.tastes))
+    return Outcome(samples, center, status, tastes, diagnostics, warnings, chains=reported, states=states)
 
 
 def _of_people(trace: Trace, panel: Panels) -> TasteStates:
@@ -272,20 +272,20 @@ def _of_people(trace: Trace, panel: Panels) -> TasteStates:
     return states.take(panel.weights.long().cumsum(0) - panel.weights.long())
 
 
-def _mixing(reported: Tensor, ended_by: Status | None) -> tuple[dict[str, object], Status, list[str]]:
+def _mixing(reported: Tensor, ended_by: Status | None) -> tuple[Diagnostics, Status, list[str]]:
     """R-hat and effective sample sizes of chains (chains, kept, D), the status and sentences they call for."""
     if len(reported) < 2:
         sentence = "R-hat needs at least two chains: whether this one has converged cannot be told."
-        return {"rhat": float("nan")}, ended_by or Status.ONE_CHAIN, [sentence]
+        return Diagnostics(rhat=math.nan), ended_by or Status.ONE_CHAIN, [sentence]
     worst = float(rhat(reported).nan_to_num(nan=1.0).amax())
-    sizes = {"ess_bulk": float(ess_bulk(reported).amin()), "ess_tail": float(ess_tail(reported).amin())}
+    bulk, tail = float(ess_bulk(reported).amin()), float(ess_tail(reported).amin())
     status, sentences = Status.MIXED, []
     if worst > _WORST_RHAT:
         status = Status.NOT_MIXED
         sentences = [f"R-hat reaches {worst:.3f} (above {_WORST_RHAT}): the chains have not mixed; take more samples."]
-    elif min(sizes.values()) < 100.0 * len(reported):
+    elif min(bulk, tail) < 100.0 * len(reported):
         sentences = [
-            f"The smallest effective sample size is {min(sizes.values()):.0f}: intervals are rough; take more samples "
+            f"The smallest effective sample size is {min(bulk, tail):.0f}: intervals are rough; take more samples "
             f"for {100 * len(reported)}."
         ]
-    return {"rhat": worst, **sizes}, ended_by or status, sentences
+    return Diagnostics(rhat=worst, ess_bulk=bulk, ess_tail=tail), ended_by or status, sentences

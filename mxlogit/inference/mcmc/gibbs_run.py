@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mxlogit.diagnostics.convergence import rhat
+from mxlogit.diagnostics.record import Diagnostics
 from mxlogit.execution.checkpoint import Checkpoint
 from mxlogit.fit import HistoryRow, Status
 from mxlogit.inference.clock import Clock
@@ -53,7 +54,7 @@ class Sampled:
     """What a sampler returns: kept iterations, its own figures, and what ended it too soon, if anything did."""
 
     trace: Trace
-    figures: dict[str, float]
+    figures: Diagnostics
     ended_by: Status | None = None
 
 
@@ -75,8 +76,13 @@ def run_gibbs(
     ended_by = run.run(file)
     if file is not None and ended_by is None:
         file.delete()
-    shares = {f"acceptance_{name}": share for name, share in vars(run.acceptances.mean()).items()}
-    return Sampled(run.trace, shares, ended_by)
+    shares = run.acceptances.mean()
+    figures = Diagnostics(
+        acceptance_people=shares.people,
+        acceptance_population=shares.population,
+        acceptance_posterior=shares.posterior,
+    )
+    return Sampled(run.trace, figures, ended_by)
 
 
 @dataclass

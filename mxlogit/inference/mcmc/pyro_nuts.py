@@ -10,6 +10,7 @@ from pyro.infer import NUTS
 from pyro.infer.autoguide import init_to_value
 from torch import Tensor
 
+from mxlogit.diagnostics.record import Diagnostics
 from mxlogit.draws.generators import make_generator
 from mxlogit.fit import HistoryRow, Status
 from mxlogit.inference.clock import Clock
@@ -78,7 +79,7 @@ def chain_after_chain(
         ended_by = ended_by or Status.TIME
     chains = [{name: value[:shortest] for name, value in chain.items()} for chain in chains]
     trace = _collect(settings, model, n_people, chains)
-    return Sampled(trace, {"divergences": float(divergences)}, ended_by)
+    return Sampled(trace, Diagnostics(divergences=float(divergences)), ended_by)
 
 
 def is_over_for(chain: int, settings: ChainSettings, clock: Clock) -> bool:

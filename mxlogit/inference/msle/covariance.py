@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from mxlogit.diagnostics.record import Diagnostics
 from mxlogit.draws.generators import make_generator
 from mxlogit.fit import Samples
 from mxlogit.integration.simulated_likelihood import SimulatedLikelihood
@@ -164,18 +165,18 @@ def report_jacobian(simulated: SimulatedLikelihood, vector: Tensor, sizes: Tenso
     return ((report(vector + moves) - report(vector - moves)) / (2.0 * steps[:, None])).T
 
 
-def information_criteria(value: float, size: int, panel: Panels) -> dict[str, object]:
+def information_criteria(value: float, size: int, panel: Panels) -> Diagnostics:
     """Information criteria and McFadden's rho-squared against equal probabilities."""
     null = 0.0
     for _, part in panel.chunks(_PEOPLE_AT_ONCE):
         opened = part.open_rows()
         null -= float(opened.sizes.double().log1p() @ part.weights.double().repeat_interleave(opened.n_situations))
     situations = float(panel.n_situations.double() @ panel.weights.double())
-    return {
-        "aic": 2.0 * size - 2.0 * value,
-        "bic": math.log(situations) * size - 2.0 * value,
-        "null_log_likelihood": null,
-        "rho_squared": 1.0 - value / null,
-        "adjusted_rho_squared": 1.0 - (value - size) / null,
-        "n_parameters": size,
-    }
+    return Diagnostics(
+        aic=2.0 * size - 2.0 * value,
+        bic=math.log(situations) * size - 2.0 * value,
+        null_log_likelihood=null,
+        rho_squared=1.0 - value / null,
+        adjusted_rho_squared=1.0 - (value - size) / null,
+        n_parameters=size,
+    )

@@ -9,6 +9,7 @@ import torch
 from sklearn.base import BaseEstimator
 from torch import Tensor
 
+from mxlogit.diagnostics.record import Diagnostics
 from mxlogit.draws.simulation import SCHEMES, PersonDraws
 from mxlogit.errors import (
     SpecificationError,
@@ -19,8 +20,7 @@ from mxlogit.errors import (
     check_whole,
 )
 from mxlogit.execution.people import People
-from mxlogit.fit import Fit, Status
-from mxlogit.inference.assess import judge
+from mxlogit.fit import Fit, Outcome, Status
 from mxlogit.inference.checks import check_max_seconds
 from mxlogit.inference.clock import Clock
 from mxlogit.inference.method import Callback
@@ -35,6 +35,7 @@ from mxlogit.inference.msle.covariance import (
     sampling_distribution,
 )
 from mxlogit.inference.msle.search import SCIPY, Optimum, SearchSettings, SimulatedSearch
+from mxlogit.inference.report import report_fit
 from mxlogit.inference.start import fit_multinomial_logit, in_money, start_population
 from mxlogit.integration.marginal import MarginalLikelihood, Sweep
 from mxlogit.integration.simulated_likelihood import SimulatedLikelihood
@@ -179,9 +180,8 @@ class MSLE(BaseEstimator):  # type: ignore[misc]
         search = SimulatedSearch(*likelihoods, _natural_sizes(model), settings, clock)
         simulated = likelihoods[0]
         optimum = search.run(simulated.coordinates(start_population(model, start)), self.n_starts)
-        fit = _Report(self, likelihoods, optimum, search, draws).package()
-        fit.diagnostics["seconds"] = clock.seconds()
-        return judge(fit, model, people, logit)
+        outcome = _Conclusion(self, likelihoods, optimum, search, draws).outcome()
+        return report_fit(outcome, model, people, logit, clock)
 
     def _likelihoods(
         self, model: PanelModel, panel: Panels, draws: PersonDraws
@@ -195,8 +195,8 @@ class MSLE(BaseEstimator):  # type: ignore[misc]
 
 
 @dataclass(frozen=True)
-class _Report:
-    """From an optimum to a `Fit`."""
+class _Conclusion:
+    """From an optimum to an outcome."""
 
     settings: MSLE
     likelihoods: tuple[SimulatedLikelihood, SimulatedLikelihood]
@@ -204,7 +204,7 @@ class _Report:
     search: SimulatedSearch
     draws: PersonDraws
 
-    def package(self) -> Fit:
+    def outcome(self) -> Outcome:
         """Covariance, samples, exact likelihood, criteria and the check of the draws."""
         simulated, vector, settings = self.likelihoods[0], self.optimum.vector, self.settings
         panel = simulated.panel
@@ -219,37 +219,34 @@ class _Report:
         diagnostics = self._diagnose(center, [names[i] for i in spread.flat])
         if settings.check_draws and simulated.model.space.n_random and not self.search.clock.was_over:
             check = self._check_draws(spread)
-            diagnostics.update(check)
-            if not check["draws_enough"]:
-                warnings.append(str(check["draws_verdict"]))
+            diagnostics = diagnostics.join(check)
+            warnings += [] if check.draws_enough else [str(check.draws_verdict)]
         signs = column_signs(simulated.population(vector).scale_tril)
-        return Fit(
+        return Outcome(
             samples,
             center,
             Status.TIME if self.search.clock.was_over else self.optimum.status,
-            self.search.clock.history,
             SimulatedTastes(simulated.model, self.draws, signs),
             diagnostics,
             warnings=warnings,
             covariance=self._reported(spread, covariance),
         )
 
-    def _diagnose(self, center: Population, flat: list[str]) -> dict[str, object]:
+    def _diagnose(self, center: Population, flat: list[str]) -> Diagnostics:
         """Exact likelihood at the estimate, criteria, and how the search ended."""
         simulated = self.likelihoods[0]
         model, panel = simulated.model, simulated.panel
         value = float(self.optimum.at.log_prob @ simulated.weights)
         marginal = MarginalLikelihood(People.gather(panel), model.space, model.mixing, self.draws.seed)
-        return {
-            **_exact_likelihood(marginal, center, once=self.search.clock.was_over),
-            **information_criteria(value, model.space.size, panel),
-            "simulated_log_likelihood": value,
-            "start": self.optimum.start,
-            "newton_decrement": self.optimum.decrement,
-            "pareto_k": math.nan,
-            "passes": self.search.passes,
-            "unidentified": flat,
-        }
+        exact = _exact_likelihood(marginal, center, once=self.search.clock.was_over)
+        return replace(
+            exact.join(information_criteria(value, model.space.size, panel)),
+            simulated_log_likelihood=value,
+            start=self.optimum.start,
+            newton_decrement=self.optimum.decrement,
+            passes=self.search.passes,
+            unidentified=flat,
+        )
 
     def _reported(self, spread: Spread, covariance: Tensor) -> Tensor:
         """Covariance of the reported parameters, missing where coordinates are unbounded."""
@@ -259,7 +256,7 @@ class _Report:
         reported[unknown] = reported[:, unknown] = math.nan
         return reported
 
-    def _check_draws(self, spread: Spread) -> dict[str, object]:
+    def _check_draws(self, spread: Spread) -> Diagnostics:
         """What other draws, and these with the others, would have said at the optimum.
 
         The second half of twice the draws is another randomisation, so one evaluation answers both.
@@ -281,17 +278,17 @@ class _Report:
             f"Twice the draws would move estimates by up to {shift:.2f} standard errors and change standard errors by "
             f"up to {change:.0%}: {self.settings.n_draws} draws were {'enough' if enough else 'not enough'}."
         )
-        return {
-            "simulated_log_likelihood_other_draws": float(other.log_prob @ weights),
-            "simulated_log_likelihood_twice_the_draws": float(log_prob @ weights),
-            "redraw_shift": shift,
-            "std_error_change": change,
-            "draws_enough": enough,
-            "draws_verdict": verdict,
-        }
+        return Diagnostics(
+            simulated_log_likelihood_other_draws=float(other.log_prob @ weights),
+            simulated_log_likelihood_twice_the_draws=float(log_prob @ weights),
+            redraw_shift=shift,
+            std_error_change=change,
+            draws_enough=enough,
+            draws_verdict=verdict,
+        )
 
 
-def _exact_likelihood(marginal: MarginalLikelihood, center: Population, *, once: bool) -> dict[str, object]:
+def _exact_likelihood(marginal: MarginalLikelihood, center: Population, *, once: bool) -> Diagnostics:
     """Importance-sampled log likelihood at the estimate, with draws until its error is small, or the fewest once."""
     draws = _FIRST_EXACT_DRAWS
     while True:
@@ -299,7 +296,7 @@ def _exact_likelihood(marginal: MarginalLikelihood, center: Population, *, once:
         error = sums.variance**0.5
         enough = error < max(_EXACT_ERROR, _EXACT_SHARE * abs(sums.log_likelihood))
         if once or enough or (draws >= _MOST_EXACT_DRAWS and 4 * draws * len(marginal.people) > _MOST_EXACT_WORK):
-            return {"log_likelihood": sums.log_likelihood, "log_likelihood_error": error, "ess": sums.ess}
+            return Diagnostics(log_likelihood=sums.log_likelihood, log_likelihood_error=error, ess=sums.ess)
         draws *= 4
 
 

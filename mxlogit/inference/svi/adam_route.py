@@ -18,11 +18,11 @@ from pyro.infer import Trace_ELBO
 from torch import Tensor
 
 from mxlogit.execution.processes import Team
-from mxlogit.fit import Fit, HistoryRow, Samples, Status
+from mxlogit.fit import Fit, HistoryRow, Outcome, Samples, Status
 from mxlogit.guide.amortized import AmortizedGuide
 from mxlogit.guide.population import GaussianFactor
-from mxlogit.inference.assess import draw_samples, evaluate_center, judge
 from mxlogit.inference.clock import Clock
+from mxlogit.inference.report import draw_samples, evaluate_center, report_fit
 from mxlogit.inference.svi.guides import encoder_quality, make_guide
 from mxlogit.inference.svi.keep_control import EVERY, KeepControl
 from mxlogit.inference.svi.plan import GuidePlan
@@ -72,9 +72,8 @@ def run_classic(task: Task, plan: AdamPlan) -> Fit:
         # From here on every process draws its own people and noise.
         torch.manual_seed((seed + people.team.rank) % 2**63)
         factor, clipped = train(plan.training, guide, task)
-    fit = _package(plan, task, guide, factor)
-    fit.diagnostics.update(clipped=clipped, **({} if guide.sbp is None else {"sbp_keep": guide.sbp.share}))
-    return judge(fit, task.model, people, task.logit)
+    outcome = _conclude(plan, task, guide, factor, clipped)
+    return report_fit(outcome, task.model, people, task.logit, task.clock)
 
 
 class _Schedule:
@@ -201,25 +200,25 @@ def _record(clock: Clock, step: int, elbo: float) -> None:
     clock.tell(f"Adam step {step}: {clock.passes:.1f} passes, ELBO {elbo:.1f}")
 
 
-def _package(plan: AdamPlan, task: Task, guide: AmortizedGuide, factor: GaussianFactor) -> Fit:
+def _conclude(plan: AdamPlan, task: Task, guide: AmortizedGuide, factor: GaussianFactor, clipped: int) -> Outcome:
+    """Sample q(theta), and measure the guide at its mean."""
     model, people, seed, clock = task.model, task.people, task.seed, task.clock
     factor = GaussianFactor(factor.mean.cpu(), factor.tril.cpu())
     samples: Samples = draw_samples(model.space, factor, plan.n_samples, seed)
     center = model.space.from_report(samples.mean)
     marginal = MarginalLikelihood(people, model.space, model.mixing, seed)
     marginal.sweep(center, Sweep(16, plan.tail, 6, 30))
-    diagnostics = evaluate_center(marginal, center, 64, plan.tail)
     encoder = encoder_quality(guide, center, people, seed)
-    diagnostics.update(
+    diagnostics = replace(
+        evaluate_center(marginal, center, 64, plan.tail),
         elbo=clock.history[-1].objective if clock.history else math.nan,
         elbo_local=encoder.elbo,
         ess_encoder=encoder.ess,
-        pareto_k=math.nan,
-        passes=clock.passes,
-        seconds=clock.seconds(),
         guide=f"{plan.guide.describe()}, trained by stochastic backpropagation of the ELBO",
+        clipped=clipped,
+        sbp_keep=None if guide.sbp is None else guide.sbp.share,
     )
     # A flow has learned to follow what the guide polishes; after the bare encoder's factors it would not fit.
     tastes = PolishedTastes(model, seed, plan.tail, flow=guide.flow if guide.polish_steps else None)
     guide.requires_grad_(requires_grad=False)
-    return Fit(samples, center, Status.ITERATIONS_DONE, clock.history, tastes, diagnostics)
+    return Outcome(samples, center, Status.ITERATIONS_DONE, tastes, diagnostics)

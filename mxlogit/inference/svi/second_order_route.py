@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
-from mxlogit.fit import Fit, HistoryRow, Status
+from mxlogit.diagnostics.record import Diagnostics
+from mxlogit.fit import Fit, HistoryRow, Outcome, Status
 from mxlogit.guide.amortized import AmortizedGuide
 from mxlogit.guide.population import GaussianFactor
-from mxlogit.inference.assess import draw_samples, evaluate_center, judge
 from mxlogit.inference.clock import Clock
+from mxlogit.inference.report import draw_samples, evaluate_center, report_fit
 from mxlogit.inference.svi.approach import approach
 from mxlogit.inference.svi.fixed_draws import FIRST_DRAWS, FixedDraws, minimise_fixed_draws
 from mxlogit.inference.svi.guide_objective import GuideObjective, ObjectiveSettings
@@ -103,21 +104,19 @@ def run_stochastic(task: Task, plan: BoundPlan) -> Fit:
         factor = approach(guide, people, seed, clock)
         guide = AmortizedGuide(model, factor, None, guide.polish_steps, family=guide.family)
     objective = GuideObjective(guide, panel, plan.settings_of_bound(guide), seed)
-    extra: dict[str, object] = {}
     if plan.draws_stay:
         found = minimise_fixed_draws(objective, seed, clock)
         factor, status = found.factor, Status.CONVERGED if found.settled else Status.ITERATIONS
         status = Status.TIME if clock.was_over else status
-        extra = _describe_fixed_draws(found)
+        figures = _diagnose_fixed_draws(found)
     else:
         progress = Progress(_Record(plan, objective, clock))
         objective.load(_minimise(plan, objective, progress, clock))
         q = guide.eval().population_factor()
         factor, status = GaussianFactor(q.mean.detach(), q.tril.detach()), Status.ITERATIONS_DONE
-        extra = {"iterations": progress.iteration, "gradients": progress.gradients, "rejected": progress.rejected}
-    fit = _package(plan, task, guide, factor, status)
-    fit.diagnostics.update(extra)
-    return judge(fit, model, people, task.logit)
+        figures = Diagnostics(iterations=progress.iteration, gradients=progress.gradients, rejected=progress.rejected)
+    outcome = replace(_conclude(plan, task, guide, factor, figures), status=status)
+    return report_fit(outcome, model, people, task.logit, clock)
 
 
 def _minimise(plan: BoundPlan, objective: GuideObjective, progress: Progress, clock: Clock) -> torch.Tensor:
@@ -194,17 +193,20 @@ class _Record:
         return self.optimizer == "adam" or not settled(self.values)
 
 
-def _describe_fixed_draws(found: FixedDraws) -> dict[str, object]:
-    return {
-        "fixed_draws": found.draws,
-        "fixed_draws_error": found.error,
-        "held_out_gap": found.held_out_gap,
-        "gradients": found.gradients,
-        "mean_field_sd": found.mean_field.tolist(),
-    }
+def _diagnose_fixed_draws(found: FixedDraws) -> Diagnostics:
+    return Diagnostics(
+        fixed_draws=found.draws,
+        fixed_draws_error=found.error,
+        held_out_gap=found.held_out_gap,
+        gradients=found.gradients,
+        mean_field_sd=found.mean_field.tolist(),
+    )
 
 
-def _package(plan: BoundPlan, task: Task, guide: AmortizedGuide, factor: GaussianFactor, status: Status) -> Fit:
+def _conclude(
+    plan: BoundPlan, task: Task, guide: AmortizedGuide, factor: GaussianFactor, figures: Diagnostics
+) -> Outcome:
+    """Sample q(theta), and measure the likelihood at its mean."""
     model, people, seed, clock = task.model, task.people, task.seed, task.clock
     samples = draw_samples(model.space, factor, plan.n_samples, seed)
     center = model.space.from_report(samples.mean)
@@ -212,14 +214,11 @@ def _package(plan: BoundPlan, task: Task, guide: AmortizedGuide, factor: Gaussia
     marginal.sweep(center, Sweep(16, plan.tail, 6, 30))
     # A flow has learned to follow polished factors.
     vary = _VARIATIONAL_STEPS if model.space.n_random and guide.flow is None else 0
-    diagnostics = evaluate_center(marginal, center, 64, plan.tail, vary)
-    diagnostics.update(
+    diagnostics = replace(
+        evaluate_center(marginal, center, 64, plan.tail, vary).join(figures),
         bound=clock.history[-1].objective if clock.history else math.nan,
-        pareto_k=math.nan,
-        passes=clock.passes,
-        seconds=clock.seconds(),
         guide=f"q(theta) {guide.family}, by {plan.optimizer}; "
         + ("polished factors and importance weights" if guide.encoder is None else "encoder and importance weights"),
     )
     tastes = PolishedTastes(model, seed, plan.tail, vary=vary, flow=guide.flow)
-    return Fit(samples, center, status, clock.history, tastes, diagnostics)
+    return Outcome(samples, center, Status.CONVERGED, tastes, diagnostics)

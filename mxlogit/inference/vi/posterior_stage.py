@@ -10,8 +10,8 @@ from torch import Tensor
 from mxlogit.draws.generators import make_generator
 from mxlogit.fit import Samples
 from mxlogit.guide.population import GaussianFactor
-from mxlogit.inference.assess import draw_samples, report_samples
 from mxlogit.inference.clock import TimeIsOverError
+from mxlogit.inference.report import draw_samples, report_samples
 from mxlogit.inference.task import Task
 from mxlogit.inference.vi.correction import MOST_WORK, USUAL_WORK, correct
 from mxlogit.inference.vi.information import FEW_PARAMETERS, PRECISE, ROUGH, observed_information, seldom_exceeded

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from mxlogit.diagnostics.record import Diagnostics
 from mxlogit.draws.generators import make_generator
 from mxlogit.execution.checkpoint import Journal
-from mxlogit.fit import Fit, Samples, Status
-from mxlogit.inference.assess import evaluate_center, judge, report_samples
+from mxlogit.fit import Fit, Outcome, Samples, Status
+from mxlogit.inference.report import evaluate_center, report_fit, report_samples
 from mxlogit.inference.task import Task
 from mxlogit.inference.vi.natural import NaturalSearch
 from mxlogit.inference.vi.newton import NewtonSearch, NewtonSettings, Optimum
-from mxlogit.inference.vi.posterior import EVEN_WEIGHTS
+from mxlogit.inference.vi.posterior import EVEN_WEIGHTS, WORST_K
 from mxlogit.inference.vi.posterior_stage import Posterior, find_posterior
 from mxlogit.inference.vi.weighted_draws import WeightedVectors
 from mxlogit.integration.laplace import Flow
@@ -87,17 +88,14 @@ def run_newton(task: Task, plan: NewtonPlan) -> Fit:
     center = model.space.from_report(samples.mean)
     flow = marginal.flow = _train_flow(plan, task, part, [center, *_typical(model, samples)], optimum)
     tastes = PolishedTastes(model, seed, tail, vary=vary, even=even, flow=flow)
-    said = _uncorrected_sentences(plan, task, posterior)
-    status = Status.TIME if clock.was_over else optimum.status
-    fit = Fit(samples, center, status, clock.history, tastes, {}, said)
     draws = max(_FEWEST_CENTER_DRAWS, min(_MOST_CENTER_DRAWS, 4 * (_CENTER_WORK // (4 * people.load))))
-    if clock.was_over:
-        draws = _FEWEST_CENTER_DRAWS
-    fit.diagnostics.update(evaluate_center(marginal, center, draws, tail, vary))
+    at_center = evaluate_center(marginal, center, _FEWEST_CENTER_DRAWS if clock.was_over else draws, tail, vary)
     clock.passes += 1
-    fit.diagnostics.update(_describe(fit, task, optimum, posterior))
-    fit.diagnostics.update(guide=_describe_guide(flow, optimum), population_flow_gain=gain)
-    fit = judge(fit, model, people, task.logit)
+    found = _diagnose_people(task, tastes, center, _diagnose(optimum, posterior, at_center))
+    found = replace(found, guide=_describe_guide(flow, optimum), population_flow_gain=gain)
+    status = Status.TIME if clock.was_over else optimum.status
+    said = _uncorrected_sentences(plan, task, posterior)
+    fit = report_fit(Outcome(samples, center, status, tastes, found, said), model, people, task.logit, clock)
     plan.journal.finish()
     return fit
 
@@ -154,24 +152,27 @@ def _describe_guide(flow: Flow | None, optimum: Optimum) -> str:
     return f"{' + '.join(parts)}; no encoder (nothing to win under Newton); weights before a flow were {why}"
 
 
-def _describe(fit: Fit, task: Task, optimum: Optimum, posterior: Posterior) -> dict[str, object]:
-    sample, clock = task.sample, task.clock
-    checked = sample.take(sample.draw(_CHECKED_PEOPLE, (task.seed, 11)))
-    assert isinstance(fit.tastes, PolishedTastes)
-    check = fit.tastes.check(checked, fit.center)
-    return {
-        "status": optimum.status.value,
-        "converged": optimum.status.converged,
-        "ess_min": float(check.ess.min()),
-        "pareto_k": posterior.check.pareto_k,
-        "ess_population": posterior.check.ess,
-        "pareto_k_people": float(check.pareto_k.max()),
-        "people_above_k": float((check.pareto_k > 0.7).double().mean()),
-        "newton_decrement": optimum.decrement,
-        "redraw_shift": optimum.redraw**0.5,
-        "draws": optimum.sweep.draws,
-        "posterior_rounds": posterior.rounds,
-        "corrected": posterior.corrected is not None,
-        "passes": clock.passes,
-        "seconds": clock.seconds(),
-    }
+def _diagnose(optimum: Optimum, posterior: Posterior, at_center: Diagnostics) -> Diagnostics:
+    """Add the figures of the search and of the population posterior."""
+    return replace(
+        at_center,
+        pareto_k=posterior.check.pareto_k,
+        ess_population=posterior.check.ess,
+        posterior_rounds=posterior.rounds,
+        corrected=posterior.corrected is not None,
+        newton_decrement=optimum.decrement,
+        redraw_shift=optimum.redraw**0.5,
+        draws=optimum.sweep.draws,
+    )
+
+
+def _diagnose_people(task: Task, tastes: PolishedTastes, center: Population, found: Diagnostics) -> Diagnostics:
+    """Add how even the importance weights of a random part of the people are."""
+    sample = task.sample
+    check = tastes.check(sample.take(sample.draw(_CHECKED_PEOPLE, (task.seed, 11))), center)
+    return replace(
+        found,
+        ess_min=float(check.ess.min()),
+        pareto_k_people=float(check.pareto_k.max()),
+        people_above_k=float((check.pareto_k > WORST_K).double().mean()),
+    )

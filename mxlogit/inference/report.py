@@ -1,4 +1,4 @@
-"""What every variational route says at its end: samples, the value at the point estimate, plain sentences."""
+"""The report of an engine: samples, the value at the point estimate, and the fit with plain sentences about it."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from mxlogit.diagnostics.record import Diagnostics
 from mxlogit.draws.generators import make_generator
 from mxlogit.execution.people import People
-from mxlogit.fit import Fit, Samples, Status
+from mxlogit.fit import Fit, Outcome, Samples, Status
 from mxlogit.guide.population import GaussianFactor
+from mxlogit.inference.clock import Clock
 from mxlogit.inference.start import MultinomialLogit, is_separated, weakly_identified
 from mxlogit.inference.vi.posterior import EVEN_ENOUGH, PopulationCheck
 from mxlogit.integration.marginal import MarginalLikelihood, Sweep
@@ -44,18 +46,43 @@ def report_samples(space: ParameterSpace, vectors: Tensor) -> Samples:
 
 def evaluate_center(
     marginal: MarginalLikelihood, center: Population, draws: int, tail: int | None, vary: int = 0
-) -> dict[str, object]:
-    """Log likelihood with its Monte Carlo error, mean ESS fraction and ELBO at the point estimate."""
+) -> Diagnostics:
+    """Return the log likelihood at the point estimate, its Monte Carlo error, the mean ESS fraction and the ELBO."""
     final = marginal.measure(center, Sweep(draws, tail, 7, 10, vary=vary), remember=False)
-    return {
-        "log_likelihood": final.log_likelihood,
-        "log_likelihood_error": final.variance**0.5,
-        "elbo": final.elbo,
-        "ess": final.ess,
-    }
+    return Diagnostics(
+        log_likelihood=final.log_likelihood,
+        log_likelihood_error=final.variance**0.5,
+        elbo=final.elbo,
+        ess=final.ess,
+    )
 
 
-def judge(fit: Fit, model: PanelModel, people: People, logit: MultinomialLogit) -> Fit:
+def report_fit(outcome: Outcome, model: PanelModel, people: People, logit: MultinomialLogit, clock: Clock) -> Fit:
+    """Build the fit of an engine: its outcome, seconds and passes, and what poor diagnostics say of it.
+
+    Parameters
+    ----------
+    outcome : Outcome
+    model : PanelModel
+        Model that was fitted.
+    people : People
+    logit : MultinomialLogit
+        Logit of the same people, which tells separation and weak identification.
+    clock : Clock
+        Clock of the fit, with its history.
+
+    Returns
+    -------
+    Fit
+        With a sentence for everything poor, and the status that follows.
+    """
+    passes = outcome.diagnostics.passes or clock.passes or None
+    diagnostics = replace(outcome.diagnostics, passes=passes, seconds=clock.seconds())
+    fit = Fit(**{**vars(outcome), "diagnostics": diagnostics}, history=clock.history)
+    return _judge(fit, model, people, logit)
+
+
+def _judge(fit: Fit, model: PanelModel, people: People, logit: MultinomialLogit) -> Fit:
     """Turn poor diagnostics into sentences and into the status."""
     warnings, status = list(fit.warnings), fit.status
     names = (*model.space.fixed, *model.space.random)
@@ -77,10 +104,9 @@ def judge(fit: Fit, model: PanelModel, people: People, logit: MultinomialLogit) 
     edge = boundary_sentences(model, fit)
     if edge and status is Status.CONVERGED:
         status = Status.BOUNDARY
-    warnings += edge + (_vague_sentences(model, fit) if posterior else []) + _quality_sentences(fit)
+    warnings += edge + (_vague_sentences(model, fit) if posterior else []) + _quality_sentences(fit.diagnostics)
     if not status.converged:
         warnings.insert(0, status.value)
-    fit.diagnostics.update(status=status.value, converged=status.converged)
     return replace(fit, status=status, warnings=warnings)
 
 
@@ -152,23 +178,22 @@ def _vague_sentences(model: PanelModel, fit: Fit) -> list[str]:
     return sentences
 
 
-def _quality_sentences(fit: Fit) -> list[str]:
-    sentences = []
-    k_population, above = fit.diagnostics.get("pareto_k"), fit.diagnostics.get("people_above_k")
-    ess, corrected = fit.diagnostics.get("ess_population"), fit.diagnostics.get("corrected") is True
-    uneven = isinstance(ess, float) and ess < EVEN_ENOUGH
-    if isinstance(k_population, float) and isinstance(ess, float) and PopulationCheck(k_population, ess).is_poor:
-        reason = "its weighted draws miss some of its tail" if corrected else "it is not close to Gaussian"
+def _quality_sentences(found: Diagnostics) -> list[str]:
+    """Say that weights of the population posterior, or of many people, are uneven."""
+    sentences, ess, above = [], found.ess_population, found.people_above_k
+    uneven = ess is not None and ess < EVEN_ENOUGH
+    if ess is not None and PopulationCheck(found.pareto_k, ess).is_poor:
+        reason = "its weighted draws miss some of its tail" if found.corrected else "it is not close to Gaussian"
         sentences.append(
-            f"Pareto k of the population posterior is {k_population:.2f} (above 0.7): {reason}, so tails and intervals "
-            "are approximate; method='mcmc' has no such limit."
+            f"Pareto k of the population posterior is {found.pareto_k:.2f} (above 0.7): {reason}, so tails and "
+            "intervals are approximate; method='mcmc' has no such limit."
         )
-    if fit.diagnostics.get("posterior_rounds") == 0 and uneven and not corrected and not sentences:
+    if found.posterior_rounds == 0 and uneven and not found.corrected and not sentences:
         sentences.append(
             "The population posterior is too far from Gaussian to find its means: samples are those of a Gaussian "
             "around its mode, and estimates and intervals are approximate."
         )
-    if isinstance(above, float) and above > _MANY_PEOPLE:
+    if above is not None and above > _MANY_PEOPLE:
         sentences.append(
             f"Pareto k exceeds 0.7 for {above:.0%} of the decision makers that were checked: tastes and the log "
             "likelihood are approximate."
