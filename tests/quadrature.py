@@ -207,6 +207,7 @@ CASES = [
     *((people, 5, 2) for people in (100, 500, 2_000)),
     (100, 2, 2),
     (501, 1, 1),
+    (501, 2, 2),
     (500, 5, 3),
     *((people, 1, 3) for people in (2_000, 5_000, 20_000, 30_000)),
     *((people, 2, 3) for people in (500, 2_000, 5_000)),
@@ -237,10 +238,10 @@ def write_reference() -> None:
             continue
         frame, names = first_people(people, situations, tastes)
         # Few choices of few people leave wide standard deviations possible, whose integrals need more nodes.
-        wide = people <= 500 and situations <= 2
+        wide = people <= 501 and situations <= 2
         dimensions = min(tastes, 2 * situations)
         nodes = {1: 64 if people <= 5_000 else 32, 2: 40 if wide else 16, 3: 18}[dimensions]
-        cheap = (people <= 500 and tastes < 3) or (people <= 5_000 and dimensions < tastes)
+        cheap = (people <= 501 and tastes < 3) or (people <= 5_000 and dimensions < tastes)
         few = people > 5_000 or tastes == 1 or (people, situations, tastes) == (5_000, 5, 3)
         points = 4_096 if cheap else 1_024 if few else 2_048
         start = starting_point(*([TASTES[name][i] for name in names] for i in (0, 1)))

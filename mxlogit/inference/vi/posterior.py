@@ -70,6 +70,11 @@ _TYPICAL, _WELL_KNOWN = 12, 1.0
 _LONGEST_MOVE = 0.6
 
 
+# Key of the base draws of this stage, the same whatever the search before used: its path changes with one person more,
+# and other draws move standard deviations by one per cent.
+POSTERIOR_STREAM = 50
+
+
 class Target(Protocol):
     """What a Gaussian factor is fitted to."""
 
@@ -398,4 +403,4 @@ def posterior_sweep(sweep: Sweep, ess: float, n_people: int) -> Sweep:
     most = max(64, min(256, 64 * (_DRAWS_TIMES_PEOPLE // (64 * min(n_people, MOST_PEOPLE)))))
     draws = 16 * math.ceil((1.0 / ess - 1.0) / (16.0 * _WEIGHT_VARIANCE))
     draws = max(16, min(most, draws))
-    return replace(sweep, draws=draws, key=sweep.key + 1)
+    return replace(sweep, draws=draws, key=POSTERIOR_STREAM)

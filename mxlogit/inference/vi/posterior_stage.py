@@ -18,6 +18,7 @@ from mxlogit.inference.vi.information import FEW_PARAMETERS, PRECISE, ROUGH, obs
 from mxlogit.inference.vi.newton import Optimum, step_from, step_scale, with_prior
 from mxlogit.inference.vi.posterior import (
     EVEN_ENOUGH,
+    POSTERIOR_STREAM,
     Anchor,
     AnchoredTarget,
     PopulationCheck,
@@ -240,9 +241,8 @@ def _around_the_mode(
         part = everybody if optimum.sweep.pathwise else sample
         few = model.space.size <= FEW_PARAMETERS
         precision = PRECISE if few or len(everybody.people) > most_people(part) else ROUGH
-        information = observed_information(
-            model, part, weight, population, optimum.sweep, evaluation.curvature, precision
-        )
+        sweep = replace(optimum.sweep, key=POSTERIOR_STREAM)
+        information = observed_information(model, part, weight, population, sweep, evaluation.curvature, precision)
         curvature = evaluation.curvature if information is None else information - prior.hessian
         start = laplace_factor(model, population, curvature, evaluation.gradient)
     return widen_to_possible(model, start, weight), evaluation.gradient - prior.gradient
