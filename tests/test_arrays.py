@@ -232,7 +232,7 @@ BAD = {
     "too few people": (give(decision_makers=[1, 2]), "decision_makers must have length 4; got 2"),
     "people in a table": (
         give(decision_makers=[[1, 2], [3, 4], [5, 6], [7, 8]]),
-        "decision_makers must be labels in one row",
+        "decision_makers must be a vector of labels",
     ),
     "alternatives twice": (give(alternatives=["a", "a"]), "alternatives must be unique"),
     "too many alternatives": (give(alternatives=["a", "b", "c"]), "alternatives must have length 2"),

@@ -243,7 +243,7 @@ def test_alternatives_whose_constants_would_have_one_label(two):
         ({"fixed": ["x", "asc.a2"]}, "no column 'asc.a2'.*constants=True"),
         ({"fixed": ["xx"], "constants": True}, "no column 'xx'.*Did you mean 'x'"),
         ({"fixed": ["x"], "constants": "a2"}, "constants must be True or False"),
-        ({"fixed": ["x", "choice"]}, "'choice' says what was chosen"),
+        ({"fixed": ["x", "choice"]}, "'choice' is the choice"),
         ({"fixed": ["x"], "decision_maker": 0}, "decision_maker must be the name of a column"),
         ({"fixed": ["x"], "choice": None}, "choice must be the name of a column"),
         ({"fixed": ["x"], "availability": "choice"}, "'choice' cannot be both choice and availability"),
@@ -322,7 +322,7 @@ def test_labels_that_number_rows_have_no_constants(labels):
         np.arange(len(frame)) if labels == "rows" else frame["id"] * 10 + frame.groupby(["id", "situation"]).cumcount()
     )
     numbered = frame.assign(alternative=number)
-    with pytest.raises(ChoiceDataError, match="constants=True needs alternatives that recur"):
+    with pytest.raises(ChoiceDataError, match="constants=True needs labelled alternatives that recur"):
         fit(numbered, fixed=["x"], constants=True)
     # Without constants labels have no effect.
     np.testing.assert_allclose(fit(numbered, fixed=["x"]).coef_, fit(frame, fixed=["x"]).coef_, rtol=1e-4)

@@ -354,7 +354,7 @@ def test_decimals_and_alternatives_that_are_always_there():
     ("given", "words"),
     [
         ({"names": None}, "names must be a list of names; got None"),
-        ({"decision_makers": 5}, "decision_makers must be labels in one row; got 5"),
+        ({"decision_makers": 5}, "decision_makers must be a vector of labels; got 5"),
         ({"decision_makers": [[1], {2}]}, "decision_makers must be"),
     ],
 )
@@ -461,7 +461,7 @@ def test_a_pack_has_a_path(path):
 
 def test_a_pack_that_cannot_be_made(frame, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ChoiceDataError, match="cannot be made"):
+    with pytest.raises(ChoiceDataError, match="cannot be created"):
         pack_choices(frame, tmp_path / "file" / "below", names=["x"])
     with pytest.raises(ChoiceDataError, match="dtype must be"):
         pack_choices(frame, tmp_path / "pack", names=["x"], dtype="float32")

@@ -1,4 +1,4 @@
-"""Arrays that are given to `ChoiceData.from_arrays`, of any layout and type, as tensors and labels."""
+"""Conversion of the arrays given to `ChoiceData.from_arrays`, of any layout and type, into tensors and labels."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from mxlogit.errors import ChoiceDataError
 
 
 def as_numbers(name: str, values: Any) -> Tensor:
-    """Real numbers as a tensor that shares memory with ``values`` where torch can use them as they are.
+    """Convert real numbers into a tensor, which shares memory with ``values`` where torch supports their layout.
 
     Reversed, big-endian, read-only and object arrays are copied.
 
     Raises
     ------
     ChoiceDataError
-        If they are ragged, masked, or no real numbers.
+        If ``values`` are ragged, masked, or not real numbers.
     """
     if isinstance(values, Tensor):
         return _check_real(name, values.detach())
@@ -30,7 +30,7 @@ def as_numbers(name: str, values: Any) -> Tensor:
 
 
 def _read_array(name: str, values: Any) -> np.ndarray:
-    """Numbers of any type, exact ones as objects where double precision would round them."""
+    """Read numbers of any type; exact numbers that double precision would round are returned as objects."""
     if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
         raise ChoiceDataError(f"{name} is a masked array: fill it, and mark the holes with available or observed.")
     try:
@@ -44,7 +44,7 @@ def _read_array(name: str, values: Any) -> np.ndarray:
 
 
 def _is_unusual(array: np.ndarray) -> bool:
-    """Return whether elements are objects, or of more than double precision."""
+    """Return whether the elements are objects or wider than double precision."""
     return array.dtype.kind == "O" or (array.dtype.kind == "f" and array.dtype.itemsize > np.dtype(float).itemsize)
 
 
@@ -55,7 +55,7 @@ def _check_real(name: str, values: Tensor) -> Tensor:
 
 
 def _plain(array: np.ndarray) -> np.ndarray:
-    """The array itself where torch can share its memory, else a copy: native bytes, forward strides, writable."""
+    """Return the array if torch can share its memory (native byte order, forward strides, writable), else a copy."""
     dtype = array.dtype.newbyteorder("=")
     if dtype.kind == "u" and dtype.itemsize > 1:
         dtype = np.dtype(np.float64 if dtype.itemsize == 8 else np.int64)
@@ -66,12 +66,12 @@ def _plain(array: np.ndarray) -> np.ndarray:
 
 
 def as_attributes(values: Any) -> Tensor:
-    """Attributes (n, t, j, k): float32 and float64 as they are, others as float64.
+    """Convert attributes (n, t, j, k) to float64; float32 and float64 are kept.
 
     Raises
     ------
     ChoiceDataError
-        If they are no numbers or have another number of axes.
+        If they are not numbers or do not have four axes.
     """
     device = values.device if isinstance(values, Tensor) else torch.device("cpu")
     if isinstance(values, Tensor) and _check_real("attributes", values).is_floating_point():
@@ -85,9 +85,9 @@ def as_attributes(values: Any) -> Tensor:
 
 
 def _rounded(attributes: np.ndarray) -> np.ndarray:
-    """Attributes (n, t, j, k) as they are, but less the largest of the situation where double precision rounds them.
+    """Subtract from attributes (n, t, j, k) the largest of their situation where double precision would round them.
 
-    The largest one is that of an alternative: there is zero, or nothing, where none is.
+    The largest in absolute value belongs to an alternative: cells without one hold zero or a missing value.
     """
     if attributes.dtype.kind == "f":
         return attributes
@@ -97,12 +97,12 @@ def _rounded(attributes: np.ndarray) -> np.ndarray:
 
 
 def as_positions(name: str, values: Any, device: torch.device) -> Tensor:
-    """Whole numbers; -1 where they are missing.
+    """Convert to int64, with -1 for missing values.
 
     Raises
     ------
     ChoiceDataError
-        If some are not whole.
+        If some numbers are not whole.
     """
     numbers = as_numbers(name, values)
     if numbers.is_floating_point():
@@ -115,12 +115,12 @@ def as_positions(name: str, values: Any, device: torch.device) -> Tensor:
 
 
 def as_mask(name: str, values: Any, shape: tuple[int, ...], device: torch.device) -> Tensor:
-    """0/1 or False/True of a given shape as bool; all True where there is none.
+    """Convert 0/1 or False/True to a boolean mask of the given shape; None gives all True.
 
     Raises
     ------
     ChoiceDataError
-        If the shape is another, or values are not 0 or 1.
+        If the shape differs, or values are not 0 or 1.
     """
     if values is None:
         return torch.ones(shape, dtype=torch.bool, device=device)
@@ -137,12 +137,12 @@ def as_mask(name: str, values: Any, shape: tuple[int, ...], device: torch.device
 
 
 def as_names(names: Any) -> tuple[str, ...]:
-    """Names of attributes.
+    """Convert attribute names to a tuple of strings.
 
     Raises
     ------
     ChoiceDataError
-        If they are a single string.
+        If they are a single string, or not iterable.
     """
     if isinstance(names, str):
         raise ChoiceDataError(f"names must be a list of names; got the string {names!r}: write [{names!r}].")
@@ -152,15 +152,15 @@ def as_names(names: Any) -> tuple[str, ...]:
 
 
 def as_labels(name: str, labels: Any) -> np.ndarray:
-    """Labels in one row, as they are: not as text where numbers are among them.
+    """Convert labels to a vector that keeps their types: numbers among text are not turned into text.
 
     Raises
     ------
     ChoiceDataError
-        If they have another number of axes, or cannot be labels.
+        If they are not a vector, or not hashable.
     """
     if not isinstance(labels, Iterable) or isinstance(labels, (str, bytes)):
-        raise ChoiceDataError(f"{name} must be labels in one row; got {labels!r}.")
+        raise ChoiceDataError(f"{name} must be a vector of labels; got {labels!r}.")
     plain = labels if hasattr(labels, "__array__") else list(labels)
     if isinstance(plain, list) and (len(set(map(type, plain))) > 1 or any(isinstance(x, tuple) for x in plain)):
         array = np.empty(len(plain), dtype=object)
@@ -168,7 +168,7 @@ def as_labels(name: str, labels: Any) -> np.ndarray:
     else:
         array = np.asarray(plain)
     if array.ndim != 1:
-        raise ChoiceDataError(f"{name} must be labels in one row; got an array of shape {array.shape}.")
+        raise ChoiceDataError(f"{name} must be a vector of labels; got an array of shape {array.shape}.")
     strange = [x for x in array if not isinstance(x, Hashable)] if array.dtype.kind == "O" else []
     if strange:
         raise ChoiceDataError(f"{name} must be numbers, text or dates; {len(strange)} are not, first {strange[0]!r}.")
@@ -176,12 +176,12 @@ def as_labels(name: str, labels: Any) -> np.ndarray:
 
 
 def as_codes(name: str, labels: Any, count: int) -> Tensor:
-    """Whole numbers 0, 1, ... for labels that may repeat, one for each of ``count``.
+    """Integer codes 0, 1, ... of ``count`` labels that may repeat.
 
     Raises
     ------
     ChoiceDataError
-        If there are more or fewer, or some are missing.
+        If the number of labels is not ``count``, or some are missing.
     """
     codes, _ = factorize(as_labels(name, labels))
     if len(codes) != count:

@@ -1,6 +1,6 @@
-"""Every problem that choice data can have, found together and told in one message.
+"""Checks of choice data whose errors are all reported in one message.
 
-A `Problems` list collects sentences; each says what is wrong, how often, where (first five) and what to do.
+`Problems` collects sentences; each states the error, its count, its first five locations and the remedy.
 """
 
 from __future__ import annotations
@@ -15,17 +15,21 @@ from torch import Tensor
 
 from mxlogit.errors import ChoiceDataError
 
+# Number of locations listed per problem.
 SHOWN = 5
-# Fields of a sentence, to be filled in: names of columns, quoted, contain no null character.
+# Placeholders in a sentence. The null character keeps them distinct from any quoted column name.
 COUNT, TOTAL, PLACES = "\0count", "\0total", "\0places"
-# Larger differences between alternatives overflow in single precision once squared and added up over people. Levels
-# cost digits of the differences only; this one holds every 64-bit integer, dates in nanoseconds among them.
-LARGEST_DIFFERENCE, LARGEST = 1e15, 2e19
+# Largest difference between alternatives of a situation, in units of the column: larger ones overflow in single
+# precision once squared and summed over people.
+LARGEST_DIFFERENCE = 1e15
+# Largest absolute level, in units of the column. Levels only cost digits of the differences; this bound admits every
+# 64-bit integer, dates in nanoseconds among them.
+LARGEST = 2e19
 
 
 @dataclass(frozen=True)
 class GivenArrays:
-    """Padded arrays as a user gave them: shapes as in `mxlogit.ChoiceData.from_arrays`, masks and weights complete."""
+    """Padded arrays before checking, shaped as in `mxlogit.ChoiceData.from_arrays`; masks and weights are filled in."""
 
     attributes: Tensor
     available: Tensor
@@ -43,19 +47,19 @@ class GivenArrays:
 
 
 class Problems:
-    """Sentences about what is wrong, raised together."""
+    """Sentences describing the problems of the data, raised together."""
 
     def __init__(self) -> None:
         self.sentences: list[str] = []
 
     def add(self, sentence: str) -> None:
-        """Add one problem."""
+        """Add a sentence."""
         self.sentences.append(sentence)
 
     def add_if(self, where: np.ndarray, sentence: str, places: Sequence[object]) -> None:
-        """Add ``sentence`` with count and first places if any entry of ``where`` is True.
+        """Add ``sentence`` with the count and first locations if any entry of ``where`` is True.
 
-        ``sentence`` has the fields `COUNT`, `TOTAL` and `PLACES`.
+        ``sentence`` may contain the placeholders `COUNT`, `TOTAL` and `PLACES`.
         """
         count = int(where.sum())
         if count:
@@ -66,12 +70,12 @@ class Problems:
             self.add(sentence)
 
     def raise_if_any(self) -> None:
-        """Raise all problems at once, if there are any.
+        """Raise all problems in one error, if there are any.
 
         Raises
         ------
         ChoiceDataError
-            One problem as it stands, several as a numbered list.
+            A single problem verbatim, several as a numbered list.
         """
         if len(self.sentences) == 1:
             raise ChoiceDataError(self.sentences[0])
@@ -81,7 +85,7 @@ class Problems:
 
 
 def _cells(where: Tensor, data: GivenArrays) -> list[str]:
-    """Name the first flagged (person, situation) cells."""
+    """Describe the first flagged (person, situation) cells."""
     rows = torch.nonzero(where)[:SHOWN].tolist()
     return [f"person {data.decision_makers[n]}, situation {t}" for n, t in rows]
 
@@ -92,7 +96,7 @@ def check_arrays(data: GivenArrays) -> None:
     Raises
     ------
     ChoiceDataError
-        Listing every problem.
+        If there are problems; the message lists all of them.
     """
     n, t, j, k = data.attributes.shape
     problems = Problems()
@@ -112,7 +116,7 @@ def check_arrays(data: GivenArrays) -> None:
 
 
 def _largest_difference(values: torch.Tensor, usable: torch.Tensor) -> torch.Tensor:
-    """Largest difference between finite values of one choice situation."""
+    """Largest difference between finite values of the same choice situation."""
     real = usable & torch.isfinite(values)
     high, low = (values.masked_fill(~real, sign * -torch.inf) * sign for sign in (1.0, -1.0))
     spread = high.amax(-1) + low.amax(-1)
@@ -158,10 +162,10 @@ def _check_array_values(data: GivenArrays, problems: Problems) -> None:
             continue
         largest = float(_largest_difference(data.attributes[..., column], usable[..., 0]))
         if largest > LARGEST_DIFFERENCE:
-            problems.add(f"attribute {name!r} has values up to {largest:.0e} apart in a choice situation; rescale it.")
+            problems.add(f"attribute {name!r} differs by up to {largest:.0e} within a choice situation; rescale it.")
     if not bool(seen.any(1).all()):
         count = int((~seen.any(1)).sum())
-        problems.add(f"{count} decision makers have no observed choice situation; leave them out.")
+        problems.add(f"{count} decision makers have no observed choice situation; drop them.")
     bad_weight = ~(torch.isfinite(data.weights) & (data.weights > 0))
     problems.add_if(
         bad_weight.cpu().numpy(),

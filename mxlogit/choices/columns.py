@@ -1,4 +1,4 @@
-"""Reading single columns of a long frame, row by row, with every problem noted."""
+"""Reading of single columns of a long frame; every problem is recorded in a `Problems` list."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mxlogit.spec import Columns
 
 @dataclass(frozen=True)
 class RowKeys:
-    """Keys of the rows as integers: person, situation (counted over all people), alternative, with their labels."""
+    """Integer codes of the rows' person, situation (numbered over all people) and alternative, with their labels."""
 
     person: np.ndarray
     alternative: np.ndarray
@@ -31,28 +31,28 @@ class RowKeys:
 
     @property
     def n_alternatives(self) -> int:
-        """Length of the axis of alternatives."""
+        """Length of the alternative axis."""
         return int(self.alternative.max()) + 1 if self.alternatives is None else len(self.alternatives)
 
     def in_order(self, available: np.ndarray) -> np.ndarray:
-        """Rows of the frame that are available alternatives, by person, situation and alternative."""
+        """Indices of the rows of available alternatives, sorted by person, situation and alternative."""
         kept = np.flatnonzero(available)
         key = self.situation_of[kept].astype(np.int64) * self.n_alternatives + self.alternative[kept]
         return kept if bool((np.diff(key) > 0).all()) else kept[np.argsort(key, kind="stable")]
 
     def place(self, situation: int) -> str:
-        """Words for a choice situation (global number)."""
+        """Describe a choice situation (number over all people) for a message."""
         row = int(np.argmax(self.situation_of == situation))
         return f"person {self.people[self.person[row]]}: situation {self.situation_labels[row]}"
 
     def row_place(self, row: int) -> str:
-        """Words for a row."""
+        """Describe a row for a message."""
         (alternative,) = listed(self.alternative_labels[row : row + 1])
         return f"person {self.people[self.person[row]]}, situation {self.situation_labels[row]}, {alternative!r}"
 
 
 def read_availability(table: nw.DataFrame[Any], column: str | None, rows: RowKeys, problems: Problems) -> np.ndarray:
-    """Availability of every row (bool)."""
+    """Read the availability of every row (bool)."""
     if column is None:
         return np.ones(len(rows.person), dtype=bool)
     values = read_flags(table.get_column(column))
@@ -69,7 +69,7 @@ def read_availability(table: nw.DataFrame[Any], column: str | None, rows: RowKey
 
 
 def _note_missing(what: str, values: np.ndarray, rows: RowKeys, problems: Problems) -> bool:
-    """Say how many values are missing, where; whether there are any."""
+    """Record missing values as a problem; return whether there are any."""
     missing = np.isnan(values)
     places = [rows.row_place(row) for row in np.flatnonzero(missing)[:SHOWN]]
     problems.add_if(missing, f"{what} has {COUNT} missing values ({PLACES}). Fill or drop them.", places)
@@ -79,7 +79,7 @@ def _note_missing(what: str, values: np.ndarray, rows: RowKeys, problems: Proble
 def read_choice(
     values: nw.Series[Any] | np.ndarray, columns: Columns, rows: RowKeys, available: np.ndarray, problems: Problems
 ) -> np.ndarray:
-    """Whether each row is the chosen one (bool)."""
+    """Read the choice indicator of every row (bool)."""
     nothing = np.zeros(len(rows.person), dtype=bool)
     if len(values) != len(rows.person):
         problems.add(f"y has {len(values)} values for {len(rows.person)} rows of X.")
@@ -116,7 +116,7 @@ def read_choice(
 def read_weights(
     table: nw.DataFrame[Any], column: str | None, given: Any, rows: RowKeys, problems: Problems
 ) -> np.ndarray:
-    """One weight per person, from a column or from one value per row."""
+    """Read one weight per person, from a column or from a vector with one value per row."""
     ones = np.ones(len(rows.people))
     if column is None and given is None:
         return ones
@@ -141,8 +141,8 @@ def read_weights(
     bad = ~(np.isfinite(values) & (values > 0))
     problems.add_if(
         bad,
-        f"{COUNT} weights are not positive and finite ({PLACES}). A weight counts like decision makers; leave out "
-        "those who count for nothing.",
+        f"{COUNT} weights are not positive and finite ({PLACES}). A weight is a number of decision makers; drop "
+        "people of weight zero.",
         [rows.row_place(row) for row in np.flatnonzero(bad)[:SHOWN]],
     )
     return weight
@@ -151,7 +151,7 @@ def read_weights(
 def read_clusters(
     table: nw.DataFrame[Any], column: str | None, rows: RowKeys, problems: Problems
 ) -> torch.Tensor | None:
-    """Cluster 0, 1, ... of every person."""
+    """Read the cluster 0, 1, ... of every person."""
     if column is None:
         return None
     if table.get_column(column).dtype.is_nested():
@@ -184,10 +184,13 @@ def read_attributes(
     available: np.ndarray,
     problems: Problems,
 ) -> torch.Tensor:
-    """Attributes (r, k) of the available alternatives in order, float64: single precision rounds dates to minutes."""
+    """Read the attributes (r, k) of the available alternatives, sorted as by `RowKeys.in_order`.
+
+    They are float64: single precision would round dates to minutes.
+    """
     order = rows.in_order(available)
     attributes = torch.zeros(len(order), len(names), dtype=torch.float64)
-    # Place of the first row of every row's situation.
+    # Index of the first row of each row's situation.
     begins = np.diff(rows.situation_of[order], prepend=-1) > 0
     first = np.flatnonzero(begins)[np.cumsum(begins) - 1]
     for k, name in enumerate(names):
@@ -219,11 +222,11 @@ def _check_finite(name: str, values: np.ndarray, rows: RowKeys, available: np.nd
 
 
 def _check_differences(name: str, values: np.ndarray, rows: RowKeys, problems: Problems) -> None:
-    """Say where large values are far apart within a choice situation."""
+    """Record a problem if large values differ too much within a choice situation."""
     groups = pd.Series(values).groupby(rows.situation_of)
     difference = float((groups.max() - groups.min()).max())
     if difference > LARGEST_DIFFERENCE:
         problems.add(
-            f"column {name!r} has values up to {difference:.0e} apart in a choice situation; rescale it (differences "
+            f"column {name!r} differs by up to {difference:.0e} within a choice situation; rescale it (differences "
             f"to below {LARGEST_DIFFERENCE:.0e})."
         )

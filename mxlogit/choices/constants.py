@@ -1,4 +1,4 @@
-"""Alternative-specific constants: their labels, and what else may have the same names."""
+"""Labels of alternative-specific constants, and their conflicts with other columns."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from mxlogit.spec import CONSTANT_PREFIX
 
 
 def constant_labels(alternatives: np.ndarray | None, base: object, taken: Sequence[str] = ()) -> dict[str, Any]:
-    """Alternatives by the labels of their constants, without the base.
+    """Map the labels of the alternative-specific constants to their alternatives, without the base.
 
     Parameters
     ----------
     alternatives : ndarray or None
-        None where alternatives carry no labels.
+        Labels of the alternatives; None if they carry no labels.
     base : object
-        None for the first alternative.
+        Label of the base alternative; None for the first alternative.
     taken : sequence of str
-        Attributes that the data have already.
+        Names of the attributes that the data already have.
 
     Returns
     -------
@@ -41,11 +41,12 @@ def constant_labels(alternatives: np.ndarray | None, base: object, taken: Sequen
     """
     if alternatives is None:
         raise ChoiceDataError(
-            "constants=True needs alternatives that recur; the labels of these number the rows, or there are none."
+            "constants=True needs labelled alternatives that recur over choice situations; these have no labels, or "
+            "labels that only number the rows."
         )
     known = listed(alternatives)
     try:
-        # The label itself, which may equal another: 1 and 1.0.
+        # The label of the data, which may have another type than the equal one given: 1 and 1.0.
         base = known[0 if base is None else known.index(base)]
     except (ValueError, TypeError):
         raise ChoiceDataError(
@@ -74,7 +75,10 @@ def check_constants(
     available: np.ndarray,
     problems: Problems,
 ) -> list[str]:
-    """Names to read from columns; says which constants do not exist, and which columns have the label of one."""
+    """Return the names to read from columns.
+
+    Unknown constants, and columns that differ from the constant of the same label, are recorded as problems.
+    """
     unknown = [n for n in names if n.startswith(CONSTANT_PREFIX) and n not in labels and n not in table.columns]
     if unknown:
         problems.add(

@@ -1,8 +1,8 @@
-"""`ChoiceData`: the choices of a panel, and the only form of data that the mathematics sees.
+"""`ChoiceData`: the choices of a panel, the only form of data that the numerical code uses.
 
-Choices are rows: the available alternatives of one choice situation after the other, as many as there are, so that
-memory and time follow them. Padded arrays, whose axes are n (decision maker), t (choice situation of that person),
-j (alternative) and k (attribute), are made when they are asked for.
+Choices are stored as rows, the available alternatives of one choice situation after the other, so that memory and time
+are proportional to their number. Padded arrays, with axes n (decision maker), t (choice situation of that person),
+j (alternative) and k (attribute), are built on request.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ from mxlogit.errors import ChoiceDataError
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ChoiceData:
-    """Choices of a panel of decision makers, situation after situation.
+    """Choices of a panel of decision makers.
 
     Attributes
     ----------
     choices : ChoiceRows
-        Attributes of the r available alternatives of all s observed choice situations, and which was chosen.
+        Attributes of the r available alternatives of all s observed choice situations, and the chosen ones.
     weights : Tensor, shape (n,)
         Weight of each decision maker in sums over people.
     names : tuple of str
         Names of the k attributes.
     decision_makers : ndarray, shape (n,)
-        Labels of the people, in the order of the rows.
+        Labels of the decision makers, in the order of the rows.
     n_alternatives : int
-        Length j of the axis of alternatives in padded arrays.
+        Length j of the alternative axis of padded arrays.
     alternatives : ndarray or None, shape (j,)
-        Labels of the alternatives; None when positions carry no label.
+        Labels of the alternatives; None if positions carry no label.
     appearance : Tensor or None, int64, shape (n,)
-        Rank of each decision maker by first appearance in the frame read; None where that is the order here.
+        Rank of each decision maker by first appearance in the frame; None if the data are in that order.
     clusters : Tensor or None, int64, shape (n,)
         Cluster of each decision maker, 0, 1, ...: the unit of clustered standard errors.
     """
@@ -69,26 +69,28 @@ class ChoiceData:
         alternatives: Sequence[object] | np.ndarray | None = None,
         clusters: Sequence[object] | np.ndarray | None = None,
     ) -> ChoiceData:
-        """Build choice data from arrays, without copying the attributes when they can be used as they are.
+        """Build choice data from arrays; the attributes are not copied where torch can use their memory.
 
         Parameters
         ----------
         attributes : array, shape (n, t, j, k)
-            float32 and float64 are kept, other numbers become float64. Memory is shared, except with reversed,
-            big-endian, read-only and object arrays.
+            Attributes; float32 and float64 are kept, other numbers become float64. Memory is shared, except with
+            reversed, big-endian, read-only and object arrays.
         chosen : array of int, shape (n, t)
-            Position of the chosen alternative, 0 to j - 1; ignored, and may be missing, where not observed.
+            Position of the chosen alternative, 0 to j - 1; ignored, and possibly missing, where not observed.
         names : sequence of str, length k
+            Names of the attributes.
         available : array of bool, shape (n, t, j), optional
-            All available by default.
+            Availability of the alternatives; all True by default.
         observed : array of bool, shape (n, t), optional
-            All observed by default.
+            True for choice situations, False for padding; all True by default.
         weights : array, shape (n,), optional
-            One by default; positive. Counts of like decision makers (see `mxlogit.MixedLogit`).
+            Positive frequency weights, the number of decision makers each one represents (see `mxlogit.MixedLogit`);
+            one by default.
         decision_makers : sequence, length n, optional
-            Labels, all different; 0 to n - 1 by default.
+            Unique labels; 0 to n - 1 by default.
         alternatives : sequence, length j, optional
-            Labels, all different; none by default.
+            Unique labels; none by default.
         clusters : sequence, length n, optional
             Label of each decision maker's cluster, for clustered standard errors.
 
@@ -99,7 +101,8 @@ class ChoiceData:
         Raises
         ------
         ChoiceDataError
-            Listing every problem: shapes, missing values, positions out of range, chosen but unavailable.
+            If shapes are wrong, values are missing, positions are out of range, or a chosen alternative is
+            unavailable; the message lists all problems.
         """
         x = as_attributes(attributes)
         n, t, j, _ = x.shape
@@ -138,7 +141,7 @@ class ChoiceData:
 
     @property
     def n_situations(self) -> int:
-        """Number of observed choice situations of all decision makers."""
+        """Number of observed choice situations, summed over decision makers."""
         return len(self.choices.set_sizes)
 
     def padded(self) -> PaddedArrays:
@@ -147,7 +150,7 @@ class ChoiceData:
 
     @property
     def attributes(self) -> Tensor:
-        """Attributes (n, t, j, k), finite everywhere, zero where padded."""
+        """Attributes (n, t, j, k), all finite, zero in padding."""
         return self.padded().attributes
 
     @property
@@ -157,31 +160,36 @@ class ChoiceData:
 
     @property
     def observed(self) -> Tensor:
-        """Observed situations (n, t), those of a person coming first."""
+        """Mask (n, t) of observed situations; padding follows the observed situations of each person."""
         return self.padded().observed
 
     @property
     def chosen(self) -> Tensor:
-        """Position (n, t) of the chosen alternative, 0 where padded."""
+        """Position (n, t) of the chosen alternative, 0 in padding."""
         return self.padded().chosen
 
     @cached_property
     def first_rows(self) -> Tensor:
-        """Place of the first row of every situation, and the number of rows, (s + 1,)."""
+        """Index of the first row of every situation, followed by the number of rows, (s + 1,)."""
         return first_places(self.choices.set_sizes)
 
     @cached_property
     def first_situations(self) -> Tensor:
-        """Place of the first situation of every person, and the number of situations, (n + 1,)."""
+        """Index of the first situation of every person, followed by the number of situations, (n + 1,)."""
         return first_places(self.choices.panel_lengths)
 
     def choice_sets(self, rows_at_once: int) -> Iterator[tuple[slice | Tensor, Tensor]]:
-        """Iterate over choice situations whose sets are of one size, about ``rows_at_once`` rows at a time.
+        """Iterate over batches of choice situations with equally many available alternatives.
+
+        Parameters
+        ----------
+        rows_at_once : int
+            Approximate number of rows of a batch.
 
         Yields
         ------
-        tuple of (place, Tensor of shape (m, size, k))
-            Which situations they are, and the attributes of their available alternatives.
+        tuple of (slice or Tensor of shape (m,), Tensor of shape (m, size, k))
+            Indices of the situations, and the attributes of their available alternatives.
         """
         sizes, rows = self.choices.set_sizes, self.choices.rows
         if len(sizes) and bool((sizes == sizes[0]).all()):
@@ -199,16 +207,16 @@ class ChoiceData:
                 yield part, rows[self.rows_of(part, size)]
 
     def rows_of(self, situations: slice | Tensor, size: int) -> Tensor:
-        """Places (m, size) of the rows of situations whose sets all have ``size`` alternatives."""
+        """Indices (m, size) of the rows of situations that all have ``size`` available alternatives."""
         return self.first_rows[:-1][situations, None] + torch.arange(size, device=self.choices.rows.device)
 
     def rows_of_people(self, people: Tensor) -> Tensor:
-        """Places of the rows of people, one person after the other."""
+        """Indices of the rows of decision makers, one person after the other."""
         first = self.first_rows[self.first_situations]
         return places_of_runs(first[people], first.diff()[people])
 
     def to(self, *, device: torch.device | str, dtype: torch.dtype | None = None) -> ChoiceData:
-        """Return the data on a device, attributes and weights in ``dtype`` (as they are by default)."""
+        """Return the data on a device, with attributes and weights in ``dtype`` (unchanged by default)."""
         kind = self.choices.rows.dtype if dtype is None else dtype
         return replace(
             self,
@@ -229,7 +237,7 @@ class ChoiceData:
         return find_columns(self.names, names)
 
     def take(self, people: Tensor | slice) -> ChoiceData:
-        """Return the panels of some people, by an index tensor (a copy) or a slice (without copying)."""
+        """Return the panels of a subset of people, given by an index tensor (copied) or a slice (a view)."""
         index = people if isinstance(people, slice) else people.cpu().numpy()
         return replace(
             self,
@@ -257,7 +265,7 @@ class ChoiceData:
 
 
 def join_choices(parts: Sequence[ChoiceData]) -> ChoiceData:
-    """Put the choices of several groups of people with the same attributes and alternatives together."""
+    """Concatenate the choices of several groups of people with the same attributes and alternatives."""
     first, rows = parts[0], [part.choices for part in parts]
     positions = None
     if any(part.positions is not None for part in rows):
@@ -275,7 +283,7 @@ def join_choices(parts: Sequence[ChoiceData]) -> ChoiceData:
 
 
 def find_columns(known: Sequence[str], wanted: Sequence[str]) -> list[int]:
-    """Positions of wanted attributes among those known.
+    """Positions of the attributes ``wanted`` in ``known``.
 
     Raises
     ------

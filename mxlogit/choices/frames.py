@@ -1,4 +1,4 @@
-"""Frames and vectors of all libraries in one form, before any value is read."""
+"""Frames and vectors of all supported libraries in one form, before values are read."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from mxlogit.spec import CONSTANT_PREFIX, Columns
 
 
 def as_narwhals(frame: Any) -> nw.DataFrame[Any]:
-    """Return a frame in narwhals' form.
+    """Convert a frame to a narwhals frame.
 
     Raises
     ------
     ChoiceDataError
-        If it is not an eager frame of a known kind, or its columns are not known by single, different names.
+        If it is not an eager frame of a supported library, or its column names are repeated or have several levels.
     """
     if isinstance(frame, pd.DataFrame) and frame.columns.nlevels > 1:
         raise ChoiceDataError(
@@ -47,17 +47,17 @@ def _check_unique(names: Sequence[object]) -> None:
 
 
 def index_of(frame: Any, n_rows: int) -> pd.Index:
-    """Index of a pandas frame; 0, 1, ... for frames without one."""
+    """Index of a pandas frame; 0, 1, ... for frames without an index."""
     return frame.index if isinstance(frame, pd.DataFrame) else pd.RangeIndex(n_rows)
 
 
 def as_vector(name: str, values: Any, index: pd.Index) -> nw.Series[Any] | np.ndarray | None:
-    """One value per row, in the order of the rows; a single column is flattened.
+    """Convert ``values`` to a vector with one value per row; a single column is flattened.
 
     Raises
     ------
     ChoiceDataError
-        If it is no vector, or carries the index of the rows in another order.
+        If it is not a vector, or its index has the labels of ``index`` in another order.
     """
     if values is None:
         return None
@@ -77,17 +77,18 @@ def as_vector(name: str, values: Any, index: pd.Index) -> nw.Series[Any] | np.nd
 
 
 def _check_order(name: str, own: pd.Index, rows: pd.Index) -> None:
-    """Refuse values whose index has the labels of the rows in another order."""
+    """Reject values whose index has the labels of the rows in another order."""
     if len(own) == len(rows) and not own.equals(rows) and Counter(own) == Counter(rows):
         raise ChoiceDataError(
-            f"{name} has the index of X in another order; values belong to rows by place: give {name}.loc[X.index]."
+            f"{name} has the index of X in another order; values are matched to rows by position: pass "
+            f"{name}.loc[X.index]."
         )
 
 
 def note_missing_columns(
     table: nw.DataFrame[Any], index: pd.Index, columns: Columns, wanted: Sequence[str], problems: Problems
 ) -> None:
-    """Say which wanted columns a frame lacks, or that it has no rows."""
+    """Record the wanted columns that a frame lacks, or that it has no rows, as problems."""
     for name in [name for name in dict.fromkeys(wanted) if name not in table.columns]:
         hint = suggest(name, table.columns)
         if name is not None and name in index.names:
@@ -102,12 +103,12 @@ def note_missing_columns(
 
 
 def note_missing_keys(table: nw.DataFrame[Any], names: Sequence[str], problems: Problems) -> None:
-    """Say where keys are missing, or are nothing that can be a key."""
+    """Record missing keys, and keys that are not hashable, as problems."""
     for name in dict.fromkeys(names):
         keys = table.get_column(name)
         missing = keys.is_null().to_numpy().astype(bool)
         if keys.dtype.is_float() or isinstance(keys.dtype, nw.Object):
-            # What is missing does not equal itself.
+            # Missing values (NaN, NaT) do not equal themselves.
             values = keys.to_numpy()
             missing = missing | (values != values).astype(bool)
         problems.add_if(

@@ -1,7 +1,7 @@
-"""From a long frame to `ChoiceData`: the only place where frames become tensors.
+"""Conversion of long frames to `ChoiceData`: the only module where frames become tensors.
 
 A long frame has one row per decision maker, choice situation and alternative. Any eager frame that
-narwhals knows (pandas, polars, pyarrow) is read column by column; it is never changed.
+narwhals supports (pandas, polars, pyarrow) is read column by column and never modified.
 """
 
 from __future__ import annotations
@@ -43,19 +43,20 @@ from mxlogit.spec import CONSTANT_PREFIX, Columns
 
 @dataclass(frozen=True)
 class FrameChoices:
-    """Choice data read from a frame, with the place of every row.
+    """Choice data read from a frame, with the position of every row of the frame in the data.
 
     Attributes
     ----------
     data : ChoiceData
+        Choices of the frame.
     index : pandas.Index
-        Index of the frame (0, 1, ... for frames without one).
+        Index of the frame (0, 1, ... for frames without an index).
     person, situation : ndarray of int, shape (rows,)
-        Decision maker and choice situation (counted over all of them) of every row.
+        Decision maker and choice situation (numbered over all people) of every row.
     place : ndarray of int, shape (rows,)
-        Place of every row among the rows of the data; -1 where the alternative is not available.
+        Position of every row among the rows of the data; -1 if the alternative is not available.
     situation_labels, alternative_labels : ndarray, shape (rows,)
-        What the situation and alternative columns say in every row.
+        Values of the situation and alternative columns.
     """
 
     data: ChoiceData
@@ -67,7 +68,7 @@ class FrameChoices:
     alternative_labels: np.ndarray
 
     def to(self, device: torch.device) -> FrameChoices:
-        """Return the same with its tensors on ``device``."""
+        """Return a copy with its tensors on ``device``."""
         return replace(self, data=self.data.to(device=device))
 
 
@@ -83,24 +84,26 @@ def read_frame(
     chosen: Any = None,
     weights: Any = None,
 ) -> FrameChoices:
-    """Read a long frame into choice data, reporting every problem at once.
+    """Read a long frame into choice data, reporting all problems in one error.
 
     Parameters
     ----------
     frame : pandas.DataFrame, polars.DataFrame or pyarrow.Table
+        Long frame.
     columns : Columns
+        Names of the columns by role.
     names : sequence of str
-        Attribute columns; labels of constants (``asc.<alternative>``) are made, not read.
+        Attribute columns; with ``constants``, labels of constants (``asc.<alternative>``) are not read but built.
     constants : bool
         Whether to add a dummy for every alternative but the base.
     base_alternative : object
-        None for the first alternative.
+        Label of the base alternative; None for the first alternative.
     alternatives : ndarray, optional
-        The alternatives known from an earlier fit; others are then a problem.
+        Alternatives of an earlier fit; any other alternative is a problem.
     need_choice : bool
-        False for prediction: the choice column is not read.
+        Whether to read the choice column; False for prediction.
     chosen, weights : array, optional
-        One value per row, instead of the columns.
+        Vectors with one value per row, used instead of the columns.
 
     Returns
     -------
@@ -109,13 +112,13 @@ def read_frame(
     Raises
     ------
     ChoiceDataError
-        Listing every problem found.
+        If there are problems; the message lists all of them.
     """
     table = as_narwhals(frame)
     index = index_of(frame, len(table))
     chosen, weights = as_vector("y", chosen, index), as_vector("sample_weight", weights, index)
     problems = Problems()
-    # Predictions need no weights; shares use them where they are.
+    # Predictions need no weights; shares use the column if it exists.
     weigh = columns.weights if weights is None and (need_choice or columns.weights in table.columns) else None
     cluster = columns.cluster if need_choice else None
     choice_column = columns.choice if need_choice and chosen is None else None
@@ -123,7 +126,7 @@ def read_frame(
     made = [name for name in names if constants and name.startswith(CONSTANT_PREFIX)]
     note_missing_columns(table, index, columns, [*roles, *(name for name in names if name not in made)], problems)
     if choice_column in names:
-        problems.add(f"column {choice_column!r} says what was chosen, so it cannot be an attribute as well.")
+        problems.add(f"column {choice_column!r} is the choice, so it cannot be an attribute as well.")
     problems.raise_if_any()
     note_missing_keys(table, columns.keys, problems)
     problems.raise_if_any()
@@ -147,7 +150,7 @@ def read_frame(
 
 
 def _with_places(data: ChoiceData, index: pd.Index, rows: RowKeys, available: np.ndarray) -> FrameChoices:
-    """Choice data with the place of every row of their frame."""
+    """Combine choice data with the position of every row of their frame."""
     return FrameChoices(
         data,
         index,
@@ -160,7 +163,7 @@ def _with_places(data: ChoiceData, index: pd.Index, rows: RowKeys, available: np
 
 
 def _places(order: np.ndarray, count: int) -> np.ndarray:
-    """Place in ``order`` of each of ``count`` rows; -1 for those that are not in it."""
+    """Position in ``order`` of each of ``count`` rows; -1 for rows that are not in it."""
     places = np.full(count, -1, dtype=np.int64)
     places[order] = np.arange(len(order))
     return places
@@ -194,7 +197,10 @@ def _read_alternatives(
     *,
     by_label: bool,
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Positions of the alternatives and their labels; ranks without labels where labels are many and not needed."""
+    """Positions of the alternatives, with their labels.
+
+    If the labels are many and not needed, positions are ranks within the situation, and the labels None.
+    """
     codes, labels = factorize(values)
     if known is not None:
         position = find_labels(known, labels)
@@ -265,7 +271,7 @@ def _assemble(
 
 
 def _appearance(person: np.ndarray, n_people: int) -> torch.Tensor | None:
-    """Rank of every person by first row; None where people are in that order."""
+    """Rank of every person by first row; None if people are in that order."""
     if bool((np.diff(person) >= 0).all()):
         return None
     first = np.full(n_people, len(person))
@@ -279,8 +285,9 @@ def add_constants(data: ChoiceData, base: object) -> ChoiceData:
     Parameters
     ----------
     data : ChoiceData
+        Choices with labelled alternatives.
     base : object
-        None for the first alternative.
+        Label of the base alternative; None for the first alternative.
 
     Returns
     -------

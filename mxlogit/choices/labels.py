@@ -1,4 +1,4 @@
-"""Labels of decision makers, situations and alternatives as whole numbers, and found again."""
+"""Integer codes of the labels of decision makers, situations and alternatives, and look-up of labels."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import pandas as pd
 
 from mxlogit.errors import ChoiceDataError
 
-# Labels that are offered in fewer rows than this, on average, say nothing of an alternative of their own, ...
+# Mean number of rows per label from which labels count as recurring alternatives.
 _FEWEST_ROWS = 100
-# ... unless they are few: fewer than people, or than those of two of the largest choice sets.
+# Number of labels up to which every label gets a position of its own, whatever the size of the choice sets.
 _FEW_LABELS = 32
 
 
 def factorize(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Integer codes and sorted labels; order of appearance where labels cannot be compared."""
+    """Integer codes and sorted labels; labels that cannot be compared are in order of appearance."""
     try:
         codes, labels = pd.factorize(values, sort=True)
     except TypeError:
@@ -29,13 +29,13 @@ def factorize(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def read_labels(column: nw.Series[Any]) -> np.ndarray:
-    """Read the labels (n,) of a column; dates with a time zone keep it, and times their nanoseconds."""
+    """Read the labels (n,) of a column; dates keep their time zone and times their nanoseconds."""
     zone = getattr(column.dtype, "time_zone", None)
     if zone is not None:
         instants = pd.DatetimeIndex(column.dt.convert_time_zone("UTC").dt.replace_time_zone(None).to_numpy())
         return instants.tz_localize("UTC").tz_convert(zone).to_numpy(dtype=object)
     if column.dtype == nw.Time:
-        # Python's own have no nanoseconds.
+        # Times of the Python standard library have no nanoseconds.
         nanoseconds = column.cast(nw.Int64).to_numpy()
         return nanoseconds if (nanoseconds % 1_000).any() else np.array(column.to_list(), dtype=object)
     if column.dtype in (nw.Int128, nw.UInt128):
@@ -44,7 +44,7 @@ def read_labels(column: nw.Series[Any]) -> np.ndarray:
 
 
 def listed(labels: np.ndarray) -> list[Any]:
-    """List labels (n,) as Python's own: also dates in nanoseconds, which arrays list as whole numbers."""
+    """List labels (n,) as Python objects; `ndarray.tolist` would turn dates in nanoseconds into integers."""
     return pd.Index(labels, tupleize_cols=False).tolist()
 
 
@@ -59,24 +59,24 @@ def rank_within(groups: np.ndarray, n_groups: int) -> np.ndarray:
 
 
 def are_few(n_labels: int, largest: int) -> bool:
-    """Whether every alternative can have a place of its own in choice sets of up to ``largest``."""
+    """Return whether every label can have a position of its own, given choice sets of up to ``largest`` rows."""
     return n_labels <= max(_FEW_LABELS, 2 * largest)
 
 
 def do_recur(n_labels: int, n_rows: int, n_people: int, largest: int) -> bool:
-    """Whether labels name alternatives that recur, rather than number the rows or the offers to one person."""
+    """Return whether labels name recurring alternatives, rather than number the rows or the offers to one person."""
     return are_few(n_labels, largest) or n_labels <= max(n_people, n_rows // _FEWEST_ROWS)
 
 
 def find_labels(known: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Places of wanted labels among those known, -1 where there is none; dates in any unit of time are the same."""
+    """Positions of the labels ``wanted`` in ``known``, -1 if absent; dates compare equal in any unit of time."""
     index = pd.Index(known, tupleize_cols=False)
     places: np.ndarray = index.get_indexer(pd.Index(wanted, tupleize_cols=False))
     return places
 
 
 def explain_kinds(known: np.ndarray, wanted: np.ndarray) -> str:
-    """Say that labels are the same but for their type (text and numbers), or nothing."""
+    """Sentence for labels that differ from known ones in their type only (text and numbers), or an empty string."""
     spelled = {str(label): label for label in listed(known)}
     for label in listed(wanted):
         same = spelled.get(str(label))

@@ -1,4 +1,4 @@
-"""Moments of attributes within choice situations, which identification depends on."""
+"""Second moments of attributes within choice situations, which determine identification."""
 
 from __future__ import annotations
 
@@ -11,27 +11,30 @@ from torch import Tensor
 from mxlogit.choices.data import ChoiceData
 from mxlogit.errors import SpecificationError
 
-# Relative size below which an eigenvalue of the scaled Gram matrix (float64 sums) counts as zero.
+# Eigenvalue of the Gram matrix of unit diagonal (sums in float64) below which its columns count as collinear.
 _COLLINEAR = 1e-10
-# Standard deviation of differences between alternatives whose square, and reciprocal, single precision holds.
+# Smallest within-situation standard deviation, in units of the column, whose square and reciprocal are representable in
+# single precision.
 _SMALLEST_DEVIATION = 1e-18
-# Rows that are summed at a time.
+# Rows summed at a time, which bounds memory.
 _ROWS_AT_ONCE = 100_000
+# Absolute loading on a null eigenvector (of unit length) above which a column counts as part of the dependence.
+_LOADING = 1e-4
 
 
 @dataclass(frozen=True)
 class AttributeMoments:
-    """Sums over the available alternatives of observed situations (float64); those of several groups of people add up.
+    """Sums over the available alternatives of observed situations (float64), additive over groups of people.
 
     Attributes
     ----------
     gram : Tensor, shape (k, k)
-        Products of the attributes about their situation mean: adding a constant to all utilities of a situation
-        changes nothing, so identification depends on this matrix alone.
+        Sums of products of the attributes centred at their situation mean: probabilities do not depend on the level of
+        utility in a situation, so identification depends on this matrix alone.
     square : Tensor, shape (k,)
-        Squares of the attributes that may have been rounded: whole numbers have not.
+        Sums of squares of the attribute values that may be rounded: all but integers that the type holds exactly.
     count : Tensor, shape (2,)
-        Number of alternatives and of situations.
+        Number of available alternatives and of situations.
     rounding : float
         Relative rounding error of the attributes.
     """
@@ -43,13 +46,13 @@ class AttributeMoments:
 
     @classmethod
     def zeros(cls, size: int) -> AttributeMoments:
-        """Return sums over nobody."""
+        """Return the sums over no decision maker."""
         gram = torch.zeros(size, size, dtype=torch.float64)
         return cls(gram, gram.diagonal().clone(), gram.new_zeros(2))
 
     @classmethod
     def of(cls, data: ChoiceData) -> AttributeMoments:
-        """Sum over the people of some data."""
+        """Sum over the people of ``data``."""
         rows = data.choices.rows
         total = cls.zeros(rows.shape[1])
         for _, sets in data.choice_sets(_ROWS_AT_ONCE):
@@ -58,8 +61,8 @@ class AttributeMoments:
 
     @classmethod
     def _of_sets(cls, sets: Tensor, exact: float) -> AttributeMoments:
-        """Sum over situations with equally many alternatives, (m, size, k); whole numbers are exact up to ``exact``."""
-        # Differences first: what does not vary is then zero exactly, however large it is.
+        """Sum over situations with equally many alternatives, (m, size, k); integers up to ``exact`` are exact."""
+        # Differences are taken first: an attribute that does not vary is then exactly zero, however large it is.
         differences = sets - sets[:, :1]
         centred = (differences - differences.mean(1, keepdim=True)).flatten(0, 1)
         count = sets.new_tensor([len(centred), len(sets)])
@@ -67,7 +70,7 @@ class AttributeMoments:
         return cls((centred.T @ centred).cpu(), rounded.square().sum((0, 1)).cpu(), count.cpu())
 
     def __add__(self, other: AttributeMoments) -> AttributeMoments:
-        """Sum over the people of both."""
+        """Add the sums over two groups of people."""
         rounding = max(self.rounding, other.rounding)
         return AttributeMoments(self.gram + other.gram, self.square + other.square, self.count + other.count, rounding)
 
@@ -82,18 +85,20 @@ class AttributeMoments:
         return int(self.count[0])
 
     def take(self, columns: Sequence[int]) -> AttributeMoments:
-        """Return the moments of some attributes."""
+        """Return the moments of the attributes at ``columns``."""
         index = list(columns)
         return AttributeMoments(self.gram[index][:, index], self.square[index], self.count, self.rounding)
 
 
 def check_identification(moments: AttributeMoments, names: Sequence[str]) -> list[float]:
-    """Check that the coefficients of attributes can be identified from choices among alternatives.
+    """Check that the coefficients of the attributes are identified.
 
     Parameters
     ----------
     moments : AttributeMoments
-    names : sequence of str
+        Moments of k attributes.
+    names : sequence of str, length k
+        Names of the attributes, for messages.
 
     Returns
     -------
@@ -103,18 +108,18 @@ def check_identification(moments: AttributeMoments, names: Sequence[str]) -> lis
     Raises
     ------
     SpecificationError
-        If an attribute never varies within a situation, or some are perfectly collinear there.
+        If an attribute never varies within a situation, or attributes are collinear within situations.
     """
     rows = moments.count[0].clamp(min=1.0)
     deviation, size = (moments.gram.diagonal() / rows).sqrt(), (moments.square / rows).sqrt()
     problems = []
-    # Attributes that are computed, equal but for the last digit, vary by rounding alone.
+    # Computed attributes that are equal up to the last digit vary by rounding alone.
     constant = deviation <= moments.rounding * size
     for i in torch.nonzero(constant)[:, 0].tolist():
         problems.append(
             f"the coefficient of {names[i]!r} is not identified: the column does not vary across alternatives "
             f"in any of the {moments.n_situations} choice situations. Interact it with an attribute or with "
-            "alternative-specific constants, or leave it out."
+            "alternative-specific constants, or drop it."
         )
     tiny = ~constant & (deviation < _SMALLEST_DEVIATION)
     if bool(tiny.any()):
@@ -128,7 +133,7 @@ def check_identification(moments: AttributeMoments, names: Sequence[str]) -> lis
         members = [names[int(vary[i])] for i in group]
         problems.append(
             f"the coefficients of {members} are not identified: within choice situations one of these columns is "
-            "a linear combination of the others, exactly or to five digits. Leave one of them out."
+            "a linear combination of the others, exactly or to five digits. Drop one of them."
         )
     if problems:
         raise SpecificationError("\n  ".join(problems))
@@ -136,7 +141,7 @@ def check_identification(moments: AttributeMoments, names: Sequence[str]) -> lis
 
 
 def _collinear_groups(gram: Tensor) -> list[list[int]]:
-    """Columns that take part in each exact linear dependence of a Gram matrix."""
+    """Columns of each linear dependence of a Gram matrix."""
     if len(gram) < 2:
         return []
     deviation = gram.diagonal().sqrt()
@@ -144,5 +149,5 @@ def _collinear_groups(gram: Tensor) -> list[list[int]]:
     groups = []
     for value, vector in zip(values, vectors.T, strict=True):
         if value < _COLLINEAR:
-            groups.append(torch.nonzero(vector.abs() > 1e-4)[:, 0].tolist())
+            groups.append(torch.nonzero(vector.abs() > _LOADING)[:, 0].tolist())
     return groups

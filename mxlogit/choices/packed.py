@@ -1,8 +1,8 @@
-"""Choice data packed on disk: shards of decision makers in order, read through memory maps.
+"""Choice data packed on disk: sorted shards of decision makers, read through memory maps.
 
 A pack is a directory with ``manifest.json``, ``people.npz`` (labels and weights) and one safetensors file per shard.
-Attributes are differences to the chosen alternative of each choice situation, taken before they are rounded: levels
-change no probability. `mxlogit.choices.packing` writes it.
+Attributes are stored as differences to the chosen alternative of each choice situation, which determine the
+probabilities; they are taken before rounding. `mxlogit.choices.packing` writes packs.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from mxlogit.choices.rows import ChoiceRows
 from mxlogit.errors import ChoiceDataError
 
 MANIFEST, PEOPLE, FORMAT = "manifest.json", "people.npz", "mxlogit choices 2"
+# Rows differenced at a time, which bounds memory.
 _ROWS_AT_ONCE = 100_000
 
 
@@ -40,16 +41,17 @@ class Shard:
     Attributes
     ----------
     file : str
+        Name of the file.
     people, situations, rows, columns : int
-        Numbers of decision makers, choice situations, available alternatives of all of them, and attributes.
+        Numbers of decision makers, choice situations, rows (available alternatives of all situations) and attributes.
     alternatives : int
-        Length of the axis of alternatives.
+        Length of the alternative axis.
     gram, squares : sequence of float, lengths k x k and k
-        Sums of the attributes themselves, of which the rows are rounded differences (`AttributeMoments`).
+        Moments (`AttributeMoments`) of the attributes before differences were taken and rounded.
     rounding : float
-        Relative rounding error of the attributes themselves.
+        Relative rounding error of the attributes before differences were taken.
     size : int
-        Bytes of the file.
+        Size of the file in bytes.
     checksum : int
         CRC-32 of the file.
     """
@@ -69,19 +71,22 @@ class Shard:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class PackedChoices:
-    """Choices of a panel of decision makers on disk, for `MixedLogit.fit` without holding them in memory.
+    """Choices of a panel of decision makers on disk, which `MixedLogit.fit` reads shard by shard.
 
     Attributes
     ----------
     path : Path
+        Directory of the pack.
     shards : tuple of Shard
+        Files of the pack.
     names : tuple of str
         Names of the k attributes.
     decision_makers : ndarray, shape (n,)
-        Labels of the people, in order.
+        Labels of the decision makers, sorted.
     weights : Tensor, shape (n,)
+        Weight of each decision maker.
     alternatives : ndarray or None, shape (j,)
-        Labels of the alternatives; None when positions carry no label.
+        Labels of the alternatives; None if positions carry no label.
     """
 
     path: Path
@@ -95,12 +100,12 @@ class PackedChoices:
 
     @classmethod
     def open(cls, path: str | Path) -> PackedChoices:
-        """Open what `mxlogit.pack_choices` has written.
+        """Open a pack written by `mxlogit.pack_choices`.
 
         Raises
         ------
         ChoiceDataError
-            If there is no complete pack, or a shard is missing or has another size than when it was written.
+            If there is no complete pack, or a shard is missing or its size has changed since it was written.
         """
         if not isinstance(path, (str, Path)):
             raise ChoiceDataError(f"a pack is opened by its path; got {path!r}.")
@@ -144,22 +149,22 @@ class PackedChoices:
 
     @property
     def n_situations(self) -> int:
-        """Number of observed choice situations of all decision makers."""
+        """Number of observed choice situations, summed over decision makers."""
         return sum(shard.situations for shard in self.shards)
 
     @property
     def n_alternatives(self) -> int:
-        """Largest length of the alternative axis."""
+        """Largest length of the alternative axis over the shards."""
         return max((shard.alternatives for shard in self.shards), default=1)
 
     @property
     def first_places(self) -> list[int]:
-        """Place of the first decision maker of every shard, and the number of all."""
+        """Index of the first decision maker of every shard, followed by the number of decision makers."""
         return [0, *np.cumsum([shard.people for shard in self.shards]).tolist()]
 
     @property
     def digest(self) -> str:
-        """Digest of everything in the pack, by the checksums of its files."""
+        """SHA-256 digest of the pack's contents, computed from the checksums of its files."""
         facts = (self.shards, self.names, self.decision_makers.tolist(), self.weights.tolist(), self._constants)
         return hashlib.sha256(repr(facts).encode()).hexdigest()
 
@@ -174,12 +179,12 @@ class PackedChoices:
         return find_columns(self.names, names)
 
     def with_constants(self, base: object) -> PackedChoices:
-        """Return the same choices with a dummy for every alternative but the base (see `ingest.add_constants`)."""
+        """Return the choices with a dummy added for every alternative but the base (see `ingest.add_constants`)."""
         names = (*self.names, *constant_labels(self.alternatives, base, self.names))
         return replace(self, names=names, _constants=(base,))
 
     def part(self, index: int, count: int) -> PackedChoices:
-        """Return one of ``count`` parts of consecutive shards with about equally many people; it may have none."""
+        """Return one of ``count`` parts of consecutive shards with about equally many people, possibly none."""
         places = np.array(self.first_places)
         cuts = np.searchsorted(places, np.linspace(0, places[-1], count + 1) - 0.5)
         first, last = int(cuts[index]), int(cuts[index + 1])
@@ -192,16 +197,16 @@ class PackedChoices:
         )
 
     def read(self, place: int) -> ChoiceData:
-        """Map one shard into memory; attributes are read from disk when they are used.
+        """Map one shard into memory; attributes are read from disk on access.
 
         Raises
         ------
         ChoiceDataError
-            Naming the shard, if it has changed since it was written.
+            If the shard has changed since it was written; the message names it.
         """
         shard, first = self.shards[place], self.first_places[place]
         _check_size(self.path, shard, place, len(self.shards))
-        # A file that was replaced since it was checked has another time.
+        # The modification time identifies a file that was replaced after its check.
         state = shard.file, (self.path / shard.file).stat().st_mtime_ns
         if state not in self._checked and compute_checksum(self.path / shard.file) != shard.checksum:
             raise _damage(shard, place, len(self.shards), "its contents have changed")
@@ -232,19 +237,19 @@ class PackedChoices:
         )
 
     def nobody(self) -> ChoiceData:
-        """Return the choices of no decision maker."""
+        """Return choice data without decision makers."""
         counts = torch.zeros(0, dtype=torch.int64)
         rows = torch.zeros(0, len(self.names), dtype=self.weights.dtype)
         nothing = {"rows": rows, "set_sizes": counts, "chosen_ranks": counts, "panel_lengths": counts}
         return self._data(nothing, self.names, slice(0, 0))
 
     def read_all(self) -> Iterator[ChoiceData]:
-        """Map one shard after the other."""
+        """Iterate over the shards, mapping each into memory."""
         for place in range(len(self.shards)):
             yield self.read(place)
 
     def moments(self) -> AttributeMoments:
-        """Sums over all shards."""
+        """Moments of the attributes, summed over all shards."""
         total = AttributeMoments.zeros(len(self.names))
         for shard, data in zip(self.shards, self.read_all(), strict=True):
             found, k = AttributeMoments.of(data), shard.columns
@@ -255,7 +260,7 @@ class PackedChoices:
 
 
 def _as_labels(listed: list[Any] | None) -> np.ndarray | None:
-    """Labels as an array, of objects where they are of several kinds."""
+    """Convert labels to an array, of objects if their types differ."""
     return None if listed is None else pd.Series(listed, dtype=object).infer_objects().to_numpy()
 
 
@@ -276,7 +281,7 @@ def _damage(shard: Shard, place: int, count: int, what: str) -> ChoiceDataError:
 
 
 def manifest_checksum(facts: dict[str, Any]) -> int:
-    """CRC-32 of what a manifest says."""
+    """CRC-32 of the contents of a manifest."""
     return zlib.crc32(json.dumps(facts, sort_keys=True).encode())
 
 
@@ -290,7 +295,7 @@ def compute_checksum(file: Path) -> int:
 
 
 def write_shard(root: Path, place: int, data: ChoiceData, dtype: torch.dtype) -> Shard:
-    """Write one shard and return what the manifest says of it."""
+    """Write one shard and return its entry of the manifest."""
     name = f"{place:05d}.safetensors"
     c, file = data.choices, root / name
     tensors = {
@@ -309,7 +314,7 @@ def write_shard(root: Path, place: int, data: ChoiceData, dtype: torch.dtype) ->
 
 
 def _differences(data: ChoiceData, dtype: torch.dtype) -> Tensor:
-    """Attributes (r, k) less those of the chosen alternative of the situation, rounded last."""
+    """Attributes (r, k) minus those of the situation's chosen alternative; rounded after the difference is taken."""
     c = data.choices
     chosen = (data.first_rows[:-1] + c.chosen_ranks).repeat_interleave(c.set_sizes.long())
     result = torch.empty(c.rows.shape, dtype=dtype)

@@ -1,8 +1,8 @@
-"""Pack choices that do not fit in memory into shards of decision makers, in order.
+"""Packing of choices that do not fit in memory into sorted shards of decision makers.
 
-The rows of a person may be anywhere in the source. A first scan counts people and rows; a second sends every row to the
-bucket of its shard on disk; then one bucket after the other is read, checked and written. Memory holds a batch of rows,
-one bucket, and the labels of the people.
+The rows of a person may be scattered over the source. A first scan counts people and rows; a second writes every row to
+the bucket of its shard on disk; each bucket is then read, checked and written as a shard. Memory holds one batch of
+rows, one bucket, and the labels of the people.
 """
 
 from __future__ import annotations
@@ -36,9 +36,12 @@ from mxlogit.choices.sources import Source, import_pyarrow
 from mxlogit.errors import ChoiceDataError
 from mxlogit.spec import Columns, check_names
 
-# Attribute cells of a shard (32 MB in single precision), and buckets that are open at a time.
+# Target number of attribute values (rows x attributes) per shard: 32 MB in single precision.
 _CELLS_PER_SHARD = 8_000_000
+# Largest number of bucket files open at a time; more shards take further scans of the source.
 _OPEN_BUCKETS = 256
+# Number of labels gathered before duplicates are removed, which bounds memory.
+_LABELS_AT_ONCE = 1_000_000
 
 
 def pack_choices(
@@ -63,11 +66,11 @@ def pack_choices(
         `MixedLogit.fit`, or choice data (whose clusters are not kept). Rows may come in any order; an iterator is
         read once.
     path : str or Path
-        Directory to make. It appears when it is complete; an interrupted packing leaves nothing that opens.
+        Directory to create. It appears once it is complete; an interrupted packing leaves no readable pack.
     names : sequence of str
-        Attribute columns to keep (all attributes of a ChoiceData are).
+        Attribute columns to keep (ignored for ChoiceData, whose attributes are all kept).
     decision_maker, situation, alternative, choice, availability, weights : str
-        Columns, as of `MixedLogit`.
+        Names of the columns, as in `MixedLogit`.
     dtype : torch.dtype
         Floating point type of the attributes on disk.
 
@@ -78,7 +81,7 @@ def pack_choices(
     Raises
     ------
     ChoiceDataError
-        If the data are wrong in any way that `MixedLogit.fit` would tell, or the path exists.
+        If the data would be rejected by `MixedLogit.fit`, or the path exists.
     MissingExtraError
         If pyarrow is needed and missing.
     """
@@ -94,13 +97,13 @@ def pack_choices(
     try:
         work.mkdir(parents=True)
     except OSError as trouble:
-        raise ChoiceDataError(f"{str(target)!r} cannot be made: {trouble}.") from None
+        raise ChoiceDataError(f"{str(target)!r} cannot be created: {trouble}.") from None
     try:
         if isinstance(source, ChoiceData):
             _write(work, _slices(source.to(device="cpu")), source.names, source.alternatives, dtype)
         else:
             _pack_frames(source, work, columns, names, dtype)
-        # Only a complete pack ever has its own name.
+        # Renamed last, so that only a complete pack has the final name.
         work.rename(target)
     except OverflowError as trouble:
         raise ChoiceDataError(
@@ -122,7 +125,7 @@ def _write(
     alternatives: np.ndarray | None,
     dtype: torch.dtype,
 ) -> None:
-    """Write shards, labels and, last, the manifest."""
+    """Write the shards, the labels and finally the manifest."""
     shards: list[Shard] = []
     labels, weights = [], []
     for data in parts:
@@ -148,7 +151,7 @@ def _write(
 
 
 def _plain_labels(labels: np.ndarray, whose: str) -> np.ndarray:
-    """Labels as numbers, dates or text, which a file can hold without code in it."""
+    """Convert labels to numbers, dates or text, which are stored without pickling."""
     plain = pd.Index(labels).infer_objects().to_numpy()
     if plain.dtype.kind == "O":
         if not all(isinstance(label, str) for label in plain):
@@ -162,7 +165,7 @@ def _plain_labels(labels: np.ndarray, whose: str) -> np.ndarray:
 
 
 def _slices(data: ChoiceData) -> Iterator[ChoiceData]:
-    """Slices of choice data that are in memory already."""
+    """Iterate over shard-sized slices of choice data in memory."""
     rows, columns = data.choices.rows.shape
     before = data.first_rows[data.first_situations]
     cuts = torch.arange(0, rows, max(1, _CELLS_PER_SHARD // max(1, columns)))
@@ -194,7 +197,7 @@ def _pack_frames(source: Any, work: Path, columns: Columns, names: tuple[str, ..
 
 @dataclass(frozen=True)
 class _Census:
-    """Labels of all people, sorted; number of rows; labels of the alternatives, None if they do not recur."""
+    """Sorted labels of all people, number of rows, and labels of the alternatives (None if they do not recur)."""
 
     people: np.ndarray
     n_rows: int
@@ -219,7 +222,7 @@ class _Census:
 
 
 def _take_census(table: Source, columns: Columns) -> _Census:
-    """Scan a source, again as often as its rows have values that its types do not hold."""
+    """Scan a source; repeat with wider column types as long as values do not fit."""
     while True:
         try:
             return _Census.take(table.batches(), columns)
@@ -229,7 +232,7 @@ def _take_census(table: Source, columns: Columns) -> _Census:
 
 
 class _Labels:
-    """Distinct values of a column, gathered batch by batch."""
+    """Distinct values of a column, accumulated batch by batch."""
 
     def __init__(self, column: str) -> None:
         self.column = column
@@ -244,7 +247,7 @@ class _Labels:
                 "every row needs its keys."
             )
         self._new.append(values.unique().to_pandas().to_numpy())
-        if sum(len(part) for part in self._new) > max(1_000_000, len(self._known)):
+        if sum(len(part) for part in self._new) > max(_LABELS_AT_ONCE, len(self._known)):
             self._merge()
 
     def __len__(self) -> int:
@@ -254,7 +257,7 @@ class _Labels:
     def _merge(self) -> None:
         if not self._new:
             return
-        # Nothing known yet has no type to bring in.
+        # The empty initial array is left out, since its type would enter the result.
         known = [self._known] if len(self._known) else []
         self._known = pd.unique(np.concatenate([*known, *self._new]))
         self._new = []
@@ -269,7 +272,7 @@ class _Labels:
 
 
 def _fill_buckets(batches: Iterator[Any], column: str, bounds: np.ndarray, first: int, work: Path) -> Iterator[Path]:
-    """Write the rows of up to `_OPEN_BUCKETS` shards from ``first`` on to a file each; yield the files."""
+    """Write the rows of up to `_OPEN_BUCKETS` shards, starting at ``first``, to one file each; yield the files."""
     pa, ipc = import_pyarrow(), import_pyarrow("ipc")
     count = min(_OPEN_BUCKETS, len(bounds) - first)
     files = [work / f"bucket-{first + i}" for i in range(count)]

@@ -1,4 +1,4 @@
-"""Wide frames (one row per choice situation) to long frames (one row per alternative)."""
+"""Conversion of wide frames (one row per choice situation) to long frames (one row per alternative)."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ def wide_to_long(
     availability: Mapping[Any, str] | None = None,
     keep: Sequence[str] = (),
 ) -> pd.DataFrame:
-    """Turn one row per choice situation into one row per alternative.
+    """Convert a frame with one row per choice situation to one with one row per alternative.
 
     Parameters
     ----------
     frame : frame of pandas, polars or pyarrow
         One row per choice situation.
     attributes : mapping of name to {alternative: column or number}
-        For every attribute of the long frame, the wide column that holds it for each alternative, or a
-        number that holds in all rows, unless a column has that name. All attributes must name the same alternatives.
+        For every attribute of the long frame, the wide column with its values for each alternative, or a number for
+        all rows (a column of that name takes precedence). All attributes must name the same alternatives.
     choice : str or None
         Column with the label of the chosen alternative, as in ``attributes``; None for scenarios to predict.
     decision_maker : str
-        Column with the decision maker; kept.
+        Column with the decision maker; it keeps its name.
     situation : str, optional
-        Column with the choice situation; counted within the decision maker if None.
+        Column with the choice situation; if None, situations are numbered within the decision maker.
     availability : mapping {alternative: column}, optional
-        0/1 columns; alternatives left out are always available.
+        Columns of 0/1; alternatives not named are always available.
     keep : sequence of str
         Other columns to repeat on every row of a situation.
 
@@ -58,8 +58,8 @@ def wide_to_long(
     Raises
     ------
     ChoiceDataError
-        If columns are missing, two columns of the long frame would have one name, attributes name different
-        alternatives, a choice is no alternative, or a decision maker has a situation twice.
+        If columns are missing, two columns of the long frame would have the same name, attributes name different
+        alternatives, a choice is not an alternative, or a decision maker has a situation twice.
 
     Examples
     --------
@@ -79,7 +79,7 @@ def wide_to_long(
     roles += [("choice", "the choice")] if choice is not None else []
     roles += [("available", "the availability")] if availability else []
     roles += [(name, "an attribute") for name in attributes]
-    # What is there already under its own name need not be kept again.
+    # Columns that are in the long frame under their own name are not repeated.
     there = {decision_maker, *(["situation"] if situation == "situation" else [])}
     keep = _check_names(roles, keep, there, problems)
     optional = [name for name in (situation, choice) if name is not None]
@@ -110,12 +110,12 @@ def wide_to_long(
 
 
 def _values(column: pd.Series | np.ndarray) -> Any:
-    """Values without the index of the rows they came from."""
+    """Values of a column without its index."""
     return column.array if isinstance(column, pd.Series) else column
 
 
 def _column(table: nw.DataFrame[Any], source: Any) -> pd.Series:
-    """A column, which stays a category where it is one; or a number in every row."""
+    """Return a column (categories stay categories), or a number repeated in every row."""
     if not _is_column(source, table.columns):
         return pd.Series(np.full(len(table), source))
     column = table.get_column(source)
@@ -130,11 +130,11 @@ def _column(table: nw.DataFrame[Any], source: Any) -> pd.Series:
 
 
 def _interleave(columns: Sequence[pd.Series]) -> pd.Series:
-    """The first value of every column, then the second of every column; a category if any of them is one."""
+    """Interleave columns row by row; the result is categorical if any of them is."""
     n_rows = len(columns[0])
     order = np.arange(n_rows * len(columns)).reshape(len(columns), n_rows).T.ravel()
     if all(pd.api.types.is_integer_dtype(column.dtype) for column in columns) and len({c.dtype for c in columns}) > 1:
-        # Signed and unsigned ones would become floating point numbers.
+        # pandas would convert a mixture of signed and unsigned integers to floating point.
         columns = [column.astype(object) for column in columns]
     stacked = pd.concat(columns, ignore_index=True).take(order)
     is_category = any(isinstance(column.dtype, pd.CategoricalDtype) for column in columns)
@@ -144,7 +144,7 @@ def _interleave(columns: Sequence[pd.Series]) -> pd.Series:
 def _read_situations(
     table: nw.DataFrame[Any], decision_maker: str, situation: str | None, problems: Problems
 ) -> pd.Series:
-    """Situation of every row, counted within the decision maker where there is no column."""
+    """Read the situation of every row; without a column, situations are numbered within the decision maker."""
     person, people = factorize(read_labels(table.get_column(decision_maker)))
     _note_missing(decision_maker, person < 0, problems)
     if situation is None:
@@ -156,18 +156,18 @@ def _read_situations(
     problems.add_if(
         repeated,
         f"{COUNT} of {TOTAL} rows repeat a pair ({decision_maker!r}, {situation!r}) (rows {PLACES}): a wide "
-        "frame has one row per choice situation. Give another column as situation, or none to count them.",
+        "frame has one row per choice situation. Pass another column as situation, or None to number them.",
         np.flatnonzero(repeated).tolist(),
     )
     return values
 
 
 def _read_chosen(table: nw.DataFrame[Any], choice: str, alternatives: Sequence[Any], problems: Problems) -> np.ndarray:
-    """Whether each alternative is the chosen one, (rows, alternatives)."""
+    """Read the choice indicators (rows, alternatives)."""
     codes, labels = factorize(read_labels(table.get_column(choice)))
     _note_missing(choice, codes < 0, problems)
     place = find_labels(pd.Series(list(alternatives)).to_numpy(), labels)
-    # The code of a missing value is -1, and so is its place.
+    # Missing values have code -1, which selects the appended -1.
     place_of = np.append(place, -1)[codes]
     chosen = place_of[:, None] == np.arange(len(alternatives))
     strange = (place_of < 0) & (codes >= 0)
@@ -203,7 +203,7 @@ def _check_sources(
     availability: Mapping[Any, str],
     problems: Problems,
 ) -> list[Any]:
-    """Alternatives, where all attributes name the same ones and every source is a column or a number."""
+    """Return the alternatives; check that all attributes name them and that every source is a column or a number."""
     if not attributes:
         raise ChoiceDataError("attributes must name at least one attribute.")
     if not isinstance(attributes, Mapping) or not all(isinstance(each, Mapping) for each in attributes.values()):
@@ -223,12 +223,12 @@ def _check_sources(
     for alternative in availability:
         if alternative not in alternatives:
             hint = suggest(alternative, alternatives)
-            problems.add(f"availability names {alternative!r}, which is no alternative of {alternatives}.{hint}")
+            problems.add(f"availability names {alternative!r}, which is not among {alternatives}.{hint}")
     return alternatives
 
 
 def _is_column(source: object, columns: Sequence[object]) -> bool:
-    """Whether a column has this name; 1.0 and True are not the name 1."""
+    """Return whether a column has this name; 1.0 and True do not match the name 1."""
     return any(_kind(source) is _kind(name) and source == name for name in columns)
 
 
@@ -239,9 +239,9 @@ def _kind(name: object) -> type:
 
 
 def _check_names(roles: list[tuple[str, str]], keep: Sequence[str], there: set[str], problems: Problems) -> list[str]:
-    """Say which columns of the long frame would have one name; return what is to be kept beside those that are there.
+    """Record names that several columns of the long frame would share; return the further columns to keep.
 
-    Roles are names of columns and what they are.
+    ``roles`` pairs the names of columns with their descriptions, for messages.
     """
     if isinstance(keep, str):
         raise ChoiceDataError(f"keep must be a list of column names; got the string {keep!r}: write [{keep!r}].")

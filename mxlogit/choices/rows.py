@@ -1,6 +1,6 @@
-"""Rows of choice situations and padded arrays: one situation after the other, as long as they are.
+"""Choice situations stored as rows of available alternatives, without padding, and as padded arrays.
 
-This module knows tensors only: no frames, no labels.
+This module handles tensors only: no frames, no labels.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ class ChoiceRows:
     Attributes
     ----------
     rows : Tensor, shape (r, k)
-        Their attributes, person after person, situation after situation.
+        Attributes of the alternatives, sorted by person and situation.
     set_sizes : Tensor, int32, shape (s,)
         Number of available alternatives of every situation.
     chosen_ranks : Tensor, int64, shape (s,)
-        Which of a situation's rows was chosen, from 0.
+        Index, from 0, of the chosen alternative among the rows of its situation.
     panel_lengths : Tensor, int64, shape (n,)
         Number of situations of every person.
     positions : Tensor or None, int32, shape (r,)
-        Position of each row on the axis of alternatives; None where every situation lists the first ones in order: all
-        of them, but in parts of data whose positions carry no label.
+        Position of each row on the alternative axis; None if the rows of every situation have positions 0, 1, ... in
+        order.
     """
 
     rows: Tensor
@@ -39,7 +39,7 @@ class ChoiceRows:
     positions: Tensor | None
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> ChoiceRows:
-        """Return the same on a device, with attributes in ``dtype``."""
+        """Return the rows on a device, with attributes in ``dtype``."""
         return ChoiceRows(
             self.rows.to(device, dtype),
             self.set_sizes.to(device),
@@ -49,7 +49,7 @@ class ChoiceRows:
         )
 
     def listed_positions(self) -> Tensor:
-        """Positions (r,), int32, of rows on the axis of alternatives."""
+        """Positions (r,), int32, of the rows on the alternative axis."""
         if self.positions is not None:
             return self.positions
         first = first_places(self.set_sizes)[:-1].repeat_interleave(self.set_sizes.long())
@@ -57,15 +57,18 @@ class ChoiceRows:
 
 
 def rows_of_arrays(attributes: Tensor, available: Tensor, observed: Tensor, chosen: Tensor) -> ChoiceRows:
-    """Take the available alternatives of observed situations out of padded arrays, without a copy where that is all.
+    """Extract the available alternatives of observed situations from padded arrays; no copy if there is no padding.
 
     Parameters
     ----------
     attributes : Tensor, shape (n, t, j, k)
+        Attributes.
     available : Tensor, bool, shape (n, t, j)
+        Availability of the alternatives.
     observed : Tensor, bool, shape (n, t)
+        True for choice situations, False for padding.
     chosen : Tensor, int64, shape (n, t)
-        Positions; ignored where not observed.
+        Positions of the chosen alternatives; ignored where not observed.
 
     Returns
     -------
@@ -92,13 +95,13 @@ class PaddedArrays:
     Attributes
     ----------
     attributes : Tensor, shape (n, t, j, k)
-        Zero where padded or unavailable.
+        Attributes, zero in padding and for unavailable alternatives.
     available : Tensor, bool, shape (n, t, j)
-        Every situation, padding included, has at least one available alternative.
+        Availability; every situation, padding included, has at least one available alternative.
     observed : Tensor, bool, shape (n, t)
-        False where the situation is padding.
+        True for choice situations, False for padding.
     chosen : Tensor, int64, shape (n, t)
-        0 where padded.
+        Positions of the chosen alternatives, 0 in padding.
     """
 
     attributes: Tensor
@@ -108,7 +111,7 @@ class PaddedArrays:
 
 
 def pad_rows(choices: ChoiceRows, width: int) -> PaddedArrays:
-    """Padded arrays of rows, with ``width`` alternatives; without a copy where nothing is padding."""
+    """Build padded arrays with ``width`` alternatives; attributes are not copied if there is no padding."""
     rows, sizes, lengths = choices.rows, choices.set_sizes, choices.panel_lengths
     n, t = len(lengths), max(1, int(lengths.max())) if len(lengths) else 1
     observed = torch.arange(t, device=rows.device) < lengths[:, None]

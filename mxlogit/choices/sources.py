@@ -1,4 +1,4 @@
-"""Sources of rows to pack: Parquet and CSV files, frames and iterators of frames, as batches of one schema."""
+"""Sources of rows to pack (Parquet and CSV files, frames, iterators of frames), as batches of one schema."""
 
 from __future__ import annotations
 
@@ -12,25 +12,27 @@ import narwhals as nw
 from mxlogit.choices.frames import as_narwhals
 from mxlogit.errors import ChoiceDataError, MissingExtraError
 
+# Rows of a batch, which bounds memory.
 _BATCH_ROWS = 500_000
-# What programs write for a missing number.
+# Spellings of a missing number in text files.
 _WORDS_FOR_MISSING = ("NA", "N/A", "NaN", "nan", "null", "NULL", "None", "#N/A")
-# Whole numbers up to here have a floating point number each.
+# Bound below which all integers are exact in double precision.
 _EXACT = 2.0**53
 
 
 class Source:
-    """Batches of a source as pyarrow tables, as often as needed; what can be read once only is kept on disk.
+    """Repeatable scans of a source as batches of pyarrow tables; frames and iterators are spooled to disk.
 
     Parameters
     ----------
     source : path, list of paths, frame or iterator of frames
+        Rows to scan.
     keys : sequence of str
         Columns of labels.
     others : sequence of str
         Columns of numbers.
     work : Path
-        Directory for what is kept.
+        Directory for spooled rows.
     """
 
     def __init__(self, source: Any, keys: Sequence[str], others: Sequence[str], work: Path) -> None:
@@ -52,12 +54,12 @@ class Source:
             self.schema = self._common(self._write(_as_frames(source), work), "frame")
 
     def batches(self) -> Iterator[Any]:
-        """Scan from the beginning.
+        """Scan the source from the beginning.
 
         Raises
         ------
         ValueError
-            If a text file has other values than its first rows, and `widen` may help.
+            If values of a text file do not fit the types guessed from its first rows; `widen` may help.
         """
         pa = import_pyarrow()
         for batch in self._scan():
@@ -65,9 +67,9 @@ class Source:
                 yield self._with_types(pa.Table.from_batches([batch]))
 
     def widen(self) -> bool:
-        """Read whole numbers of text files as any numbers from now on; return whether there are any.
+        """Read integer columns of text files as floating point from now on; return whether any type changed.
 
-        Types are guessed from the first rows, which may be whole by chance.
+        Types are guessed from the first rows, whose numbers may be whole by chance.
         """
         if not self._is_text:
             return False
@@ -80,7 +82,7 @@ class Source:
         return bool(self.schema != before)
 
     def _with_types(self, table: Any) -> Any:
-        """A batch in the types of the schema; labels of text files are read as they are written."""
+        """Cast a batch to the types of the schema; labels of text files are read verbatim first."""
         if self._dataset is None or not self._is_text:
             return table.cast(self.schema)
         pa, compute = import_pyarrow(), import_pyarrow("compute")
@@ -93,7 +95,15 @@ class Source:
         return table.cast(self.schema)
 
     def _labels(self, name: str, text: Any) -> Any:
-        """Labels of a text file in the type that its first rows have, unless others have none or one that is theirs."""
+        """Convert labels of a text file to the type guessed from its first rows.
+
+        Raises
+        ------
+        ChoiceDataError
+            If labels of a column of numbers are spellings of a missing value.
+        ValueError
+            If labels do not fit the type; they are read as text from then on.
+        """
         wanted = self.schema.field(name).type
         if wanted == text.type:
             return text
@@ -102,7 +112,7 @@ class Source:
         if words:
             raise ChoiceDataError(
                 f"column {name!r} of numbers has {words} labels that mean a missing value ({_WORDS_FOR_MISSING[0]}, "
-                "...) in text files; every row needs its keys. If they are labels, give a frame or Parquet with text."
+                "...) in text files; every row needs its keys. If they are labels, pass a frame or Parquet with text."
             )
         try:
             labels = text.cast(wanted)
@@ -111,12 +121,12 @@ class Source:
             raise
         if not _is_date(wanted) and not _are_plain_numbers(text, labels):
             self._as_written.add(name)
-            raise ValueError(f"labels of {name!r} are no plain numbers")
+            raise ValueError(f"labels of {name!r} are not plain numbers")
         return labels
 
     @property
     def _written(self) -> Any:
-        """The schema of a text file, its labels as they are written."""
+        """Schema of a text file with all labels as text."""
         pa, schema = import_pyarrow(), self.schema
         for place, field in enumerate(schema):
             if field.name in self.keys:
@@ -124,7 +134,7 @@ class Source:
         return schema
 
     def _with_text_where_labels_differ(self, schemas: list[Any]) -> list[Any]:
-        """Schemas of text files whose labels are text where they are numbers in one and not in another."""
+        """Set labels to text in all schemas if they are numbers in one text file and not in another."""
         pa = import_pyarrow()
         for key in self.keys:
             kinds = [schema.field(key).type for schema in schemas]
@@ -134,7 +144,7 @@ class Source:
         return schemas
 
     def _give_up_doubtful_types(self) -> None:
-        """Keep labels of text files as text, unless they are numbers or dates."""
+        """Read labels of text files as text unless they are numbers or dates."""
         pa, types = import_pyarrow(), import_pyarrow("types")
         for place, field in enumerate(self.schema):
             plain = types.is_integer(field.type) or types.is_floating(field.type) or _is_date(field.type)
@@ -142,14 +152,14 @@ class Source:
                 self.schema = self.schema.set(place, pa.field(field.name, pa.string()))
 
     def forget(self) -> None:
-        """Delete what was kept on disk."""
+        """Delete the spooled rows."""
         for spool in self._spools:
             spool.unlink()
 
     def _scan(self) -> Iterator[Any]:
         if self._dataset is not None:
             for fragment in self._dataset.get_fragments():
-                # The first rows of a text file tell too little of its types.
+                # Types guessed from the first rows of one text file may be too narrow.
                 schema = self._written if self._is_text else fragment.physical_schema
                 yield from fragment.to_batches(schema=schema, columns=self.wanted, batch_size=_BATCH_ROWS)
             return
@@ -161,7 +171,7 @@ class Source:
                     yield reader.get_batch(i)
 
     def _write(self, frames: Iterator[Any], work: Path) -> list[Any]:
-        """Keep frames on disk, a file for each schema; return the schemas."""
+        """Spool frames to disk, one file per run of equal schemas; return the schemas."""
         ipc, writer = import_pyarrow("ipc"), None
         schemas: list[Any] = []
         try:
@@ -187,7 +197,7 @@ class Source:
         return schemas
 
     def _plain(self, rows: Any) -> Any:
-        """A table whose labels are no categories: frames have categories of their own."""
+        """Convert categorical labels to plain ones: the categories of frames differ."""
         types = import_pyarrow("types")
         for place, field in enumerate(rows.schema):
             if field.name in self.keys and types.is_dictionary(field.type):
@@ -195,7 +205,7 @@ class Source:
         return rows
 
     def _common(self, schemas: Sequence[Any], what: str) -> Any:
-        """One schema that holds the values of all."""
+        """Common schema that can hold the values of all."""
         pa = import_pyarrow()
         fields = []
         for name in self.wanted:
@@ -216,7 +226,7 @@ class Source:
 
 
 def _are_plain_numbers(text: Any, numbers: Any) -> bool:
-    """Whether labels that differ as text differ as numbers: no zeros in front, nor more digits than a number holds."""
+    """Return whether different text labels stay different as numbers: no leading zeros, no excess digits."""
     compute, types = import_pyarrow("compute"), import_pyarrow("types")
     plain = compute.all(compute.match_substring_regex(text, r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?$")).as_py()
     if not types.is_floating(numbers.type) or plain is False:
@@ -234,7 +244,7 @@ def _is_text_file(fragment: Any) -> bool:
 
 
 def _wider(one: Any, other: Any) -> Any:
-    """The type that holds the values of both, of numbers, text or dates among themselves; None if there is none."""
+    """Common type of two number, text or date types; None if there is none."""
     pa, types = import_pyarrow(), import_pyarrow("types")
     if one == other or types.is_null(other):
         return one
@@ -242,7 +252,7 @@ def _wider(one: Any, other: Any) -> Any:
         return other
     if all(map(_is_number, (one, other))):
         floating = any(map(types.is_floating, (one, other)))
-        # Signed and unsigned numbers of 64 bits have no type in common.
+        # Signed and unsigned 64-bit integers have no common integer type.
         signs = {types.is_unsigned_integer(kind) for kind in (one, other) if kind.bit_width == 64}
         return pa.float64() if floating else None if len(signs) > 1 else pa.uint64() if signs == {True} else pa.int64()
     if all(map(_is_text, (one, other))):
@@ -285,7 +295,7 @@ def _is_list_of_paths(source: Any) -> bool:
 
 
 def _as_frames(source: Any) -> Iterator[Any]:
-    """Frames of an iterator; a single frame is one."""
+    """Iterate over frames; a single frame counts as an iterator of one."""
     if nw.dependencies.is_into_dataframe(source):
         return iter([source])
     if isinstance(source, Iterable):
@@ -297,7 +307,7 @@ def _as_frames(source: Any) -> Iterator[Any]:
 
 
 def import_pyarrow(module: str = "") -> Any:
-    """A module of pyarrow, needed for packing only."""
+    """Import a module of pyarrow, which is needed for packing only."""
     try:
         return importlib.import_module(f"pyarrow.{module}" if module else "pyarrow")
     except ImportError:

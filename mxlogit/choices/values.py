@@ -1,4 +1,4 @@
-"""Values of one column as numbers, whatever library holds them; never labels or dates that merely look like numbers."""
+"""Conversion of one column of any library to numbers; labels and dates stored as numbers are rejected."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ import narwhals as nw
 import numpy as np
 import pandas as pd
 
-# Whole numbers up to this one are exact in double precision, which takes so many bytes.
-LARGEST_WHOLE, _DOUBLE = 2.0**53, 8
+# Bound up to which all integers are exact in double precision.
+LARGEST_WHOLE = 2.0**53
+# Size of a double precision number, in bytes.
+_DOUBLE = 8
 _LABELS = "Code it as numbers, or as dummies: 0/1 columns, one per value."
 _TIMES = "Code it as numbers, such as seconds or days since a date."
-# By the names of narwhals' types, some of which older versions lack.
+# Keyed by the names of narwhals' types, some of which older versions lack.
 _ADVICE = {
     "Categorical": ("a category", _LABELS),
     "Enum": ("a category", _LABELS),
@@ -35,12 +37,12 @@ _NUMBER_KINDS = (numbers.Real, np.bool_, Decimal, type(None), type(pd.NA))
 
 
 class NotNumbersError(ValueError):
-    """A column holds something else; the message is the end of a sentence, with a cure.
+    """Error for a column that does not hold numbers; its message ends a sentence and names the remedy.
 
     Attributes
     ----------
     row : int or None
-        The first row that is no number, where others are.
+        Index of the first row that is not a number; None if the whole column is of another type.
     """
 
     def __init__(self, what: str, advice: str = _LABELS, row: int | None = None) -> None:
@@ -49,18 +51,18 @@ class NotNumbersError(ValueError):
 
 
 def read_numbers(column: nw.Series[Any] | np.ndarray) -> np.ndarray:
-    """Values as numbers (integers, floats or bool), missing ones as nan.
+    """Read values as numbers (integers, floats or bool), missing ones as nan.
 
-    Python's integers and fractions, in an array of objects, where double precision would round some (`as_floats`).
+    If double precision would round some, the result is an array of Python integers and fractions (see `as_floats`).
 
     Raises
     ------
     NotNumbersError
-        If any value is text, a category, a date or anything else that is no real number.
+        If any value is text, a category, a date or anything else that is not a real number.
     """
     if isinstance(column, nw.Series):
         kind = type(column.dtype).__name__
-        # Where everything is missing, no type is known.
+        # A column without any value has no meaningful type.
         if kind in _ADVICE and not column.is_null().all():
             raise NotNumbersError(*_ADVICE[kind])
         column = _as_array(column, kind)
@@ -74,9 +76,9 @@ def read_numbers(column: nw.Series[Any] | np.ndarray) -> np.ndarray:
 
 
 def read_flags(column: nw.Series[Any] | np.ndarray) -> np.ndarray | None:
-    """Values of 0/1 or False/True as floats, missing ones as nan; None if there is anything else.
+    """Read 0/1 or False/True as floats, missing values as nan; None if there are other values.
 
-    A category of 0 and 1 has one meaning, so it is read.
+    Categories 0 and 1 are unambiguous, so they are accepted.
     """
     values = _as_array(column, type(column.dtype).__name__) if isinstance(column, nw.Series) else column
     try:
@@ -87,7 +89,7 @@ def read_flags(column: nw.Series[Any] | np.ndarray) -> np.ndarray | None:
 
 
 def _read_objects(values: np.ndarray) -> np.ndarray:
-    """Numbers out of Python objects, every one of which must be a number or missing."""
+    """Read numbers from Python objects, each of which must be a number or missing."""
     strange = {kind for kind in set(map(type, values)) if not _is_number(kind)}
     if strange:
         rows = np.flatnonzero([type(value) in strange for value in values])
@@ -107,7 +109,7 @@ def _read_objects(values: np.ndarray) -> np.ndarray:
 
 
 def _as_array(column: nw.Series[Any], kind: str) -> np.ndarray:
-    """Values of a column as its library gives them to numpy, but whole ones and decimals without rounding."""
+    """Convert a column to numpy as its library does, but without rounding integers and decimals."""
     if kind in ("Int128", "UInt128", "Decimal"):
         return np.array(column.to_list(), dtype=object)
     if not column.dtype.is_integer():
@@ -132,15 +134,15 @@ def _is_beyond_double(rounded: np.ndarray) -> bool:
 
 
 def as_floats(values: np.ndarray, origins: np.ndarray) -> np.ndarray:
-    """Numbers in double precision; less those of ``origins``, of the same shape, where it would round them.
+    """Convert to double precision; if it would round, subtract ``origins`` (same shape) first.
 
-    What is read are differences within a choice situation: each has an origin of its own.
+    Only differences within a choice situation matter, so each situation has an origin of its own.
     """
     if values.dtype.kind == "O":
         return (values - origins).astype(np.float64)
     if values.dtype.kind not in "iu" or not _is_beyond_double(values.astype(np.float64)):
         return values.astype(np.float64, copy=False)
-    # Modulo 2^64, which makes the difference of unsigned numbers right as well.
+    # Arithmetic modulo 2^64, which is also correct for differences of unsigned integers.
     return (values.astype(np.int64) - origins.astype(np.int64)).astype(np.float64)
 
 
