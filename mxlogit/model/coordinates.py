@@ -1,7 +1,4 @@
-"""Coordinates of the population in which a posterior is made or corrected: points, and which vectors they are.
-
-Gaussian posteriors are only as good as the coordinates that they are Gaussian in.
-"""
+"""Coordinates of the population parameters in which the posterior is closer to a Gaussian."""
 
 from __future__ import annotations
 
@@ -16,25 +13,27 @@ from mxlogit.model.parameters import ParameterSpace, Population
 
 @dataclass(frozen=True)
 class CholeskyPoints:
-    """Points whose covariance part is the Cholesky factor relative to a typical one.
+    """Coordinates whose covariance part is the Cholesky factor relative to a reference factor.
 
-    Fixed coefficients and locations stay. In log standard deviations and partial correlations the posterior is skewed
-    (study design, 2,000 and 150 people: skewness of marginals .46 and .53, root mean square; here .19 and .13), and a
-    standard deviation of zero is infinitely far, where it is an edge. Cells become asinh(cell / 2): linear in small,
-    logarithmic in large ones. Points with a negative cell on the diagonal are nowhere.
+    Fixed coefficients and locations are unchanged; entries of the relative factor become asinh(entry / 2), linear for
+    small and logarithmic for large entries. Unlike in the unconstrained vector (log standard deviations, partial
+    correlations), a standard deviation of zero is at a finite distance, on the boundary, and the posterior is less
+    skewed: root mean square skewness of the marginals .19 and .13, instead of .46 and .53 (study design, 2,000 and 150
+    people). A point with a non-positive diagonal entry lies outside the parameter space; its log-Jacobian is -inf.
 
     Attributes
     ----------
     space : ParameterSpace
+        Layout of the parameters.
     root : Tensor, shape (k, k)
-        Typical Cholesky factor.
+        Reference Cholesky factor.
     """
 
     space: ParameterSpace
     root: Tensor
 
     def points(self, vectors: Tensor) -> Tensor:
-        """Points (*s, D) of unconstrained vectors (*s, D)."""
+        """Convert unconstrained vectors (*s, D) to points (*s, D)."""
         population = self.space.constrain(vectors)
         relative = torch.linalg.solve_triangular(self.root, population.scale_tril, upper=False)
         rows, columns = self.space.triangle
@@ -42,20 +41,20 @@ class CholeskyPoints:
         return torch.cat([population.fixed, population.location, bent], -1)
 
     def vectors(self, points: Tensor) -> Tensor:
-        """Unconstrained vectors (*s, D) of points (*s, D) that are somewhere."""
+        """Convert points (*s, D) to unconstrained vectors (*s, D); points must lie inside the parameter space."""
         return self.space.unconstrain(self.population(points))
 
     def population(self, points: Tensor) -> Population:
-        """Populations at points (*s, D) that are somewhere."""
+        """Population parameters at points (*s, D), which must lie inside the parameter space."""
         space = self.space
         fixed, location, bent = points.split([space.n_fixed, space.n_random, len(space.triangle[0])], -1)
         return Population(fixed, location, self.root @ space.triangle_matrix(2.0 * bent.sinh()))
 
     def log_jacobian(self, points: Tensor) -> Tensor:
-        """Log determinant (*s,) of the derivative of `vectors`, up to a constant; minus infinity nowhere.
+        """Log Jacobian determinant (*s,) of `vectors`, up to a constant; -inf outside the parameter space.
 
-        A row of the Cholesky factor is a standard deviation times a row of unit length, of whose cells the last one
-        follows from the others.
+        A row of the Cholesky factor is a standard deviation times a row of unit length, whose last entry is a function
+        of the others.
         """
         diagonal = self.diagonal(points)
         somewhere = (diagonal > 0.0).all(-1)
@@ -71,11 +70,11 @@ class CholeskyPoints:
         return torch.where(somewhere, value, -math.inf)
 
     def diagonal(self, points: Tensor) -> Tensor:
-        """Diagonal cells (*s, k) of points (*s, D), as they are bent."""
+        """Diagonal entries (*s, k) of points (*s, D), on the asinh scale."""
         return points[..., self.space.n_fixed + self.space.n_random :][..., self._is_diagonal]
 
     def with_diagonal(self, point: Tensor, diagonal: Tensor) -> Tensor:
-        """The point (D,) with other diagonal cells (k,), as they are bent."""
+        """Return a copy of the point (D,) with the given diagonal entries (k,), on the asinh scale."""
         result = point.clone()
         result[self.space.n_fixed + self.space.n_random :][self._is_diagonal] = diagonal
         return result

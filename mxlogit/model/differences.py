@@ -1,6 +1,6 @@
-"""Choices as differences to the chosen alternative: from the rows of choice data to panels.
+"""Attribute differences to the chosen alternative: conversion of choice data to panels.
 
-Differences are taken before anything is rounded. This module knows tensors only: no frames, no population, no draws.
+Differences are taken before rounding. This module handles tensors only: no frames, no population, no draws.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from torch import Tensor
 from mxlogit.choices.runs import first_places
 from mxlogit.model.panels import Panels, arrange_panels
 
-# Situations that are differenced at a time.
+# Choice situations differenced at a time, which bounds memory.
 _SITUATIONS_AT_ONCE = 16_384
 
 
 class ChoiceSource(Protocol):
-    """Choices whose attributes are to be differenced (see `mxlogit.choices.ChoiceData` for shapes)."""
+    """Interface of choice data to be differenced (see `mxlogit.choices.ChoiceData` for shapes)."""
 
     @property
     def choices(self) -> Any:
@@ -27,17 +27,17 @@ class ChoiceSource(Protocol):
 
     @property
     def weights(self) -> Tensor:
-        """Weights (n,)."""
+        """Weights (n,) of the decision makers."""
         ...
 
     @property
     def appearance(self) -> Tensor | None:
-        """Ranks by first appearance (n,)."""
+        """Ranks (n,) of the decision makers by first appearance in the source."""
         ...
 
     @property
     def clusters(self) -> Tensor | None:
-        """Clusters (n,)."""
+        """Clusters (n,) of the decision makers."""
         ...
 
 
@@ -47,10 +47,11 @@ def difference_panels(data: ChoiceSource, order: list[int] | None = None, dtype:
     Parameters
     ----------
     data : ChoiceData
+        Choices.
     order : list of int, optional
-        Columns to use, in the order wanted (fixed coefficients first); all by default.
+        Columns to use, in order (fixed coefficients first); all by default.
     dtype : torch.dtype, optional
-        Floating point type of the differences, which are rounded last; that of the data by default.
+        Floating point type to which the differences are rounded; the type of the data by default.
 
     Returns
     -------
@@ -76,9 +77,9 @@ def difference_panels(data: ChoiceSource, order: list[int] | None = None, dtype:
 
 
 def _difference(rows: Tensor, sizes: Tensor, ranks: Tensor) -> Tensor:
-    """Rows (r, k) of situations less that of the chosen alternative, which is left out."""
+    """Rows (r, k) of the other alternatives minus the row of the chosen one."""
     chosen = first_places(sizes)[:-1] + ranks
-    # Whole rows are copied: one look-up for all attributes.
+    # Whole rows are copied, with one look-up for all attributes.
     other = torch.ones(len(rows), dtype=torch.bool, device=rows.device)
     other[chosen] = False
     differences = rows[other]

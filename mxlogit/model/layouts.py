@@ -1,9 +1,9 @@
-"""Layouts: groups of people who share a dense array, and the sources of its rows.
+"""Layouts: groups of people with similar panels, whose rows form one dense array.
 
-Choice situations are padded to one of few sizes; people with equally many situations of each size, or nearly so, go
-together. What is padding is bounded by the rows that are real, whatever the longest panel and the largest choice set.
+Choice situations are padded to one of few sizes; people with (nearly) equal numbers of situations of each size form a
+group. Padding is bounded by a share of the real rows, whatever the longest panel and the largest choice set.
 
-This module knows tensors only.
+This module handles tensors only.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from torch import Tensor
 
 from mxlogit.choices.runs import first_places
 
-# Padded rows over real ones up to which situations of different sizes share a class.
+# Largest ratio of padded to real rows for situations of different sizes to share a size class.
 _CLASS_PADDING = 1.5
-# Share of real rows that padding may add to a group of people.
+# Largest padding of a group of people, as a share of its real rows.
 _GROUP_PADDING = 0.25
-# Share of the rows of a piece that is computed sooner than another piece is begun (measured: a piece costs two
-# milliseconds whatever its size, as much as 10,000 rows with 16 draws of 250,000).
+# Padding, as a share of the rows of a piece, that is cheaper than one more piece (measured: the fixed cost of a piece
+# is two milliseconds, as much as 10,000 rows of 250,000 with 16 draws).
 _WORTH_A_PIECE = 0.04
 
 
 def size_classes(others: Tensor) -> tuple[int, ...]:
-    """Sizes, increasing, to which choice situations with ``others`` (s,) rows are padded."""
+    """Increasing sizes to which choice situations with ``others`` (s,) rows are padded."""
     sizes, counts = others[others > 0].unique(return_counts=True)
     classes: list[int] = []
     real = number = 0
@@ -40,18 +40,18 @@ def size_classes(others: Tensor) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Layout:
-    """A group of people and the rows of their dense array.
+    """Group of people and the indices of the rows of their dense array.
 
     Attributes
     ----------
     people : slice or Tensor
-        Consecutive people, or their places in increasing order.
+        Consecutive people, or their increasing indices.
     index : Tensor of int, shape (m, r)
-        Place of every row; that of the row of zeros where there is none.
+        Index of every row; the index of the row of zeros for padding.
     closed : Tensor or None, bool, shape (m, r)
-        True where a cell is padding; None where none is.
+        True for padding; None without padding.
     sections : tuple of (int, int)
-        Numbers of situations and of rows of each, for each size that occurs.
+        Number of situations and number of rows per situation, for each size that occurs.
     """
 
     people: slice | Tensor
@@ -61,17 +61,18 @@ class Layout:
 
 
 class Situations:
-    """The choice situations of some people.
+    """Choice situations of a group of people, to be arranged in dense arrays.
 
     Parameters
     ----------
     others : Tensor, shape (s,)
-        Rows of every situation, person after person.
+        Number of rows of every situation, person after person.
     n_situations : Tensor, shape (n,)
+        Number of situations of every person.
     classes : tuple of int
-        Sizes to which situations are padded.
+        Sizes to which situations are padded, increasing.
     first_row, no_row : int
-        Place of the first row, and of the row of zeros.
+        Indices of the first row and of the row of zeros.
     """
 
     def __init__(
@@ -91,7 +92,7 @@ class Situations:
         self._first_of_cell = first_places(counts)[:-1].view(len(classes), n)
 
     def layouts(self, rows: int, people: int) -> Iterator[Layout]:
-        """Iterate over groups of at most ``people`` people and about ``rows`` rows.
+        """Iterate over layouts of at most ``people`` people and about ``rows`` rows.
 
         Yields
         ------
@@ -110,7 +111,7 @@ class Situations:
                     yield self.layout(part)
 
     def _group(self, cheap: int) -> list[Tensor]:
-        """People who share an array: padding adds little to their rows, or fewer rows than ``cheap``."""
+        """Group people such that padding is a small share of their rows, or less than ``cheap`` rows."""
         shapes, shape_of, number = self.counts.flip(0).T.unique(dim=0, return_inverse=True, return_counts=True)
         sizes = list(reversed(self.classes))
         group_of: list[int] = []
@@ -129,7 +130,7 @@ class Situations:
         return list(place.argsort(stable=True).split(place.bincount().tolist()))
 
     def layout(self, people: slice | Tensor) -> Layout:
-        """Rows of the dense array of some people."""
+        """Build the layout of ``people``."""
         counts, first = self.counts[:, people], self._first_of_cell[:, people]
         parts, sections = [], []
         for place, size in enumerate(self.classes):
@@ -144,7 +145,7 @@ class Situations:
         return Layout(people, index, closed if bool(closed.any()) else None, tuple(sections) or ((1, 1),))
 
     def _rows(self, counts: Tensor, first: Tensor, most: int, size: int) -> Tensor:
-        """Places (m, most x size) of the rows of people's situations of one size."""
+        """Row indices (m, most x size) of the situations of one size, ``most`` per person."""
         rank = torch.arange(most, device=counts.device)
         there = rank < counts[:, None]
         situation = self._in_order[torch.where(there, first[:, None] + rank, 0)]
@@ -154,5 +155,5 @@ class Situations:
 
 
 def _total(shape: list[int], sizes: list[int]) -> int:
-    """Rows of a person with so many situations of each size."""
+    """Number of rows of a person with ``shape`` situations of each of the ``sizes``."""
     return sum(count * size for count, size in zip(shape, sizes, strict=True))

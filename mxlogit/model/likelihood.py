@@ -1,13 +1,13 @@
-r"""The one place where utilities become choice probabilities.
+r"""Likelihood kernel: the only module where utilities become choice probabilities.
 
 The kernel works on differences to the chosen alternative: with :math:`d_{tj} = x_{tj} - x_{t,chosen}`,
 
 .. math:: \log P(y_n | \beta) = -\sum_t \log\bigl(1 + \sum_{j \ne chosen} e^{d_{tj}'\beta}\bigr),
 
-so a situation costs J - 1 rows and the chosen alternative needs no bookkeeping. Unavailable and padded
+so a situation has J - 1 rows and the index of the chosen alternative is not needed. Unavailable and padded
 alternatives have utility minus infinity; a padded situation then contributes exactly zero.
 
-This module knows tensors only: no frames, no population, no draws.
+This module handles tensors only: no frames, no population, no draws.
 """
 
 from __future__ import annotations
@@ -21,29 +21,32 @@ from torch import Tensor
 
 from mxlogit.model.panels import PanelDifferences, Panels
 
-# Utility differences below this bound cannot overflow exp() in float32, so no shift is needed.
+# Utility difference up to which exp() cannot overflow in float32, so that the log-sum-exp shift is not needed.
 _SAFE_EXPONENT = 60.0
-# Alternatives, and numbers of each, up to which adding one after the other beats a reduction over a middle axis (by
-# measurement: 0.26 ms instead of 0.84 for 3,125 people, 10 situations, 4 alternatives, 16 draws).
-_FEW_ALTERNATIVES, _SHORT_ROW = 8, 32
-# Rows of ragged panels that are computed together.
+# Number of alternatives and length of the last axis (draws) up to which adding alternatives one by one is faster than
+# a reduction over the middle axis (measured: 0.26 ms instead of 0.84 for 3,125 people, 10 situations, 4 alternatives,
+# 16 draws).
+_FEW_ALTERNATIVES = 8
+_SHORT_ROW = 32
+# Approximate number of rows of ragged panels computed at once, which bounds memory.
 _ROWS_OF_A_PIECE = 1_000_000
-# Situations whose odds are multiplied before one logarithm is taken: a logarithm costs as much as ten products.
+# Number of situations whose odds are multiplied before one logarithm is taken: a logarithm costs as much as ten
+# products.
 _LARGEST_PRODUCT = 8
 
 
 class Scratch:
-    """One buffer for the largest tensor of a chunk, used over and over.
+    """Reusable buffer for the largest tensor of a chunk.
 
-    Fresh memory costs more than what is computed in it: the system clears every page first (measured: a product of
-    eight columns with 16 draws takes 9 ms in a buffer and 50 ms in new memory).
+    Newly allocated memory is slow, since the system clears every page first (measured: a product of eight columns with
+    16 draws takes 9 ms in a buffer and 50 ms in new memory).
     """
 
     def __init__(self) -> None:
         self._buffer: Tensor | None = None
 
     def take(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
-        """Return an uninitialised tensor; it is overwritten by whoever asks next."""
+        """Return an uninitialised tensor, valid until the next call."""
         size, old = math.prod(shape), self._buffer
         if old is None or len(old) < size or old.dtype != like.dtype or old.device != like.device:
             self._buffer = old = like.new_empty(size)
@@ -52,13 +55,14 @@ class Scratch:
 
 @dataclass(frozen=True)
 class Odds:
-    """Odds against the chosen alternative: probability of j = odds[..., j, :] / total.
+    """Odds relative to the chosen alternative: probability of j = odds[..., j, :] / total.
 
     Attributes
     ----------
     odds : list of Tensor, shape (n, t, J - 1, s)
-        Of each section of the panels.
+        Odds of the other alternatives, one tensor per section of the panels.
     total : list of Tensor, shape (n, t, s)
+        Sums of the odds of all alternatives, the chosen one included, one tensor per section.
     log_prob : Tensor, shape (n, s)
         Sum over situations of the log probability of the choice.
     """
@@ -86,12 +90,12 @@ def _share(odds: Tensor, total: Tensor) -> Tensor:
 
 
 def join_rows(parts: Sequence[Tensor]) -> Tensor:
-    """Rows (n, r, ...) of sections (n, t, J - 1, ...)."""
+    """Concatenate sections (n, t, J - 1, ...) to rows (n, r, ...)."""
     return parts[0].flatten(1, 2) if len(parts) == 1 else torch.cat([part.flatten(1, 2) for part in parts], 1)
 
 
 def sum_alternatives(values: Tensor) -> Tensor:
-    """Sum (n, t, J - 1, s) over alternatives."""
+    """Sum values (n, t, J - 1, s) over alternatives."""
     first, *others = values.unbind(2)
     if values.requires_grad or not 1 <= len(others) < _FEW_ALTERNATIVES or values.shape[3] > _SHORT_ROW:
         return values.sum(2)
@@ -102,7 +106,7 @@ def sum_alternatives(values: Tensor) -> Tensor:
 
 
 def _sum_logs(values: Tensor, bound: float) -> Tensor:
-    """Sum over situations of the logs of values (n, t, s) from 1 to exp(bound): of products that cannot overflow."""
+    """Sum over situations of the logs of values (n, t, s) in [1, exp(bound)], by products that cannot overflow."""
     room = int(math.log(torch.finfo(values.dtype).max) / (bound + 0.1))
     group = max(1, min(values.shape[1], room, _LARGEST_PRODUCT))
     whole = values.shape[1] // group * group
@@ -114,9 +118,9 @@ def _sum_logs(values: Tensor, bound: float) -> Tensor:
 
 
 def compute_odds(utility: Tensor, panel: PanelDifferences) -> Odds:
-    """Turn utility differences (n, r, s), which are overwritten, into odds.
+    """Compute odds from utility differences (n, r, s), which are overwritten.
 
-    Where a difference could overflow, a situation's odds and total are both divided by its largest odds.
+    If a difference could overflow, odds and total of each situation are divided by its largest odds.
     """
     if panel.closed is not None:
         utility = utility.masked_fill_(panel.closed[..., None], -math.inf)
@@ -125,7 +129,7 @@ def compute_odds(utility: Tensor, panel: PanelDifferences) -> Odds:
     if len(parts) == 1:
         odds, total, log_prob = _section_odds(parts[0], largest)
         return Odds([odds], [total], log_prob)
-    # Views of one tensor that are overwritten one after the other would spoil each other's gradients.
+    # Views of one tensor that are overwritten in turn would invalidate each other's gradients.
     found = [_section_odds(part.clone() if part.requires_grad else part, largest) for part in parts]
     log_probs = torch.stack([log_prob for _, _, log_prob in found])
     return Odds([odds for odds, _, _ in found], [total for _, total, _ in found], log_probs.sum(0))
@@ -144,18 +148,19 @@ def _section_odds(utility: Tensor, largest: float) -> tuple[Tensor, Tensor, Tens
 
 
 def panel_log_prob(beta: Tensor, panel: Panels) -> Tensor:
-    r"""Log probability of everybody's choices given their tastes, :math:`\log P(y_n | \beta_n)`.
+    r"""Log probability of each person's choices given the tastes, :math:`\log P(y_n | \beta_n)`.
 
     Parameters
     ----------
     beta : Tensor, shape (*s, n, k)
-        Coefficients in the order of the panel's columns; a leading shape of any length.
+        Coefficients in the order of the panel's columns, with any leading shape.
     panel : PanelDifferences or RaggedPanels
+        Choices of n people.
 
     Returns
     -------
     Tensor, shape (*s, n)
-        Natural logarithms summed over the situations of a person, not weighted.
+        Log probabilities summed over the situations of a person, not weighted.
 
     References
     ----------
@@ -172,13 +177,14 @@ def panel_log_prob(beta: Tensor, panel: Panels) -> Tensor:
 def by_pieces(
     panel: Panels, compute: Callable[[slice | Tensor, PanelDifferences], tuple[Tensor, ...]]
 ) -> tuple[Tensor, ...]:
-    """Tensors (n, ...) of all people, computed from one dense array after the other.
+    """Compute tensors (n, ...) of all people, one dense piece of the panels at a time.
 
     Parameters
     ----------
     panel : PanelDifferences or RaggedPanels
+        Choices of n people.
     compute : callable
-        Given the places of some people and their panels, returns tensors (m, ...) of them.
+        Function of the indices (m,) of a group of people and their panels that returns tensors (m, ...).
     """
     if isinstance(panel, PanelDifferences) or len(panel) == 0:
         return compute(slice(None), panel.dense())
@@ -206,9 +212,11 @@ class Derivatives:
     Attributes
     ----------
     log_prob : Tensor, shape (n,)
+        Log probability of each person's choices.
     gradient : Tensor, shape (n, k)
+        Derivatives of the log probability with respect to the coefficients.
     information : Tensor, shape (n, k, k)
-        Minus the Hessian: positive semidefinite, since the logit is log-concave.
+        Minus the Hessian, positive semidefinite since the logit is log-concave.
     """
 
     log_prob: Tensor
@@ -217,15 +225,16 @@ class Derivatives:
 
 
 def panel_derivatives(utility: Tensor, panel: PanelDifferences, columns: slice = slice(None)) -> Derivatives:
-    """Value, gradient and information with respect to some coefficients, in one pass.
+    """Compute value, gradient and information with respect to a slice of the coefficients.
 
     Parameters
     ----------
     utility : Tensor, shape (n, r)
         Utility differences; overwritten.
     panel : PanelDifferences
+        Choices of n people.
     columns : slice
-        The coefficients to differentiate by; k of them.
+        The k coefficients with respect to which derivatives are taken.
 
     Returns
     -------
@@ -241,20 +250,21 @@ def panel_derivatives(utility: Tensor, panel: PanelDifferences, columns: slice =
 
 
 def situation_means(values: Tensor, prob: Tensor, panel: PanelDifferences) -> Tensor:
-    """Sums over alternatives of attributes (n, r, k) times probabilities (n, r, s), by situation (n, t, k, s)."""
+    """Sum attributes (n, r, k) times probabilities (n, r, s) over the alternatives of each situation, (n, t, k, s)."""
     pairs = zip(panel.by_section(values), panel.by_section(prob), strict=True)
     parts = [torch.bmm(x.flatten(0, 1).mT, p.flatten(0, 1)).unflatten(0, x.shape[:2]) for x, p in pairs]
     return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
 
 def choice_probabilities(attributes: Tensor, coefficients: Tensor) -> Tensor:
-    """Probabilities of all alternatives of choice sets of one size.
+    """Choice probabilities of all alternatives of choice sets of one size.
 
     Parameters
     ----------
     attributes : Tensor, shape (m, j, k)
-        Of the available alternatives, perhaps less anything that a set's alternatives have in common.
+        Attributes of the available alternatives, up to a constant per choice set and attribute.
     coefficients : Tensor, shape (s, k) or (m, s, k)
+        Coefficients of each sample, common to all sets or per set.
 
     Returns
     -------

@@ -1,6 +1,6 @@
-"""The model of one specification as plain torch functions: what every engine maximises or samples.
+"""Log density of the mixed logit model of one specification, as plain torch functions shared by all engines.
 
-A `PanelModel` joins the parameter space, the mixing distributions and the priors. It has no data; its
+A `PanelModel` combines the parameter space, the mixing distributions and the priors. It holds no data; its
 functions take a panel.
 """
 
@@ -20,7 +20,7 @@ from mxlogit.model.priors import PriorDensity
 
 @dataclass(frozen=True)
 class PriorInMoves:
-    """The log prior around a population, in relative coordinates: value, gradient (D,), Hessian (D, D)."""
+    """Log prior at a population, with gradient (D,) and Hessian (D, D) in relative moves."""
 
     value: float
     gradient: Tensor
@@ -29,13 +29,16 @@ class PriorInMoves:
 
 @dataclass(frozen=True)
 class PanelModel:
-    """A mixed logit model without data.
+    """Mixed logit model of one specification, without data.
 
     Attributes
     ----------
     space : ParameterSpace
+        Layout of the population parameters.
     mixing : Mixing
+        Mixing distributions.
     prior : PriorDensity
+        Priors of the population parameters.
     attribute_scale : Tensor, shape (f + k,)
         Within-situation standard deviation of the attributes: the natural unit of 1 / coefficient.
     """
@@ -46,7 +49,7 @@ class PanelModel:
     attribute_scale: Tensor
 
     def coefficients(self, population: Population, xi: Tensor) -> Tensor:
-        """Coefficients of each person (n, f + k) from whitened tastes (n, k)."""
+        """Compute the coefficients of each person (n, f + k) from whitened tastes (n, k)."""
         latent = population.location + xi @ population.scale_tril.mT
         tastes = self.mixing.tastes(latent, population.location, population.scale)
         return self.mixing.coefficients(population.fixed, tastes)
@@ -56,9 +59,9 @@ class PanelModel:
         return self.prior.log_prob(self.space, vector)
 
     def log_prior_in_moves(self, population: Population) -> PriorInMoves:
-        """The log prior and its derivatives with respect to a relative move at zero.
+        """Compute the log prior and its derivatives with respect to a relative move at zero.
 
-        The Hessian leaves out the curvature of the coordinates themselves, so it is negative semidefinite.
+        The Hessian omits the curvature of the coordinates, so it is negative semidefinite.
         """
         vector = self.space.unconstrain(population)
         slope, bend = self.prior.derivatives(self.space, vector)
@@ -66,13 +69,16 @@ class PanelModel:
         return PriorInMoves(float(self.log_prior(vector)), jacobian.T @ slope, jacobian.T @ (bend[:, None] * jacobian))
 
     def log_joint(self, vector: Tensor, xi: Tensor, panel: Panels) -> Tensor:
-        """Log joint density of parameters, whitened tastes and choices, people weighted.
+        """Log joint density of parameters, whitened tastes and choices, with weighted people.
 
         Parameters
         ----------
         vector : Tensor, shape (D,)
+            Unconstrained population parameters.
         xi : Tensor, shape (n, k)
+            Whitened tastes.
         panel : PanelDifferences or RaggedPanels
+            Choices of n people.
 
         Returns
         -------

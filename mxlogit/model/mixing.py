@@ -1,11 +1,11 @@
-r"""Mixing distributions: elementwise maps from a correlated Gaussian to tastes.
+r"""Mixing distributions, as elementwise maps from a correlated Gaussian to tastes.
 
 Every random coefficient has a latent normal :math:`\eta \sim N(\zeta, \tau^2)`; its taste is
-:math:`\beta = g(\eta; \zeta, \tau)`. Because all correlation lives in the latent Gaussian (a Gaussian
-copula), any subset of coefficients can be correlated whatever their distributions.
+:math:`\beta = g(\eta; \zeta, \tau)`. The latent normals are correlated (a Gaussian copula), so any subset of
+coefficients can be correlated whatever their distributions.
 
-This module knows tensors only. A map gives its value, its slope :math:`\partial g/\partial\eta`, and for
-the families whose *shape* depends on the population parameters the direct derivatives
+This module handles tensors only. A map returns its value, its slope :math:`\partial g/\partial\eta`, and, for
+families whose *shape* depends on the population parameters, the direct derivatives
 :math:`\partial g/\partial\zeta` and :math:`\partial g/\partial\tau` at fixed :math:`\eta`.
 """
 
@@ -21,6 +21,7 @@ from torch import Tensor
 from mxlogit.model import taste_moments as moments
 from mxlogit.model.wtp_space import to_coefficients
 
+# Logarithm of the square root of 2 pi.
 _LOG_SQRT_TAU = 0.5 * math.log(2.0 * math.pi)
 
 
@@ -30,16 +31,16 @@ def _log_normal_density(z: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class MapValue:
-    """A map and its derivatives at given latents; all tensors have the shape of the latents.
+    """Value and derivatives of a map at given latents; all tensors have the shape of the latents.
 
     Attributes
     ----------
     taste : Tensor
-        beta = g(latent; location, scale).
+        Tastes beta = g(latent; location, scale).
     slope : Tensor
-        d beta / d latent at fixed location and scale.
+        Derivative d beta / d latent at fixed location and scale.
     by_location, by_scale : Tensor or None
-        Direct derivatives at fixed latent; None when the shape does not depend on the parameters.
+        Direct derivatives at fixed latent; None if the shape does not depend on the parameters.
     """
 
     taste: Tensor
@@ -48,14 +49,14 @@ class MapValue:
     by_scale: Tensor | None = None
 
     def transposed(self) -> MapValue:
-        """Return the same with its last two axes swapped."""
+        """Return the value and derivatives with the last two axes swapped."""
         parts = (self.taste, self.slope, self.by_location, self.by_scale)
         return MapValue(*(part if part is None else part.mT for part in parts))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
 class Bend:
-    """Second derivatives of a map g(latent; location, scale), and its direct first one by scale.
+    """Second derivatives of a map g(latent; location, scale), and its direct first derivative by scale.
 
     All tensors have the shape of the latents.
     """
@@ -84,12 +85,12 @@ def _negative_exponential(latent: Tensor, location: Tensor, scale: Tensor) -> Ma
 
 
 def _finite_exponential(latent: Tensor) -> Tensor:
-    """Exponential held below the square root of the largest number: beyond it choices are certain anyway."""
+    """Exponential clamped below the square root of the largest number; choices are deterministic beyond it."""
     return latent.clamp(max=0.45 * math.log(torch.finfo(latent.dtype).max)).exp()
 
 
 def _censored(latent: Tensor, location: Tensor, scale: Tensor) -> MapValue:
-    """Normal censored from below at zero: a mass of people at exactly zero."""
+    """Normal censored from below at zero, with a point mass at zero."""
     return MapValue(latent.clamp(min=0.0), (latent > 0).to(latent.dtype))
 
 
@@ -122,7 +123,7 @@ def _normal_quantile_of_log(log_p: Tensor) -> Tensor:
     upper = log_p > -math.log(2.0)
     central = torch.where(upper, -torch.expm1(log_p), log_p.exp())
     value = torch.special.ndtri(central)
-    # Below the smallest double the leading terms of the tail expansion are exact to 1e-3 or better.
+    # Below the smallest double, the leading terms of the tail expansion are accurate to 1e-3 or better.
     twice = (-2.0 * log_p).clamp(min=100.0)
     deep = -(twice - torch.log(twice) - 2.0 * _LOG_SQRT_TAU).sqrt()
     return torch.where(log_p < -700.0, deep, torch.where(upper, -value, value))
@@ -130,7 +131,7 @@ def _normal_quantile_of_log(log_p: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Truncation:
-    """Standardised latents and edge, log probabilities above edge and latents, quantile of the tastes; float64."""
+    """Terms of the truncated normal map: standardised latents and bound, log tail probabilities, quantile; float64."""
 
     z: Tensor
     ratio: Tensor
@@ -147,7 +148,7 @@ class _Truncation:
 
 
 def _truncated(latent: Tensor, location: Tensor, scale: Tensor) -> MapValue:
-    """Normal truncated from below at zero: N(location, scale^2) given that it is positive."""
+    """Normal truncated from below at zero: N(location, scale^2) conditional on being positive."""
     location64, scale64 = location.double(), scale.double()
     t = _Truncation.at(latent.double(), location64, scale64)
     log_density = _log_normal_density(t.quantile)
@@ -163,7 +164,7 @@ def _truncated(latent: Tensor, location: Tensor, scale: Tensor) -> MapValue:
 
 
 def _truncated_taste(latent: Tensor, location: Tensor, scale: Tensor) -> Tensor:
-    """The same without derivatives, in a third of the time."""
+    """Tastes of the truncated normal without derivatives, in a third of the time."""
     location64, scale64 = location.double(), scale.double()
     return (location64 - scale64 * _Truncation.at(latent.double(), location64, scale64).quantile).to(latent.dtype)
 
@@ -179,7 +180,7 @@ def _cast(value: MapValue, dtype: torch.dtype) -> MapValue:
 
 
 def _differentiate(output: Tensor | None, inputs: list[Tensor]) -> list[Tensor]:
-    """Elementwise derivatives of an elementwise function; zero where it does not depend on an input."""
+    """Elementwise derivatives of an elementwise function; zero for inputs on which it does not depend."""
     if output is None or not output.requires_grad:
         return [torch.zeros_like(x) for x in inputs]
     return list(torch.autograd.grad(output.sum(), inputs, retain_graph=True, materialize_grads=True))
@@ -187,28 +188,28 @@ def _differentiate(output: Tensor | None, inputs: list[Tensor]) -> list[Tensor]:
 
 @dataclass(frozen=True)
 class Family:
-    """One mixing distribution.
+    """Family of mixing distributions.
 
     Attributes
     ----------
     name : str
-        The word users write.
+        Name of the family in specifications.
     map : callable
-        (latent, location, scale) -> MapValue, elementwise.
+        Elementwise map (latent, location, scale) -> MapValue.
     moments : callable
-        (location, scale) -> mean and standard deviation of the taste in the population, elementwise.
+        Elementwise function (location, scale) -> mean and standard deviation of the taste in the population.
     units : {"linear", "log", "none"}
-        How location and scale follow a change of the attribute's unit: both are multiplied
-        ("linear"), the location is shifted by the log ("log"), or they do not change ("none").
+        Effect of a change of the attribute's unit: location and scale are multiplied ("linear"), the location is
+        shifted by the log ("log"), or neither changes ("none").
     sign : int
-        +1 or -1 when all tastes have that sign, else 0.
+        Common sign +1 or -1 of all tastes, else 0.
     direct : bool
-        Whether the shape depends on location and scale beyond the latent normal.
+        Whether the map depends on location and scale directly, not only through the latent normal.
     kinked : bool
-        Whether the slope jumps: scores of single draws then jump too, and second derivatives of single draws lack what
-        the jumps add to those of a mean over draws.
+        Whether the slope is discontinuous: scores of single draws then jump as well, and averaging second derivatives
+        over draws omits the contribution of the jumps.
     value : callable, optional
-        (latent, location, scale) -> taste, where derivatives cost more than the map.
+        Map (latent, location, scale) -> taste without derivatives, if they are expensive.
     """
 
     name: str
@@ -221,16 +222,18 @@ class Family:
     value: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
 
     def taste(self, latent: Tensor, location: Tensor, scale: Tensor) -> Tensor:
-        """The map without derivatives, elementwise."""
+        """Evaluate the map without derivatives, elementwise."""
         return self.map(latent, location, scale).taste if self.value is None else self.value(latent, location, scale)
 
     def bend(self, latent: Tensor, location: Tensor, scale: Tensor) -> Bend:
-        """Second derivatives of the map, by differentiating its first ones elementwise.
+        """Compute the second derivatives of the map by automatic differentiation of its first derivatives.
 
         Parameters
         ----------
         latent : Tensor
+            Latent normals.
         location, scale : Tensor, broadcastable to ``latent``
+            Means and standard deviations of the latent normals.
 
         Returns
         -------
@@ -269,14 +272,14 @@ FAMILIES: dict[str, Family] = {
 
 
 class Mixing:
-    """The maps of all random coefficients, applied along the last axis.
+    """Mixing distributions of all random coefficients, applied along the last axis.
 
     Parameters
     ----------
     names : sequence of str, length k
         Family of each random coefficient.
     scale_position : int, optional
-        In willingness-to-pay space the place, among all coefficients, of the scale column (`mxlogit.model.wtp_space`).
+        Position of the scale column among all coefficients in willingness-to-pay space (`mxlogit.model.wtp_space`).
     """
 
     def __init__(self, names: Sequence[str], scale_position: int | None = None) -> None:
@@ -297,8 +300,9 @@ class Mixing:
         Parameters
         ----------
         latent : Tensor, shape (..., k)
+            Latent normals.
         location, scale : Tensor, broadcastable to ``latent``
-            Location and scale of the latent normals.
+            Means and standard deviations of the latent normals.
 
         Returns
         -------
@@ -327,14 +331,14 @@ class Mixing:
         return MapValue(taste, slope, by_location, by_scale)
 
     def coefficients(self, fixed: Tensor, tastes: Tensor) -> Tensor:
-        """Coefficients of the utility, fixed ones first.
+        """Combine fixed and random coefficients to the coefficients of utility, fixed ones first.
 
         Parameters
         ----------
         fixed : Tensor, shape (..., f)
-            Broadcastable to the leading axes of ``tastes``.
+            Fixed coefficients, broadcastable to the leading axes of ``tastes``.
         tastes : Tensor, shape (..., k)
-            In money where the model is in willingness-to-pay space.
+            Random coefficients; amounts of money in willingness-to-pay space.
 
         Returns
         -------
@@ -344,11 +348,12 @@ class Mixing:
         return to_coefficients(parameters, self.scale_position)
 
     def moments(self, location: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of tastes: closed forms, but for Johnson's S_B (`mxlogit.model.taste_moments`).
+        """Mean and standard deviation of the tastes in the population (`mxlogit.model.taste_moments`).
 
         Parameters
         ----------
         location, scale : Tensor, shape (..., k)
+            Means and standard deviations of the latent normals.
 
         Returns
         -------

@@ -1,10 +1,10 @@
-"""Panels of choices: attributes as differences to the chosen alternative, ready for the kernel.
+"""Panels of choices, stored as attribute differences to the chosen alternative: the input of the kernel.
 
-`PanelDifferences` are dense: the same choice situations for every person, what is padding being closed.
-`RaggedPanels` hold rows as long as they are and hand out dense pieces of people with like panels, so that time and
-memory follow the rows of the data, whatever the longest panel and the largest choice set.
+`PanelDifferences` are dense: every person has the same number of rows, with padding marked in ``closed``.
+`RaggedPanels` store rows without padding and yield dense pieces of people with similar panels, so that time and memory
+are proportional to the rows of the data, whatever the longest panel and the largest choice set.
 
-This module knows tensors only: no frames, no population, no draws.
+This module handles tensors only: no frames, no population, no draws.
 """
 
 from __future__ import annotations
@@ -22,23 +22,25 @@ from torch import Tensor
 from mxlogit.choices.runs import first_places, places_of_runs
 from mxlogit.model.layouts import Layout, Situations, size_classes
 
-# Share of a dense array that may be padding before rows are held as long as they are.
+# Largest padding of a dense array, as a share of the real rows; with more, rows are stored without padding.
 _MOST_PADDING = 0.25
-# Windows and plans of pieces that ragged panels remember: passes alternate between few of them.
+# Number of divisions into chunks, and into pieces, that ragged panels cache: passes alternate between few of them.
 _REMEMBERED = 2
+# Lock of the caches.
 _MAKING = threading.Lock()
 
 
 class OpenRows(NamedTuple):
-    """Rows of people without padding, person by person and section by section.
+    """Rows without padding, person by person and section by section.
 
     Attributes
     ----------
     values : Tensor, shape (r, k)
+        Differences to the chosen alternative.
     sizes : Tensor, shape (s,)
-        Rows of every choice situation that has some.
+        Number of rows of every non-empty choice situation.
     n_rows, n_situations : Tensor, shape (n,)
-        Rows, and situations that have some, of every person.
+        Numbers of rows and of non-empty choice situations of every person.
     """
 
     values: Tensor
@@ -48,7 +50,7 @@ class OpenRows(NamedTuple):
 
 
 class Section(NamedTuple):
-    """Consecutive rows of a person: choice situations with equally many alternatives beside the chosen one."""
+    """Consecutive rows of a person: ``situations`` choice situations with ``others`` non-chosen alternatives each."""
 
     situations: int
     others: int
@@ -56,7 +58,7 @@ class Section(NamedTuple):
 
 @dataclass(frozen=True)
 class _Ranked:
-    """Panels that may know the order in which people first appeared in the source."""
+    """Panels with the optional rank of each person by first appearance in the source."""
 
     def by_appearance(self) -> Self:
         """Return the panels in order of first appearance in the source."""
@@ -69,7 +71,7 @@ class _Ranked:
         return replace(ordered, appearance=None)
 
     def ranked(self) -> Self:
-        """Return the panels with ranks by first appearance, which then travel with every part of them."""
+        """Return the panels with ranks by first appearance, which subsets then inherit."""
         if self.appearance is not None:  # type: ignore[attr-defined]
             return self
         weights: Tensor = self.weights  # type: ignore[attr-defined]
@@ -78,23 +80,23 @@ class _Ranked:
 
 @dataclass(frozen=True)
 class PanelDifferences(_Ranked):
-    """Attributes differenced against the chosen alternative, of people with equally many rows.
+    """Dense panels: attribute differences to the chosen alternative, with equally many rows per person.
 
     Attributes
     ----------
     values : Tensor, shape (n, r, k)
-        x_j - x_chosen for the other alternatives of each situation, the alternatives of a situation being adjacent.
-        Zero where closed.
+        Differences x_j - x_chosen of the other alternatives; alternatives of a situation are adjacent. Zero where
+        closed.
     closed : Tensor or None, bool, shape (n, r)
-        True where the alternative is unavailable or the situation is padding; None when nowhere.
+        True where the alternative is unavailable or the situation is padding; None if there are no such rows.
     sections : tuple of Section
-        What the r rows of a person are.
+        Partition of the r rows of a person into choice situations.
     weights : Tensor, shape (n,)
         Weight of each decision maker in sums over people.
     n_situations : Tensor, shape (n,)
         Number of observed situations of each decision maker.
     appearance : Tensor or None, int64, shape (n,)
-        Rank of each decision maker by first appearance in the source; None where people are in that order.
+        Rank of each decision maker by first appearance in the source; None if people are in that order.
     clusters : Tensor or None, int64, shape (n,)
         Cluster 0, 1, ... of each decision maker, for standard errors.
     """
@@ -111,7 +113,7 @@ class PanelDifferences(_Ranked):
     def regular(
         cls, values: Tensor, n_others: int, weights: Tensor | None = None, closed: Tensor | None = None
     ) -> PanelDifferences:
-        """Panels (n, r, k) whose situations all have ``n_others`` alternatives beside the chosen one."""
+        """Build panels from values (n, r, k) whose situations all have ``n_others`` non-chosen alternatives."""
         n, situations = len(values), values.shape[1] // n_others
         counts = torch.full((n,), situations, device=values.device)
         weights = values.new_ones(n) if weights is None else weights
@@ -127,12 +129,12 @@ class PanelDifferences(_Ranked):
 
     @property
     def n_rows(self) -> int:
-        """Number r of rows of a person."""
+        """Number r of rows per person."""
         return self.values.shape[1]
 
     @property
     def n_rows_each(self) -> Tensor:
-        """The same of every person, (n,)."""
+        """Number of rows of every person, padding included, (n,)."""
         return self.n_situations.new_full((len(self),), self.n_rows)
 
     @property
@@ -141,7 +143,7 @@ class PanelDifferences(_Ranked):
         return self.values.shape[2]
 
     def take(self, people: slice | Tensor) -> PanelDifferences:
-        """Return the panels of some people (a view for a slice, a copy for an index)."""
+        """Return the panels of a subset of people, given by a slice (a view) or an index tensor (a copy)."""
         return PanelDifferences(
             self.values[people],
             None if self.closed is None else self.closed[people],
@@ -157,7 +159,7 @@ class PanelDifferences(_Ranked):
         return replace(self, values=self.values.to(dtype), weights=self.weights.to(dtype))
 
     def closed_rows(self) -> Tensor:
-        """``closed``, False everywhere where that is None."""
+        """``closed`` as a tensor: all False if it is None."""
         return self.values.new_zeros(self.values.shape[:2], dtype=torch.bool) if self.closed is None else self.closed
 
     def open_rows(self) -> OpenRows:
@@ -168,19 +170,19 @@ class PanelDifferences(_Ranked):
         return OpenRows(self.values[opened], sizes[real], opened.sum(1), real.sum(1))
 
     def by_section(self, rows: Tensor) -> list[Tensor]:
-        """Views (n, t, J - 1, ...) of rows (n, r, ...), section by section."""
+        """Split rows (n, r, ...) into views (n, t, J - 1, ...), one per section."""
         if len(self.sections) == 1:
             return [rows.unflatten(1, self.sections[0])]
         sizes = [section.situations * section.others for section in self.sections]
         starts = itertools.accumulate(sizes, initial=0)
-        # Slices, since views that are made together may not be overwritten where gradients are wanted.
+        # Slices instead of `split`, whose views must not be overwritten when gradients are needed.
         return [
             rows[:, start : start + size].unflatten(1, section)
             for start, size, section in zip(starts, sizes, self.sections, strict=False)
         ]
 
     def single_section(self, others: int = 0) -> PanelDifferences:
-        """Return the panels with all situations padded to equally many alternatives, ``others`` at least."""
+        """Return the panels with all situations padded to the same number of rows, at least ``others``."""
         most = max(others, *(section.others for section in self.sections))
         if len(self.sections) == 1 and self.sections[0].others == most:
             return self
@@ -196,16 +198,16 @@ class PanelDifferences(_Ranked):
             yield part, self.take(part)
 
     def pieces(self, rows: int, people: int) -> Iterator[tuple[slice | Tensor, PanelDifferences]]:
-        """Iterate over groups of at most ``people`` people and about ``rows`` rows; places are slices here."""
+        """Iterate over slices of at most ``people`` consecutive people with about ``rows`` rows."""
         yield from self.chunks(max(1, min(people, rows // max(1, self.n_rows))))
 
     def dense(self) -> PanelDifferences:
-        """Return itself: all people in one piece."""
+        """Return the panels themselves."""
         return self
 
 
 def _widened(part: Tensor, others: int, *, closed: bool) -> Tensor:
-    """Pad (n, t, J - 1, ...) to more alternatives: closed ones, or zeros."""
+    """Pad a section (n, t, J - 1, ...) to ``others`` rows per situation, with True if ``closed``, else zeros."""
     shape = list(part.shape)
     shape[2] = others - shape[2]
     return torch.cat([part, part.new_full(shape, float(closed))], 2)
@@ -213,24 +215,25 @@ def _widened(part: Tensor, others: int, *, closed: bool) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class RaggedPanels(_Ranked):
-    """Panels of people, as long as they are (a `PanelSource`).
+    """Panels stored without padding (a `PanelSource`).
 
     Attributes
     ----------
     values : Tensor, shape (r + 1, k)
-        Differences to the chosen alternative, person after person, situation after situation, of these people and
-        perhaps of others before and after them; the last row is zero and stands for padding.
+        Differences to the chosen alternative, sorted by person and situation, possibly with rows of other people before
+        and after; the last row is zero and is used for padding.
     others : Tensor, int64, shape (s,)
-        Number of rows of every choice situation, which may be none.
+        Number of rows of every choice situation, possibly zero.
     n_situations : Tensor, int64, shape (n,)
         Number of situations of every person.
     weights : Tensor, shape (n,)
+        Weight of each decision maker in sums over people.
     appearance, clusters : Tensor or None, shape (n,)
-        As of `PanelDifferences`.
+        Ranks and clusters as in `PanelDifferences`.
     classes : tuple of int
         Sizes to which situations are padded, increasing.
     first_row : int
-        Place of the first row of these people.
+        Index in ``values`` of the first row of these people.
     """
 
     values: Tensor
@@ -245,7 +248,7 @@ class RaggedPanels(_Ranked):
     _plans: dict[tuple[int, int], list[Layout]] = field(default_factory=dict, init=False, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what a pickle keeps: not what is remembered to save time."""
+        """Return the state to pickle, without caches."""
         kept = {part.name: getattr(self, part.name) for part in fields(self)}
         return {**kept, "_windows": {}, "_plans": {}}
 
@@ -269,12 +272,12 @@ class RaggedPanels(_Ranked):
 
     @cached_property
     def _first_situations(self) -> Tensor:
-        """Place of the first situation of every person, and the number of all, (n + 1,)."""
+        """Index of the first situation of every person, followed by the number of situations, (n + 1,)."""
         return first_places(self.n_situations)
 
     @cached_property
     def _first_rows(self) -> Tensor:
-        """Place of the first row of every person among these people's, and the number of all, (n + 1,)."""
+        """Index of the first row of every person, counted from ``first_row``, then the number of rows, (n + 1,)."""
         return first_places(self.others)[self._first_situations]
 
     @property
@@ -287,7 +290,7 @@ class RaggedPanels(_Ranked):
         return replace(self, values=self.values.to(dtype), weights=self.weights.to(dtype))
 
     def take(self, people: slice | Tensor) -> Panels:
-        """Return the panels of some people (without copying attributes for a slice)."""
+        """Return the panels of a subset of people (attributes are not copied for a slice)."""
         lengths, first = self.n_situations[people], self._first_situations
         about = [None if x is None else x[people] for x in (self.weights, self.appearance, self.clusters)]
         if isinstance(people, slice):
@@ -331,12 +334,12 @@ class RaggedPanels(_Ranked):
         return part
 
     def pieces(self, rows: int, people: int) -> Iterator[tuple[slice | Tensor, PanelDifferences]]:
-        """Iterate over groups of people with like panels: at most ``people`` people and about ``rows`` rows.
+        """Iterate over groups of people with similar panels: at most ``people`` people and about ``rows`` rows.
 
         Yields
         ------
-        tuple of (place, PanelDifferences)
-            Who they are: consecutive people as a slice, others as an index tensor.
+        tuple of (slice or Tensor, PanelDifferences)
+            Indices of the people (a slice if they are consecutive), and their panels.
         """
         key = rows, people
         plan = self._plans.get(key)
@@ -370,7 +373,7 @@ Panels = PanelDifferences | RaggedPanels
 
 
 def _remember(found: dict[Any, Any], key: object, value: Any) -> Any:
-    """Keep the last few of what was made, and return it; several threads may read and make at once."""
+    """Store a value in a cache of `_REMEMBERED` entries and return it; thread-safe."""
     with _MAKING:
         while len(found) >= _REMEMBERED:
             found.pop(next(iter(found)))
@@ -386,9 +389,9 @@ def arrange_panels(
     appearance: Tensor | None = None,
     clusters: Tensor | None = None,
 ) -> Panels:
-    """Panels of rows: a dense array where little of it is padding, else as long as they are.
+    """Build panels from rows: dense if there is little padding, else ragged.
 
-    Parameters are those of `RaggedPanels`.
+    The parameters are the attributes of `RaggedPanels`.
     """
     n, real = len(n_situations), len(values) - 1
     sizes, lengths = others.unique().tolist(), n_situations.unique().tolist()

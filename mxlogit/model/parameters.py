@@ -1,15 +1,15 @@
-r"""Population parameters: named blocks, one unconstrained vector, relative moves and labels.
+r"""Population parameters and their coordinate systems: blocks, unconstrained vector, reported vector, relative moves.
 
-Three coordinate systems meet here and nowhere else.
+Conversions between the three coordinate systems are all in this module.
 
 - `Population`: :math:`\alpha` (fixed), :math:`\zeta` (locations), :math:`L` (Cholesky factor of
-  :math:`\Omega`), what the likelihood needs.
+  :math:`\Omega`), used by the likelihood.
 - the unconstrained vector :math:`\psi = (\alpha, \zeta, \log\tau, y)`, y the unconstrained partial
-  correlations of each block: what posteriors are Gaussian in.
-- the reported vector (fixed, locations, sds, correlations), what people read.
+  correlations of each block, used by Gaussian posteriors.
+- the reported vector (fixed, locations, sds, correlations), used in results.
 
-*Relative* moves :math:`\zeta \leftarrow \zeta + L u,\; L \leftarrow L e^A` make Newton steps independent
-of the units of the attributes.
+Newton steps are *relative* moves :math:`\zeta \leftarrow \zeta + L u,\; L \leftarrow L e^A`, which makes them
+independent of the units of the attributes.
 """
 
 from __future__ import annotations
@@ -24,15 +24,16 @@ from torch.distributions.transforms import CorrCholeskyTransform
 
 @dataclass(frozen=True)
 class Population:
-    """Population parameters in the form the likelihood uses (float64).
+    """Population parameters in the form used by the likelihood (float64).
 
     Attributes
     ----------
     fixed : Tensor, shape (*s, f)
+        Fixed coefficients alpha.
     location : Tensor, shape (*s, k)
-        zeta, of the latent normals.
+        Means zeta of the latent normals.
     scale_tril : Tensor, shape (*s, k, k)
-        L, lower triangular with positive diagonal; Omega = L L'.
+        Cholesky factor L of the covariance Omega = L L' of the latent normals; its diagonal is positive.
     """
 
     fixed: Tensor
@@ -45,24 +46,24 @@ class Population:
         return self.scale_tril.square().sum(-1).sqrt()
 
     def to(self, like: Tensor) -> Population:
-        """Return the same parameters in the dtype and on the device of ``like``."""
+        """Return the parameters in the dtype and on the device of ``like``."""
         return Population(self.fixed.to(like), self.location.to(like), self.scale_tril.to(like))
 
     def frozen(self) -> Population:
-        """Return the same parameters, through which no gradients go."""
+        """Return the parameters detached from the autograd graph."""
         return Population(self.fixed.detach(), self.location.detach(), self.scale_tril.detach())
 
 
 @dataclass(frozen=True)
 class ParameterSpace:
-    """The layout of the population parameters of one specification.
+    """Layout of the population parameters of one specification.
 
     Attributes
     ----------
     fixed, random : tuple of str
         Labels of the fixed (f) and random (k) coefficients.
     blocks : tuple of tuple of int
-        A partition of range(k): random coefficients in one block are correlated with each other.
+        Partition of range(k): random coefficients of the same block are correlated.
     """
 
     fixed: tuple[str, ...]
@@ -117,7 +118,7 @@ class ParameterSpace:
     # -- unconstrained vector -------------------------------------------------------------------
 
     def correlation_tril(self, partial: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Cholesky factors of the correlations of each correlated block, and their log-Jacobians.
+        """Cholesky factors of the correlation matrices of the correlated blocks, and their log-Jacobians.
 
         Parameters
         ----------
@@ -127,7 +128,7 @@ class ParameterSpace:
         Returns
         -------
         tuple of (list of Tensor (*s, b, b), list of Tensor (*s,))
-            log |d factor / d partial| in the coordinates in which torch's LKJCholesky is a density.
+            Factors, and log |d factor / d partial| in the coordinates of torch's LKJCholesky density.
         """
         factors, log_jacobians, start = [], [], 0
         for block in self.correlated_blocks:
@@ -141,7 +142,7 @@ class ParameterSpace:
         return factors, log_jacobians
 
     def assemble(self, fixed: Tensor, location: Tensor, scale: Tensor, factors: list[Tensor]) -> Population:
-        """Build a population from its blocks; L = diag(scale) times the blocks' factors."""
+        """Build a population from its parts, with L = diag(scale) times the factors of the blocks."""
         tril = torch.diag_embed(torch.ones_like(scale))
         for block, factor in zip(self.correlated_blocks, factors, strict=True):
             index = torch.tensor(block, device=scale.device)
@@ -151,13 +152,13 @@ class ParameterSpace:
         return Population(fixed, location, scale[..., None] * tril)
 
     def constrain(self, vector: Tensor) -> Population:
-        """Map an unconstrained vector (*s, D) to a population."""
+        """Convert unconstrained vectors (*s, D) to population parameters."""
         fixed, location, log_scale, partial = self.split(vector)
         factors, _ = self.correlation_tril(partial)
         return self.assemble(fixed, location, log_scale.exp(), factors)
 
     def unconstrain(self, population: Population) -> Tensor:
-        """Map a population to its unconstrained vector (*s, D)."""
+        """Convert population parameters to unconstrained vectors (*s, D)."""
         scale = population.scale
         correlation = population.scale_tril / scale[..., None]
         parts = [population.fixed, population.location, scale.log()]
@@ -168,7 +169,7 @@ class ParameterSpace:
         return torch.cat(parts, dim=-1)
 
     def report(self, population: Population) -> Tensor:
-        """Reported vector (*s, D): fixed, locations, standard deviations, correlations."""
+        """Convert population parameters to reported vectors (*s, D): fixed, locations, sds, correlations."""
         covariance = population.scale_tril @ population.scale_tril.mT
         scale = population.scale
         parts = [population.fixed, population.location, scale]
@@ -178,12 +179,12 @@ class ParameterSpace:
         return torch.cat(parts, dim=-1)
 
     def from_report(self, vector: Tensor) -> Population:
-        """Population whose reported vector is ``vector`` (*s, D).
+        """Convert reported vectors (*s, D) to population parameters.
 
         Raises
         ------
         torch.linalg.LinAlgError
-            If the correlations are not those of a positive definite matrix.
+            If the correlation matrix is not positive definite.
         """
         fixed, location, scale, correlation = self.split(vector)
         matrix = torch.diag_embed(torch.ones_like(scale))
@@ -195,14 +196,14 @@ class ParameterSpace:
     # -- relative moves -------------------------------------------------------------------------
 
     def move(self, population: Population, step: Tensor) -> Population:
-        """Move by a relative step (alpha, u, A): zeta + L u, L exp(A), alpha + step.
+        """Apply a relative step (a, u, A): alpha + a, zeta + L u, L exp(A).
 
         Parameters
         ----------
         population : Population
-            Without leading dimensions.
+            Population parameters without leading dimensions.
         step : Tensor, shape (*s, D)
-            Fixed part (f), u (k) and the free entries of A in the order of `triangle`.
+            Steps a (f), u (k) and the free entries of A in the order of `triangle`.
         """
         f, k = self.n_fixed, self.n_random
         tril = population.scale_tril
@@ -213,16 +214,16 @@ class ParameterSpace:
         )
 
     def triangle_matrix(self, entries: Tensor) -> Tensor:
-        """Lower-triangular matrices (*s, k, k) whose free entries are ``entries`` (*s, cells)."""
+        """Build lower-triangular matrices (*s, k, k) from their free entries (*s, cells)."""
         rows, columns = self.triangle
         matrix = entries.new_zeros(*entries.shape[:-1], self.n_random, self.n_random)
         matrix[..., rows, columns] = entries
         return matrix
 
     def relative_jacobian(self, population: Population) -> Tensor:
-        """D (unconstrained vector) / d (relative step) at a zero step, shape (D, D).
+        """Jacobian (D, D) of the unconstrained vector with respect to a relative step, at zero, in closed form.
 
-        Closed form: dL = L A, and the partial correlations of a row follow from the row's stick-breaking.
+        It uses dL = L A and the stick-breaking form of the partial correlations of a row.
         """
         f, k, tril, scale = self.n_fixed, self.n_random, population.scale_tril, population.scale
         jacobian = torch.zeros(self.size, self.size, dtype=tril.dtype, device=tril.device)
@@ -240,7 +241,7 @@ class ParameterSpace:
         return jacobian
 
     def _partial_differential(self, factor: Tensor, d_factor: Tensor) -> Tensor:
-        """Differentials (a, pairs) of the unconstrained partial correlations from those (a, k, k) of a factor."""
+        """Differentials (a, pairs) of the unconstrained partial correlations, given (a, k, k) of the factor."""
         parts = [d_factor.new_zeros(len(d_factor), 0)]
         for block in self.correlated_blocks:
             index = torch.tensor(block, device=factor.device)
@@ -256,7 +257,7 @@ class ParameterSpace:
 
 
 def _leading_index(shape: Sequence[int], device: torch.device) -> tuple[Tensor, ...]:
-    """Open grid that indexes all leading axes, for index_put on trailing axes."""
+    """Index grid over all leading axes, for index_put on the trailing axes."""
     grids = []
     for axis, size in enumerate(shape):
         view = [1] * (len(shape) + 2)

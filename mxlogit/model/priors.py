@@ -32,10 +32,10 @@ class Priors:
     correlation_concentration : float
         Concentration of the LKJ prior; 1 is uniform over correlation matrices.
     standardize : bool
-        If True the two scales refer to attributes divided by their within-situation standard deviation,
-        so the prior does not depend on units. ``MixedLogit(priors=None)``, the package default, is
-        ``Priors(standardize=True)``: weakly informative whatever the units. ``Priors()`` itself is in
-        the units of the columns.
+        Whether the two scales refer to attributes divided by their within-situation standard deviation,
+        so that the prior does not depend on units. ``MixedLogit(priors=None)``, the default, is
+        ``Priors(standardize=True)``: weakly informative in any units. ``Priors()`` is in the units of
+        the columns.
     """
 
     location_scale: float = 10.0
@@ -44,12 +44,12 @@ class Priors:
     standardize: bool = False
 
     def check(self) -> None:
-        """Raise unless all scales are positive.
+        """Check that all scales are positive.
 
         Raises
         ------
         SpecificationError
-            Naming the setting.
+            If one is not; the message names the setting.
         """
         for name in ("location_scale", "sd_scale", "correlation_concentration"):
             check_at_least(f"Priors({name}=...)", getattr(self, name), 1e-12)
@@ -62,7 +62,7 @@ class PriorDensity:
     Attributes
     ----------
     mean, deviation : Tensor, shape (f + k,)
-        Normal prior of fixed coefficients and locations, in the user's units.
+        Mean and standard deviation of the normal prior of fixed coefficients and locations, in the user's units.
     sd_scale : Tensor, shape (k,)
         Half-Cauchy scales of the latent standard deviations.
     concentration : float
@@ -80,7 +80,9 @@ class PriorDensity:
         Parameters
         ----------
         space : ParameterSpace
+            Layout of the parameters.
         vector : Tensor, shape (*s, D)
+            Unconstrained vectors.
 
         Returns
         -------
@@ -88,7 +90,7 @@ class PriorDensity:
         """
         centred, ratio, partial, power = self._parts(space, vector)
         normal = -0.5 * centred.square() - self.deviation.log() - 0.5 * math.log(2.0 * math.pi)
-        # log of 2 / (pi s (1 + (tau / s)^2)) plus log tau, the Jacobian of the logarithm.
+        # Logarithm of 2 / (pi s (1 + (tau / s)^2)), plus log tau, the log-Jacobian of tau = exp(log tau).
         cauchy = math.log(2.0 / math.pi) + ratio - torch.nn.functional.softplus(2.0 * ratio)
         total = normal.sum(-1) + cauchy.sum(-1) + (power * _log_sech_squared(partial)).sum(-1)
         return (
@@ -132,14 +134,16 @@ def _log_sech_squared(y: Tensor) -> Tensor:
 
 
 def resolve_priors(priors: Priors, mixing: Mixing, n_fixed: int, scales: Sequence[float]) -> PriorDensity:
-    """Turn prior settings into the densities of one model.
+    """Build the prior densities of one model from prior settings.
 
     Parameters
     ----------
     priors : Priors
+        Prior settings.
     mixing : Mixing
-        Families of the k random coefficients; they say how location and scale follow units.
+        Families of the k random coefficients, which define the effect of units on location and scale.
     n_fixed : int
+        Number f of fixed coefficients.
     scales : sequence of float, length f + k
         Within-situation standard deviation of each attribute.
 

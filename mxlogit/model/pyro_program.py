@@ -1,9 +1,9 @@
-"""The generative model as one Pyro program.
+"""Generative model of the mixed logit as a Pyro program.
 
 fixed, location ~ normal; scale ~ half-Cauchy; correlation factors ~ LKJ; within a plate over decision
 makers: whitened tastes xi ~ N(0, I), tastes beta = g(location + L xi), and the log probability of the
-person's choices. The plate subsamples, so a mini-batch is scaled by N / batch. Hot loops call the torch
-functions of `mxlogit.model.mixed_logit` instead; a test holds both equal.
+person's choices. The plate scales a mini-batch by N / batch. Inner loops call the torch functions of
+`mxlogit.model.mixed_logit` instead; a test checks that both agree.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.panels import Panels
 from mxlogit.model.parameters import Population
 
+# Name of the plate over decision makers.
 PLATE = "decision_makers"
 
 
 def sample_site(name: str, distribution: Any) -> Tensor:
-    """Sample a site of vectors; vectors without elements are no site, for which samplers have no use."""
+    """Sample a vector-valued site; empty vectors are returned without a site, which samplers do not support."""
     if distribution.event_shape.numel() == 0:
         empty: Tensor = distribution.sample()
         return empty
@@ -53,10 +54,11 @@ def mixed_logit(model: PanelModel, panel: Panels, people: Tensor | None = None) 
     Parameters
     ----------
     model : PanelModel
+        Mixed logit model.
     panel : PanelDifferences or RaggedPanels
-        Of all N people.
+        Choices of all N people.
     people : Tensor of int, shape (b,), optional
-        The mini-batch; everybody by default. Local terms are scaled by N / b.
+        Indices of the mini-batch; all people by default. Local terms are scaled by N / b.
     """
     population = sample_population(model).to(panel.values)
     index = torch.arange(len(panel), device=panel.values.device) if people is None else people

@@ -1,8 +1,8 @@
-r"""Means and standard deviations of tastes in the population, family by family.
+r"""Means and standard deviations of tastes in the population, by family.
 
-With a latent normal :math:`\eta \sim N(\zeta, \tau^2)` and :math:`a = \zeta / \tau`; closed forms but for Johnson's
-S_B, whose moments have none. This module knows tensors only. Every function takes ``location`` and ``scale`` of equal
-shape, float64, and returns a mean and a standard deviation of that shape.
+The latent normal is :math:`\eta \sim N(\zeta, \tau^2)`, and :math:`a = \zeta / \tau`. Moments are in closed form,
+except those of Johnson's S_B. This module handles tensors only. Every function takes ``location`` and ``scale`` of
+equal shape, float64, and returns a mean and a standard deviation of that shape.
 
 References
 ----------
@@ -18,13 +18,14 @@ from torch import Tensor
 
 Pair = tuple[Tensor, Tensor]
 
-# Location in standard deviations below zero from which truncated moments come from their asymptotic series: the closed
-# form then has a relative error of 1e-9, of cancelled digits, the series one of 2e-10.
+# Location, in standard deviations below zero, beyond which truncated moments use their asymptotic series: there the
+# relative error of the closed form is 1e-9, by cancellation, and that of the series 2e-10.
 _DEEP = 50.0
-# Nodes of the trapezoidal rule for Johnson's S_B and how far they reach, in standard deviations. The integrand is
-# analytic within pi / scale of the real axis, so the error is below 2 exp(-2 pi (pi / scale) / step) (Trefethen and
-# Weideman 2014, SIAM Review 56): 1e-9 at a scale of 40, nothing at 10.
-_NODES, _REACH = 801, 9.0
+# Number of nodes of the trapezoidal rule for Johnson's S_B, and the ends of its range, in standard deviations. The
+# integrand is analytic within pi / scale of the real axis, so the error is below 2 exp(-2 pi (pi / scale) / step)
+# (Trefethen and Weideman 2014, SIAM Review 56): 1e-9 at a scale of 40, negligible at 10.
+_NODES = 801
+_REACH = 9.0
 
 
 def normal_moments(location: Tensor, scale: Tensor) -> Pair:
@@ -57,7 +58,7 @@ def triangular_moments(location: Tensor, scale: Tensor) -> Pair:
 def censored_normal_moments(location: Tensor, scale: Tensor) -> Pair:
     r"""Moments of max(0, eta): :math:`\tau (a \Phi + \phi)` and the square root of its variance."""
     a = location / scale
-    # torch's ndtr has lost all digits seven deviations below zero; the exponential of log_ndtr has them.
+    # torch's ndtr loses all digits seven standard deviations below zero; the exponential of log_ndtr keeps them.
     density, below, above = _density(a), torch.special.log_ndtr(a).exp(), torch.special.log_ndtr(-a).exp()
     mean = scale * (a * below + density)
     variance = below + a.square() * below * above + a * density * (above - below) - density.square()
@@ -65,7 +66,7 @@ def censored_normal_moments(location: Tensor, scale: Tensor) -> Pair:
 
 
 def truncated_normal_moments(location: Tensor, scale: Tensor) -> Pair:
-    r"""Moments of eta given eta > 0: :math:`\tau (a + h)`, :math:`\tau^2 (1 - h (a + h))`, :math:`h = \phi / \Phi`."""
+    r"""Moments of eta given eta > 0: :math:`\tau (a + h)`, variance :math:`\tau^2 (1 - h (a + h))`, h = phi / Phi."""
     a = location / scale
     hazard = math.sqrt(2.0 / math.pi) / torch.special.erfcx(-a / math.sqrt(2.0))
     mean, variance = a + hazard, 1.0 - hazard * (a + hazard)
@@ -78,7 +79,7 @@ def truncated_normal_moments(location: Tensor, scale: Tensor) -> Pair:
 
 
 def johnson_sb_moments(location: Tensor, scale: Tensor) -> Pair:
-    """Moments of the logistic function of a normal, by the trapezoidal rule."""
+    """Moments of Johnson's S_B, the logistic function of a normal, by the trapezoidal rule."""
     nodes = torch.linspace(-_REACH, _REACH, _NODES, dtype=location.dtype, device=location.device)
     weights = torch.softmax(-0.5 * nodes.square(), 0)
     taste = torch.sigmoid(location[..., None] + scale[..., None] * nodes)

@@ -7,15 +7,15 @@ from torch import Tensor
 
 
 def inverse_of_lower(tril: Tensor) -> Tensor:
-    """Inverse (*s, k, k) of lower triangular matrices (*s, k, k), which is lower triangular as well."""
+    """Inverse (*s, k, k) of lower triangular matrices (*s, k, k)."""
     identity = torch.eye(tril.shape[-1], dtype=tril.dtype, device=tril.device).expand_as(tril)
     return torch.linalg.solve_triangular(tril, identity, upper=False)
 
 
 def lower_of(root: Tensor) -> Tensor:
-    """Lower triangular matrices (*s, k, k) with positive diagonals and the products root root', root (*s, k, m), by QR.
+    """Cholesky factors (*s, k, k) of root root', with root (*s, k, m), by QR.
 
-    Nothing is squared, so that small directions keep their digits.
+    The product is not formed, which would lose digits in directions of small variance.
     """
     upper = torch.linalg.qr(root.mT, mode="r").R
     return upper.mT * upper.diagonal(dim1=-2, dim2=-1).sign()[..., None, :]

@@ -1,12 +1,12 @@
-r"""Willingness-to-pay space: parameters in money, coefficients in utils.
+r"""Willingness-to-pay space: conversion of parameters in money to coefficients in utils.
 
 With a scale column c (a cost) the parameters of the other columns are amounts of money :math:`\omega_k`, and
 
 .. math:: U = \beta_c (x_c - \sum_k \omega_k x_k), \qquad \beta_k = -\beta_c\,\omega_k
 
 (Train and Weeks 2005, in Scarpa and Alberini, Applications of Simulation Methods in Environmental and
-Resource Economics, chapter 1). :math:`\omega_k` is positive where people pay for more of attribute k,
-:math:`\beta_c` keeps its sign. This module knows tensors only: where ``position`` is None, parameters are
+Resource Economics, chapter 1). :math:`\omega_k` is positive if people pay for more of attribute k;
+:math:`\beta_c` keeps its sign. This module handles tensors only; if ``position`` is None, the parameters are
 the coefficients.
 """
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 
 def to_coefficients(parameters: Tensor, position: int | None, dim: int = -1) -> Tensor:
-    """Coefficients of the utility from parameters; both have the K columns along ``dim``."""
+    """Convert parameters to coefficients of utility; both have K entries along ``dim``."""
     if position is None:
         return parameters
     scale = parameters.narrow(dim, position, 1)
@@ -26,13 +26,14 @@ def to_coefficients(parameters: Tensor, position: int | None, dim: int = -1) -> 
 
 
 def pull_back(gradient: Tensor, parameters: Tensor, position: int | None) -> Tensor:
-    """Gradient with respect to the parameters from that with respect to the coefficients.
+    """Convert a gradient with respect to the coefficients to one with respect to the parameters.
 
     Parameters
     ----------
     gradient, parameters : Tensor, shape (n, K, s)
+        Gradient with respect to the coefficients, and the parameters.
     position : int or None
-        Place of the scale column.
+        Position of the scale column.
 
     Returns
     -------
@@ -47,7 +48,7 @@ def pull_back(gradient: Tensor, parameters: Tensor, position: int | None) -> Ten
 
 
 def coefficient_jacobian(parameters: Tensor, position: int) -> Tensor:
-    """Derivatives of the coefficients (second axis) with respect to the parameters (third), (n, K, K, s)."""
+    """Jacobian (n, K, K, s) of the coefficients (second axis) with respect to the parameters (third axis)."""
     n, k, s = parameters.shape
     jacobian = parameters.new_zeros(n, k, k, s)
     for i in _others(k, position):
