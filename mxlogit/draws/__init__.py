@@ -1,1 +1,1 @@
-"""Random streams by name, importance draws, simulation draws, and the jackknife over halves of them."""
+"""Random streams, importance draws, simulation draws, and the jackknife over halves of the draws."""

@@ -1,4 +1,4 @@
-"""Order along a curve through points of several dimensions, for stratified draws of them."""
+"""Order of points along a space-filling curve, for stratified sampling of them."""
 
 from __future__ import annotations
 
@@ -7,18 +7,20 @@ import math
 import torch
 from torch import Tensor
 
-# Of a number that places are sorted by; range of a coordinate, as a share of its size, that is rounding.
-_CODE_BITS, _ROUNDING = 62, 1e-9
+# Bits of the integer code by which points are sorted.
+_CODE_BITS = 62
+# Range of a coordinate, relative to its largest absolute value, below which it counts as constant up to rounding.
+_ROUNDING = 1e-9
 
 
 def order_along_curve(points: Tensor) -> Tensor:
-    """Order (n,) in which neighbours among points (n, D) are near each other in all coordinates, or nearly so.
+    """Order (n,) of points (n, D) along Morton's curve (1966), on which neighbours are close in all coordinates.
 
-    That of Morton (1966): digits of the coordinates' ranks one after the other, of as many coordinates as there are
-    bits. Stratified along it, points have less noise than in random order (Gerber and Chopin 2015, Journal of the Royal
-    Statistical Society B 77, who take Hilbert's curve).
+    The position is the interleaved bits of the coordinates' ranks, of at most `_CODE_BITS` coordinates. Sampling
+    stratified along the curve has less noise than in random order (Gerber and Chopin 2015, Journal of the Royal
+    Statistical Society B 77, with Hilbert's curve).
     """
-    # What is held, but for rounding, has no order.
+    # Coordinates that are constant up to rounding are ignored.
     if len(points):
         varies = points.amax(0) - points.amin(0) > _ROUNDING * points.abs().amax(0)
         points = points[:, varies][:, :_CODE_BITS]

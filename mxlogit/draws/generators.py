@@ -1,4 +1,4 @@
-"""Independent random streams, named by tuples of whole numbers."""
+"""Independent random streams, keyed by tuples of integers."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from torch import Tensor
 
 
 def seed_of(*words: int) -> int:
-    """Mix words into one 63-bit seed (the finaliser of SplitMix64, Steele et al. 2014)."""
+    """Mix integers into one 63-bit seed (the finaliser of SplitMix64, Steele et al. 2014)."""
     state = 0x9E3779B97F4A7C15
     for word in words:
-        # numpy's whole numbers would overflow.
+        # Converted, since numpy's integers would overflow.
         state = (state ^ (int(word) & 0xFFFFFFFFFFFFFFFF)) & 0xFFFFFFFFFFFFFFFF
         state = (state + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
         state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
@@ -20,24 +20,24 @@ def seed_of(*words: int) -> int:
 
 
 def mixed_bits(words: tuple[int, ...], places: Tensor) -> Tensor:
-    """A random 63-bit whole number for every place (n,), int64: by words and place alone, so in any order.
+    """Random 63-bit integers (n,), int64, each a function of ``words`` and its own place (n,) only.
 
-    The finaliser of SplitMix64 (Steele et al. 2014) applied to the place xor a seed made from the words.
+    The finaliser of SplitMix64 (Steele et al. 2014) is applied to the place xor a seed mixed from the words.
     """
     state = places.to(torch.int64) ^ _signed(seed_of(*words))
     for factor, shift in ((0xBF58476D1CE4E5B9, 30), (0x94D049BB133111EB, 27), (1, 31)):
-        # A shift of a negative number fills with ones; the mask makes them zeros.
+        # The right shift of a negative number fills with ones, which the mask clears.
         state = (state ^ (state.bitwise_right_shift(shift) & ((1 << (64 - shift)) - 1))) * _signed(factor)
     return state & 0x7FFFFFFFFFFFFFFF
 
 
 def _signed(word: int) -> int:
-    """The 64-bit word as the whole number with a sign that has the same bits."""
+    """Signed 64-bit integer with the same bits as an unsigned one."""
     return word - (1 << 64) if word >> 63 else word
 
 
 def make_generator(*words: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """Return a generator seeded by a tuple of whole numbers; other tuples give independent streams."""
+    """Return a generator seeded by a tuple of integers; different tuples give independent streams."""
     generator = torch.Generator(device=device)
     generator.manual_seed(seed_of(*words))
     return generator

@@ -1,7 +1,7 @@
-"""Draws that integrate: standardised base points, a different block for every decision maker.
+"""Draws for importance sampling: standardised base points, a different block for every decision maker.
 
-Draws are regenerated from whole-number keys instead of being stored: the memory of a pass does not grow
-with the number of people, and a person meets the same draws in every pass of a stage, whoever else is in its chunk.
+Draws are regenerated from integer keys instead of being stored: the memory of a pass does not grow with the number
+of people, and a person has the same draws in every pass of a stage, whatever the division into chunks.
 """
 
 from __future__ import annotations
@@ -15,32 +15,32 @@ from torch import Tensor
 
 from mxlogit.draws.generators import make_generator, mixed_bits, seed_of
 
-# Draws that are made together, and people at most, on a CPU and on a GPU.
+# Size of the blocks in which draws are generated, by device: number of draws, and largest number of people.
 _BLOCK = {"cpu": (16_384, 128), "cuda": (1_048_576, 16_384)}
-# Smallest distance of a quasi-random number from 0 and 1 (single precision rounds anything nearer to one).
+# Smallest distance of a quasi-random number from 0 and 1; single precision would round closer ones to one.
 _EDGE = 2.0**-24
-# Binary digits of the numbers of a net.
+# Binary digits of the coordinates of a net.
 _DIGITS = 30
 
 
 def shifted_net(words: tuple[int, ...], keys: Tensor, size: int, count: int) -> Tensor:
-    """One Sobol net for everybody, with digits shifted at random for every person, so that each has a net.
+    """Sobol net of all people with a random digital shift for each person, which preserves the net.
 
     Parameters
     ----------
     words : tuple of int
-        Same words, same net and shifts.
+        Seed of the net and of the shifts.
     keys : Tensor, int64, shape (n,)
-        People with equal keys get equal points, whoever else is drawn with them.
+        Keys of the shifts: people with equal keys have equal points, whoever else is drawn.
     size : int
-        Dimensions, at least one.
+        Number of dimensions, at least one.
     count : int
-        Points. Halves of a power of two of them are nets too.
+        Number of points. If it is a power of two, its halves are nets as well.
 
     Returns
     -------
     Tensor, shape (n, size, count)
-        Uniform numbers between 0 and 1, float64, on the processor.
+        Uniform numbers between 0 and 1, float64, on the CPU.
 
     References
     ----------
@@ -57,20 +57,20 @@ def shifted_net(words: tuple[int, ...], keys: Tensor, size: int, count: int) -> 
 
 @dataclass(frozen=True)
 class BaseDraws:
-    """Standardised base points of a defensive mixture: a heavy-tailed factor and the prior.
+    """Standardised base points of a defensive mixture of a heavy-tailed local component and the prior.
 
     Attributes
     ----------
     points : Tensor, shape (n, k, s)
-        Symmetric about zero. The halves of s hold whole antithetic pairs, so each half is symmetric too: s is
-        (group, half, sign, position), and the last ``n_prior`` positions are standard normal and stand for
-        the prior of whitened tastes; the others are Student-t (normal if ``tail`` is None) and stand for a person's
-        local factor.
+        Points, symmetric about zero. The axis s is (group, half, sign, position), so antithetic pairs lie in the same
+        half and each half is symmetric. The last ``n_prior`` positions are standard normal, draws from the prior of
+        whitened tastes; the others are Student-t (normal if ``tail`` is None), draws from a person's local component.
     n_prior : int
-        Of the positions.
+        Number of positions that are draws from the prior.
     tail : int or None
-        Degrees of freedom of the local component.
+        Degrees of freedom of the local component; None if it is normal.
     n_groups : int
+        Number of groups of points.
     """
 
     points: Tensor
@@ -80,12 +80,12 @@ class BaseDraws:
 
     @classmethod
     def join(cls, groups: Sequence[BaseDraws]) -> BaseDraws:
-        """Put groups of points of the same people and the same kind together."""
+        """Concatenate groups of points of the same people and scheme."""
         first = groups[0]
         return cls(torch.cat([g.points for g in groups], -1), first.n_prior, first.tail, len(groups))
 
     def take(self, people: Tensor) -> BaseDraws:
-        """Return the points of some people."""
+        """Return the points of a subset of people."""
         return replace(self, points=self.points[people])
 
     @property
@@ -94,7 +94,7 @@ class BaseDraws:
         return 4 * self.n_groups * self.n_prior / self.points.shape[-1]
 
     def prior_part(self, tensor: Tensor) -> Tensor:
-        """View (..., 4 groups, n_prior) of what belongs to points from the prior in a tensor (..., s)."""
+        """View (..., 4 groups, n_prior) of the entries of a tensor (..., s) that belong to points from the prior."""
         quarters = tensor.unflatten(-1, (4 * self.n_groups, -1))
         return quarters[..., quarters.shape[-1] - self.n_prior :]
 
@@ -119,19 +119,21 @@ def log_standard_student(square: Tensor, dimensions: int, freedom: float) -> Ten
 
 @dataclass(frozen=True)
 class DrawScheme:
-    """Scheme of base points: how many, of what kind, from which key.
+    """Scheme of base points: their number, distribution and seed.
 
     Attributes
     ----------
     key : tuple of int
-        Same key, same points.
+        Seed of the points.
     draws : int
-        Per person, a multiple of 4.
+        Number of draws per person, a multiple of 4.
     dimensions : int
+        Number k of random coefficients.
     tail : int or None
         Degrees of freedom of a multivariate Student-t, an even number above 2; None for the normal.
     defensive : bool
-        Whether some points come from the prior (Hesterberg 1995, Technometrics 37): weights are then bounded.
+        Whether a share of the points comes from the prior, which bounds the importance weights (Hesterberg 1995,
+        Technometrics 37).
     """
 
     key: tuple[int, ...]
@@ -142,20 +144,21 @@ class DrawScheme:
 
     @property
     def n_prior(self) -> int:
-        """Points from the prior in each quarter: one in eight, at least one."""
+        """Number of points from the prior in each quarter: one in eight, at least one."""
         quarter = self.draws // 4
         return max(1, quarter // 8) if self.defensive and quarter > 1 else 0
 
     def points(self, first: int, count: int, like: Tensor) -> BaseDraws:
         """Draw the antithetic base points of people ``first`` to ``first + count - 1``.
 
-        A person's points depend on its place alone, not on who is drawn with it: they are made in blocks of people.
+        Points are generated in fixed blocks of people, so a person's points depend on the person's index only.
 
         Parameters
         ----------
         first, count : int
+            Index of the first person, and number of people.
         like : Tensor
-            Gives dtype and device.
+            Tensor with the dtype and device of the points.
 
         Returns
         -------
@@ -170,19 +173,18 @@ class DrawScheme:
         return self._assemble(normal, uniform)
 
     def quasi_points(self, keys: Tensor, like: Tensor) -> BaseDraws:
-        """Quasi-random base points: one Sobol net, shifted at random by what a person's key gives.
+        """Draw quasi-random antithetic base points: a Sobol net with a random digital shift per key.
 
         Parameters
         ----------
         keys : Tensor, int64, shape (n,)
-            People with equal keys get equal points, whoever else is drawn with them.
+            Keys of the shifts: people with equal keys have equal points, whoever else is drawn.
         like : Tensor
-            Gives dtype and device.
+            Tensor with the dtype and device of the points.
 
         Returns
         -------
         BaseDraws
-
         """
         half, k = self.draws // 2, self.dimensions
         size = k + (0 if self.tail is None else self.tail // 2)
@@ -192,9 +194,10 @@ class DrawScheme:
         return self._assemble(torch.special.ndtri(uniform[:, :k]).to(like), uniform[:, k:].to(like))
 
     def _assemble(self, normal: Tensor, uniform: Tensor) -> BaseDraws:
-        """Antithetic points from normal (n, k, 2, quarter) and uniform (n, tail / 2, 2, quarter) numbers."""
+        """Build antithetic points from normal (n, k, 2, quarter) and uniform (n, tail / 2, 2, quarter) numbers."""
         if self.tail is not None:
-            # A chi-square with an even number of degrees of freedom is minus twice the log of a product of uniforms.
+            # A chi-square variate with an even number of degrees of freedom is minus twice the log of a product of
+            # uniforms.
             stretch = uniform.neg_().add_(1.0).prod(1).log_().mul_(-2.0 / self.tail).rsqrt_()
             stretch[..., normal.shape[-1] - self.n_prior :] = 1.0
             normal *= stretch[:, None]
@@ -202,7 +205,7 @@ class DrawScheme:
         return BaseDraws(points.view(len(normal), self.dimensions, self.draws), self.n_prior, self.tail)
 
     def _blocks(self, first: int, count: int, device: torch.device) -> Iterator[tuple[torch.Generator, _Place]]:
-        """Generators of the blocks that the people lie in, and where."""
+        """Iterate over the blocks that contain the people: their generators, and the positions of the people."""
         draws, people = _BLOCK["cuda" if device.type == "cuda" else "cpu"]
         size = max(1, min(people, draws // self.draws))
         for block in range(first // size, -(-(first + count) // size)):
@@ -216,14 +219,14 @@ class DrawScheme:
 
 @dataclass(frozen=True)
 class _Place:
-    """People ``inside`` a block of ``size``, and their rows in what is wanted."""
+    """People ``inside`` a block of ``size`` people, and their ``rows`` in the target tensor."""
 
     size: int
     inside: slice
     rows: slice
 
     def fill(self, target: Tensor, draw: Callable[..., Tensor], generator: torch.Generator) -> None:
-        """Fill rows with random numbers of the whole block, whoever else is wanted."""
+        """Fill rows with random numbers; the whole block is drawn, so values do not depend on the selection."""
         if self.inside == slice(0, self.size):
             draw(target[self.rows], generator=generator)
             return

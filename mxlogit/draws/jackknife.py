@@ -1,4 +1,4 @@
-"""Means over draws without the bias of order one over their number, from halves of them."""
+"""Jackknife over halves of the draws, which removes the bias of order 1/S of a simulated log mean."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from torch import Tensor
 
 
 class Jackknife:
-    """The mean of exp(log_values) over draws without the bias of order 1/S of its logarithm.
+    """Log mean of exp(log_values) over draws, with its bias of order 1/S removed.
 
     Parameters
     ----------
     log_values : Tensor, shape (n, s)
-        Each half of s holds whole antithetic pairs.
+        Log values; antithetic pairs lie in the same half of s.
     """
 
     def __init__(self, log_values: Tensor) -> None:
@@ -33,7 +33,7 @@ class Jackknife:
 
     @property
     def log_mean(self) -> Tensor:
-        """Twice the logarithm of the mean less the mean of those of the halves, shape (n,)."""
+        """Twice the log mean of all draws minus the average log mean of the halves, shape (n,)."""
         return 2.0 * self._whole - self._halves.mean(-1) - math.log(2.0 * self._count)
 
     @cached_property
@@ -43,7 +43,7 @@ class Jackknife:
 
     @property
     def half_coefficients(self) -> Tensor:
-        """Coefficients (n, 2) of the halves' weighted means in one by `weights`; they sum to one."""
+        """Coefficients (n, 2) that combine the weighted means of the halves into that by `weights`; they sum to one."""
         return 2.0 * self._share()[..., 0] - 0.5
 
     @cached_property
@@ -57,5 +57,5 @@ class Jackknife:
         return (self.half_weights * self.half_coefficients[..., None]).flatten(-2)
 
     def _share(self) -> Tensor:
-        """Each half's share of the sum, shape (n, 2, 1)."""
+        """Share of each half in the sum, shape (n, 2, 1)."""
         return (self._halves - self._whole[:, None]).exp_()[..., None]

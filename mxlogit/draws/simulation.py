@@ -1,8 +1,8 @@
-"""Draws of simulated likelihood: standard normal points, a different block of one sequence for every person.
+"""Draws for maximum simulated likelihood: standard normal points, a different block of a sequence for every person.
 
 Unlike the base points of importance sampling (`mxlogit.draws.importance`) these are fixed for a whole fit and follow
-the conventions of maximum simulated likelihood, so that results of other programs can be reproduced. Any
-range of people can be drawn on its own: nothing needs to hold the draws of everybody.
+the conventions of maximum simulated likelihood, so that results of other programs can be reproduced. Any range of
+people can be drawn separately, so the draws of all people are never in memory at once.
 """
 
 from __future__ import annotations
@@ -19,38 +19,40 @@ from mxlogit.errors import check_at_least, check_option
 
 SCHEMES = ("halton", "scrambled_halton", "sobol", "mlhs", "pseudo")
 
-# Elements of every Halton sequence that are dropped, its element 0 (value 0) among them: the convention of
+# Number of initial elements of every Halton sequence that are dropped, element 0 (value 0) included: the convention of
 # mlogit and xlogit (Train 2009, section 9.3.3).
 _DROPPED = 100
-# People who share a seed in the schemes that are random for each person.
+# Number of people who share a seed in schemes with independent draws per person.
 _PEOPLE_PER_SEED = 64
+# Smallest distance of a uniform number from 0 and 1, where the normal quantile is infinite.
 _SMALLEST = 2.0**-53
-# Smallest table of radical inverses; fixed, so that a range equals a part of the whole to the last bit.
+# Smallest table of radical inverses; fixed, so that the draws of a range of people equal those of all to the last bit.
 _TABLE = 4096
 
 
 @dataclass(frozen=True)
 class PersonDraws:
-    """Standard normal draws of everybody, made for any range of people when asked for.
+    """Standard normal draws of all people, generated on request for any range of them.
 
     Attributes
     ----------
     scheme : {"halton", "scrambled_halton", "sobol", "mlhs", "pseudo"}
-        "halton": primes in order, first 100 elements dropped, neither shuffled nor scrambled, consecutive
-        blocks of ``n_draws`` to people in order; it does not depend on the seed. "scrambled_halton": the
-        same layout, digits permuted at random (Owen 2017, arXiv 1706.02808). "sobol": one scrambled Sobol
-        sequence in consecutive blocks. "mlhs": modified latin hypercube for each person (Hess, Train and
-        Polak 2006, Transportation Research B 40). "pseudo": pseudo-random.
+        "halton": first primes in order, first 100 elements dropped, neither shuffled nor scrambled, with
+        consecutive blocks of ``n_draws`` elements for people in order; independent of the seed.
+        "scrambled_halton": the same layout with randomly permuted digits (Owen 2017, arXiv 1706.02808).
+        "sobol": one scrambled Sobol sequence in consecutive blocks. "mlhs": a modified latin hypercube for
+        each person (Hess, Train and Polak 2006, Transportation Research B 40). "pseudo": pseudo-random.
     n_draws : int
-        Draws r per person.
+        Number r of draws per person.
     dimensions : int
-        Random coefficients k.
+        Number k of random coefficients.
     seed : int
+        Seed of the randomisation.
     antithetic : bool
-        Second half of each block is minus the first; ``n_draws`` must be even.
+        Whether the second half of each block is minus the first; ``n_draws`` must be even.
     rotated : bool
-        All points shifted by one random vector modulo one (Cranley and Patterson 1976, SIAM Journal on
-        Numerical Analysis 13): another randomisation of a sequence that has none.
+        Whether all points are shifted by one random vector modulo one (Cranley and Patterson 1976, SIAM Journal
+        on Numerical Analysis 13), which randomises a deterministic sequence.
 
     Raises
     ------
@@ -70,11 +72,11 @@ class PersonDraws:
         check_at_least("n_draws", self.n_draws, 2 if self.antithetic else 1)
 
     def another(self) -> PersonDraws:
-        """Return the same scheme under another randomisation."""
+        """Return the scheme with a different randomisation."""
         return replace(self, seed=self.seed + 1, rotated=self.scheme == "halton")
 
     def normals(self, start: int, stop: int) -> Tensor:
-        """Draws of the people at places ``start`` to ``stop - 1``, shape (n, k, r), float64."""
+        """Draws of the people with indices ``start`` to ``stop - 1``, shape (n, k, r), float64."""
         shape = (stop - start, self.dimensions, self.n_draws)
         if self.dimensions == 0 or stop == start:
             return torch.zeros(shape, dtype=torch.float64)
@@ -88,13 +90,13 @@ class PersonDraws:
         return torch.cat([normal, -normal], -1) if self.antithetic else normal
 
     def normals_of(self, places: Tensor) -> Tensor:
-        """Draws of people at any places (n,), shape (n, k, r)."""
+        """Draws of people with any indices (n,), shape (n, k, r)."""
         breaks = torch.nonzero(places.diff() != 1)[:, 0] + 1
         runs = places.tensor_split(breaks.cpu())
         return torch.cat([self.normals(int(run[0]), int(run[-1]) + 1) for run in runs])
 
     def _uniforms(self, start: int, stop: int) -> np.ndarray:
-        """Uniform points, shape (n, k, r or half of it), C-contiguous."""
+        """Uniform points, shape (n, k, r), or r / 2 if antithetic, C-contiguous."""
         count = self.n_draws // 2 if self.antithetic else self.n_draws
         if self.scheme in ("pseudo", "mlhs"):
             return self._by_person(start, stop, count)
@@ -104,7 +106,7 @@ class PersonDraws:
         return np.ascontiguousarray(points.reshape(stop - start, count, self.dimensions).transpose(0, 2, 1))
 
     def _halton(self, start: int, stop: int, count: int) -> np.ndarray:
-        """Consecutive blocks of plain Halton sequences, the first primes in order, (n, k, count)."""
+        """Consecutive blocks of unscrambled Halton sequences in the first k primes, (n, k, count)."""
         primes = _first_primes(self.dimensions)
         points = np.empty((stop - start, self.dimensions, count))
         for k, base in enumerate(primes):
@@ -113,14 +115,14 @@ class PersonDraws:
         return points
 
     def _consecutive(self, first: int, length: int) -> np.ndarray:
-        """Elements of one sequence for everybody, (length, k)."""
+        """Consecutive elements of one sequence for all people, (length, k)."""
         rng = np.random.default_rng(self.seed % 2**63)
         if self.scheme == "sobol":
             engine = qmc.Sobol(self.dimensions, scramble=True, rng=rng)
             if first:
                 points: np.ndarray = engine.fast_forward(first).random(length)
                 return points
-            # scipy warns where a first call does not ask for a power of two.
+            # scipy warns unless the first call draws a power of two.
             points = engine.random(2 ** math.ceil(math.log2(length)))[:length]
             return points
         halton = qmc.Halton(self.dimensions, scramble=True, rng=rng)
@@ -129,7 +131,7 @@ class PersonDraws:
         return points
 
     def _by_person(self, start: int, stop: int, count: int) -> np.ndarray:
-        """Independent points of every person, from seeds of whole groups of people."""
+        """Independent points of every person, with one seed per group of `_PEOPLE_PER_SEED` people."""
         groups = range(start // _PEOPLE_PER_SEED, (stop - 1) // _PEOPLE_PER_SEED + 1)
         points = np.concatenate([self._group(group, count) for group in groups])
         offset = groups[0] * _PEOPLE_PER_SEED
@@ -155,10 +157,10 @@ def _first_primes(count: int) -> list[int]:
 
 
 def _radical_inverses(first: int, length: int, base: int) -> np.ndarray:
-    """Radical inverses of ``length`` whole numbers from ``first``, equal to scipy's to rounding.
+    """Radical inverses of ``length`` integers from ``first``, equal to scipy's up to rounding.
 
-    The inverses of the low digits repeat, so a table of them and one sum an element do: a tenth of the time of
-    `scipy.stats.qmc.Halton`, whose draws were a seventh of a whole fit.
+    The inverses of the low digits repeat, so an element takes one table look-up and one sum: a tenth of the time of
+    `scipy.stats.qmc.Halton`, which was a seventh of the time of a whole fit.
     """
     block = base
     while block < _TABLE:
@@ -171,7 +173,7 @@ def _radical_inverses(first: int, length: int, base: int) -> np.ndarray:
 
 
 def _invert(numbers: np.ndarray, base: int) -> np.ndarray:
-    """Radical inverse of every number, digit by digit."""
+    """Radical inverses of numbers, digit by digit."""
     result, factor = np.zeros(len(numbers)), 1.0
     while numbers.any():
         numbers, digit = np.divmod(numbers, base)
