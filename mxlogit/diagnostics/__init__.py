@@ -1,1 +1,1 @@
-"""Diagnostics of weighted draws and of Markov chains."""
+"""Diagnostics of importance weights and of Markov chains."""

@@ -1,7 +1,7 @@
-r"""Mixing of Markov chains: rank-normalised split R-hat, bulk and tail effective sample sizes, Monte Carlo errors.
+r"""Convergence diagnostics of Markov chains: R-hat, bulk and tail effective sample sizes, Monte Carlo errors.
 
-Definitions of Vehtari, Gelman, Simpson, Carpenter and Buerkner (2021, Bayesian Analysis 16), with Geyer's initial
-monotone sequence (1992, Statistical Science 7), as Stan and arviz compute them.
+R-hat is rank-normalised and split, as defined by Vehtari, Gelman, Simpson, Carpenter and Buerkner (2021, Bayesian
+Analysis 16); effective sizes use Geyer's initial monotone sequence (1992, Statistical Science 7), as in Stan and arviz.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def _check(samples: Tensor) -> None:
 
 
 def _split(samples: Tensor) -> Tensor:
-    """Halves of chains as chains: (2 c, s // 2, D); the middle sample of an odd number is left out."""
+    """Split chains into halves (2 c, s // 2, D); the middle sample of an odd number is dropped."""
     half = samples.shape[1] // 2
     return torch.cat([samples[:, :half], samples[:, -half:]])
 
@@ -41,7 +41,7 @@ def _normal_scores(samples: Tensor) -> Tensor:
 
 
 def _potential_reduction(samples: Tensor) -> Tensor:
-    """The R-hat of chains as they are, (D,)."""
+    """Potential scale reduction (D,) of chains, neither split nor rank-normalised."""
     draws = samples.shape[1]
     within = samples.var(1).mean(0)
     between = samples.mean(1).var(0)
@@ -49,21 +49,22 @@ def _potential_reduction(samples: Tensor) -> Tensor:
 
 
 def rhat(samples: Tensor) -> Tensor:
-    """Rank-normalised split R-hat: the larger of that of values and that of distances to the median.
+    """Rank-normalised split R-hat: the larger of the values for samples and for distances to the median.
 
     Parameters
     ----------
     samples : Tensor, shape (chains, draws, D)
+        Samples of D quantities.
 
     Returns
     -------
     Tensor, shape (D,)
-        nan for a quantity that never changes.
+        R-hat; nan for a quantity that is constant.
 
     Raises
     ------
     SpecificationError
-        With one chain, or fewer than four samples of each.
+        If there is one chain, or fewer than four samples per chain.
     """
     _check(samples)
     split = _split(samples.double())
@@ -72,12 +73,12 @@ def rhat(samples: Tensor) -> Tensor:
 
 
 def _median(samples: Tensor) -> Tensor:
-    """Median (D,) over all chains, between the middle two of an even number."""
+    """Median (D,) over all chains."""
     return torch.quantile(samples.reshape(-1, samples.shape[-1]), 0.5, dim=0)
 
 
 def _autocovariance(samples: Tensor) -> Tensor:
-    """Autocovariances (chains, lags, D), normalised by the number of samples, by fast Fourier transform."""
+    """Autocovariances (chains, lags, D) by fast Fourier transform, divided by the number of samples."""
     draws = samples.shape[1]
     centred = samples - samples.mean(1, keepdim=True)
     size = 2 ** math.ceil(math.log2(2 * draws))
@@ -86,7 +87,7 @@ def _autocovariance(samples: Tensor) -> Tensor:
 
 
 def _effective_size(samples: Tensor) -> Tensor:
-    """Effective sample sizes (D,) of chains as they are."""
+    """Effective sample sizes (D,) of the means of chains, neither split nor rank-normalised."""
     chains, draws, size = samples.shape
     covariance = _autocovariance(samples)
     mean_variance = covariance[:, 0].mean(0) * draws / (draws - 1)
@@ -102,7 +103,7 @@ def _effective_size(samples: Tensor) -> Tensor:
 
 
 def _sum_pairs(rho: list[float], count: int) -> float:
-    """Effective size from autocorrelations: Geyer's initial positive and monotone sequence of pairs."""
+    """Effective size from autocorrelations, by Geyer's initial positive and monotone sequence of pairs."""
     if not all(map(math.isfinite, rho[:2])):
         return math.nan
     draws, kept = len(rho), [rho[0], rho[1]]
@@ -113,7 +114,7 @@ def _sum_pairs(rho: list[float], count: int) -> float:
         kept += [even, odd] if pair >= 0.0 else [0.0, 0.0]
         lag += 2
     last = max(lag - 2, 0)
-    # Improves on antithetic chains: a first even term may stay although its pair is negative.
+    # A positive first term of a negative pair is kept, which improves the estimate for antithetic chains.
     tail = rho[last + 1] if last + 1 < draws and rho[last + 1] > 0.0 else 0.0
     for i in range(1, last - 1, 2):
         if kept[i + 1] + kept[i + 2] > kept[i - 1] + kept[i]:
@@ -123,13 +124,13 @@ def _sum_pairs(rho: list[float], count: int) -> float:
 
 
 def ess_bulk(samples: Tensor) -> Tensor:
-    """Effective sample size (D,) of means: of rank-normalised split chains (chains, draws, D)."""
+    """Bulk effective sample size (D,): for means of rank-normalised split chains (chains, draws, D)."""
     _check(samples)
     return _effective_size(_normal_scores(_split(samples.double())))
 
 
 def ess_tail(samples: Tensor) -> Tensor:
-    """Effective sample size (D,) of the 5 % and 95 % quantiles, the smaller one."""
+    """Tail effective sample size (D,): the smaller one of the 5 % and 95 % quantiles."""
     _check(samples)
     values = samples.double()
     ends = torch.quantile(values.reshape(-1, values.shape[-1]), torch.tensor([0.05, 0.95]).to(values), dim=0)

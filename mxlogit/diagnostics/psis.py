@@ -1,4 +1,4 @@
-"""Pareto smoothed importance sampling: the shape of the tail of weights, and weights with a smooth tail."""
+"""Pareto smoothed importance sampling: tail shape of importance weights, and smoothed weights."""
 
 from __future__ import annotations
 
@@ -7,24 +7,26 @@ import math
 import torch
 from torch import Tensor
 
+# Fewest weights in the tail for a generalised Pareto to be fitted.
 _SHORTEST_TAIL = 5
 
 
 def pareto_k(log_weights: Tensor) -> Tensor:
-    """Shape of the generalised Pareto tail of importance weights.
+    """Shape k of the generalised Pareto tail of importance weights.
 
-    Below 0.5 the weights have finite variance, up to 0.7 the estimate is usable, above it is not
+    Below 0.5 the weights have finite variance; up to 0.7 importance sampling estimates are reliable, above not
     (Vehtari, Simpson, Gelman, Yao and Gabry 2024, Journal of Machine Learning Research 25; fitted after
     Zhang and Stephens 2009, Technometrics 51).
 
     Parameters
     ----------
     log_weights : Tensor, shape (*n, s)
+        Log weights, up to a constant.
 
     Returns
     -------
     Tensor, shape (*n,)
-        Minus infinity where all weights are equal or there are too few draws for a tail of five.
+        Shapes; minus infinity if all weights are equal or there are too few draws for a tail of five.
     """
     tail = _tail_size(log_weights.shape[-1])
     if tail < _SHORTEST_TAIL:
@@ -39,12 +41,13 @@ def pareto_smoothed(log_weights: Tensor) -> tuple[Tensor, Tensor]:
     Parameters
     ----------
     log_weights : Tensor, shape (*n, s)
+        Log weights, up to a constant.
 
     Returns
     -------
     tuple of Tensor
-        Log weights (*n, s), float64, normalised to sum to one, and the shapes of `pareto_k` (*n,). Too short or flat
-        tails stay as they are.
+        Log weights (*n, s), float64, normalised to sum to one, and the shapes of `pareto_k` (*n,). Tails that are too
+        short or flat are unchanged.
 
     References
     ----------
@@ -58,7 +61,7 @@ def pareto_smoothed(log_weights: Tensor) -> tuple[Tensor, Tensor]:
         shape, scale = _fit_tail(excess)
         place = (torch.arange(tail, dtype=torch.float64, device=ordered.device) + 0.5) / tail
         k = shape[..., None]
-        # The quantile function of a generalised Pareto; its limit at shape zero is exponential.
+        # Quantile function of the generalised Pareto; its limit at shape zero is exponential.
         steep = torch.expm1(-k * torch.log1p(-place)) / k
         quantile = torch.where(k.abs() < 1e-8, -torch.log1p(-place), steep) * scale[..., None]
         smooth = ((cutoff + quantile).log().clamp(max=0.0)) + ordered[..., -1:]
@@ -73,13 +76,13 @@ def _tail_size(count: int) -> int:
 
 
 def _tail_excess(ordered: Tensor, tail: int) -> tuple[Tensor, Tensor]:
-    """Weights relative to the largest: the cutoff (*n, 1) and what exceeds it (*n, tail)."""
+    """Cutoff (*n, 1) and excesses over it (*n, tail) of weights relative to the largest."""
     scaled = (ordered[..., -tail - 1 :] - ordered[..., -1:]).exp()
     return scaled[..., :1], scaled[..., 1:] - scaled[..., :1]
 
 
 def _fit_tail(excess: Tensor) -> tuple[Tensor, Tensor]:
-    """Shape and scale (*n,) of the tail; minus infinity where all weights are equal."""
+    """Shape and scale (*n,) of the tail; the shape is minus infinity if all weights are equal."""
     shape, scale = _fit_generalised_pareto(excess.clamp(min=1e-300))
     flat = excess[..., -1] <= 1e-12
     return torch.where(flat, torch.full_like(shape, -math.inf), shape), scale
@@ -97,5 +100,5 @@ def _fit_generalised_pareto(excess: Tensor) -> tuple[Tensor, Tensor]:
     weight = profile.softmax(-1)
     best = (inverse_scale * weight).sum(-1)
     fitted = torch.log1p(-best[..., None] * excess).mean(-1)
-    # A weak prior centred at one half steadies short tails.
+    # A weak prior centred at one half, with the weight of ten observations, stabilises short tails.
     return (fitted * count + 0.5 * 10.0) / (count + 10.0), -fitted / best
