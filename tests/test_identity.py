@@ -171,7 +171,7 @@ def test_different_people_with_labels_of_their_own_take_part_without_a_word():
     # Whoever gives people other labels says that they are others, which may be a mistake where all choose the same.
     counts, said = share(make_data(seed=1), labelled(make_data(seed=1), 100))
     assert counts == [23, 23]
-    assert "23 decision makers of a process have the very choices of others" in str(said[0])
+    assert "23 decision makers of a process have the very choices of decision makers" in str(said[0])
 
 
 @pytest.mark.parametrize(

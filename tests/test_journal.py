@@ -157,7 +157,7 @@ def test_a_checkpoint_of_another_version_is_refused(data, interrupted, monkeypat
 
 def test_a_checkpoint_that_does_not_say_whose_it_is_is_refused(data, interrupted):
     save_file({"x": torch.zeros(1)}, interrupted, {"identity": "300 people, 28 parameters, seed 1"})
-    with pytest.raises(SpecificationError, match="does not say which fit it belongs to"):
+    with pytest.raises(SpecificationError, match="has no identity of a fit"):
         estimator(interrupted).fit(data)
 
 

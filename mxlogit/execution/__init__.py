@@ -1,1 +1,1 @@
-"""Places of decision makers (memory, shards, processes), and checkpoints that survive when a fit is killed."""
+"""Access to decision makers in memory, on disk and across processes, and checkpoints of interrupted fits."""

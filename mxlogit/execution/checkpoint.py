@@ -1,7 +1,7 @@
-"""The passes of a fit on disk, so that one that was killed goes on from its last pass.
+"""Journal of the passes of a fit on disk, from which an interrupted fit resumes.
 
-A fit is a deterministic function of its passes over the people. A journal keeps what every pass returned; a fit that
-is started again gets those results back without computing them, and so comes to where the first one was killed.
+A fit is a deterministic function of the results of its passes over the people. A journal stores these results; a fit
+that is repeated reads them back instead of computing them, up to the pass at which the first one was interrupted.
 """
 
 from __future__ import annotations
@@ -21,29 +21,31 @@ from mxlogit.errors import SpecificationError
 from mxlogit.execution.identity import Identity, describe_differences
 from mxlogit.execution.processes import Team
 
+# Relative and absolute tolerance up to which the parameters of a repeated pass equal the stored ones.
 _SAME = 1e-6
 
 
 class Checkpoint:
-    """Tensors and facts in one file, whole or not at all.
+    """File of tensors and text metadata that is replaced atomically.
 
     Parameters
     ----------
     path : Path
+        Path of the file.
     identity : dict of str to str
-        Identity of the fit that writes the file, and that alone may read it (`mxlogit.execution.identity`).
+        Identity of the fit that the file belongs to (`mxlogit.execution.identity`).
     """
 
     def __init__(self, path: Path, identity: Identity) -> None:
         self.path, self.identity = path, identity
 
     def read(self) -> tuple[dict[str, Tensor], dict[str, str]] | None:
-        """What was written last; None where there is no file.
+        """Read the tensors and metadata; None if there is no file.
 
         Raises
         ------
         SpecificationError
-            If the file cannot be read, belongs to another fit, or could not be written.
+            If the file cannot be read, belongs to another fit, or is not writable.
         """
         try:
             if not self.path.exists():
@@ -70,48 +72,50 @@ class Checkpoint:
         try:
             differences = describe_differences(dict(json.loads(words)), self.identity)
         except (ValueError, TypeError):
-            raise self.refuse("does not say which fit it belongs to: another version wrote it") from None
+            raise self.refuse("has no identity of a fit: another version wrote it") from None
         if differences:
             raise self.refuse(f"belongs to another fit: {differences}")
 
     def write(self, tensors: dict[str, Tensor], facts: dict[str, str]) -> None:
-        """Replace the file."""
+        """Replace the file atomically."""
         part = self.path.with_name(self.path.name + ".partial")
         part.parent.mkdir(parents=True, exist_ok=True)
         save_file(tensors, part, {**facts, "identity": json.dumps(self.identity)})
         os.replace(part, self.path)
 
     def delete(self) -> None:
-        """Remove the file."""
+        """Delete the file, if it exists."""
         self.path.unlink(missing_ok=True)
 
     def refuse(self, what: str) -> SpecificationError:
-        """Return the error that says why the file is of no use."""
+        """Build the error for a file that cannot be used."""
         return SpecificationError(
             f"the checkpoint {str(self.path)!r} {what}. Delete it, give another path, or repeat the call that wrote it."
         )
 
 
 class Keeper(Protocol):
-    """Who makes passes, and what it carries from one to the next."""
+    """State that a pass updates in place (the modes that start the next one), stored with its result."""
 
     modes: Tensor
 
 
 class Journal:
-    """No journal: every pass is computed."""
+    """Journal that stores nothing: every pass is computed."""
 
     def run(self, name: str, at: Tensor, keeper: Keeper, compute: Callable[[], Sequence[Tensor]]) -> list[Tensor]:
-        """Return what the pass ``name`` at the parameters ``at`` (D,) returns.
+        """Return the results of a pass.
 
         Parameters
         ----------
         name : str
-            Which pass, over whom; the keeper's modes are kept under its first word.
-        at : Tensor
+            Name of the pass and its people; the keeper's modes are stored under its first word.
+        at : Tensor, shape (D,)
+            Parameters at which the pass is made.
         keeper : Keeper
-            Has the same modes after a pass that is remembered as after one that is computed.
+            State of the pass; a stored pass sets the same modes as a computed one.
         compute : callable
+            Function that computes the results.
 
         Returns
         -------
@@ -120,22 +124,23 @@ class Journal:
         return list(compute())
 
     def pause(self) -> None:
-        """Remember no further passes, and keep those that are: what follows is not what the whole fit would do."""
+        """Store no further passes but keep the stored ones, since the uninterrupted fit would proceed differently."""
 
     def finish(self) -> None:
-        """Forget all passes: the fit is done."""
+        """Discard all passes, since the fit is complete."""
 
 
 class FileJournal(Journal):
-    """A journal in a file, written anew after every pass (whole or not at all).
+    """Journal in a file that is replaced atomically after every pass.
 
     Parameters
     ----------
     path : str or Path
+        Path of the file; with several processes each has its own, with a suffix.
     identity : dict of str to str
         Identity of the fit.
     team : Team
-        Every process has a file of its own; all go on from the last pass that each of them has.
+        Processes of the fit; all resume from the last pass that every one has stored.
 
     Raises
     ------
@@ -153,7 +158,7 @@ class FileJournal(Journal):
         self._next, self._paused = 0, False
 
     def run(self, name: str, at: Tensor, keeper: Keeper, compute: Callable[[], Sequence[Tensor]]) -> list[Tensor]:
-        """Return what the pass returned the last time, or compute it and write it down."""
+        """Return the stored results of the pass, or compute and store them."""
         if self._paused:
             return list(compute())
         place, self._next = self._next, self._next + 1
@@ -171,11 +176,11 @@ class FileJournal(Journal):
         return results
 
     def pause(self) -> None:
-        """Leave the file as it is."""
+        """Keep the file unchanged from now on."""
         self._paused = True
 
     def finish(self) -> None:
-        """Delete the file, unless it is left for the fit to go on from."""
+        """Delete the file, unless the journal was paused for a later resumption."""
         if not self._paused:
             self._file.delete()
 
@@ -188,7 +193,7 @@ class FileJournal(Journal):
         if not same or self._names[place] != name:
             raise self._file.refuse(
                 f"cannot be resumed: its pass {place + 1} ({self._names[place]}) is not the one that this fit makes, "
-                "perhaps since it comes from another machine or other versions of libraries"
+                "perhaps because it comes from another machine or other versions of libraries"
             )
 
     def _read(self) -> None:

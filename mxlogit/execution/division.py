@@ -1,4 +1,4 @@
-"""Division of decision makers among the processes of a fit, found from their choices."""
+"""Division of decision makers among the processes of a fit, determined by comparing their data."""
 
 from __future__ import annotations
 
@@ -17,26 +17,30 @@ from mxlogit.execution.identity import digest_people
 from mxlogit.execution.processes import Team
 from mxlogit.model.differences import difference_panels
 
+# People whose data are hashed at a time, which bounds memory.
 _PEOPLE_AT_ONCE = 4_096
-# Share of a process's people whose choices another process has as well, above which they are the same people.
+# Share of a process's people with the same choices in another process, above which they are taken for the same people.
 _SAME_PEOPLE = 0.5
-# How many times as many people must be alike as chance makes alike within processes: for the noise of few.
+# Ratio of the number of people with equal choices across processes to the number expected by chance (from equal choices
+# within processes) above which the excess is not sampling noise.
 _BEYOND_CHANCE = 2
 
 
 def share_people(data: ChoiceData | PackedChoices, team: Team, dtype: torch.dtype) -> ChoiceData | PackedChoices:
-    """Return the decision makers of this process: its part of data that all processes have, or its own.
+    """Return the decision makers of this process: a part of data common to all processes, or its own data.
 
-    Processes have the same data where labels and choices of all decision makers are the same, in the same order. Else
-    everybody of every process takes part: decision makers with one label in two processes are two people if their
-    choices differ.
+    Data are common if labels and choices of all decision makers are equal in all processes, in the same order. Else
+    the fit uses the decision makers of all processes; those with the same label in two processes are different people
+    if their choices differ.
 
     Parameters
     ----------
     data : ChoiceData or PackedChoices
+        Choices given to this process.
     team : Team
+        Processes of the fit.
     dtype : torch.dtype
-        Floating point type of the fit: attributes are compared as it sees them.
+        Floating point type of the fit, to which attributes are rounded before comparison.
 
     Returns
     -------
@@ -45,18 +49,18 @@ def share_people(data: ChoiceData | PackedChoices, team: Team, dtype: torch.dtyp
     Raises
     ------
     ChoiceDataError
-        If processes have some decision makers in common but not all, the same data in different packs, or other
+        If processes share some but not all decision makers, have the same data in different packs, or differ in
         attributes or alternatives.
     """
     if team.size == 1:
         return data
     _check_columns(data, team)
-    # The files of a pack have checksums, and need not be read to be compared.
+    # Packs are compared by the checksums of their files, without reading the files.
     packs = set(team.gather(data.digest if isinstance(data, PackedChoices) else None))
     if len(packs) == 1 and None not in packs:
         return _split(data, team)
     people = _Labelled(data.decision_makers.astype(np.str_), _digest_each(data, dtype))
-    # Digests of a million people are many bytes: they travel only where one does not tell that all are the same.
+    # Digests of all people are exchanged only if the digest of the whole differs.
     if len(set(team.gather(people.digest()))) == 1:
         if len(packs) > 1:
             raise ChoiceDataError(
@@ -69,8 +73,8 @@ def share_people(data: ChoiceData | PackedChoices, team: Team, dtype: torch.dtyp
     relabelled = count_relabelled([part.contents for part in everybody])
     if relabelled and not ambiguous and team.rank == 0:
         warnings.warn(
-            f"{relabelled} decision makers of a process have the very choices of others in another process, under "
-            "labels of their own: they are taken for different people and count as often. If they are the same, give "
+            f"{relabelled} decision makers of a process have the very choices of decision makers of another process, "
+            "but other labels: they are taken for different people and all counted. If they are the same people, give "
             "every process the same labels.",
             ChoiceDataWarning,
             stacklevel=4,
@@ -78,7 +82,7 @@ def share_people(data: ChoiceData | PackedChoices, team: Team, dtype: torch.dtyp
     if ambiguous and team.rank == 0:
         warnings.warn(
             f"{ambiguous} labels of decision makers are in the data of several processes, with other choices in each: "
-            "they are taken for different people. Give every decision maker a label of its own; if they are the same "
+            "they are taken for different people. Give every decision maker a unique label; if they are the same "
             "people, give all choices of each to one process.",
             ChoiceDataWarning,
             stacklevel=4,
@@ -88,7 +92,7 @@ def share_people(data: ChoiceData | PackedChoices, team: Team, dtype: torch.dtyp
 
 @dataclass(frozen=True)
 class _Labelled:
-    """Labels (n,) of the people of a process and digests of their data."""
+    """Labels (n,) of the people of a process, and digests of their data."""
 
     labels: np.ndarray
     contents: list[bytes]
@@ -100,17 +104,17 @@ class _Labelled:
 
 
 def count_ambiguous(labels: Sequence[np.ndarray], contents: Sequence[Sequence[bytes]]) -> int:
-    """Count the labels that different people of several processes have.
+    """Count the labels that are used for different people in several processes.
 
-    Labels identify people unless one of them has different choices in two processes; choices then do, unless people of
-    one process are as often alike (few alternatives, few situations).
+    Labels identify people unless one of them has different choices in two processes. Then choices identify them, unless
+    equal choices are as frequent within processes (few alternatives, few situations).
 
     Parameters
     ----------
     labels : sequence of ndarray, shape (n,)
         Labels of the people of every process.
     contents : sequence of sequence of bytes, length n
-        Digests of their data.
+        Digests of the data of the people of every process.
 
     Returns
     -------
@@ -119,7 +123,7 @@ def count_ambiguous(labels: Sequence[np.ndarray], contents: Sequence[Sequence[by
     Raises
     ------
     ChoiceDataError
-        If processes have some people in common.
+        If processes share some of their people.
     """
     parts = zip(labels, contents, strict=True)
     people = pd.concat([pd.DataFrame({"label": a, "content": b, "process": i}) for i, (a, b) in enumerate(parts)])
@@ -138,9 +142,9 @@ def count_ambiguous(labels: Sequence[np.ndarray], contents: Sequence[Sequence[by
 
 
 def _alike_elsewhere(people: pd.DataFrame) -> tuple[pd.Series, int]:
-    """Which people have the choices of somebody in another process, and how many would by chance.
+    """Mask of the people whose choices also occur in another process, and their expected number by chance.
 
-    People of one process who are alike (few alternatives, few situations) tell chance.
+    The expected number is estimated from equal choices within processes (few alternatives, few situations).
     """
     alike = people.groupby("content")["process"].transform("nunique") > 1
     others = people["process"].nunique() - 1
@@ -148,7 +152,7 @@ def _alike_elsewhere(people: pd.DataFrame) -> tuple[pd.Series, int]:
 
 
 def count_relabelled(contents: Sequence[Sequence[bytes]]) -> int:
-    """Count the people of a process whose choices another process has, where these are most of its people."""
+    """Count the people of a process whose choices also occur in another process; 0 unless they are the majority."""
     people = pd.concat([pd.DataFrame({"content": b, "process": i}) for i, b in enumerate(contents)])
     alike, by_chance = _alike_elsewhere(people)
     share = alike.groupby(people["process"]).mean()
@@ -161,7 +165,7 @@ def _overlap(common: Sequence[str]) -> ChoiceDataError:
     return ChoiceDataError(
         f"{len(common)} decision makers are in the data of several processes (first: {common[:5]}), with the "
         "same choices, but these data are not the same: give every process the same data in the same order, or "
-        "different people. Different people who happen to choose alike need labels of their own."
+        "different people. Different people with the same choices need unique labels."
     )
 
 

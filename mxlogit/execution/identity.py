@@ -1,7 +1,7 @@
 """Identity of a fit: the data, model and settings that a file on disk belongs to.
 
-A file that a fit resumes from holds the identity of the fit that wrote it, and is refused by every other. This module
-is the only place where data are hashed; it knows neither files nor engines.
+A file from which a fit resumes holds the identity of the fit that wrote it and is rejected by any other fit. This
+module is the only one that hashes data; it depends on neither files nor engines.
 """
 
 from __future__ import annotations
@@ -20,33 +20,36 @@ from mxlogit.execution.processes import Team
 from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.panels import Panels
 
-# Facts of a fit by name, in words that are equal for equal fits.
+# Properties of a fit by name, as text that is equal for equal fits.
 Identity = dict[str, str]
 
+# People whose data are hashed at a time, which bounds memory.
 _PEOPLE_AT_ONCE = 4_096
-# Longest value that a message repeats, in characters.
+# Length of the longest value repeated in a message, in characters.
 _READABLE = 70
+# Hexadecimal digits of the digest of a data set.
 _DIGITS = 16
 
 
 def digest_people(panels: PanelSource) -> list[bytes]:
-    """Compute a digest of each person's data, in order (SHA-256, 32 bytes each).
+    """Compute a digest of each person's data (SHA-256, 32 bytes each).
 
     Parameters
     ----------
     panels : PanelSource
+        Choices of n people.
 
     Returns
     -------
     list of bytes, length n
         Digests of the differences of available alternatives by situation, the number of situations and the weight.
-        Padding, chunks and the device do not matter; the floating point type does.
+        They do not depend on padding, chunks or device, but on the floating point type.
     """
     return [digest for _, panel in panels.chunks(_PEOPLE_AT_ONCE) for digest in _digest_chunk(panel)]
 
 
 def _digest_chunk(panel: Panels) -> Iterator[bytes]:
-    # Situations without another alternative look like padding, and say as little of tastes.
+    # Situations with a single alternative are indistinguishable from padding and equally uninformative.
     opened = panel.open_rows()
     rows, lengths = opened.values.cpu().contiguous().numpy(), opened.sizes.cpu().numpy()
     facts = torch.stack([panel.weights.double(), panel.n_situations.double()], 1).cpu().numpy()
@@ -61,7 +64,7 @@ def _digest_chunk(panel: Panels) -> Iterator[bytes]:
 
 
 def digest_data(people: People) -> str:
-    """Compute one digest of the data of all processes; the order of people matters."""
+    """Compute one digest of the data of all processes, which depends on the order of people."""
     own = hashlib.sha256(b"".join(digest_people(people.panels))).digest()
     return hashlib.sha256(b"".join(people.team.gather(own))).hexdigest()[:_DIGITS]
 
@@ -69,17 +72,20 @@ def digest_data(people: People) -> str:
 def identify_fit(
     model: PanelModel, people: People, settings: object, seed: int, *, engine: str, without: Sequence[str]
 ) -> Identity:
-    """Return the facts that make a fit what it is.
+    """Return the identity of a fit.
 
     Parameters
     ----------
     model : PanelModel
+        Mixed logit model.
     people : People
+        Decision makers of all processes.
     settings : object
         Settings of the engine.
     seed : int
+        Seed of the fit.
     engine : str
-        Its name: settings may come from a class derived from its own.
+        Name of the engine, which the class of ``settings`` need not have.
     without : sequence of str
         Settings that may change between a fit and its resumption.
 
@@ -101,7 +107,7 @@ def identify_fit(
 
 
 def identify_model(model: PanelModel) -> Identity:
-    """Return coefficients in order, families, correlated pairs, the scale column and priors of a model."""
+    """Return coefficients, families, correlated pairs, the scale column and priors of a model."""
     space, mixing, prior = model.space, model.mixing, model.prior
     names = [*space.fixed, *space.random]
     families = [family.name for family in mixing.families]
@@ -112,13 +118,13 @@ def identify_model(model: PanelModel) -> Identity:
         "random": ", ".join(f"{name} {family}" for name, family in zip(space.random, families, strict=True)) or "none",
         "correlated": ", ".join(f"{space.random[a]}:{space.random[b]}" for a, b in space.pairs) or "none",
         "scale": "none" if place is None else names[place],
-        # Six digits: sums of squares that priors in standardised units rest on depend on the order of summation.
+        # Six digits: the scales of standardised attributes depend on the order of summation in the last digits.
         "priors": " ".join(f"{number:.6g}" for number in (*numbers, prior.concentration)),
     }
 
 
 def describe_settings(settings: Any, without: Sequence[str] = (), prefix: str = "") -> Identity:
-    """Return the class and all values of a settings object by name, defaults included."""
+    """Return the class of a settings object and all its values by name, defaults included."""
     if not hasattr(settings, "get_params"):
         return {f"{prefix}settings": repr(settings)}
     found = {f"{prefix}method": type(settings).__name__}
@@ -132,17 +138,17 @@ def describe_settings(settings: Any, without: Sequence[str] = (), prefix: str = 
     return found
 
 
-# Settings that say where work is kept and how long it may take: processes may have their own.
+# Settings that do not affect results (where work is stored, how long it may take) and may differ between processes.
 WITHOUT_EFFECT = ("checkpoint", "max_seconds")
 
 
 def agree_on(team: Team, asked: Identity) -> None:
-    """Raise in all processes unless all are asked for the same fit.
+    """Check that all processes request the same fit; else all of them raise.
 
     Raises
     ------
     SpecificationError
-        Naming what differs, in which processes.
+        If requests differ; the message names the settings and the processes.
     """
     everybody = team.gather(asked)
     for rank, other in enumerate(everybody):
@@ -155,17 +161,17 @@ def agree_on(team: Team, asked: Identity) -> None:
 
 
 def describe_differences(found: Mapping[str, str], wanted: Mapping[str, str]) -> str:
-    """Name the facts in which two identities differ, with values that can be read.
+    """Describe the differences between two identities; long values are omitted.
 
     Parameters
     ----------
     found, wanted : mapping of str to str
-        Identity of the file, and of the fit that would resume from it.
+        Identity of the file, and identity of the fit that would resume from it.
 
     Returns
     -------
     str
-        Empty where they are the same.
+        Empty if the identities are equal.
     """
     differing = [name for name in {**wanted, **found} if found.get(name) != wanted.get(name)]
     return ", ".join(_describe(name, found.get(name, "none"), wanted.get(name, "none")) for name in differing)

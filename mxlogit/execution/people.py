@@ -1,4 +1,4 @@
-"""Everybody in a fit, wherever their choices are: in memory, in shards on disk, or with other processes."""
+"""Decision makers of a fit, with choices in memory, in shards on disk, or in other processes."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from mxlogit.errors import SpecificationError
 from mxlogit.execution.processes import Team
 from mxlogit.model.panels import PanelDifferences, Panels, RaggedPanels
 
-# Rows of a person of the published simulation study: work limits count people like these.
+# Rows per person of the published simulation study (ten choices of five), the unit in which work limits count people.
 _ROWS_OF_A_PERSON = 40
 
 
 class PanelSource(Protocol):
-    """The people of this process, to be met in order, a chunk at a time (`PanelDifferences`, `StreamedPanels`)."""
+    """Interface of the people of this process, read chunk by chunk (`PanelDifferences`, `StreamedPanels`)."""
 
     @property
     def like(self) -> Tensor:
@@ -29,7 +29,7 @@ class PanelSource(Protocol):
 
     @property
     def n_rows(self) -> int:
-        """Mean number of rows of a person, rounded up: what people cost."""
+        """Mean number of rows per person, rounded up: a measure of computing time."""
         ...
 
     @property
@@ -39,7 +39,7 @@ class PanelSource(Protocol):
 
     @property
     def weights(self) -> Tensor:
-        """Weights (n,)."""
+        """Weights (n,) of the decision makers."""
         ...
 
     def __len__(self) -> int: ...
@@ -49,17 +49,17 @@ class PanelSource(Protocol):
         ...
 
     def take(self, people: Tensor) -> Panels:
-        """Return some people, by an index tensor, in memory."""
+        """Return the panels of a subset of people, given by an index tensor, in memory."""
         ...
 
 
 def dense_pieces(panels: PanelSource, people: int) -> Iterator[tuple[slice | Tensor, PanelDifferences]]:
-    """Iterate over dense arrays of about ``people`` people's rows each.
+    """Iterate over dense pieces, with about the rows of ``people`` people of average length each.
 
     Yields
     ------
-    tuple of (place, PanelDifferences)
-        Who they are: consecutive people as a slice, others as an index tensor.
+    tuple of (slice or Tensor, PanelDifferences)
+        Indices of the people (a slice if they are consecutive), and their panels.
     """
     for window, part in panels.chunks(people):
         for group, piece in part.pieces(people * max(1, panels.n_rows), people):
@@ -67,32 +67,33 @@ def dense_pieces(panels: PanelSource, people: int) -> Iterator[tuple[slice | Ten
 
 
 def places_inside(start: int, group: slice | Tensor) -> slice | Tensor:
-    """Places of a group whose own places are counted from ``start``."""
+    """Convert indices of a group relative to ``start`` to absolute ones."""
     return slice(start + group.start, start + group.stop) if isinstance(group, slice) else start + group
 
 
 def on_processor(place: slice | Tensor) -> slice | Tensor:
-    """Places as they are, but an index tensor in the processor's memory."""
+    """Return indices on the CPU; slices are unchanged."""
     return place if isinstance(place, slice) else place.cpu()
 
 
 @dataclass(frozen=True)
 class People:
-    """Everybody, of whom this process holds a share.
+    """Decision makers of all processes, of whom this process holds a share.
 
     Attributes
     ----------
     panels : PanelSource
-        The share of this process.
+        Panels of the people of this process.
     first : int
-        Place of its first person among everybody.
+        Global index (over all processes) of the first person of this process.
     count : int
         Number of people of all processes.
     weight : float
-        Sum of the weights of all.
+        Sum of the weights of all people.
     team : Team
+        Processes of the fit.
     rows : int
-        About how many rows all of them have.
+        Approximate number of rows of all people.
     """
 
     panels: PanelSource
@@ -104,7 +105,7 @@ class People:
 
     @classmethod
     def gather(cls, panels: PanelSource, team: Team | None = None) -> People:
-        """Count the people of all processes; those of this process alone without a team."""
+        """Combine the people of all processes of a team; without a team, of this process only."""
         team = Team() if team is None else team
         shares = team.gather((len(panels), float(panels.weights.double().sum()), len(panels) * panels.n_rows))
         counts, weights, rows = zip(*shares, strict=True)
@@ -115,7 +116,7 @@ class People:
 
     @property
     def load(self) -> int:
-        """What a pass over these people costs, in people with ten choices of five; no less than their number."""
+        """Cost of a pass, in people with ten choices among five alternatives; at least the number of people."""
         return max(self.count, self.rows // _ROWS_OF_A_PERSON)
 
     @property
@@ -125,32 +126,32 @@ class People:
 
     @cached_property
     def counts(self) -> Tensor:
-        """Numbers of rows and of choice situations of each person of this process, (2, n), float64; read once."""
+        """Numbers of rows and of choice situations of each person of this process, (2, n), float64; cached."""
         whole = max(1, len(self.panels))
         parts = [torch.stack([panel.n_rows_each, panel.n_situations]) for _, panel in self.panels.chunks(whole)]
         return torch.cat(parts, 1).double().cpu() if parts else torch.zeros(2, 0, dtype=torch.float64)
 
     def total(self, numbers: Tensor) -> float:
-        """Sum over everybody of numbers (n,) of each person of this process."""
+        """Sum numbers (n,) of the people of this process over all people of all processes."""
         (total,) = self.team.total(numbers.sum())
         return float(total)
 
     def here(self, people: Tensor) -> Tensor:
-        """Those of ``people`` (increasing places among everybody) who are of this process, as places in its share."""
+        """Local indices of the decision makers in ``people`` (increasing global indices) that this process holds."""
         places = people - self.first
         return places[(places >= 0) & (places < len(self.panels))]
 
     def draw(self, size: int, key: tuple[int, ...]) -> Tensor:
-        """Places of ``size`` people at random, increasing; the same for all processes."""
+        """Draw increasing global indices of ``size`` people at random; all processes draw the same."""
         return torch.randperm(self.count, generator=make_generator(*key))[:size].sort().values
 
     def own(self) -> Panels:
-        """The people of this process, in memory, for engines that draw mini-batches of them.
+        """Return the panels of this process in memory, for engines that draw mini-batches.
 
         Raises
         ------
         SpecificationError
-            If this process has none.
+            If this process has no people.
         """
         if len(self.panels) == 0:
             raise SpecificationError(f"process {self.team.rank} has no decision makers to draw mini-batches from.")
@@ -159,19 +160,19 @@ class People:
         return self.panels.take(torch.arange(len(self.panels)))
 
     def alone(self) -> Panels:
-        """Everybody, in memory, for engines that need that.
+        """Return the panels of all people in memory, for engines that run in a single process.
 
         Raises
         ------
         SpecificationError
-            If other processes hold some of them.
+            If there are several processes.
         """
         if self.team.size > 1:
             raise SpecificationError("several processes can fit with method='vi' only; run other methods in one.")
         return self.own()
 
     def take(self, people: Tensor) -> People:
-        """Return some people by increasing places among everybody, in memory, spread over processes as they are."""
+        """Return a subset of people, given by increasing global indices, in memory; they stay in their processes."""
         mine = self.here(people)
         panels = self.panels.take(mine.to(self.like.device))
         sums = torch.stack([panels.weights.double().sum().cpu(), torch.tensor(1.0 * len(panels) * panels.n_rows)])

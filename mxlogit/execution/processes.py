@@ -1,8 +1,9 @@
-"""The processes that fit one model together: one alone, or those of torch.distributed's default group.
+"""Processes that fit one model: a single process, or the default group of torch.distributed.
 
-Everything global in a fit is a sum over people, so a process needs its own share of the people and, once a pass,
-the sum of a few numbers over all processes. Messages have one length and begin with a sign of trouble: a process that
-fails takes part in the next exchange of the others, whatever it is, and all of them end with its message.
+All global quantities of a fit are sums over people, so a process needs its own share of the people and, once per pass,
+the sum of a few numbers over all processes. Every all-reduce uses a fixed-size buffer whose first element is an error
+flag: a process that fails joins the next exchange of the others with the flag set, so that all raise its message
+instead of waiting for it.
 """
 
 from __future__ import annotations
@@ -18,24 +19,24 @@ from torch import Tensor, nn
 
 from mxlogit.errors import ProcessError
 
-# Numbers of one message, the sign of trouble included: a pass of up to 88 parameters is one message.
+# Numbers in one message, error flag included: a pass with up to 88 parameters fits into one message.
 _MESSAGE = 8192
 
 
 class Team:
-    """A process alone.
+    """Communicator of a single process: collectives are identities.
 
     Attributes
     ----------
     rank, size : int
-        This process and the number of processes.
+        Rank of this process, and number of processes.
     """
 
     rank = 0
     size = 1
 
     def total(self, *parts: Tensor) -> list[Tensor]:
-        """Sum tensors over all processes; float64, on the CPU, the same bits everywhere."""
+        """Sum tensors over all processes; float64, on the CPU, bitwise equal in all of them."""
         return [part.detach().double().cpu() for part in parts]
 
     def gather(self, item: Any) -> list[Any]:
@@ -43,22 +44,22 @@ class Team:
         return [item]
 
     def spread(self, module: nn.Module) -> nn.Module:
-        """Return a network with the same weights in all processes, whose gradients are means over them."""
+        """Wrap a network such that all processes have the same weights and average their gradients."""
         return module
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Do something that ends for all processes in the same way: nobody waits for one that failed."""
+        """Propagate an exception of any process to all processes."""
         yield
 
 
 class ProcessGroup(Team):
-    """The processes of torch.distributed's default group (gloo, or nccl on GPUs).
+    """Communicator of the default group of torch.distributed (gloo, or nccl on GPUs).
 
     Raises
     ------
     ProcessError
-        From every method, when another process failed or was lost.
+        By every method, if another process has failed or was lost.
     """
 
     def __init__(self) -> None:
@@ -66,7 +67,7 @@ class ProcessGroup(Team):
         self._device = own_gpu() if dist.get_backend() == "nccl" else torch.device("cpu")
 
     def total(self, *parts: Tensor) -> list[Tensor]:
-        """Sum tensors over all processes, in as few messages as they fill."""
+        """Sum tensors over all processes, in as few messages as possible."""
         wide = [part.detach().to(self._device, torch.float64) for part in parts]
         numbers = torch.cat([part.flatten() for part in wide]) if wide else torch.zeros(0)
         room = _MESSAGE - 1
@@ -80,16 +81,16 @@ class ProcessGroup(Team):
         return self._gather(item)
 
     def spread(self, module: nn.Module) -> nn.Module:
-        """Wrap a network for training on all processes."""
+        """Wrap a network in DistributedDataParallel."""
         self.total()
-        # Buffers that are no state are constants; processes with pieces of other shapes run networks more often, and
-        # would wait for each other at every exchange of them.
+        # Buffers outside the state are constants and need not be exchanged. Processes whose pieces differ in shape run
+        # the network a different number of times, and would wait for each other at every exchange of buffers.
         state = module.state_dict().keys() - dict(module.named_parameters()).keys()
         return nn.parallel.DistributedDataParallel(module, broadcast_buffers=bool(state))
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Tell the others of any exception; wait for all at the end."""
+        """Propagate an exception of any process to all processes; synchronise at the end."""
         try:
             yield
             self.total()
@@ -115,7 +116,7 @@ class ProcessGroup(Team):
 
     def _raise(self, troubles: list[str | None]) -> None:
         lines = [f"process {rank} of {self.size}: {text}" for rank, text in enumerate(troubles) if text is not None]
-        raise ProcessError("the fit was given up because another process failed.\n" + "\n".join(lines))
+        raise ProcessError("the fit was aborted because another process failed.\n" + "\n".join(lines))
 
     def _reduce(self, message: Tensor) -> None:
         try:
@@ -136,13 +137,13 @@ class ProcessGroup(Team):
 
 
 def own_gpu() -> torch.device:
-    """The GPU of this process: that of its place on this machine under torchrun, else the current one."""
+    """GPU of this process: by its local rank under torchrun, else the current device."""
     place = int(os.environ.get("LOCAL_RANK", torch.cuda.current_device()))
     return torch.device("cuda", place % torch.cuda.device_count())
 
 
 def current_team() -> Team:
-    """The default group of torch.distributed where there is one of at least two processes, else this process alone."""
+    """Return the default group of torch.distributed if it has at least two processes, else a single process."""
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         return ProcessGroup()
     return Team()

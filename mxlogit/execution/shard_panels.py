@@ -1,4 +1,4 @@
-"""People whose choices are packed on disk, met shard by shard, the next one prepared while the last is used."""
+"""Panels of packed choices, read shard by shard; the next shard is prepared while the current one is used."""
 
 from __future__ import annotations
 
@@ -16,15 +16,18 @@ from mxlogit.model.panels import Panels
 
 
 class StreamedPanels:
-    """The people of a pack as a `PanelSource`: memory holds two shards at a time.
+    """People of a pack as a `PanelSource`, with two shards in memory at a time.
 
     Parameters
     ----------
     packed : PackedChoices
+        Choices on disk.
     names : sequence of str
         Attributes to use, fixed coefficients first.
     device : torch.device
+        Device of the panels.
     dtype : torch.dtype
+        Floating point type of the panels.
     """
 
     def __init__(self, packed: PackedChoices, names: Sequence[str], device: torch.device, dtype: torch.dtype) -> None:
@@ -34,7 +37,7 @@ class StreamedPanels:
 
     @property
     def n_rows(self) -> int:
-        """Mean number of rows of a person, rounded up."""
+        """Mean number of rows per person, rounded up."""
         rows = sum(shard.rows - shard.situations for shard in self.packed.shards)
         return -(-rows // max(1, len(self)))
 
@@ -47,7 +50,7 @@ class StreamedPanels:
         return self.packed.n_decision_makers
 
     def chunks(self, size: int) -> Iterator[tuple[slice, Panels]]:
-        """Iterate over consecutive people of one shard after the other, at most ``size`` at a time."""
+        """Iterate over consecutive people within shards, at most ``size`` at a time."""
         places = self.packed.first_places
         with ThreadPoolExecutor(1) as reader:
             ahead = reader.submit(self._read, 0) if self.packed.shards else None
@@ -59,7 +62,7 @@ class StreamedPanels:
                     yield slice(first + part.start, first + part.stop), chunk
 
     def take(self, people: Tensor) -> Panels:
-        """Return some people, by an index tensor of increasing places, in memory."""
+        """Return the panels of a subset of people, given by increasing indices, in memory."""
         places = torch.tensor(self.packed.first_places)
         wanted, parts = people.cpu(), []
         for shard in range(len(self.packed.shards)):
