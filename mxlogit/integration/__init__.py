@@ -1,1 +1,1 @@
-"""Tastes integrated out: by importance sampling around modes, or by simulation; and their posteriors."""
+"""Integrals over tastes, by importance sampling around modes or by simulation, and posteriors of tastes."""

@@ -1,7 +1,7 @@
-r"""log P(y | alpha, b) around one value of the fixed coefficients, at given tastes b.
+r"""Taylor expansion of log P(y | alpha, b) in the fixed coefficients alpha, at given tastes b.
 
-To second order for every draw of tastes, and what that leaves, exactly, at one taste per person: it hardly depends on
-the draw.
+The expansion is of second order at every draw of tastes. Its remainder varies little over the draws, so it is computed
+exactly at one taste vector per person.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def index_pairs(size: int) -> tuple[Tensor, Tensor]:
 
 
 def fixed_units(tastes: Tensor, population: Population, mixing: Mixing) -> Tensor:
-    """What fixed coefficients are multiplied by in the utility, (n, 1, s): one, or minus the random scale column."""
+    """Factor of the fixed coefficients in the utility, (n, 1, s): one, or minus the random scale of a WTP model."""
     if mixing.scale_position is None:
         return torch.ones_like(tastes[:, :1])
     return -tastes[:, mixing.scale_position - len(population.fixed), None]
@@ -42,16 +42,16 @@ class FixedDerivatives:
 def fixed_derivatives(
     tastes: Tensor, population: Population, panel: PanelDifferences, mixing: Mixing
 ) -> FixedDerivatives:
-    """Differentiate at tastes (n, k, s) of everybody.
+    """Derivatives of log P with respect to the fixed coefficients, at s taste vectors of each person.
 
     Parameters
     ----------
     tastes : Tensor, shape (n, k, s)
     population : Population
-        In the dtype of the panel; of it the fixed coefficients.
+        Population parameters in the dtype of the panel; only the fixed coefficients are used.
     panel : PanelDifferences
     mixing : Mixing
-        Whose scale column, if there is one, is random.
+        Mixing distributions; the scale coefficient, if there is one, must be random.
     """
     f = len(population.fixed)
     odds = compute_odds(drawn_utility(tastes, population, panel, mixing), panel)
@@ -66,7 +66,7 @@ def fixed_derivatives(
 
 
 class Remainder:
-    """What the second-order expansion at one taste per person leaves.
+    """Remainder of the second-order expansion at one taste vector per person.
 
     Parameters
     ----------
@@ -86,20 +86,20 @@ class Remainder:
         self._log_prob = compute_odds(self._utility.clone(), panel).log_prob
 
     def at(self, moves: Tensor, pairs: Tensor) -> Tensor:
-        """Remainders (n, b).
+        """Remainders (n, b) at b values of the fixed coefficients.
 
         Parameters
         ----------
         moves : Tensor, shape (f, b)
-            Of the fixed coefficients.
+            Changes of the fixed coefficients from the expansion point.
         pairs : Tensor, shape (pairs, b)
-            What second derivatives are multiplied by: products of moves, half of squares.
+            Factors of the second derivatives: products of two changes, halved for squares.
         """
         odds = compute_odds(self._moved(moves), self._panel)
         return odds.log_prob - self._log_prob - self._first @ moves - self._second @ pairs
 
     def slope(self, moves: Tensor) -> Tensor:
-        """Gradients (f, b) with respect to moves of the sum of remainders weighted by the people's weights."""
+        """Gradients (f, b) of the weighted sum of remainders over people, with respect to the moves."""
         f, weights = self._values.shape[2], self._panel.weights
         probability = compute_odds(self._moved(moves), self._panel).probabilities()
         weighted = (weights[:, None, None] * self._values).reshape(-1, f)
@@ -110,6 +110,6 @@ class Remainder:
         return slope - (weights @ self._first)[:, None] - hessian @ moves
 
     def _moved(self, moves: Tensor) -> Tensor:
-        """Utility differences (n, r, b)."""
+        """Utility differences (n, r, b) at the moved fixed coefficients."""
         n, r, f = self._values.shape
         return self._utility + (self._values.reshape(n * r, f) @ moves).view(n, r, -1)

@@ -5,10 +5,10 @@ With draws :math:`\xi_s \sim q_n` and weights :math:`w_s \propto P(y_n | \xi_s) 
 .. math:: \log \hat p(y_n | \theta) = \log \tfrac1S \sum_s P(y_n | \xi_s) p(\xi_s) / q_n(\xi_s),
 
 and by Fisher's identity the scores in relative coordinates (`mxlogit.model.parameters`) are
-:math:`E_w[\xi]` and :math:`tril(E_w[\xi\xi'] - I)`. Two corrections keep few draws honest: the known
+:math:`E_w[\xi]` and :math:`tril(E_w[\xi\xi'] - I)`. Two corrections reduce the error of few draws: the known
 moments of q are control variates, and the jackknife over antithetic halves removes the bias of order 1/S
 of the logarithm and of the self-normalised weights (Quenouille 1956, Biometrika 43). Draws are the last
-axis: what is elementwise runs along contiguous memory.
+axis, so that elementwise operations run along contiguous memory.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ class WeightedDraws:
     log_ratio : Tensor, shape (n, s)
         log P(y_n | xi) + log p(xi) - log q_n(xi).
     log_tilt : Tensor, shape (n, s)
-        The same if the target were exactly the normal factor: the control variate of every weighted sum.
+        Log ratio of the normal factor to the proposal: the control variate of every weighted sum.
     near_normal : bool
-        Whether draws are about those of the normal factor. Those of a flow are closer to the target than to it, and
-        then log p(y_n) has less noise without the control variate (electricity, one choice a person: .24 nats against
-        .57); moments still have less with it.
+        Whether the proposal is close to the normal factor. A flow is closer to the target, and the estimate of
+        log p(y_n) then has less noise without the control variate (electricity data, one choice per person: .24 nats
+        against .57); moments have less noise with it all the same.
     """
 
     xi: Tensor
@@ -77,7 +77,7 @@ class WeightedDraws:
 
     @property
     def log_marginal(self) -> Tensor:
-        """Jackknifed, controlled estimate of log p(y_n), shape (n,)."""
+        """Estimate of log p(y_n) with jackknife and control variate, shape (n,)."""
         return self._ratio.log_mean - self._tilt.log_mean if self.near_normal else self._ratio.log_mean
 
     @property
@@ -87,7 +87,7 @@ class WeightedDraws:
 
     @property
     def control_weights(self) -> Tensor:
-        """Signed weights (n, s), summing to one, that a normal target would have on these draws."""
+        """Signed weights (n, s), summing to one, of these draws if the target were the normal factor."""
         return self._tilt.weights
 
     def mean_by_halves(self, values: Tensor) -> tuple[Tensor, Tensor]:
@@ -95,7 +95,7 @@ class WeightedDraws:
         return self._by_halves(values, self._ratio)
 
     def control_mean_by_halves(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        """As `mean_by_halves`, by the weights that a normal target would have."""
+        """Means of `mean_by_halves` under `control_weights`."""
         return self._by_halves(values, self._tilt)
 
     @staticmethod
@@ -114,7 +114,7 @@ class WeightedDraws:
 class DrawnUtility:
     """Draws of a chunk with their log densities (n, s), map (n, k, s) and utility differences (n, r, s).
 
-    ``value`` is None where tastes are the latents; ``near_normal`` is that of `WeightedDraws`.
+    ``value`` is None if the mixing map is the identity; ``near_normal`` is described in `WeightedDraws`.
     """
 
     xi: Tensor
@@ -130,7 +130,7 @@ class DrawnUtility:
 
 
 def _weigh(xi: Tensor, log_prob: Tensor, log_q: Tensor, log_factor: Tensor, *, near_normal: bool) -> WeightedDraws:
-    """Weighted draws of log probabilities (n, s)."""
+    """Weighted draws, given their log probabilities (n, s)."""
     log_prior = log_standard_normal(xi.square().sum(1), xi.shape[1])
     return WeightedDraws(xi, log_prob + log_prior - log_q, log_factor - log_q, near_normal)
 
@@ -151,7 +151,7 @@ def draw_utilities(
 
 
 def _tastes(xi: Tensor, population: Population, mixing: Mixing) -> tuple[Tensor, MapValue | None]:
-    """Tastes (n, k, s) of whitened ones, and their map where they are not the latents."""
+    """Tastes (n, k, s) at whitened tastes, and the value of the mixing map, None if it is the identity."""
     latent = population.location[:, None] + population.scale_tril @ xi
     if mixing.is_identity:
         return latent, None
@@ -160,13 +160,13 @@ def _tastes(xi: Tensor, population: Population, mixing: Mixing) -> tuple[Tensor,
 
 
 def log_joint(xi: Tensor, population: Population, panel: Panels, mixing: Mixing) -> Tensor:
-    """Log P(y_n | xi) + log p(xi), shape (n, s), at whitened tastes (n, k, s) from anywhere."""
+    """Log P(y_n | xi) + log p(xi), shape (n, s), at any whitened tastes (n, k, s)."""
     tastes, _ = _tastes(xi, population, mixing)
     return drawn_log_prob(tastes, population, panel, mixing) + log_standard_normal(xi.square().sum(1), xi.shape[1])
 
 
 def log_density(factor: LocalFactor, xi: Tensor, base: BaseDraws) -> Tensor:
-    """Log density (n, s) at whitened tastes (n, k, s) from anywhere of the mixture that ``base`` draws from."""
+    """Log density (n, s) of the mixture that ``base`` draws from, at any whitened tastes (n, k, s)."""
     points = factor.precision_tril.mT @ (xi - factor.mean[..., None])
     log_scale = factor.log_det[:, None]
     if factor.warp is not None:
@@ -209,7 +209,7 @@ def draw_whitened(factor: LocalFactor, base: BaseDraws) -> tuple[Tensor, Tensor,
 
 
 def _put(base: BaseDraws, target: Tensor, values: Tensor) -> None:
-    """Overwrite what belongs to points from the prior."""
+    """Overwrite the part of ``target`` that belongs to draws from the prior."""
     part = base.prior_part(target)
     part.copy_(values.view_as(part))
 
@@ -227,15 +227,15 @@ def weigh_draws(
     Parameters
     ----------
     factor : LocalFactor
-        Of the n people of the panel.
+        Local factors of the n people of the panel.
     base : BaseDraws
-        Points (n, k, s).
+        Base points (n, k, s).
     population : Population
-        In the dtype of the panel.
+        Population parameters in the dtype of the panel.
     panel : PanelDifferences or RaggedPanels
     mixing : Mixing
     scratch : Scratch, optional
-        Where to put utility differences.
+        Buffer for the utility differences.
 
     Returns
     -------
@@ -260,13 +260,13 @@ def score_people(
 ) -> tuple[WeightedDraws, Tensor]:
     """Weigh draws and compute each person's score in relative coordinates.
 
-    Parameters are those of `weigh_draws`, the parameter space, and whether tastes move with the population while
-    whitened tastes stay (see `mxlogit.integration.pathwise`) instead of the other way round.
+    The other parameters are described in `weigh_draws`. With ``pathwise``, scores are taken at constant whitened
+    tastes, so that tastes move with the population (see `mxlogit.integration.pathwise`); without, at constant tastes.
 
     Returns
     -------
     tuple of (WeightedDraws, Tensor of shape (n, D))
-        Scores of the jackknifed log marginal likelihood: fixed part, u, free entries of A.
+        Scores of the jackknifed log marginal likelihood: fixed coefficients, u, free entries of A.
     """
     drawn = draw_utilities(factor, base, population, panel, mixing, scratch)
     odds = compute_odds(drawn.utility, panel)
@@ -304,7 +304,7 @@ def latent_moments(drawn: WeightedDraws, weights: Tensor, factor: LocalFactor) -
 def _path_scores(
     drawn: DrawnUtility, weights: Tensor, odds: Odds, population: Population, panel: PanelDifferences
 ) -> tuple[Tensor, Tensor]:
-    """Scores through the latents of tastes, (n, k) and (n, k, k): of moves of zeta, and of L under fixed draws."""
+    """Scores through the latent tastes at constant xi: with respect to moves of zeta (n, k) and of L (n, k, k)."""
     moves = torch.cat([torch.ones_like(drawn.xi[:, :1]), drawn.xi], 1) * weights[:, None]
     values = panel.values[..., population.fixed.shape[0] :]
     if drawn.value is None:
@@ -327,7 +327,7 @@ def _direct_scores(
 ) -> tuple[Tensor, Tensor]:
     """Scores through the direct dependence of the maps on location and scale; (n, k) and (n, k, k).
 
-    A location moves by L u and a log scale by the rows of L A against L / tau, hence the two products.
+    A location moves by L u and a log scale by the row products of L A and L / tau, hence the two products.
     """
     assert value.by_location is not None
     assert value.by_scale is not None

@@ -1,14 +1,15 @@
-r"""The marginal likelihood of many populations at once, on draws of tastes that stay where they are.
+r"""Marginal likelihood at many population values at once, on fixed draws of tastes.
 
-Draws :math:`b_s` of a person's latent tastes around its mode at one population, the anchor, serve others nearby:
-log P(y | b_s) does not depend on location and covariance, so that
+Draws :math:`b_s` of a person's latent tastes around its mode at one population value, the anchor, serve for values
+nearby: log P(y | b_s) does not depend on location and covariance, so that
 
 .. math:: \log \hat p(y \mid \theta) = \log \tfrac1S \sum_s \frac{P(y \mid \alpha, b_s) N(b_s; \zeta, \Omega)}{q(b_s)}
 
-costs an exponential per draw and population. In latents whitened at the anchor its exponent is linear in the draws and
-their products, and log P(y | alpha, b_s) is expanded in fixed coefficients (`mxlogit.integration.expansion`): exponents
-of all draws and populations are one matrix product. The same sum over the Gaussian factor in place of P N, whose value
-is known, is the control variate; on the study design it takes away 99 % of the variance.
+costs one exponential per draw and population value. In latents whitened at the anchor its exponent is linear in the
+draws and their products, and log P(y | alpha, b_s) is expanded in the fixed coefficients
+(`mxlogit.integration.expansion`): the exponents of all draws and population values are one matrix product. The same sum
+with the Gaussian factor in place of P N, whose expectation is known, is the control variate; on the study design it
+removes 99 % of the variance.
 """
 
 from __future__ import annotations
@@ -27,23 +28,29 @@ from mxlogit.model.panels import PanelDifferences
 from mxlogit.model.parameters import ParameterSpace, Population
 from mxlogit.model.triangles import inverse_of_lower
 
-# Numbers that may be kept (128 MB in single precision); draws and exponents at a time (measured: with a quarter or four
-# times as many it takes longer); exponents that cannot overflow.
-_MOST_NUMBERS, _ROWS, _EXPONENTS, _SAFE_EXPONENT = 32_000_000, 32_000, 2_000_000, 60.0
-# Sds of a person's factor. Farther out, slopes of lognormal tastes are not those of where draws are.
+# Largest number of floats of all fixed draws together: 128 MB in single precision.
+_MOST_NUMBERS = 32_000_000
+# People x draws of a chunk. A quarter of it, and four times it, were measured to be slower.
+_CHUNK_DRAWS = 32_000
+# Exponents (people x draws x population values) computed at once. A quarter and four times were measured to be slower.
+_EXPONENTS_AT_ONCE = 2_000_000
+# Largest exponent that is exponentiated without subtracting the maximum first: exp(60) cannot overflow.
+_SAFE_EXPONENT = 60.0
+# Half-width of the central difference in `_cross`, in sds of a person's factor. At larger distances the slopes of
+# lognormal tastes differ from the slopes in the region of the draws.
 _SLOPE_DISTANCE = 0.5
 
 
 @dataclass(frozen=True)
 class _Coefficients:
-    """What features are multiplied by at b populations, in the dtype of the draws.
+    """Coefficients of the features of a draw in its exponent at b population values, in the dtype of the draws.
 
     Attributes
     ----------
     tastes : Tensor, shape (k + pairs, b)
-        Of whitened draws and their products.
+        Coefficients of whitened draws and of their products.
     fixed, pairs : Tensor, shapes (f, b) and (pairs, b)
-        Moves of fixed coefficients, their products, half of squares.
+        Changes of the fixed coefficients, and products of two changes, halved for squares.
     """
 
     tastes: Tensor
@@ -52,26 +59,29 @@ class _Coefficients:
 
     @classmethod
     def split(cls, whole: Tensor, space: ParameterSpace) -> _Coefficients:
-        """Parts of all coefficients (F, b)."""
+        """Split all coefficients (F, b) into the three parts."""
         k, f = space.n_random, space.n_fixed
         return cls(*whole.split([k + k * (k + 1) // 2, f, f * (f + 1) // 2]))
 
     @property
     def count(self) -> int:
-        """Number of populations."""
+        """Number b of population values."""
         return self.tastes.shape[1]
 
 
 @dataclass(frozen=True)
 class _Halves:
-    """Odds (n, 2, s / 2, b) of draws by halves, and logarithms (n, 2, b) of the sums of what they are odds of."""
+    """Exponentials (n, 2, s / 2, b) of the exponents by halves of draws, and logarithms (n, 2, b) of their sums.
+
+    Where an exponent could overflow, the exponentials are relative to the largest of their half.
+    """
 
     odds: Tensor
     logs: Tensor
 
     @classmethod
     def of(cls, exponents: Tensor, people: int) -> _Halves:
-        """Exponents (n s, b) are overwritten."""
+        """Exponentiate exponents (n s, b), which are overwritten."""
         odds = exponents.view(people, 2, -1, exponents.shape[1])
         if float(odds.amax()) < _SAFE_EXPONENT:
             odds = odds.exp_()
@@ -82,11 +92,11 @@ class _Halves:
 
     @property
     def log_sum(self) -> Tensor:
-        """Logarithms (n, b) of sums over draws, without the bias of order 1 / s that the logarithm of a mean has."""
+        """Jackknifed logarithms (n, b) of sums over draws, free of the logarithm's bias of order 1 / s."""
         return 2.0 * self.logs.logsumexp(1) - self.logs.mean(1)
 
     def weights(self) -> Tensor:
-        """Derivatives (n, s, b) of `log_sum` with respect to exponents; odds are overwritten."""
+        """Derivatives (n, s, b) of `log_sum` with respect to the exponents; ``odds`` is overwritten."""
         share = (self.logs - self.logs.logsumexp(1, keepdim=True)).exp()
         return self.odds.mul_(((2.0 * share - 0.5) / self.odds.sum(2))[:, :, None]).flatten(1, 2)
 
@@ -94,8 +104,8 @@ class _Halves:
 def log_tilted_integral(factor: LocalFactor, slope: Tensor, bend: Tensor) -> Tensor:
     """Log integrals (n, b) of Gaussian factors times exp(slope' xi + bend' (products of xi)); nan where infinite.
 
-    Cholesky's algorithm, cell by cell for all people and populations together: a sixth of the time of one matrix after
-    the other.
+    The Cholesky factorisation runs entry by entry over all people and population values together, in a sixth of the
+    time of a factorisation of one matrix after the other.
 
     Parameters
     ----------
@@ -131,24 +141,24 @@ def log_tilted_integral(factor: LocalFactor, slope: Tensor, bend: Tensor) -> Ten
 
 @dataclass(frozen=True)
 class _Chunk:
-    """Draws of some people.
+    """Fixed draws of a chunk of people.
 
     Attributes
     ----------
     panel : PanelDifferences
     factor : LocalFactor
     remainder : Remainder or None
-        Of the expansion in fixed coefficients, where there are some.
+        Remainder of the expansion in the fixed coefficients; None without fixed coefficients.
     tastes : Tensor, shape (n, s, k + pairs)
         Whitened draws and their products.
     target : Tensor, shape (n, s, 1 + f + pairs)
-        Logarithms of weights at the anchor, and derivatives of log P with respect to fixed coefficients.
+        Log weights at the anchor less ``level``, and derivatives of log P with respect to the fixed coefficients.
     control : Tensor, shape (n, s, 1 + f)
-        The same, without second derivatives, if log P were that of the Gaussian factor.
+        Log weights and first derivatives if the target were the Gaussian factor.
     cross : Tensor, shape (n, f, k)
         Derivatives of log P with respect to a fixed coefficient and a whitened taste.
     level : Tensor, shape (n,)
-        What was taken from the first of ``target``.
+        Logarithm of the sum of the weights at the anchor.
     """
 
     panel: PanelDifferences
@@ -161,7 +171,7 @@ class _Chunk:
     level: Tensor
 
     def weigh(self, c: _Coefficients) -> tuple[_Halves, _Halves]:
-        """Weights of the target and of the Gaussian factor at populations."""
+        """Weights of the target and of the Gaussian factor at b population values."""
         one = c.tastes.new_ones(1, c.count)
         shared = self.tastes.flatten(0, 1) @ c.tastes
         target = torch.addmm(shared, self.target.flatten(0, 1), torch.cat([one, c.fixed, c.pairs]))
@@ -170,12 +180,12 @@ class _Chunk:
         return _Halves.of(target, people), _Halves.of(control, people)
 
     def expected(self, c: _Coefficients) -> Tensor:
-        """What sums over the Gaussian factor estimate, (n, b)."""
+        """Expectations (n, b) of the control sums, in closed form."""
         k = self.cross.shape[2]
         return log_tilted_integral(self.factor, c.tastes[:k] + self.cross.mT @ c.fixed, c.tastes[k:])
 
     def pull_of_expected(self, c: _Coefficients) -> tuple[Tensor, Tensor]:
-        """Derivatives of the weighted sum of `expected` with respect to coefficients of tastes and fixed ones."""
+        """Derivatives of the weighted sum of `expected` with respect to ``tastes`` and ``fixed`` coefficients."""
         with torch.enable_grad():
             tastes, fixed = c.tastes.detach().requires_grad_(), c.fixed.detach().requires_grad_()
             total = (self.panel.weights @ self.expected(_Coefficients(tastes, fixed, c.pairs))).sum()
@@ -183,7 +193,7 @@ class _Chunk:
         return by_tastes, by_fixed
 
     def values(self, c: _Coefficients) -> tuple[Tensor, Tensor]:
-        """Log likelihoods (n, b) less what people have in common, and differences (n, b) between halves of draws."""
+        """Log likelihoods (n, b) less a term common to all people, and differences (n, b) between halves of draws."""
         target, control = self.weigh(c)
         value = target.log_sum - control.log_sum + self.expected(c) + self.level[:, None]
         if self.remainder is not None:
@@ -207,22 +217,22 @@ class _Chunk:
 
 
 class KeptDraws:
-    """Draws of everybody's latent tastes around one population.
+    """Fixed draws of all people's latent tastes around one population value.
 
     Parameters
     ----------
     marginal : MarginalLikelihood
-        Of everybody, with modes near those at the anchor; `can_keep` says whether it is one for this.
+        Marginal likelihood of all people, with modes close to the modes at the anchor; `can_keep` must hold for it.
     anchor : Population
     sweep : Sweep
-        How many draws, and from what.
+        Number of draws and their proposal.
     """
 
     def __init__(self, marginal: MarginalLikelihood, anchor: Population, sweep: Sweep) -> None:
         self.space, self.mixing, self.anchor = marginal.space, marginal.mixing, anchor
         self._people, self._local = marginal.people, anchor.to(marginal.people.like)
         self._draws = sweep.draws
-        size = max(1, _ROWS // sweep.draws)
+        size = max(1, _CHUNK_DRAWS // sweep.draws)
         proposals = marginal.propose(anchor, sweep, remember=False, size=size)
         weighed = marginal.weigh(anchor, proposals)
         self._chunks = [_keep(proposal, drawn, self._local, self.mixing) for proposal, drawn in weighed]
@@ -234,7 +244,7 @@ class KeptDraws:
     def log_likelihood(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
         """Log likelihoods (b,) at unconstrained vectors (b, D), and variances of their differences to the anchor's.
 
-        Variances are those from the finite number of draws, by how much halves of each person's draws differ.
+        The variances are due to the finite number of draws, estimated from the two halves of each person's draws.
         """
         parts = [self._values(part) for part in vectors.split(self._at_once())]
         total = torch.cat(parts, 1)
@@ -272,14 +282,14 @@ class KeptDraws:
         return gradient
 
     def _at_once(self) -> int:
-        """Populations that are evaluated together, so that exponents stay near the processor; all processes agree."""
-        return max(1, _EXPONENTS // max(_ROWS, self._draws))
+        """Population values per matrix product, the same in all processes: its exponents stay in cache."""
+        return max(1, _EXPONENTS_AT_ONCE // max(_CHUNK_DRAWS, self._draws))
 
     def _cast(self, coefficients: Tensor) -> _Coefficients:
         return _Coefficients.split(coefficients.detach().to(self._people.like), self.space)
 
     def _coefficients(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        """Coefficients (F, b) of features, and what every person's exponents have in common (b,)."""
+        """Coefficients (F, b) of the features, and the term (b,) that all people's exponents share."""
         space, anchor = self.space, self.anchor
         population = space.constrain(vectors)
         fixed = population.fixed - anchor.fixed
@@ -300,7 +310,11 @@ class KeptDraws:
 
 
 def can_keep(marginal: MarginalLikelihood, draws: int) -> bool:
-    """Whether draws can be kept: tastes follow from latents alone, utility is linear in fixed coefficients, room."""
+    """Whether fixed draws of tastes apply.
+
+    The mixing map must not depend on the population parameters, utility must be linear in the fixed coefficients, no
+    flow may be in use, and the draws must fit in memory.
+    """
     space, mixing = marginal.space, marginal.mixing
     linear = mixing.scale_position is None or mixing.scale_position >= space.n_fixed
     k, f = space.n_random, space.n_fixed
@@ -309,7 +323,7 @@ def can_keep(marginal: MarginalLikelihood, draws: int) -> bool:
 
 
 def _tastes(xi: Tensor, population: Population, mixing: Mixing) -> Tensor:
-    """Tastes (n, k, s) of whitened ones."""
+    """Tastes (n, k, s) at whitened tastes."""
     latent = population.location[:, None] + population.scale_tril @ xi
     return mixing.tastes(latent.mT, population.location, population.scale).mT
 
@@ -333,11 +347,11 @@ def _keep(proposal: Proposal, drawn: WeightedDraws, population: Population, mixi
 
 
 def _cross(factor: LocalFactor, population: Population, panel: PanelDifferences, mixing: Mixing) -> Tensor:
-    """Slopes (n, f, k) of derivatives of log P with respect to fixed coefficients along whitened tastes.
+    """Mixed derivatives (n, f, k) of log P with respect to fixed coefficients and whitened tastes.
 
-    By differences near the mode, not by regression on the draws: slopes that have fitted the draws whose
-    noise they are to take away leave a bias of order 1 / s, on Train's data (235 people, 64 draws) a third of a nat at
-    one posterior sd of the fixed coefficient.
+    Central differences near the mode, not a regression on the draws: control variates whose slopes are fitted to the
+    same draws leave a bias of order 1 / s, on Train's data (235 people, 64 draws) a third of a nat at one posterior sd
+    of the fixed coefficient.
     """
     reach = _SLOPE_DISTANCE * factor.root
     points = factor.mean[..., None] + torch.cat([reach, -reach], -1)

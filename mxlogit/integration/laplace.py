@@ -1,9 +1,9 @@
-r"""Polish: damped Newton steps to the mode of each person's whitened tastes, batched over people.
+r"""Laplace factors: damped Newton steps to the mode of each person's whitened tastes, batched over people.
 
 The local target is :math:`\log P(y_n | \alpha, g(\zeta + L\xi)) - \tfrac12 |\xi|^2`. In whitened
 coordinates its precision is :math:`I + L' F L` with F the logit information, so the Cholesky factorisation
-cannot fail however singular Omega is. For mixing distributions other than the normal the precision is the
-Gauss-Newton one, positive definite as well.
+cannot fail however singular Omega is. For mixing distributions other than the normal it is the Gauss-Newton
+precision, which is positive definite as well.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from mxlogit.model.parameters import Population
 from mxlogit.model.triangles import inverse_of_lower
 from mxlogit.model.wtp_space import coefficient_jacobian, to_coefficients
 
-# A candidate counts as an improvement unless it loses more than rounding can explain.
+# Relative loss of log density up to which a Newton candidate is accepted: what rounding can explain.
 _ROUNDING = {torch.float32: 2e-6, torch.float64: 1e-13}
-# Utilities (rows x draws) that are held at once: several times those of a chunk of people (64 MB in single precision),
-# so that only single people with panels of ten thousand rows and more are met a part of the draws after the other.
+# Largest number of utilities (rows x draws) held at once, 64 MB in single precision: several times a chunk of people,
+# so that draws are processed in parts only for single people with panels of ten thousand rows and more.
 _MOST_UTILITIES = 16_000_000
-# Kinds of flows (`mxlogit.guide.flows`); here, because settings must be checked without Pyro's import time.
+# Kinds of flows (`mxlogit.guide.flows`), listed here because settings are checked before Pyro is imported.
 FLOWS = ("affine", "spline", "autoregressive")
 
 
 class Warp(Protocol):
-    """An invertible map of the whitened coordinates of local factors, of its own for every person."""
+    """An invertible map of the whitened coordinates of local factors, one for each person."""
 
     def forward(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Images (n, k, s) of base points, and log determinants (n, s) of the derivative."""
@@ -43,13 +43,13 @@ class Warp(Protocol):
         ...
 
     def frozen(self) -> Warp:
-        """Return the same, through whose weights no gradients go."""
+        """Return the same map with detached weights."""
         ...
 
 
 @dataclass(frozen=True)
 class LocalFactor:
-    """Gaussian approximation of each person's whitened tastes, N(mean, R R'), and perhaps a flow on it.
+    """Gaussian approximation N(mean, R R') of each person's whitened tastes, optionally with a flow.
 
     Attributes
     ----------
@@ -61,7 +61,7 @@ class LocalFactor:
     log_det : Tensor, shape (n,)
         log |R|.
     warp : Warp or None
-        What stands between base points and the Gaussian.
+        Map applied to base points before the affine map of the Gaussian.
     """
 
     mean: Tensor
@@ -72,7 +72,7 @@ class LocalFactor:
 
     @classmethod
     def of(cls, parts: tuple[Tensor, ...]) -> LocalFactor:
-        """Return the factor without a flow whose four tensors these are."""
+        """Build a factor without a flow from its four tensors."""
         mean, root, precision_tril, log_det = parts
         return cls(mean, root, precision_tril, log_det)
 
@@ -82,7 +82,7 @@ class LocalFactor:
         return self.root @ self.root.mT
 
     def frozen(self) -> LocalFactor:
-        """Return the same, through which no gradients go."""
+        """Return the same factor with detached tensors."""
         warp = None if self.warp is None else self.warp.frozen()
         return LocalFactor(
             self.mean.detach(), self.root.detach(), self.precision_tril.detach(), self.log_det.detach(), warp
@@ -90,14 +90,14 @@ class LocalFactor:
 
 
 class Flow(Protocol):
-    """What gives every person a warp.
+    """A conditional flow: supplies the warp of each person.
 
     Attributes
     ----------
     tail : int
-        Degrees of freedom of the Student-t base points that it is for.
+        Degrees of freedom of the Student-t base points that the flow was trained on.
     defensive : bool
-        Whether some draws must still come from the prior: where the flow leaves people with uneven weights.
+        Whether some draws must still come from the prior, because weights of some people are uneven under the flow.
     """
 
     tail: int
@@ -110,7 +110,7 @@ class Flow(Protocol):
 
 @dataclass(frozen=True)
 class _LocalPoint:
-    """The local target at xi: value (n,), gradient (n, k), precision P P' and its root's inverse R = P'^-1."""
+    """The local target at xi: value (n,), gradient (n, k), Cholesky factor P of the precision, and R = P'^-1."""
 
     xi: Tensor
     value: Tensor
@@ -122,7 +122,7 @@ class _LocalPoint:
         return (self.root @ (self.root.mT @ self.gradient[..., None]))[..., 0]
 
     def decrement(self, step: Tensor) -> Tensor:
-        """Gain (n,), in nats, that the quadratic model promises of half the way that a Newton step goes."""
+        """Half the squared Newton decrement (n,), in nats: the gain predicted by the quadratic model."""
         return 0.5 * (step * self.gradient).sum(-1)
 
     def _parts(self) -> tuple[Tensor, ...]:
@@ -160,7 +160,7 @@ def drawn_utility(
 def whitened_utility(xi: Tensor, population: Population, panel: PanelDifferences, mixing: Mixing) -> Tensor:
     """Utility differences (n, r, s) at s whitened tastes of each person, (n, k, s).
 
-    Where tastes are the latents, attributes are multiplied by L once instead of every draw.
+    If the mixing map is the identity, attributes are multiplied by L once instead of every draw.
     """
     n_fixed = population.fixed.shape[0]
     if mixing.is_identity and mixing.scale_position is None:
@@ -197,7 +197,7 @@ def drawn_log_prob(
 
 
 def draws_at_once(panel: PanelDifferences) -> int:
-    """Draws whose utilities are held at once: all that are ever taken, but for people with very many rows."""
+    """Number of draws whose utilities are held at once; fewer than all only for panels with very many rows."""
     return max(1, _MOST_UTILITIES // max(1, len(panel) * panel.n_rows))
 
 
@@ -224,7 +224,7 @@ def _evaluate(xi: Tensor, population: Population, panel: PanelDifferences, mixin
 
 
 def _pull(left: Tensor, loading: Tensor) -> Tensor:
-    """Product (n, a, k) of (n, a, m) with a loading of each person (n, m, k), or of everybody (m, k) as one product."""
+    """Product (n, a, k) of (n, a, m) with loadings per person (n, m, k), or with one shared loading (m, k)."""
     if loading.dim() == 3:
         return left @ loading
     return (left.flatten(0, 1) @ loading).unflatten(0, left.shape[:2])
@@ -240,22 +240,23 @@ def polish(
 ) -> LocalFactor:
     """Take damped Newton steps from ``start`` and return the Laplace factor.
 
-    Everybody is evaluated once, then those whose Newton decrement is not yet small: who improved takes the candidate
-    and a new Newton step, the others halve theirs. The last step, being small, is taken without another evaluation,
-    so that the mode's error is of the order of the square of the tolerance; the covariance is that of one step before.
+    All people are evaluated once, then only people whose Newton decrement is not yet small: an improved candidate is
+    accepted and a new Newton step computed, otherwise the step is halved. The last step, being small, is taken without
+    another evaluation, so that the error of the mode is of the order of the squared tolerance; the covariance is the
+    one before that step.
 
     Parameters
     ----------
     start : Tensor, shape (n, k)
         Whitened tastes.
     population : Population
-        In the dtype of the panel.
+        Population parameters in the dtype of the panel.
     panel : PanelDifferences or RaggedPanels
     mixing : Mixing
     steps : int
         Largest number of evaluations after the first.
     tolerance : float
-        Half the squared Newton decrement (nats) below which a person is done.
+        Half the squared Newton decrement (nats) below which a person has converged.
 
     Returns
     -------
@@ -271,7 +272,7 @@ def polish(
 def _polish(
     start: Tensor, population: Population, panel: PanelDifferences, mixing: Mixing, steps: int, tolerance: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Mean, root, Cholesky factor of the precision and log determinant of people with a dense array."""
+    """Mean, root, Cholesky factor of the precision and log determinant for a dense panel."""
     point = _evaluate(start.clone(), population, panel, mixing)
     step = point.newton_step()
     far = point.decrement(step) >= tolerance
@@ -292,9 +293,9 @@ def _polish(
 
 
 def follow(start: Tensor, population: Population, panel: PanelDifferences, mixing: Mixing) -> LocalFactor:
-    """Follow modes to a nearby population by one full Newton step, from a single evaluation.
+    """Follow modes to a nearby population value by one full Newton step, from a single evaluation.
 
-    For populations so close to where ``start`` was polished that a step cannot fail; the covariance is
-    that of the starting point.
+    The population value must be so close to the one of ``start`` that a step cannot fail; the covariance is the one at
+    the starting point.
     """
     return polish(start, population, panel, mixing, 0, math.inf)

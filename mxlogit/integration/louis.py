@@ -6,9 +6,8 @@ With l the log density of a person's choices and tastes and E_w the weighted mea
 
 (Louis 1982, Journal of the Royal Statistical Society B 44). In relative coordinates
 :math:`\nabla_u l = \xi` and :math:`\nabla_A l = tril(\xi\xi' - I)`, and the expected Hessian depends on the
-draws through their first two moments only. For maps whose shape depends on the population parameters the
-identity would need second derivatives of the map, and single draws lack the curvature of a kink; those families are
-refused by the caller.
+draws through their first two moments only. Mixing maps whose shape depends on the population parameters would need
+their second derivatives, and single draws miss the curvature of a map with a kink; the caller refuses both.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ def louis_information(
 ) -> Tensor:
     """Observed information (D, D), float64, of a chunk of people, weighted by their weights.
 
-    Parameters are those of `mxlogit.integration.importance.score_people`.
+    The parameters are described in `mxlogit.integration.importance.score_people`.
     """
     drawn = draw_utilities(factor, base, population, panel, mixing, scratch)
     log_prob, prob = panel_probabilities(drawn.utility, panel)
@@ -63,9 +62,10 @@ def _spread(
 ) -> Tensor:
     """Sum over people of the weighted covariance of the complete-data gradients (D, n, s), (D, D).
 
-    The information is a small difference of large terms, so the covariance that the Laplace factor would give is taken
-    in closed form and only the difference to it from draws. Products of means contain the variance of the means, a
-    bias of order 1 / s that does not average out over people; it is estimated from the halves of draws and taken away.
+    The information is a small difference of large terms, so the covariance under the Laplace factor is computed in
+    closed form and only the difference from it is estimated on draws. Products of means contain the variance of the
+    means, a bias of order 1 / s that does not average out over people; it is estimated from the two halves of the draws
+    and subtracted.
     """
     f = space.n_fixed
     mean, halves = drawn.mean_by_halves(gradients)
@@ -75,7 +75,7 @@ def _spread(
     latent = _product(weighted[f:].sub_(gradients[f:] * drawn.control_weights).mul_(scale), gradients[f:])
     people = panel_weights.double()
     covariance = fixed.new_zeros(space.size, space.size)
-    # Fixed coefficients' gradients have no closed-form moments: their part stays uncontrolled.
+    # Gradients of the fixed coefficients have no closed-form moments: their block has no control variate.
     covariance[:f] = fixed - _squared(mean, halves, people, f)
     covariance[f:, :f] = covariance[:f, f:].T
     excess = (mean[f:] - control).double()
@@ -86,10 +86,10 @@ def _spread(
 
 
 def _squared(mean: Tensor, halves: Tensor, people: Tensor, rows: int | None = None) -> Tensor:
-    """Sum over people of products of the first rows of expectations with all of them, (rows, a).
+    """Sum over people of products of expectations (a, n), bias-corrected: the first ``rows`` by all, (rows, a).
 
-    From estimates (a, n), which are about the mean of those of two halves of draws (a, n, 2): a quarter of the squared
-    difference between the halves is the variance of the estimate.
+    An estimate is about the mean of its two estimates on halves of the draws (a, n, 2), so a quarter of the squared
+    difference between the halves is its variance.
     """
     mean, apart = mean.double(), 0.5 * (halves[..., 0] - halves[..., 1]).double()
     return (mean[:rows] * people) @ mean.T - (apart[:rows] * people) @ apart.T
@@ -152,7 +152,7 @@ def _gradients(xi: Tensor, prob: Tensor, panel: PanelDifferences, space: Paramet
 
 
 def _latent_hessian(first: Tensor, second: Tensor, people: Tensor, space: ParameterSpace) -> Tensor:
-    """Expected Hessian of sum_n log N(eta_n; zeta, Omega): from sums of E[xi] (k,) and E[xi xi'] (k, k)."""
+    """Expected Hessian of sum_n log N(eta_n; zeta, Omega), from sums of E[xi] (k,) and E[xi xi'] (k, k)."""
     f, k = space.n_fixed, space.n_random
     rows, columns = _triangle(space, second.device)
     hessian = second.new_zeros(space.size, space.size)

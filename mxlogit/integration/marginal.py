@@ -1,7 +1,7 @@
 """The marginal likelihood of a panel: one evaluator for every engine, table and diagnostic.
 
-`MarginalLikelihood` sweeps people in chunks: polish each person's tastes from the last known mode, draw,
-weigh, accumulate in float64. Its memory is O(chunk x situations x alternatives x draws).
+A pass visits people in chunks: Newton steps from each person's last mode, importance draws, weights, and sums in
+float64. Its memory is O(chunk x situations x alternatives x draws).
 """
 
 from __future__ import annotations
@@ -28,21 +28,22 @@ from mxlogit.model.mixing import Mixing
 from mxlogit.model.panels import PanelDifferences
 from mxlogit.model.parameters import ParameterSpace, Population
 
-# Rows x draws and people of a chunk, by measurement: a hundred operations a chunk cost more than cache misses (50,000
-# people, 16 draws: 0.19, 0.16, 0.16, 0.15 and 0.15 s at 1,562, 3,125, 4,096, 6,250 and 12,500 people). A GPU has no use
-# for its caches but for more people than it has lanes.
+# Largest rows x draws, and people, of a chunk. The overhead of a hundred operations per chunk outweighs cache misses
+# (50,000 people, 16 draws: .19, .16, .16, .15, .15 s at 1,562, 3,125, 4,096, 6,250, 12,500 people); a GPU needs more
+# people than it has lanes.
 _CHUNK = {"cpu": (4_000_000, 8_192), "cuda": (128_000_000, 131_072)}
-_FEWEST_DRAWS = 16
-# Chunks among whose people those with panels of like length are put together.
+_FEWEST_DRAWS = 16  # of a person whose rows x draws exceed a chunk; chosen by hand
+# Chunks within which people are grouped by the length of their panels; chosen by hand.
 _CHUNKS_IN_A_WINDOW = 8
-# Base draws of everybody that are kept between passes (32 MB in single precision): a tenth of a pass.
+# Most base draws (floats, all people) kept between passes, 32 MB in single precision: making them is a tenth of a pass.
 _KEPT_NUMBERS = 8_000_000
-_VARIATIONAL_POINTS, _VARIATIONAL_KEY = 16, 77
+_VARIATIONAL_POINTS = 16  # per person, for the expectations of the variational steps; chosen by hand
+_VARIATIONAL_KEY = 77  # random stream of these points
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """How one pass integrates.
+    """Integration settings of one pass.
 
     Attributes
     ----------
@@ -51,18 +52,17 @@ class Sweep:
     tail : int or None
         Degrees of freedom of the Student-t proposal; None for the normal.
     key : int
-        Passes with the same key meet the same base draws.
+        Random stream; passes with the same key use the same base draws.
     polish : int
-        Newton steps per person before drawing.
+        Most Newton steps per person before drawing.
     defensive : bool
         Whether some draws come from the prior, which bounds the weights.
     settled : float
-        Newton decrement, in nats, below which a person needs no more polish.
+        Half the squared Newton decrement, in nats, below which a person takes no more Newton steps.
     vary : int
-        Variational steps after the polish, for people whose weights would be uneven.
+        Number of variational steps after the Newton steps, against uneven weights.
     pathwise : bool
-        Whether derivatives are those along paths of the draws (`mxlogit.integration.pathwise`), which have less noise
-        where people say little about their tastes.
+        Whether to differentiate at constant whitened tastes (`mxlogit.integration.pathwise`), for uninformative panels.
     """
 
     draws: int = 16
@@ -77,10 +77,10 @@ class Sweep:
 
 @dataclass(frozen=True)
 class _Window:
-    """The ``count`` people from place ``first`` on among everybody, met in groups that may be out of order.
+    """A range of ``count`` people from global index ``first``, visited in groups that may be out of order.
 
-    ``keeps`` says whether draws of groups in order are kept for the next pass; ``keys`` (count,), if given, replace
-    places as what a person's draws are made from.
+    ``keeps``: keep the draws of groups in order for the next pass. ``keys`` (count,), if given, seed each person's
+    draws in place of its global index.
     """
 
     first: int
@@ -90,7 +90,7 @@ class _Window:
     drawn: dict[tuple[DrawScheme, int, int], BaseDraws] = field(default_factory=dict)
 
     def points(self, scheme: DrawScheme, group: slice | Tensor, like: Tensor) -> BaseDraws:
-        """Base draws of some of them; made once for all where groups are out of order."""
+        """Base draws of a group; drawn once for the whole window if groups are out of order."""
         if self.keys is not None:
             return scheme.quasi_points(self.keys.to(like.device)[group], like)
         if isinstance(group, Tensor):
@@ -108,10 +108,10 @@ class _Window:
 
 @dataclass(frozen=True)
 class Proposal:
-    """Where to draw for some people: their places in the share of this process, panel, local factors and base draws.
+    """Importance proposal of some people: local indices ``part``, panel, local factors and base draws.
 
-    ``window`` and ``group`` say where they are among everybody, ``cells`` how many rows times draws are met together;
-    ``vary`` and ``pathwise`` are those of the sweep.
+    ``window`` and ``group`` locate the people among all; ``cells`` bounds rows x draws evaluated at once; ``vary`` and
+    ``pathwise`` are settings of the sweep.
     """
 
     part: slice | Tensor
@@ -130,36 +130,35 @@ class Proposal:
 
 
 def _affordable(scheme: DrawScheme, panel: PanelDifferences, cells: int) -> DrawScheme:
-    """Fewer draws of people of whom one alone would be more than a chunk: their tastes are all but known."""
+    """Reduce the draws of a person that alone exceeds a chunk: a panel of that length all but determines its tastes."""
     draws = max(_FEWEST_DRAWS, _FEWEST_DRAWS * (cells // (_FEWEST_DRAWS * max(1, panel.n_rows))))
     return scheme if scheme.draws <= draws else replace(scheme, draws=draws)
 
 
 class MarginalLikelihood:
-    """The marginal likelihood of everybody; sums over people are sums over the people of all processes.
+    """The marginal likelihood of all people; sums run over the people of all processes.
 
     Parameters
     ----------
     people : People
-        Columns in the order fixed, random.
+        People with columns in the order fixed, random.
     space : ParameterSpace
     mixing : Mixing
     seed : int
-        Root of all draws.
+        Root seed of all draws.
     name : str
-        Of these people in the journal.
+        Name of these people in the journal.
     journal : Journal, optional
-        Where whole passes are written down.
+        Record of completed passes.
     keys : Tensor, int64, shape (n,), optional
-        Quasi-random draws of each person of this process are made from its key, pseudo-random ones from its place
-        among all people by default.
+        Seeds of each person's quasi-random draws; by default draws are pseudo-random, seeded by global index.
 
     Attributes
     ----------
     modes : Tensor, shape (n, k)
         Last whitened mode of each person of this process: the warm start of the next pass.
     flow : Flow or None
-        On local factors, whose base draws are then those that it is for; none at first.
+        Flow on the local factors, which also sets the kind of base draws; None at first.
     """
 
     def __init__(
@@ -182,24 +181,24 @@ class MarginalLikelihood:
         self._kept_scheme: DrawScheme | None = None
 
     def take(self, people: Tensor) -> MarginalLikelihood:
-        """Return the marginal likelihood of some people (increasing places among everybody), with their modes."""
+        """Return the marginal likelihood of some people (sorted global indices), with their modes."""
         name = f"{self.name}/{len(people)}"
         part = MarginalLikelihood(self.people.take(people), self.space, self.mixing, self.seed, name, self.journal)
         part.modes, part.flow = self.modes[self.people.here(people).to(self.modes.device)], self.flow
         return part
 
     def chunk_size(self, draws: int) -> int:
-        """People per chunk so that intermediates stay in cache, or a GPU is busy."""
+        """Number of people per chunk; see `_CHUNK`."""
         panels = self.people.panels
         _, people = _CHUNK["cuda" if self.people.like.is_cuda else "cpu"]
         return max(1, min(people, self._row_limit(draws, self._cells()) // max(1, panels.n_rows)))
 
     def _cells(self) -> int:
-        """Rows times draws of a chunk."""
+        """Largest rows x draws of a chunk."""
         return _CHUNK["cuda" if self.people.like.is_cuda else "cpu"][0]
 
     def _row_limit(self, draws: int, cells: int) -> int:
-        """Rows of a chunk."""
+        """Largest number of rows of a chunk."""
         return cells // max(draws, self.people.panels.n_columns)
 
     def _scheme(self, sweep: Sweep) -> DrawScheme:
@@ -209,7 +208,7 @@ class MarginalLikelihood:
         return DrawScheme((self.seed, sweep.key), sweep.draws, self.space.n_random, tail, defensive)
 
     def _window(self, start: int, count: int, scheme: DrawScheme) -> _Window:
-        """The window at a place; one that keeps its draws, until others are wanted, where everybody's are few."""
+        """The window of a range of people; it keeps its draws while the scheme is unchanged, if they fit in memory."""
         first = self.people.first + start
         if self.keys is not None:
             return _Window(first, count, keys=self.keys[start : start + count])
@@ -229,7 +228,7 @@ class MarginalLikelihood:
         size: int | None = None,
         cells: int | None = None,
     ) -> Iterator[Proposal]:
-        """Polish and draw base points, chunk after chunk (of ``size`` people, or of ``cells`` rows times draws)."""
+        """Build the proposals, chunk after chunk (of ``size`` people, or of ``cells`` rows x draws)."""
         local, scheme = population.to(self.people.like), self._scheme(sweep)
         if cells is None:
             size, cells = size or self.chunk_size(sweep.draws), self._cells()
@@ -247,7 +246,7 @@ class MarginalLikelihood:
 
     @torch.no_grad()
     def follow(self, population: Population, proposals: Iterable[Proposal]) -> Iterator[Proposal]:
-        """Move kept proposals to a nearby population: modes by one Newton step, base draws and flows unchanged."""
+        """Move proposals to a nearby population value: modes by one Newton step, base draws and flows unchanged."""
         local = population.to(self.people.like)
         for proposal in proposals:
             factor = follow(proposal.factor.mean, local, proposal.panel, self.mixing)
@@ -255,7 +254,7 @@ class MarginalLikelihood:
             yield replace(moved, factor=replace(moved.factor, warp=proposal.factor.warp))
 
     def _warp(self, p: Proposal, population: Population) -> Proposal:
-        """Put the flow, if there is one, on a proposal's factor."""
+        """Attach the flow, if there is one, to a proposal's factor."""
         if self.flow is None:
             return p
         warp = self.flow.attach(p.factor, population, p.panel, self.mixing)
@@ -277,21 +276,21 @@ class MarginalLikelihood:
             yield p, weigh_draws(p.factor, p.base, local, p.panel, self.mixing, self._scratch)
 
     def log_prob_people(self, population: Population, proposals: Iterable[Proposal]) -> Tensor:
-        """Jackknifed log p(y_n) of every person of this process, shape (n,), float64, not weighted."""
+        """Jackknifed log p(y_n) of each person of this process, shape (n,), float64, without case weights."""
         result = self.people.like.new_zeros(len(self.people.panels), dtype=torch.float64)
         for proposal, drawn in self.weigh(population, proposals):
             result[proposal.part] = drawn.log_marginal.double()
         return result
 
     def _journal(self, name: str, population: Population, sweep: Sweep, compute: Callable[[], Any]) -> list[Tensor]:
-        """Sums of a pass over everybody: of all processes, or as the journal has them."""
+        """Sums of a pass over the people of all processes, computed or read from the journal."""
         at = self.space.unconstrain(population).cpu()
         paths = " along paths" if sweep.pathwise else ""
         key = f"{self.name} {name}{paths} with {sweep.draws} draws, key {sweep.key}"
         return self.journal.run(key, at, self, lambda: self.people.team.total(*compute()))
 
     def measure(self, population: Population, sweep: Sweep, *, remember: bool = True) -> LikelihoodSums:
-        """Log likelihood without derivatives, in one pass."""
+        """Log likelihood without derivatives, from one pass."""
 
         def compute() -> tuple[Tensor]:
             return (self._sum_values(population, self.propose(population, sweep, remember=remember)),)
@@ -299,7 +298,7 @@ class MarginalLikelihood:
         return LikelihoodSums.finish(self.people.weight, *self._journal("value", population, sweep, compute))
 
     def value(self, population: Population, proposals: Iterable[Proposal]) -> LikelihoodSums:
-        """As `measure`, from kept proposals; not for the journal."""
+        """Log likelihood without derivatives, from given proposals; not journaled."""
         sums = self.people.team.total(self._sum_values(population, proposals))
         return LikelihoodSums.finish(self.people.weight, *sums)
 
@@ -311,7 +310,7 @@ class MarginalLikelihood:
         return sums
 
     def sweep(self, population: Population, sweep: Sweep, *, remember: bool = True) -> PassResult:
-        """Log likelihood, score and centred outer product in relative coordinates, in one pass."""
+        """Log likelihood, score and centred outer product in relative coordinates, from one pass."""
 
         def compute() -> tuple[Tensor, Tensor, Tensor]:
             return self._sum_scores(population, self.propose(population, sweep, remember=remember))
@@ -319,7 +318,7 @@ class MarginalLikelihood:
         return PassResult.finish(self.people.weight, *self._journal("score", population, sweep, compute))
 
     def score(self, population: Population, proposals: Iterable[Proposal]) -> PassResult:
-        """As `sweep`, from kept proposals; not for the journal."""
+        """Log likelihood, score and outer product, from given proposals; not journaled."""
         return PassResult.finish(self.people.weight, *self.people.team.total(*self._sum_scores(population, proposals)))
 
     @torch.no_grad()
@@ -336,16 +335,16 @@ class MarginalLikelihood:
         return sums, score, outer
 
     def _score_people(self, p: Proposal, base: BaseDraws, population: Population) -> tuple[WeightedDraws, Tensor]:
-        """Weighted draws and scores (n, D) of a proposal's people, from base draws."""
+        """Weighted draws and scores (n, D) of a proposal's people on given base draws."""
         return score_people(
             p.factor, base, population, p.panel, self.mixing, self.space, self._scratch, pathwise=p.pathwise
         )
 
     def effect_of_draws(self, population: Population, sweep: Sweep, times: int) -> DrawsEffect:
-        """What ``times`` as many draws would change, from ``times`` groups like those of the sweep.
+        """Effect of ``times`` as many draws on the score, from ``times`` groups of the sweep's number of draws.
 
-        The score with all groups less the mean of the scores with one has little noise, since what is linear in the
-        weights cancels.
+        The score on all groups less the mean of the scores on one group has little noise, since terms linear in the
+        weights cancel.
         """
 
         def compute() -> tuple[Tensor, ...]:
@@ -372,10 +371,10 @@ class MarginalLikelihood:
 
     @torch.no_grad()
     def information(self, model: PanelModel, population: Population, sweep: Sweep) -> Tensor:
-        """Observed information (D, D) in relative coordinates, in one pass.
+        """Observed information (D, D) in relative coordinates, from one pass.
 
-        By `mxlogit.integration.pathwise`, which maps with kinks do not have, or by `mxlogit.integration.louis`, which
-        maps that depend on the population do not have either.
+        `mxlogit.integration.pathwise` applies to smooth mixing maps; `mxlogit.integration.louis` in addition needs maps
+        that do not depend on the population parameters.
         """
         local, total = population.to(self.people.like), self._zeros(self.space.size, self.space.size)
         for p in self.propose(population, sweep, remember=False, size=self._chunk_of_information(sweep)):
@@ -386,12 +385,12 @@ class MarginalLikelihood:
         return self.people.team.total(total)[0]
 
     def whitened(self, proposal: Proposal) -> tuple[Tensor, Tensor]:
-        """Whitened tastes (n, k, s) of a proposal, and log density ratios (n, s) of the prior to the proposal."""
+        """Whitened tastes (n, k, s) drawn from a proposal, and log density ratios (n, s) of prior to proposal."""
         xi, log_q, _ = draw_whitened(proposal.factor, proposal.base)
         return xi, log_standard_normal(xi.square().sum(1), xi.shape[1]) - log_q
 
     def _chunk_of_information(self, sweep: Sweep) -> int:
-        """People per chunk: along paths there are products of draws besides rows of attributes."""
+        """Number of people per chunk; the pathwise information also stores products of draws."""
         k = self.space.n_random if sweep.pathwise else 0
         products = (k + 1) * (k + 2) // (2 * max(1, self.people.panels.n_rows))
         return self.chunk_size(max(1, products) * sweep.draws)

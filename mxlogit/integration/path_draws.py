@@ -1,12 +1,13 @@
-r"""The marginal likelihood of many populations on draws that stay where they are, of each person the kind that suits.
+r"""Marginal likelihood at many population values on fixed draws, of the best kind for each group of people.
 
 With draws :math:`\xi_s \sim q` of whitened tastes
 
 .. math:: \log \hat p(y \mid \theta) = \log \tfrac1S \sum_s P(y \mid \alpha, g(\zeta + L \xi_s)) \phi(\xi_s) / q(\xi_s).
 
-Where people say little these hardly move, whatever the population, and any map from latents to tastes will do. Where
-they say much it is tastes that stay, as in `mxlogit.integration.kept_draws`, which costs an exponential per draw and
-population and has a control variate, but where wider populations have tastes where no draws are.
+If choices are little informative about tastes, fixed whitened tastes :math:`\xi_s` serve all population values, with
+any mixing map. If they are informative, fixed tastes have less noise, as in `mxlogit.integration.kept_draws`, which
+costs one exponential per draw and population value and has a control variate, but fixed tastes do not cover the tails
+of populations with larger variances.
 """
 
 from __future__ import annotations
@@ -29,21 +30,24 @@ from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.panels import PanelDifferences
 from mxlogit.model.parameters import Population
 
-# Numbers that may be kept (64 MB in single precision), and rows of data times draws at a population: 30 ms.
-_MOST_NUMBERS, _MOST_CELLS = 16_000_000, 8_000_000
-# Rows of data times draws that are evaluated together.
+# Largest number of floats of all fixed draws together: 64 MB in single precision.
+_MOST_NUMBERS = 16_000_000
+# Largest rows x draws evaluated per population value: about 30 ms.
+_MOST_CELLS = 8_000_000
+# Rows x draws evaluated at once; chosen by hand.
 _CELLS = 512_000
-# How much of the logarithm of the mean of all draws over that of halves takes away the bias that it has, and the
-# variance of the former by the squared difference of halves: for random draws, whose variance falls as one over their
-# number, and for nets, whose variance falls as its square or faster (Owen 1997, Annals of Statistics 25).
-_RANDOM, _NETS = (2.0, 1.0 / 4.0), (4.0 / 3.0, 1.0 / 8.0)
+# Extrapolation factor that removes the bias of the log mean, from its halves to all draws, and variance of the log mean
+# per squared difference of the halves. Variance of a mean of random draws falls as 1 / s:
+_RANDOM = (2.0, 1.0 / 4.0)
+# and of a randomised net as 1 / s^2 or faster (Owen 1997, Annals of Statistics 25).
+_NETS = (4.0 / 3.0, 1.0 / 8.0)
 
 
 @dataclass(frozen=True)
 class _Drawn(ABC):
-    """Draws of some people.
+    """Fixed draws of some people.
 
-    ``part`` and ``variance`` are those of `_RANDOM` or `_NETS`.
+    ``part`` and ``variance`` are the two numbers of `_RANDOM` or `_NETS`.
     """
 
     panel: PanelDifferences
@@ -52,34 +56,34 @@ class _Drawn(ABC):
 
     @abstractmethod
     def log_weights(self, model: PanelModel, population: Population) -> Tensor:
-        """Logarithms (n, s) of weighted probabilities of the choices."""
+        """Logarithms (n, s) of the importance-weighted probabilities of the choices."""
 
     @abstractmethod
     def pull(self, model: PanelModel, population: Population) -> Tensor:
-        """Derivatives (D,) of the weighted sum of logarithms by fixed coefficients, locations and the cells of L."""
+        """Gradient (D,) of the weighted sum of `log_mean` in fixed coefficients, locations and free entries of L."""
 
     def halves(self, model: PanelModel, population: Population) -> Tensor:
-        """Logarithms (n, 2) of the halves' means of weighted probabilities."""
+        """Logarithms (n, 2) of the mean weighted probability over each half of the draws."""
         log_weights = self.log_weights(model, population)
         return Jackknife(log_weights).log_sums.double() - math.log(0.5 * log_weights.shape[-1])
 
     def log_mean(self, halves: Tensor) -> Tensor:
-        """Logarithms (n,) of the means of all draws, without the bias that finite numbers have."""
+        """Bias-corrected logarithms (n,) of the mean over all draws."""
         mean = halves.mean(1)
         return mean + self.part * (halves.logsumexp(1) - math.log(2.0) - mean)
 
     def noise(self, halves: Tensor, apart: Tensor) -> Tensor:
-        """Weighted sum of the variances of people's values, from halves (n, 2) and what differs at the anchor (n,)."""
+        """Weighted sum over people of variances, from halves (n, 2) less their differences at the anchor (n,)."""
         return self.variance * (self.panel.weights.double().square() @ (halves.diff(dim=1)[:, 0] - apart).square())
 
     def shares(self, halves: Tensor) -> Tensor:
-        """Derivatives (n, 2) of `log_mean`."""
+        """Derivatives (n, 2) of `log_mean` with respect to the halves."""
         return self.part * halves.softmax(1) + 0.5 * (1.0 - self.part)
 
 
 @dataclass(frozen=True)
 class WhitenedDraws(_Drawn):
-    """Whitened tastes (n, k, s) that stay, and their log ratios (n, s) or zero: tastes move with the population."""
+    """Fixed whitened tastes (n, k, s), and their log ratios (n, s) or zero: tastes move with the population."""
 
     xi: Tensor
     log_ratio: Tensor
@@ -91,10 +95,10 @@ class WhitenedDraws(_Drawn):
 
     @classmethod
     def from_population(cls, marginal: MarginalLikelihood, proposal: Proposal, key: int) -> WhitenedDraws:
-        """Quasi-random draws of the same people from the population.
+        """Quasi-random draws for the people of a proposal from the mixing distribution.
 
-        That is all there is to know of people who say little: of one choice, with two tastes, 64 of these have the
-        noise of a thousand random ones around modes.
+        They suit uninformative panels: with one choice and two tastes, 64 of them have the noise of a thousand random
+        draws around modes.
         """
         part = proposal.part.cpu() if isinstance(proposal.part, Tensor) else proposal.part
         places = (marginal.people.first + torch.arange(len(marginal.people.panels)))[part]
@@ -121,9 +125,9 @@ class WhitenedDraws(_Drawn):
 
 @dataclass(frozen=True)
 class LatentDraws(_Drawn):
-    """Latent tastes (n, k, s) that stay, with the log density (n, s) that they are from.
+    """Fixed latent tastes (n, k, s), with the log density (n, s) of their proposal.
 
-    Right for people who say much: their tastes are where they are, whatever the population.
+    They suit informative panels, whose posteriors of tastes depend little on the population.
     """
 
     latent: Tensor
@@ -134,7 +138,7 @@ class LatentDraws(_Drawn):
     def around_modes(
         cls, model: PanelModel, marginal: MarginalLikelihood, proposal: Proposal, anchor: Population
     ) -> LatentDraws:
-        """Draws from a proposal's local factors; probabilities that no fixed coefficient moves are computed once."""
+        """Draws from a proposal's local factors; without fixed coefficients, probabilities are computed once."""
         xi, log_ratio = marginal.whitened(proposal)
         log_q = log_standard_normal(xi.square().sum(1), xi.shape[1]) - log_ratio - _log_volume(anchor)
         latent = anchor.location[:, None] + anchor.scale_tril @ xi
@@ -188,26 +192,26 @@ def _log_volume(population: Population) -> Tensor:
 
 
 class PathDraws:
-    """Draws of everybody's whitened tastes around one population.
+    """Fixed draws of all people around one population value.
 
-    Of each group of people with like panels, whichever have the least noise: whitened tastes from the population or
-    around modes, or tastes around modes.
+    For each group of people with panels of similar length, the kind of draws with the least noise is used: whitened
+    tastes from the population or around modes, or latent tastes around modes.
 
     Parameters
     ----------
     model : PanelModel
     marginal : MarginalLikelihood
-        Of everybody, with modes near those at the anchor; `can_keep_paths` says whether there is room.
+        Marginal likelihood of all people, with modes close to the modes at the anchor; `can_keep_paths` must hold.
     anchor : Population
     sweep : Sweep
-        How many draws, of which the next power of two are taken, and from what where they are around modes.
+        Number of draws, rounded up to a power of two, and proposal of the draws around modes.
     vectors : Tensor, shape (b, D)
-        Where noise is compared: unconstrained, about the posterior.
+        Unconstrained vectors, spread like the posterior, at which noise is compared.
 
     Attributes
     ----------
     cells : int
-        Rows of data times draws, which the time of a population is proportional to.
+        Rows x draws, to which the time of one evaluation is proportional.
     """
 
     def __init__(
@@ -234,7 +238,7 @@ class PathDraws:
     def log_likelihood(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
         """Log likelihoods (b,) at unconstrained vectors (b, D), and variances of their differences to the anchor's.
 
-        Variances are those from the finite number of draws, by how much halves of each person's draws differ.
+        The variances are due to the finite number of draws, estimated from the two halves of each person's draws.
         """
         total = torch.zeros(2, len(vectors), dtype=torch.float64)
         for i, vector in enumerate(vectors):
@@ -267,7 +271,7 @@ class PathDraws:
         return gradient
 
     def _pull(self, local: Population) -> Tensor:
-        """Derivatives (D,) by fixed coefficients, locations and the free cells of L."""
+        """Derivatives (D,) with respect to fixed coefficients, locations and the free entries of L."""
         total = self._people.like.new_zeros(self.model.space.size, dtype=torch.float64)
         for chunk in self._chunks:
             total += chunk.pull(self.model, local)
@@ -277,7 +281,7 @@ class PathDraws:
 def _kinds(
     model: PanelModel, marginal: MarginalLikelihood, proposal: Proposal, anchor: Population, key: int
 ) -> Iterator[_Drawn]:
-    """Draws of the kinds that there are of some people."""
+    """Draws of each applicable kind for the people of a proposal."""
     yield WhitenedDraws.from_population(marginal, proposal, key)
     yield WhitenedDraws.around_modes(marginal, proposal)
     if not model.mixing.direct and model.mixing.scale_position is None:
@@ -285,12 +289,12 @@ def _kinds(
 
 
 def can_keep_paths(marginal: MarginalLikelihood, draws: int) -> bool:
-    """Return whether whitened draws fit in memory, and rows times draws stay below a bound of time."""
+    """Return whether fixed draws fit in memory and in a bound on the time of one evaluation."""
     k, people = marginal.space.n_random, marginal.people
     return k > 0 and len(people) * draws * (k + 1) <= _MOST_NUMBERS and path_cells(marginal, draws) <= _MOST_CELLS
 
 
 def path_cells(marginal: MarginalLikelihood, draws: int) -> int:
-    """Rows of data times draws of everybody; single people with more than a chunk have fewer draws."""
+    """Rows x draws, summed over all people; a person with more than a chunk has fewer draws."""
     rows, _ = marginal.people.counts
     return int(marginal.people.total((rows * draws).clamp(max=float(_CELLS))))

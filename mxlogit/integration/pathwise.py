@@ -1,10 +1,10 @@
-r"""Observed information of the marginal likelihood along paths of the draws, in relative coordinates.
+r"""Observed information of the marginal likelihood at constant whitened draws, in relative coordinates.
 
-With draws :math:`\xi_s \sim q_n` that stay where they are, :math:`p(y_n | \theta)` is the mean of
-:math:`P(y_n | g(\zeta + L \xi_s)) \phi(\xi_s) / q_n(\xi_s)`, of whose jackknifed logarithm this is minus the second
-derivative. Complete data are here whitened tastes, in Louis' identity (`mxlogit.integration.louis`) tastes themselves:
-where people say little about their tastes, known tastes would tell a hundred times more of the population than choices
-do, and the information would be a small difference of large terms.
+With fixed draws :math:`\xi_s \sim q_n`, :math:`p(y_n | \theta)` is the mean of
+:math:`P(y_n | g(\zeta + L \xi_s)) \phi(\xi_s) / q_n(\xi_s)`; the information is minus the second derivative of its
+jackknifed logarithm. The complete data are whitened tastes here, and tastes in Louis' identity
+(`mxlogit.integration.louis`): if choices are little informative about tastes, the complete-data information of the
+latter is a hundred times that of the choices, and the result is a small difference of large terms.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ def pathwise_information(
     ----------
     model : PanelModel
     xi : Tensor, shape (n, k, s)
-        Whitened tastes, each half of which holds whole antithetic pairs.
+        Whitened tastes; each half of the draws consists of whole antithetic pairs.
     log_ratio : Tensor, shape (n, s)
-        Log density of the standard normal less that of what they are drawn from.
+        Log density of the standard normal less log density of the proposal.
     population : Population
-        In the dtype of the panel.
+        Population parameters in the dtype of the panel.
     panel : PanelDifferences
 
     Returns
@@ -58,7 +58,7 @@ def _derivatives(block: Block, weights: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _in_moves(hessian: Tensor, score: Tensor, population: Population, space: ParameterSpace) -> Tensor:
-    """Hessian (D, D) in relative coordinates, of Hessian and gradient in coefficients, locations and cells of L."""
+    """Hessian (D, D) in relative coordinates, from Hessian and gradient in coefficients, locations, entries of L."""
     f, k = space.n_fixed, space.n_random
     tril = population.scale_tril.double()
     rows, columns = space.triangle

@@ -1,12 +1,11 @@
-r"""Some people on a block of draws: weights, scores and second derivatives of the simulated likelihood.
+r"""Weights, scores and second derivatives of the simulated likelihood on a block of draws.
 
 With :math:`w_r \propto P(y_n | \beta_r)`, the score of a person is :math:`E_w[\nabla \log P]` and the
 Hessian :math:`E_w[\nabla \log P \nabla \log P' + \nabla^2 \log P] - s s'`. In tastes, minus the Hessian of a
-logit is :math:`F = \sum_t (\sum_j p_j x_j x_j' - \bar x_t \bar x_t')`; every coordinate moves one taste, so
-moments over draws of :math:`gg' - F` and of that taste's derivatives are all there is.
+logit is :math:`F = \sum_t (\sum_j p_j x_j x_j' - \bar x_t \bar x_t')`; every coordinate moves one taste, so the
+Hessian needs only moments over draws of :math:`gg' - F` and of the derivatives of that taste.
 
-Draws are the last axis: products with attributes are then plain batched products, and everything that is
-elementwise runs along contiguous memory.
+Draws are the last axis: products with attributes are batched, elementwise operations run along contiguous memory.
 """
 
 from __future__ import annotations
@@ -24,12 +23,12 @@ from mxlogit.model.panels import PanelDifferences
 from mxlogit.model.parameters import Population
 from mxlogit.model.wtp_space import pull_back, to_coefficients
 
-_BUFFER_CELLS = 500_000
+_BUFFER_CELLS = 500_000  # floats in the buffer of `_moved_products`; chosen by hand
 
 
 @dataclass(frozen=True)
 class DrawnTastes:
-    """Some people's parameters on a block of draws.
+    """Parameters of some people on a block of draws.
 
     Attributes
     ----------
@@ -37,9 +36,9 @@ class DrawnTastes:
         Standard normal draws.
     latent : Tensor, shape (n, k, r)
     value : MapValue or None
-        Tastes, slopes and direct derivatives, (n, k, r) each; None where tastes are the latents.
+        Tastes, slopes and direct derivatives, (n, k, r) each; None if the mixing map is the identity.
     parameters : Tensor, shape (n, K, r)
-        Fixed coefficients and tastes: those of the utility, or money (`mxlogit.model.wtp_space`).
+        Fixed coefficients and tastes, in preference space or WTP space (`mxlogit.model.wtp_space`).
     """
 
     z: Tensor
@@ -50,7 +49,7 @@ class DrawnTastes:
 
 @dataclass(frozen=True)
 class Block:
-    """Some people on a block of draws.
+    """Likelihood and derivatives of some people on a block of draws.
 
     Attributes
     ----------
@@ -68,7 +67,7 @@ class Block:
 
 
 def draw_tastes(model: PanelModel, population: Population, z: Tensor) -> DrawnTastes:
-    """Turn standard normal draws (n, k, r) into parameters: of one population, or of n of them."""
+    """Turn standard normal draws (n, k, r) into parameters, under one population value or one per person."""
     latent = population.location[..., None] + population.scale_tril @ z
     value = None
     if not model.mixing.is_identity:
@@ -84,7 +83,7 @@ def _probabilities(model: PanelModel, drawn: DrawnTastes, panel: PanelDifference
 
 
 def weigh_block(model: PanelModel, drawn: DrawnTastes, panel: PanelDifferences) -> Tensor:
-    """Log probability of everybody's choices on every draw, (n, r)."""
+    """Log probability of each person's choices on every draw, (n, r)."""
     return _probabilities(model, drawn, panel)[0]
 
 
@@ -103,13 +102,14 @@ def evaluate_block(
     ----------
     model : PanelModel
     population : Population
-        In the dtype of the panel.
+        Population parameters in the dtype of the panel.
     panel : PanelDifferences
     z : Tensor, shape (n, k, r)
+        Whitened tastes.
     curvature : bool
-        Whether to compute second moments.
+        Whether to compute second derivatives.
     log_ratio : Tensor, shape (n, r), optional
-        Log density of the standard normal less that of what the draws come from, if that is another distribution.
+        Log density of the standard normal less log density of the proposal, if the draws are not standard normal.
 
     Returns
     -------
@@ -141,7 +141,7 @@ def evaluate_block(
 def score_coordinates(model: PanelModel, population: Population, drawn: DrawnTastes, weighted: Tensor) -> Tensor:
     """Sum over draws (n, D) of weighted gradients with respect to the parameters (n, K, r), in coordinates.
 
-    Coordinates are fixed coefficients, locations and the free entries of L, of one population or of n of them.
+    Coordinates are fixed coefficients, locations and free entries of L, of one population value or one per person.
     """
     n_fixed = model.space.n_fixed
     value, by_taste = drawn.value, weighted[:, n_fixed:]
@@ -172,23 +172,23 @@ def _design(model: PanelModel, population: Population, drawn: DrawnTastes) -> Te
 
 
 def _owners(model: PanelModel) -> list[int]:
-    """Which parameter each coordinate moves, length D."""
+    """Index of the parameter that each coordinate moves, length D."""
     f, k = model.space.n_fixed, model.space.n_random
     return [*range(f + k), *(f + row for row in model.space.triangle[0])]
 
 
 @dataclass(frozen=True)
 class _Directions:
-    """How utilities move: a sum of products of one attribute with one function of the draws.
+    """Derivatives of utility: sums of products of one attribute with one function of the draws.
 
     Attributes
     ----------
     basis : Tensor, shape (n, m, r)
         Functions of the draws.
     attribute, function : list of int, length E
-        Which attribute and which function make each direction.
+        Indices of the attribute and the function of each direction.
     collect : Tensor or None, shape (E, D)
-        Which directions each coordinate is the sum of; None where they are the coordinates.
+        Indicator of the directions that each coordinate is the sum of; None if directions are coordinates.
     """
 
     basis: Tensor
@@ -205,14 +205,14 @@ def _directions(model: PanelModel, drawn: DrawnTastes, design: Tensor) -> _Direc
         return _directions_in_money(model, drawn, design)
     if drawn.value is not None:
         return _Directions(design, owners, list(range(len(owners))))
-    # Tastes that are the latents move with 1 and with the draws: few functions for many coordinates.
+    # With the identity map, tastes move with 1 and with the draws: few functions for many coordinates.
     ones = drawn.z.new_ones(len(drawn.z), 1, drawn.z.shape[-1])
     columns = model.space.triangle[1]
     return _Directions(torch.cat([ones, drawn.z], 1), owners, [0] * (f + k) + [1 + column for column in columns])
 
 
 def _directions_in_money(model: PanelModel, drawn: DrawnTastes, design: Tensor) -> _Directions:
-    """A valuation moves its own attribute by minus the scale; the scale moves all attributes."""
+    """Directions in WTP space: a WTP moves its own attribute by minus the scale; the scale moves all attributes."""
     position, owners = model.mixing.scale_position, _owners(model)
     assert position is not None
     size = drawn.parameters.shape[1]
@@ -252,7 +252,7 @@ def _moved_products(
 ) -> Tensor:
     """Products (n, E, E) over draws of situations' mean attributes, and of gradients, times functions (n, m, r).
 
-    A few people at a time in buffers: the system clears fresh memory more slowly than these products run.
+    Computed for a few people at a time in a reused buffer: allocating new memory takes longer than these products.
     """
     n, _, r = gradient.shape
     size, t = len(directions.attribute), sum(section.situations for section in panel.sections)
@@ -275,7 +275,7 @@ def _moved_products(
 
 @dataclass(frozen=True)
 class _Run:
-    """Consecutive directions that one elementwise product makes: their places, attributes and functions."""
+    """Consecutive directions computed by one elementwise product: their indices, attributes and functions."""
 
     place: slice
     attribute: slice
@@ -283,7 +283,7 @@ class _Run:
 
 
 def _runs(attribute: list[int], function: list[int]) -> list[_Run]:
-    """Split directions into runs in which attribute and function each stay or step by one."""
+    """Split directions into runs in which attribute and function indices are each constant or increase by one."""
     runs, start, count = [], 0, len(attribute)
     while start < count:
         stop, steps = start + 1, (0, 0)
@@ -311,7 +311,7 @@ def _within(basis: Tensor, panel: PanelDifferences, prob: Tensor, weights: Tenso
 
 
 def _pair_index(size: int) -> Tensor:
-    """Place of every pair (i, j) in the rows of the upper triangle, (size, size)."""
+    """Index of every pair (i, j) in the flattened upper triangle, (size, size)."""
     index = torch.zeros(size, size, dtype=torch.int64)
     rows, columns = torch.triu_indices(size, size)
     index[rows, columns] = index[columns, rows] = torch.arange(len(rows))
@@ -319,7 +319,7 @@ def _pair_index(size: int) -> Tensor:
 
 
 def _add_money_bends(second: Tensor, model: PanelModel, design: Tensor, weighted: Tensor) -> None:
-    """Add the curvature of coefficients that are products, given weighted gradients of the coefficients."""
+    """Add the curvature of WTP-space coefficients, which are products, given weighted gradients of the coefficients."""
     position, owners = model.mixing.scale_position, torch.tensor(_owners(model))
     assert position is not None
     scale = torch.nonzero(owners == position)[:, 0]
@@ -371,7 +371,7 @@ def _direct_bend(bend: Bend, pull: Tensor, moved: Tensor, inputs: Tensor) -> Ten
 def evaluate_in_parts(
     model: PanelModel, population: Population, panel: PanelDifferences, z: Tensor, log_ratio: Tensor, *, curvature: bool
 ) -> Block:
-    """Evaluate people on draws (n, k, r) with log ratios (n, r), as `evaluate_block`, some draws after the other."""
+    """Apply `evaluate_block` to parts of the draws (n, k, r) with log ratios (n, r), and merge."""
     step = draws_at_once(panel)
     return merge_blocks(
         [
@@ -382,7 +382,7 @@ def evaluate_in_parts(
 
 
 def merge_blocks(blocks: list[Block]) -> Block:
-    """Join the blocks of draws of the same people."""
+    """Merge blocks of different draws of the same people."""
     if len(blocks) == 1:
         return blocks[0]
     log_sums = torch.stack([block.log_sum for block in blocks])
@@ -394,6 +394,6 @@ def merge_blocks(blocks: list[Block]) -> Block:
 
 
 def sum_second(second: Tensor, scores: Tensor, weights: Tensor) -> Tensor:
-    """Weighted sum over people of the Hessian of the log of a mean."""
+    """Weighted sum over people of Hessians of the log simulated probability."""
     total = torch.einsum("nab,n->ab", second, weights) - scores.T @ (weights[:, None] * scores)
     return 0.5 * (total + total.T)

@@ -5,8 +5,8 @@ r"""The simulated likelihood of a panel on fixed draws: value, score and exact H
 Coordinates :math:`\phi` are the fixed coefficients, the locations and the free entries of L, whose diagonal
 may have either sign: with draws that are not symmetric the sign matters (Train 2009, chapter 10).
 
-People are swept in chunks, and where one person's draws do not fit a chunk, these in blocks: memory grows
-neither with people nor with draws, but for the draws that fit a stated budget and are kept between passes.
+People are evaluated in chunks, and the draws of a person that exceed a chunk in blocks. Memory grows neither with
+people nor with draws, except for draws kept between passes within a fixed budget.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.panels import PanelDifferences, Panels
 from mxlogit.model.parameters import Population
 
-# Rows x draws of a chunk, by measurement: fewer, larger calls beat intermediates in cache.
+# Rows x draws of a chunk. Measured: fewer, larger calls are faster than intermediates that stay in cache.
 _CELLS_PER_CHUNK = 1_000_000
-# Draws are kept between passes up to this size and made anew beyond it.
+# Largest size of draws kept between passes, in bytes; larger sets are generated again in each pass.
 _KEPT_BYTES = 300_000_000
-# Differences of a score that jumps, in standard errors of a coordinate given the others, or in standard deviations of
-# the taste where these are smaller.
+# Half-width of the central difference of a score with jumps (kinked maps), in conditional standard errors of the
+# coordinate, or in standard deviations of the taste if smaller; chosen by hand.
 _KINK_STEP = 0.2
-# Numbers made at once when all draws are kept.
+# Draws (floats) generated at once when all are kept; chosen by hand.
 _MADE_AT_ONCE = 2_000_000
 
 
@@ -47,7 +47,7 @@ class SimulatedScores:
     scores : Tensor, shape (n, D)
         Its gradient.
     hessian : Tensor or None, shape (D, D)
-        Of the weighted sum over people; None where it was not asked for.
+        Hessian of the weighted sum over people; None if not requested.
     """
 
     log_prob: Tensor
@@ -62,16 +62,16 @@ class SimulatedLikelihood:
     ----------
     model : PanelModel
     panel : PanelDifferences or RaggedPanels
-        People in the order in which they meet their draws.
+        Panel of the people, in the order of their blocks of draws.
     draws : PersonDraws
     share : SimulatedLikelihood, optional
-        Another likelihood on the same draws, perhaps in another precision, whose kept draws are used.
+        Another likelihood on the same draws, possibly in another precision, whose kept draws are reused.
     first : int, optional
-        Use only that many of each person's draws.
+        Number of draws per person to use; all by default.
     keep : bool
-        Whether to keep draws that fit the budget; not worth it for a single pass.
+        Whether to keep draws within the budget between passes; not worth it for a single pass.
     places : Tensor, int64, shape (n,), optional
-        Number of everybody's block of draws; with ``keep=False``. People get consecutive blocks by default.
+        Number of each person's block of draws, with ``keep=False``; consecutive by default.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class SimulatedLikelihood:
         return self.model.space.size
 
     def population(self, vector: Tensor) -> Population:
-        """Population at coordinates (*s, D), with the signs of the diagonal of L as they are."""
+        """Population parameters at coordinates (*s, D), with the signs of the diagonal of L unchanged."""
         space = self.model.space
         f, k = space.n_fixed, space.n_random
         tril = space.triangle_matrix(vector[..., f + k :])
@@ -123,7 +123,7 @@ class SimulatedLikelihood:
 
     @torch.no_grad()
     def evaluate(self, vector: Tensor, *, curvature: bool = False) -> SimulatedScores:
-        """Value, every person's score and, if asked for, the Hessian: exact in one pass, differenced for kinked maps.
+        """Value, each person's score and, on request, the Hessian: exact, but by differences for kinked maps.
 
         Parameters
         ----------
@@ -167,7 +167,7 @@ class SimulatedLikelihood:
         return 0.5 * (matrix + matrix.T)
 
     def _pieces(self) -> Iterator[tuple[slice | Tensor, PanelDifferences, Tensor]]:
-        """Some people's places, panels and draws (m, k, r), piece after piece."""
+        """Indices, panel and draws (m, k, r) of each chunk of people."""
         rows = max(1, _CELLS_PER_CHUNK // self.n_draws)
         size = max(1, rows // max(1, self.panel.n_rows))
         for window, part in self.panel.chunks(size):
@@ -187,7 +187,7 @@ class SimulatedLikelihood:
         return made[..., : self.n_draws].to(self.panel.values)
 
     def thinned(self, n_draws: int) -> SimulatedLikelihood:
-        """Return the likelihood on the first ``n_draws`` of everybody's draws."""
+        """Return the likelihood on the first ``n_draws`` draws of each person."""
         return SimulatedLikelihood(self.model, self.panel, self.draws, share=self, first=n_draws)
 
     def value(self, vector: Tensor) -> float:
@@ -196,7 +196,7 @@ class SimulatedLikelihood:
 
     @torch.no_grad()
     def weigh_tastes(self, population: Population) -> Iterator[tuple[slice | Tensor, Tensor, Tensor]]:
-        """Every chunk's place, Bayes weights over the draws (n, r) and tastes (n, k, r), float64."""
+        """Indices, Bayes weights of the draws (n, r) and tastes (n, k, r) of each chunk of people, float64."""
         local = population.to(self.panel.values)
         for part, panel, normals in self._pieces():
             drawn = draw_tastes(self.model, local, normals)

@@ -1,4 +1,4 @@
-"""Sums over everybody of one pass of the marginal likelihood."""
+"""Sums over all people of one pass of the marginal likelihood."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mxlogit.integration.importance import WeightedDraws
 
 @dataclass(frozen=True)
 class LikelihoodSums:
-    """Sums over everybody of one pass without derivatives (weighted by the people's weights).
+    """Weighted sums over all people of one pass without derivatives.
 
     Attributes
     ----------
@@ -38,14 +38,14 @@ class LikelihoodSums:
 
     @classmethod
     def finish(cls, weight: float, sums: Tensor) -> LikelihoodSums:
-        """Name the sums over everybody, given the sum of weights."""
+        """Build from the sums over all people and the sum of weights."""
         log_likelihood, variance, elbo, ess = sums.tolist()
         return cls(log_likelihood, variance, elbo, ess / weight)
 
 
 @dataclass(frozen=True)
 class PassResult:
-    """Sums over everybody of one pass (float64, on the CPU).
+    """Weighted sums over all people of one pass with derivatives (float64, on the CPU).
 
     Attributes
     ----------
@@ -61,22 +61,22 @@ class PassResult:
 
     @classmethod
     def finish(cls, weight: float, sums: Tensor, score: Tensor, outer: Tensor) -> PassResult:
-        """Centre the outer products, given the sum of weights and sums over everybody."""
+        """Build from sums over all people and the sum of weights; centres the outer product."""
         return cls(LikelihoodSums.finish(weight, sums), score, outer - torch.outer(score, score) / weight)
 
 
 @dataclass(frozen=True)
 class DrawsEffect:
-    """What more draws would change (float64, on the CPU); sums over people.
+    """Effect of more draws on the score (float64, on the CPU); sums over people.
 
     Attributes
     ----------
     score : Tensor, shape (D,)
-        The score with more draws less that with few.
+        Score on many draws less score on few.
     variance : Tensor, shape (D, D)
-        Covariance of that estimate.
+        Covariance of this difference.
     noise : Tensor, shape (D, D)
-        What the noise of few draws adds to the outer product of the people's scores.
+        Contribution of the noise of few draws to the outer product of people's scores.
     """
 
     score: Tensor
@@ -84,5 +84,5 @@ class DrawsEffect:
     noise: Tensor
 
     def scaled(self, share: float) -> DrawsEffect:
-        """Return the effect on ``share`` times as many people."""
+        """Return the effect for ``share`` times as many people."""
         return DrawsEffect(share * self.score, share**2 * self.variance, share * self.noise)

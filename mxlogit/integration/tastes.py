@@ -20,9 +20,9 @@ from mxlogit.integration.simulated_likelihood import SimulatedLikelihood
 from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.parameters import Population
 
-# Draws of a person's moments that do where importance weights are even.
+# Draws per person for means and standard deviations if importance weights are even; see `_chunk_moments`.
 _FEW_DRAWS = 32
-# First key of the draws of tastes: seeds count from here.
+# First random stream of the draws of tastes; the seed is added to it.
 _STREAM = 1_000_000
 
 
@@ -33,7 +33,7 @@ class WeightedTastes:
     Attributes
     ----------
     part : slice or Tensor
-        Their places in the panel.
+        Indices of the people in the panel.
     weights : Tensor, shape (n, s)
         Non-negative; sum to one for every person.
     tastes : Tensor, shape (n, k, s)
@@ -60,7 +60,7 @@ class PeopleCheck:
 
     @classmethod
     def join(cls, parts: Sequence[PeopleCheck]) -> PeopleCheck:
-        """Put the checks of several groups of people together."""
+        """Concatenate the checks of several groups of people."""
         return cls(torch.cat([part.ess for part in parts]), torch.cat([part.pareto_k for part in parts]))
 
 
@@ -78,9 +78,10 @@ class WeighedTastes(ABC):
         panel : PanelSource
         population : Population
         seed : int
-            Independent draws for every seed, where draws are not those of the fit.
+            Seed of the draws, if they are not the draws of the fit.
         places : Tensor, int64, shape (n,), optional
-            Ranks of these people among those of the fit by first appearance; their number for people never seen.
+            Ranks of these people among the people of the fit by first appearance; the number of the latter for new
+            people.
         """
 
     def sample(
@@ -101,27 +102,27 @@ class WeighedTastes(ABC):
 
 
 class PolishedTastes(WeighedTastes):
-    """Tastes by polish and importance weights, for people seen or never seen.
+    """Tastes by importance sampling around modes, for people of the fit or new people.
 
-    All people have the same quasi-random base points, those of a seed, so that equal choices give equal tastes,
-    whoever else is in the panel.
+    All people share the quasi-random base points of a seed, so that equal choices give equal tastes, whoever else is in
+    the panel.
 
     Parameters
     ----------
     model : PanelModel
     seed : int
     tail : int or None
-        Degrees of freedom of the proposal.
+        Degrees of freedom of the Student-t proposal; None for the normal.
     draws : int
-        Importance draws per person and population value.
+        Number of importance draws per person and population value.
     polish : int
         Most Newton steps per person from xi = 0.
     vary : int
-        Variational steps after the polish.
+        Number of variational steps after the Newton steps.
     even : bool
-        Whether importance weights are known to be even, so that fewer draws do for means and standard deviations.
+        Whether importance weights are known to be even, so that fewer draws suffice for means and standard deviations.
     flow : Flow, optional
-        On the local factors.
+        Flow on the local factors.
     """
 
     def __init__(
@@ -142,8 +143,8 @@ class PolishedTastes(WeighedTastes):
     def _propose(
         self, people: People, population: Population, draws: int, stream: int, keys: Tensor | None
     ) -> Iterator[tuple[Proposal, WeightedDraws]]:
-        """Every chunk's proposal and weighted draws."""
-        # Its buffers are those of this call: results change nothing when they are read, from several threads or not.
+        """Proposal and weighted draws of each chunk of people."""
+        # Created per call: reading results changes no state, so several threads may read them.
         marginal = MarginalLikelihood(people, self.model.space, self.model.mixing, self.seed, keys=keys)
         marginal.flow = self.flow
         sweep = Sweep(draws, self.tail, _STREAM + stream, self.polish, vary=self.vary)
@@ -152,7 +153,7 @@ class PolishedTastes(WeighedTastes):
     def _propose_alike(
         self, panel: PanelSource, population: Population, draws: int, seed: int
     ) -> Iterator[tuple[Proposal, WeightedDraws]]:
-        """As `_propose`, everybody with the same base points."""
+        """Apply `_propose` with the same base points for all people."""
         keys = torch.zeros(len(panel), dtype=torch.int64)
         return self._propose(People.gather(panel), population, draws, seed, keys)
 
@@ -179,8 +180,8 @@ class PolishedTastes(WeighedTastes):
     ) -> tuple[Tensor, Tensor]:
         """Means and standard deviations (n, k) of a chunk of people.
 
-        Normal tastes are linear in whitened ones, whose moments have control variates: on the study design 32 draws do
-        what 170 do with plain weights for means, and 2,000 for standard deviations.
+        Normal tastes are linear in whitened tastes, whose moments have control variates: on the study design 32 draws
+        are as precise as 170 with plain weights for means, and 2,000 for standard deviations.
         """
         if not self.model.mixing.is_identity:
             weights, tastes = drawn.weights.double()[:, None], self._tastes(drawn, population).double()
@@ -190,7 +191,7 @@ class PolishedTastes(WeighedTastes):
         covariance = (second - first[:, :, None] * first[:, None]).double()
         tril = population.scale_tril.double()
         variance = torch.einsum("kl,nlm,km->nk", tril, covariance, tril)
-        # Signed weights can make a variance negative where they are very uneven: plain weights cannot.
+        # Very uneven signed weights can make a variance negative; plain weights cannot.
         weights = drawn.weights[:, None]
         deviation = drawn.xi - (weights * drawn.xi).sum(-1, keepdim=True)
         plain = (weights * (population.scale_tril @ deviation).square()).sum(-1).double()
@@ -206,7 +207,7 @@ class PolishedTastes(WeighedTastes):
             yield WeightedTastes(proposal.part, drawn.weights, self._tastes(drawn, local))
 
     def check(self, people: People, population: Population, draws: int = 256) -> PeopleCheck:
-        """Effective sample sizes and Pareto k of the importance weights of everybody, of all processes."""
+        """Effective sample size fractions and Pareto k of the importance weights of the people of all processes."""
         n = len(people.panels)
         ess, shape = people.like.new_zeros(n), people.like.new_zeros(n, dtype=torch.float64)
         for proposal, drawn in self._propose(people, population, draws, draws, None):
@@ -222,10 +223,10 @@ class SimulatedTastes(WeighedTastes):
     ----------
     model : PanelModel
     draws : PersonDraws
-        People of the fit have the block of their rank by first appearance in it; ``places`` are these ranks, and one
-        number for everybody never seen; the ranks in the panel by default.
+        Draws in blocks: a person of the fit uses the block of its rank by first appearance, as given by ``places``,
+        and all new people share one block; ranks in the panel by default.
     signs : Tensor, shape (k,)
-        Signs of the columns of L at the maximum of the likelihood: asymmetric draws are used as it used them.
+        Signs of the columns of L at the maximum of the likelihood, applied because draws need not be symmetric.
     """
 
     def __init__(self, model: PanelModel, draws: PersonDraws, signs: Tensor) -> None:
@@ -234,7 +235,7 @@ class SimulatedTastes(WeighedTastes):
     def weigh(
         self, panel: PanelSource, population: Population, seed: int = 0, places: Tensor | None = None
     ) -> Iterator[WeightedTastes]:
-        """All draws of people's random tastes, weighted, chunk after chunk of people; ``seed`` changes nothing."""
+        """All draws of people's random tastes, weighted, chunk after chunk of people; ``seed`` has no effect."""
         panel = People.gather(panel).alone()
         blocks = panel.ranked().appearance if places is None else places
         blocks, order = blocks.cpu().sort(stable=True)  # type: ignore[union-attr]

@@ -1,9 +1,9 @@
-r"""Variational steps: each person's Gaussian factor from the mode to the best Gaussian of its posterior.
+r"""Variational steps: move each person's Gaussian factor from the Laplace approximation to the optimal Gaussian.
 
-Where a person says little about many tastes, the posterior is skewed and the Laplace factor sits beside it. One step
-takes the mean of gradient and information over the factor instead of their values at the mode (the identities of
-Bonnet and of Price; Opper and Archambeau 2009, Neural Computation 21; Khan and Lin 2017, AISTATS). Measured with 20
-tastes and 15 situations: the effective sample size of importance weights rises from 0.10 to 0.38 in two steps.
+With few choices and many tastes the posterior is skewed, and the Laplace factor is off its centre. A step averages
+gradient and information over the factor instead of evaluating them at the mode (the identities of Bonnet and of Price;
+Opper and Archambeau 2009, Neural Computation 21; Khan and Lin 2017, AISTATS). Measured with 20 tastes and 15
+situations: the effective sample size fraction of the importance weights rises from 0.10 to 0.38 in two steps.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mxlogit.model.panels import PanelDifferences, Panels
 from mxlogit.model.parameters import Population
 from mxlogit.model.triangles import inverse_of_lower
 
-# Longest move of a mean in one step, in sds of the new factor per root of the number of tastes.
+# Longest move of a mean in one step, in sds of the new factor per root of the number of tastes; chosen by hand.
 _LONGEST_MOVE = 1.0
 
 
@@ -33,22 +33,22 @@ def vary(
 ) -> LocalFactor:
     """Take natural-gradient steps on each person's evidence lower bound.
 
-    For families other than the normal the information is that of Gauss and Newton, and the mean over the factor of its
-    product with slopes is replaced by the product of means, positive semidefinite as well.
+    For families other than the normal the information is the Gauss-Newton one, and the mean over the factor of its
+    product with slopes is replaced by the product of the means, which is positive semidefinite as well.
 
     Parameters
     ----------
     factor : LocalFactor
-        Of the n people of the panel.
+        Local factors of the n people of the panel.
     points : Tensor, shape (n, k, s)
         Standard normal points, the same in every step.
     population : Population
-        In the dtype of the panel.
+        Population parameters in the dtype of the panel.
     panel : PanelDifferences or RaggedPanels
     mixing : Mixing
     steps : int
     scratch : Scratch, optional
-        Where to put utility differences.
+        Buffer for the utility differences.
 
     Returns
     -------
@@ -65,7 +65,7 @@ def vary(
 
 
 def _where_finite(new: LocalFactor, old: LocalFactor) -> LocalFactor:
-    """New factors, and old ones of people whose slopes left the range of numbers (lognormal tastes of sds of 100)."""
+    """New factors, or the old ones of people whose slopes overflow (lognormal tastes with sds of 100)."""
     finite = torch.isfinite(new.mean).all(-1) & torch.isfinite(new.log_det) & torch.isfinite(new.root).all(-1).all(-1)
     if bool(finite.all()):
         return new
