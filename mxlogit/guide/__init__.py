@@ -11,7 +11,7 @@ __all__ = ["choose_draws", "memory_report", "sbp_logmeanexp"]
 
 
 def __getattr__(name: str) -> Any:
-    # Loaded when asked for: it is about the Pyro program, which the default route does without.
+    # Imported on first use: it imports Pyro, which the default route does not need.
     if name == "memory_report":
         from mxlogit.guide.memory import memory_report
 

@@ -1,4 +1,4 @@
-"""The guide as a Pyro program: q(theta) Gaussian, q(xi | theta) from encoder, polish and flow; each may be off."""
+"""The guide as a Pyro program: q(theta) Gaussian, q(xi | theta) from encoder, Newton steps and flow, each optional."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ class AmortizedGuide(nn.Module):
     ----------
     model : PanelModel
     start : GaussianFactor
-        First value of q(theta).
+        Initial value of q(theta).
     encoder : nn.Module or None
-        Maps (population, panel) to a `LocalFactor`; None: polish begins at xi = 0.
+        Network from (population, panel) to a `LocalFactor`; None: Newton steps start at xi = 0.
     polish_steps : int
-        Newton steps after the encoder. Gradients stop at the polished point, so the encoder then learns from its
+        Number of Newton steps after the encoder. No gradients pass through them; the encoder is then trained on its
         own bound, `encoder_bound`.
     flow : LocalFlow, optional
-        After the polish.
+        Flow applied after the Newton steps.
     family : {"gaussian", "diagonal", "blocks"}
-        Covariance of q(theta): full; none between parameters; or within fixed coefficients and within locations only,
+        Covariance of q(theta): full; diagonal; or full within fixed coefficients and within locations, zero elsewhere,
         as in the published code.
     """
 
@@ -64,7 +64,7 @@ class AmortizedGuide(nn.Module):
         self.first_person = 0
         if family != "gaussian":
             start = GaussianFactor(start.mean, torch.diag((start.tril @ start.tril.T).diagonal().sqrt()))
-        # Coordinates whitened by the start: one learning rate then fits all parameters.
+        # Coordinates whitened by the initial factor, so that one learning rate suits all parameters.
         self.register_buffer("base_mean", start.mean)
         self.register_buffer("base_tril", start.tril)
         size = len(start.mean)
@@ -75,14 +75,14 @@ class AmortizedGuide(nn.Module):
         self.register_buffer("free", _free_cells(model, family)[:below, :below], persistent=False)
 
     def population_factor(self) -> GaussianFactor:
-        """Return q(theta) as it stands."""
+        """Return the current q(theta)."""
         tril = torch.diag(self.log_diagonal.exp())
         if self.family != "diagonal":
             tril = tril + self.below * self.free
         return GaussianFactor(self.base_mean + self.base_tril @ self.shift, self.base_tril @ tril)
 
     def local_factor(self, population: Population, panel: Panels, people: Tensor | None = None) -> LocalFactor:
-        """q(xi_n | theta) of the people of a panel; with their places (n,) among everybody, as `encode` says."""
+        """q(xi_n | theta) for the people of a panel; ``people`` (n,) are their global indices, see `encode`."""
         if self.encoder is None or self.polish_steps:
             factor = self.polished(population, panel)
         else:
@@ -91,11 +91,11 @@ class AmortizedGuide(nn.Module):
 
     @torch.no_grad()
     def polished(self, population: Population, panel: Panels) -> LocalFactor:
-        """Factors before the flow, polished from where the encoder puts them or from zero; without gradients."""
+        """Laplace factors before the flow, by Newton steps from the encoder's means or from zero; detached."""
         start = panel.values.new_zeros(len(panel), self.model.space.n_random)
         if self.encoder is not None:
             start = self.encode(population, panel, None).mean
-        # Frozen as well: forward derivatives take no notice of no_grad.
+        # Detached as well, because forward-mode derivatives ignore no_grad.
         return polish(start, population, panel, self.model.mixing, self.polish_steps).frozen()
 
     def flowed(self, factor: LocalFactor, population: Population, panel: Panels) -> LocalFactor:
@@ -105,14 +105,14 @@ class AmortizedGuide(nn.Module):
         return replace(factor, warp=self.flow.attach(factor, population, panel, self.model.mixing))
 
     def encode(self, population: Population, panel: Panels, people: Tensor | None) -> LocalFactor:
-        """The encoder's factors; in training, given people's places, gradients go through some situations of each."""
+        """Factors of the encoder; in training, given ``people``, backpropagated through a subset of situations."""
 
         def parts(place: slice | Tensor, piece: PanelDifferences) -> tuple[Tensor, ...]:
             factor = self._encode(population, piece, None if people is None else people[place])
             return factor.mean, factor.root, factor.precision_tril, factor.log_det
 
         if isinstance(getattr(self.encoder, "module", self.encoder), PublishedEncoder):
-            # The published network normalises over everybody's situations, padding included.
+            # The published network normalises over all situations of the batch, padding included.
             return self._encode(population, panel.dense(), people)
         return LocalFactor.of(by_pieces(panel, parts))
 
@@ -129,7 +129,7 @@ class AmortizedGuide(nn.Module):
         return masked
 
     def encoder_bound(self, population: Population, panel: Panels, people: Tensor | None = None) -> Tensor:
-        """One-draw evidence lower bound of the encoder's unpolished factors, summed over the panel."""
+        """One-draw evidence lower bound of the encoder's factors before Newton steps, summed over the panel."""
         factor = self.encode(population, panel, people)
         noise = torch.randn_like(factor.mean)
         xi = factor.mean + (factor.root @ noise[..., None])[..., 0]
@@ -151,7 +151,7 @@ class AmortizedGuide(nn.Module):
             pyro.sample("xi", _local_distribution(factor))
 
     def _sample_population(self) -> Population:
-        """Sample the unconstrained vector and hand its blocks to the model's sites, Jacobians included."""
+        """Sample the unconstrained vector and set the model's sites to its blocks, with Jacobians."""
         space = self.model.space
         factor = self.population_factor()
         family = dist.MultivariateNormal(factor.mean, scale_tril=factor.tril)
@@ -161,7 +161,7 @@ class AmortizedGuide(nn.Module):
         zero = log_scale.new_zeros(())
         values = {"fixed": (fixed, zero), "location": (location, zero), "scale": (log_scale.exp(), -log_scale.sum())}
         for name, (value, log_density) in values.items():
-            # The model has no sites without elements.
+            # The model has no sites for empty blocks.
             if len(value):
                 pyro.sample(name, dist.Delta(value, log_density=log_density, event_dim=1))
         for i, (tril, log_jacobian) in enumerate(zip(factors, log_jacobians, strict=True)):
@@ -170,7 +170,7 @@ class AmortizedGuide(nn.Module):
 
 
 def _free_cells(model: PanelModel, family: str) -> Tensor:
-    """Ones (D, D) below the diagonal where the root of q(theta) is free."""
+    """Indicator (D, D) of the free entries below the diagonal of the root of q(theta)."""
     size, fixed, random = model.space.size, model.space.n_fixed, model.space.n_random
     cells = torch.ones(size, size, dtype=torch.float64)
     if family == "blocks":
@@ -187,17 +187,17 @@ def _local_distribution(factor: LocalFactor) -> dist.TorchDistribution:
 
 
 def _lower_root(factor: LocalFactor) -> Tensor:
-    """Lower-triangular root of the covariance whose upper-triangular root is R."""
+    """Cholesky factor of the covariance R R'."""
     return torch.linalg.cholesky(factor.covariance)
 
 
 class FlowDistribution(dist.TorchDistribution):  # type: ignore[misc]
-    """Whitened tastes of people by their flows from standard normal base points.
+    """Distribution of whitened tastes: each person's flow of standard normal base points.
 
     Parameters
     ----------
     factor : LocalFactor
-        Of n people, with a warp.
+        Local factors of n people, with a warp.
     """
 
     has_rsample = True

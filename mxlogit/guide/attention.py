@@ -1,9 +1,9 @@
-"""Self-attention over a person's choice situations, in segments that act on each situation by itself.
+"""Self-attention over a person's choice situations, split into token-wise segments.
 
-Given keys and values of all situations, what a query row becomes depends on that row alone. So an encoder with
-attention is a chain of token-wise segments: the first ends with the keys and values of the first attention, each
-further one reads queries, attends, and ends with the keys and values of the next. Backward passes through some
-situations (`mxlogit.guide.subsampling`) mask each segment for itself.
+Given the keys and values of all situations, the output of a query row depends on that row alone. An encoder with
+attention is therefore a chain of token-wise segments: the first ends with the keys and values of the first attention,
+each later one attends and ends with the keys and values of the next. Backward passes through a subset of situations
+(`mxlogit.guide.subsampling`) use a separate mask for each segment.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from torch import Tensor, nn
 class AttentionBlock(nn.Module):
     """LayerNorm and multi-head attention, then LayerNorm and two linear maps, each added to its input.
 
-    After Lee et al. (2019, ICML, arXiv 1810.00825): indifferent to the order of situations.
+    Equivariant to permutations of situations; after Lee et al. (2019, ICML, arXiv 1810.00825).
 
     Parameters
     ----------
     width : int
+        Width w of tokens.
     heads : int
-        A divisor of the width.
+        Number of attention heads, a divisor of the width.
     """
 
     def __init__(self, width: int, heads: int) -> None:
@@ -39,7 +40,7 @@ class AttentionBlock(nn.Module):
         return result
 
     def forward(self, rows: Tensor, keys: Tensor, seen: Tensor) -> Tensor:
-        """What rows (n, m, w) become, given keys and values (n, t, 2 w) of the situations that are seen (n, t)."""
+        """Outputs of rows (n, m, w), given keys and values (n, t, 2 w) and a mask of observed situations (n, t)."""
         key, value = keys.chunk(2, -1)
         query = self.query(self.norm(rows))
         mixed = nn.functional.scaled_dot_product_attention(
@@ -54,5 +55,5 @@ class AttentionBlock(nn.Module):
 
 
 def with_keys(tokens: Tensor, block: AttentionBlock | None) -> Tensor:
-    """Tokens beside the keys and values that the next block asks for, (..., 3 w); tokens alone where none does."""
+    """Tokens concatenated with keys and values for the next block, (..., 3 w); tokens alone after the last block."""
     return tokens if block is None else torch.cat([tokens, block.keys(tokens)], -1)

@@ -1,6 +1,6 @@
-"""Inverse-autoregressive splines, by zuko: every coordinate bends given all before it.
+"""Inverse autoregressive spline flows, from zuko: a spline of each coordinate, conditional on the preceding ones.
 
-Masked networks give all splines at once from base points, so drawing takes one pass and going back one per coordinate
+Masked networks give all splines at once from base points, so sampling takes one pass and inversion one per coordinate
 (Kingma et al. 2016, NeurIPS, arXiv 1606.04934; splines of Durkan et al. 2019, NeurIPS, arXiv 1906.04032). Needs the
 extra ``flows``.
 """
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mxlogit.errors import MissingExtraError
 
+# Bins of each spline; chosen by hand.
 _BINS = 8
 
 
@@ -22,7 +23,7 @@ def check_zuko() -> None:
     ------
     MissingExtraError
     """
-    # What zuko imports turns validation of torch's distributions off, for everybody.
+    # Importing zuko switches off argument validation in torch.distributions globally.
     before = torch.distributions.Distribution._validate_args
     try:
         import zuko.flows  # noqa: F401
@@ -33,15 +34,16 @@ def check_zuko() -> None:
 
 
 class AutoregressiveSpline(nn.Module):
-    """Rational-quadratic splines of coordinates given those before them and a person's state; the identity at first.
+    """Rational-quadratic splines, conditional on preceding coordinates and a person's state; initially the identity.
 
     Parameters
     ----------
     n_random : int
+        Number k of random coefficients.
     width : int
-        Of the state and the hidden layer.
+        Width of the state and of the hidden layer.
     reverse : bool
-        Whether coordinates come in reverse order.
+        Whether to condition in reverse order of the coordinates.
     """
 
     def __init__(self, n_random: int, width: int, *, reverse: bool) -> None:

@@ -1,9 +1,9 @@
-"""What a conditional flow sees of a person: where the local posterior departs from its Gaussian factor.
+"""Context vector of a person for a conditional flow: departures of the local posterior from its Gaussian factor.
 
-In coordinates in which the factor is standard normal and whose axes are the principal axes of its covariance, the
-local target is probed one and two sds from the mean: the differences from a normal are zero where a flow has nothing
-to do. They are sums over choice situations, so panels of any length, order and number of alternatives have them, and
-they know the population parameters at which they were taken.
+In coordinates in which the factor is standard normal, along the principal axes of its covariance, the log target is
+evaluated one and two sds from the mean. Its differences from a normal are zero if the posterior is Gaussian. They are
+sums over choice situations, so they are defined for panels of any length, order and number of alternatives, and they
+depend on the population parameters.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from mxlogit.model.mixing import Mixing
 from mxlogit.model.panels import Panels
 from mxlogit.model.parameters import Population
 
+# Distances of the evaluation points from the mean, in sds; chosen by hand.
 _DISTANCES = (1.0, 2.0)
-# Pairs of axes are probed up to so many tastes.
+# Largest number of tastes for which pairs of axes are evaluated, since pairs grow as its square; chosen by hand.
 _MOST_PAIRED = 8
 
 
@@ -37,7 +38,7 @@ def _log_target(xi: Tensor, population: Population, panel: Panels, mixing: Mixin
 
 
 def principal_axes(factor: LocalFactor) -> tuple[Tensor, Tensor]:
-    """Rotation (n, k, k) that takes principal axes to the factor's whitened coordinates, and log sds (n, k)."""
+    """Rotation (n, k, k) from principal axes to the factor's whitened coordinates, and log sds (n, k) along them."""
     values, axes = torch.linalg.eigh(factor.root.mT @ factor.root)
     return axes, 0.5 * values.clamp(min=1e-30).log()
 
@@ -49,16 +50,16 @@ def probe(factor: LocalFactor, population: Population, panel: Panels, mixing: Mi
     Parameters
     ----------
     factor : LocalFactor
-        Of the n people of the panel.
+        Local factors of the n people of the panel.
     population : Population
-        In the dtype of the panel.
+        Population parameters in the dtype of the panel.
     panel : PanelDifferences or RaggedPanels
     mixing : Mixing
 
     Returns
     -------
     tuple of (Tensor of shape (n, k, k), Tensor of shape (n, c))
-        Axes point to where the target falls more slowly.
+        Axes, each oriented towards the side of the heavier tail, and contexts.
     """
     axes, log_deviation = principal_axes(factor)
     k = axes.shape[-1]
@@ -71,7 +72,7 @@ def probe(factor: LocalFactor, population: Population, panel: Panels, mixing: Mi
 
 
 def _points(k: int, like: Tensor) -> Tensor:
-    """Where to probe (k, p), in sds: along each axis, above and below, and along diagonals of pairs of axes."""
+    """Evaluation points (k, p), in sds: in both directions of each axis, and on the diagonals of pairs of axes."""
     identity = torch.eye(k, dtype=like.dtype, device=like.device)
     points = [sign * distance * identity for distance in _DISTANCES for sign in (1.0, -1.0)]
     if k <= _MOST_PAIRED:
@@ -88,7 +89,7 @@ def _excess(
     panel: Panels,
     mixing: Mixing,
 ) -> Tensor:
-    """Log target at points relative to the centre, less that of a normal, shape (n, p)."""
+    """Log target at points relative to the centre, less the same of a standard normal, shape (n, p)."""
     everywhere = torch.cat([torch.zeros_like(points[:, :1]), points], 1)
     xi = factor.mean[..., None] + factor.root @ (axes @ everywhere)
     values = _log_target(xi, population, panel, mixing)

@@ -1,10 +1,10 @@
-r"""Log means over simulation draws with gradients through some of them, or through all of them chunk by chunk.
+r"""Log means over simulation draws, backpropagated through a subset of the draws, or through all chunk by chunk.
 
 The log of a mean over R draws, :math:`\log \tfrac1R \sum_r e^{l_r}`, has the gradient
-:math:`\sum_r w_r \nabla l_r` with :math:`w = softmax(l)`. Weights take values alone, so all draws can be computed
-unrecorded; the sum is then recorded for m draws only, at R / m times their weights. As every draw is as likely to be
-among the m, the gradient is unbiased. With weights normalised among the m draws themselves it would not be: that is the
-gradient of a smaller bound.
+:math:`\sum_r w_r \nabla l_r` with :math:`w = softmax(l)`. The weights need values only, so all draws are computed
+without autograd; the sum is then recorded for m draws, at R / m times their weights. Every draw is equally likely to
+be among the m, so the gradient is unbiased. Normalising the weights among the m draws would give the gradient of a
+smaller bound instead.
 """
 
 from __future__ import annotations
@@ -18,30 +18,32 @@ from torch.utils.checkpoint import checkpoint
 
 from mxlogit.errors import SpecificationError
 
+# Default number of draws computed at once; chosen by hand.
 _CHUNK = 64
 
 
 def sbp_logmeanexp(
     function: Callable[[Tensor], Tensor], draws: Tensor, kept: Tensor | None = None, *, chunk: int = _CHUNK
 ) -> Tensor:
-    """Log of each person's mean over draws of the exponential of a function; what is recorded does not grow with them.
+    """Log mean over draws of the exponential of a function, with autograd memory independent of the number of draws.
 
     Parameters
     ----------
     function : callable
-        Draws (n, ..., r) -> logarithms (n, r), each draw for itself: log probabilities of choices for a simulated
-        log likelihood, log weights for an importance-weighted bound.
+        Map from draws (n, ..., r) to logarithms (n, r), independently for each draw: log probabilities of choices for a
+        simulated log likelihood, log weights for an importance-weighted bound.
     draws : Tensor, shape (n, ..., R)
+        Simulation draws of each person.
     kept : Tensor of int, shape (n, m), optional
-        Places of the draws through which gradients go (see `choose_draws`): unbiased, with more noise. None: gradients
-        go through all draws, which are computed again, ``chunk`` at a time, in the backward pass: exact.
+        Indices of the draws to backpropagate through (see `choose_draws`); the gradient is unbiased, with more noise.
+        None: through all draws, recomputed ``chunk`` at a time in the backward pass; the gradient is exact.
     chunk : int
-        Draws that are computed at a time.
+        Number of draws computed at once.
 
     Returns
     -------
     Tensor, shape (n,)
-        The same value either way, natural logarithms.
+        Log means (natural logarithm); ``kept`` does not change them.
 
     References
     ----------
@@ -63,19 +65,20 @@ def sbp_logmeanexp(
 
 
 def choose_draws(people: int, draws: int, keep: float, generator: torch.Generator) -> Tensor:
-    """Places of a share of the draws, without replacement, for each of so many people by themselves.
+    """Sample indices of a share of the draws, without replacement and independently for each person.
 
     Parameters
     ----------
     people, draws : int
+        Numbers of people and of draws per person.
     keep : float
-        Share; one draw at least.
+        Share of draws to select; at least one draw is selected.
     generator : torch.Generator
 
     Returns
     -------
     Tensor of int, shape (people, m)
-        Increasing in each row.
+        Indices, increasing in each row.
 
     Raises
     ------

@@ -1,10 +1,9 @@
 """Encoders: each person's local factor from the set of their choice situations, in one pass.
 
-Tokens are situations; what a token holds is the situation's attribute differences in whitened units, pooled
-over the other alternatives, beside its logit score and information at xi = 0. So the network is indifferent
-to the order of situations, of alternatives and of people, takes panels of any length, and sees the
-population parameters it is asked about. The head is zero at first: the factor then is the one-step Newton
-solution from xi = 0, and training learns what that lacks.
+Tokens are situations. A token holds the situation's attribute differences in whitened units, pooled over the other
+alternatives, and its logit score and information at xi = 0. The network is thus invariant to the order of
+situations and of alternatives, takes panels of any length, and depends on the population parameters. The head is
+initialised at zero: the factor is then the one-step Newton solution from xi = 0, and training learns corrections to it.
 """
 
 from __future__ import annotations
@@ -26,31 +25,32 @@ from mxlogit.model.panels import PanelDifferences
 from mxlogit.model.parameters import Population
 from mxlogit.model.triangles import inverse_of_lower
 
+# Initial sd of the columns of low-rank precisions; chosen by hand.
 _FIRST_COLUMNS = 0.1
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """Shape of the set encoder, and of what it emits.
+    """Architecture of the set encoder and covariance family of its output.
 
     Parameters
     ----------
     width : int
-        Of tokens and residual blocks.
+        Width of tokens and residual blocks.
     blocks : int
-        Residual blocks of each token.
+        Number of residual blocks applied to each token.
     pool : {"mean", "sum", "max", "attention"}
-        How tokens of a person become one; "attention": a mean whose weights are a softmax over situations.
+        Pooling of a person's tokens; "attention": a mean whose weights are a softmax over situations.
     heads : int
-        Of the attention over a person's situations that begins every block, a divisor of ``width``; 0: none, so that
-        situations do not see each other before they are pooled.
+        Number of attention heads over a person's situations at the start of every block, a divisor of ``width``; 0:
+        no attention, so that situations do not interact before pooling.
     covariance : {"full", "diagonal", "rank1", "rank2", ...}
-        What is emitted beside the mean: a full covariance, none between whitened tastes, or a precision of a diagonal
-        and so many columns. Polish makes it full again.
+        Covariance family of the output: full, diagonal, or the precision is a diagonal plus a matrix of rank 1, 2, ...
+        Newton steps after the encoder make the covariance full again.
     coordinates : {"whitened", "centred"}
-        Whether a restricted covariance is that of whitened tastes, standard normal in the population, or of the latent
-        tastes themselves. Whitened ones are nearly independent where people say little, latent ones where they say
-        much about each taste by itself.
+        Coordinates of a restricted covariance: whitened tastes, standard normal in the population, or latent tastes.
+        The posterior is nearly independent in whitened tastes if choices are little informative, and in latent tastes
+        if they are informative about each taste separately.
     """
 
     width: int = 64
@@ -131,7 +131,7 @@ class SetEncoder(nn.Module):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
         if family_rank(covariance) is not None:
-            # Columns of zeros are a saddle, which no gradient leaves.
+            # Columns of zeros are a saddle point, where the gradient vanishes.
             nn.init.normal_(self.head.bias[2 * n_random :], std=_FIRST_COLUMNS)
         rows, columns = torch.tril_indices(n_random, n_random)
         self.register_buffer("rows", rows, persistent=False)
@@ -143,11 +143,11 @@ class SetEncoder(nn.Module):
         Parameters
         ----------
         population : Population
-            In the dtype of the panel.
+            Population parameters in the dtype of the panel.
         panel : PanelDifferences
-            Of n people.
+            Panel of n people.
         masks : Masks, optional
-            Situations through which gradients go; all of them if not given.
+            Situations to backpropagate through; all by default.
 
         Returns
         -------
@@ -200,12 +200,12 @@ class SetEncoder(nn.Module):
         return tokens
 
     def _attended(self, inputs: tuple[Tensor, ...], masks: Masks | None, seen: Tensor) -> Tensor:
-        """Tokens of an encoder with attention, one segment after the other."""
+        """Tokens of an encoder with attention, computed segment by segment."""
         blocks: list[AttentionBlock] = list(self.blocks)  # type: ignore[arg-type]
         first = lambda *x: with_keys(self._embed(*x), blocks[0])  # noqa: E731
         state = first(*inputs) if masks is None else masks.apply(0, first, inputs)
         for place, (block, following) in enumerate(zip(blocks, [*blocks[1:], None], strict=True)):
-            # Copied, lest the record of keys keep the tokens beside them.
+            # Copied: saving a view of the keys for the backward pass would keep the tokens in memory, too.
             tokens, keys = state[..., : block.width], state[..., block.width :].contiguous()
             segment = lambda x, *given, block=block, following=following: with_keys(block(x, *given), following)  # noqa: E731
             if masks is None:
@@ -215,7 +215,7 @@ class SetEncoder(nn.Module):
         return state
 
     def _token(self, whitened: Tensor, prob: Tensor, features: Tensor) -> Tensor:
-        """Token (..., width) of every situation by itself."""
+        """Token (..., width) of each situation, without attention."""
         token = self._embed(whitened, prob, features)
         for block in self.blocks:
             token = block(token)
@@ -223,13 +223,13 @@ class SetEncoder(nn.Module):
 
     def _embed(self, whitened: Tensor, prob: Tensor, features: Tensor) -> Tensor:
         alternatives = self.alternative(torch.cat([_squash(whitened), prob], -1))
-        # Closed alternatives have probability zero, so they do not enter.
+        # Unavailable alternatives have probability zero and drop out.
         mixed = (alternatives * prob).sum(-2)
         embedded: Tensor = self.token(torch.cat([mixed, _squash(features)], -1))
         return embedded
 
     def _pool(self, tokens: Tensor, seen: Tensor) -> Tensor:
-        """One vector (n, width) of the tokens of each person's observed situations."""
+        """Pool the tokens of each person's observed situations into one vector (n, width)."""
         if self.shape.pool == "max":
             return tokens.masked_fill(~seen[..., None], -math.inf).amax(1)
         if self.weigh is not None:
@@ -248,7 +248,7 @@ class SetEncoder(nn.Module):
         newton = torch.cholesky_solve(score[..., None], tril)[..., 0]
         if self.covariance != "full":
             return self._family_factor(newton, information + identity, head, population)
-        # Precision factor of q: the Newton one times a lower-triangular stretch, identity at first.
+        # Precision factor of q: the Newton one times a lower-triangular factor, initially the identity.
         stretch = torch.zeros_like(information)
         stretch[:, self.rows, self.columns] = head[:, k:]
         diagonal = stretch.diagonal(dim1=-2, dim2=-1)
@@ -260,7 +260,7 @@ class SetEncoder(nn.Module):
         return LocalFactor(mean, inverse.mT, precision_tril, log_det)
 
     def _family_factor(self, newton: Tensor, precision: Tensor, head: Tensor, population: Population) -> LocalFactor:
-        """Newton solution with a restricted precision, whose diagonal begins at that of the information."""
+        """Newton solution with a restricted precision, whose diagonal is initially the one of the information."""
         k, mean = self.n_random, newton
         if self.coordinates == "centred":
             tril = population.scale_tril
@@ -274,28 +274,28 @@ class SetEncoder(nn.Module):
 
 
 def observed(panel: PanelDifferences) -> Tensor:
-    """Which situations (n, t) are there, in panels of different lengths."""
+    """Mask (n, t) of observed situations, False at the padding of shorter panels."""
     equal = panel.single_section()
     (opened,) = equal.by_section(~equal.closed_rows())
     return opened.any(-1)
 
 
 class PublishedEncoder(nn.Module):
-    """The network of Rodrigues (2022, arXiv 2004.05426), version 0.1 of its code, for comparison.
+    """Network of Rodrigues (2022, arXiv 2004.05426), version 0.1 of its code, for comparison.
 
-    Every situation's attributes and availability, flat -> BatchNorm -> linear -> maximum over situations ->
-    ReLU -> BatchNorm -> linear -> ReLU -> mean and Cholesky factor of the person's *latent tastes*. It does not see
-    the population parameters and serves one number of alternatives only. Differences to the chosen alternative
-    stand for the attributes and the one-hot choice.
+    Flattened attributes and availability of each situation -> BatchNorm -> linear -> maximum over situations ->
+    ReLU -> BatchNorm -> linear -> ReLU -> mean and Cholesky factor of the person's *latent tastes*. Its output does
+    not depend on the population parameters, and it takes one number of alternatives only. Differences to the chosen
+    alternative replace the attributes and the one-hot choice.
 
     Parameters
     ----------
     n_random : int
         Number k of random coefficients.
     n_inputs : int
-        Numbers per situation: (J - 1) times (f + k + 1).
+        Number of inputs per situation: (J - 1) times (f + k + 1).
     width : int
-        Of both hidden layers.
+        Width of both hidden layers.
     """
 
     rows: Tensor
@@ -320,7 +320,7 @@ class PublishedEncoder(nn.Module):
         Raises
         ------
         SpecificationError
-            If a choice set is larger than the network serves.
+            If a choice set is larger than the network's input.
         """
         others = self.norm.num_features // (panel.n_columns + 1)
         panel = panel.single_section(others)
@@ -350,5 +350,5 @@ class PublishedEncoder(nn.Module):
 
 
 def _squash(x: Tensor) -> Tensor:
-    """Signed logarithm: features of any size become numbers of order one."""
+    """Signed logarithm, which brings features of any size to order one."""
     return x.sign() * x.abs().log1p() / math.log(2.0)

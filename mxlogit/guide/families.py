@@ -1,13 +1,13 @@
-r"""Covariance families of a local Gaussian: what an encoder emits where no polish follows.
+r"""Covariance families of a local Gaussian, for encoders without Newton steps after them.
 
 All have the form of a `LocalFactor`: mean, a root R with R R' = C, its inverse and log |R|.
 
 - ``full``: a lower-triangular root.
-- ``diagonal``: sds alone.
+- ``diagonal``: standard deviations only.
 - ``rank<r>``: precision :math:`D + U U'` with r columns. With :math:`V = D^{-1/2} U = Q\, diag(s) W'`,
   :math:`R = D^{-1/2} (I - Q\, diag(1 - 1/\sqrt{1 + s^2})\, Q')` has :math:`R R' = (D + U U')^{-1}`; for one column it
-  is :math:`D^{-1/2} - \frac{e}{1 + \sqrt e} D^{-1} u u' D^{-1/2}`, :math:`e = 1 / (1 + u' D^{-1} u)`, which is no 0/0
-  at u = 0 (the precision is that of Rezende, Mohamed and Wierstra 2014, ICML, arXiv 1401.4082, in a stable form).
+  is :math:`D^{-1/2} - \frac{e}{1 + \sqrt e} D^{-1} u u' D^{-1/2}`, :math:`e = 1 / (1 + u' D^{-1} u)`, which is finite
+  at u = 0 (the precision of Rezende, Mohamed and Wierstra 2014, ICML, arXiv 1401.4082, in a numerically stable form).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _PREFIX = "rank"
 
 
 def family_rank(covariance: str) -> int | None:
-    """Columns of a "rank<r>" family; None for "full" and "diagonal".
+    """Rank r of a "rank<r>" family; None for "full" and "diagonal".
 
     Raises
     ------
@@ -42,7 +42,7 @@ def family_rank(covariance: str) -> int | None:
 
 
 def family_size(covariance: str, k: int) -> int:
-    """How many numbers a family takes for k tastes, beside the mean."""
+    """Number of covariance parameters of a family for k tastes."""
     rank = family_rank(covariance)
     if rank is not None:
         return k * (1 + rank)
@@ -50,14 +50,15 @@ def family_size(covariance: str, k: int) -> int:
 
 
 def make_factor(covariance: str, mean: Tensor, numbers: Tensor) -> LocalFactor:
-    """Factor of a family from its numbers; zeros give unit covariance.
+    """Build factors of a family from its parameters; zeros give unit covariance.
 
     Parameters
     ----------
     covariance : str
     mean : Tensor, shape (n, k)
     numbers : Tensor, shape (n, `family_size`)
-        Logarithms of precisions, then columns of U (each is shrunk by sqrt k); or the log precision root, row by row.
+        Parameters: log precisions, followed by the columns of U times sqrt k in low-rank families; in the full family
+        the precision root row by row, with the logarithm of its diagonal.
 
     Returns
     -------
@@ -94,7 +95,7 @@ def low_rank_factor(mean: Tensor, diagonal: Tensor, columns: Tensor) -> LocalFac
     Returns
     -------
     LocalFactor
-        ``precision_tril`` is the inverse of R', not triangular here.
+        Factors whose ``precision_tril``, the inverse of R', is not triangular.
     """
     root_inverse = diagonal.sqrt()
     if columns.shape[-1] == 1:
@@ -108,9 +109,9 @@ def low_rank_factor(mean: Tensor, diagonal: Tensor, columns: Tensor) -> LocalFac
 
 
 def whiten(factor: LocalFactor, population: Population) -> LocalFactor:
-    """Factor of whitened tastes xi = L^-1 (eta - zeta) from that of the latent tastes eta: the centred form.
+    """Factor of whitened tastes xi = L^-1 (eta - zeta) from the factor of the latent tastes eta (centred form).
 
-    A restricted covariance of the latents is another family than the same restriction of whitened tastes.
+    The same restriction of the covariance defines different families in latent and in whitened tastes.
     """
     tril = population.scale_tril
     inverse = inverse_of_lower(tril)
@@ -120,7 +121,7 @@ def whiten(factor: LocalFactor, population: Population) -> LocalFactor:
 
 
 def _rank_one(v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """What the inverse root of I + v v' subtracts from I, what its root adds, and the log determinant of the former."""
+    """Matrices I - (I + v v')^(-1/2) and (I + v v')^(1/2) - I, and the log determinant of (I + v v')^(-1/2)."""
     size = v.square().sum(-1)
     shrink = 1.0 / (1.0 + size)
     product = v[..., :, None] * v[..., None, :]
@@ -130,7 +131,7 @@ def _rank_one(v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _rank_many(v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """As `_rank_one` for I + V V', by the eigenvectors of V' V: differentiable where V has no two equal values."""
+    """Matrices of `_rank_one` for I + V V', by eigenvectors of V' V; differentiable if its eigenvalues differ."""
     values, vectors = torch.linalg.eigh(v.mT @ v)
     values = values.clamp(min=0.0)
     size = (1.0 + values).sqrt()

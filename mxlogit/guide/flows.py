@@ -2,9 +2,9 @@
 
 A person's flow acts in coordinates in which its Gaussian factor is standard normal, along the principal axes: splines
 (Durkan, Bekasov, Murray and Papamakarios 2019, NeurIPS, arXiv 1906.04032), then a shift and a lower-triangular factor.
-Its parameters are outputs of a network of the person's context, zero at first: an untrained flow is the identity.
-Sampling takes one pass, and so do densities of points that it did not draw. Transforms are Pyro's, made anew on every
-call, since Pyro keeps what it computed and would not know of an optimiser's step in between.
+Its parameters are outputs of a network of the person's context, initialised so that an untrained flow is the identity.
+Sampling takes one pass, and so does the density of any point. Pyro's transforms are built in every call, because their
+cached values would be stale after an optimiser step.
 """
 
 from __future__ import annotations
@@ -25,15 +25,20 @@ from mxlogit.model.mixing import Mixing
 from mxlogit.model.panels import Panels
 from mxlogit.model.parameters import Population
 
-_BINS, _BOUND, _FAR = 8, 5.0, 5.0
-# The slope that softplus must give for the identity; Pyro adds the rest.
+# Bins of each spline; chosen by hand.
+_BINS = 8
+# Splines are the identity beyond this distance from the mean, in sds; chosen by hand.
+_BOUND = 5.0
+# Bound on standardised contexts, in sds over the training set; chosen by hand.
+_MOST_CONTEXT = 5.0
+# Input of softplus for a unit slope at the knots, since Pyro adds 1e-3 to its output.
 _UNIT_SLOPE = math.log(math.expm1(1.0 - 1e-3))
-# Degrees of freedom of the base points: splines thin and thicken tails out to five sds, these do beyond.
+# Degrees of freedom of the base points: they set the tails beyond the range of the splines; chosen by hand.
 _TAIL = 20
 
 
 class _Spline(nn.Module):
-    """An elementwise spline of some coordinates, from the person's state and perhaps other coordinates."""
+    """An elementwise spline of some coordinates, conditional on the person's state and possibly other coordinates."""
 
     def __init__(self, n_inputs: int, n_outputs: int, width: int, *, deep: bool) -> None:
         super().__init__()
@@ -46,7 +51,7 @@ class _Spline(nn.Module):
         self.net = nn.Sequential(nn.Linear(n_inputs, width), nn.GELU(), head) if deep else nn.Sequential(head)
 
     def transform(self, inputs: Tensor) -> Transform:
-        """The spline given inputs (*b, n_inputs)."""
+        """Condition the spline on inputs (*b, n_inputs)."""
         made = ConditionalSpline(self._knots, self.n_outputs, _BINS, _BOUND, "quadratic")
         return made.condition(inputs)
 
@@ -131,21 +136,22 @@ def _apply(spline: Transform, points: Tensor, *, inverse: bool) -> tuple[Tensor,
 
 
 class LocalFlow(nn.Module):
-    """One network that gives every person a flow.
+    """Conditional flow: one network that maps a person's context to a flow.
 
     Parameters
     ----------
     n_random : int
         Number k of random coefficients.
     kind : {"affine", "spline", "autoregressive"}
-        "affine": a shift and a lower-triangular factor; "spline": splines before it; "autoregressive": splines of every
-        coordinate given those before it, in alternating order.
+        Kind of flow. "affine": a shift and a lower-triangular factor; "spline": the same after splines;
+        "autoregressive": the same after splines of each coordinate conditional on the preceding ones, in alternating
+        order.
     layers : int
-        Layers of splines. Of "spline" one goes along the axes, the others couple alternating halves of them.
+        Number of spline layers. For "spline" the last is elementwise, the others couple alternating halves of the axes.
     width : int
-        Of the hidden layers.
+        Width of the hidden layers.
     n_context : int, optional
-        Length of the context, if it is not that of people.
+        Length of the context; `context_size` by default.
     """
 
     tail = _TAIL
@@ -165,7 +171,7 @@ class LocalFlow(nn.Module):
         self.register_buffer("context_scale", torch.ones(size))
 
     def standardize(self, context: Tensor) -> None:
-        """Take means and sds of the context from people (n, c)."""
+        """Set the mean and sd of the context from the contexts of training people (n, c)."""
         self.context_mean.copy_(context.mean(0))
         spread = context.std(0, correction=0)
         self.context_scale.copy_(torch.where(spread > 1e-3, spread, torch.ones_like(spread)))
@@ -173,13 +179,13 @@ class LocalFlow(nn.Module):
     def attach(self, factor: LocalFactor, population: Population, panel: Panels, mixing: Mixing) -> FlowWarp:
         """Return the flows of the people of a panel."""
         axes, context = probe(factor, population, panel, mixing)
-        # Forward derivatives take no notice of no_grad.
+        # Detached, because forward-mode derivatives ignore no_grad.
         return FlowWarp(self, axes.detach(), context.detach())
 
     def forward(self, points: Tensor, context: Tensor, *, inverse: bool = False) -> tuple[Tensor, Tensor]:
         """Images (n, s, k) and log determinants (n, s) under the flow, or its inverse, along principal axes."""
-        # A context unlike all that were seen in training counts as the nearest such.
-        seen = ((context - self.context_mean) / self.context_scale).clamp(-_FAR, _FAR)
+        # Contexts far outside the training set are clamped.
+        seen = ((context - self.context_mean) / self.context_scale).clamp(-_MOST_CONTEXT, _MOST_CONTEXT)
         state = self.trunk(seen)
         total = points.new_zeros(points.shape[:-1])
         for layer in self._ordered(inverse=inverse):
@@ -206,16 +212,16 @@ def _layers(n_random: int, kind: str, layers: int, width: int) -> Iterator[nn.Mo
 
 @dataclass(frozen=True)
 class FlowWarp:
-    """The flows of some people.
+    """The flows of n people.
 
     Attributes
     ----------
     flow : LocalFlow
     axes : Tensor, shape (n, k, k)
-        From principal axes to the whitened coordinates of the factors.
+        Rotations from principal axes to the whitened coordinates of the factors.
     context : Tensor, shape (n, c)
     weights : dict of str to Tensor, optional
-        In place of the network's.
+        Weights to use instead of the network's own.
     """
 
     flow: LocalFlow
@@ -238,7 +244,7 @@ class FlowWarp:
         return replace(self, axes=self.axes[people], context=self.context[people])
 
     def frozen(self) -> FlowWarp:
-        """Return the same, through whose weights no gradients go."""
+        """Return the same flows with detached weights."""
         return replace(self, weights={name: value.detach() for name, value in self.flow.named_parameters()})
 
     def _apply(self, points: Tensor, *, inverse: bool) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""What a training step keeps for its backward pass, in bytes, by part of the guide: where memory goes."""
+"""Memory that a training step keeps for its backward pass, in bytes, by part of the guide."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from mxlogit.model.panels import PanelDifferences
 
 
 def saved_bytes(function: Callable[[], object], known: Iterable[Tensor] = ()) -> int:
-    """Bytes of the storages that autograd keeps for the backward pass of what a function computes.
+    """Bytes of the storages that autograd keeps for the backward pass of a function.
 
-    Every storage counts once, however many views of it are kept. What checkpointing keeps for itself is not seen.
+    Every storage counts once, however many views of it are kept. Inputs saved by checkpointing are not counted.
 
     Parameters
     ----------
     function : callable
     known : iterable of Tensor
-        Parameters and data, which are there anyway.
+        Parameters and data, which are not counted.
     """
     there = {tensor.untyped_storage().data_ptr() for tensor in known}
-    # Tensors are held on to while counting: the address of one that is freed may be given to another.
+    # References are held while counting, because the address of a freed tensor may be reused.
     held: dict[int, Tensor] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -44,7 +44,7 @@ def saved_bytes(function: Callable[[], object], known: Iterable[Tensor] = ()) ->
 
 
 def peak_bytes(function: Callable[[], object]) -> int:
-    """Bytes by which allocation on the GPU rises at most while a function and its backward pass run."""
+    """Peak increase of GPU memory, in bytes, during a function and its backward pass."""
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
@@ -56,7 +56,7 @@ def peak_bytes(function: Callable[[], object]) -> int:
 
 
 def _total(result: object) -> Tensor:
-    """One number of a tensor, or of the tensors that a tuple or the fields of an object hold."""
+    """Sum of the elements of a tensor, or of the tensors in a tuple or in the fields of an object."""
     if isinstance(result, Tensor):
         return result.sum()
     parts = result if isinstance(result, tuple) else vars(result).values()
@@ -64,19 +64,19 @@ def _total(result: object) -> Tensor:
 
 
 def memory_report(guide: AmortizedGuide, panel: PanelDifferences) -> dict[str, int]:
-    """Bytes kept for the backward pass of one draw of everybody on a panel, by part.
+    """Bytes kept for the backward pass of one draw per person of a panel, by part of the guide.
 
     Parameters
     ----------
     guide : AmortizedGuide
-        In training mode memory-saving backward passes count, as they are in a step.
+        Guide to measure; in training mode with its memory-saving backward passes, as in a training step.
     panel : PanelDifferences
-        A mini-batch. On a GPU bytes are those by which allocation rises at most in a forward and backward pass.
+        Mini-batch of people. On a GPU the peak increase over a forward and backward pass is measured instead.
 
     Returns
     -------
     dict of str to int
-        "encoder", "flow", "likelihood" and their sum, "step".
+        Bytes of "encoder", "flow" and "likelihood", and their sum "step".
     """
     model = guide.model
     on_gpu = panel.values.is_cuda

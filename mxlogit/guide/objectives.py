@@ -1,6 +1,6 @@
 r"""Objectives of the guide, and their gradient estimators, from log weights of draws.
 
-With draws :math:`z = T_\phi(\epsilon)` and :math:`\log w = \log p(y, z) - \log q_\phi(z)`, s of each person:
+With s draws :math:`z = T_\phi(\epsilon)` per person and :math:`\log w = \log p(y, z) - \log q_\phi(z)`:
 
 - ``elbo``: :math:`E \log w`;
 - ``iwae``: :math:`E \log \tfrac1S \sum w` (Burda, Grosse and Salakhutdinov 2016, ICLR, arXiv 1509.00519);
@@ -8,8 +8,8 @@ With draws :math:`z = T_\phi(\epsilon)` and :math:`\log w = \log p(y, z) - \log 
   effective sample size (after Dieng et al. 2017, NeurIPS, arXiv 1611.00328). Its gradient has no noise at q = p.
 
 The standard gradient goes through z and through the parameters of q; the latter part has mean zero for the ELBO.
-``stl`` leaves it out (sticking the landing, Roeder, Wu and Duvenaud 2017, NeurIPS, arXiv 1703.09194), ``dreg`` weighs
-what remains so that IWAE's gradient stays unbiased (Tucker et al. 2019, ICLR, arXiv 1810.04152).
+``stl`` drops it (sticking the landing, Roeder, Wu and Duvenaud 2017, NeurIPS, arXiv 1703.09194); ``dreg`` reweights
+the remaining part so that IWAE's gradient is unbiased (Tucker et al. 2019, ICLR, arXiv 1810.04152).
 """
 
 from __future__ import annotations
@@ -51,19 +51,19 @@ def value(log_weights: Tensor, objective: str) -> Tensor:
 
 
 def surrogate(log_weights: Tensor, objective: str, gradient: str) -> Tensor:
-    """Something (n,) whose gradient estimates the objective's.
+    """Surrogate (n,) whose gradient is an estimate of the gradient of the objective.
 
     Parameters
     ----------
     log_weights : Tensor, shape (n, s)
-        For "stl" and "dreg" those in which log q has detached parameters, so that all gradients go through draws.
+        Log weights; for "stl" and "dreg" with detached parameters in log q, so that all gradients go through draws.
     objective : {"elbo", "iwae", "ess"}
     gradient : {"standard", "stl", "dreg"}
 
     Returns
     -------
     Tensor, shape (n,)
-        Its value is the objective's only for "standard" and "stl".
+        Surrogate; equal to the objective for "standard" and "stl" only.
     """
     if gradient != "dreg":
         return value(log_weights, objective)

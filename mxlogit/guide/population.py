@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Smallest distance of a quasi-random number from 0 and 1: 6.2 standard deviations.
+# Smallest distance of a quasi-random number from 0 and 1: normal draws stay within 6.2 standard deviations.
 _EDGE = 2.0**-32
 
 
@@ -44,7 +44,7 @@ class GaussianFactor:
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         """Draw ``n`` quasi-random vectors (n, D), in random order.
 
-        Standard deviations of 4,000 of them have errors of a thousandth, of random ones of more than one per cent.
+        Standard deviations of 4,000 quasi-random vectors have errors of a thousandth, of random ones over one per cent.
         """
         if len(self.mean) > torch.quasirandom.SobolEngine.MAXDIM:
             return self.sample_and_log_prob(n, generator)[0]

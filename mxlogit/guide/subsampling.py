@@ -1,22 +1,22 @@
-r"""Memory-saving backward passes: full forward pass, gradients through some choice situations of each person.
+r"""Stochastic backpropagation: full forward pass, gradients through a subset of each person's choice situations.
 
-After Cheng et al. (2022, CVPR, arXiv 2203.16755) and Fang et al. (2022, NeurIPS, arXiv 2210.00129). Of a token-wise map
-f, rows that are kept are computed with a record for the backward pass, the others without:
+After Cheng et al. (2022, CVPR, arXiv 2203.16755) and Fang et al. (2022, NeurIPS, arXiv 2210.00129). Kept rows of a
+token-wise map f are computed with autograd, dropped rows without:
 
-.. math:: out_{kept} = f(x_{kept}), \quad out_{dropped} = f(x_{dropped}) \text{ unrecorded}.
+.. math:: out_{kept} = f(x_{kept}), \quad out_{dropped} = f(x_{dropped}) \text{ without autograd}.
 
-Outputs are exact, so is everything after them. With k of a person's T rows kept and the gradient that enters kept rows
-multiplied by T / k, gradients are unbiased: they are linear in the indicators of kept rows, whose means are k / T. The
-factor is of the backward pass alone and of the masked rows alone (scaling the loss would scale all that is not masked).
-The published code leaves it out, which makes gradients of masked layers too small by the ratio kept: mode "official".
+Outputs, and everything computed from them, are exact. With k of a person's T rows kept, and the gradient that enters
+kept rows multiplied by T / k, gradients are unbiased: they are linear in the indicators of kept rows, whose means are
+k / T. The factor applies to masked rows in the backward pass only (scaling the loss would scale all other gradients,
+too). The published code omits it, so gradients of masked layers are too small by the ratio kept: mode "official".
 
-A residual block under a mask of its own ("layer") needs independent masks: a path through two blocks under one mask
-survives with probability k / T, not its square. So do the segments between attentions ("query"): queries that are kept
-attend to the keys and values of all situations, which the segment before has computed under its own mask.
+One mask per residual block ("layer") needs independent masks: a path through two blocks under one mask survives with
+probability k / T, not its square. So do the segments between attentions ("query"): kept queries attend to the keys and
+values of all situations, which the preceding segment computed under its own mask.
 
-Unbiasedness ends where gradients go through something that is not linear. The classic route clips the gradient of
-q(theta) by its norm (`diagnostics_["clipped"]` counts how often), not that of the encoder, and decays no weights (decay
-that is decoupled from gradients would leave them as they are).
+Gradients are no longer unbiased after a nonlinear operation on them. The classic route clips the gradient of q(theta)
+by its norm (`diagnostics_["clipped"]` counts how often), but not the encoder's, and uses no weight decay (decoupled
+weight decay would not bias gradients).
 """
 
 from __future__ import annotations
@@ -35,44 +35,46 @@ from mxlogit.draws.generators import mixed_bits
 from mxlogit.errors import SpecificationError, check_at_least, check_option
 
 MODES = ("whole", "layer", "query", "official", "winners")
-_WORDS = 2.0**-53
+# Unit of a 53-bit integer as a number in [0, 1).
+_UNIFORM_UNIT = 2.0**-53
+# Initial share of kept situations with keep="auto"; chosen by hand.
 _FIRST_SHARE = 0.5
-# Rows that are computed without a record, or computed again, at a time: what they need for a moment must not make the
-# peak.
+# Rows computed without autograd, or recomputed, at once, so that their temporary memory stays below the peak; chosen by
+# hand.
 _CHUNK = 8_192
 
 
 @dataclass(frozen=True)
 class SBP:
-    """Through which situations of each person gradients of the encoder go.
+    """Settings of stochastic backpropagation: choice situations through which the encoder's gradients pass.
 
     Parameters
     ----------
     keep : float or "auto"
-        Share of a person's situations, above 0 and at most 1. "auto": begins at a half; every fifty steps it becomes
-        the share at which masks add ``added`` times the variance that mini-batches have anyway (after Wang et al. 2024,
-        ICLR, arXiv 2306.02728).
+        Share of a person's situations that are kept, above 0 and at most 1. "auto": starts at one half and is updated
+        every fifty steps to the share at which masks add ``added`` times the variance due to mini-batches (after Wang
+        et al. 2024, ICLR, arXiv 2306.02728).
     mode : {"whole", "layer", "query", "official", "winners"}
-        "whole": one mask per person around the token-wise encoder; unbiased. "layer": a mask of its own for every
-        residual block, inputs of blocks recorded for all; unbiased. "query": what "whole" is for encoders with
-        attention, a mask of its own for every segment between attentions, keys and values of all; unbiased. "official":
-        the published behaviour, for comparison: one mask for everybody and the last two thirds of the blocks, gradients
-        not scaled; biased. "winners": of encoders that pool by maxima, the situations that have one; exact, whatever
-        ``keep``.
+        Placement of the masks. "whole": one mask per person around the token-wise encoder; unbiased. "layer": a
+        separate mask for every residual block, block inputs stored for all situations; unbiased. "query": for encoders
+        with attention, a separate mask for every segment between attentions, with keys and values of all situations;
+        unbiased. "official": the published behaviour, for comparison: one mask for all people and the last two thirds
+        of the blocks, gradients not rescaled; biased. "winners": for max pooling, the situations that attain a
+        maximum; exact, ``keep`` has no effect.
     mask : {"grid", "random"}
-        "grid": evenly spaced situations from a random phase; "random": without replacement.
+        Choice of the kept situations. "grid": evenly spaced from a random phase; "random": without replacement.
     min_keep : int
-        Situations that are always kept; people who have no more keep all.
+        Smallest number of situations kept per person; all are kept if there are no more.
     recompute : bool
-        Whether kept rows are computed again in the backward pass instead of recorded: less memory, more time.
+        Whether kept rows are recomputed in the backward pass instead of stored: less memory, more time.
     half : bool
-        Whether what is recorded is rounded to bfloat16: half the memory, gradients with rounding errors of some
-        thousandths; values as without.
+        Whether stored activations are rounded to bfloat16: half the memory, relative rounding errors of some
+        thousandths in gradients, none in values.
     added : float
-        Of ``keep="auto"``.
+        Variance added by masks with ``keep="auto"``, as a share of the variance due to mini-batches.
     draws : float or None
-        Of ``objective="iwae"``: share of each person's draws through which gradients go, weights from all of them;
-        unbiased. 1.0: all, computed again chunk by chunk in the backward pass; exact. None: all, recorded.
+        Share of each person's draws to backpropagate through with ``objective="iwae"``, under weights from all draws;
+        unbiased. 1.0: all, recomputed chunk by chunk in the backward pass; exact. None: all, stored.
 
     References
     ----------
@@ -90,7 +92,7 @@ class SBP:
     draws: float | None = None
 
     def check(self) -> None:
-        """Raise unless the settings make sense.
+        """Raise unless the settings are valid.
 
         Raises
         ------
@@ -117,27 +119,27 @@ class SBP:
 
     @property
     def share(self) -> float:
-        """What is kept, or kept at first where that is found on the way."""
+        """Share of situations that are kept; the initial share with ``keep="auto"``."""
         return _FIRST_SHARE if isinstance(self.keep, str) else self.keep
 
     def counts(self, n_situations: Tensor) -> Tensor:
-        """How many situations of each person are kept, shape (n,)."""
+        """Number of kept situations of each person, shape (n,)."""
         wanted = (self.share * n_situations.double()).round().to(n_situations.dtype)
         return torch.maximum(wanted, n_situations.clamp(max=self.min_keep))
 
 
 @dataclass(frozen=True)
 class Masks:
-    """Which rows keep a record, for every masked part of an encoder.
+    """Masks of the situations to backpropagate through, for every masked part of an encoder.
 
     Attributes
     ----------
     seen : Tensor, shape (n, t)
-        Whether a situation is there at all.
+        Mask of observed situations, False at padding.
     kept : tuple of Tensor, shape (n, t)
-        One for the whole, or one per block; None where a block keeps all.
+        Masks of kept situations: one for the whole encoder, or one per part; None for a part that keeps all.
     scale : Tensor, shape (n,)
-        By which gradients of kept rows are multiplied.
+        Factor of the gradients of kept rows.
     """
 
     settings: SBP
@@ -149,7 +151,7 @@ class Masks:
     def draw(
         cls, settings: SBP, seen: Tensor, key: tuple[int, ...], people: Tensor, blocks: int, heads: int = 0
     ) -> Masks:
-        """Masks of a step.
+        """Draw the masks of a training step.
 
         Parameters
         ----------
@@ -158,11 +160,11 @@ class Masks:
         key : tuple of int
             Seed and step.
         people : Tensor, shape (n,)
-            Places among everybody: a person's mask does not depend on who else is there.
+            Global indices; a person's mask does not depend on the other people of the batch.
         blocks : int
-            Residual blocks of the encoder.
+            Number of residual blocks of the encoder.
         heads : int
-            Of its attention, if there is one.
+            Number of its attention heads; 0 without attention.
         """
         n_situations = seen.sum(1)
         counts = settings.counts(n_situations)
@@ -180,14 +182,14 @@ class Masks:
     def apply(self, part: int, function: Callable[..., Tensor], inputs: Sequence[Tensor]) -> Tensor:
         """Rows (n, t, w) of a token-wise function of inputs (n, t, ...), with gradients through kept rows only.
 
-        Rows that are not there are zero, or what the function makes of them where everything is kept.
+        Padded rows are zero, or their values under the function if all rows are kept.
         """
         return self._through(self.kept[part], function, inputs)
 
     def apply_to_queries(self, part: int, function: Callable[..., Tensor], rows: Tensor, keys: Tensor) -> Tensor:
-        """Rows (n, t, v) of a function of rows (n, m, w) of each person, given keys (n, t, ...) and who is seen.
+        """Rows (n, t, v) of a function of rows (n, m, w), given keys (n, t, ...) and the mask of observed situations.
 
-        Gradients with respect to rows and weights go through kept rows only, those with respect to keys as well.
+        Gradients with respect to rows, weights and keys pass through kept rows only.
         """
         mask = self.kept[part]
         assert mask is not None
@@ -210,7 +212,7 @@ class Masks:
         return _put(out.flatten(0, 1), flat, recorded).unflatten(0, kept.shape)
 
     def apply_to_winners(self, function: Callable[..., Tensor], inputs: Sequence[Tensor]) -> Tensor:
-        """The same, with gradients through rows that have the largest value (the first such) of any coordinate."""
+        """Rows of `apply`, with gradients through rows that attain the maximum of a coordinate (the first if tied)."""
         with torch.no_grad():
             nothing = torch.zeros_like(self.seen)
             rows = self._through(nothing, function, inputs).masked_fill(~self.seen[..., None], -math.inf)
@@ -218,7 +220,7 @@ class Masks:
         return self._through(winners, function, inputs)
 
     def _is_plain(self, mask: Tensor | None) -> bool:
-        """Whether everything is kept, as it is: plain backpropagation then, to the last bit."""
+        """Whether all rows are kept without changes, so that plain backpropagation gives bitwise equal results."""
         if self.settings.recompute or self.settings.half:
             return False
         return mask is None or bool((mask | ~self.seen).all())
@@ -245,18 +247,18 @@ class Masks:
                 return function(*inputs)
         if not self.settings.recompute:
             return function(*inputs)
-        # In parts, each of which is computed again by itself: all at once would need as much as recording.
+        # In parts that are recomputed one at a time; recomputing all at once would need as much memory as storing.
         parts = zip(*(x.split(at_a_time) for x in inputs), strict=True)
         return torch.cat([checkpoint(function, *part, use_reentrant=False) for part in parts])
 
 
 def _put(out: Tensor, rows: Tensor, recorded: Tensor) -> Tensor:
-    """Rows put in their places: index_copy would record them."""
+    """Write rows at their indices; index_copy would save them for the backward pass."""
     return out.index_put((rows,), recorded)
 
 
 def _left(mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Places (n, m) of the true cells of each row of a mask (n, t), in order, and which of them are meant (n, m)."""
+    """Column indices (n, m) of each row's True entries, padded to the longest row, and a validity mask (n, m)."""
     counts = mask.sum(1)
     most = int(counts.max()) if len(counts) else 0
     place = (~mask).to(torch.int8).argsort(dim=1, stable=True)[:, :most]
@@ -264,20 +266,20 @@ def _left(mask: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _rows_at(rows: Tensor, place: Tensor) -> Tensor:
-    """Rows (n, m, w) of each person at places (n, m); gather would record all of them."""
+    """Rows (n, m, w) of each person at indices (n, m); gather would save all rows for the backward pass."""
     return rows[torch.arange(len(rows), device=rows.device)[:, None], place]
 
 
-# Told of every rounded tensor: hooks do not see what other hooks keep.
+# Callbacks for every rounded tensor, because saved-tensor hooks are not applied to what other hooks save.
 WATCHERS: list[Callable[[Tensor], object]] = []
 
 
 @contextmanager
 def rounded_record() -> Iterator[None]:
-    """Record floating-point activations in bfloat16 for the backward pass; weights as they are."""
+    """Save floating-point activations in bfloat16 for the backward pass; weights are not rounded."""
 
     def pack(tensor: Tensor) -> Tensor | tuple[Tensor, torch.dtype]:
-        # Linear maps record views of their weights.
+        # Linear maps save views of their weights.
         base = tensor if tensor._base is None else tensor._base
         if not tensor.is_floating_point() or isinstance(base, nn.Parameter):
             return tensor
@@ -306,7 +308,7 @@ class _ScaleGradient(torch.autograd.Function):
 
 
 def _scale_gradient(x: Tensor, scale: Tensor) -> Tensor:
-    """The same rows, whose gradients are multiplied by ``scale`` (m, 1); unless all of them are one."""
+    """Return rows whose gradients are multiplied by ``scale`` (m, 1); the rows themselves if all scales are one."""
     if bool((scale == 1.0).all()):
         return x
     result: Tensor = _ScaleGradient.apply(x, scale)
@@ -314,7 +316,7 @@ def _scale_gradient(x: Tensor, scale: Tensor) -> Tensor:
 
 
 def _draw_mask(kind: str, seen: Tensor, counts: Tensor, key: tuple[int, ...], people: Tensor) -> Tensor:
-    """Which of each person's situations are kept, (n, t): exactly ``counts``, each with the same probability."""
+    """Mask (n, t) of each person's kept situations: exactly ``counts``, each with the same probability."""
     rank = seen.cumsum(1) - 1
     n_situations = seen.sum(1)
     if kind == "grid":
@@ -326,7 +328,7 @@ def _draw_mask(kind: str, seen: Tensor, counts: Tensor, key: tuple[int, ...], pe
 
 
 def grid_keeps(rank: Tensor, kept: Tensor, total: Tensor, phase: Tensor) -> Tensor:
-    """Whether situation ``rank`` of ``total`` is among ``kept`` evenly spaced ones; any ratio, no integer stride.
+    """Whether situation ``rank`` of ``total`` is among ``kept`` evenly spaced ones, for any ratio of the two.
 
     Over phases 0 to total - 1 each situation is kept in exactly ``kept`` of them.
     """
@@ -334,7 +336,7 @@ def grid_keeps(rank: Tensor, kept: Tensor, total: Tensor, phase: Tensor) -> Tens
 
 
 def _lattice(seen: Tensor, keep: float, key: tuple[int, ...]) -> Tensor:
-    """The published mask: every stride-th situation from one random phase, the same for everybody."""
+    """The published mask: every stride-th situation from a random phase that all people share."""
     stride = max(1, round(1.0 / keep))
     phase = int(mixed_bits(key, torch.zeros(1, dtype=torch.int64))[0] % stride)
     places = torch.arange(seen.shape[1], device=seen.device)
@@ -342,5 +344,5 @@ def _lattice(seen: Tensor, keep: float, key: tuple[int, ...]) -> Tensor:
 
 
 def _uniforms(key: tuple[int, ...], people: Tensor) -> Tensor:
-    """A number in [0, 1) for everybody, by key and place alone."""
-    return mixed_bits(key, people).bitwise_right_shift(10).double() * _WORDS
+    """A uniform random number in [0, 1) for each person, a function of key and global index only."""
+    return mixed_bits(key, people).bitwise_right_shift(10).double() * _UNIFORM_UNIT
