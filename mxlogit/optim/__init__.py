@@ -1,1 +1,1 @@
-"""Optimisers that know neither likelihoods nor coordinates."""
+"""General-purpose optimisers, independent of likelihoods and coordinates."""

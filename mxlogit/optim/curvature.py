@@ -1,4 +1,4 @@
-"""Curvature without matrices: Hessian-vector products and conjugate gradients on them."""
+"""Matrix-free second-order steps: Hessian-vector products and conjugate gradients."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ Product = Callable[[Tensor], Tensor]
 
 @dataclass
 class Smooth:
-    """A twice differentiable function of a vector, to be minimised, that counts what it costs.
+    """A twice differentiable objective to be minimised, with a count of its evaluations.
 
     Attributes
     ----------
     function : callable
-        Vector (d,) -> values (m,), of which the mean counts: draws, or people.
+        Map from a vector (d,) to values (m,), one per draw or person; the objective is their mean.
     gradients : float
-        Gradient equivalents so far: a value counts one third, a gradient one, a Hessian-vector product two.
+        Cost so far in gradient evaluations: a value counts one third, a gradient one, a Hessian-vector product two.
     """
 
     function: Callable[[Tensor], Tensor]
@@ -42,16 +42,16 @@ class Smooth:
         return float(value.detach()), gradient
 
     def product(self, vector: Tensor, direction: Tensor) -> Tensor:
-        """Hessian times a direction, (d,), forward over reverse."""
+        """Product of the Hessian and a direction, (d,), by forward-over-reverse differentiation."""
         self.gradients += 2.0
         gradient = torch.func.grad(lambda x: self.function(x).mean())
         product: Tensor = torch.func.jvp(gradient, (vector.detach(),), (direction,))[1]
         return product.detach()
 
     def curvature(self, vector: Tensor) -> Product:
-        """Return the map from directions to Hessian-vector products at ``vector``: reverse over reverse, graph kept.
+        """Return the map from directions to Hessian-vector products at ``vector``, by reverse-over-reverse.
 
-        Many products at one point cost one gradient and as many backward passes.
+        The graph of the gradient is kept, so each further product at the same point costs one backward pass.
         """
         point = vector.detach().requires_grad_()
         (gradient,) = torch.autograd.grad(self.function(point).mean(), point, create_graph=True)
@@ -65,7 +65,7 @@ class Smooth:
         return multiply
 
     def hessian(self, vector: Tensor) -> Tensor:
-        """Dense Hessian (d, d), by products."""
+        """Dense Hessian (d, d), from Hessian-vector products."""
         multiply = self.curvature(vector)
         rows = [multiply(row) for row in torch.eye(len(vector), dtype=vector.dtype)]
         matrix = torch.stack(rows)
@@ -74,16 +74,16 @@ class Smooth:
 
 @dataclass(frozen=True)
 class CgStep:
-    """What conjugate gradients found.
+    """Step found by conjugate gradients.
 
     Attributes
     ----------
     step : Tensor, shape (d,)
     predicted : float
-        Decrease that the quadratic model promises.
+        Decrease of the quadratic model.
     iterations : int
     at_boundary : bool
-        Whether the trust region ended it, by its radius or by negative curvature.
+        Whether the step ends on the boundary of the trust region, by its length or along negative curvature.
     """
 
     step: Tensor
@@ -109,16 +109,16 @@ def steihaug(
     Parameters
     ----------
     multiply : callable
-        Direction -> Hessian-vector product.
+        Map from a direction to the Hessian-vector product.
     gradient : Tensor, shape (d,)
     radius : float
-        Infinity for none.
+        Radius of the ball; infinite for no trust region.
     most : int
-        Iterations.
+        Largest number of iterations.
     tolerance : float, optional
         Norm of the residual at which to stop; min(.5, sqrt(|g|)) |g| by default.
     start : Tensor, optional
-        A step to begin with; it is used if it lies inside the ball and decreases the model.
+        Initial step, used if it lies inside the ball and decreases the model.
 
     Returns
     -------
@@ -152,7 +152,7 @@ def steihaug(
 
 
 def _to_boundary(step: Tensor, direction: Tensor, radius: float) -> float:
-    """How far to go from a step inside the ball, along a direction, to its surface."""
+    """Multiple of a direction that leads from a step inside the ball to its surface."""
     a, b = float(direction.square().sum()), float(step @ direction)
     c = float(step.square().sum()) - radius**2
     return (-b + math.sqrt(max(b * b - a * c, 0.0))) / a

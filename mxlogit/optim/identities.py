@@ -31,11 +31,11 @@ class GaussianDerivatives:
     Attributes
     ----------
     by_mean : Tensor, shape (d,)
-        Bonnet.
+        Gradient with respect to the mean (Bonnet).
     by_covariance : Tensor, shape (d, d)
-        Price: symmetric.
+        Symmetric gradient with respect to the covariance (Price).
     by_root : Tensor, shape (d, d)
-        From gradients alone, E grad f e'.
+        Gradient with respect to R, E grad f e', from first derivatives of f only.
     """
 
     by_mean: Tensor
@@ -51,13 +51,13 @@ def derivatives(
     Parameters
     ----------
     function : callable
-        One vector (d,) -> scalar, twice differentiable.
+        Twice differentiable map from one vector (d,) to a scalar.
     mean : Tensor, shape (d,)
     root : Tensor, shape (d, d)
     noise : Tensor, shape (m, d)
-        Standard normal draws, or nodes.
+        Standard normal draws, or quadrature nodes.
     weights : Tensor, shape (m,), optional
-        Of nodes, summing to one; equal by default.
+        Quadrature weights, summing to one; equal by default.
 
     Returns
     -------
@@ -87,8 +87,9 @@ def second_derivative(
     Parameters
     ----------
     function, mean, root, noise, weights
-        As for `derivatives`.
+        Arguments of `derivatives`.
     direction : tuple of (Tensor of shape (d,), Tensor of shape (d, d))
+        Directions of the mean and of the root.
 
     Returns
     -------
@@ -108,18 +109,19 @@ def second_derivative(
 def natural_update(tril: Tensor, mean_gradient: Tensor, precision: Tensor, rate: float) -> tuple[Tensor, Tensor]:
     """One natural-gradient step of a Gaussian in its own whitened coordinates.
 
-    With P = E[-Hess log p] whitened and G = P - I, the precision becomes I + r G, or I + r G + r^2/2 G^2 where that is
-    not safely positive: half of I plus half of (I + r G)^2, which always is (Lin, Schmidt and Khan 2020, ICML).
+    With P = E[-Hess log p] whitened and G = P - I, the new precision is I + r G, or, if that is not safely positive
+    definite, I + r G + r^2/2 G^2 = (I + (I + r G)^2) / 2, which always is (Lin, Schmidt and Khan 2020, ICML).
 
     Parameters
     ----------
     tril : Tensor, shape (d, d)
         Cholesky factor of the covariance.
     mean_gradient : Tensor, shape (d,)
-        E grad log p, whitened.
+        Gradient E grad log p, whitened.
     precision : Tensor, shape (d, d)
-        P.
+        Whitened precision P.
     rate : float
+        Step size r.
 
     Returns
     -------

@@ -1,7 +1,7 @@
-"""Second-order minimisers of objectives that are known through random draws.
+"""Minimisers of stochastic objectives: Newton-CG, L-BFGS and Adam.
 
-An objective is frozen under a key: the same key, the same draws and people. Curvature pairs and trial steps compare
-values under one key; whether a step is kept is decided under another, so that it cannot have fitted its own noise.
+Freezing an objective under a key fixes its draws and people. Curvature pairs and trial steps compare values under one
+key; acceptance of a step is decided under another, so that a step is not accepted for fitting its own noise.
 """
 
 from __future__ import annotations
@@ -16,38 +16,64 @@ from torch import Tensor
 
 from mxlogit.optim.curvature import Smooth, steihaug
 
-_LONGEST_CG, _SMALLEST_RADIUS, _LARGEST_RADIUS = 20, 1e-6, 30.0
-_FIRST_RADIUS, _SHRINK, _GROW, _KEEP_PART = 30.0, 0.4, 2.0, 0.5
-_DAMPING, _DAMPING_FACTOR = 1.0, 1.5
+# Constants without a stated reason are chosen by hand.
+# Most conjugate-gradient iterations per Newton step.
+_LONGEST_CG = 20
+# Bounds and initial value of the trust-region radius, in units of the coordinates.
+_SMALLEST_RADIUS = 1e-6
+_LARGEST_RADIUS = 30.0
+_FIRST_RADIUS = 30.0
+# Factors of the radius after poor and good agreement with the quadratic model.
+_SHRINK = 0.4
+_GROW = 2.0
+# Share of the last accepted step from which conjugate gradients start.
+_WARM_START = 0.5
+# Initial Levenberg-Marquardt damping (added to the Hessian), and its factor after poor or good agreement.
+_FIRST_DAMPING = 1.0
+_DAMPING_FACTOR = 1.5
+# Standard errors that a paired mean decrease must exceed to count as an improvement.
 _STANDARD_ERRORS = 1.0
-# Of the predicted decrease, for independent draws: above, it is more than noise; below, the step was no good; between
-# (a step to the minimum that one key sees, from everybody's, gains -1), ends are averaged, so many at most.
-_CLEAR_GAIN, _CLEAR_LOSS, _MOST_ENDS = 0.5, -2.0, 20
-# Values of which the mean is compared with that of as many before.
+# Ratio of the decrease on independent draws to the predicted one: above _CLEAR_GAIN the trial point is accepted, below
+# _CLEAR_LOSS rejected, between them up to _MOST_AVERAGED trial points are averaged. A step from the optimum of the
+# exact objective to the optimum under one key has ratio -1.
+_CLEAR_GAIN = 0.5
+_CLEAR_LOSS = -2.0
+_MOST_AVERAGED = 20
+# Number of values in each of the two windows whose means `settled` compares.
 _WINDOW = 10
-_MEMORY, _FLAT_PAIR = 10, 1e-8
-_ARMIJO, _HALVINGS, _AVERAGED = 1e-4, 12, 10
+# Most curvature pairs of L-BFGS.
+_MEMORY = 10
+# Smallest cosine between step and change of gradient of a curvature pair: smaller ones are dropped.
+_FLAT_PAIR = 1e-8
+# Armijo's sufficient decrease, as a share of the linear prediction (Nocedal and Wright 2006, section 3.1).
+_ARMIJO = 1e-4
+# Most step sizes tried in a line search, each half of the last.
+_HALVINGS = 12
+# Number of last points that L-BFGS averages.
+_LBFGS_AVERAGED = 10
 
 
 class Objective(Protocol):
-    """Something to be minimised."""
+    """A stochastic objective to be minimised."""
 
     def freeze(self, key: int, around: Tensor) -> Smooth:
-        """Return the objective with the draws and people of a key; what depends on where it is used is fixed there."""
+        """Return the objective on the draws and people of a key; point-dependent settings are fixed at ``around``."""
         ...
 
 
 @dataclass
 class Progress:
-    """What a minimiser did: told after every iteration.
+    """Record of a minimisation, with a callback after every iteration.
 
     Attributes
     ----------
     tell : callable
-        Receives iteration, value, gradient equivalents and whether the step was kept; returns whether to go on.
+        Callback that receives iteration, value, cost in gradients and whether the step was accepted; returns whether
+        to continue.
     gradients : float
-        Gradient equivalents so far.
+        Cost so far, in gradient evaluations.
     rejected : int
+        Number of rejected steps.
     """
 
     tell: Callable[[int, float, float, bool], bool]
@@ -56,7 +82,7 @@ class Progress:
     iteration: int = field(default=0)
 
     def record(self, value: float, gradients: float, *, kept: bool) -> bool:
-        """Count an iteration and its gradient equivalents; return whether to go on."""
+        """Record an iteration and its cost in gradients; return whether to continue."""
         self.iteration += 1
         self.rejected += not kept
         self.gradients += gradients
@@ -64,7 +90,7 @@ class Progress:
 
 
 def settled(values: list[float], window: int = _WINDOW) -> bool:
-    """Whether values, each with its own noise, have stopped falling by two standard errors from window to window."""
+    """Whether the mean of noisy values no longer falls by two standard errors from one window to the next."""
     if len(values) < 2 * window:
         return False
     recent = torch.tensor(values[-2 * window :], dtype=torch.float64)
@@ -74,7 +100,7 @@ def settled(values: list[float], window: int = _WINDOW) -> bool:
 
 
 def improves(before: Tensor, after: Tensor) -> bool:
-    """Whether paired values (m,) fell by more than a standard error; by anything at all if there is one value."""
+    """Whether paired values (m,) fell by more than a standard error on average; a single value, by any amount."""
     decrease = before - after
     if not bool(torch.isfinite(decrease).all()):
         return False
@@ -86,18 +112,18 @@ def improves(before: Tensor, after: Tensor) -> bool:
 
 
 class _Acceptance:
-    """Says where a trial step leads, by draws that had no part in it."""
+    """Acceptance of trial steps by their decrease on independent draws."""
 
     def __init__(self) -> None:
         self.ends: list[Tensor] = []
 
     def end_of(self, judge: Smooth, point: Tensor, trial: Tensor, predicted: float) -> Tensor | None:
-        """The trial point, or the mean of those since the last clear gain; None if that is no better than ``point``."""
+        """The trial point, or the mean of trial points since the last clear gain; None without an improvement."""
         before, after = judge.values(point), judge.values(trial)
         gain = float((before - after).mean()) / predicted
         if not gain > _CLEAR_LOSS:
             return None
-        self.ends = [] if gain > _CLEAR_GAIN else [*self.ends, trial][-_MOST_ENDS:]
+        self.ends = [] if gain > _CLEAR_GAIN else [*self.ends, trial][-_MOST_AVERAGED:]
         if len(self.ends) > 1:
             trial = torch.stack(self.ends).mean(0)
             after = judge.values(trial)
@@ -106,15 +132,15 @@ class _Acceptance:
 
 @dataclass(frozen=True)
 class Batches:
-    """An objective with so many people at a time.
+    """An objective on mini-batches of a given size.
 
     Attributes
     ----------
     objective : Objective
     curvature : Objective, optional
-        A cheaper version, of fewer people, for Hessian-vector products.
+        Objective on fewer people, for cheaper Hessian-vector products.
     cost, curvature_cost : float
-        Of a gradient of each, in a common unit.
+        Costs of one gradient of each, in a common unit.
     """
 
     objective: Objective
@@ -131,22 +157,23 @@ def hessian_free(
     Parameters
     ----------
     batches : iterable of Batches
-        The first is used at first. A step that is rejected says that the noise of who is in a batch is as large as what
-        there is to gain, so the next one, of more people, takes over (after Byrd, Chin, Nocedal and Wu 2012,
-        Mathematical Programming 134). With the last, where steps gain less than half of what their own draws promise,
-        the point is moved to the mean of their ends, each the minimum of what one key sees.
+        Objectives on mini-batches of increasing size. A rejected step indicates that the sampling noise of a batch is
+        as large as the possible gain, and the next size is used from then on (after Byrd, Chin, Nocedal and Wu 2012,
+        Mathematical Programming 134). When steps gain less than half of the prediction on their own draws, trial
+        points, each the optimum under one key, are averaged.
     start : Tensor, shape (d,)
     iterations : int
+        Largest number of iterations.
     progress : Progress
     safeguard : {"trust", "damping"}
-        "trust": a ball whose radius follows the quality of the model, negative curvature to its boundary (after
-        Regier, Jordan and McAuliffe 2017, NeurIPS, arXiv 1706.02375). "damping": Levenberg and Marquardt's.
+        Globalisation. "trust": a trust region, with negative curvature followed to its boundary (after Regier, Jordan
+        and McAuliffe 2017, NeurIPS, arXiv 1706.02375). "damping": Levenberg-Marquardt damping.
 
     Returns
     -------
     Tensor, shape (d,)
     """
-    point, radius, damping = start, _FIRST_RADIUS, _DAMPING
+    point, radius, damping = start, _FIRST_RADIUS, _FIRST_DAMPING
     last: Tensor | None = None
     independent = _Acceptance()
     sizes = iter(batches)
@@ -161,7 +188,7 @@ def hessian_free(
             plain, weight = multiply, damping
             multiply = lambda v: plain(v) + weight * v  # noqa: B023, E731
         bound = radius if safeguard == "trust" else math.inf
-        first = None if last is None else _KEEP_PART * last
+        first = None if last is None else _WARM_START * last
         found = steihaug(multiply, gradient, bound, most=_LONGEST_CG, start=first)
         trial = point + found.step
         actual = value - float(smooth.values(trial).mean())
@@ -190,22 +217,23 @@ def hessian_free(
 def lbfgs(
     objective: Objective, start: Tensor, iterations: int, progress: Progress, *, pairs: str = "gradient"
 ) -> Tensor:
-    """Stochastic L-BFGS whose curvature pairs come from the same draws and people at both ends.
+    """Stochastic L-BFGS with curvature pairs from the same draws and people at both ends of a step.
 
     Parameters
     ----------
     objective : Objective
     start : Tensor, shape (d,)
     iterations : int
+        Largest number of iterations.
     progress : Progress
     pairs : {"gradient", "hvp"}
-        Change of gradients along a step, or the Hessian times the step (Byrd, Hansen, Nocedal and Singer 2016, SIAM
-        Journal on Optimization 26).
+        Second vector of the curvature pairs: change of the gradient along a step, or the Hessian times the step (Byrd,
+        Hansen, Nocedal and Singer 2016, SIAM Journal on Optimization 26).
 
     Returns
     -------
     Tensor, shape (d,)
-        Mean of the last ten points: each has moved with the noise of its draws.
+        Mean of the last ten points, which averages out the noise of their draws.
     """
     point, recent = start, [start]
     memory: list[tuple[Tensor, Tensor]] = []
@@ -223,14 +251,14 @@ def lbfgs(
             change = smooth.product(point, step) if pairs == "hvp" else smooth.gradient(point + step)[1] - gradient
             _remember(memory, step, change)
             point = point + step
-        recent = [*recent, point][-_AVERAGED:]
+        recent = [*recent, point][-_LBFGS_AVERAGED:]
         if not progress.record(value, smooth.gradients, kept=kept):
             break
     return torch.stack(recent).mean(0)
 
 
 def _backtrack(smooth: Smooth, point: Tensor, value: float, gradient: Tensor, direction: Tensor) -> Tensor | None:
-    """A step along a direction that decreases the value enough; None where none does."""
+    """Step along a direction with sufficient decrease (Armijo), by halving; None if no step size succeeds."""
     slope = float(gradient @ direction)
     if not slope < 0.0:
         return None
@@ -245,14 +273,14 @@ def _backtrack(smooth: Smooth, point: Tensor, value: float, gradient: Tensor, di
 
 
 def _remember(memory: list[tuple[Tensor, Tensor]], step: Tensor, change: Tensor) -> None:
-    """Add a pair whose curvature is positive; forget the oldest."""
+    """Append a pair if its curvature is positive, and drop the oldest beyond the memory."""
     if float(step @ change) > _FLAT_PAIR * float(step.norm()) * float(change.norm()):
         memory.append((step, change))
         del memory[:-_MEMORY]
 
 
 def apply_inverse(memory: list[tuple[Tensor, Tensor]], gradient: Tensor) -> Tensor:
-    """Product of the inverse Hessian estimate of pairs (step, change of gradient) with a gradient: two loops."""
+    """L-BFGS two-loop recursion: product of the inverse Hessian estimate from curvature pairs with a gradient."""
     result, shares = gradient.clone(), []
     for step, change in reversed(memory):
         share = float(step @ result) / float(step @ change)
@@ -276,27 +304,29 @@ def adam(
     relative: Tensor | None = None,
     share_used: Callable[[], float] = lambda: 0.0,
 ) -> Tensor:
-    """First order: Adam on fresh draws at a rate that follows a cosine.
+    """Adam on new draws in every iteration, with a cosine schedule of the learning rate.
 
     Parameters
     ----------
     objective : Objective
     start : Tensor, shape (d,)
     iterations : int
+        Largest number of iterations.
     progress : Progress
     rate : float
-        The first one.
+        Initial learning rate.
     relative : Tensor, shape (d,), optional
-        Rates of the coordinates as multiples of it.
+        Learning rates of the coordinates, as multiples of ``rate``.
     share_used : callable
-        Share of the time that is used: the cosine follows it where it is ahead of the iterations.
+        Function that returns the used share of the time limit; the schedule follows it if it exceeds the share of
+        iterations.
 
     Returns
     -------
     Tensor, shape (d,)
-        Average of the last quarter's points.
+        Average of the points of the last quarter of the schedule.
     """
-    # Adam takes no notice of the size of gradients, so a rate of one's own is a unit of one's own.
+    # Adam is invariant to the scale of gradients, so learning rates per coordinate amount to units per coordinate.
     unit = torch.ones_like(start) if relative is None else relative
     moved = torch.zeros_like(start).requires_grad_()
     optimizer = torch.optim.Adam([moved], lr=rate, betas=(0.9, 0.99))

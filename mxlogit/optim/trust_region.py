@@ -1,7 +1,7 @@
-"""A trust-region Newton ascent for smooth functions of tens of parameters whose passes are expensive.
+"""A trust-region Newton ascent for smooth functions of tens of parameters with expensive evaluations.
 
-The maximiser sees an objective only through `Evaluation` records and moves only through ``move``: it knows
-neither likelihoods nor coordinates.
+The objective enters only through `Evaluation` records, and points move only through ``move``, so that the maximiser is
+independent of likelihoods and coordinates.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from mxlogit.errors import SpecificationError
 
 Point = TypeVar("Point")
 
+# Smallest trust-region radius, in scaled coordinates; below it the ascent has stalled. Chosen by hand.
 _SHORTEST_STEP = 1e-6
-# Each rejection shortens the step four times: what four rejections in a row do not mend is noise.
+# Rejections in a row after which the ascent has stalled: each shortens the step four times, so the rest is noise.
 _MOST_REJECTIONS = 4
 
 
@@ -35,7 +36,7 @@ class Evaluation:
     curvature : Tensor, shape (D, D)
         Symmetric approximation of minus the Hessian; may be indefinite.
     detail : object
-        Whatever the caller wants to find again beside the best evaluation.
+        Data of the caller, returned with the best evaluation.
     """
 
     value: float
@@ -51,7 +52,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Step:
-    """A proposed step, the increase the quadratic model predicts for it, and whether it met the radius."""
+    """A proposed step, the increase predicted by the quadratic model, and whether the trust region was active."""
 
     step: Tensor
     predicted: float
@@ -60,7 +61,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Iteration:
-    """One line of the decision log: what was tried and what came of it."""
+    """Log entry of one trial step and its acceptance."""
 
     value: float
     decrement: float
@@ -69,7 +70,7 @@ class Iteration:
 
 
 class Reason(Enum):
-    """Why an ascent ended."""
+    """Reason why an ascent ended."""
 
     CONVERGED = "converged"
     ITERATIONS = "iterations"
@@ -79,7 +80,7 @@ class Reason(Enum):
 
 @dataclass(frozen=True)
 class Ascent(Generic[Point]):
-    """End of an ascent: the best point, its evaluation, its Newton decrement, the reason; and the first evaluation."""
+    """Result of an ascent: best point, its evaluation and Newton decrement, reason of the end, first evaluation."""
 
     point: Point
     evaluation: Evaluation
@@ -89,9 +90,9 @@ class Ascent(Generic[Point]):
 
 
 def newton_decrement(evaluation: Evaluation, scale: Tensor) -> float:
-    """Increase promised by a full Newton step, in units of the objective.
+    """Increase predicted for a full Newton step (half the squared Newton decrement), in units of the objective.
 
-    Directions of negative or no curvature count with the absolute value of their curvature.
+    Negative curvature counts by its absolute value.
     """
     values, vectors = torch.linalg.eigh(scale[:, None] * evaluation.curvature * scale)
     gradient = vectors.T @ (scale * evaluation.gradient)
@@ -102,8 +103,8 @@ def newton_decrement(evaluation: Evaluation, scale: Tensor) -> float:
 def solve_step(evaluation: Evaluation, scale: Tensor, radius: float) -> Step:
     """Maximise the quadratic model with every scaled coordinate of the step inside the radius.
 
-    The damping is the smallest of a geometric ladder that makes the model concave and the step short
-    enough (Levenberg 1944; More 1978, Lecture Notes in Mathematics 630).
+    The damping is the smallest of a geometric sequence that makes the model concave and the step short enough
+    (Levenberg 1944; More 1978, Lecture Notes in Mathematics 630).
 
     Parameters
     ----------
@@ -140,21 +141,22 @@ class NewtonAscent(Generic[Point]):
     Parameters
     ----------
     evaluate : callable
-        Point -> Evaluation.
+        Map from a point to its `Evaluation`.
     move : callable
-        (Point, step) -> Point.
+        Map from a point and a step to a point.
     scale : Tensor, shape (D,)
         Natural size of a step in each coordinate.
     tolerance : float
-        Newton decrement at which the ascent stops.
+        Predicted increase (`newton_decrement`) below which the ascent has converged.
     max_iterations : int
     largest_radius : float
+        Largest trust-region radius, in scaled coordinates.
     log : callable
-        Receives an `Iteration` after every evaluation.
+        Callback that receives an `Iteration` after every evaluation.
     rounding : float
         Relative size of the objective's rounding errors.
     is_over : callable
-        Whether to stop before the next step: time may be over.
+        Function that returns whether to stop before the next step, for example at a time limit.
     """
 
     evaluate: Callable[[Point], Evaluation]
@@ -168,7 +170,7 @@ class NewtonAscent(Generic[Point]):
     is_over: Callable[[], bool] = lambda: False
 
     def run(self, point: Point) -> Ascent[Point]:
-        """Ascend from ``point``; steps too short to change the value count as stalled.
+        """Ascend from ``point``; the ascent has stalled when steps are too short to change the value.
 
         Raises
         ------
@@ -208,7 +210,7 @@ class NewtonAscent(Generic[Point]):
         return Ascent(point, current, decrement, Reason.CONVERGED if converged else Reason.ITERATIONS, first)
 
     def _threshold(self, evaluation: Evaluation) -> float:
-        """The tolerance, or what rounding of the objective hides where that is larger."""
+        """The tolerance, or the rounding error of the objective if that is larger."""
         return max(self.tolerance, self.rounding * abs(evaluation.value))
 
     def _next_radius(self, radius: float, length: float, ratio: float) -> float:
