@@ -1,1 +1,1 @@
-"""Markov chains: states, steps, covariance priors, convergence. All chains move at once, each on its own randomness."""
+"""Markov chain Monte Carlo: states, steps, covariance priors. Chains run as one batch with separate random streams."""

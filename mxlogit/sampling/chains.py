@@ -1,7 +1,7 @@
-"""States of several Markov chains, and the likelihood of everybody's choices at all of them at once.
+"""States of several Markov chains, and the likelihood of all people's choices at all states at once.
 
-People are the last axis of whitened tastes: (chains, k, n). With people in the place of draws, the derivatives of
-`mxlogit.integration.simulated_block` serve chains as they serve the simulated likelihood.
+People are the last axis of whitened tastes: (chains, k, n). With people as the axis of draws, the derivatives of
+`mxlogit.integration.simulated_block` apply to chains as they do to the simulated likelihood.
 """
 
 from __future__ import annotations
@@ -21,21 +21,22 @@ from mxlogit.model.panels import PanelDifferences, Panels
 from mxlogit.model.parameters import Population
 from mxlogit.model.wtp_space import pull_back, to_coefficients
 
-# Rows x chains of a chunk of people (as in `mxlogit.integration.marginal`), and rows x coordinates squared of one for
-# Hessians.
+# Largest rows x chains of a chunk (compare `mxlogit.integration.marginal`); chosen by hand.
 _CELLS_PER_CHUNK = 2_000_000
+# Largest number of people of a chunk; chosen by hand.
 _LARGEST_CHUNK = 16_384
+# Largest rows x squared coordinates of a chunk for Hessians; chosen by hand.
 _HESSIAN_CELLS = 4_000_000
 
 
 @dataclass(frozen=True)
 class State:
-    """Where chains are.
+    """Current states of the chains.
 
     Attributes
     ----------
     population : Population
-        With a leading axis of chains, float64.
+        Population parameters with a leading axis of chains, float64.
     xi : Tensor, shape (chains, k, n)
         Whitened tastes, in the dtype of the panel.
     log_prob : Tensor, shape (chains, n)
@@ -51,7 +52,7 @@ class State:
         return self.population.location[..., None] + self.population.scale_tril @ self.xi.double()
 
     def tensors(self) -> dict[str, Tensor]:
-        """The state as tensors by name, for `of`."""
+        """The state as named tensors, which `of` reads."""
         population = self.population
         return {
             "fixed": population.fixed,
@@ -63,19 +64,19 @@ class State:
 
     @classmethod
     def of(cls, tensors: dict[str, Tensor], like: Tensor) -> State:
-        """The state that such tensors were of, on the device of ``like``."""
+        """Restore a state from the tensors of `tensors`, on the device of ``like``."""
         parts = {name: tensor.to(like.device) for name, tensor in tensors.items()}
         population = Population(parts["fixed"], parts["location"], parts["scale_tril"])
         return cls(population, parts["xi"], parts["log_prob"])
 
 
 def choose(accepted: Tensor, new: Tensor, old: Tensor) -> Tensor:
-    """Rows of ``new`` where accepted, of ``old`` elsewhere; ``accepted`` has the leading axes."""
+    """Rows of ``new`` if accepted, of ``old`` otherwise; ``accepted`` has the leading axes of both."""
     return torch.where(accepted.reshape(*accepted.shape, *([1] * (new.dim() - accepted.dim()))), new, old)
 
 
 def choose_population(accepted: Tensor, new: Population, old: Population) -> Population:
-    """Populations of the chains (chains,) that accepted, the old ones elsewhere."""
+    """Population parameters of ``new`` for chains (chains,) that accepted, of ``old`` otherwise."""
     return Population(
         choose(accepted, new.fixed, old.fixed),
         choose(accepted, new.location, old.location),
@@ -84,17 +85,17 @@ def choose_population(accepted: Tensor, new: Population, old: Population) -> Pop
 
 
 class Noise:
-    """Random numbers, a stream per chain: a chain's do not depend on how many others there are."""
+    """Random numbers, one stream per chain, so that a chain does not depend on the number of chains."""
 
     def __init__(self, seed: int, chains: int) -> None:
         self.streams = [np.random.default_rng((seed, chain)) for chain in range(chains)]
 
     def position(self) -> list[dict[str, object]]:
-        """Where the streams are, as JSON takes it."""
+        """Positions of the streams, JSON-serialisable."""
         return [dict(stream.bit_generator.state) for stream in self.streams]
 
     def seek(self, position: list[dict[str, object]]) -> None:
-        """Go to where the streams were."""
+        """Set the streams to given positions."""
         for stream, place in zip(self.streams, position, strict=True):
             stream.bit_generator.state = place
 
@@ -108,7 +109,7 @@ class Noise:
         return self._stack([stream.random(shape) for stream in self.streams], like)
 
     def gamma(self, shape: Tensor | Sequence[float], like: Tensor) -> Tensor:
-        """Gammas of unit rate with the shape parameters (*s) given, shape (chains, *s)."""
+        """Gamma variates of unit rate with given shape parameters (*s), shape (chains, *s)."""
         parameter = np.asarray(shape, dtype=np.float64)
         return self._stack([stream.standard_gamma(parameter) for stream in self.streams], like)
 
@@ -124,7 +125,7 @@ class ChainLikelihood:
     ----------
     model : PanelModel
     panel : PanelDifferences or RaggedPanels
-        Every person with weight one.
+        Panel in which every person has weight one.
     """
 
     def __init__(self, model: PanelModel, panel: Panels) -> None:
@@ -135,7 +136,7 @@ class ChainLikelihood:
         return len(self.panel)
 
     def chunk_size(self, chains: int) -> int:
-        """People at a time."""
+        """Number of people per chunk."""
         cells = max(1, self.panel.n_rows) * max(chains, self.panel.n_columns)
         return max(1, min(_LARGEST_CHUNK, _CELLS_PER_CHUNK // cells))
 
@@ -148,7 +149,7 @@ class ChainLikelihood:
         return result
 
     def scores(self, population: Population, xi: Tensor) -> tuple[Tensor, Tensor]:
-        """As `log_prob`, and the gradient (chains, D) of its sum over people, float64.
+        """Log probabilities (chains, n) as in `log_prob`, and the gradient (chains, D) of their sum, float64.
 
         Coordinates are fixed coefficients, locations and the free entries of L.
         """
@@ -177,14 +178,14 @@ class ChainLikelihood:
     def _utility(self, drawn: DrawnTastes, panel: PanelDifferences) -> Tensor:
         """Utility differences (people, rows, chains)."""
         coefficients = to_coefficients(drawn.parameters, self.model.mixing.scale_position, dim=1)
-        # A product with a permuted view would run person by person.
+        # A batched product with a permuted view would run person by person.
         coefficients = coefficients.permute(2, 1, 0).contiguous()
         shape = (*panel.values.shape[:2], coefficients.shape[-1])
         return torch.bmm(panel.values, coefficients, out=self._scratch.take(shape, panel.values))
 
 
 def with_people(state: State, xi: Tensor, log_prob: Tensor, accepted: Tensor) -> State:
-    """Return the state with new tastes of the people (chains, n) who accepted them."""
+    """Return the state with the new tastes of people (chains, n) whose proposals were accepted."""
     return replace(
         state,
         xi=torch.where(accepted[:, None], xi, state.xi),

@@ -1,13 +1,13 @@
-r"""Priors of the covariance of tastes, as samplers need them: a density, and a draw given everybody's latents.
+r"""Priors of the covariance of tastes for samplers: their density, and draws given all people's latent tastes.
 
 All are densities with respect to :math:`d\Omega`, block by block. Given latents :math:`\eta_n` and locations the
 covariance of a block of size b has the likelihood :math:`|\Omega|^{-N/2} e^{-tr(S \Omega^{-1})/2}`.
 
-- half-Cauchy standard deviations and LKJ correlations, the package's own: an inverse Wishart proposal that leaves
-  only the prior to a Metropolis-Hastings step;
-- inverse Wishart with locations tied to it, as in bayesm (Rossi, Allenby and McCulloch 2005, *Bayesian Statistics and
-  Marketing*, chapter 5) and RSGHB: conjugate;
-- Huang and Wand (2013, Bayesian Analysis 8): half-t standard deviations, conjugate given one auxiliary each.
+- half-Cauchy standard deviations and LKJ correlations, the package's default: Metropolis-Hastings with an inverse
+  Wishart proposal, whose acceptance ratio depends on the prior only;
+- inverse Wishart, with a prior of locations proportional to the covariance, as in bayesm (Rossi, Allenby and McCulloch
+  2005, *Bayesian Statistics and Marketing*, chapter 5) and RSGHB: conjugate;
+- Huang and Wand (2013, Bayesian Analysis 8): half-t standard deviations, conjugate given one auxiliary variable each.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from mxlogit.sampling.chains import Noise
 
 @dataclass(frozen=True)
 class InverseWishart:
-    """The classical conjugate prior: Omega ~ inverse Wishart, locations ~ N(0, Omega / location_precision).
+    """Conjugate prior: Omega ~ inverse Wishart, locations ~ N(0, Omega / location_precision).
 
     Parameters
     ----------
     degrees_of_freedom : float, optional
-        At least the number of random coefficients; three more by default, as in bayesm.
+        Degrees of freedom, at least the number k of random coefficients; k + 3 by default, as in bayesm.
     scale : float, optional
-        The scale matrix is ``scale`` times the identity; ``degrees_of_freedom`` by default, as in bayesm. In the
-        users' units.
+        Factor of the identity in the scale matrix, in units of the data; ``degrees_of_freedom`` by default, as in
+        bayesm.
     location_precision : float or None
-        None leaves locations the normal prior of `Priors`.
+        Precision of locations relative to the inverse of Omega; None: the normal prior of `Priors` for locations.
     """
 
     degrees_of_freedom: float | None = None
@@ -46,7 +46,7 @@ class InverseWishart:
     location_precision: float | None = 0.01
 
     def check(self) -> None:
-        """Raise SpecificationError, naming the setting, unless all are positive."""
+        """Raise SpecificationError, naming the setting, unless all settings are positive."""
         for name in ("degrees_of_freedom", "scale", "location_precision"):
             if getattr(self, name) is not None:
                 check_at_least(f"InverseWishart({name}=...)", getattr(self, name), 1e-12)
@@ -59,7 +59,7 @@ class HuangWand:
     Parameters
     ----------
     degrees_of_freedom : float
-        1 makes standard deviations half-Cauchy, 2 every correlation uniform.
+        Degrees of freedom: 1 makes standard deviations half-Cauchy, 2 makes each correlation uniform.
     """
 
     degrees_of_freedom: float = 2.0
@@ -71,7 +71,7 @@ class HuangWand:
 
 @dataclass(frozen=True)
 class Scatter:
-    """Sums over people of latents in some chains: how many, their mean (chains, k), and products around it."""
+    """Moments of latent tastes over people: count, mean (chains, k) and centred sums of products (chains, k, k)."""
 
     count: int
     mean: Tensor
@@ -79,30 +79,30 @@ class Scatter:
 
     @classmethod
     def of(cls, latents: Tensor) -> Scatter:
-        """Sum latents (chains, k, n)."""
+        """Compute the moments of latent tastes (chains, k, n)."""
         mean = latents.mean(-1)
         centred = latents - mean[..., None]
         return cls(latents.shape[-1], mean, centred @ centred.mT)
 
     def around(self, location: Tensor) -> Tensor:
-        """Products (chains, k, k) around locations (chains, k)."""
+        """Sums of products (chains, k, k) around given locations (chains, k)."""
         shift = self.mean - location
         return self.products + self.count * shift[..., None] * shift[..., None, :]
 
 
 class TastePrior(Protocol):
-    """Prior of locations and covariance, and their draws given everybody's latents."""
+    """Prior of locations and covariance, and their draws given all people's latent tastes."""
 
     def log_density(self, location: Tensor, scale_tril: Tensor) -> Tensor:
         """Log density (chains,) with respect to locations and Omega, up to a constant."""
         ...
 
     def draw_location(self, scatter: Scatter, scale_tril: Tensor, noise: Noise) -> Tensor:
-        """Locations (chains, k) given covariance and latents."""
+        """Draw locations (chains, k) given covariance and latents."""
         ...
 
     def draw_covariance(self, scatter: Scatter, location: Tensor, scale_tril: Tensor, noise: Noise) -> Tensor:
-        """Cholesky factors (chains, k, k) given locations, latents and the factors so far."""
+        """Draw Cholesky factors (chains, k, k) given locations, latents and the current factors."""
         ...
 
 
@@ -133,12 +133,12 @@ def take_block(matrix: Tensor, block: tuple[int, ...]) -> Tensor:
 
 
 def _log_det(tril: Tensor) -> Tensor:
-    """Log determinant (chains,) of L L'; of either sign of the diagonal."""
+    """Log determinant (chains,) of L L', for diagonals of either sign."""
     return 2.0 * tril.diagonal(dim1=-2, dim2=-1).abs().log().sum(-1)
 
 
 class _NormalLocations:
-    """Locations that are independent normals whatever the covariance."""
+    """Locations with independent normal priors that do not depend on the covariance."""
 
     def __init__(self, space: ParameterSpace, prior: PriorDensity) -> None:
         self.space, self.prior = space, prior
@@ -148,7 +148,7 @@ class _NormalLocations:
         return -0.5 * ((location - self.mean) / self.deviation).square().sum(-1)
 
     def draw_location(self, scatter: Scatter, scale_tril: Tensor, noise: Noise) -> Tensor:
-        """Locations (chains, k) given covariance and latents: normal."""
+        """Draw locations (chains, k) from their normal conditional posterior."""
         inverse = torch.cholesky_inverse(scale_tril)
         precision = scatter.count * inverse + torch.diag(self.deviation.square().reciprocal())
         pull = scatter.count * (inverse @ scatter.mean[..., None])[..., 0] + self.mean / self.deviation.square()
@@ -156,7 +156,7 @@ class _NormalLocations:
 
 
 def _draw_normal(precision: Tensor, pull: Tensor, noise: Noise) -> Tensor:
-    """Normals (chains, k) with mean precision^-1 pull."""
+    """Draw normals (chains, k) with given precision and mean precision^-1 pull."""
     tril = torch.linalg.cholesky(precision)
     mean = torch.cholesky_solve(pull[..., None], tril)
     unit = noise.normal(pull.shape[-1], like=pull)[..., None]
@@ -164,10 +164,10 @@ def _draw_normal(precision: Tensor, pull: Tensor, noise: Noise) -> Tensor:
 
 
 class HalfCauchyLKJ(_NormalLocations):
-    """The priors of `mxlogit.model.priors.PriorDensity`."""
+    """Half-Cauchy standard deviations and LKJ correlations, the priors of `mxlogit.model.priors.PriorDensity`."""
 
     def log_density(self, location: Tensor, scale_tril: Tensor) -> Tensor:
-        """As in `TastePrior`."""
+        """Log density; see `TastePrior`."""
         total = self._log_location(location)
         for block in self.space.blocks:
             total = total + self._log_block(take_block(scale_tril, block), block)
@@ -182,9 +182,9 @@ class HalfCauchyLKJ(_NormalLocations):
         return cauchy + (self.prior.concentration - 1.0) * log_det_correlation - len(block) * log_scale.sum(-1)
 
     def draw_covariance(self, scatter: Scatter, location: Tensor, scale_tril: Tensor, noise: Noise) -> Tensor:
-        """As in `TastePrior`.
+        """Draw Cholesky factors by Metropolis-Hastings; see `TastePrior`.
 
-        The proposal is inverse Wishart with N - 1 degrees of freedom: |Omega|^-b/2 stands in for the prior.
+        The proposal is inverse Wishart with N - 1 degrees of freedom: the posterior with |Omega|^-b/2 as the prior.
         """
         products = scatter.around(location)
         for block in self.space.blocks:
@@ -200,7 +200,7 @@ class HalfCauchyLKJ(_NormalLocations):
 
 
 class ConjugateWishart(_NormalLocations):
-    """`InverseWishart`, resolved for one model."""
+    """The prior `InverseWishart` of one model."""
 
     def __init__(self, space: ParameterSpace, prior: PriorDensity, settings: InverseWishart) -> None:
         super().__init__(space, prior)
@@ -212,7 +212,7 @@ class ConjugateWishart(_NormalLocations):
         self.scales = [freedom if settings.scale is None else settings.scale for freedom in self.freedoms]
 
     def log_density(self, location: Tensor, scale_tril: Tensor) -> Tensor:
-        """As in `TastePrior`."""
+        """Log density; see `TastePrior`."""
         total = self._log_location(location) if self.tie is None else 0.0
         for block, freedom, scale in zip(self.space.blocks, self.freedoms, self.scales, strict=True):
             tril, size = take_block(scale_tril, block), len(block)
@@ -225,7 +225,7 @@ class ConjugateWishart(_NormalLocations):
         return total
 
     def draw_location(self, scatter: Scatter, scale_tril: Tensor, noise: Noise) -> Tensor:
-        """As in `TastePrior`."""
+        """Draw locations; see `TastePrior`."""
         if self.tie is None:
             return super().draw_location(scatter, scale_tril, noise)
         count = scatter.count + self.tie
@@ -233,7 +233,7 @@ class ConjugateWishart(_NormalLocations):
         return scatter.count / count * scatter.mean + (scale_tril @ unit)[..., 0] / math.sqrt(count)
 
     def draw_covariance(self, scatter: Scatter, location: Tensor, scale_tril: Tensor, noise: Noise) -> Tensor:
-        """As in `TastePrior`."""
+        """Draw Cholesky factors; see `TastePrior`."""
         products = scatter.around(location)
         count = scatter.count
         if self.tie is not None:
@@ -246,14 +246,14 @@ class ConjugateWishart(_NormalLocations):
 
 
 class ConjugateHuangWand(_NormalLocations):
-    """`HuangWand`, resolved for one model: Omega | a ~ inverse Wishart(nu + b - 1, 2 nu diag(1 / a)), marginalised."""
+    """The prior `HuangWand` of one model: Omega | a ~ inverse Wishart(nu + b - 1, 2 nu diag(1 / a)), marginalised."""
 
     def __init__(self, space: ParameterSpace, prior: PriorDensity, settings: HuangWand) -> None:
         super().__init__(space, prior)
         self.freedom = settings.degrees_of_freedom
 
     def log_density(self, location: Tensor, scale_tril: Tensor) -> Tensor:
-        """As in `TastePrior`, auxiliaries integrated out."""
+        """Log density with the auxiliary variables integrated out; see `TastePrior`."""
         total = self._log_location(location)
         for block in self.space.blocks:
             tril, size = take_block(scale_tril, block), len(block)
@@ -268,7 +268,7 @@ class ConjugateHuangWand(_NormalLocations):
         return self.freedom * diagonal + self.prior.sd_scale[list(block)].square().reciprocal()
 
     def draw_covariance(self, scatter: Scatter, location: Tensor, scale_tril: Tensor, noise: Noise) -> Tensor:
-        """As in `TastePrior`: auxiliaries first."""
+        """Draw auxiliary variables, then Cholesky factors; see `TastePrior`."""
         products = scatter.around(location)
         for block in self.space.blocks:
             size, tril = len(block), take_block(scale_tril, block)
@@ -283,7 +283,7 @@ class ConjugateHuangWand(_NormalLocations):
 def resolve_taste_prior(
     space: ParameterSpace, prior: PriorDensity, settings: InverseWishart | HuangWand | None
 ) -> TastePrior:
-    """The prior of locations and covariance of one model; None means that of `Priors`."""
+    """Build the prior of locations and covariance of one model; ``settings=None`` is the prior of `Priors`."""
     if isinstance(settings, InverseWishart):
         return ConjugateWishart(space, prior, settings)
     if isinstance(settings, HuangWand):

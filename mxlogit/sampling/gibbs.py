@@ -1,4 +1,4 @@
-"""Metropolis within Gibbs for all people and chains at once: tastes, then the population in two coordinates."""
+"""Metropolis-within-Gibbs sampling for all people and chains at once: tastes, then population parameters."""
 
 from __future__ import annotations
 
@@ -23,23 +23,24 @@ from mxlogit.sampling.population_step import (
 )
 from mxlogit.sampling.posterior_move import PosteriorMove
 
-# Every so many iterations people also walk.
+# Iterations between random-walk steps of people's tastes; chosen by hand.
 _WALK_EVERY = 4
+# Initial step size of the whitened move, before adaptation; chosen by hand.
 _FIRST_STEP = 0.3
 
 
 @dataclass(frozen=True)
 class Acceptance:
-    """Shares of proposals that were accepted.
+    """Acceptance rates.
 
     Attributes
     ----------
     population : float
-        Of the population's move given whitened tastes.
+        Acceptance rate of the population move at constant whitened tastes (`WhitenedMove`).
     people : float
-        Of people's independence steps.
+        Acceptance rate of the independence steps of people's tastes.
     posterior : float
-        Of the population's move with people's posteriors.
+        Acceptance rate of the population move at constant posterior residuals (`PosteriorMove`).
     """
 
     population: float
@@ -48,17 +49,17 @@ class Acceptance:
 
 
 class GibbsSampler:
-    """One iteration after another of all chains.
+    """Iterations of all chains.
 
     Parameters
     ----------
     model : PanelModel
     panel : PanelDifferences or RaggedPanels
-        Every person with weight one.
+        Panel in which every person has weight one.
     chains : int
     seed : int
     covariance : InverseWishart, HuangWand or None
-        Instead of the half-Cauchy and LKJ priors of the model.
+        Prior of the covariance; None: the half-Cauchy and LKJ priors of the model.
     """
 
     def __init__(
@@ -82,7 +83,7 @@ class GibbsSampler:
         self.posterior: PosteriorMove | None = None
 
     def start(self, population: Population, spread: float) -> State:
-        """Chains apart from each other: relative steps of standard deviation ``spread`` from one population."""
+        """Overdispersed initial states: normal steps of relative sd ``spread`` from one population value."""
         steps = spread * self.noise.normal(self.space.size, like=self.deviation)
         steps[:, : self.space.n_fixed] *= 0.0
         populations = self.space.move(population, steps)
@@ -90,16 +91,16 @@ class GibbsSampler:
         return State(populations, xi, self.likelihood.log_prob(populations, xi))
 
     def tune(self, state: State, visited: Tensor | None, reference: Population) -> None:
-        """Make the proposals anew.
+        """Update the proposals.
 
         Parameters
         ----------
         state : State
-            Where the curvature of the whitened move is taken.
+            State at which the curvature of the whitened move is computed.
         visited : Tensor or None, shape (iterations, chains, D)
-            Coordinates that chains have visited, for the move by posteriors.
+            Past coordinates of the chains, to which the posterior move is fitted.
         reference : Population
-            Around which people's log probabilities are expanded.
+            Population value around which people's log probabilities are expanded.
         """
         if self.space.n_random:
             self.expansion = Expansion.around(self.likelihood, reference)
@@ -112,19 +113,19 @@ class GibbsSampler:
             self.posterior = PosteriorMove.fitted(self.whitened, visited, known)
 
     def steps(self) -> dict[str, Tensor]:
-        """Lengths of the moves, which adapt, by name of the move."""
+        """Adapted step sizes by name of the move."""
         moves = {"whitened": self.whitened, "posterior": self.posterior}
         return {name: move.step for name, move in moves.items() if move is not None}
 
     def set_steps(self, steps: dict[str, Tensor]) -> None:
-        """Take lengths that `steps` gave, after the same `tune`."""
+        """Restore step sizes from `steps`, after the same `tune`."""
         if self.whitened is not None:
             self.whitened.step = steps["whitened"]
         if self.posterior is not None:
             self.posterior.step = steps["posterior"]
 
     def run(self, state: State, iteration: int, *, adapt: bool) -> tuple[State, Acceptance]:
-        """Make one iteration: with people's posteriors, of people, given latents, given whitened tastes."""
+        """Run one iteration: posterior move, people's tastes, centred step, whitened move."""
         assert self.whitened is not None
         shares: dict[str, float] = {}
         if self.expansion is not None:
@@ -153,7 +154,7 @@ class GibbsSampler:
         return state, shares
 
     def coordinates(self, state: State) -> Tensor:
-        """Coordinates (chains, D) of the populations, as `tune` wants them."""
+        """Coordinates (chains, D) of the populations, in the form of ``visited`` in `tune`."""
         return coordinates(self.space, state.population)
 
     def population(self, vector: Tensor) -> Population:

@@ -1,15 +1,15 @@
-r"""Metropolis-Hastings steps of everybody's tastes at once, given the population of each chain.
+r"""Metropolis-Hastings steps of all people's tastes at once, given the population parameters of each chain.
 
-The proposal comes from a quadratic of each person's log probability around its mode at a reference population,
-made once: in latents and fixed coefficients
+The proposal is based on a quadratic expansion, computed once, of each person's log probability around its mode at a
+reference population: in latents and fixed coefficients
 
 .. math:: \log P(y_n|\alpha, \eta) \approx const + (g_n - B_n (\alpha - \alpha_0))'(\eta - m_n)
           - \tfrac12 (\eta - m_n)' F_n (\eta - m_n).
 
-Joined with N(zeta, Omega) at the chain's population it is a normal in closed form, so a chain that moves takes its
-proposals along without another look at the data. Its tails are made Student-t. The proposal does not depend on
-where a person's tastes are, hence independence Metropolis-Hastings (Tierney 1994, Annals of Statistics 22); a random
-walk of the same shape leads out of places where it is too thin.
+Its product with N(zeta, Omega) at the chain's population is a normal in closed form, so the proposals of a new
+population value need no further evaluation of the data. A Student-t of the same mean and shape is proposed, which does
+not depend on a person's current tastes: independence Metropolis-Hastings (Tierney 1994, Annals of Statistics 22). A
+random walk of the same shape lets chains leave regions where this proposal density is too low.
 """
 
 from __future__ import annotations
@@ -30,26 +30,28 @@ from mxlogit.model.triangles import inverse_of_lower
 from mxlogit.model.wtp_space import coefficient_jacobian
 from mxlogit.sampling.chains import ChainLikelihood, Noise, State, choose, with_people
 
+# Degrees of freedom of the Student-t proposal; chosen by hand.
 _TAIL = 8
+# Most Newton steps to the modes at the reference; chosen by hand.
 _POLISH_STEPS = 30
-# Standard deviations of the random walk in those of the proposal (Roberts and Rosenthal 2001, Statistical Science 16).
+# Sd of the random walk times sqrt(k), in sds of the proposal (Roberts and Rosenthal 2001, Statistical Science 16).
 _WALK = 2.38
 
 
 @dataclass(frozen=True)
 class Expansion:
-    """Quadratic of each person's log probability in latents around a reference.
+    """Quadratic expansion of each person's log probability in latent tastes around a reference population.
 
     Attributes
     ----------
     fixed : Tensor, shape (f,)
         Reference fixed coefficients.
     pull : Tensor, shape (n, k)
-        g + F m: linear term at the reference.
+        Linear term g + F m at the reference.
     information : Tensor, shape (n, k, k)
-        F.
+        Information F of the latent tastes.
     cross : Tensor, shape (n, k, f)
-        B.
+        Cross information B of latent tastes and fixed coefficients.
     """
 
     fixed: Tensor
@@ -59,7 +61,7 @@ class Expansion:
 
     @classmethod
     def around(cls, likelihood: ChainLikelihood, reference: Population) -> Expansion:
-        """Polish everybody to the mode at a reference population and expand there."""
+        """Find all people's modes at a reference population by Newton steps and expand around them."""
         size = likelihood.chunk_size(likelihood.panel.n_columns)
         local = reference.to(likelihood.panel.like)
         n, k, f = len(likelihood), likelihood.model.space.n_random, len(local.fixed)
@@ -70,7 +72,7 @@ class Expansion:
 
 
 def _expand(model: PanelModel, population: Population, panel: PanelDifferences) -> tuple[Tensor, Tensor, Tensor]:
-    """Linear term, information and cross information of some people."""
+    """Linear term, information and cross information of the people of a panel."""
     mixing, n_fixed = model.mixing, population.fixed.shape[0]
     start = panel.values.new_zeros(len(panel), model.space.n_random)
     xi = polish(start, population, panel, mixing, _POLISH_STEPS).mean
@@ -92,7 +94,7 @@ def _expand(model: PanelModel, population: Population, panel: PanelDifferences) 
 
 @dataclass(frozen=True)
 class Proposal:
-    """Student-t of everybody's whitened tastes at the populations of all chains.
+    """Student-t proposals of all people's whitened tastes at the populations of all chains.
 
     Attributes
     ----------
@@ -100,7 +102,7 @@ class Proposal:
     tril : Tensor, shape (chains, n, k, k)
         Cholesky factor of the precision.
     inverse : Tensor, shape (chains, n, k, k)
-        Its inverse, lower triangular.
+        Inverse of ``tril``, lower triangular.
     """
 
     mean: Tensor
@@ -109,11 +111,11 @@ class Proposal:
 
     @classmethod
     def at(cls, expansion: Expansion, population: Population) -> Proposal:
-        """Join the expansion with the taste distributions of the chains."""
+        """Combine the expansion with the distributions of tastes of the chains."""
         population = population.to(expansion.pull)
         n, k = expansion.pull.shape
         loading = population.scale_tril
-        # Products with everybody's matrices are one large product per chain.
+        # One large product per chain with the matrices of all people.
         half = (expansion.information.reshape(n * k, k) @ loading).view(-1, n, k, k)
         precision = (half.mT.reshape(-1, n * k, k) @ loading).view(-1, n, k, k)
         precision.diagonal(dim1=-2, dim2=-1).add_(1.0)
@@ -126,7 +128,7 @@ class Proposal:
         return cls(mean.mT, tril, inverse)
 
     def where(self, accepted: Tensor, other: Proposal) -> Proposal:
-        """Return this proposal for the chains (chains,) that accepted, the other one's elsewhere."""
+        """Return this proposal for chains (chains,) that accepted, the other one otherwise."""
         return Proposal(
             choose(accepted, self.mean, other.mean),
             choose(accepted, self.tril, other.tril),
@@ -148,7 +150,7 @@ class Proposal:
         return _transposed_times((xi - self.mean).mT, self.tril).mT
 
     def spread(self, unit: Tensor) -> Tensor:
-        """Turn standard normals (chains, k, n) into deviations of the proposal's covariance."""
+        """Deviations (chains, k, n) with the proposal's covariance, from standard normals."""
         return _transposed_times(unit.mT, self.inverse).mT
 
     def place(self, residuals: Tensor) -> Tensor:
@@ -157,7 +159,7 @@ class Proposal:
 
 
 def _transposed_times(vector: Tensor, matrix: Tensor) -> Tensor:
-    """Products M' v, (..., k): elementwise, since a batched product of transposed views runs matrix by matrix."""
+    """Products M' v, (..., k), elementwise: a batched product of transposed views would run matrix by matrix."""
     return (matrix * vector[..., :, None]).sum(-2)
 
 
@@ -168,7 +170,7 @@ def _log_target(xi: Tensor, log_prob: Tensor) -> Tensor:
 def independence_step(
     state: State, likelihood: ChainLikelihood, proposal: Proposal, noise: Noise
 ) -> tuple[State, Tensor]:
-    """Propose everybody's tastes anew, whatever they are; returns the state and who accepted (chains, n)."""
+    """Independence Metropolis-Hastings step of all people's tastes; returns the state and acceptances (chains, n)."""
     k, n = state.xi.shape[1:]
     stretch = (0.5 * _TAIL / noise.gamma([0.5 * _TAIL] * n, state.xi)).sqrt()
     new = proposal.place(noise.normal(k, n, like=state.xi) * stretch[:, None])
@@ -180,7 +182,7 @@ def independence_step(
 
 
 def walk_step(state: State, likelihood: ChainLikelihood, proposal: Proposal, noise: Noise) -> tuple[State, Tensor]:
-    """Propose everybody's tastes near where they are, scaled by the local information."""
+    """Random-walk Metropolis step of all people's tastes, scaled by the local information."""
     k, n = state.xi.shape[1:]
     unit = noise.normal(k, n, like=state.xi) * (_WALK / math.sqrt(k))
     new = state.xi + proposal.spread(unit)

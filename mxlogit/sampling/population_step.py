@@ -1,8 +1,8 @@
-r"""Steps of the population parameters: given latents (centred) and given whitened tastes.
+r"""Steps of the population parameters: given latent tastes (centred) and given whitened tastes (non-centred).
 
-Given latents the choices do not matter and mean and covariance are drawn directly; given whitened tastes the whole
-likelihood speaks. Each mixes well where the other does not, and interweaving both costs little more than one (Yu and
-Meng 2011, Journal of Computational and Graphical Statistics 20).
+Given latent tastes, locations and covariance are independent of the choices and are drawn directly; given whitened
+tastes, they enter the likelihood of the choices. Each step mixes well where the other does not, and interweaving both
+costs little more than one (Yu and Meng 2011, Journal of Computational and Graphical Statistics 20).
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from mxlogit.model.parameters import ParameterSpace, Population
 from mxlogit.sampling.chains import ChainLikelihood, Noise, State, choose, choose_population
 from mxlogit.sampling.covariance import Scatter, TastePrior
 
-# Acceptance at which the step of the whitened move stays as it is.
+# Target acceptance rate to which the step size of the whitened move adapts; chosen by hand.
 _TARGET = 0.75
 
 
 def centred_step(state: State, prior: TastePrior, noise: Noise) -> State:
-    """Draw locations and covariance given everybody's latents.
+    """Draw locations and covariance given all people's latent tastes.
 
-    Only for families whose tastes are a function of the latents alone: choices' probabilities then stay what they are.
+    Valid for mixing maps that do not depend on the population parameters: choice probabilities then do not change.
     """
     latents, population = state.latents(), state.population
     scatter = Scatter.of(latents)
@@ -37,7 +37,7 @@ def centred_step(state: State, prior: TastePrior, noise: Noise) -> State:
 class PopulationPrior:
     """Log prior in the coordinates of the whitened move: fixed coefficients, locations, free entries of L.
 
-    The likelihood of a logit is log-concave in these where tastes are normal.
+    In these the logit likelihood is log-concave if tastes are normal.
     """
 
     def __init__(self, space: ParameterSpace, taste: TastePrior, mean: Tensor, deviation: Tensor) -> None:
@@ -70,7 +70,7 @@ def coordinates(space: ParameterSpace, population: Population) -> Tensor:
 
 
 def population_of(space: ParameterSpace, vector: Tensor) -> Population:
-    """The population at coordinates (chains, D)."""
+    """Population parameters at coordinates (chains, D)."""
     fixed, location, entries = vector.split([space.n_fixed, space.n_random, len(space.triangle[0])], -1)
     return Population(fixed, location, space.triangle_matrix(entries))
 
@@ -84,8 +84,8 @@ def is_proper(population: Population) -> Tensor:
 class WhitenedMove:
     """A preconditioned Langevin move of all population parameters given whitened tastes.
 
-    From coordinates phi with gradient g it proposes N(phi + a H^-1 g, (2 a - a^2) H^-1): for a normal target with
-    precision H it is accepted always, and draws it independently at a = 1.
+    From coordinates phi with gradient g it proposes N(phi + a H^-1 g, (2 a - a^2) H^-1). For a normal target with
+    precision H every proposal is accepted, and with a = 1 draws are independent.
 
     Attributes
     ----------
@@ -93,7 +93,7 @@ class WhitenedMove:
     tril : Tensor, shape (D, D)
         Cholesky factor of the precision H.
     step : Tensor, shape (chains,)
-        a of each chain, between 0 and 1.
+        Step size a of each chain, between 0 and 1.
     """
 
     prior: PopulationPrior
@@ -109,12 +109,12 @@ class WhitenedMove:
         return self.step[:, None] * torch.cholesky_solve(gradient.mT, self.tril).mT
 
     def _log_jump(self, jump: Tensor, gradient: Tensor) -> Tensor:
-        """Log density (chains,) of moving by ``jump`` where the gradient is ``gradient``."""
+        """Log proposal density (chains,) of a move ``jump`` at a point with gradient ``gradient``."""
         distance = ((jump - self._drift(gradient)) @ self.tril).square().sum(-1)
         return -0.5 * distance / (2.0 * self.step - self.step.square())
 
     def run(self, state: State, likelihood: ChainLikelihood, noise: Noise) -> tuple[State, Tensor]:
-        """Move; returns the state and the acceptance probabilities (chains,)."""
+        """Run one Metropolis-Hastings step; returns the state and the acceptance probabilities (chains,)."""
         space = likelihood.model.space
         start = coordinates(space, state.population)
         here = self._target(likelihood, state.population, state.xi)
@@ -132,7 +132,7 @@ class WhitenedMove:
         return State(population, state.xi, log_prob), gain.clamp(max=0.0).exp()
 
     def adapt(self, acceptance: Tensor, iteration: int) -> None:
-        """Let the step of each chain follow its acceptance (Robbins and Monro 1951, Annals of Statistics 22)."""
+        """Adapt each chain's step size to the target acceptance (Robbins and Monro 1951, Annals of Statistics 22)."""
         rate = (iteration + 5.0) ** -0.6
         self.step = (self.step.log() + rate * (acceptance - _TARGET)).exp().clamp(max=1.0)
 
@@ -147,10 +147,10 @@ class _Target:
 
 
 def precision_factor(likelihood: ChainLikelihood, state: State, deviation: Tensor) -> Tensor:
-    """Cholesky factor (D, D) of a precision for the whitened move, from the Hessians at the chains' states.
+    """Cholesky factor (D, D) of the precision of the whitened move, from the Hessians at the chains' states.
 
-    Negative curvature, which mixing maps may have, counts by its size. Where the data say nothing, the prior of
-    coefficients and the present size of standard deviations bound the move.
+    Negative curvature, possible with nonlinear mixing maps, counts by its absolute value. In directions without
+    information, the prior of coefficients and the current standard deviations bound the move.
 
     Parameters
     ----------

@@ -1,11 +1,11 @@
-r"""A move of all population parameters that takes everybody's tastes along within their own posteriors.
+r"""A move of all population parameters at constant residuals of people's tastes under their conditional posteriors.
 
-Given the population, each person's whitened tastes are :math:`\hat\xi_n(\theta) + R_n(\theta) u_n`, with centre and
-root of the proposal of `mxlogit.sampling.person_step`. Were the proposals exact, the residuals u would be standard
-normals whatever the population, and the population given them would have its *marginal* posterior: it could be drawn
-independently of where it was. They are close to exact, so proposals from a normal fitted to the warm-up are accepted
-often, and chains forget where they were sooner than with latents or whitened tastes held fixed (a data-driven form of
-the partial centring of Papaspiliopoulos, Roberts and Skoeld 2007, Statistical Science 22).
+Given the population, each person's whitened tastes are :math:`\hat\xi_n(\theta) + R_n(\theta) u_n`, with mean and
+root of the proposal of `mxlogit.sampling.person_step`. If the proposals were the exact posteriors, the residuals u
+would be standard normal and independent of the population, which given u would have its *marginal* posterior and could
+be drawn independently of its current value. The proposals are close to exact, so draws from a normal fitted to the
+warm-up are often accepted, and chains have shorter autocorrelation than at constant latent or whitened tastes (a
+data-driven partial centring; Papaspiliopoulos, Roberts and Skoeld 2007, Statistical Science 22).
 """
 
 from __future__ import annotations
@@ -20,24 +20,26 @@ from mxlogit.sampling.chains import ChainLikelihood, Noise, State, choose, choos
 from mxlogit.sampling.person_step import Expansion, Proposal
 from mxlogit.sampling.population_step import PopulationPrior, WhitenedMove, coordinates, is_proper, population_of
 
+# Target acceptance rate to which the step size adapts; chosen by hand.
 _TARGET = 0.4
+# Initial step size, before adaptation; chosen by hand.
 _FIRST_STEP = 0.1
-# Weight, in samples, of the whitened move's covariance.
-_LEAN = 10.0
+# Weight, in samples, of the whitened move's covariance in the fitted one; chosen by hand.
+_PRIOR_SAMPLES = 10.0
 
 
 @dataclass
 class PosteriorMove:
-    """Autoregressive proposals phi + a (m - phi) + sqrt(2 a - a^2) S z, which leave N(m, S S') as it is.
+    """Autoregressive proposals phi + a (m - phi) + sqrt(2 a - a^2) S z, under which N(m, S S') is invariant.
 
     Attributes
     ----------
     prior : PopulationPrior
     mean : Tensor, shape (D,)
     tril : Tensor, shape (D, D)
-        S.
+        Cholesky factor S.
     step : Tensor, shape (chains,)
-        a of each chain, between 0 and 1.
+        Step size a of each chain, between 0 and 1.
     """
 
     prior: PopulationPrior
@@ -47,23 +49,23 @@ class PosteriorMove:
 
     @classmethod
     def fitted(cls, whitened: WhitenedMove, visited: Tensor, step: Tensor | None) -> PosteriorMove:
-        """Fit mean and covariance to coordinates (iterations, chains, D) that chains have visited.
+        """Fit mean and covariance to past coordinates (iterations, chains, D) of the chains.
 
-        With few of them the covariance leans on that of the whitened move.
+        The covariance is shrunk towards the covariance of the whitened move.
         """
         chains, size = visited.shape[1:]
         flat = visited.reshape(-1, size)
         mean = flat.mean(0)
         deviations = flat - mean
-        total = deviations.T @ deviations + _LEAN * torch.cholesky_inverse(whitened.tril)
-        covariance = total / (len(flat) + _LEAN)
+        total = deviations.T @ deviations + _PRIOR_SAMPLES * torch.cholesky_inverse(whitened.tril)
+        covariance = total / (len(flat) + _PRIOR_SAMPLES)
         step = torch.full((chains,), _FIRST_STEP).to(visited) if step is None else step
         return cls(whitened.prior, mean, torch.linalg.cholesky(covariance), step)
 
     def run(
         self, state: State, likelihood: ChainLikelihood, expansion: Expansion, here: Proposal, noise: Noise
     ) -> tuple[State, Proposal, Tensor]:
-        """Move; returns the state, the proposal there (``here`` is that so far) and the acceptance probabilities."""
+        """Run one step; returns the state, the people's proposal at it (before: ``here``) and acceptances (chains,)."""
         space = likelihood.model.space
         start = coordinates(space, state.population)
         width = (2.0 * self.step - self.step.square()).sqrt()[:, None]
@@ -85,7 +87,7 @@ class PosteriorMove:
         return state, there.where(accepted, here), gain.clamp(max=0.0).exp()
 
     def adapt(self, acceptance: Tensor, iteration: int) -> None:
-        """Let the step of each chain follow its acceptance."""
+        """Adapt each chain's step size to the target acceptance."""
         rate = (iteration + 5.0) ** -0.6
         self.step = (self.step.log() + rate * (acceptance - _TARGET)).exp().clamp(max=1.0)
 

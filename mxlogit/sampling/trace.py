@@ -1,4 +1,4 @@
-"""What chains have visited: every population, moments of everybody's tastes, and as many of their states as fit."""
+"""Stored samples of chains: all population parameters, moments of tastes, and states of tastes that fit in memory."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ class Trace:
     ----------
     model : PanelModel
     state : State
-        Says how many chains and people there are.
+        State that gives the numbers of chains and people.
     length : int
-        Iterations that will be kept.
+        Number of iterations to be kept.
     taste_bytes : int
-        Memory for states of people's tastes: every iteration's where they fit, else evenly spaced ones.
+        Memory for states of people's tastes, in bytes; if all iterations do not fit, evenly spaced ones are kept.
     """
 
     def __init__(self, model: PanelModel, state: State, length: int, taste_bytes: int) -> None:
@@ -67,7 +67,7 @@ class Trace:
         self.kept += 1
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything kept so far, for `restore`."""
+        """All stored samples as named tensors, which `restore` reads."""
         return {
             "vectors": self._vectors[: self.kept].clone(),
             "mean": self.moments.mean,
@@ -76,7 +76,7 @@ class Trace:
         }
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Go on from what another trace of the same run had kept."""
+        """Restore the samples stored by another trace of the same run."""
         vectors, moments = tensors["vectors"], self.moments
         self.kept = len(vectors)
         self._vectors[: self.kept] = vectors
@@ -98,7 +98,7 @@ class Trace:
         return fixed.flatten(0, 1), torch.cat(self._states)
 
     def samples(self, generator: torch.Generator) -> Samples:
-        """Samples of all chains in random order, so that any part of them represents the posterior."""
+        """Samples of all chains in random order, so that any subset represents the posterior."""
         flat = self.vectors().reshape(-1, self.model.space.size)
         flat = flat[torch.randperm(len(flat), generator=generator)]
         reported = self.model.space.report(self.model.space.constrain(flat))
