@@ -48,24 +48,24 @@ def test_tables_are_those_of_the_result_files():
 
 def test_a_table_that_was_edited_is_noticed(tmp_path):
     """The same script on a copy in which one digit differs."""
-    results = tmp_path / "tutorials" / "results"
-    results.mkdir(parents=True)
+    results, record = tmp_path / "tutorials" / "results", tmp_path / "docs" / "benchmarks" / "published_study.json"
+    module = tmp_path / "tests" / "benchmarks" / "measurement.py"
+    for folder in (results, record.parent, module.parent):
+        folder.mkdir(parents=True)
     for path in (ROOT / "tutorials" / "results").glob("*"):
         if path.suffix in (".csv", ".json", ".py"):
             (results / path.name).write_bytes(path.read_bytes())
-    begin = FIGURES.index("<!-- published errors -->")
-    place = next(i for i in range(begin, len(FIGURES)) if FIGURES[i] == ".")
-    digit = str((int(FIGURES[place + 1]) + 1) % 10)
-    page = tmp_path / "docs" / "benchmarks.md"
-    page.parent.mkdir()
-    page.write_text(FIGURES[: place + 1] + digit + FIGURES[place + 2 :])
-    done = subprocess.run(
-        [sys.executable, str(results / "make_tables.py"), "--check"], env=ENVIRONMENT, capture_output=True, text=True
-    )
+    module.write_bytes((ROOT / module.relative_to(tmp_path)).read_bytes())
+    text = (ROOT / record.relative_to(tmp_path)).read_text()
+    place = text.index(".", text.index('"rows"'))
+    digit = str((int(text[place + 1]) + 1) % 10)
+    record.write_text(text[: place + 1] + digit + text[place + 2 :])
+    script = [sys.executable, str(results / "make_tables.py")]
+    done = subprocess.run([*script, "--check"], env=ENVIRONMENT, capture_output=True, text=True)
     assert done.returncode == 1
     assert "differs" in done.stdout
-    run([sys.executable, str(results / "make_tables.py")], folder=tmp_path)
-    assert page.read_text() == FIGURES
+    run(script, folder=tmp_path)
+    assert record.read_text() == text
 
 
 def test_links_lead_somewhere():
