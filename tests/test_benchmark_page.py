@@ -58,6 +58,14 @@ def test_file_says_where_it_comes_from(path):
     assert "/home" not in path.read_text()
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "tests" / "benchmarks").glob("bench_*.py")), ids=lambda path: path.stem)
+def test_every_benchmark_records_its_results(path):
+    """By the one function, whose files the page reads."""
+    text = path.read_text()
+    assert "record_results(options.json" in text
+    assert "json.write_text" not in text
+
+
 def test_edited_page_is_noticed_and_mended(tmp_path):
     write(tmp_path, GOOD)
     page = tmp_path / "page.md"
@@ -166,6 +174,12 @@ def test_a_file_that_cannot_be_read_does_not_cost_the_results(tmp_path):
     path = write(tmp_path, "{")
     recording.record_results(path, "Speed", recording.ranges_of("fits", [{"a": 1.0}, {"a": 3.0}]), threads=1)
     assert measurement.read_measurement(path).tables[0].rows == [["a", 1.0, 2.0, 3.0]]
+
+
+def test_rhat_has_three_decimals():
+    table = recording.table_of("chains", [{"seconds": 2.345, "rhat": 1.0041}, {"seconds": 3}], {"seconds": ".1f"})
+    assert table.formats == {"rhat": ".3f", "seconds": ".1f"}
+    assert make_page.markdown_table(table).splitlines()[2:] == ["| 2.3 | 1.004 |", "| 3.0 | |"]
 
 
 def test_cells():

@@ -13,7 +13,7 @@ few    100 people, five choices: Wasserstein distances of the marginals of stand
 from __future__ import annotations
 
 import argparse
-import json
+import sys
 import time
 import warnings
 from importlib.util import find_spec
@@ -22,7 +22,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from oracles import marginal_of
+from recording import medians_of, record_results, table_of
 from scipy.stats import wasserstein_distance
 
 from mxlogit import MCMC, VI, ConvergenceWarning, MixedLogit, datasets
@@ -35,6 +35,9 @@ from mxlogit.integration.marginal import MarginalLikelihood, Sweep
 from mxlogit.integration.variational import vary
 from mxlogit.model.parameters import Population
 from mxlogit.simulate import simulate_choices, simulate_published_study
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from oracles import marginal_of
 
 ELECTRICITY = ["pf", "cl", "loc", "wk", "tod", "seas"]
 LOGNORMAL = {name: "negative_lognormal" if name in ("pf", "tod", "seas") else "normal" for name in ELECTRICITY}
@@ -218,6 +221,8 @@ def run_few(seeds: range) -> list[dict[str, Any]]:
 
 
 CASES = {"flows": run_flows, "gap": run_gap, "few": run_few}
+# Columns that tell groups of runs apart; rows of "flows" are medians over seeds already.
+GROUPS = {"gap": ["data"], "few": ["q"]}
 
 
 def main() -> None:
@@ -233,17 +238,14 @@ def main() -> None:
         parser.error(f"unknown cases {unknown}; there are {list(CASES)}")
     torch.set_num_threads(options.threads)
     warnings.simplefilter("ignore", ConvergenceWarning)
-    record: dict[str, Any] = {
-        "threads": options.threads,
-        "seeds": options.seeds,
-        "first": options.first,
-        "torch": torch.__version__,
-    }
+    tables = []
     for case in options.cases or list(CASES):
         print(f"\n== {case}")
-        record[case] = CASES[case](range(options.first, options.first + options.seeds))
+        rows = CASES[case](range(options.first, options.first + options.seeds))
+        drop = ("seed",) if case == "few" else ()
+        tables += medians_of(case, rows, GROUPS[case], drop) if case in GROUPS else [table_of(case, rows)]
     if options.json:
-        options.json.write_text(json.dumps(record, indent=1))
+        record_results(options.json, "Guides", tables, threads=options.threads)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from recording import ranges_of, record_results, table_of
 
 from mxlogit import SVI, VI, ConvergenceWarning, MixedLogit, Priors, Training, datasets
 from mxlogit.simulate import StudyData, simulate_published_study
@@ -124,6 +125,38 @@ def measure_memory(n: int, threads: int) -> dict[str, float]:
     return {"n": n, "peak_mb": peak, "attributes_mb": tensor, "limit_mb": 3 * tensor + 200}
 
 
+def summarise_study(study: pd.DataFrame) -> pd.DataFrame:
+    """Means over the runs, their standard errors, and the attainable bound."""
+    bounds = json.loads((REFERENCE / "simulation_study.json").read_text())["attainable"]["bounds"]
+    bound = pd.DataFrame(bounds).set_index("N")
+    names = ["rmse_omega", "rmse_zeta", "rmse_alpha"]
+    rows = []
+    for (n, route), runs in study.groupby(["n", "route"], sort=False):
+        row = {"n": n, "route": route, "runs": len(runs), "seconds": runs["seconds"].mean()}
+        for name in names:
+            row |= {name: runs[name].mean(), f"{name}, standard error": runs[name].sem()}
+        rows.append(row | {f"{name}, attainable": bound.loc[n, name] for name in names})
+    return pd.DataFrame(rows)
+
+
+def measure(*, quick: bool, threads: int) -> dict[str, pd.DataFrame]:
+    """Every table, printed as soon as it is there."""
+    tables = {}
+    tables["electricity"] = pd.DataFrame([fit_electricity(seed) for seed in range(1 if quick else 5)])
+    print("\nElectricity, six correlated normals, against NUTS (figures: z <= .15, .25; ratios .85-1.15; people <= .1)")
+    print(tables["electricity"].round(3).to_string())
+    runs = range(1, 2) if quick else range(1, 6)
+    tables["study"] = pd.concat([run_study(2_000, runs), run_study(10_000, runs)], ignore_index=True)
+    print("\nStudy design, runs one by one")
+    print(tables["study"].round(4).to_string(index=False))
+    print("\nMeans over the runs, their standard errors, and the attainable bound")
+    print(summarise_study(tables["study"]).round(4).T.to_string(header=False))
+    tables["memory"] = pd.DataFrame([measure_memory(n, threads) for n in ([10_000] if quick else [10_000, 50_000])])
+    print("\nPeak memory of a fit beyond the package (MB)")
+    print(tables["memory"].round(0).to_string(index=False))
+    return tables
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path)
@@ -135,35 +168,13 @@ def main() -> None:
     print(f"threads {options.threads}, {platform.processor() or platform.machine()}, torch {torch.__version__}")
     fit_study(simulate_published_study(200, 5, 1), VI(), 0)  # warm-up
     fit_study(simulate_published_study(200, 5, 1), SVI(polish=0, flow=None, training=Training(steps=5)), 0)
-    electricity = pd.DataFrame([fit_electricity(seed) for seed in range(1 if options.quick else 5)])
-    print("\nElectricity, six correlated normals, against NUTS (figures: z <= .15, .25; ratios .85-1.15; people <= .1)")
-    print(electricity.round(3).to_string())
-    runs = range(1, 2) if options.quick else range(1, 6)
-    study = pd.concat([run_study(2_000, runs), run_study(10_000, runs)])
-    print("\nStudy design, runs one by one")
-    print(study.round(4).to_string(index=False))
-    bounds = json.loads((REFERENCE / "simulation_study.json").read_text())["attainable"]["bounds"]
-    bound = pd.DataFrame(bounds).set_index("N")[["rmse_omega", "rmse_zeta", "rmse_alpha"]]
-    columns = ["rmse_omega", "rmse_zeta", "rmse_alpha", "seconds"]
-    grouped = study.groupby(["n", "route"])[columns]
-    print("\nMeans over the runs, their standard errors, and the attainable bound")
-    print(grouped.mean().round(4).to_string())
-    print(grouped.sem().round(4).to_string())
-    print(bound.loc[[2_000, 10_000]].to_string())
-    memory = pd.DataFrame(
-        [measure_memory(n, options.threads) for n in ([10_000] if options.quick else [10_000, 50_000])]
-    )
-    print("\nPeak memory of a fit beyond the package (MB)")
-    print(memory.round(0).to_string(index=False))
+    found = measure(quick=options.quick, threads=options.threads)
     if options.json:
-        tables = {"electricity": electricity, "study": study, "memory": memory}
-        record = {name: table.to_dict("records") for name, table in tables.items()}
-        record["machine"] = {
-            "threads": options.threads,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-        }
-        options.json.write_text(json.dumps(record, indent=1))
+        tables = ranges_of("electricity against NUTS", found["electricity"])
+        tables.append(table_of("study design, means over runs", summarise_study(found["study"])))
+        tables.append(table_of("study design, runs", found["study"], shown=False))
+        tables.append(table_of("memory", found["memory"]))
+        record_results(options.json, "Main figures", tables, threads=options.threads)
 
 
 if __name__ == "__main__":

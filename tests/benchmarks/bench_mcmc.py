@@ -22,6 +22,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from recording import medians_of, record_results, table_of
 
 from mxlogit import MCMC, VI, ConvergenceWarning, InverseWishart, MixedLogit, Priors, compare_with_mcmc, datasets
 from mxlogit.simulate import simulate_published_study
@@ -184,12 +185,13 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     warnings.simplefilter("ignore", ConvergenceWarning)
     print(f"threads {options.threads}, {platform.processor() or platform.machine()}, torch {torch.__version__}")
-    record: dict[str, Any] = {"threads": options.threads, "torch": torch.__version__}
+    tables = []
     for case in options.cases or [name for name in CASES if name not in _LONG]:
         print(f"\n== {case}")
-        record[case] = CASES[case]()
+        rows = CASES[case]()
+        tables += medians_of(case, rows, ["sampler"], ("turn",)) if case == "numpyro" else [table_of(case, rows)]
     if options.json:
-        options.json.write_text(json.dumps(record, indent=1))
+        record_results(options.json, "MCMC as the judge", tables, threads=options.threads)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from recording import record_results, table_of
 
 from mxlogit import MSLE, ConvergenceWarning, MixedLogit, datasets
 from mxlogit.simulate import simulate_published_study
@@ -178,9 +179,15 @@ def main() -> None:
         tables[name] = pd.DataFrame(rows)
         print(f"\n{name}\n{tables[name].round(5).to_string(index=False)}", flush=True)
     if options.json:
-        record = {name: table.to_dict("records") for name, table in tables.items()}
-        record["machine"] = {"threads": options.threads, "torch": torch.__version__}
-        options.json.write_text(json.dumps(record, indent=1))
+        found = [table_of(name, table, likelihood_formats(table)) for name, table in tables.items()]
+        record_results(options.json, "Maximum simulated likelihood", found, threads=options.threads)
+
+
+def likelihood_formats(table: pd.DataFrame) -> dict[str, str]:
+    """Five decimals of log likelihoods that others published, one of those that are estimated."""
+    digits = {name: ".5f" for name in ("simulated", "published", "xlogit_simulated")}
+    digits |= {name: ".1f" for name in ("exact", "exact maximum", "converged", "reference maximum")}
+    return {name: form for name, form in digits.items() if name in table}
 
 
 def measure(*, quick: bool) -> Iterator[tuple[str, list[dict[str, object]]]]:

@@ -24,6 +24,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from recording import record_results, table_of
 
 from mxlogit import MixedLogit
 from mxlogit.simulate import simulate_choices
@@ -96,7 +97,9 @@ def main() -> None:
         sys.stdout.write(f"{case:14s} {row['rows']:9,.0f} rows  {row['seconds']:6.2f} s  {row['megabytes']:6.0f} MB\n")
         sys.stdout.flush()
     if options.json:
-        options.json.write_text(json.dumps({"threads": options.threads, "cases": results}, indent=1))
+        rows = [{"case": case, **row} for case, row in results.items()]
+        title = "One giant panel, one giant choice set"
+        record_results(options.json, title, [table_of("medians", rows)], threads=options.threads)
 
 
 if __name__ == "__main__":

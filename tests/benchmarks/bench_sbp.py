@@ -18,7 +18,6 @@ longest   Situations of eight people that one step takes within 2 GB of resident
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import resource
 import statistics
@@ -33,6 +32,8 @@ import numpy as np
 import pandas as pd
 import pyro
 import torch
+from measurement import Table
+from recording import record_results, table_of
 
 from mxlogit import SBP, SVI, ChoiceData, Encoder, MixedLogit, Priors, Training
 from mxlogit.execution.people import People
@@ -302,6 +303,24 @@ def run_variance(options: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
+def tables_of(case: str, rows: list[dict[str, Any]], device: str) -> list[Table]:
+    """Tables of a case; all figures of "steps" and single runs of "accuracy" are kept behind those that are shown."""
+    frame = pd.DataFrame(rows)
+    if case == "steps":
+        # On a GPU, allocation of a whole step; on the processor, what the encoder keeps.
+        figures = {"step_bytes" if device == "cuda" else "encoder_bytes": "bytes", "time": "time"}
+        wide = frame[frame["variant"] != "plain"].pivot(
+            index=["width", "heads", "T"], columns="variant", values=list(figures)
+        )
+        wide.columns = [f"{figures[figure]}, {variant}" for figure, variant in wide.columns]
+        shown = wide.dropna(axis=1, how="all").reset_index()
+    elif case == "accuracy":
+        shown = summarise(frame).rename_axis("run").reset_index()
+    else:
+        return [table_of(case, frame)]
+    return [table_of(case, shown), table_of(f"{case}, runs", frame, shown=False)]
+
+
 CASES = {"steps": run_steps, "accuracy": run_accuracy, "longest": run_longest, "variance": run_variance}
 
 
@@ -318,12 +337,13 @@ def main() -> None:
     if unknown:
         parser.error(f"unknown cases {unknown}; there are {list(CASES)}")
     torch.set_num_threads(options.threads)
-    record: dict[str, Any] = {"threads": options.threads, "repeats": options.repeats, "torch": torch.__version__}
+    tables = []
     for case in options.cases or list(CASES):
         print(f"\n== {case}")
-        record[case] = CASES[case](options)
+        tables += tables_of(case, CASES[case](options), options.device)
     if options.json:
-        options.json.write_text(json.dumps(record, indent=1))
+        title = "Memory-saving backward passes"
+        record_results(options.json, title, tables, threads=options.threads, device=options.device)
 
 
 if __name__ == "__main__":

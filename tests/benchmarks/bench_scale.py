@@ -33,6 +33,7 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.distributed as dist
+from recording import medians_of, record_results, table_of
 
 from mxlogit import SVI, ChoiceData, ConvergenceWarning, MixedLogit, PackedChoices, Priors, Training, pack_choices
 from mxlogit.execution.people import People
@@ -356,12 +357,16 @@ def main() -> None:
     machine = {"threads": options.threads, "torch": torch.__version__, "n": options.n, "t": options.t}
     print(f"{machine}, {platform.machine()}", flush=True)
     fit_once(simulate_published_study(200, 5, 1), 0)  # warm-up
-    results = {}
+    tables = []
     for case in options.cases:
         print(f"\n== {case}", flush=True)
-        results[case] = CASES[case](options)
+        # Rows of the other cases say it themselves.
+        size = {"n": options.n} if case in ("fit", "gpu", "adam") else {}
+        rows = [{**size, **row} for row in CASES[case](options)]
+        tables += medians_of(case, rows, ["n"], ("seed",)) if case == "fit" else [table_of(case, rows)]
     if options.json:
-        options.json.write_text(json.dumps({"machine": machine, "cases": results}, indent=1))
+        device = "cuda" if "gpu" in options.cases else "cpu"
+        record_results(options.json, "Many people", tables, threads=options.threads, device=device)
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ logistic  Breast cancer data (scikit-learn), 569 x 31, as two alternatives with 
 from __future__ import annotations
 
 import argparse
-import json
 import math
+import sys
 import time
 import warnings
 from pathlib import Path
@@ -22,7 +22,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from oracles import marginal_of
+from recording import medians_of, record_results, table_of
 from sklearn.datasets import load_breast_cancer
 from torch import Tensor
 
@@ -42,6 +42,9 @@ from mxlogit.integration.marginal import MarginalLikelihood
 from mxlogit.optim.curvature import Smooth
 from mxlogit.optim.stochastic import Progress, adam
 from mxlogit.simulate import simulate_published_study
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from oracles import marginal_of
 
 FIXED, RANDOM = ["f1", "f2", "f3"], ["r1", "r2", "r3", "r4", "r5"]
 # Adam's rates and iterations, of which the fastest counts.
@@ -295,6 +298,8 @@ def log_evidence(est: MixedLogit, n: int = 20_000) -> float:
 
 
 CASES = {"small": run_small, "large": run_large, "amortized": run_amortized, "logistic": run_logistic}
+# Columns that tell groups of runs apart.
+GROUPS = {"small": ["people", "engine"], "large": ["people", "engine"], "amortized": ["method"]}
 
 
 def main() -> None:
@@ -310,17 +315,13 @@ def main() -> None:
         parser.error(f"unknown cases {unknown}; there are {list(CASES)}")
     torch.set_num_threads(options.threads)
     warnings.simplefilter("ignore", ConvergenceWarning)
-    record: dict[str, Any] = {
-        "threads": options.threads,
-        "seeds": options.seeds,
-        "first": options.first,
-        "torch": torch.__version__,
-    }
+    tables = []
     for case in options.cases or ["small", "logistic"]:
         print(f"\n== {case}")
-        record[case] = CASES[case](range(options.first, options.first + options.seeds))
+        rows = CASES[case](range(options.first, options.first + options.seeds))
+        tables += medians_of(case, rows, GROUPS[case], ("seed",)) if case in GROUPS else [table_of(case, rows)]
     if options.json:
-        options.json.write_text(json.dumps(record, indent=1))
+        record_results(options.json, "Population engines", tables, threads=options.threads)
 
 
 if __name__ == "__main__":

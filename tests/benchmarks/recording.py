@@ -1,6 +1,6 @@
 """Records of a benchmark's run: its results as a file of docs/benchmarks/, beside command, versions, machine and date.
 
-A benchmark hands its rows over once, at its end; `measurement.py` owns the form of the file, `make_page.py` the page.
+A benchmark hands its tables over once, at its end; `measurement.py` owns the form of the file, `make_page.py` the page.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ import mxlogit
 ROOT = Path(__file__).parent.parent.parent
 # Changes of these make a measurement one of no commit.
 _SOURCES = ("mxlogit", "tests", "pyproject.toml")
+# Figures of which three significant digits say too little.
+_FORMATS = {"rhat": ".3f", "bound": ".2f", "log_evidence": ".2f", "log_likelihood": ".2f"}
 
 Rows = pd.DataFrame | Iterable[Mapping[str, Any]]
 
@@ -77,7 +79,9 @@ def table_of(name: str, rows: Rows, formats: dict[str, str] | None = None, *, sh
     frame = pd.DataFrame(rows)
     align = ["right" if dtype.kind in "iuf" else "left" for dtype in frame.dtypes]
     cells = [[to_cell(value) for value in row] for row in frame.itertuples(index=False, name=None)]
-    return Table(name, [str(column) for column in frame], cells, align=align, formats=formats or {}, shown=shown)
+    columns = [str(column) for column in frame]
+    usual = {column: form for column, form in _FORMATS.items() if column in columns}
+    return Table(name, columns, cells, align=align, formats=usual | (formats or {}), shown=shown)
 
 
 def medians_of(name: str, rows: Rows, by: list[str], drop: tuple[str, ...] = ()) -> list[Table]:
