@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from mxlogit import MSLE, SVI, VI, ChoiceData, MixedLogit, PackedChoices, ProcessError, Training
-from mxlogit.model import likelihood
+from mxlogit.choices import chunks
 from mxlogit.simulate import simulate_published_study
 
 N = 300
@@ -184,7 +184,7 @@ def other_engine(rank, size, folder):
 
 def classic(rank, size, folder, steps=60, **settings):
     """The encoder through DistributedDataParallel, which one process runs on more pieces than the other."""
-    likelihood._ROWS_OF_A_PIECE = 200
+    chunks._CELLS = {"cpu": 800}
     training = Training(steps=steps, batch_size=64)
     method = SVI(polish=0, flow=None, n_samples=200, training=training, **settings)
     est = make_estimator(method=method, dtype="float32").fit(ragged(make_data()))

@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-import mxlogit.integration.marginal as marginal_module
-import mxlogit.integration.simulated_likelihood as simulated_module
 from mxlogit import MSLE, SVI, VI, MixedLogit, Training, memory_report, pack_choices
 from mxlogit.draws.importance import DrawScheme
 from mxlogit.draws.simulation import PersonDraws
@@ -134,9 +132,8 @@ def bound(model, panel):
 @pytest.mark.parametrize(("device", "dtype"), OTHERS)
 def test_numbers_do_not_depend_on_chunks_precision_or_device(fitted, monkeypatch, device, dtype, numbers):
     wanted = numbers(fitted.model, on(fitted.panel, "cpu", torch.float64))
-    small = {kind: (8_000, 7) for kind in ("cpu", "cuda")}
-    monkeypatch.setattr(marginal_module, "_CHUNK", small)
-    monkeypatch.setattr(simulated_module, "_CELLS_PER_CHUNK", 3_000)
+    monkeypatch.setattr("mxlogit.choices.chunks._MOST_PEOPLE", {"cpu": 7, "cuda": 7})
+    monkeypatch.setattr("mxlogit.choices.chunks._CELLS", {"cpu": 8_000, "cuda": 8_000})
     found = numbers(fitted.model, on(fitted.panel, device, dtype))
     assert_equal(found, wanted, dtype)
 

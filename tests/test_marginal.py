@@ -171,11 +171,9 @@ def test_weight_two_equals_the_person_twice(data, space, generator):
 @pytest.mark.parametrize("largest", [1, 2, 3])
 def test_chunks_do_not_matter(panel, space, generator, monkeypatch, largest):
     """A person's draws depend on its place alone."""
-    import mxlogit.integration.marginal as module
-
     population, sweep = population_of(space, generator), Sweep(16, 8, 1, 30)
     whole = marginal_of(panel, space, ["normal"] * 3).sweep(population, sweep)
-    monkeypatch.setattr(module, "_CHUNK", {"cpu": (4_000_000, largest)})
+    monkeypatch.setattr("mxlogit.choices.chunks._MOST_PEOPLE", {"cpu": largest})
     parts = marginal_of(panel, space, ["normal"] * 3).sweep(population, sweep)
     torch.testing.assert_close(parts.score, whole.score, atol=1e-10, rtol=0)
     torch.testing.assert_close(parts.outer, whole.outer, atol=1e-10, rtol=0)
@@ -334,7 +332,7 @@ def test_padding_does_not_matter(generator, monkeypatch):
     sweep = Sweep(16, 8, 1, 30, vary=1)
     found = marginal_of(panel, space, ["normal"] * 5)
     whole = marginal_of(padded_panel, space, ["normal"] * 5)
-    monkeypatch.setattr("mxlogit.integration.marginal._CHUNK", {"cpu": (4_000_000, 150)})
+    monkeypatch.setattr("mxlogit.choices.chunks._MOST_PEOPLE", {"cpu": 150})
     in_pieces = found.sweep(population, sweep), found.effect_of_draws(population, sweep, 2)
     padded = whole.sweep(population, sweep), whole.effect_of_draws(population, sweep, 2)
     torch.testing.assert_close(in_pieces[0].score, padded[0].score, atol=1e-9, rtol=1e-9)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from mxlogit.choices.chunks import ROWS_AT_ONCE
 from mxlogit.choices.data import ChoiceData
 from mxlogit.errors import SpecificationError
 
@@ -16,8 +17,6 @@ _COLLINEAR = 1e-10
 # Smallest within-situation standard deviation, in units of the column, whose square and reciprocal are representable in
 # single precision.
 _SMALLEST_DEVIATION = 1e-18
-# Rows summed at a time, which bounds memory.
-_ROWS_AT_ONCE = 100_000
 # Absolute loading on a null eigenvector (of unit length) above which a column counts as part of the dependence.
 _LOADING = 1e-4
 
@@ -55,7 +54,7 @@ class AttributeMoments:
         """Sum over the people of ``data``."""
         rows = data.choices.rows
         total = cls.zeros(rows.shape[1])
-        for _, sets in data.choice_sets(_ROWS_AT_ONCE):
+        for _, sets in data.choice_sets(ROWS_AT_ONCE):
             total = total + cls._of_sets(sets.double(), 1.0 / torch.finfo(rows.dtype).eps)
         return replace(total, rounding=torch.finfo(rows.dtype).eps)
 

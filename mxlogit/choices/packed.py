@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from mxlogit.choices.chunks import ROWS_AT_ONCE
 from mxlogit.choices.constants import constant_labels
 from mxlogit.choices.data import ChoiceData, find_columns
 from mxlogit.choices.ingest import add_constants
@@ -30,8 +31,6 @@ from mxlogit.choices.rows import ChoiceRows
 from mxlogit.errors import ChoiceDataError
 
 MANIFEST, PEOPLE, FORMAT = "manifest.json", "people.npz", "mxlogit choices 2"
-# Rows differenced at a time, which bounds memory.
-_ROWS_AT_ONCE = 100_000
 
 
 @dataclass(frozen=True)
@@ -318,7 +317,7 @@ def _differences(data: ChoiceData, dtype: torch.dtype) -> Tensor:
     c = data.choices
     chosen = (data.first_rows[:-1] + c.chosen_ranks).repeat_interleave(c.set_sizes.long())
     result = torch.empty(c.rows.shape, dtype=dtype)
-    for start in range(0, len(chosen), _ROWS_AT_ONCE):
-        part = slice(start, start + _ROWS_AT_ONCE)
+    for start in range(0, len(chosen), ROWS_AT_ONCE):
+        part = slice(start, start + ROWS_AT_ONCE)
         result[part] = c.rows[part] - c.rows[chosen[part]]
     return result

@@ -12,13 +12,12 @@ import pandas as pd
 import torch
 
 from mxlogit.choices import ChoiceData, PackedChoices
+from mxlogit.choices.chunks import PEOPLE_AT_ONCE
 from mxlogit.errors import ChoiceDataError, ChoiceDataWarning
 from mxlogit.execution.identity import digest_people
 from mxlogit.execution.processes import Team
 from mxlogit.model.differences import difference_panels
 
-# People whose data are hashed at a time, which bounds memory.
-_PEOPLE_AT_ONCE = 4_096
 # Share of a process's people with the same choices in another process, above which they are taken for the same people.
 _SAME_PEOPLE = 0.5
 # Ratio of the number of people with equal choices across processes to the number expected by chance (from equal choices
@@ -192,8 +191,8 @@ def _parts(data: ChoiceData | PackedChoices) -> Iterator[ChoiceData]:
     if isinstance(data, PackedChoices):
         yield from data.read_all()
         return
-    for start in range(0, data.n_decision_makers, _PEOPLE_AT_ONCE):
-        yield data.take(slice(start, start + _PEOPLE_AT_ONCE))
+    for start in range(0, data.n_decision_makers, PEOPLE_AT_ONCE):
+        yield data.take(slice(start, start + PEOPLE_AT_ONCE))
 
 
 def _split(data: ChoiceData | PackedChoices, team: Team) -> ChoiceData | PackedChoices:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from mxlogit.choices.chunks import PEOPLE_AT_ONCE
 from mxlogit.errors import SpecificationError
 from mxlogit.execution.people import PanelSource, People
 from mxlogit.execution.processes import Team
@@ -23,8 +24,6 @@ from mxlogit.model.panels import Panels
 # Properties of a fit by name, as text that is equal for equal fits.
 Identity = dict[str, str]
 
-# People whose data are hashed at a time, which bounds memory.
-_PEOPLE_AT_ONCE = 4_096
 # Length of the longest value repeated in a message, in characters.
 _READABLE = 70
 # Hexadecimal digits of the digest of a data set.
@@ -45,7 +44,7 @@ def digest_people(panels: PanelSource) -> list[bytes]:
         Digests of the differences of available alternatives by situation, the number of situations and the weight.
         They do not depend on padding, chunks or device, but on the floating point type.
     """
-    return [digest for _, panel in panels.chunks(_PEOPLE_AT_ONCE) for digest in _digest_chunk(panel)]
+    return [digest for _, panel in panels.chunks(PEOPLE_AT_ONCE) for digest in _digest_chunk(panel)]
 
 
 def _digest_chunk(panel: Panels) -> Iterator[bytes]:

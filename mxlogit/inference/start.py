@@ -9,13 +9,13 @@ import torch
 from scipy.optimize import linprog
 from torch import Tensor
 
+from mxlogit.choices.chunks import PEOPLE_AT_ONCE
 from mxlogit.errors import SpecificationError
 from mxlogit.execution.people import PanelSource, People, dense_pieces
 from mxlogit.model.likelihood import panel_derivatives
 from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.parameters import Population
 
-_CHUNK = 4096
 # Gain, relative to the log likelihood, that rounding hides: a search for less in single precision never ends.
 _ROUNDING = {torch.float32: 1e-10, torch.float64: 1e-14}
 # Utils per typical difference of the scale column below which willingness to pay has no meaning.
@@ -89,7 +89,7 @@ def _solve_scaled(matrix: Tensor, right: Tensor) -> Tensor:
 def _sum_derivatives(point: Tensor, people: People) -> tuple[float, Tensor, Tensor]:
     size = len(point)
     value, gradient, information = (people.like.new_zeros(n, dtype=torch.float64) for n in (1, size, (size, size)))
-    for _, part in dense_pieces(people.panels, _CHUNK):
+    for _, part in dense_pieces(people.panels, PEOPLE_AT_ONCE):
         at = panel_derivatives(part.values @ point.to(part.values), part)
         weight = part.weights.double()
         value += at.log_prob.double() @ weight
@@ -159,7 +159,7 @@ def is_separated(people: People) -> bool:
 def _gather_rows(people: People, panels: PanelSource, direction: Tensor | None = None) -> np.ndarray:
     """Rows of all processes' panels, open ones; given a direction, some of those that gain in it."""
     kept = []
-    for _, panel in panels.chunks(_CHUNK):
+    for _, panel in panels.chunks(PEOPLE_AT_ONCE):
         rows = panel.open_rows().values.double().cpu()
         if direction is not None:
             rows = rows[rows @ direction > _GAIN][:_SEPARATION_ROWS]

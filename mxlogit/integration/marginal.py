@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mxlogit.choices.chunks import cells_at_once, people_at_once
 from mxlogit.draws.importance import BaseDraws, DrawScheme, log_standard_normal
 from mxlogit.execution.checkpoint import Journal
 from mxlogit.execution.people import People, places_inside
@@ -28,10 +29,6 @@ from mxlogit.model.mixing import Mixing
 from mxlogit.model.panels import PanelDifferences
 from mxlogit.model.parameters import ParameterSpace, Population
 
-# Largest rows x draws, and people, of a chunk. The overhead of a hundred operations per chunk outweighs cache misses
-# (50,000 people, 16 draws: .19, .16, .16, .15, .15 s at 1,562, 3,125, 4,096, 6,250, 12,500 people); a GPU needs more
-# people than it has lanes.
-_CHUNK = {"cpu": (4_000_000, 8_192), "cuda": (128_000_000, 131_072)}
 _FEWEST_DRAWS = 16  # of a person whose rows x draws exceed a chunk; chosen by hand
 # Chunks within which people are grouped by the length of their panels; chosen by hand.
 _CHUNKS_IN_A_WINDOW = 8
@@ -188,14 +185,13 @@ class MarginalLikelihood:
         return part
 
     def chunk_size(self, draws: int) -> int:
-        """Number of people per chunk; see `_CHUNK`."""
+        """Number of people per chunk; see `mxlogit.choices.chunks`."""
         panels = self.people.panels
-        _, people = _CHUNK["cuda" if self.people.like.is_cuda else "cpu"]
-        return max(1, min(people, self._row_limit(draws, self._cells()) // max(1, panels.n_rows)))
+        return people_at_once(panels.n_rows, max(draws, panels.n_columns), device=self.people.like.device)
 
     def _cells(self) -> int:
         """Largest rows x draws of a chunk."""
-        return _CHUNK["cuda" if self.people.like.is_cuda else "cpu"][0]
+        return cells_at_once(device=self.people.like.device)
 
     def _row_limit(self, draws: int, cells: int) -> int:
         """Largest number of rows of a chunk."""

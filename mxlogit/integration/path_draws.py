@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from mxlogit.choices.chunks import cells_at_once
 from mxlogit.draws.importance import log_standard_normal, shifted_net
 from mxlogit.draws.jackknife import Jackknife
 from mxlogit.integration.laplace import drawn_log_prob, drawn_utility, whitened_log_prob
@@ -34,8 +35,8 @@ from mxlogit.model.parameters import Population
 _MOST_NUMBERS = 16_000_000
 # Largest rows x draws evaluated per population value: about 30 ms.
 _MOST_CELLS = 8_000_000
-# Rows x draws evaluated at once; chosen by hand.
-_CELLS = 512_000
+# Rows x draws evaluated at once: an eighth of the usual ones, since as many arrays are held; chosen by hand.
+_CELLS = cells_at_once(0.125)
 # Extrapolation factor that removes the bias of the log mean, from its halves to all draws, and variance of the log mean
 # per squared difference of the halves. Variance of a mean of random draws falls as 1 / s:
 _RANDOM = (2.0, 1.0 / 4.0)

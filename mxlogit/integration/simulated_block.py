@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mxlogit.choices.chunks import people_at_once
 from mxlogit.integration.laplace import draws_at_once
 from mxlogit.model.likelihood import panel_probabilities, situation_means
 from mxlogit.model.mixed_logit import PanelModel
@@ -23,7 +24,8 @@ from mxlogit.model.panels import PanelDifferences
 from mxlogit.model.parameters import Population
 from mxlogit.model.wtp_space import pull_back, to_coefficients
 
-_BUFFER_CELLS = 500_000  # floats in the buffer of `_moved_products`; chosen by hand
+# Share of the usual cells of a chunk in the buffer of `_moved_products`; chosen by hand.
+_SHARE_OF_BUFFER = 0.125
 
 
 @dataclass(frozen=True)
@@ -257,7 +259,7 @@ def _moved_products(
     n, _, r = gradient.shape
     size, t = len(directions.attribute), sum(section.situations for section in panel.sections)
     runs = _runs(directions.attribute, directions.function)
-    step = max(1, min(n, _BUFFER_CELLS // (size * (t + 1) * r)))
+    step = min(n, people_at_once(size * (t + 1), r, _SHARE_OF_BUFFER))
     products = gradient.new_empty(n, size, size)
     moved = gradient.new_empty(step, size, t + 1, r)
     for start in range(0, n, step):

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mxlogit.choices.chunks import cells_at_once, people_at_once
 from mxlogit.draws.simulation import PersonDraws
 from mxlogit.execution.people import on_processor, places_inside
 from mxlogit.integration.simulated_block import draw_tastes, evaluate_block, merge_blocks, sum_second, weigh_block
@@ -25,15 +26,14 @@ from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.panels import PanelDifferences, Panels
 from mxlogit.model.parameters import Population
 
-# Rows x draws of a chunk. Measured: fewer, larger calls are faster than intermediates that stay in cache.
-_CELLS_PER_CHUNK = 1_000_000
+# Share of the usual cells of a chunk: values, scores and their products are held together. Measured: a million are
+# faster than fewer that stay in cache.
+_SHARE = 0.25
 # Largest size of draws kept between passes, in bytes; larger sets are generated again in each pass.
 _KEPT_BYTES = 300_000_000
 # Half-width of the central difference of a score with jumps (kinked maps), in conditional standard errors of the
 # coordinate, or in standard deviations of the taste if smaller; chosen by hand.
 _KINK_STEP = 0.2
-# Draws (floats) generated at once when all are kept; chosen by hand.
-_MADE_AT_ONCE = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class SimulatedLikelihood:
         if kept_size > _KEPT_BYTES:
             return None
         kept = self.panel.values.new_empty(shape)
-        step = max(1, _MADE_AT_ONCE // max(1, shape[1] * shape[2]))
+        step = people_at_once(shape[1], shape[2])
         for start in range(0, shape[0], step):
             stop = min(start + step, shape[0])
             kept[start:stop] = self.draws.normals(start, stop).to(kept)
@@ -141,7 +141,7 @@ class SimulatedLikelihood:
         hessian = torch.zeros(size, size, dtype=torch.float64) if curvature else None
         smooth = curvature and not self.model.mixing.is_kinked
         for part, panel, normals in self._pieces():
-            step = max(1, _CELLS_PER_CHUNK // max(1, panel.n_rows))
+            step = max(1, cells_at_once(_SHARE) // max(1, panel.n_rows))
             draws = normals.split(step, dim=-1)
             blocks = [evaluate_block(self.model, local, panel, z, curvature=smooth) for z in draws]
             merged = merge_blocks(blocks)
@@ -168,8 +168,8 @@ class SimulatedLikelihood:
 
     def _pieces(self) -> Iterator[tuple[slice | Tensor, PanelDifferences, Tensor]]:
         """Indices, panel and draws (m, k, r) of each chunk of people."""
-        rows = max(1, _CELLS_PER_CHUNK // self.n_draws)
-        size = max(1, rows // max(1, self.panel.n_rows))
+        rows = max(1, cells_at_once(_SHARE) // self.n_draws)
+        size = people_at_once(self.panel.n_rows, self.n_draws, _SHARE)
         for window, part in self.panel.chunks(size):
             normals = self._normals(window)
             for group, piece in part.pieces(rows, size):

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mxlogit.choices.chunks import cells_at_once
 from mxlogit.model.panels import PanelDifferences, Panels
 
 # Utility difference up to which exp() cannot overflow in float32, so that the log-sum-exp shift is not needed.
@@ -28,8 +29,6 @@ _SAFE_EXPONENT = 60.0
 # 16 draws).
 _FEW_ALTERNATIVES = 8
 _SHORT_ROW = 32
-# Approximate number of rows of ragged panels computed at once, which bounds memory.
-_ROWS_OF_A_PIECE = 1_000_000
 # Number of situations whose odds are multiplied before one logarithm is taken: a logarithm costs as much as ten
 # products.
 _LARGEST_PRODUCT = 8
@@ -189,7 +188,7 @@ def by_pieces(
     if isinstance(panel, PanelDifferences) or len(panel) == 0:
         return compute(slice(None), panel.dense())
     everybody, places, parts = torch.arange(len(panel), device=panel.values.device), [], []
-    for place, piece in panel.pieces(_ROWS_OF_A_PIECE, len(panel)):
+    for place, piece in panel.pieces(cells_at_once(0.25), len(panel)):
         places.append(everybody[place])
         parts.append(compute(place, piece))
     order = torch.cat(places).argsort()

@@ -12,6 +12,7 @@ from scipy.stats import wasserstein_distance
 from sklearn.base import clone
 
 from mxlogit.choices import ChoiceData, PackedChoices
+from mxlogit.choices.chunks import PEOPLE_AT_ONCE
 from mxlogit.errors import ChoiceDataError, SpecificationError
 from mxlogit.estimator import MixedLogit
 from mxlogit.execution.identity import describe_differences, digest_people, identify_model
@@ -226,7 +227,7 @@ def _people(fits: dict[str, MixedLogit], reference: str) -> pd.DataFrame:
 
 def _weighted_situations(est: MixedLogit) -> float:
     """Sum over decision makers of weight times choice situations: what `MixedLogit.score` is a mean over."""
-    parts = (part for _, part in est._state().panel.chunks(4096))
+    parts = (part for _, part in est._state().panel.chunks(PEOPLE_AT_ONCE))
     return sum(float(part.weights.double() @ part.n_situations.double()) for part in parts)
 
 

@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from scipy.stats import chi2, norm
 
+from mxlogit.choices.chunks import PEOPLE_AT_ONCE
 from mxlogit.errors import NotFittedError, SpecificationError, check_option, check_probability, suggest
 from mxlogit.estimator import MixedLogit
 from mxlogit.execution.people import dense_pieces
@@ -19,7 +20,6 @@ from mxlogit.execution.people import dense_pieces
 _STEP = 1e-4
 # Log likelihoods of nested fits may cross by this much through rounding.
 _ROUNDING = 1e-6
-_PEOPLE_AT_ONCE = 4_096
 
 ParameterFunction = Callable[[pd.Series], Any]
 
@@ -240,7 +240,7 @@ def _check_same_choices(restricted: MixedLogit, full: MixedLogit) -> None:
         sums = []
         for est in (restricted, full):
             column, total = est._fitted.specification.names.index(name), torch.zeros(2, dtype=torch.float64)
-            for _, part in dense_pieces(est._fitted.panel, _PEOPLE_AT_ONCE):
+            for _, part in dense_pieces(est._fitted.panel, PEOPLE_AT_ONCE):
                 values = part.values[..., column].double()
                 total += torch.stack([values.sum(), values.square().sum()]).cpu()
             sums.append(total.tolist())

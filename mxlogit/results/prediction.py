@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mxlogit.choices import ChoiceData, FrameChoices
+from mxlogit.choices.chunks import PEOPLE_AT_ONCE, cells_at_once
 from mxlogit.draws.curve import order_along_curve
 from mxlogit.draws.simulation import PersonDraws
 from mxlogit.execution.people import PanelSource, People, on_processor
@@ -26,8 +27,7 @@ from mxlogit.results.people import Group, weigh_coefficients
 _NODES = 4_096
 # Rows x nodes held at once, by measurement (2,000 x 10 situations of 3, 4,096 nodes: .8 s at 100,000 to 400,000,
 # 2.3 s at 2,000,000).
-_CELLS = 400_000
-_PEOPLE_AT_ONCE = 4_096
+_CELLS = cells_at_once(0.1)
 # Seed of the nodes beside that of the fit.
 _STREAM = 23
 
@@ -134,7 +134,7 @@ def mean_log_likelihood(model: PanelModel, fit: Fit, panel: PanelSource, keys: T
     """
     marginal = MarginalLikelihood(People.gather(panel), model.space, model.mixing, seed, keys=keys)
     total = marginal.measure(fit.center, Sweep(draws=256, tail=8, key=31, polish=30)).log_likelihood
-    weights = [(part.weights.double() @ part.n_situations.double()) for _, part in panel.chunks(_PEOPLE_AT_ONCE)]
+    weights = [(part.weights.double() @ part.n_situations.double()) for _, part in panel.chunks(PEOPLE_AT_ONCE)]
     return total / float(torch.stack(weights).sum())
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mxlogit.choices.chunks import people_at_once
 from mxlogit.execution.people import dense_pieces
 from mxlogit.integration.simulated_block import DrawnTastes, draw_tastes, evaluate_block, score_coordinates
 from mxlogit.model.likelihood import Scratch, compute_odds
@@ -21,12 +22,8 @@ from mxlogit.model.panels import PanelDifferences, Panels
 from mxlogit.model.parameters import Population
 from mxlogit.model.wtp_space import pull_back, to_coefficients
 
-# Largest rows x chains of a chunk (compare `mxlogit.integration.marginal`); chosen by hand.
-_CELLS_PER_CHUNK = 2_000_000
-# Largest number of people of a chunk; chosen by hand.
-_LARGEST_CHUNK = 16_384
-# Largest rows x squared coordinates of a chunk for Hessians; chosen by hand.
-_HESSIAN_CELLS = 4_000_000
+# Share of the usual cells of a chunk: a step holds the present and the proposed tastes; chosen by hand.
+_SHARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -137,8 +134,8 @@ class ChainLikelihood:
 
     def chunk_size(self, chains: int) -> int:
         """Number of people per chunk."""
-        cells = max(1, self.panel.n_rows) * max(chains, self.panel.n_columns)
-        return max(1, min(_LARGEST_CHUNK, _CELLS_PER_CHUNK // cells))
+        width = max(chains, self.panel.n_columns)
+        return people_at_once(self.panel.n_rows, width, _SHARE, self.panel.values.device)
 
     def log_prob(self, population: Population, xi: Tensor) -> Tensor:
         """Log probability of each person's choices, (chains, n), at whitened tastes (chains, k, n)."""
@@ -168,7 +165,7 @@ class ChainLikelihood:
         """Minus the Hessian (D, D) of the summed log probability at the state of one chain (tastes (k, n)), float64."""
         size, local = self.model.space.size, population.to(xi)
         total = xi.new_zeros(size, size, dtype=torch.float64)
-        for part, panel in dense_pieces(self.panel, max(1, _HESSIAN_CELLS // (size**2 + self.panel.n_rows * size))):
+        for part, panel in dense_pieces(self.panel, people_at_once(self.panel.n_rows + size, size)):
             block = evaluate_block(self.model, local, panel, xi[:, part].T[..., None], curvature=True)
             assert block.second is not None
             score = block.score.double()

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mxlogit.choices.chunks import cells_at_once
 from mxlogit.draws.generators import make_generator
 from mxlogit.errors import MissingExtraError, SpecificationError
 from mxlogit.fit import HistoryRow
@@ -25,7 +26,6 @@ from mxlogit.model.parameters import Population
 _START_SPREAD = 0.2
 _TARGET_ACCEPTANCE = 0.85
 _BLOCKS = 10
-_ROWS_OF_A_PIECE = 1_000_000
 _NEVER = -1e30
 _SIGNS = {"normal": 0.0, "lognormal": 1.0, "negative_lognormal": -1.0}
 
@@ -128,7 +128,7 @@ def _as_tensors(blocks: list[dict[str, np.ndarray]], settings: ChainSettings) ->
 def arrays(panel: Panels) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Places of some people, attribute differences (n, t, J - 1, F + K) and closed alternatives, part by part."""
     found = []
-    for place, piece in panel.pieces(_ROWS_OF_A_PIECE, len(panel)):
+    for place, piece in panel.pieces(cells_at_once(0.25), len(panel)):
         people = np.arange(len(panel))[place if isinstance(place, slice) else place.cpu().numpy()]
         parts = zip(piece.by_section(piece.values), piece.by_section(piece.closed_rows()), strict=True)
         found += [(people, values.double().cpu().numpy(), closed.cpu().numpy()) for values, closed in parts]

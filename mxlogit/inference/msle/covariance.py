@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from mxlogit.choices.chunks import PEOPLE_AT_ONCE
 from mxlogit.diagnostics.record import Diagnostics
 from mxlogit.draws.generators import make_generator
 from mxlogit.fit import Samples
@@ -14,7 +15,6 @@ from mxlogit.integration.simulated_likelihood import SimulatedLikelihood
 from mxlogit.model.panels import Panels
 from mxlogit.model.parameters import Population
 
-_PEOPLE_AT_ONCE = 4_096
 COVARIANCES = ("robust", "hessian", "bhhh", "clustered")
 # A direction is flat when its curvature, coordinates scaled to unit curvature, is below this share of the largest: what
 # rounding leaves of a singular Hessian that was summed in single precision.
@@ -168,7 +168,7 @@ def report_jacobian(simulated: SimulatedLikelihood, vector: Tensor, sizes: Tenso
 def information_criteria(value: float, size: int, panel: Panels) -> Diagnostics:
     """Information criteria and McFadden's rho-squared against equal probabilities."""
     null = 0.0
-    for _, part in panel.chunks(_PEOPLE_AT_ONCE):
+    for _, part in panel.chunks(PEOPLE_AT_ONCE):
         opened = part.open_rows()
         null -= float(opened.sizes.double().log1p() @ part.weights.double().repeat_interleave(opened.n_situations))
     situations = float(panel.n_situations.double() @ panel.weights.double())
