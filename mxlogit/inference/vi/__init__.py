@@ -1,1 +1,1 @@
-"""Variational inference by second-order steps on the marginal likelihood: search, Gaussian, correction, flow."""
+"""Variational inference by second-order steps on the marginal likelihood: search, Gaussian fit, correction, flow."""

@@ -19,9 +19,9 @@ from mxlogit.inference.vi.newton import NewtonSettings
 from mxlogit.inference.vi.route import NewtonPlan, run_newton
 from mxlogit.model.mixed_logit import PanelModel
 
-# Nats that a Newton step may still gain where none is given.
+# Default tolerance: predicted gain of a further Newton step, in nats; chosen by hand.
 _TOLERANCE = 0.02
-# Newton steps of people's modes in a pass: modes follow the population from pass to pass.
+# Default number of Newton steps to people's modes in a pass; few suffice, since modes are warm-started in every pass.
 _POLISH = 2
 
 
@@ -29,60 +29,61 @@ class VI(BaseEstimator):  # type: ignore[misc]
     r"""Variational inference by second-order steps on the marginal likelihood: the default engine.
 
     The guide is q(theta) q(tastes | theta): a full-covariance Gaussian over the unconstrained population vector, and
-    for each person a Gaussian in whitened coordinates, polished, with importance weights. `SVI` trains networks for
-    both; the defaults here reach the same bound eight times sooner than its second-order optimizers (20,000 people;
+    for each person a Gaussian around the mode of its whitened tastes, with importance weights. `SVI` trains networks
+    for both; the defaults here reach the same bound eight times sooner than its second-order optimizers (20,000 people;
     forty times at 2,000), and forty to a hundred times sooner than Adam.
 
     Parameters
     ----------
     optimizer : {"newton", "natural"}
-        "newton": trust-region Newton on the importance-sampled marginal likelihood, then natural-gradient steps.
-        "natural": natural-gradient steps from the start.
+        Search algorithm. "newton": trust-region Newton on the importance-sampled marginal likelihood, then
+        natural-gradient steps. "natural": natural-gradient steps from the start.
     polish : "auto" or int
-        Damped Newton steps of each person's factor in every pass; "auto" is 2.
+        Number of damped Newton steps to each person's mode in every pass; "auto" is 2.
     flow : {"auto", "affine", "spline", "autoregressive", None}
-        Conditional normalizing flow on each person's polished Gaussian, trained at the optimum: "affine" shifts and
-        shears it, "spline" bends it along its principal axes as well, "autoregressive" bends each coordinate given
-        those before it (needs the extra ``flows``). "auto": "spline" where importance weights are uneven (an effective
-        sample size below .8) and there are up to 12 random coefficients, else none. With one to three choices a person
-        a spline halves or more what weights lack (.61 to .88), with lognormal tastes a quarter (.35 to .49); "affine"
-        has most of the gain at half the price.
+        Conditional normalizing flow on each person's Gaussian, trained at the optimum. "affine": a shift and a
+        triangular factor; "spline": the same after splines along the principal axes; "autoregressive": the same after
+        splines of each coordinate conditional on the preceding ones (needs the extra ``flows``). "auto": "spline" if
+        importance weights are uneven (an effective sample size below .8) and there are up to 12 random coefficients,
+        otherwise none. With one to three choices per person a spline reduces the loss of effective sample size by half
+        or more (.61 to .88), with lognormal tastes by a quarter (.35 to .49); "affine" has most of the gain at half
+        the cost.
     flow_layers : int
-        Layers of a "spline" or "autoregressive" flow; the first layer of a spline bends axes one by one, further ones
-        couple halves of them.
+        Number of layers of a "spline" or "autoregressive" flow; one layer of a spline flow is elementwise along the
+        axes, further ones couple halves of them.
     draws : int or None
-        Importance draws per person, a multiple of 4, in the last passes. None: 16, quadrupled until new
-        draws do not move the optimum; beyond 20,000 people what more draws would change is found on a subsample.
+        Number of importance draws per person, a multiple of 4, in the last passes. None: 16, quadrupled until new
+        draws do not move the optimum; beyond 20,000 people the effect of more draws is estimated on a subsample.
     tail : int or None
         Degrees of freedom (even, above 2) of the Student-t importance proposal; None for a normal.
     tolerance : float or None
-        Newton decrement, in nats, at which the search stops; None: 0.02, and 0.5 beyond 20,000 people ("newton" only).
-        The posterior begins with the step that remains.
+        Predicted gain of a further Newton step, in nats, at which the search stops; None: 0.02, and 0.5 beyond 20,000
+        people ("newton" only). The fit of the posterior starts with this step.
     max_iterations : int
-        Steps of a search: Newton's per stage, or natural-gradient steps in all.
+        Largest number of Newton steps per stage of the search, or of natural-gradient steps in total.
     correct : "auto" or bool
-        Whether posterior samples of the population are weighted draws of the posterior itself instead of those of the
-        Gaussian. "auto": with up to 20,000 choices (and any 2,000 people) and 40
-        parameters, where it is skewed (by more than 0.6 along some axis of the Gaussian, 0.2 up to 250 people), the
-        Gaussian fails its importance check, or it could be better (an effective sample size below .98 with up to
-        twelve parameters, .7 with more) and draws can stay where they are for that, which takes some seconds; without
-        room for them by up to 1,536 passes over the people. True: at any size, until 1,000 draws count; where too few
-        count within its limit of work (6.5e8 people x draws x evaluations), the Gaussian stays and a warning says so,
-        as ``diagnostics_["corrected"]`` does. False: where seconds count and intervals of standard deviations and
-        correlations need not be exact.
+        Whether posterior samples of the population parameters are importance-weighted draws of the posterior instead
+        of samples from the Gaussian. "auto": with up to 2,000 people or 20,000 choices, whichever is more, and up to 40
+        parameters, if the posterior is skewed (by more than 0.6 along an axis of the Gaussian, 0.2 up to 250 people),
+        if the Gaussian fails its importance check, or if it can be improved (an effective sample size below .98 with up
+        to twelve parameters, .7 with more) on fixed draws that fit in memory, which takes some seconds; without fixed
+        draws it takes up to 1,536 passes over the people. True: at any size, up to an effective sample size of 1,000;
+        if too few weighted draws are effective within its limit of work (6.5e8 people x draws x evaluations), the
+        Gaussian is kept, with a warning and ``diagnostics_["corrected"]`` False. False: for speed, if intervals of
+        standard deviations and correlations need not be exact.
     population_family : {"gaussian", "spline"}
-        Family of q(theta): Gaussian with full covariance; or splines on it, fitted to importance-weighted draws (as a
-        density, or for more samples than there are weighted draws: Wasserstein distances of standard deviations to
-        long chains of .10 posterior sds, 100 people; ``correct=True``, the draws themselves, .08, the Gaussian .18).
+        Family of q(theta): Gaussian with full covariance; or splines on it, fitted to importance-weighted draws, for a
+        density or for more samples than there are weighted draws (Wasserstein distance of standard deviations to long
+        chains, 100 people: .10 posterior sds; weighted draws themselves, ``correct=True``, .08; Gaussian .18).
     n_samples : int
-        Posterior samples kept.
+        Number of posterior samples kept.
     max_seconds : float or None
-        Time limit of the fit, in seconds. A search ends where it is, and the posterior with the last Gaussian that was
-        found, in time for the passes that close a fit; its status says so.
+        Time limit of the fit, in seconds. The search stops at its current point, and the posterior is the last Gaussian
+        found, in time for the final passes of a fit; the status says so.
     checkpoint : str, Path or None
-        File in which every pass over the people is kept ("newton" only). A fit that was killed, or ended by
-        ``max_seconds``, started again with the same data, settings and ``random_state``, goes on from its last pass and
-        ends at the same answer; the file is deleted when the fit is done.
+        File that records every pass over the people ("newton" only). A fit that was interrupted, or ended by
+        ``max_seconds``, resumes after its last recorded pass when repeated with the same data, settings and
+        ``random_state``, and gives the same result; the file is deleted at the end of a fit.
     """
 
     def __init__(
@@ -117,12 +118,12 @@ class VI(BaseEstimator):  # type: ignore[misc]
         self.checkpoint = checkpoint
 
     def check(self) -> None:
-        """Raise unless the settings make sense together.
+        """Raise unless the settings are valid together.
 
         Raises
         ------
         SpecificationError
-            Naming the setting, what is allowed and what came.
+            If a setting is invalid; the message names it, its allowed values and the value given.
         """
         check_option("VI(optimizer=...)", self.optimizer, ["newton", "natural"])
         check_flow("VI", self.flow, self.flow_layers, ["auto", None])
@@ -160,7 +161,7 @@ class VI(BaseEstimator):  # type: ignore[misc]
         generator : torch.Generator
             The only source of randomness.
         callback : callable
-            Receives a line of text whenever there is something to tell.
+            Callback that receives progress messages, one line of text each.
 
         Returns
         -------
@@ -169,7 +170,7 @@ class VI(BaseEstimator):  # type: ignore[misc]
         Raises
         ------
         SpecificationError
-            If a setting is wrong, or the model is in willingness-to-pay space.
+            If a setting is invalid, or the model is in willingness-to-pay space.
         """
         self.check()
         task = Task.begin(model, people, generator, callback, self.max_seconds)

@@ -1,4 +1,4 @@
-"""Training of a conditional flow on the polished factors of people, at typical population parameters."""
+"""Training of a conditional flow on the Laplace factors of people, at typical population parameters."""
 
 from __future__ import annotations
 
@@ -21,20 +21,34 @@ from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.panels import Panels
 from mxlogit.model.parameters import Population
 
-# People who teach the flow, and how many and how many draws of each a step takes.
-_TAUGHT, _BATCH, _DRAWS = 4_000, 200, 32
-_RATE, _CLIP = 1e-2, 1.0
-# Steps where weights are fairly even without a flow, and where they are not: lognormal tastes go on gaining.
-_STEPS, _MANY_STEPS, _VERY_UNEVEN = 100, 400, 0.5
-# Effective sample size of a person, with so many draws, above which none need come from the prior any more.
-_SAFE, _JUDGED_DRAWS = 0.3, 256
-_JUDGED_PEOPLE = 500
-_POLISH, _VARIATIONAL_POINTS, _TELL_EVERY = 30, 16, 20
+# Constants without a stated reason are chosen by hand.
+# Largest number of people in the training set, of all processes together.
+_TRAINING_PEOPLE = 4_000
+# People of a mini-batch, and draws of each.
+_BATCH = 200
+_DRAWS = 32
+# Initial learning rate of Adam, and bound on the norm of gradients.
+_RATE = 1e-2
+_CLIP = 1.0
+# Training steps by default; more if the effective sample size fraction without a flow is at most _VERY_UNEVEN, because
+# flows on lognormal tastes improve for longer.
+_STEPS = 100
+_MANY_STEPS = 400
+_VERY_UNEVEN = 0.5
+# Smallest effective sample size fraction of a person above which no draws from the prior are needed with the flow.
+_SAFE = 0.3
+# Draws per person of that check, and people evaluated at once.
+_CHECK_DRAWS = 256
+_CHECK_CHUNK = 500
+# Most Newton steps to the modes, points of the variational steps, and training steps between messages.
+_POLISH = 30
+_VARIATIONAL_POINTS = 16
+_TELL_EVERY = 20
 
 
 @dataclass(frozen=True)
 class FlowSettings:
-    """Which flow to train and how.
+    """Architecture and training settings of a flow.
 
     Attributes
     ----------
@@ -42,9 +56,9 @@ class FlowSettings:
     layers : int
     objective : {"ess", "elbo", "iwae"}
     steps : int or None
-        None: as many as the unevenness of weights asks for.
+        Number of training steps; None: by the effective sample size without a flow.
     vary : int
-        Variational steps before the flow.
+        Number of variational steps before the flow.
     """
 
     kind: str = "spline"
@@ -64,25 +78,25 @@ def train_flow(
 ) -> tuple[LocalFlow, float]:
     """Train a flow on a random sample of people by stochastic backpropagation.
 
-    Some draws come from the prior: a flow that learns from its own draws alone may leave out part of a posterior and
-    look the better for it (lognormal tastes: an apparent effective sample size of .8, a true one of .01).
+    Some draws come from the prior: a flow trained on its own draws only may miss part of a posterior and appear better
+    for it (lognormal tastes: an apparent effective sample size fraction of .8, a true one of .01).
 
     Parameters
     ----------
     model : PanelModel
     marginal : MarginalLikelihood
-        Of people with modes near those at ``populations``.
+        Marginal likelihood of the people, with modes close to the modes at ``populations``.
     populations : sequence of Population
-        Typical of the posterior, two or more. The last one judges and does not teach.
+        Two or more population values from the posterior; the last one is held out for validation.
     settings : FlowSettings
     seed : int
     tell : callable
-        Receives a line of text now and then.
+        Callback that receives progress messages.
 
     Returns
     -------
     tuple of (LocalFlow, float)
-        In evaluation mode, without gradients; and by what factor it raises the mean effective sample size.
+        Flow in evaluation mode with detached weights, and the factor by which it raises the mean effective sample size.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed % 2**63)
@@ -97,7 +111,7 @@ def train_flow(
     before = float(judge.effective_sizes().mean())
     steps = settings.steps or (_STEPS if before > _VERY_UNEVEN else _MANY_STEPS)
     _fit(flow, teaching, settings, steps, tell)
-    # Where several processes hold people, all take what the first has learned from its own.
+    # With several processes, all use the flow that the first trained on its own people.
     team = marginal.people.team
     flow.load_state_dict(team.gather(flow.state_dict())[0])
     after = judge.effective_sizes()
@@ -107,16 +121,16 @@ def train_flow(
 
 
 def _sample_people(marginal: MarginalLikelihood, seed: int) -> tuple[Panels, Tensor]:
-    """Panels and places of a random sample of the people of this process."""
+    """Panels and local indices of a random sample of the people of this process."""
     people = marginal.people
-    count = min(len(people.panels), max(1, _TAUGHT // people.team.size))
+    count = min(len(people.panels), max(1, _TRAINING_PEOPLE // people.team.size))
     places = torch.randperm(len(people.panels), generator=make_generator(seed, 21))[:count].sort().values
     places = places.to(marginal.modes.device)
     return people.panels.take(places), places
 
 
 class _Taught:
-    """People who teach the flow, with their factors at one population."""
+    """Training problem at one population value: people, their local factors and the flow on them."""
 
     def __init__(
         self,
@@ -148,15 +162,15 @@ class _Taught:
 
     @torch.no_grad()
     def effective_sizes(self) -> Tensor:
-        """Effective sample size fraction of everybody, (n,)."""
+        """Effective sample size fraction of each person, (n,)."""
         everybody = torch.arange(len(self.panel), device=self.panel.values.device)
-        return torch.cat([self.draw(-1, part, _JUDGED_DRAWS).ess_fraction for part in everybody.split(_JUDGED_PEOPLE)])
+        return torch.cat([self.draw(-1, part, _CHECK_DRAWS).ess_fraction for part in everybody.split(_CHECK_CHUNK)])
 
 
 def _fit(
     flow: LocalFlow, teaching: list[_Taught], settings: FlowSettings, steps: int, tell: Callable[[str], None]
 ) -> None:
-    """Adam on mini-batches of people, at one population after the other and a rate that follows a cosine."""
+    """Train with Adam on mini-batches of people, cycling over population values, with a cosine learning rate."""
     panel, seed = teaching[0].panel, teaching[0].seed
     optimizer = torch.optim.Adam(flow.parameters(), lr=_RATE)
     generator, batch = make_generator(seed, 22), min(_BATCH, len(panel))

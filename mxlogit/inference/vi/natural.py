@@ -1,4 +1,4 @@
-"""Natural-gradient search: the Gaussian population factor moves from the start by Bonnet's and Price's identities."""
+"""Natural-gradient search: moves the Gaussian population factor from the start by Bonnet's and Price's identities."""
 
 from __future__ import annotations
 
@@ -25,22 +25,26 @@ from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.parameters import Population
 from mxlogit.optim.trust_region import Evaluation, newton_decrement
 
-_DRAWS, _VARIATIONAL_STEPS = 64, 2
-# First rate, halved when near the end a step is no shorter than the last: steps go to and fro where the posterior is
-# skewed.
-_RATE, _LEAST_RATE, _NEAR = 0.7, 0.15, 0.4
-# Length of a full step, in posterior sds per parameter, at which the search ends.
+# Default draws per person, and variational steps; chosen by hand.
+_DRAWS = 64
+_VARIATIONAL_STEPS = 2
+# Initial and smallest step size. It is halved if a full step below _NEAR posterior sds per parameter is no shorter than
+# the last one, because steps oscillate in skewed posteriors; chosen by hand.
+_RATE = 0.7
+_LEAST_RATE = 0.15
+_NEAR = 0.4
+# Length of a full step, in posterior sds per parameter (root mean square), at which the search ends; chosen by hand.
 _SETTLED = 0.03
 
 
 class NaturalSearch:
-    """Natural-gradient steps on q(theta) of everybody, anchored at q's mean anew in every round.
+    """Natural-gradient steps on q(theta), with a new anchor at its mean in every round.
 
     Parameters
     ----------
     model : PanelModel
     marginal : MarginalLikelihood
-        Of everybody.
+        Marginal likelihood of all people.
     settings : NewtonSettings
     clock : Clock
     """
@@ -53,7 +57,7 @@ class NaturalSearch:
         self.sweep = Sweep(settings.draws or _DRAWS, settings.tail, 50, settings.polish, vary=_VARIATIONAL_STEPS)
 
     def run(self, start: Population) -> Optimum:
-        """Step until a full step would move the mean by next to nothing."""
+        """Step until a full step would move the mean by a negligible distance."""
         space = self.model.space
         evaluation = self._evaluate(start)
         if prefers_paths(self.marginal, start, self.sweep, evaluation.curvature):

@@ -1,9 +1,9 @@
 """The default population engine: trust-region Newton on the importance-sampled marginal posterior.
 
-Stages: a random subsample of 2,000 people, then 20,000, then everybody. Few draws leave a bias that does not
+Stages: a random subsample of 2,000 people, then of 20,000, then all people. Few draws leave a bias that does not
 shrink with the number of people. Up to 20,000 people the number of draws is quadrupled until new draws no longer
-move the optimum; for more, everybody keeps few draws and the subsample says what many would change. What each pass did
-is in the history.
+move the optimum; beyond, all people keep few draws, and the effect of more is estimated on the subsample. The history
+records every pass.
 """
 
 from __future__ import annotations
@@ -34,37 +34,48 @@ from mxlogit.optim.trust_region import (
     solve_step,
 )
 
+# Constants without a stated reason are chosen by hand.
+# Numbers of people of the subsamples of the first stages.
 STAGE_SIZES = (2_000, LARGEST_SAMPLE)
-# Gains left in log posterior at which a stage ends: on a subsample, and, in multiples of the tolerance, on draws that
-# may not be the last. What follows moves the optimum further anyway.
+# Predicted gains of a further step at which a stage ends, since later stages move the optimum anyway: on a subsample,
+# in nats, and on a number of draws that may increase, in multiples of the tolerance.
 _STAGE_TOLERANCE = 3.0
 _FEW_DRAWS_TOLERANCE = 3.0
-# For more people than the largest subsample: gain left at which the search on few draws ends (the posterior begins with
-# a Newton step); how many times more draws a subsample gets, its size and least share of everybody; squared error of
-# their effect per parameter, in posterior sds, that is allowed.
-_LEFT_TO_THE_POSTERIOR = 0.5
-_MANY_TIMES, _EFFECT_PEOPLE, _EFFECT_SHARE = 4, (10_000, 50_000), 0.05
+# For more people than the largest subsample, down to _MOST_NOISE:
+# Predicted gain at which the search on few draws ends, because the fit of the posterior starts with a Newton step.
+_COARSE_TOLERANCE_NATS = 0.5
+# Factor of the number of draws whose effect is estimated; bounds on the subsample for it, in people and as a share.
+_MANY_TIMES = 4
+_EFFECT_PEOPLE = (10_000, 50_000)
+_EFFECT_SHARE = 0.05
+# Largest squared error of this effect, per parameter, in posterior sds.
 _EFFECT_ERROR = 0.03
-# Squared Monte Carlo error, in posterior sds, of the optimum in its worst direction, from everybody's few draws.
+# Largest squared Monte Carlo error of the optimum in its worst direction, in posterior sds, from the few draws.
 _LARGEST_NOISE = 0.25
+# Most people x draws to meet the bounds on error and noise.
 _MOST_DRAWS_OF_EVERYBODY = 64_000_000
-# An effect above the first bound (squared, per parameter, in posterior sds) asks for more draws of everybody, up to so
-# many. A search that stalls closer than the last number (nats) has met the noise of its draws.
-_LARGEST_EFFECT, _MOST_DRAWS_FOR_SMALL_EFFECT = 0.25, 16_000_000
-_NEAR_THE_TOP = 4.0
-# Newton steps on corrected scores, and the share of a direction's outer product that may be noise.
-_CORRECTED_STEPS, _MOST_NOISE = 8, 0.95
+# Squared shift of the optimum (per parameter, in posterior sds) above which the number of draws is quadrupled, and most
+# people x draws for it.
+_LARGEST_EFFECT = 0.25
+_MOST_DRAWS_FOR_SMALL_EFFECT = 16_000_000
+# Predicted gain, in nats, below which a stalled search has converged up to the noise of its draws.
+_STALL_TOLERANCE_NATS = 4.0
+# Most Newton steps on corrected scores.
+_CORRECTED_STEPS = 8
+# Largest share of the curvature in a direction that is subtracted as noise.
+_MOST_NOISE = 0.95
+# Largest scaled coordinate of a Newton step.
 _TRUST_RADIUS = 0.5
-# Effective sample size, as a fraction, below which proposals are improved, and steps of that.
-_EVEN_WEIGHTS, _VARIATIONAL_STEPS = 0.75, 2
-# New draws may move the optimum by this squared distance per parameter, in posterior sds, before the
-# number of draws is quadrupled; what remains after quadrupling is about a fifth of it. The demand depends
-# on what draws cost: (draws times people, tolerance).
+# Mean effective sample size fraction below which proposals take variational steps, and their number.
+_EVEN_WEIGHTS = 0.75
+_VARIATIONAL_STEPS = 2
+# Squared shift of the optimum under new draws (per parameter, in posterior sds) above which the number of draws is
+# quadrupled, by cost: (draws x people, tolerance). About a fifth of the shift remains after quadrupling.
 _REDRAW_TOLERANCES = ((32_000, 0.0009), (400_000, 0.006), (500_000, 0.03), (float("inf"), 0.05))
 _MOST_DRAWS_TIMES_PEOPLE = 6_400_000
-# A search that stalls this close (in multiples of the tolerance) has met the noise of its draws, not failed.
+# Predicted gain, in multiples of the tolerance, below which a stalled search has converged up to noise of its draws.
 _NOISE_FLOOR = 20.0
-# Relative rounding of a sum of people's log likelihoods: single precision averages out over people.
+# Relative rounding error of a sum of people's log likelihoods: single-precision errors average out over people.
 _ROUNDING = {torch.float32: 1e-7, torch.float64: 1e-13}
 _STATUS = {
     Reason.CONVERGED: Status.CONVERGED,
@@ -76,22 +87,22 @@ _STATUS = {
 
 @dataclass(frozen=True)
 class Optimum:
-    """Optimum of the log posterior, as the search left it.
+    """Optimum of the log posterior found by a search.
 
     Attributes
     ----------
     population : Population
     evaluation : Evaluation
-        Of the log posterior in relative coordinates.
-        Its detail is the `PassResult` of the likelihood.
+        Log posterior in relative coordinates; its detail is the `PassResult` of the likelihood.
     decrement : float
+        Predicted gain of a further Newton step, in nats.
     redraw : float
         Squared distance per parameter, in posterior sds, by which the last change of draws moved the optimum.
     sweep : Sweep
-        Of the last stage.
+        Integration settings of the last stage.
     status : Status
     factor : GaussianFactor or None
-        Where the posterior begins, if the search moved one.
+        Gaussian population factor, if the search yields one.
     """
 
     population: Population
@@ -121,7 +132,7 @@ class NewtonSearch:
     ----------
     model : PanelModel
     marginal, sample : MarginalLikelihood
-        Of everybody, and of a random subsample or of everybody again.
+        Marginal likelihoods of all people, and of a random subsample (or again of all people).
     settings : NewtonSettings
     clock : Clock
     """
@@ -157,13 +168,13 @@ class NewtonSearch:
         return self._refine_draws(population)
 
     def _note_weights(self, ascent: Ascent[Population]) -> Population:
-        """Begin to take variational steps if weights are uneven; return where the ascent ended."""
+        """Switch on variational steps if weights are uneven; return the end point of the ascent."""
         if ascent.evaluation.detail.value.ess < _EVEN_WEIGHTS:
             self._vary = _VARIATIONAL_STEPS
         return ascent.point
 
     def _ascend_with(self, draws: int, start: Population, tolerance: float) -> tuple[Ascent[Population], Sweep]:
-        """Ascend over everybody."""
+        """Ascend on the likelihood of all people."""
         sweep = self._sweep_of(draws)
         return self._ascend(start, self.marginal, sweep, tolerance, f"all people, {draws} draws"), sweep
 
@@ -173,7 +184,7 @@ class NewtonSearch:
         )
 
     def _ascend_with_these(self, draws: int, population: Population) -> Optimum:
-        """Ascend over everybody with so many draws, and compare them with a quarter of them at the end."""
+        """Ascend on the likelihood of all people with a given number of draws; compare with a quarter of it."""
         ascent = self._first_ascent(population, min(16, draws), _STAGE_TOLERANCE)
         if self.clock.is_over():
             return self._finish(ascent, self._sweep_of(min(16, draws)), math.nan)
@@ -189,7 +200,7 @@ class NewtonSearch:
         return Optimum(ascent.point, ascent.evaluation, ascent.decrement, redraw, sweep, status)
 
     def _first_ascent(self, population: Population, draws: int, tolerance: float) -> Ascent[Population]:
-        """Ascend over everybody with few draws; along paths of the draws where derivatives have less noise so."""
+        """Ascend on the likelihood of all people with few draws, with pathwise derivatives if they have less noise."""
         ascent, sweep = self._ascend_with(draws, population, tolerance)
         if self.clock.is_over():
             return ascent
@@ -199,7 +210,7 @@ class NewtonSearch:
         return ascent
 
     def _refine_draws(self, population: Population) -> Optimum:
-        """Ascend over everybody with more and more draws until new draws do not matter."""
+        """Ascend on the likelihood of all people, quadrupling the draws until new draws do not move the optimum."""
         people, draws, rough = self.marginal.people, 16, _FEW_DRAWS_TOLERANCE * self.settings.tolerance
         ascent, sweep, redraw = self._first_ascent(population, draws, rough), self._sweep_of(draws), math.nan
         while not self.clock.is_over():
@@ -214,12 +225,13 @@ class NewtonSearch:
         return self._finish(ascent, sweep, redraw)
 
     def _correct_draws(self, population: Population) -> Optimum:
-        """Ascend over everybody with few draws; correct what they distort by what more would change on a subsample.
+        """Ascend on the likelihood of all people with few draws, corrected by the effect of more on a subsample.
 
-        Their noise adds to the outer product of scores: where the data say little it would pass for information.
+        The noise of draws also adds to the outer product of scores; in weakly identified directions it would be taken
+        for information.
         """
         draws, size = 16, self.model.space.size
-        ascent, sweep = self._first_ascent(population, draws, _LEFT_TO_THE_POSTERIOR), self._sweep_of(draws)
+        ascent, sweep = self._first_ascent(population, draws, _COARSE_TOLERANCE_NATS), self._sweep_of(draws)
         if self.clock.is_over():
             return self._finish(ascent, sweep, math.nan)
         while True:
@@ -237,16 +249,16 @@ class NewtonSearch:
             if (precise and small) or self.clock.is_over():
                 break
             draws *= 4
-            ascent, sweep = self._ascend_with(draws, ascent.point, _LEFT_TO_THE_POSTERIOR)
+            ascent, sweep = self._ascend_with(draws, ascent.point, _COARSE_TOLERANCE_NATS)
         ascent = self._solve_scores(ascent, sweep, effect)
-        # What even more draws would change is about a quarter of what these many do.
-        return self._finish(ascent, sweep, noise + error + shift / 16.0, _NEAR_THE_TOP)
+        # The remaining shift is about a quarter of this one in length: its square is divided by 16.
+        return self._finish(ascent, sweep, noise + error + shift / 16.0, _STALL_TOLERANCE_NATS)
 
     def _solve_scores(self, ascent: Ascent[Population], sweep: Sweep, effect: DrawsEffect) -> Ascent[Population]:
-        """Newton steps on the corrected scores, as long as the decrement falls and there is more to gain."""
+        """Newton steps on the corrected scores, as long as the predicted gain falls and is not negligible."""
         best = self._corrected(ascent, ascent.point, ascent.evaluation, effect)
         for _ in range(_CORRECTED_STEPS):
-            if best.decrement < _LEFT_TO_THE_POSTERIOR or self.clock.is_over():
+            if best.decrement < _COARSE_TOLERANCE_NATS or self.clock.is_over():
                 break
             step = solve_step(best.evaluation, self.step_scale, _TRUST_RADIUS).step
             point = self.model.space.move(best.point, step)
@@ -271,9 +283,9 @@ class NewtonSearch:
         )
 
     def _effect_of_draws(self, population: Population, sweep: Sweep) -> DrawsEffect:
-        """What more draws would change for everybody, from a subsample."""
+        """Effect of more draws on the score of all people, estimated on a subsample."""
         part, count = self.sample, len(self.marginal.people)
-        # Bounded, since the subsample is in memory wherever the others are.
+        # Bounded, because the subsample must fit in memory.
         size = max(_EFFECT_PEOPLE[0], min(_EFFECT_PEOPLE[1], int(_EFFECT_SHARE * count)))
         if size != len(part.people):
             whole = part if size < len(part.people) else self.marginal
@@ -324,9 +336,9 @@ def step_from(model: PanelModel, population: Population, evaluation: Evaluation)
 
 
 def draws_shift(model: PanelModel, old: Evaluation, new: Evaluation) -> float:
-    """Squared distance per parameter, in posterior sds, between the steps that two evaluations of a point ask for.
+    """Squared distance per parameter, in posterior sds, between the Newton steps of two evaluations of a point.
 
-    What a search left over is in both, and in neither's draws.
+    The difference of the two scores is free of the search's own remaining step.
     """
     apart = replace(new, gradient=new.gradient - old.gradient)
     return 2.0 * newton_decrement(apart, step_scale(model)) / model.space.size
@@ -344,7 +356,7 @@ def with_prior(model: PanelModel, population: Population, result: PassResult) ->
 
 
 def without_noise(curvature: Tensor, noise: Tensor) -> Tensor:
-    """Curvature (D, D), positive definite, less the noise in it, of which a little is left in every direction."""
+    """Subtract noise from a curvature (D, D), at most `_MOST_NOISE` of it in any direction: positive definite."""
     root = torch.linalg.cholesky(curvature)
     inverse = inverse_of_lower(root)
     values, vectors = torch.linalg.eigh(inverse @ noise @ inverse.T)

@@ -1,6 +1,6 @@
-"""A spline flow as the population factor: fitted to weighted draws of the posterior, where it is not Gaussian.
+"""A spline flow as the population factor, fitted to weighted draws of a non-Gaussian posterior.
 
-A standard deviation enters by `NormalScales`, in which one near zero, whose density does not vanish there, is normal.
+Standard deviations are transformed by `NormalScales`, because their posterior density does not vanish at zero.
 """
 
 from __future__ import annotations
@@ -17,20 +17,29 @@ from mxlogit.guide.population import GaussianFactor
 from mxlogit.inference.vi.weighted_draws import WeightedVectors
 from mxlogit.model.parameters import ParameterSpace
 
-_STEPS, _RATE, _TEST_EVERY, _PATIENCE = 400, 5e-3, 20, 4
-_WIDTH, _LAYERS, _HELD_OUT = 16, 1, 5
+# Constants are chosen by hand.
+# Most steps of Adam and its learning rate.
+_STEPS = 400
+_RATE = 5e-3
+# Early stopping: every fifth draw is held out, tested every 20 steps; training stops after 4 tests without improvement.
+_HELD_OUT = 5
+_TEST_EVERY = 20
+_PATIENCE = 4
+# Width of the hidden layers, and number of spline layers.
+_WIDTH = 16
+_LAYERS = 1
 
 
 @dataclass(frozen=True)
 class NormalScales:
-    """Coordinates in which a half-normal standard deviation is standard normal; others stay as they are.
+    """Coordinates in which a half-normal standard deviation is standard normal; other parameters are unchanged.
 
     Attributes
     ----------
     first : int
-        Place of the first log standard deviation.
+        Index of the first log standard deviation.
     unit : Tensor, shape (k,)
-        Root mean squares of standard deviations. One far from zero, in these units near one, is hardly bent.
+        Root mean squares of the standard deviations, their units. The map is nearly linear far from zero.
     """
 
     first: int
@@ -38,7 +47,7 @@ class NormalScales:
 
     @classmethod
     def of(cls, first: int, count: int, weighted: WeightedVectors) -> NormalScales:
-        """Units of weighted draws."""
+        """Compute the units from weighted draws."""
         squares = (2.0 * weighted.vectors[:, first : first + count]).exp()
         return cls(first, (weighted.log_weights.exp() @ squares).sqrt())
 
@@ -47,7 +56,7 @@ class NormalScales:
         return slice(self.first, self.first + len(self.unit))
 
     def points(self, vectors: Tensor) -> Tensor:
-        """Points (n, D) of unconstrained vectors (n, D)."""
+        """Points (n, D) in these coordinates of unconstrained vectors (n, D)."""
         result = vectors.clone()
         ratio = vectors[:, self._places].exp() / self.unit
         # Both tails of the half-normal have probability 2 Phi(-ratio).
@@ -78,9 +87,9 @@ class FlowFactor:
     gaussian : GaussianFactor
         Weighted mean and covariance of the draws, in these coordinates.
     flow : LocalFlow
-        In its whitened coordinates.
+        Flow in the whitened coordinates of ``gaussian``.
     gain : float
-        Nats by which the flow's mean log density of draws that it was not fitted to exceeds the Gaussian's.
+        Mean log density of held-out draws less the Gaussian's, in nats.
     """
 
     coordinates: NormalScales
@@ -104,12 +113,12 @@ class FlowFactor:
 
 
 def _upper_tail(x: Tensor) -> Tensor:
-    """Probability that a standard normal exceeds x; `torch.special.ndtr` is zero from minus nine on."""
+    """Probability that a standard normal exceeds x; `torch.special.ndtr` underflows to zero below -9."""
     return 0.5 * torch.special.erfc(x / math.sqrt(2.0))
 
 
 def _nothing() -> Tensor:
-    """The context of a flow that has none."""
+    """Constant context of an unconditional flow."""
     return torch.zeros(1, 1, dtype=torch.float64)
 
 
@@ -120,9 +129,9 @@ def _excess(flow: LocalFlow, whitened: Tensor) -> Tensor:
 
 
 def fit_population_flow(weighted: WeightedVectors, space: ParameterSpace, seed: int) -> FlowFactor:
-    """Fit a flow by weighted maximum likelihood, until draws that were held out say to stop.
+    """Fit a flow by weighted maximum likelihood, with early stopping on held-out draws.
 
-    Where no step helps them the flow stays the identity, and q(theta) the Gaussian.
+    If no step improves the held-out density, the flow is the identity and q(theta) the Gaussian.
 
     Parameters
     ----------
@@ -136,7 +145,7 @@ def fit_population_flow(weighted: WeightedVectors, space: ParameterSpace, seed: 
     """
     coordinates = NormalScales.of(space.n_fixed + space.n_random, space.n_random, weighted)
     points = coordinates.points(weighted.vectors)
-    # A standard deviation forty times the typical one has no normal counterpart, and no weight.
+    # The transform of a standard deviation forty times the typical one overflows; its weight is negligible.
     near = torch.isfinite(points).all(-1)
     points, log_weights = points[near], weighted.log_weights[near].log_softmax(0)
     gaussian = replace(weighted, vectors=points, log_weights=log_weights).gaussian(0.0)

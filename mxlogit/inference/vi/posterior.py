@@ -1,13 +1,13 @@
-r"""From the mode to the posterior of the population parameters.
+r"""Gaussian approximation of the posterior of the population parameters, starting from the mode.
 
-The Gaussian factor moves by natural-gradient steps whose expectations (Bonnet's and Price's identities,
-Opper and Archambeau 2009, Neural Computation 21) are taken at sigma points one posterior sd either side of
-the mean along each axis (Julier and Uhlmann 2004, Proceedings of the IEEE 92): exact to third order, so
-that means are means and not modes. How good the Gaussian is is then measured by importance weights.
+Natural-gradient steps move the Gaussian factor. Their expectations (Bonnet's and Price's identities, Opper and
+Archambeau 2009, Neural Computation 21) are computed at sigma points one posterior sd on either side of the mean along
+each axis (Julier and Uhlmann 2004, Proceedings of the IEEE 92), exact to third order, so that the Gaussian matches
+means, not modes. Its quality is then measured by importance weights.
 
-For many people the target is *anchored*: gradient and curvature at the mode are those of everybody, differences to
-them are estimated on a subsample of people (control variates after Quiroz et al. 2019, Journal of the American
-Statistical Association 114), so this stage costs the same whatever the number of people.
+For many people the target is *anchored*: gradient and curvature at the mode are computed from all people, differences
+from them on a subsample (control variates after Quiroz et al. 2019, Journal of the American Statistical Association
+114), so the cost of this stage does not depend on the number of people.
 """
 
 from __future__ import annotations
@@ -33,41 +33,36 @@ from mxlogit.model.parameters import Population
 from mxlogit.model.triangles import inverse_of_lower, lower_of
 from mxlogit.optim.identities import natural_update
 
-# People from whom differences around the mode are taken, at least; choice situations of more.
-MOST_PEOPLE, MOST_SITUATIONS = 2_000, 20_000
-# People whose choice situations are counted.
-_SOME = 200
-# Weight of everybody in that of the subsample from which on one round does, and the distance, in sds, for curvature at
-# the mean.
-_MANY_TIMES_MORE = 3.0
-_SHORT_DISTANCE = 0.1
-# Rounds: two, or three where the first would move the mean by more than _LARGE_MOVE.
-_MOST_ROUNDS = 3
+# Constants without a stated reason are chosen by hand. Size of the subsample: the larger of these, in people and in
+# choice situations.
+MOST_PEOPLE = 2_000
+MOST_SITUATIONS = 20_000
+_COUNTED_PEOPLE = 200  # people on whom the mean number of choice situations is estimated
+_ONE_ROUND_FACTOR = 3.0  # weight of all people relative to the subsample above which one round suffices
+_SHORT_DISTANCE = 0.1  # sds from the mean, for curvature at the mean itself
+_MOST_ROUNDS = 3  # two if the first round moves the mean by less than _LARGE_MOVE (whitened length per root D)
 _LARGE_MOVE = 0.3
-# Full steps overshoot where the posterior is skewed (measured on the study design at N = 500 and 2,000).
-_RATE = 0.7
-# A round is the last when a full step would move the mean by less than this (whitened length per root D)
-# and no variance by more than this factor.
+_RATE = 0.7  # step size: full steps overshoot skewed posteriors (measured, study design, 500 and 2,000 people)
+# The last round: a full step would move the mean by less than this (whitened length per root D), variances by less
+# than this factor.
 _SMALL_MOVE = 0.1
 _SMALL_STRETCH = 1.3
-# Mean ESS fraction above which importance weights count as even.
-EVEN_WEIGHTS = 0.75
-# Pareto k above which weights are too heavy-tailed, unless their effective sample size is above a fraction.
-WORST_K, EVEN_ENOUGH = 0.7, 0.7
-# Variance of the mean weight of a person's draws that differences bear (Swissmetro, where draws have an effective size
-# of .89: 16 of them left errors of .6 posterior sds in the mean), and a limit: a few hundred people get up to 256 draws
-# each, many get 64.
+EVEN_WEIGHTS = 0.75  # mean effective sample size fraction above which importance weights are even
+WORST_K = 0.7  # Pareto k above which weights are too heavy-tailed (Vehtari et al. 2024),
+EVEN_ENOUGH = 0.7  # unless their effective sample size fraction is above this
+# Largest variance of a person's mean weight in differences (Swissmetro, effective sample size .89: 16 draws left errors
+# of .6 posterior sds in the mean), and most people x draws: up to 256 draws for a few hundred people, 64 for many.
 _WEIGHT_VARIANCE = 0.001
 _DRAWS_TIMES_PEOPLE = 128_000
-_WIDEST_LOG_SD = 1.5
-_WIDEST_PARTIAL = 1.0
-# Variance below which, as a share of the least possible one, a Gaussian is an artefact of draws; and what it gets then,
-# least possible sds: less is impossible, and a correction does better from too wide a start than from too narrow a one.
-_POSSIBLE, _UNKNOWN = 0.5, 4.0
-# Draws that stay are used where the log likelihood at so many typical points has at most this variance (nats squared).
-_TYPICAL, _WELL_KNOWN = 12, 1.0
-# Longest step of a round, in posterior sds per parameter (root mean square).
-_LONGEST_MOVE = 0.6
+_WIDEST_LOG_SD = 1.5  # bounds on initial posterior sds, of log standard deviations
+_WIDEST_PARTIAL = 1.0  # and of partial correlations
+# Ratio to the least possible variance below which a variance is an artefact of draws; replacement, in least possible
+# sds: importance sampling does better from too wide a proposal than from too narrow a one.
+_MIN_VARIANCE_RATIO = 0.5
+_FALLBACK_SD_RATIO = 4.0
+_TYPICAL = 12  # points at which the variance of the log likelihood on fixed draws is checked
+_MAX_VARIANCE_NATS2 = 1.0  # largest such variance at which fixed draws are used
+_LONGEST_MOVE = 0.6  # longest step of a round, in posterior sds per parameter (root mean square)
 
 
 # Key of the base draws of this stage, the same whatever the search before used: its path changes with one person more,
@@ -76,11 +71,11 @@ POSTERIOR_STREAM = 50
 
 
 class Target(Protocol):
-    """What a Gaussian factor is fitted to."""
+    """A log density to which a Gaussian factor is fitted."""
 
     @property
     def factor(self) -> float:
-        """How many times more people there are than it knows."""
+        """Weight of all people relative to the subsample."""
         ...
 
     def gradients(self, vectors: Tensor) -> Tensor:
@@ -88,15 +83,15 @@ class Target(Protocol):
         ...
 
     def match(self, q: GaussianFactor, precision: Tensor) -> None:
-        """Make the curvature that of q (see `AnchoredTarget.match`)."""
+        """Set the curvature to the precision of q (see `AnchoredTarget.match`)."""
         ...
 
 
 @dataclass(frozen=True)
 class Anchor:
-    """The mode, or a population near it, with the gradient (D,) of everybody's log likelihood there.
+    """The mode or a nearby population value, with the gradient (D,) of the log likelihood of all people.
 
-    The gradient is in relative coordinates; the weight is the sum of everybody's weights.
+    The gradient is in relative coordinates; ``weight`` is the sum of all people's weights.
     """
 
     population: Population
@@ -107,20 +102,20 @@ class Anchor:
 class AnchoredTarget:
     """Gradient of the log posterior of the unconstrained vector, with fixed base draws.
 
-    The likelihood part is that of a subsample, scaled up, plus the linear term that makes its gradient at the anchor
-    that of everybody, and the quadratic term that `match` finds.
+    The likelihood part is the scaled likelihood of a subsample, plus a linear term that corrects its gradient at the
+    anchor to the gradient of all people, and the quadratic term of `match`.
 
     Parameters
     ----------
     model : PanelModel
     marginal : MarginalLikelihood
-        Of everybody or of a subsample, with modes at the anchor.
+        Marginal likelihood of all people or of a subsample, with modes at the anchor.
     anchor : Anchor
     sweep : Sweep
     near : GaussianFactor
-        About the posterior: how far vectors will be.
+        Approximate posterior, which indicates the range of vectors.
     tick : callable, optional
-        Told at how many vectors the gradient was computed.
+        Callback that receives the number of vectors at which gradients were computed.
     """
 
     def __init__(
@@ -154,7 +149,7 @@ class AnchoredTarget:
         return result
 
     def unmatched(self, sweep: Sweep) -> AnchoredTarget:
-        """Return the target as it was before any match, one that knows nothing of q, with draws of a sweep."""
+        """Return the target before any match, which does not depend on q, on the draws of a sweep."""
         if sweep != self._sweep:
             target = AnchoredTarget(self.model, self.part, self._anchor, sweep, self._near, self._tick)
             target.evaluations += self.evaluations
@@ -164,9 +159,10 @@ class AnchoredTarget:
         return target
 
     def match(self, q: GaussianFactor, precision: Tensor) -> None:
-        """Make the curvature that of q, given what it is in whitened coordinates (D, D); the gradient at q.mean stays.
+        """Correct the curvature, given in whitened coordinates (D, D), to the precision of q.
 
-        q's covariance knows of everybody; the curvature of a subsample is far from that of everybody.
+        The gradient at q.mean does not change. The covariance of q is based on all people, and the curvature of a
+        subsample is far from theirs.
         """
         identity = torch.eye(len(q.mean), dtype=precision.dtype)
         inverse = inverse_of_lower(q.tril)
@@ -177,16 +173,16 @@ class AnchoredTarget:
 def _keep_or_follow(
     model: PanelModel, marginal: MarginalLikelihood, anchor: Population, sweep: Sweep, near: GaussianFactor
 ) -> Callable[[Tensor], Tensor]:
-    """Scores (n, D) at unconstrained vectors (n, D), smooth: from draws that stay, or that follow modes.
+    """Smooth function from unconstrained vectors (n, D) to scores (n, D), on fixed draws or draws that follow modes.
 
-    The former cost a hundredth, where they reach as far as the posterior.
+    Fixed draws cost a hundredth, and are used if they cover the posterior.
     """
     typical, _ = near.sample_and_log_prob(_TYPICAL, make_generator(marginal.seed, 29))
     if sweep.pathwise and can_keep_paths(marginal, sweep.draws):
         return PathDraws(model, marginal, anchor, sweep, typical).gradients
     if not sweep.pathwise and can_keep(marginal, sweep.draws):
         kept = KeptDraws(marginal, anchor, sweep)
-        if float(kept.log_likelihood(typical)[1].nan_to_num(nan=math.inf).amax()) < _WELL_KNOWN:
+        if float(kept.log_likelihood(typical)[1].nan_to_num(nan=math.inf).amax()) < _MAX_VARIANCE_NATS2:
             return kept.gradients
     proposals, space = list(marginal.propose(anchor, sweep, remember=False)), marginal.space
 
@@ -202,7 +198,7 @@ def _keep_or_follow(
 class Expectations:
     """Expected gradient (D,) and expected negative Hessian (D, D) under q, in whitened coordinates.
 
-    ``skewness`` is the largest third derivative along an axis, which for a posterior close to q is its skewness.
+    ``skewness`` is the largest third derivative along an axis: the skewness of the posterior if it is close to q.
     """
 
     gradient: Tensor
@@ -211,7 +207,7 @@ class Expectations:
 
 
 def expect(target: Target, q: GaussianFactor, distance: float = 1.0) -> Expectations:
-    """Expectations by points at a distance, in sds, either side of the mean; differences at it for a short one."""
+    """Expectations from points ``distance`` sds on either side of the mean; derivatives at the mean if it is short."""
     moves = distance * q.tril.T
     centre, above, below = target.gradients(torch.cat([q.mean[None], q.mean + moves, q.mean - moves])).split(
         [1, len(moves), len(moves)]
@@ -224,14 +220,14 @@ def expect(target: Target, q: GaussianFactor, distance: float = 1.0) -> Expectat
 
 
 def natural_step(q: GaussianFactor, at: Expectations, rate: float) -> GaussianFactor:
-    """One natural-gradient step, no longer than a round may go."""
+    """One natural-gradient step, of bounded length."""
     step, tril = natural_update(q.tril, at.gradient, at.precision, rate)
     return GaussianFactor(q.mean + q.tril @ _shorten(step), tril)
 
 
 @dataclass(frozen=True)
 class GaussianFit:
-    """A Gaussian factor, how many rounds it took, and the largest skewness seen along an axis (infinite: unknown)."""
+    """A Gaussian factor, its number of rounds, and the largest skewness along an axis (infinite: unknown)."""
 
     factor: GaussianFactor
     rounds: int
@@ -241,11 +237,11 @@ class GaussianFit:
 def fit_gaussian(target: Target, start: GaussianFactor) -> GaussianFit:
     """Move the Gaussian factor to the posterior.
 
-    If the steps grow instead of shrinking, or sigma points leave the support, the posterior is no Gaussian's
-    neighbour: the factor at the mode is returned, with 0 rounds, and the importance check will say so.
+    If the steps grow instead of shrinking, or sigma points leave the support, the posterior is far from Gaussian: the
+    factor at the mode is returned, with 0 rounds, and fails the importance check.
     """
-    if target.factor > _MANY_TIMES_MORE:
-        # The posterior of so many is all but Gaussian: its covariance is known, its mean is a little off its mode.
+    if target.factor > _ONE_ROUND_FACTOR:
+        # The posterior of many people is nearly Gaussian: its covariance is known, its mean is close to its mode.
         at = expect(target, start)
         target.match(start, at.precision)
         factor = GaussianFactor(start.mean + start.tril @ _shorten(at.gradient), start.tril)
@@ -265,7 +261,7 @@ def fit_gaussian(target: Target, start: GaussianFactor) -> GaussianFit:
         try:
             q = natural_step(q, at, _RATE)
         except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
-            # Variances too far apart for one covariance matrix.
+            # The variances differ too much in size for a numerically positive definite covariance.
             return GaussianFit(start, 0, math.inf)
         stretch = max(float(values.amax()), 1.0 / max(float(values.amin()), 1e-3))
         settled = move < _SMALL_MOVE and stretch < _SMALL_STRETCH
@@ -290,15 +286,15 @@ class PopulationCheck:
 
     @property
     def is_poor(self) -> bool:
-        """Whether the tail of the weights is too heavy; where weights are even its shape is noise."""
+        """Whether the tail of the weights is too heavy; with even weights Pareto k is only noise."""
         return self.pareto_k > WORST_K and self.ess < EVEN_ENOUGH
 
 
 def check_gaussian(target: Target, q: GaussianFactor, n: int, generator: torch.Generator) -> PopulationCheck:
-    """Weigh n draws from q (antithetic pairs) by the target and report how even the weights are.
+    """Pareto k and effective sample size of the importance weights of n draws from q (antithetic pairs).
 
-    Log posterior ratios are integrals of the gradient along the line through a pair and the mean, by the
-    rule that is exact for cubic log ratios: values would carry their own simulation noise.
+    Log posterior ratios are integrals of the gradient along the line through a pair and the mean, by a rule that is
+    exact for cubic log ratios: differences of values would have more simulation noise.
     """
     vectors, log_q = q.sample_and_log_prob(n, generator)
     half = n // 2
@@ -315,10 +311,10 @@ def check_gaussian(target: Target, q: GaussianFactor, n: int, generator: torch.G
 
 
 def laplace_factor(model: PanelModel, population: Population, curvature: Tensor, gradient: Tensor) -> GaussianFactor:
-    """Return a Gaussian near the mode, where to begin: one Newton step from ``population``, in relative coordinates.
+    """Return the initial Gaussian: one Newton step from ``population``, in relative coordinates.
 
-    Made positive definite, and no wider than the prior lets a parameter be: with few people some directions
-    are flat, and sigma points a prior sd away mean nothing.
+    Its precision is made positive definite, and its sds are bounded by about the prior's: with few people the
+    likelihood is flat in some directions, and sigma points farther out are uninformative.
     """
     jacobian = model.space.relative_jacobian(population)
     scale = curvature.diagonal().abs().clamp(min=1e-300).rsqrt()
@@ -334,26 +330,26 @@ def laplace_factor(model: PanelModel, population: Population, curvature: Tensor,
 
 
 def widen_to_possible(model: PanelModel, factor: GaussianFactor, weight: float) -> GaussianFactor:
-    """Widen a Gaussian where it knows more of the population than everybody's tastes, if they were known, would tell.
+    """Bound the posterior precision by the complete-data information: the precision if all tastes were observed.
 
-    Observed information is that of complete data less what is missing (Louis 1982, Journal of the Royal Statistical
-    Society B 44). Complete data are whitened tastes, of whose population relative moves of locations and of cells off
-    the diagonal have an information of one per person, those on it of two. Estimates from draws go far beyond where
-    importance weights are uneven (simulated standard deviations of 20 on a lognormal: a posterior sd of .001 where
+    Observed information is complete-data information less missing information (Louis 1982, Journal of the Royal
+    Statistical Society B 44). The complete data are whitened tastes; per person, their information is one for relative
+    moves of locations and of off-diagonal entries, two for diagonal entries. Estimates from draws exceed it if
+    importance weights are uneven (simulated standard deviation of 20 of a lognormal: a posterior sd of .001 where
     chains have 7).
 
     Parameters
     ----------
     model : PanelModel
     factor : GaussianFactor
-        Of the unconstrained vector.
+        Gaussian of the unconstrained vector.
     weight : float
-        Sum of the weights of everybody.
+        Sum of all people's weights.
 
     Returns
     -------
     GaussianFactor
-        The same one where there is nothing to widen, or tastes depend on the population by more than their latents.
+        Widened factor; unchanged if it meets the bound, or if the mixing map depends on the population parameters.
     """
     space, f = model.space, model.space.n_fixed
     if model.mixing.direct or space.n_random == 0:
@@ -366,7 +362,7 @@ def widen_to_possible(model: PanelModel, factor: GaussianFactor, weight: float) 
     known = torch.linalg.cholesky(torch.diag(complete) - prior)
     moves = torch.linalg.solve(jacobian, factor.tril)
     left, sizes, _ = torch.linalg.svd(known.T @ moves[f:], full_matrices=False)
-    stretch = torch.where(sizes.square() < _POSSIBLE, _UNKNOWN / sizes.clamp(min=1e-150), 1.0)
+    stretch = torch.where(sizes.square() < _MIN_VARIANCE_RATIO, _FALLBACK_SD_RATIO / sizes.clamp(min=1e-150), 1.0)
     if bool((stretch == 1.0).all()):
         return factor
     inside = left.T @ known.T @ moves[f:]
@@ -375,31 +371,31 @@ def widen_to_possible(model: PanelModel, factor: GaussianFactor, weight: float) 
 
 
 def _shorten(step: Tensor) -> Tensor:
-    """A step in posterior sds, no longer than a round may go."""
+    """Step in posterior sds, shortened to `_LONGEST_MOVE` per parameter."""
     return step * min(1.0, _LONGEST_MOVE * len(step) ** 0.5 / max(float(step.norm()), 1e-300))
 
 
 def _widest(model: PanelModel) -> Tensor:
-    """Widest sensible posterior sds: the prior's for coefficients, fixed ones for log sds and partial correlations."""
+    """Bounds on posterior sds: the prior's for coefficients, constants for log sds and partial correlations."""
     space = model.space
     sizes = ((space.n_random, _WIDEST_LOG_SD), (len(space.pairs), _WIDEST_PARTIAL))
     return torch.cat([model.prior.deviation, *(model.prior.deviation.new_full((n,), w) for n, w in sizes)])
 
 
 def most_people(marginal: MarginalLikelihood) -> int:
-    """People whose choices differences around the mode are taken from: more where each of them made few."""
+    """Number of people in the subsample for differences around the mode: more if each has few choice situations."""
     return max(MOST_PEOPLE, int(MOST_SITUATIONS / situations_of_some(marginal)))
 
 
 def situations_of_some(marginal: MarginalLikelihood) -> float:
-    """Mean number of choice situations of some people, who fit in memory."""
-    if len(marginal.people) <= _SOME:
+    """Mean number of choice situations, estimated on a few people who fit in memory."""
+    if len(marginal.people) <= _COUNTED_PEOPLE:
         return mean_situations(marginal)
-    return mean_situations(marginal.take(marginal.people.draw(_SOME, (marginal.seed, -7))))
+    return mean_situations(marginal.take(marginal.people.draw(_COUNTED_PEOPLE, (marginal.seed, -7))))
 
 
 def posterior_sweep(sweep: Sweep, ess: float, n_people: int) -> Sweep:
-    """Return the sweep of this stage: differences around the mode need fewer draws than the mode did."""
+    """Return the sweep of this stage: differences around the mode need fewer draws than the mode itself."""
     most = max(64, min(256, 64 * (_DRAWS_TIMES_PEOPLE // (64 * min(n_people, MOST_PEOPLE)))))
     draws = 16 * math.ceil((1.0 / ess - 1.0) / (16.0 * _WEIGHT_VARIANCE))
     draws = max(16, min(most, draws))

@@ -1,4 +1,4 @@
-"""From the mode of the population vector to its posterior: the Gaussian, its check, and its correction by weights."""
+"""Posterior of the population parameters from their mode: Gaussian fit, importance check, correction by weights."""
 
 from __future__ import annotations
 
@@ -36,30 +36,40 @@ from mxlogit.integration.marginal import MarginalLikelihood, Sweep
 from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.optim.trust_region import newton_decrement
 
-_CHECK_POINTS, _POINTS_PER_PARAMETER, _FEW_CHECK_POINTS = (48, 128), 3, 30
-# Squared parameters for one of a part of the people, above which the check is of third derivatives alone: 23
-# parameters and 1,000 people leave an effective size of .2 to a Gaussian without fault.
+# Constants without a stated reason are chosen by hand.
+# Fewest and most points of the importance check, points per parameter between these, and points for a sampled task.
+_CHECK_POINTS = (48, 128)
+_POINTS_PER_PARAMETER = 3
+_FEW_CHECK_POINTS = 30
+# Squared number of parameters per person of a subsample above which the check covers third derivatives only: with 23
+# parameters and 1,000 people the noise of the subsample reduces the effective sample size of an exact Gaussian to .2.
 _BLURRED = 0.2
-# Skewness of the population posterior, along its worst axis, above which it is corrected unless told otherwise: few
-# people take little time and their standard deviations are known least (coverage of 90 % intervals, 150 people).
-# Weights of some hundred parameters' draws are too uneven for so few.
-_SKEWED, _LITTLE_SKEWED, _FEW_PEOPLE, _MOST_CORRECTED = 0.6, 0.2, 250, 40
-# Draws that a correction begins with, where they can be kept: it then takes a second or less.
+# Skewness of the population posterior along its worst axis above which it is corrected by default. The bound is lower
+# for up to _FEW_PEOPLE people, whose fits are fast and whose standard deviations are least precise (by the coverage of
+# 90 % intervals, 150 people).
+_SKEWED = 0.6
+_LITTLE_SKEWED = 0.2
+_FEW_PEOPLE = 250
+# Largest number of parameters of a default correction: with hundreds, importance weights are too uneven.
+_MOST_CORRECTED = 40
+# Fixed draws per person that must fit in memory for an easy correction, which then takes a second or less.
 _FEWEST_KEPT = 64
-# Effective sample size of the check below which it does so where people say little: standard deviations of the Gaussian
-# are then some per cent too small (2,000 people, one choice each, two tastes: .93 to .98, .92).
+# Effective sample size fraction of the check below which a posterior with few parameters is corrected, if that is easy.
+# The Gaussian's standard deviations are then some per cent too small (2,000 people, one choice each, two tastes: .93 to
+# .98 of the exact ones at .92).
 _NEARLY_GAUSSIAN = 0.98
-# Squared error of the optimum per parameter, in posterior sds, above which its score is taken from more draws; choice
-# situations times draws of that.
-_SHARP, _SHARP_WORK = 0.005, 16_000_000
-# How many times as many of few parameters, of which a draw costs little (30,000 people, five choices, two tastes: means
-# within .31 posterior sds without, .11 with, for a second).
+# Squared error of the optimum per parameter, in posterior sds, above which its score is computed with more draws, and
+# most choice situations x draws for that.
+_SHARP = 0.005
+_SHARP_WORK = 16_000_000
+# Factor of this work for few parameters, whose draws cost little (30,000 people, five choices, two tastes: errors of
+# means within .31 posterior sds without, .11 with, for a second).
 _MORE_FOR_FEW = 4.0
-# How many times as many for the steps from the mode: seeds differ by .6 % instead of 1.6 in the standard deviation of a
-# correlation with twice as many (20,000 people, one choice, two tastes).
+# Largest factor of the number of draws for the steps from the mode with few parameters. With twice the draws, the
+# standard deviation of a correlation varies by .6 % over seeds instead of 1.6 (20,000 people, one choice, two tastes).
 _MORE_STEP_DRAWS = 8
-# Nats that a Newton step with these would gain, above which it is taken: information a third of a posterior sd from the
-# mode of one choice each of 20,001 people is that of a population whose standard deviation is known 4 % worse.
+# Predicted gain, in nats, of a Newton step on these draws above which it is taken. A third of a posterior sd from the
+# mode, information was that of a population with a standard deviation known 4 % worse (20,001 people, one choice each).
 _FAR = 0.01
 # Most draws per person of that.
 _MOST_SHARP_DRAWS = 1_024
@@ -67,7 +77,7 @@ _MOST_SHARP_DRAWS = 1_024
 
 @dataclass(frozen=True)
 class Posterior:
-    """The population factor, how many natural-gradient steps it took, and its importance check or correction."""
+    """The population factor, its number of natural-gradient steps, and its importance check or correction."""
 
     factor: GaussianFactor
     rounds: int
@@ -81,7 +91,7 @@ class Posterior:
         return report_samples(model.space, self.corrected.resample(n, make_generator(seed, 5)))
 
 
-# What is known where time was over before the check.
+# Check of a posterior whose time limit was over before the check.
 _UNCHECKED = PopulationCheck(math.nan, math.nan)
 
 
@@ -94,16 +104,17 @@ def find_posterior(
     ----------
     task : Task
     sample : MarginalLikelihood
-        Likelihood of everybody, or of a subsample that gives the information and all differences around the mode.
+        Likelihood of all people, or of a subsample that gives the information and all differences around the mode.
     everybody : MarginalLikelihood
+        Likelihood of all people.
     optimum : Optimum
     wanted : "auto" or bool
-        Whether to correct.
+        Whether to correct the Gaussian by importance weights.
 
     Returns
     -------
     Posterior
-        The last Gaussian that was found, unchecked, where time is over.
+        Checked or corrected posterior; the last Gaussian found, unchecked, if the time limit is over.
     """
     model, weight = task.model, everybody.people.weight
     if task.clock.is_over():
@@ -113,7 +124,7 @@ def find_posterior(
     optimum = _sharpen(task, everybody, optimum)
     start, gradient = _around_the_mode(model, sample, everybody, optimum)
     sweep = posterior_sweep(optimum.sweep, optimum.evaluation.detail.value.ess, len(sample.people))
-    # Of many people half as many will do, but for few parameters, of which they cost little.
+    # For many people half the subsample suffices, but few parameters keep all of it at little cost.
     part, size = sample, most_people(sample) // (2 if task.is_sampled and model.space.size > FEW_PARAMETERS else 1)
     if len(sample.people) > size:
         part = sample.take(sample.people.draw(size, (task.seed, -2)))
@@ -140,7 +151,7 @@ def _check_or_correct(
     wanted: str | bool,
     sweep: Sweep,
 ) -> Posterior:
-    """Replace a Gaussian by weighted draws where that is wanted or it needs them; else check it."""
+    """Replace a Gaussian by weighted draws if requested or necessary; otherwise check it."""
     model, part, count = task.model, target.part, len(everybody.people)
     whole = len(part.people) == count
     auto = wanted == "auto" and whole and model.space.size <= _MOST_CORRECTED
@@ -158,7 +169,7 @@ def _check_or_correct(
     corrected = corrected_by(at_once) if at_once else None
     if corrected is not None:
         return corrected
-    # What some people's curvature lacks is noise, which many parameters turn into uneven weights.
+    # Sampling noise in the curvature of a subsample makes weights uneven if there are many parameters.
     blurred = not whole and model.space.size**2 > _BLURRED * len(part.people)
     points = _CHECK_POINTS[0] if blurred else _check_points(model.space.size)
     judge_of_it = target if blurred else target.unmatched(sweep)
@@ -172,7 +183,7 @@ def _check_or_correct(
 
 
 def _sweep_of_steps(part: MarginalLikelihood, sweep: Sweep) -> Sweep:
-    """Sweep of the steps from the mode: of few parameters more draws cost little, as long as they can stay."""
+    """Sweep of the steps from the mode: with few parameters more draws cost little, if they can be fixed."""
     draws, room = sweep.draws, room_for_draws(part, sweep)
     if part.space.size <= FEW_PARAMETERS:
         while draws < _MORE_STEP_DRAWS * sweep.draws and room(2 * draws):
@@ -181,18 +192,18 @@ def _sweep_of_steps(part: MarginalLikelihood, sweep: Sweep) -> Sweep:
 
 
 def _check_points(size: int) -> int:
-    """Number of check points for a model of ``size`` parameters: 48 of 27 parameters have a Pareto k from .3 to .9."""
+    """Number of check points for ``size`` parameters: 48 points with 27 parameters give a Pareto k from .3 to .9."""
     least, most = _CHECK_POINTS
     return max(least, min(most, 2 * (_POINTS_PER_PARAMETER * size // 2)))
 
 
 def _sharpen(task: Task, everybody: MarginalLikelihood, optimum: Optimum) -> Optimum:
-    """Evaluate the optimum with as many draws as its error asks for, where the search ended with fewer.
+    """Evaluate the optimum with the number of draws that its error requires, if the search ended with fewer.
 
-    Noise of the draws in the score does not shrink beside the information as people grow more.
+    The error in the score due to few draws does not shrink relative to the information as the number of people grows.
     """
     model, people, sweep = task.model, len(everybody.people), optimum.sweep
-    # On paths a pass costs little beside what follows; elsewhere it is taken where it halves the error.
+    # With pathwise derivatives a pass costs little compared with later stages; otherwise it must halve the error.
     error, enough = (_likely_error(optimum, model), 1) if sweep.pathwise else (optimum.redraw, 2)
     wanted = 4 * math.ceil(0.25 * sweep.draws * error / _SHARP) if math.isfinite(error) else 0
     if wanted <= enough * sweep.draws or not (sweep.pathwise or task.is_sampled):
@@ -210,21 +221,22 @@ def _sharpen(task: Task, everybody: MarginalLikelihood, optimum: Optimum) -> Opt
         population = step_from(model, population, evaluation)
         evaluation = with_prior(model, population, everybody.sweep(population, sharp))
         task.clock.passes += 1
-    # What new draws would move shrinks as these are more.
+    # The shift under new draws is inversely proportional to their number.
     redraw = optimum.redraw * sweep.draws / draws
     return replace(optimum, population=population, evaluation=evaluation, redraw=redraw)
 
 
 def _likely_error(optimum: Optimum, model: PanelModel) -> float:
-    """Squared error per parameter of the optimum that is exceeded once in ten.
+    """Upper bound of the squared error of the optimum per parameter, exceeded once in ten.
 
-    One change of draws tells it, with as many degrees of freedom as parameters: of two, it may seem a tenth by chance.
+    It is estimated from one change of draws, with as many degrees of freedom as parameters: with two, the estimate can
+    be a tenth of the error by chance.
     """
     return optimum.redraw * seldom_exceeded(model.space.size)
 
 
 def is_correction_easy(part: MarginalLikelihood, sweep: Sweep, check: PopulationCheck) -> bool:
-    """Return whether weighted draws could be better than the Gaussian, and fixed draws can weigh them."""
+    """Return whether weighted draws would improve on the Gaussian and can be weighted on fixed draws."""
     enough = _NEARLY_GAUSSIAN if part.space.size <= FEW_PARAMETERS else EVEN_ENOUGH
     return check.ess < enough and room_for_draws(part, sweep)(_FEWEST_KEPT)
 
@@ -232,12 +244,12 @@ def is_correction_easy(part: MarginalLikelihood, sweep: Sweep, check: Population
 def _around_the_mode(
     model: PanelModel, sample: MarginalLikelihood, everybody: MarginalLikelihood, optimum: Optimum
 ) -> tuple[GaussianFactor, Tensor]:
-    """Gaussian to begin with, and everybody's gradient of the log likelihood at the mode in relative coordinates."""
+    """Initial Gaussian, and gradient of all people's log likelihood at the mode in relative coordinates."""
     population, evaluation = optimum.population, optimum.evaluation
     prior = model.log_prior_in_moves(population)
     start, weight = optimum.factor, everybody.people.weight
     if start is None:
-        # Where people say little, their information differs much between them.
+        # With uninformative panels, information varies much between people.
         part = everybody if optimum.sweep.pathwise else sample
         few = model.space.size <= FEW_PARAMETERS
         precision = PRECISE if few or len(everybody.people) > most_people(part) else ROUGH

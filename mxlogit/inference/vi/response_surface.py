@@ -1,10 +1,10 @@
-"""The log likelihood of the population as a polynomial in its parameters, from weighted draws.
+"""Polynomial response surface of the log likelihood in the population parameters, fitted to weighted draws.
 
-A few hundred weighted draws say where the posterior is, but standard deviations from them err by some per cent. The log
-likelihood at the same draws is a cubic polynomial but for a tenth of a nat, and a polynomial is evaluated at thousands
-of new points at once (response surfaces, Box and Wilson 1951, Journal of the Royal Statistical Society B 13). Fitted by
-least squares with the weights of the posterior, what it leaves over is orthogonal to all quadratic functions, so that
-means and variances are right to the first order in it.
+Standard deviations estimated from a few hundred weighted draws have errors of some per cent. The log likelihood at the
+same draws is a cubic polynomial up to a tenth of a nat, and a polynomial is quickly evaluated at thousands of new
+points (response surfaces, Box and Wilson 1951, Journal of the Royal Statistical Society B 13). It is fitted by least
+squares with the weights of the posterior; the residuals are then orthogonal to all quadratic functions, so that means
+and variances are correct to first order in the residuals.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from torch import Tensor
 
 from mxlogit.guide.population import GaussianFactor
 
+# Degree of the polynomial.
 _DEGREE = 3
 
 
 def count_terms(size: int) -> int:
-    """Number of terms of a cubic polynomial in so many variables."""
+    """Number of terms of a cubic polynomial in ``size`` variables."""
     return math.comb(size + _DEGREE, _DEGREE)
 
 
@@ -33,12 +34,12 @@ class ResponseSurface:
     Attributes
     ----------
     gaussian : GaussianFactor
-        Whose coordinates they are.
+        Gaussian that defines the coordinates.
     coefficients : Tensor, shape (terms,)
     reach : float
-        Largest distance from the mean, in standard deviations, of the points that it was fitted to.
+        Largest distance of the fitted points from the mean, in standard deviations.
     error : float
-        What each point's value differs from the polynomial that the other points give, root mean square by weights.
+        Weighted root mean square of leave-one-out residuals.
     """
 
     gaussian: GaussianFactor
@@ -58,7 +59,7 @@ class ResponseSurface:
         return cls(gaussian, coefficients[:, 0], reach, float(left.square().sum().sqrt()))
 
     def at(self, points: Tensor) -> Tensor:
-        """Values (n,) at points (n, D); minus infinity farther out than it knows."""
+        """Values (n,) at points (n, D); minus infinity beyond ``reach``."""
         whitened = self.gaussian.whitened(points)
         inside = whitened.norm(dim=1) <= self.reach
         return torch.where(inside, _terms(whitened) @ self.coefficients, -math.inf)

@@ -1,4 +1,4 @@
-"""The default route: Newton search, Gaussian posterior, correction where that is not enough, flow where it pays."""
+"""The default route: Newton search, Gaussian posterior, correction by weights if necessary, flow if worthwhile."""
 
 from __future__ import annotations
 
@@ -21,22 +21,27 @@ from mxlogit.integration.tastes import PolishedTastes
 from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.parameters import Population
 
+# Largest number of people whose importance weights are checked after a fit; chosen by hand.
 _CHECKED_PEOPLE = 1_000
-# People of a fit beyond which moments of even weights take few draws.
+# Number of people of a fit above which tastes with even weights get few draws for their moments; chosen by hand.
 _MANY_PEOPLE = 5_000
-# Effective sample size below which a flow is worth its training: .8 without the eighth of draws from the prior. With
-# many tastes it gains little and takes long (20 normals: a factor of 1.2 in 21 s).
-_WORTH_A_FLOW, _MOST_TASTES = 0.72, 12
-# Populations at which it is trained, beside the posterior mean; the last one judges it.
+# Effective sample size fraction below which a flow is trained: .8 without the eighth of draws from the prior.
+_WORTH_A_FLOW = 0.72
+# Largest number of tastes for a flow by default: with more it gains little and takes long (20 normals: a factor of 1.2
+# in 21 s).
+_MOST_TASTES = 12
+# Posterior samples of the population used in training, beside the posterior mean; the last one is for validation.
 _FLOW_POPULATIONS = 8
-# Draws per person of the log likelihood at the estimate: fewest, most, and people times draws, with which the noise of
-# a sum over people shrinks.
-_FEWEST_CENTER_DRAWS, _MOST_CENTER_DRAWS, _CENTER_WORK = 16, 1_024, 400_000
+# Draws per person for the log likelihood at the estimate: fewest, most, and people x draws; the noise of the sum over
+# people falls with the latter. Chosen by hand.
+_FEWEST_CENTER_DRAWS = 16
+_MOST_CENTER_DRAWS = 1_024
+_CENTER_WORK = 400_000
 
 
 @dataclass(frozen=True)
 class NewtonPlan:
-    """What `mxlogit.VI` asks of its route, as its parameters of these names.
+    """Settings of `mxlogit.VI` for its route, under the names of its parameters.
 
     Attributes
     ----------
@@ -62,7 +67,7 @@ class NewtonPlan:
 
     @property
     def is_spline(self) -> bool:
-        """Whether samples are those of splines on the Gaussian."""
+        """Whether samples come from a spline flow."""
         return self.population_family == "spline"
 
 
@@ -101,7 +106,7 @@ def run_newton(task: Task, plan: NewtonPlan) -> Fit:
 
 
 def _uncorrected_sentences(plan: NewtonPlan, task: Task, posterior: Posterior) -> list[str]:
-    """Say that samples are the Gaussian's where others were asked for."""
+    """Warning that samples come from the Gaussian although a correction was requested."""
     asked = plan.correct is True or plan.is_spline
     if not asked or posterior.corrected is not None:
         return []
@@ -116,7 +121,7 @@ def _uncorrected_sentences(plan: NewtonPlan, task: Task, posterior: Posterior) -
 
 
 def _spline_samples(model: PanelModel, weighted: WeightedVectors, n: int, seed: int) -> tuple[Samples, float]:
-    """Samples of a spline flow fitted to weighted draws, and by how many nats it beats the Gaussian."""
+    """Samples of a spline flow fitted to weighted draws, and its gain in log density over the Gaussian, in nats."""
     from mxlogit.inference.vi.population_flow import fit_population_flow
 
     factor = fit_population_flow(weighted, model.space, seed)
@@ -124,20 +129,20 @@ def _spline_samples(model: PanelModel, weighted: WeightedVectors, n: int, seed: 
 
 
 def _typical(model: PanelModel, samples: Samples) -> list[Population]:
-    """Some populations of the posterior."""
+    """Posterior samples of the population parameters."""
     return [model.space.constrain(vector) for vector in samples.unconstrained[:_FLOW_POPULATIONS]]
 
 
 def _train_flow(
     plan: NewtonPlan, task: Task, marginal: MarginalLikelihood, populations: list[Population], optimum: Optimum
 ) -> Flow | None:
-    """Train the flow that was asked for, or, where that is left open, one where weights are uneven and it helps."""
+    """Train the requested flow; by default train one if weights are uneven, and keep it if it helps."""
     model, auto = task.model, plan.flow == "auto"
     even = optimum.evaluation.detail.value.ess >= _WORTH_A_FLOW
     many = model.space.n_random > _MOST_TASTES
     if plan.flow is None or model.space.n_random == 0 or (auto and (even or many)) or task.clock.is_over():
         return None
-    # Imported here: without a flow nothing needs Pyro, nor its import time.
+    # Imported here, because only flows need Pyro.
     from mxlogit.inference.vi.flow_training import FlowSettings, train_flow
 
     wanted = FlowSettings("spline" if auto else plan.flow, plan.flow_layers, vary=optimum.sweep.vary)

@@ -1,4 +1,4 @@
-"""Multivariate t distributions, from which importance draws come."""
+"""Multivariate t distributions as importance proposals."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from torch import Tensor
 from mxlogit.draws.importance import log_standard_student
 from mxlogit.guide.population import GaussianFactor
 
+# Smallest distance of a quasi-random number from 0 and 1: the spacing of double precision below one.
 _SMALLEST = 2.0**-53
 
 
 @dataclass(frozen=True)
 class StudentFactor:
-    """Multivariate t whose location and scale are those of a Gaussian factor."""
+    """Multivariate t with the location and scale of a Gaussian factor."""
 
     gaussian: GaussianFactor
     freedom: float
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        """Draw n vectors, shape (n, D): a scrambled Sobol sequence, whose means have less noise than random ones."""
+        """Draw n vectors, shape (n, D), from a scrambled Sobol sequence: means have less noise than of random draws."""
         size = len(self.gaussian.mean)
         seed = int(torch.randint(2**31, (1,), generator=generator))
         uniform = qmc.Sobol(size + 1, rng=seed).random_base2(math.ceil(math.log2(n)))[:n]

@@ -1,8 +1,8 @@
-r"""The log posterior of the population as a surface: its values wherever they are asked for, without new noise.
+r"""Evaluation of the log posterior at given population parameters, with common random numbers.
 
-Base draws are the same at all points, so that differences between points have little noise. `KeptDensity` takes draws
-of tastes that stay where they are: hundreds of points a second. `SweptDensity` polishes and draws anew at every point,
-where populations reach further than draws that stay.
+Base draws are the same at all points, so that differences between points have little noise. `KeptDensity` uses fixed
+draws of tastes: hundreds of points a second. `SweptDensity` integrates again at every point, for population values that
+fixed draws do not cover.
 """
 
 from __future__ import annotations
@@ -21,42 +21,60 @@ from mxlogit.integration.path_draws import PathDraws, can_keep_paths
 from mxlogit.model.coordinates import CholeskyPoints
 from mxlogit.model.mixed_logit import PanelModel
 
-# Variance (nats squared) of the log likelihood from finite draws: at typical points, above which more draws are taken;
-# and at one point, above which its value is not known and it counts as impossible.
-_TYPICAL_VARIANCE, _LARGEST_VARIANCE = 0.25, 4.0
-_FIRST_DRAWS, _MOST_DRAWS = 16, 1_024
+# Constants without a stated reason are chosen by hand. Variances are of the log likelihood, from the finite number of
+# draws, in nats squared.
+# Median variance at typical points above which a swept density takes more draws.
+_TYPICAL_VARIANCE = 0.25
+# Largest variance at one point; above it the value is unknown and counts as minus infinity.
+_LARGEST_VARIANCE = 4.0
+# Initial and largest number of draws per person of a swept density, and least Newton steps to the modes.
+_FIRST_DRAWS = 16
+_MOST_DRAWS = 1_024
 _POLISH = 4
-# Draws that stay: people times draws at first, and draws at least and at most; variance at so many typical points, and
-# at one; the quantile of standard deviations at which they are taken (measured, study design, 500 people: errors of .17
+# Fixed draws: initial budget in people x draws, and fewest and most draws per person.
+_FIRST_WORK = 64_000
+_FEWEST_KEPT = 64
+_MOST_KEPT = 8_192
+# Number of typical points at which their variance is checked, its largest median, and its largest value at one point.
+_TYPICAL = 12
+_KEPT_VARIANCE = 0.16
+_LARGEST_KEPT_VARIANCE = 2.0
+# Quantile of the standard deviations at which fixed draws are taken (measured, study design, 500 people: errors of .17
 # nats, .35 at the mean; few choices: .1 and .6).
-_FIRST_WORK, _FEWEST_KEPT, _MOST_KEPT, _TYPICAL = 64_000, 64, 8_192, 12
-_KEPT_VARIANCE, _LARGEST_KEPT_VARIANCE, _WIDE = 0.16, 2.0, 0.84
-# The same at typical points for draws on paths, which are cheap (2,000 people, one choice, two tastes: with 256 draws
-# .002; at .005 standard deviations differ by 3 %), and where twice as many were more rows times draws than that.
-_PATH_VARIANCE, _ROUGH_PATH_VARIANCE, _FEW_CELLS = 0.004, 0.04, 1_100_000
-# Nats below the highest value at which the densities of points do not matter: all but a thousandth of a normal
-# posterior of five parameters is above.
+_WIDE = 0.84
+# Largest median variance at typical points of fixed whitened draws, which are cheap (2,000 people, one choice, two
+# tastes: .002 with 256 draws; at .005 standard deviations differ by 3 %); a larger one if twice the draws exceed
+# _FEW_CELLS rows x draws.
+_PATH_VARIANCE = 0.004
+_ROUGH_PATH_VARIANCE = 0.04
+_FEW_CELLS = 1_100_000
+# Nats below the highest value at which points have negligible density: all but a thousandth of a normal posterior of
+# five parameters is above.
 _NEGLIGIBLE = 10.0
-# Situations a person, typically, below which draws do not reach populations as wide as the posterior has (150 people,
-# one choice each: sds of log standard deviations of .47 where chains have .68).
+# Typical number of choice situations per person below which fixed tastes do not cover the populations of the posterior
+# (150 people, one choice each: sds of log standard deviations of .47 where chains have .68).
 _FEWEST_SITUATIONS = 3.0
-# Quantiles of the narrowest and widest points, people times draws of a sweep there and draws at least, nats by which
-# their difference may be wrong beyond two standard errors.
-_ENDS, _SWEPT_WORK, _FEWEST_SWEPT, _LARGEST_ERROR = (0.05, 0.95), 128_000, 64, 0.3
+# Quantiles of the standard deviations of the narrowest and the widest point at which fixed draws are compared with a
+# swept density; people x draws and fewest draws of that; allowed error of the difference of the two points, in nats
+# beyond two standard errors.
+_ENDS = (0.05, 0.95)
+_SWEPT_WORK = 128_000
+_FEWEST_SWEPT = 64
+_LARGEST_ERROR = 0.3
 
 
 class SweptDensity:
-    """Log posterior at points of the population, a pass over the people for each.
+    """Log posterior at population points, by one pass over the people for each point.
 
     Parameters
     ----------
     model : PanelModel
     marginal : MarginalLikelihood
-        Of everybody, with modes near the posterior's.
+        Marginal likelihood of all people, with modes close to the modes under the posterior.
     coordinates : CholeskyPoints
     sweep : Sweep
     tick : callable
-        Told how many points were evaluated.
+        Callback that receives the number of points evaluated.
     """
 
     def __init__(
@@ -72,7 +90,7 @@ class SweptDensity:
         self.passes = 0.0
 
     def evaluate(self, point: Tensor) -> tuple[float, float]:
-        """Value at a point, and the variance of the log likelihood from finite draws."""
+        """Log posterior at a point, and the variance of the log likelihood from the finite number of draws."""
         self.passes += 1.0
         space, vector = self.model.space, self.coordinates.vectors(point)
         population = space.constrain(vector)
@@ -82,7 +100,7 @@ class SweptDensity:
         return sums.log_likelihood + float(prior), sums.variance
 
     def log_prob(self, points: Tensor) -> Tensor:
-        """Values (n,) at points (n, D); minus infinity where that is nowhere, or draws are too few to tell."""
+        """Log posterior (n,) at points (n, D); minus infinity outside the space or if its variance is too large."""
         return torch.tensor([self._log_prob(point) for point in points], dtype=torch.float64)
 
     def _log_prob(self, point: Tensor) -> float:
@@ -94,7 +112,7 @@ class SweptDensity:
         return value if known else -math.inf
 
     def sharpen(self, points: Tensor) -> None:
-        """Take as many draws as make the value at typical points (n, D) known."""
+        """Quadruple the draws until the variance at typical points (n, D) is small."""
         while self.sweep.draws < _MOST_DRAWS:
             variance = torch.tensor([self.evaluate(point)[1] for point in points])
             if float(variance.nan_to_num(nan=math.inf).median()) < _TYPICAL_VARIANCE:
@@ -103,7 +121,7 @@ class SweptDensity:
 
 
 class KeptDensity:
-    """Log posterior at points of the population, from draws of tastes that stay where they are.
+    """Log posterior at population points, from fixed draws of tastes.
 
     Parameters
     ----------
@@ -111,7 +129,7 @@ class KeptDensity:
     kept : KeptDraws or PathDraws
     coordinates : CholeskyPoints
     tick : callable
-        Told how many points were evaluated.
+        Callback that receives the number of points evaluated.
     """
 
     passes = 1.0
@@ -124,36 +142,36 @@ class KeptDensity:
 
     @property
     def share_unknown(self) -> float:
-        """Share of points asked for whose values draws are too few to tell, but for those that cannot matter."""
+        """Share of evaluated points with too large a variance, except points of negligible density."""
         return float((self._unknown > self._highest - _NEGLIGIBLE).sum()) / max(1, self._asked)
 
     def log_prob(self, points: Tensor) -> Tensor:
-        """Values (n,) at points (n, D); minus infinity where that is nowhere, or draws are too few to tell."""
+        """Log posterior (n,) at points (n, D); minus infinity outside the space or if its variance is too large."""
         result = self.known(points)
         somewhere = torch.isfinite(result)
         value, variance = self.kept.log_likelihood(self.coordinates.vectors(points[somewhere]))
-        # The likelihood, whose noise is about lognormal, and not its logarithm is to be right on average: points with
-        # much noise would get too much weight.
+        # Lognormal correction: the likelihood, not its logarithm, must be unbiased; noisy points would get too much
+        # weight.
         rest, value = result[somewhere], value - 0.5 * variance
         known = torch.isfinite(value) & (variance < _LARGEST_KEPT_VARIANCE)
         result[somewhere] += torch.where(known, value, -math.inf)
         self._asked += len(value)
         self._highest = max(self._highest, float(result.amax()))
-        # As high as noise of two standard errors may make them.
+        # Upper bounds: two standard errors above the estimates.
         perhaps = (rest + value + 0.5 * variance + 2.0 * variance.sqrt())[~known].nan_to_num(nan=math.inf)
         self._unknown = torch.cat([self._unknown, perhaps])
         self._tick(len(points))
         return result
 
     def known(self, points: Tensor) -> Tensor:
-        """Log prior density and log derivative of the coordinates, (n,); minus infinity where points are nowhere."""
+        """Log prior density plus log Jacobian of the coordinates, (n,); minus infinity outside the parameter space."""
         result = self.coordinates.log_jacobian(points)
         somewhere = torch.isfinite(result)
         result[somewhere] += self.model.prior.log_prob(self.model.space, self.coordinates.vectors(points[somewhere]))
         return result
 
     def agrees(self, ends: Tensor, difference: float, variance: float) -> bool:
-        """Return whether the difference between two points (2, D) is the one that sweeps found."""
+        """Return whether the difference between two points (2, D) agrees with a swept density."""
         low, high = self.log_prob(ends).tolist()
         noise = self.kept.log_likelihood(self.coordinates.vectors(ends))[1].sum()
         return abs(high - low - difference) < _LARGEST_ERROR + 2.0 * (variance + float(noise)) ** 0.5
@@ -167,11 +185,12 @@ def keep_draws(
     sweep: Sweep,
     tick: Callable[[int], None],
 ) -> KeptDensity | None:
-    """Return the posterior from so many kept draws that its values are known; None where draws do not reach.
+    """Return the posterior density on enough fixed draws for a small variance; None if draws do not cover it.
 
-    Parameters are those of the densities, and points (n, D) of about the posterior. Draws are taken where standard
-    deviations are large: they reach narrower populations, not wider ones. Halves of draws that both do not reach agree
-    with each other, so what is found at the widest and at the narrowest points is compared with sweeps.
+    The parameters are described in `SweptDensity`; ``points`` (n, D) represent the posterior. Draws are taken at large
+    standard deviations, since they cover narrower populations, not wider ones. The variance between halves of the
+    draws does not reveal a region that neither half covers, so the difference between the widest and the narrowest
+    point is compared with a swept density.
     """
     paths, room = stay_on_paths(marginal, sweep), room_for_draws(marginal, sweep)
     if not room(1):
@@ -202,39 +221,39 @@ def keep_draws(
 
 
 def _path_variance(cells: int) -> float:
-    """Variance at typical points below which no more draws on paths are taken, if they had so many cells."""
+    """Variance at typical points below which no more whitened draws are taken, given the cells of twice the draws."""
     return _PATH_VARIANCE if cells < _FEW_CELLS else _ROUGH_PATH_VARIANCE
 
 
 def stay_on_paths(marginal: MarginalLikelihood, sweep: Sweep) -> bool:
-    """Return whether fixed draws are of whitened tastes: those of tastes do not serve all maps, nor few choices."""
+    """Return whether to fix whitened tastes: fixed tastes do not apply to all mixing maps, nor to few choices."""
     return sweep.pathwise or not can_keep(marginal, 1) or typical_situations(marginal) < _FEWEST_SITUATIONS
 
 
 def room_for_draws(marginal: MarginalLikelihood, sweep: Sweep) -> Callable[[int], bool]:
-    """Return what tells whether so many draws of a person can stay."""
+    """Return a function of the number of draws per person: whether fixed draws apply and fit in memory."""
     return partial(can_keep_paths if stay_on_paths(marginal, sweep) else can_keep, marginal)
 
 
 def mean_situations(marginal: MarginalLikelihood) -> float:
-    """Mean number of choice situations of a person, of all processes."""
+    """Mean number of choice situations per person, over all processes."""
     people = marginal.people
     return people.total(people.counts[1]) / len(people)
 
 
 def typical_situations(marginal: MarginalLikelihood) -> float:
-    """Harmonic mean of people's numbers of choice situations: one person with very many says nothing of the others."""
+    """Harmonic mean of people's numbers of choice situations, robust to a few people with very many."""
     people = marginal.people
     return len(people) / people.total(1.0 / people.counts[1].clamp(min=1.0))
 
 
 def _first_kept(people: int) -> int:
-    """Draws that stay, to begin with, a power of two: what few people's draws miss matters more, and they cost less."""
+    """Initial number of fixed draws, a power of two: more for few people, for whom they matter more and cost less."""
     return max(_FEWEST_KEPT, min(_MOST_KEPT // 2, 1 << (_FIRST_WORK // people).bit_length() >> 1))
 
 
 def _sweep_difference(density: SweptDensity, ends: Tensor) -> tuple[float, float]:
-    """Difference between two points by sweeps, and its variance."""
+    """Difference of the log posterior between two points by a swept density, and its variance."""
     people = density.marginal.people.load
     draws = max(_FEWEST_SWEPT, min(_MOST_DRAWS, 4 * (_SWEPT_WORK // (4 * people))))
     density.sweep = replace(density.sweep, draws=draws)

@@ -1,9 +1,9 @@
-"""Proposals for where a standard deviation is about zero: there a correlation may be anything.
+"""Importance proposals for standard deviations near zero, where correlations are not identified.
 
-In cells of the Cholesky factor, which other proposals are Gaussian in, such populations lie on a half circle around the
-bulk, of which a draw from the bulk never comes to the other end; and importance weights say nothing of what is never
-drawn (150 people, three choices, a correlation of -.76: its standard deviation was a tenth too small, at an effective
-sample size of .85). In standard deviations and partial correlations they are next to it.
+In entries of the Cholesky factor, the coordinates of the Gaussian proposals, such populations lie on a half circle
+around the bulk of the posterior, whose far end is never drawn; importance weights cannot reveal a region without draws
+(150 people, three choices, a correlation of -.76: its standard deviation was a tenth too small, at an effective sample
+size of .85). In standard deviations and partial correlations they are adjacent to the bulk.
 """
 
 from __future__ import annotations
@@ -17,27 +17,29 @@ from mxlogit.guide.population import GaussianFactor
 from mxlogit.inference.vi.student import StudentFactor
 from mxlogit.model.coordinates import CholeskyPoints
 
-# Degrees of freedom, and how many times as wide as the weighted draws.
-_FREEDOM, _WIDER = 5.0, 1.5
-# Standard deviations of a diagonal cell between its mean and zero, below which zero is near.
+# Degrees of freedom of the proposal; chosen by hand.
+_FREEDOM = 5.0
+# Ratio of its scale to the sds of the weighted draws; chosen by hand.
+_WIDER = 1.5
+# Mean of a diagonal entry, in its posterior sds, below which zero is plausible; chosen by hand.
 _NEAR = 4.0
-# Tastes up to which such draws are taken: of five, most are too far out to count.
+# Largest number of tastes for which the proposal is used: with five, most of its draws have negligible weight.
 _MOST_TASTES = 3
 
 
 @dataclass(frozen=True)
 class TailProposal:
-    """A multivariate t in fixed coefficients, locations, bent standard deviations and partial correlations.
+    """A multivariate t in fixed coefficients, locations, transformed standard deviations and partial correlations.
 
     Attributes
     ----------
     coordinates : CholeskyPoints
-        Coordinates of the points that it is a density of.
+        Coordinates in which points and their density are given.
     student : StudentFactor
     unit : Tensor, shape (k,)
-        Typical standard deviations, in which they are asinh(sd / 2).
+        Typical standard deviations; the transform of a standard deviation is asinh(sd / (2 unit)).
     constant : float
-        Constant that `CholeskyPoints.log_jacobian` leaves out.
+        Additive constant omitted by `CholeskyPoints.log_jacobian`.
     """
 
     coordinates: CholeskyPoints
@@ -47,7 +49,7 @@ class TailProposal:
 
     @classmethod
     def around(cls, coordinates: CholeskyPoints, points: Tensor, weights: Tensor) -> TailProposal:
-        """Fit weighted points (n, D), weights (n,) that sum to one."""
+        """Fit the proposal to points (n, D) with weights (n,) that sum to one."""
         centre = weights @ points
         jacobian = torch.autograd.functional.jacobian(coordinates.vectors, centre)
         constant = float(torch.linalg.slogdet(jacobian).logabsdet - coordinates.log_jacobian(centre))
@@ -66,25 +68,25 @@ class TailProposal:
         """Draw n points (n, D)."""
         drawn = self.student.sample(n, generator)
         _, _, bent, _ = self.coordinates.space.split(drawn)
-        # Either sign of a standard deviation is the same population.
+        # A standard deviation and its negative are the same population.
         vectors = drawn.clone()
         vectors[:, self._scales] = (2.0 * bent.abs().sinh() * self.unit).log()
         return self.coordinates.points(vectors)
 
     def log_prob(self, points: Tensor) -> Tensor:
-        """Log density (n,) at points (n, D); minus infinity nowhere."""
+        """Log density (n,) at points (n, D); minus infinity outside the parameter space."""
         log_jacobian = self.coordinates.log_jacobian(points) + self.constant
         somewhere = torch.isfinite(log_jacobian)
         result = log_jacobian.clone()
         here = self._chart(self.coordinates.vectors(points[somewhere]))
         bent, k = here[:, self._scales], len(self.unit)
-        # d asinh(exp(log sd) / 2 unit) / d log sd is the hyperbolic tangent; signs fold together.
+        # d asinh(exp(log sd) / 2 unit) / d log sd is the hyperbolic tangent; densities at both signs add up.
         value = torch.stack([self.student.log_prob(self._signed(here, signs)) for signs in _all_signs(k)]).logsumexp(0)
         result[somewhere] += value + bent.tanh().log().sum(1)
         return result
 
     def _chart(self, vectors: Tensor) -> Tensor:
-        """Coordinates (n, D) of unconstrained vectors (n, D)."""
+        """Coordinates (n, D) of the Student-t at unconstrained vectors (n, D)."""
         result = vectors.clone()
         result[:, self._scales] = (0.5 * vectors[:, self._scales].exp() / self.unit).asinh()
         return result
@@ -102,12 +104,12 @@ class TailProposal:
 
 
 def _all_signs(k: int) -> Tensor:
-    """All signs (2^k, k) of k numbers."""
+    """All combinations (2^k, k) of k signs."""
     return torch.cartesian_prod(*[torch.tensor([1.0, -1.0], dtype=torch.float64)] * k).view(-1, k)
 
 
 def is_zero_near(coordinates: CholeskyPoints, points: Tensor, weights: Tensor) -> bool:
-    """Whether some standard deviation of a few correlated tastes may be about zero, by weighted points."""
+    """Whether zero is plausible for a standard deviation of at most `_MOST_TASTES` correlated tastes."""
     if not coordinates.space.pairs or coordinates.space.n_random > _MOST_TASTES:
         return False
     cells = coordinates.diagonal(points)
