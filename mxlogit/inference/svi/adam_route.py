@@ -1,8 +1,8 @@
 """The classic route: encoder and q(theta) trained by stochastic backpropagation of Pyro's ELBO.
 
-After Rodrigues (2022, arXiv 2004.05426): mini-batches of decision makers, one reparametrised draw, Adam. It
-starts where the default route starts, follows a cosine schedule, and reports the average of the last
-quarter of the iterates.
+After Rodrigues (2022, arXiv 2004.05426): mini-batches of decision makers, one reparametrised draw, Adam. It has the
+same start as the default route, a cosine schedule of the learning rates, and reports the average of the last quarter of
+the iterates.
 """
 
 from __future__ import annotations
@@ -33,18 +33,24 @@ from mxlogit.integration.tastes import PolishedTastes
 from mxlogit.model.panels import Panels
 from mxlogit.model.pyro_program import mixed_logit
 
-_RECORD_EVERY, _TEST_EVERY, _PATIENCE = 50, 100, 5
+# Steps between rows of the history; chosen by hand.
+_RECORD_EVERY = 50
+# Steps between tests of a constant rate, and tests without an increase of the bound after which it stops.
+_TEST_EVERY = 100
+_PATIENCE = 5
+# Bound on the norm of the gradient of q(theta), per person; chosen by hand.
 _CLIP = 10.0
-# Share of the run after which q(theta) is averaged.
+# Share of the run after which q(theta) is averaged; chosen by hand.
 _AVERAGED_FROM = 0.75
-# Pyro's handlers and torch's global generator are one for all threads: fits in several of them take turns.
+# Pyro's handlers and torch's global generator are shared by all threads, so concurrent fits take turns.
 _PYRO = threading.Lock()
+# Default number of steps without a time limit; chosen by hand.
 _STEPS = 2_000
 
 
 @dataclass(frozen=True)
 class AdamPlan:
-    """What `mxlogit.SVI` asks of the classic route.
+    """Settings of `mxlogit.SVI` for the classic route.
 
     Attributes
     ----------
@@ -77,7 +83,7 @@ def run_classic(task: Task, plan: AdamPlan) -> Fit:
 
 
 class _Schedule:
-    """Cosine from 1 to 0 over the steps, or over the seconds when there is a time limit."""
+    """Cosine schedule from 1 to 0 over the steps, or over the seconds of a time limit."""
 
     def __init__(self, training: Training, clock: Clock) -> None:
         steps = _STEPS if clock.limit is None else None
@@ -85,12 +91,12 @@ class _Schedule:
         self.constant, self.checks = training.schedule == "constant", [-math.inf]
 
     def progress(self, step: int) -> float:
-        """Share of the steps, or of the time, whichever is further; the same in all processes."""
+        """The larger of the shares of steps and of time used; the same in all processes."""
         by_steps = 0.0 if self.steps is None else step / self.steps
         return min(1.0, max(self.clock.progress(), by_steps))
 
     def is_over(self, bound: float) -> bool:
-        """Whether, at a constant rate, the bound has not risen in the last tests (the published stopping rule)."""
+        """Whether the bound has not risen in the last tests of a constant rate (the published stopping rule)."""
         self.checks.append(bound)
         return self.constant and max(self.checks[-_PATIENCE:]) <= max(self.checks[:-_PATIENCE] or [-math.inf])
 
@@ -99,7 +105,7 @@ class _Schedule:
 
 
 def train(training: Training, guide: AmortizedGuide, task: Task) -> tuple[GaussianFactor, int]:
-    """Run Adam; return q(theta) averaged over the last quarter of the run, and how many gradients were clipped."""
+    """Run Adam; return q(theta) averaged over the last quarter of the run, and the number of clipped gradients."""
     run = _Run(training, guide, task)
     return run.to_the_end(), run.clipped
 
@@ -107,8 +113,8 @@ def train(training: Training, guide: AmortizedGuide, task: Task) -> tuple[Gaussi
 class _Run:
     """Adam on Pyro's ELBO.
 
-    Gradients are means over processes, each of which takes its share of a mini-batch from its own people, as if they
-    were all.
+    Each process draws its share of a mini-batch from its own people and scales the bound as if they were all people;
+    gradients are averaged over processes.
     """
 
     def __init__(self, training: Training, guide: AmortizedGuide, task: Task) -> None:
@@ -132,7 +138,7 @@ class _Run:
         mixed_logit(self.guide.model, data, people)
 
     def to_the_end(self) -> GaussianFactor:
-        """Step until steps or time are used up, or a constant rate gains nothing; return q(theta)."""
+        """Run until steps or time are used up, or the bound no longer rises at a constant rate; return q(theta)."""
         average, n_averaged, step = _flatten(self.theta) * 0.0, 0, 0
         while (progress := self.schedule.progress(step)) < 1.0:
             self._step(step, progress)
@@ -169,7 +175,7 @@ class _Run:
         self.recent = [*self.recent[-_RECORD_EVERY + 1 :], -float(loss.detach())]
 
     def _is_settled(self, step: int) -> bool:
-        """Record now and then; whether a constant rate has gained nothing for long."""
+        """Record the bound at intervals; return whether a constant rate has met the stopping rule."""
         bound = sum(self.recent) / len(self.recent)
         if step % _RECORD_EVERY == 0:
             _record(self.clock, step, bound)
@@ -177,7 +183,7 @@ class _Run:
 
 
 def _average_gradients(parameters: list[torch.nn.Parameter], team: Team) -> None:
-    """Replace gradients by their means over processes (the encoder's are averaged while they are computed)."""
+    """Replace gradients by their means over processes (the encoder's are averaged in the backward pass)."""
     if team.size > 1:
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         for gradient, total in zip(gradients, team.total(*gradients), strict=True):

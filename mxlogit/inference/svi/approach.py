@@ -1,8 +1,8 @@
-"""Where second-order engines of q(theta) begin: few people show the way, everybody the curvature.
+"""Initial q(theta) of the second-order engines: optimisation on few people, then the curvature of all people.
 
-Far from the optimum a few hundred people at a time lead towards it for a fraction of the cost; and in coordinates that
-a Laplace approximation whitens, curvature is about the identity (study design, 2,000 people: Hessian-free comes within
-2 nats per 1,000 people of the best bound in a third of the time that it takes without).
+Far from the optimum, steps on a few hundred people at a time approach it at a fraction of the cost. In coordinates
+whitened by a Laplace approximation, curvature is about the identity (study design, 2,000 people: Hessian-free comes
+within 2 nats per 1,000 people of the best bound in a third of the time that it takes without).
 """
 
 from __future__ import annotations
@@ -22,19 +22,24 @@ from mxlogit.inference.vi.posterior import laplace_factor
 from mxlogit.integration.marginal import MarginalLikelihood, Sweep
 from mxlogit.optim.stochastic import Progress, lbfgs, settled
 
-# People at a time, and how many times more there must be for that to save time.
-_FEW_PEOPLE, _TIMES_MORE = 250, 4
-_MOST_ITERATIONS, _SHORT_WINDOW = 40, 5
+# People of a mini-batch; chosen by hand.
+_FEW_PEOPLE = 250
+# Smallest number of people, in mini-batches, for which this saves time; chosen by hand.
+_TIMES_MORE = 4
+# Most iterations on few people, and window of the stopping rule (`settled`); chosen by hand.
+_MOST_ITERATIONS = 40
+_SHORT_WINDOW = 5
+# Integration settings of the Laplace approximation; chosen by hand.
 _SWEEP = Sweep(draws=16, tail=8, key=30, polish=10)
 
 
 def approach(guide: AmortizedGuide, people: People, seed: int, clock: Clock) -> GaussianFactor:
-    """Go near the optimum on few people, and return the Laplace approximation of everybody there.
+    """Approach the optimum on few people, and return the Laplace approximation from all people there.
 
     Parameters
     ----------
     guide : AmortizedGuide
-        Without networks; where it stands is where to begin.
+        Guide without networks, at the starting point.
     people : People
     seed : int
     clock : Clock
@@ -67,7 +72,7 @@ def approach(guide: AmortizedGuide, people: People, seed: int, clock: Clock) -> 
 
 @torch.no_grad()
 def laplace(guide: AmortizedGuide, people: People, seed: int, clock: Clock) -> GaussianFactor:
-    """Laplace approximation, one Newton step from the mean of a guide's q(theta), by the scores of everybody."""
+    """Laplace approximation by one Newton step from the mean of a guide's q(theta), from the scores of all people."""
     model = guide.model
     population = model.space.constrain(guide.population_factor().mean)
     marginal = MarginalLikelihood(people, model.space, model.mixing, seed)

@@ -1,4 +1,4 @@
-"""Memory-saving backward passes as a setting of `mxlogit.SVI`: what is meant, and what encoder it fits."""
+"""Resolution and checks of `mxlogit.SVI(sbp=...)`, the memory-saving backward passes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from mxlogit.errors import SpecificationError, check_option
 from mxlogit.guide.encoder import Encoder
 from mxlogit.guide.subsampling import SBP
 
-_WORDS = {"auto": SBP("auto"), "checkpoint": SBP(1.0, recompute=True), "bfloat16": SBP(1.0, half=True)}
+# Settings that have a name.
+_NAMED = {"auto": SBP("auto"), "checkpoint": SBP(1.0, recompute=True), "bfloat16": SBP(1.0, half=True)}
 
 
 def resolve_sbp(sbp: float | str | SBP | None) -> SBP | None:
@@ -15,18 +16,18 @@ def resolve_sbp(sbp: float | str | SBP | None) -> SBP | None:
     Raises
     ------
     SpecificationError
-        If a word is none of those that stand for settings.
+        If a name is unknown.
     """
     if sbp is None or isinstance(sbp, SBP):
         return sbp
     if isinstance(sbp, str):
-        check_option("SVI(sbp=...), as a word,", sbp, list(_WORDS))
-        return _WORDS[sbp]
+        check_option("SVI(sbp=...), as a word,", sbp, list(_NAMED))
+        return _NAMED[sbp]
     return SBP(sbp)
 
 
 def check_sbp(sbp: SBP, encoder: Encoder | str | None) -> None:
-    """Raise unless memory-saving backward passes make sense for an encoder.
+    """Raise unless the memory-saving backward passes are valid for an encoder.
 
     Raises
     ------

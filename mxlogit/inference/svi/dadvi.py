@@ -14,31 +14,32 @@ from mxlogit.inference.svi.plan import GuidePlan
 from mxlogit.inference.task import Task
 from mxlogit.model.mixed_logit import PanelModel
 
+# Default number of Newton steps from zero to a person's mode; chosen by hand.
 _POLISH = 10
 
 
 class DADVI(BaseEstimator):  # type: ignore[misc]
     """Deterministic variational inference: a diagonal q(theta) under fixed draws, its covariance by linear response.
 
-    With the draws fixed the bound is an ordinary function, minimised to the end by a trust-region Newton method; the
-    Monte Carlo error of the fixed draws is known (``diagnostics_["fixed_draws_error"]``), and they are doubled until it
-    is below half a posterior standard deviation.
+    With fixed draws the bound is a deterministic function, optimised to convergence by a trust-region Newton method.
+    The Monte Carlo error of the fixed draws is estimated (``diagnostics_["fixed_draws_error"]``), and their number is
+    doubled until it is below half a posterior standard deviation.
 
     Parameters
     ----------
     objective : {"auto", "iwae", "elbo"}
-        Bound of people, from ``draws`` draws; "auto" is their log marginal likelihood.
+        Bound on each person's log likelihood, from ``draws`` draws; "auto": an estimate of the log likelihood itself.
     noise : {"antithetic", "sobol"}
-        People's draws: pseudo-random or quasi-random, in antithetic pairs both.
+        Kind of draws of tastes: pseudo-random or quasi-random, both in antithetic pairs.
     draws : int or None
-        Draws of each person's tastes, a multiple of 4; None: 128.
+        Number of draws of each person's tastes, a multiple of 4; None: 128.
     polish : "auto" or int
-        Damped Newton steps of each person's factor from zero; "auto" is 10.
+        Number of damped Newton steps from zero to each person's mode; "auto" is 10.
     tail : int or None
         Degrees of freedom (even, above 2) of the Student-t importance proposal of people's tastes and of the log
         likelihood at the estimate; None for a normal.
     n_samples : int
-        Posterior samples kept.
+        Number of posterior samples kept.
     max_seconds : float or None
         Time limit of the fit, in seconds.
 
@@ -67,12 +68,12 @@ class DADVI(BaseEstimator):  # type: ignore[misc]
         self.max_seconds = max_seconds
 
     def check(self) -> None:
-        """Raise unless the settings make sense.
+        """Raise unless the settings are valid.
 
         Raises
         ------
         SpecificationError
-            Naming the setting, what is allowed and what came.
+            If a setting is invalid; the message names it, its allowed values and the value given.
         """
         check_option("DADVI(objective=...)", self.objective, ["auto", "iwae", "elbo"])
         check_option("DADVI(noise=...)", self.noise, ["antithetic", "sobol"])
@@ -92,11 +93,11 @@ class DADVI(BaseEstimator):  # type: ignore[misc]
         Raises
         ------
         SpecificationError
-            If a setting is wrong, or the model is in willingness-to-pay space.
+            If a setting is invalid, or the model is in willingness-to-pay space.
         """
         self.check()
         task = Task.begin(model, people, generator, callback, self.max_seconds)
-        # Imported here: other engines need neither Pyro nor its import time.
+        # Imported here, because other engines do not need Pyro.
         from mxlogit.inference.svi.second_order_route import BoundPlan, run_stochastic
         from mxlogit.inference.svi.training import Training
 

@@ -22,61 +22,62 @@ from mxlogit.inference.svi.training import Training
 from mxlogit.inference.task import Task
 from mxlogit.model.mixed_logit import PanelModel
 
-# Newton steps of each person's factor from zero, where there is no encoder; and after an encoder on Pyro's ELBO.
-_POLISH_FROM_ZERO, _POLISH_AFTER_ENCODER = 10, 1
+# Default numbers of Newton steps to a person's mode, without an encoder and after one on Pyro's ELBO; chosen by hand.
+_POLISH_FROM_ZERO = 10
+_POLISH_AFTER_ENCODER = 1
 
 
 class SVI(BaseEstimator):  # type: ignore[misc]
     r"""Stochastic variational inference: a guide trained on mini-batches of decision makers.
 
     The guide is q(theta) q(tastes | theta): a Gaussian over the unconstrained population vector, and for each person
-    encoder -> polish -> flow in whitened coordinates. By default encoder, flow and q(theta) are trained together by
-    stochastic backpropagation of Pyro's ELBO (Rodrigues 2022, arXiv 2004.05426). `VI` reaches the same bound sooner;
-    this is for guides with networks: where a trained encoder is wanted for its own sake.
+    an encoder, Newton steps and a flow in whitened coordinates. By default encoder, flow and q(theta) are trained
+    together by stochastic backpropagation of Pyro's ELBO (Rodrigues 2022, arXiv 2004.05426). `VI` reaches the same
+    bound sooner; use this engine for guides with networks, if a trained encoder itself is of interest.
 
     Parameters
     ----------
     optimizer : {"adam", "hessian_free", "lbfgs"}
-        "adam": first order. "hessian_free", "lbfgs": second order on the guide's bound under frozen draws, over
+        Optimiser of the bound. "adam": first order. "hessian_free", "lbfgs": second order, under fixed draws, over
         q(theta) alone or, with an encoder or a flow, over all weights together.
     encoder : {"auto", None, "set", "rodrigues2022"} or Encoder
-        Network that proposes each person's factor. "auto" is "set" under "adam" and None elsewhere, where polishing
-        leaves a network nothing to win; "rodrigues2022" is the published network, for comparison. An `Encoder` is the
-        set encoder in another shape.
+        Network that outputs each person's factor. "auto" is "set" under "adam" and None otherwise, since Newton steps
+        make a network unnecessary; "rodrigues2022" is the published network, for comparison. An `Encoder` is the set
+        encoder with another architecture.
     flow : {"auto", "affine", "spline", "autoregressive", None}
-        Conditional normalizing flow on each person's factor (see `VI`), trained with the rest. "auto": "affine" with an
-        encoder on Pyro's ELBO, else none.
+        Conditional normalizing flow on each person's factor (see `VI`), trained jointly. "auto": "affine" with an
+        encoder on Pyro's ELBO, otherwise none.
     flow_layers : int
-        Layers of a "spline" or "autoregressive" flow.
+        Number of layers of a "spline" or "autoregressive" flow.
     sbp : None, float, SBP, "auto", "checkpoint" or "bfloat16"
-        Memory-saving backward passes of the set encoder: gradients through that share of each person's situations, by
-        the rules of an `SBP`; unbiased. "auto" finds the share. "checkpoint" recomputes all rows: exact, slower;
-        "bfloat16" rounds what is recorded. For panels of many situations and wide encoders, under "adam" and
-        "hessian_free" (gradients only, one mask an iteration; curvature of few people through all their situations).
-        `mxlogit.memory_report` says what there is to save.
+        Memory-saving backward passes of the set encoder: the share of each person's situations to backpropagate
+        through, with the defaults of `SBP`, or an `SBP`; gradients are unbiased. "auto" adapts the share. "checkpoint"
+        recomputes all rows: exact, slower; "bfloat16" rounds stored activations. For panels of many situations and wide
+        encoders, under "adam" and "hessian_free" (there for gradients, with one mask per iteration; curvature uses all
+        situations of few people). `mxlogit.memory_report` measures the memory to be saved.
     polish : "auto" or int
-        Damped Newton steps per person and pass. "auto" is 10 from zero, 1 after an encoder on Pyro's ELBO and 0 after
-        one on another bound.
+        Number of damped Newton steps per person and pass. "auto" is 10 from zero, 1 after an encoder on Pyro's ELBO and
+        0 after an encoder on another bound.
     objective : {"auto", "iwae", "elbo"}
-        Bound of people, from ``draws`` draws. "auto" is Pyro's one-draw ELBO under "adam" with an encoder, the log
-        marginal likelihood where q(theta) alone is trained, else "iwae".
+        Bound on each person's log likelihood, from ``draws`` draws. "auto" is Pyro's one-draw ELBO under "adam" with an
+        encoder, an estimate of the log marginal likelihood if q(theta) alone is trained, otherwise "iwae".
     noise : {"antithetic", "sobol"}
-        People's draws in the ``objective``: pseudo-random or quasi-random, in antithetic pairs both; "dreg" takes
-        independent ones. Draws of q(theta) are antithetic pairs in orthogonal directions.
+        Kind of draws of tastes in the ``objective``: pseudo-random or quasi-random, both in antithetic pairs; "dreg"
+        uses independent draws. Draws of q(theta) are antithetic pairs in orthogonal directions.
     draws : int or None
-        Draws of each person's tastes, a multiple of 4; None: 16. Pyro's ELBO takes one.
+        Number of draws of each person's tastes, a multiple of 4; None: 16. Pyro's ELBO uses one.
     tail : int or None
         Degrees of freedom (even, above 2) of the Student-t importance proposal of people's tastes and of the log
         likelihood after training; None for a normal.
     population_family : {"gaussian", "diagonal", "blocks"}
-        Family of q(theta): Gaussian with full covariance, without covariances, or with those within fixed coefficients
-        and within locations only.
+        Family of q(theta): Gaussian with full covariance, with diagonal covariance, or with covariances within fixed
+        coefficients and within locations only.
     n_samples : int
-        Posterior samples kept.
+        Number of posterior samples kept.
     training : Training or None
-        Steps, mini-batches, rates and the estimator of the gradient; None: ``Training()``.
+        Steps, mini-batches, learning rates and gradient estimator; None: ``Training()``.
     max_seconds : float or None
-        Time limit of the fit, in seconds; rates of "adam" that fall to zero then follow the clock.
+        Time limit of the fit, in seconds; learning rates of "adam" that fall to zero then follow the clock.
     """
 
     def __init__(
@@ -116,18 +117,19 @@ class SVI(BaseEstimator):  # type: ignore[misc]
     def rodrigues2022(cls, **settings: Any) -> SVI:
         """Return the published method, for comparison (Rodrigues 2022, arXiv 2004.05426, version 0.1 of its code).
 
-        Its network, one draw of Pyro's ELBO, constant rates of Adam, early stopping, independent blocks of q(theta);
-        not its permuted people, nor draws for people outside the mini-batch. It begins at the multinomial logit.
+        It has the published network, one draw of Pyro's ELBO, constant learning rates of Adam, early stopping and
+        independent blocks of q(theta), but not the published permutation of people or draws for people outside the
+        mini-batch. It starts at the multinomial logit.
 
         Parameters
         ----------
         **settings
-            Settings of `SVI` and, by name, of `Training`, in place of the published ones.
+            Settings of `SVI` and, by name, of `Training`, which replace the published ones.
 
         Raises
         ------
         SpecificationError
-            If another optimizer is asked for.
+            If another optimizer is requested.
         """
         if settings.get("optimizer", "adam") != "adam":
             raise SpecificationError(
@@ -140,12 +142,12 @@ class SVI(BaseEstimator):  # type: ignore[misc]
         return cls(**{**published, "training": Training(**training), **settings})
 
     def check(self) -> None:
-        """Raise unless the settings make sense together.
+        """Raise unless the settings are valid together.
 
         Raises
         ------
         SpecificationError
-            Naming the setting, what is allowed and what came.
+            If a setting is invalid; the message names it, its allowed values and the value given.
         """
         check_option("SVI(optimizer=...)", self.optimizer, ["adam", "hessian_free", "lbfgs"])
         if isinstance(self.encoder, Encoder):
@@ -173,7 +175,7 @@ class SVI(BaseEstimator):  # type: ignore[misc]
         gradient = self.how.gradient
         own_bound = self.resolved_encoder is not None and self.optimizer == "adam" and not self.takes_pyros_elbo
         if own_bound:
-            # Gradients stop at a polished point.
+            # Gradients do not pass through Newton steps.
             check_option("SVI(polish=...) with an objective, gradient or noise of one's own", self.polish, ["auto", 0])
         if gradient == "standard":
             return
@@ -228,24 +230,24 @@ class SVI(BaseEstimator):  # type: ignore[misc]
 
     @property
     def how(self) -> Training:
-        """Training as given, or as it is by default."""
+        """Training settings, given or default."""
         return self.training or Training()
 
     @property
     def takes_pyros_elbo(self) -> bool:
-        """Whether an encoder would be trained by Pyro's ELBO, and not by a bound, gradient or noise asked for."""
+        """Whether an encoder would be trained by Pyro's ELBO: no other bound, gradient or noise was requested."""
         usual = self.objective == "auto" and self.how.gradient == "standard" and self.noise == "antithetic"
         return self.optimizer == "adam" and usual
 
     @property
     def resolved_encoder(self) -> Encoder | str | None:
-        """Shape of the set encoder, "rodrigues2022", or None."""
+        """Architecture of the set encoder, "rodrigues2022", or None."""
         if self.encoder == "auto":
             return Encoder() if self.optimizer == "adam" else None
         return Encoder() if self.encoder == "set" else self.encoder
 
     def plan(self) -> GuidePlan:
-        """Return what the guide is made of."""
+        """Return the components of the guide."""
         encoder, flow, polish = self.resolved_encoder, self.flow, self.polish
         classic = self.takes_pyros_elbo and encoder is not None
         if flow == "auto":
@@ -265,16 +267,16 @@ class SVI(BaseEstimator):  # type: ignore[misc]
         Raises
         ------
         SpecificationError
-            If a setting is wrong, or the model is in willingness-to-pay space.
+            If a setting is invalid, or the model is in willingness-to-pay space.
         """
         self.check()
         task = Task.begin(model, people, generator, callback, self.max_seconds)
-        # Imported here: other engines need neither Pyro nor its import time.
+        # Imported here, because other engines do not need Pyro.
         from mxlogit.inference.svi.adam_route import AdamPlan, run_classic
         from mxlogit.inference.svi.second_order_route import BoundPlan, run_stochastic
 
         guide = self.plan()
-        # Fixed coefficients alone leave an encoder nothing to encode.
+        # With fixed coefficients only, there are no tastes to encode.
         if self.takes_pyros_elbo and guide.encoder is not None and model.space.n_random > 0:
             return run_classic(task, AdamPlan(guide, self.how, self.tail, self.n_samples))
         bound = BoundPlan(

@@ -1,8 +1,8 @@
-r"""Fixed draws: the bound of a diagonal Gaussian as an ordinary function, minimised by a trust-region Newton method.
+r"""Fixed draws: the bound of a diagonal Gaussian as a deterministic function, minimised by trust-region Newton.
 
-After Giordano, Ingram and Broderick (2024, Journal of Machine Learning Research 25, arXiv 2304.05527): with M draws
-fixed, the optimum is found to machine precision, its covariance is corrected by linear response, and the Monte Carlo
-error of the fixed draws is known. A full-rank Gaussian could fit M draws to any depth, so only the diagonal one is
+After Giordano, Ingram and Broderick (2024, Journal of Machine Learning Research 25, arXiv 2304.05527): with M fixed
+draws, the optimum is found to convergence, its covariance is corrected by linear response, and the Monte Carlo error of
+the fixed draws is estimated. With a full covariance the bound on M draws could be unbounded, so only a diagonal one is
 offered.
 """
 
@@ -21,39 +21,46 @@ from mxlogit.inference.clock import Clock
 from mxlogit.inference.svi.guide_objective import GuideObjective
 from mxlogit.optim.curvature import Product, Smooth
 
-FIRST_DRAWS, _MOST_DRAWS = 30, 960
-# Monte Carlo error over linear-response sd, in the worst direction of an axis, that is allowed.
+# Initial and largest number M of fixed draws of theta; chosen by hand.
+FIRST_DRAWS = 30
+_MOST_DRAWS = 960
+# Largest allowed Monte Carlo error of a mean, in linear-response sds; chosen by hand.
 _LARGEST_ERROR = 0.5
-# Rounds in which people's factors follow the optimum, and how far it may still move, in sds.
-_ROUNDS, _SETTLED = 6, 0.05
-_KEY, _HELD_OUT_KEY = 0, 1
-# Norm of the gradient, in the units of the guide, at which the search ends.
+# Most rounds in which people's factors are updated at the optimum, and move of the optimum, in sds, that ends them;
+# chosen by hand.
+_ROUNDS = 6
+_SETTLED = 0.05
+# Keys of the fitted and the held-out draws.
+_KEY = 0
+_HELD_OUT_KEY = 1
+# Norm of the gradient, in the units of the guide, at which the search ends; chosen by hand.
 _GRADIENT = 0.02
-# Newton steps of a round: a tenth of them is usual; where draws are too few for a bound, there is no end.
+# Most Newton steps of a round: a tenth is typical; with too few draws the bound may be unbounded.
 _ITERATIONS = 100
-# Least curvature beside the largest, where a search was ended before its optimum.
+# Smallest curvature relative to the largest, if a search ended before its optimum; chosen by hand.
 _LEAST_CURVATURE = 1e-6
 
 
 @dataclass(frozen=True)
 class FixedDraws:
-    """What fixed draws found.
+    """Optimum of the bound on fixed draws.
 
     Attributes
     ----------
     factor : GaussianFactor
-        Mean of the optimum, covariance by linear response.
+        Gaussian with the mean of the optimum and the covariance by linear response.
     mean_field : Tensor, shape (D,)
         Standard deviations of the diagonal factor itself.
     draws : int
-        M.
+        Number M of draws.
     error : float
         Largest Monte Carlo error of a mean, in linear-response sds.
     held_out_gap : float
-        By how many nats the bound is worse on draws that were not fitted.
+        Difference of the bound between fitted and held-out draws, in nats; positive if it is worse on held-out draws.
     gradients : float
-        Gradient equivalents.
+        Cost in gradient evaluations.
     settled : bool
+        Whether people's factors and the optimum have converged jointly.
     """
 
     factor: GaussianFactor
@@ -71,11 +78,11 @@ def minimise_fixed_draws(objective: GuideObjective, seed: int, clock: Clock, dra
     Parameters
     ----------
     objective : GuideObjective
-        Of a guide with a diagonal population factor and nothing else to train.
+        Bound of a guide with a diagonal population factor and no other trained part.
     seed : int
     clock : Clock
     draws : int
-        To begin with, even.
+        Initial number of draws, even.
 
     Returns
     -------
@@ -98,7 +105,7 @@ def minimise_fixed_draws(objective: GuideObjective, seed: int, clock: Clock, dra
 
 
 def _minimise(objective: GuideObjective, vector: Tensor, clock: Clock) -> tuple[Tensor, Smooth, bool]:
-    """Optimum of fixed draws; people's factors follow it round by round."""
+    """Find the optimum on fixed draws, updating people's factors in rounds."""
     spent = 0.0
     for _ in range(_ROUNDS):
         smooth = objective.freeze(_KEY, vector)
@@ -175,7 +182,7 @@ def _describe(
 
 
 def _inverse(hessian: Tensor) -> Tensor:
-    """Inverse (d, d); where curvature is not positive, as at no optimum, of its absolute values."""
+    """Inverse (d, d) of a Hessian; of its absolute eigenvalues if it is not positive definite (not at an optimum)."""
     values, vectors = torch.linalg.eigh(0.5 * (hessian + hessian.T))
     if not bool((values > 0.0).all()):
         values = values.abs().clamp(min=_LEAST_CURVATURE * float(values.abs().amax()))

@@ -1,16 +1,16 @@
-r"""The guide's bound as a function of one vector, its draws and people frozen by a key.
+r"""The guide's bound as a function of one vector, with draws and people fixed by a key.
 
 .. math:: -\tfrac1M \sum_m \bigl[ \tfrac{N}{B} \sum_{n \in batch} w_n\, b_n(\theta_m)
           + \log p(\theta_m) - \log q(\theta_m) \bigr], \quad \theta_m = \mu + \Lambda \epsilon_m,
 
-with b_n a person's evidence lower bound, its importance-weighted bound from S draws of the local factor, or the log
-marginal likelihood that those estimate. Noise comes in antithetic pairs; values are those of pairs, of which the mean
-counts. Where there are people enough, pairs are dealt batches of their own: no dearer than one batch at all points, and
-the sum over people, which is what moves the mean of q(theta), is of as many times more.
+with b_n a person's evidence lower bound, its importance-weighted bound from S draws of the local factor, or an estimate
+of its log marginal likelihood from them. The noise epsilon comes in antithetic pairs; there is one value per pair, and
+the objective is their mean. With enough people each pair has its own batch, at the same cost as one batch for all
+points; the sum over people, which determines the mean of q(theta), then covers all batches.
 
-The gradients "stl" and "dreg" (`mxlogit.guide.objectives`) leave out the derivative of log q with respect to its own
-parameters, whose expectation is zero or, for "dreg", is that of other terms. They are not derivatives of the value, so
-they are for first-order engines.
+The gradients "stl" and "dreg" (`mxlogit.guide.objectives`) omit the derivative of log q with respect to its own
+parameters, whose expectation is zero or, for "dreg", equals that of other terms. They are not derivatives of the value,
+so they apply to first-order engines only.
 """
 
 from __future__ import annotations
@@ -38,33 +38,33 @@ from mxlogit.optim.curvature import Smooth
 
 @dataclass(frozen=True)
 class ObjectiveSettings:
-    """How the bound is estimated.
+    """Settings of the estimate of the bound.
 
     Attributes
     ----------
     bound : {"marginal", "iwae", "elbo"}
-        Of people. "marginal", jackknifed and with a control variate, has the least noise and hardly any bias, but is
-        not a bound: for guides with nothing to train beside q(theta).
+        Bound on each person's log likelihood. "marginal", with jackknife and control variate, has the least noise and
+        almost no bias, but is not a bound: for guides in which only q(theta) is trained.
     draws : int
-        Of each person's tastes, a multiple of 4.
+        Number of draws of each person's tastes, a multiple of 4.
     points : int
-        Of theta, even: antithetic pairs.
+        Number of points of theta, in antithetic pairs.
     batch : int
-        People at each point of theta; all of them if there are no more. Of N people, N / batch pairs of points, at
-        most, have other people.
+        Number of people at each point of theta, at most all of them. Up to N / batch pairs of points have disjoint
+        batches of the N people.
     orthogonal : bool
-        Whether directions of points are orthogonal, at their root-mean-square distance: as many pairs as theta has
-        dimensions then give quadratic functions their exact mean, and a full-rank q(theta) cannot escape between them.
-        Else they are independent.
+        Whether directions of points are orthogonal, at their root-mean-square distance, or independent. With as many
+        orthogonal pairs as dimensions of theta, means of quadratic functions are exact, and a full-rank q(theta) cannot
+        become degenerate in a direction without points.
     gradient : {"standard", "stl", "dreg"}
     noise : {"antithetic", "sobol", "independent"}
-        Of people's draws: pseudo-random, or a scrambled Sobol sequence, each draw with its opposite; or neither. "dreg"
-        asks for independent ones: given one of a pair the other is no longer random.
+        Kind of draws of tastes: pseudo-random or scrambled Sobol, both in antithetic pairs, or independent. "dreg"
+        needs independent draws: conditional on one draw of a pair the other is not random.
     masked : bool
-        Whether gradients go through those situations only that the guide's `SBP` keeps, the same under one key. Second
-        derivatives need all: what masks leave is the derivative of no function.
+        Whether gradients pass only through the situations that the guide's `SBP` keeps, the same under one key. Second
+        derivatives need all situations, because masked gradients are not derivatives of a function.
     kept_draws : float or None
-        Of "iwae": share of draws that gradients go through; 1: all, computed again; None: all, recorded.
+        Share of draws to backpropagate through, for "iwae"; 1: all, recomputed; None: all, stored.
     """
 
     bound: str = "marginal"
@@ -79,7 +79,7 @@ class ObjectiveSettings:
 
 
 class GuideObjective:
-    """Minus the bound of a guide, to be minimised over its weights or those of its population factor.
+    """Minus the bound of a guide, to be minimised over all its weights, or over q(theta) without networks.
 
     Parameters
     ----------
@@ -94,13 +94,13 @@ class GuideObjective:
         self.names = [name for name, _ in guide.named_parameters()]
 
     def of_batches(self, people: int, *, masked: bool = True) -> tuple[GuideObjective, float]:
-        """The same with so many people at a time, if there are, and what it costs as a multiple of this one."""
+        """Return the objective on batches of ``people``, and its cost relative to this one."""
         count = min(self.settings.batch, len(self.panel))
         other = replace(self.settings, batch=min(people, len(self.panel)), masked=masked)
         return GuideObjective(self.guide, self.panel, other, self.seed), other.batch / count
 
     def batches(self) -> int:
-        """Into how many batches the pairs of points are dealt."""
+        """Number of disjoint batches for the pairs of points."""
         return max(min(len(self.panel) // min(self.settings.batch, len(self.panel)), self.settings.points // 2), 1)
 
     def vector(self) -> Tensor:
@@ -108,12 +108,12 @@ class GuideObjective:
         return torch.cat([p.detach().flatten().double() for p in self.guide.parameters()])
 
     def of_networks(self) -> Tensor:
-        """Which of the weights (d,) are those of networks."""
+        """Mask (d,) of the weights that belong to networks."""
         parts = [torch.full((p.numel(),), "." in name) for name, p in self.guide.named_parameters()]
         return torch.cat(parts)
 
     def load(self, vector: Tensor) -> None:
-        """Give the guide the weights of a vector."""
+        """Set the guide's weights from a vector."""
         with torch.no_grad():
             for parameter, value in zip(self.guide.parameters(), self._parts(vector), strict=True):
                 parameter.copy_(value)
@@ -124,10 +124,10 @@ class GuideObjective:
         return [part.view_as(p).to(p.dtype) for part, p in zip(parts, parameters, strict=True)]
 
     def freeze(self, key: int, around: Tensor) -> Smooth:
-        """Return minus the bound with the draws and people of a key.
+        """Return minus the bound on the draws and people of a key.
 
-        Without an encoder the factors of people are those polished at the centre of q(theta) at ``around``, where
-        their gradients stop; importance weights make up for the difference.
+        Without an encoder, people's factors are Laplace factors at the mean of q(theta) at ``around``, with no
+        gradients through them; importance weights correct for the difference.
         """
         generator = make_generator(self.seed, 31, key)
         dealt = self._deal(generator)
@@ -145,7 +145,7 @@ class GuideObjective:
         return Smooth(lambda vector: functional_call(module, dict(zip(names, self._parts(vector), strict=True)), ()))
 
     def _deal(self, generator: torch.Generator) -> list[Tensor]:
-        """Places of people in batches, in proportion to the pairs of points that each is for."""
+        """Local indices of the people of each batch, in proportion to its number of pairs of points."""
         pairs, whole = self.settings.points // 2, len(self.panel)
         size = min(self.settings.batch, whole)
         count = self.batches()
@@ -155,7 +155,7 @@ class GuideObjective:
         return [shuffled[a:b].sort().values.to(device) for a, b in pairwise(ends)]
 
     def _base(self, key: int, count: int) -> BaseDraws:
-        """Standard normal base points of so many people."""
+        """Standard normal base points of ``count`` people."""
         draws, k, like = self.settings.draws, self.guide.model.space.n_random, self.panel.values
         seed = (self.seed, 32, key)
         if self.settings.noise == "antithetic":
@@ -187,7 +187,7 @@ class GuideObjective:
 
 @dataclass(frozen=True)
 class _Batch:
-    """People, their panels, draws and fixed factors, and how many times as many there are in all."""
+    """Indices, panel, draws and fixed factors of a batch of people, and the factor ``scale`` to all people."""
 
     places: Tensor
     part: Panels
@@ -197,7 +197,7 @@ class _Batch:
 
 
 class _Bound(nn.Module):
-    """Minus the bound at every pair of points of theta, shape (m / 2,); their mean (1,) if they have other people."""
+    """Minus the bound at every pair of points of theta, (m / 2,); its mean, (1,), if pairs have different people."""
 
     def __init__(
         self,
@@ -213,7 +213,7 @@ class _Bound(nn.Module):
         self.bound, self.gradient, self.kept_draws = settings.bound, settings.gradient, settings.kept_draws
 
     def forward(self) -> Tensor:
-        """Evaluate."""
+        """Evaluate minus the bound."""
         guide, model = self.guide, self.guide.model
         q = guide.population_factor()
         vectors = q.at(self.noise)
@@ -246,7 +246,7 @@ class _Bound(nn.Module):
         return drawn.log_marginal if self.bound == "marginal" else objectives.value(drawn.log_ratio, self.bound)
 
     def _through_some(self, factor: LocalFactor, population: Population, batch: _Batch) -> Tensor:
-        """Importance-weighted bounds (n,) of which a share of the draws, or no more than a chunk, is recorded."""
+        """Importance-weighted bounds (n,) with autograd on a share of the draws, or on one chunk at a time."""
         kept, points = None, batch.base.points
         assert self.kept_draws is not None
         if self.kept_draws < 1.0:
@@ -262,13 +262,13 @@ class _Bound(nn.Module):
     def _through_draws(
         self, factor: LocalFactor, drawn: WeightedDraws, population: Population, batch: _Batch
     ) -> Tensor:
-        """Bounds (n,) whose gradients with respect to the factors go through their draws alone."""
+        """Bounds (n,) whose gradients with respect to the factors pass through the draws only."""
         part, mixing, dreg = batch.part, self.guide.model.mixing, self.gradient == "dreg"
         where = population.frozen() if dreg else population
         log_weights = log_joint(drawn.xi, where, part, mixing) - log_density(factor.frozen(), drawn.xi, batch.base)
         result = objectives.surrogate(log_weights, self.bound, self.gradient)
         if dreg:
-            # Those of theta itself are not squared: it is no parameter of the factors.
+            # Weights of the gradient with respect to theta are not squared: theta is not a parameter of the factors.
             shares = drawn.log_ratio.detach().softmax(-1)
             result = result + (shares * log_joint(drawn.xi.detach(), population, part, mixing)).sum(-1)
         value = objectives.value(drawn.log_ratio.detach(), self.bound)

@@ -1,4 +1,4 @@
-"""The guide that `mxlogit.SVI` asks for, before training; and how good its encoder is by itself."""
+"""Construction of the guide of `mxlogit.SVI` before training, and quality of its encoder after it."""
 
 from __future__ import annotations
 
@@ -21,15 +21,16 @@ from mxlogit.model.panels import Panels
 from mxlogit.model.parameters import Population
 from mxlogit.model.triangles import lower_of
 
+# Initial sd of q(theta) in relative coordinates; chosen by hand.
 _START_DEVIATION = 0.1
-# People of whom a flow takes the scale of its context.
-_TAUGHT = 2_000
+# Largest number of people from whom the mean and scale of a flow's context are computed; chosen by hand.
+_CONTEXT_PEOPLE = 2_000
 
 
 def make_guide(
     plan: GuidePlan, model: PanelModel, panel: Panels, start: Population, seed: int, team: Team | None = None
 ) -> AmortizedGuide:
-    """Return the guide of a plan, its network's first weights from the seed."""
+    """Build the guide of a plan, with initial network weights from the seed."""
     with torch.random.fork_rng(devices=[panel.values.device] if panel.values.is_cuda else []):
         torch.manual_seed(seed % 2**63)
         encoder = _make_encoder(plan, model, panel)
@@ -41,7 +42,7 @@ def make_guide(
         if plan.flow is not None and model.space.n_random:
             flow = LocalFlow(model.space.n_random, plan.flow, plan.flow_layers).to(panel.values)
             local = start.to(panel.values)
-            taught = panel.take(slice(0, _TAUGHT))
+            taught = panel.take(slice(0, _CONTEXT_PEOPLE))
             flow.standardize(flow.attach(guide.local_factor(local, taught), local, taught, model.mixing).context)
             guide.flow = flow
     return guide
@@ -57,7 +58,7 @@ def _make_encoder(plan: GuidePlan, model: PanelModel, panel: Panels) -> torch.nn
 
 
 def _start_factor(model: PanelModel, start: Population) -> GaussianFactor:
-    """A narrow Gaussian whose axes are those of relative moves, so that units do not matter."""
+    """A narrow Gaussian along the axes of relative coordinates, which makes it independent of units."""
     jacobian = model.space.relative_jacobian(start)
     n_fixed = model.space.n_fixed
     size = torch.ones(model.space.size, dtype=torch.float64)
@@ -67,7 +68,7 @@ def _start_factor(model: PanelModel, start: Population) -> GaussianFactor:
 
 @dataclass(frozen=True)
 class EncoderQuality:
-    """Sum of the local bounds and mean ESS fraction of the encoder's factors as they are."""
+    """Sum of the local bounds, and mean effective sample size fraction, of the encoder's factors."""
 
     elbo: float
     ess: float
@@ -75,7 +76,7 @@ class EncoderQuality:
 
 @torch.no_grad()
 def encoder_quality(guide: AmortizedGuide, population: Population, people: People, seed: int) -> EncoderQuality:
-    """Measure the encoder's own factors at given population parameters."""
+    """Measure the quality of the encoder's factors at given population parameters."""
     local, panel = population.to(people.like), people.panels
     sums = torch.zeros(2, dtype=torch.float64)
     marginal = MarginalLikelihood(people, guide.model.space, guide.model.mixing, seed)

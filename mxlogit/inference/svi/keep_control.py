@@ -1,4 +1,4 @@
-"""How much of a person's situations to keep for the backward pass: as little as adds a given share of variance."""
+"""Adaptive share of situations kept in the backward pass, for a given relative increase of gradient variance."""
 
 from __future__ import annotations
 
@@ -12,23 +12,28 @@ from mxlogit.execution.processes import Team
 from mxlogit.guide.amortized import AmortizedGuide
 from mxlogit.model.panels import Panels
 
+# Steps between adjustments; chosen by hand.
 EVERY = 50
-_FORGET, _LEAST, _MOST = 0.8, 1.0 / 16.0, 0.9
+# Decay of the running sums per adjustment; chosen by hand.
+_FORGET = 0.8
+# Smallest and largest share kept; chosen by hand.
+_LEAST = 1.0 / 16.0
+_MOST = 0.9
 
 
 @dataclass
 class KeepControl:
-    """Measures variances of the encoder's gradient, and sets the guide's share of kept situations.
+    """Controller of the share of kept situations by variances of the encoder's gradient.
 
-    Masks that keep a share add (1 / share - 1) C to the variance of a gradient. C comes from two masks under the same
-    people and noise, the variance B of mini-batches from their halves; nothing is ever recorded whole. The share sought
-    has (1 / share - 1) C = added B. After the controller of Wang et al. (2024, ICLR, arXiv 2306.02728), whose steps are
-    of a fixed size.
+    Masks that keep a share add (1 / share - 1) C to the variance of a gradient. C is estimated from two masks under the
+    same people and noise, the variance B of mini-batches from their halves; no pass without masks is needed. The target
+    share has (1 / share - 1) C = added B. After the controller of Wang et al. (2024, ICLR, arXiv 2306.02728), whose
+    steps have a fixed size.
 
     Attributes
     ----------
     guide : AmortizedGuide
-        With ``sbp`` set.
+        Guide with ``sbp`` set.
     team : Team
     masks, batches : float
         Running sums of C and B.
@@ -40,12 +45,13 @@ class KeepControl:
     batches: float = 0.0
 
     def adjust(self, panel: Panels, people: Tensor, key: tuple[int, int]) -> None:
-        """Measure on a mini-batch (places of ``people``) and set the share.
+        """Measure the variances on a mini-batch and set the share.
 
         Parameters
         ----------
         panel : PanelDifferences or RaggedPanels
         people : Tensor of int
+            Local indices of the mini-batch.
         key : tuple of int
             Seed and step.
         """
@@ -65,9 +71,9 @@ class KeepControl:
             self.guide.sbp = replace(sbp, keep=min(max(wanted, _LEAST), _MOST))
 
     def _halves(self, panel: Panels, people: Tensor, mask_key: tuple[int, ...]) -> Tensor:
-        """Gradients (2, d) per person of the encoder's bound on halves of the people, under one mask and one noise."""
+        """Gradients (2, d) per person of the encoder's bound on two halves of the people, under the same mask key."""
         guide = self.guide
-        # Several processes' own module averages gradients, which this one must not.
+        # The wrapper of several processes averages gradients, which must not happen here.
         shared: Any = guide.encoder
         encoder = getattr(shared, "module", shared)
         population = guide.model.space.constrain(guide.population_factor().mean.detach()).to(panel.values)

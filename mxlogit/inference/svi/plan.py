@@ -1,4 +1,4 @@
-"""What a guide is made of: settings, resolved."""
+"""Components of a guide, as resolved settings."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from mxlogit.guide.subsampling import SBP
 
 @dataclass(frozen=True)
 class GuidePlan:
-    """What a guide is made of.
+    """Components of a guide.
 
     Attributes
     ----------
     encoder : Encoder, "rodrigues2022" or None
     polish : int
-        Newton steps after the encoder, or from zero.
+        Number of Newton steps after the encoder, or from zero.
     flow : {"affine", "spline", "autoregressive", None}
     flow_layers : int
     family : {"gaussian", "diagonal", "blocks"}
         Covariance of q(theta).
     sbp : SBP or None
-        Memory-saving backward passes.
+        Settings of memory-saving backward passes.
     """
 
     encoder: Encoder | str | None
@@ -33,6 +33,6 @@ class GuidePlan:
     sbp: SBP | None = None
 
     def describe(self) -> str:
-        """Return what the guide is made of, in words."""
+        """Return a short description of the components."""
         encoder = "set" if isinstance(self.encoder, Encoder) else self.encoder or "no"
         return f"{encoder} encoder, {self.flow or 'no'} flow"

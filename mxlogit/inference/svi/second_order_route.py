@@ -1,4 +1,4 @@
-"""Population engines that minimise the bound of a guide under frozen draws: first order, quasi-Newton, Hessian-free."""
+"""Engines that optimise the bound of a guide under fixed draws: Adam, L-BFGS, Hessian-free."""
 
 from __future__ import annotations
 
@@ -25,25 +25,31 @@ from mxlogit.integration.marginal import MarginalLikelihood, Sweep
 from mxlogit.integration.tastes import PolishedTastes
 from mxlogit.optim.stochastic import Batches, Progress, adam, hessian_free, lbfgs, settled
 
+# Constants are chosen by hand.
+# Default numbers of iterations without a time limit.
 _ITERATIONS = {"adam": 2_000, "lbfgs": 150, "hessian_free": 60}
-# Iterations of a search that its time limit ends.
+# Number of iterations with a time limit.
 _ENDLESS = 10**9
-# Most points of theta at a time: two a dimension if there are no more; and where networks are trained as well.
-_MOST_POINTS, _POINTS_WITH_NETWORKS = 128, 8
-# Draws of each person's tastes; draws that stay fixed (True) do not average out.
+# Most points of theta per iteration, of which there are two per dimension; number of points if networks are trained.
+_MOST_POINTS = 128
+_POINTS_WITH_NETWORKS = 8
+# Draws of each person's tastes, by whether they are fixed for the whole search: the error of fixed draws does not
+# average out over iterations.
 _DRAWS = {False: 16, True: 128}
-# The fewest that there are, where there is nothing to draw.
+# Smallest allowed number of draws, used without random coefficients.
 _NO_DRAWS = 4
-# People of whom Hessian-vector products are made: a part of the batch, but so many at least.
-_CURVATURE_SHARE, CURVATURE_PEOPLE = 4, 300
-# Share of people under one key from which on larger batches would only repeat them.
+# People for Hessian-vector products: this part of the batch, but at least CURVATURE_PEOPLE.
+_CURVATURE_SHARE = 4
+CURVATURE_PEOPLE = 300
+# Share of people under one key above which batches do not grow any further.
 _NEARLY_EVERYBODY = 0.9
+# Variational steps of people's factors after the fit.
 _VARIATIONAL_STEPS = 2
 
 
 @dataclass(frozen=True)
 class BoundPlan:
-    """What `mxlogit.SVI` and `mxlogit.DADVI` ask of the route on a guide's bound, as their parameters of these names.
+    """Settings of `mxlogit.SVI` and `mxlogit.DADVI` for the route on a guide's bound, under their parameter names.
 
     Attributes
     ----------
@@ -68,11 +74,11 @@ class BoundPlan:
 
     @property
     def draws_stay(self) -> bool:
-        """Whether the draws are the same from beginning to end."""
+        """Whether the same draws are used in all iterations."""
         return self.optimizer == "fixed_draws"
 
     def settings_of_bound(self, guide: AmortizedGuide) -> ObjectiveSettings:
-        """How the bound of a guide is estimated."""
+        """Settings of the estimate of a guide's bound."""
         alone = guide.encoder is None and guide.flow is None
         bound = self.objective
         if bound == "auto":
@@ -132,18 +138,18 @@ def _minimise(plan: BoundPlan, objective: GuideObjective, progress: Progress, cl
 def minimise(
     objective: GuideObjective, start: torch.Tensor, most: int, progress: Progress, engine: str, safeguard: str = "trust"
 ) -> torch.Tensor:
-    """Run a second-order engine until it has settled.
+    """Run a second-order engine to convergence.
 
     Parameters
     ----------
     objective : GuideObjective
     start : Tensor, shape (d,)
     most : int
-        Iterations.
+        Largest number of iterations.
     progress : Progress
     engine : {"hessian_free", "lbfgs"}
     safeguard : {"trust", "damping"}
-        Of "hessian_free".
+        Globalisation of "hessian_free".
 
     Returns
     -------
@@ -155,7 +161,7 @@ def minimise(
 
 
 def _ever_larger(objective: GuideObjective) -> Iterator[Batches]:
-    """The objective with its own batches, twice, four times as large, until everybody is in one or another."""
+    """The objective on its own batches, then on batches twice, four times, ... as large, up to about all people."""
     everybody = len(objective.panel)
     size = min(objective.settings.batch, everybody)
     while True:
@@ -169,7 +175,7 @@ def _ever_larger(objective: GuideObjective) -> Iterator[Batches]:
 
 
 class _Record:
-    """Writes the history; says stop when a second-order engine has settled or time is over."""
+    """Callback that records the history and stops a second-order engine at convergence or at the time limit."""
 
     def __init__(self, plan: BoundPlan, objective: GuideObjective, clock: Clock) -> None:
         self.optimizer, self.clock = plan.optimizer, clock
@@ -179,7 +185,7 @@ class _Record:
         self.values: list[float] = []
 
     def __call__(self, iteration: int, value: float, gradients: float, kept: bool) -> bool:  # noqa: FBT001
-        """Record an iteration; return whether to go on."""
+        """Record an iteration; return whether to continue."""
         self.clock.passes = self.before + gradients * self.share * self.points
         row = HistoryRow(
             f"{self.optimizer} {iteration}", -value, math.nan, self.clock.passes, self.clock.seconds(), kept

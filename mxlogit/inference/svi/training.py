@@ -1,4 +1,4 @@
-"""How the guide of `mxlogit.SVI` is trained."""
+"""Training settings of the guide of `mxlogit.SVI`."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from mxlogit.errors import check_at_least, check_finite, check_option, check_who
 
 @dataclass(frozen=True)
 class Training:
-    """Steps, mini-batches, rates and the estimator of the gradient.
+    """Steps, mini-batches, learning rates and gradient estimator.
 
     Parameters
     ----------
     steps : int or None
-        Iterations at most; None: 2,000 of "adam", 150 of "lbfgs" and 60 of "hessian_free".
+        Largest number of iterations; None: 2,000 for "adam", 150 for "lbfgs" and 60 for "hessian_free".
     batch_size : int
-        Decision makers per mini-batch; under "hessian_free" and "lbfgs" each antithetic pair of points of theta has its
-        own, while there are people enough.
+        Number of decision makers per mini-batch; under "hessian_free" and "lbfgs" each antithetic pair of points of
+        theta has its own mini-batch, as long as there are enough people.
     learning_rate : float or None
-        First rate of q(theta) ("adam" only); None: 0.02.
+        Initial learning rate of q(theta) ("adam" only); None: 0.02.
     guide_learning_rate : float or None
-        First rate of the networks ("adam" only); None: 0.002.
+        Initial learning rate of the networks ("adam" only); None: 0.002.
     schedule : {None, "cosine", "constant"}
-        Course of the rates of "adam" with an encoder on Pyro's ELBO: None and "cosine" fall to zero over the steps, or
-        over the seconds where there is a limit; a constant rate ends when the bound has not risen for 500 steps.
+        Schedule of the learning rates of "adam" with an encoder on Pyro's ELBO: None and "cosine" fall to zero over the
+        steps, or over the seconds of a time limit; "constant" stops when the bound has not risen for 500 steps.
     gradient : {"standard", "stl", "dreg"}
-        Estimator of the gradient under "adam": "stl" (sticking the landing) with ``objective="elbo"``, "dreg" (doubly
-        reparameterised) with "iwae". Both have less noise where the guide comes close to the posterior.
+        Gradient estimator under "adam": "stl" (sticking the landing) with ``objective="elbo"``, "dreg" (doubly
+        reparameterised) with "iwae". Both have less noise if the guide is close to the posterior.
     safeguard : {None, "trust", "damping"}
-        Safeguard of "hessian_free": a trust region (None, "trust"), or Levenberg and Marquardt's damping.
+        Globalisation of "hessian_free": a trust region (None, "trust") or Levenberg-Marquardt damping.
     """
 
     steps: int | None = None
@@ -41,7 +41,7 @@ class Training:
     safeguard: str | None = None
 
     def check(self) -> None:
-        """Raise unless each setting makes sense by itself.
+        """Raise unless each setting is valid by itself.
 
         Raises
         ------
@@ -61,10 +61,10 @@ class Training:
 
     @property
     def rate(self) -> float:
-        """First rate of q(theta)."""
+        """Initial learning rate of q(theta)."""
         return 0.02 if self.learning_rate is None else self.learning_rate
 
     @property
     def guide_rate(self) -> float:
-        """First rate of the networks."""
+        """Initial learning rate of the networks."""
         return 0.002 if self.guide_learning_rate is None else self.guide_learning_rate

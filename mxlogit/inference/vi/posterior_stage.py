@@ -55,8 +55,8 @@ _MOST_CORRECTED = 40
 # Fixed draws per person that must fit in memory for an easy correction, which then takes a second or less.
 _FEWEST_KEPT = 64
 # Effective sample size fraction of the check below which a posterior with few parameters is corrected, if that is easy.
-# The Gaussian's standard deviations are then some per cent too small (2,000 people, one choice each, two tastes: .93 to
-# .98 of the exact ones at .92).
+# The Gaussian's standard deviations are then some per cent too small (2,000 people, one choice each, two tastes: ratios
+# of .93 to .98 at an effective sample size of .92).
 _NEARLY_GAUSSIAN = 0.98
 # Squared error of the optimum per parameter, in posterior sds, above which its score is computed with more draws, and
 # most choice situations x draws for that.
