@@ -1,4 +1,4 @@
-"""Sampling uncertainty of maximum simulated likelihood: covariances, delta method, draws, criteria."""
+"""Sampling uncertainty of maximum simulated likelihood: covariances, delta method, samples, information criteria."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from mxlogit.model.panels import Panels
 from mxlogit.model.parameters import Population
 
 COVARIANCES = ("robust", "hessian", "bhhh", "clustered")
-# A direction is flat when its curvature, coordinates scaled to unit curvature, is below this share of the largest: what
-# rounding leaves of a singular Hessian that was summed in single precision.
+# Ratio of curvature to the largest, in coordinates scaled to unit curvature, below which a direction is flat: the
+# rounding error of a singular Hessian summed in single precision.
 _FLAT = 3e-6
-# Coordinates that lead a flat direction.
+# Smallest absolute entry of a coordinate in a flat eigenvector for which it is reported as unidentified; by hand.
 _LEADING = 0.3
 
 
@@ -29,21 +29,21 @@ class Spread:
     Parameters
     ----------
     hessian : Tensor, shape (D, D)
-        Of the simulated log likelihood at its maximum.
+        Hessian of the simulated log likelihood at its maximum.
     scores : Tensor, shape (n, D)
-        Of every person, not weighted.
+        Score of each person, without case weights.
     weights : Tensor, shape (n,)
     sizes : Tensor, shape (D,)
-        Natural size of every coordinate: flatness is judged in these units.
+        Natural size of each coordinate, the unit of coordinates without negative curvature.
     clusters : Tensor or None, int64, shape (n,)
-        Cluster of every person.
+        Cluster of each person.
 
     Attributes
     ----------
     flat : list of int
-        Coordinates that lead directions without curvature: not identified.
+        Indices of unidentified coordinates: they dominate directions without curvature.
     not_a_maximum : bool
-        Whether some direction curves upwards.
+        Whether the Hessian has a positive eigenvalue.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Spread:
         Parameters
         ----------
         kind : {"robust", "hessian", "bhhh", "clustered"}
-            Clustered: sandwich over clusters, times G / (G - 1) for G of them.
+            Estimator; "clustered" is the sandwich over G clusters times G / (G - 1).
         """
         if kind == "hessian":
             scaled = self.inverse_hessian
@@ -86,18 +86,18 @@ class Spread:
         return self.scales[:, None] * scaled * self.scales
 
     def units(self, kind: str) -> int:
-        """Independent units behind a covariance: people, or clusters."""
+        """Number of independent units of a covariance: people, or clusters."""
         return int(self.clusters.max()) + 1 if kind == "clustered" and self.clusters is not None else len(self.scores)
 
     def unbounded(self, kind: str) -> list[int]:
-        """Coordinates whose standard errors are void: flat ones, or all where there are too few units."""
+        """Indices of coordinates without valid standard errors: flat ones, or all if there are too few units."""
         size = len(self.scales)
         if kind != "hessian" and self.units(kind) <= (size if kind == "bhhh" else 1):
             return list(range(size))
         return [] if kind == "bhhh" else self.flat
 
     def sentences(self, names: list[str], kind: str) -> list[str]:
-        """Say what limits a covariance, given the coordinates' names."""
+        """Warnings about a covariance, given the coordinates' names."""
         sentences, units = [], self.units(kind)
         if kind != "hessian" and units <= len(self.scales):
             what = "clusters" if kind == "clustered" else "decision makers"
@@ -133,7 +133,7 @@ def column_signs(scale_tril: Tensor) -> Tensor:
 
 
 def positive_diagonal(population: Population) -> Population:
-    """Return the same distribution with positive standard deviations: columns of L mirrored."""
+    """Return the same distribution with a positive diagonal of L, by sign changes of its columns."""
     tril = population.scale_tril
     return Population(population.fixed, population.location, tril * column_signs(tril)[..., None, :])
 
@@ -141,8 +141,8 @@ def positive_diagonal(population: Population) -> Population:
 def sampling_distribution(
     simulated: SimulatedLikelihood, vector: Tensor, covariance: Tensor, n: int, seed: int
 ) -> Samples:
-    """Draws from the asymptotic normal distribution of the coordinates, as population parameters."""
-    # Coordinates of unit variance first: an eigenvalue of 1e-16 of the largest may be all that a coefficient has.
+    """Sample the asymptotic normal distribution of the coordinates, as population parameters."""
+    # Scaled to unit variances first: a coefficient's variance may be 1e-16 of the largest eigenvalue.
     deviation = covariance.diagonal().clamp(min=0.0).sqrt()
     unit = torch.where(deviation > 0, deviation, 1.0)
     values, vectors = torch.linalg.eigh(covariance / torch.outer(unit, unit))
@@ -155,7 +155,7 @@ def sampling_distribution(
 
 
 def report_jacobian(simulated: SimulatedLikelihood, vector: Tensor, sizes: Tensor) -> Tensor:
-    """D (reported parameters) / d (coordinates), (D, D), for the delta method."""
+    """Jacobian (D, D) of reported parameters with respect to coordinates, for the delta method."""
     space, steps = simulated.model.space, 1e-6 * sizes
 
     def report(points: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Maximum simulated likelihood: the classical baseline on the same kernel, data and results as the rest."""
+"""Maximum simulated likelihood: the classical estimator, on the same kernel, data and results as the other engines."""
 
 from __future__ import annotations
 
@@ -44,13 +44,18 @@ from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.panels import Panels
 from mxlogit.model.parameters import Population
 
-# Draws were not enough when other draws would move an estimate this far (standard errors), or change a
-# standard error by this share.
-_FAR, _UNSTEADY = 0.5, 0.2
-# Importance draws of the exact log likelihood: so many at least are tried, and more while there are few people;
-# its error that is small enough: absolute or relative.
-_FIRST_EXACT_DRAWS, _MOST_EXACT_DRAWS, _MOST_EXACT_WORK = 32, 512, 1_000_000
-_EXACT_ERROR, _EXACT_SHARE = 0.6, 2e-5
+# Draws are not enough if twice the draws would move an estimate by more than this, in standard errors,
+_FAR = 0.5
+# or change a standard error by more than this share. Both chosen by hand.
+_UNSTEADY = 0.2
+# Importance draws for the exact log likelihood: initial number, and number from which it increases only while people x
+# draws stay below _MOST_EXACT_WORK; chosen by hand.
+_FIRST_EXACT_DRAWS = 32
+_MOST_EXACT_DRAWS = 512
+_MOST_EXACT_WORK = 1_000_000
+# Standard error of that log likelihood that is small enough, in nats or relative to its value; chosen by hand.
+_EXACT_ERROR = 0.6
+_EXACT_SHARE = 2e-5
 
 
 class MSLE(BaseEstimator):  # type: ignore[misc]
@@ -59,38 +64,38 @@ class MSLE(BaseEstimator):  # type: ignore[misc]
     Parameters
     ----------
     n_draws : int
-        Draws per decision maker.
+        Number of draws per decision maker.
     draws : {"halton", "scrambled_halton", "sobol", "mlhs", "pseudo"}
-        "halton" follows mlogit and xlogit: consecutive blocks to people in order of first appearance (see
-        `mxlogit.draws.simulation.PersonDraws`).
+        Kind of draws. "halton" follows mlogit and xlogit: consecutive blocks for people in order of first appearance
+        (see `mxlogit.draws.simulation.PersonDraws`).
     optimizer : {"newton", "bfgs", "l-bfgs", "trust-region"}
-        "newton": trust-region steps with outer products of scores, first on part of the draws. The others are
-        scipy's BFGS, L-BFGS-B and trust-exact. All finish by Newton steps with the exact Hessian.
+        Search algorithm. "newton": trust-region steps with outer products of scores, first on a part of the draws. The
+        others are scipy's BFGS, L-BFGS-B and trust-exact. All end with Newton steps with the exact Hessian.
     covariance : {"robust", "hessian", "bhhh", "clustered"}
-        Of the estimates: sandwich over decision makers, inverse Hessian, inverse sum over decision makers of
-        outer products of scores, or sandwich over ``MixedLogit(cluster=...)``. The sandwiches take people's weights
-        for sampling weights (ten times all weights changes nothing), the other two for numbers of like people.
+        Covariance estimator: sandwich over decision makers, inverse Hessian, inverse sum over decision makers of outer
+        products of scores, or sandwich over ``MixedLogit(cluster=...)``. Weights are sampling weights for the sandwich
+        estimators (multiplying all by ten has no effect), and frequency weights for the other two.
     n_starts : int
-        1: the optimum reached from positive standard deviations. More: also from the most promising flips of
-        their signs, since the simulated likelihood is not symmetric in them.
+        Number of starting points. 1: positive standard deviations. More: also the sign changes with the largest
+        likelihood, since the simulated likelihood is not symmetric in signs.
     antithetic : bool
-        Second half of each person's draws is minus the first.
+        Whether the second half of each person's draws is minus the first.
     check_draws : bool
-        Evaluate the optimum on as many other draws: `diagnostics_` then tells how far twice the draws would
-        move estimates and standard errors.
+        Whether to evaluate the optimum on as many other draws: `diagnostics_` then reports how far twice the draws
+        would move estimates and standard errors.
     max_iterations : int
-        Of each search, and of the finish.
+        Largest number of iterations of each search and of the final Newton steps.
     tolerance : float
-        Expected gain in log likelihood of a further Newton step at which the search stops.
+        Predicted gain in log likelihood of a further Newton step at which the search stops.
     n_samples : int
-        Draws from the asymptotic normal distribution kept for intervals of functions (Krinsky and Robb 1986,
-        Review of Economics and Statistics 68).
+        Number of samples of the asymptotic normal distribution, for intervals of functions of the estimates (Krinsky
+        and Robb 1986, Review of Economics and Statistics 68).
     max_seconds : float or None
-        Time limit, in seconds: the search ends where it is, in time for covariances; the status says so.
+        Time limit, in seconds: the search stops at its current point, in time for covariances; the status says so.
 
     Notes
     -----
-    Priors are not used: with perfect separation no maximum exists, and the fit says so.
+    Priors are not used: with perfect separation no maximum exists, and the fit warns of it.
 
     References
     ----------
@@ -125,12 +130,12 @@ class MSLE(BaseEstimator):  # type: ignore[misc]
         self.max_seconds = max_seconds
 
     def check(self) -> None:
-        """Raise unless the settings make sense.
+        """Raise unless the settings are valid.
 
         Raises
         ------
         SpecificationError
-            Naming the setting, what is allowed and what came.
+            If a setting is invalid; the message names it, its allowed values and the value given.
         """
         for name, lowest in (("n_draws", 1), ("n_starts", 1), ("max_iterations", 1), ("n_samples", 2)):
             check_whole(f"MSLE({name}=...)", getattr(self, name), lowest)
@@ -186,7 +191,7 @@ class MSLE(BaseEstimator):  # type: ignore[misc]
     def _likelihoods(
         self, model: PanelModel, panel: Panels, draws: PersonDraws
     ) -> tuple[SimulatedLikelihood, SimulatedLikelihood]:
-        """The likelihood in the precision of the data, and that of the search: Newton's needs single precision."""
+        """The likelihoods in the precision of the data and of the search: single precision suffices for "newton"."""
         if self.optimizer != "newton" or panel.values.dtype == torch.float32:
             exact = SimulatedLikelihood(model, panel, draws)
             return exact, exact
@@ -289,7 +294,7 @@ class _Conclusion:
 
 
 def _exact_likelihood(marginal: MarginalLikelihood, center: Population, *, once: bool) -> Diagnostics:
-    """Importance-sampled log likelihood at the estimate, with draws until its error is small, or the fewest once."""
+    """Importance-sampled log likelihood at the estimate; draws increase until its error is small, unless ``once``."""
     draws = _FIRST_EXACT_DRAWS
     while True:
         sums = marginal.measure(center, Sweep(draws, 8, 7, 30))
@@ -301,7 +306,7 @@ def _exact_likelihood(marginal: MarginalLikelihood, center: Population, *, once:
 
 
 def _outer_errors(scores: Tensor, weights: Tensor, sizes: Tensor) -> Tensor:
-    """Standard errors (D,) by outer products of scores."""
+    """Standard errors (D,) from outer products of scores."""
     scaled = scores * sizes
     inverse = torch.linalg.pinv(scaled.T @ (weights[:, None] * scaled), hermitian=True)
     return sizes * inverse.diagonal().clamp(min=0.0).sqrt()
@@ -318,7 +323,7 @@ def _scheme_sentences(draws: PersonDraws) -> list[str]:
 
 
 def _natural_sizes(model: PanelModel) -> Tensor:
-    """Natural size of every coordinate: a coefficient that makes one util of an attribute's typical difference."""
+    """Natural size of each coordinate: one util per typical difference of the attribute."""
     unit = 1.0 / model.attribute_scale
     rows, _ = model.space.triangle
     random = torch.ones(model.space.n_random, dtype=torch.float64)

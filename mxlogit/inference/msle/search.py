@@ -1,7 +1,7 @@
-"""The search for the maximum of a simulated likelihood: routes, starts over signs, the exact finish.
+"""Search for the maximum of a simulated likelihood: optimisers, starting points over signs, final Newton steps.
 
-Every route ends alike: with the exact Hessian at hand, Newton steps in the precision of the data until the
-expected gain of a further step is below the tolerance. So all routes agree in all reported digits.
+Every optimiser is followed by Newton steps with the exact Hessian in the precision of the data, until the predicted
+gain of a further step is below the tolerance. All optimisers therefore agree in all reported digits.
 """
 
 from __future__ import annotations
@@ -22,24 +22,30 @@ from mxlogit.integration.simulated_likelihood import SimulatedLikelihood, Simula
 from mxlogit.optim.trust_region import Ascent, Evaluation, Iteration, NewtonAscent, Reason, newton_decrement, solve_step
 
 SCIPY = {"bfgs": "BFGS", "l-bfgs": "L-BFGS-B", "trust-region": "trust-exact"}
+# Constants without a stated reason are chosen by hand. Gains are in log likelihood.
 # Largest change of a coordinate in one Newton step, in its natural size.
 _RADIUS = 0.5
-# Expected gains (log likelihood) at which the search on few draws and that on all draws end.
-_COARSE, _NEAR = 1.0, 2e-3
-# Gain left at a point whose Hessian serves the next points too: 0.02 standard errors away at most.
-_STALE = 2e-4
-# Rounding of a single-precision sweep, relative to the log likelihood.
+# Predicted gains at which the search on few draws and the search on all draws end.
+_COARSE = 1.0
+_NEAR = 2e-3
+# Predicted gain below which the Hessian is reused at the next points: at most 0.02 standard errors from the optimum.
+_HESSIAN_REUSE_TOLERANCE = 2e-4
+# Relative rounding error of the log likelihood in single precision.
 _ROUNDING = 1e-8
-# Draws of the coarse search: this share of all, at least so many.
-_COARSE_SHARE, _FEWEST_DRAWS = 8, 40
-# Expected gain at which a search over kinked maps has converged.
-_KINKED = 1e-3
-# Secant pairs kept; a pair is used when it saw the curvature expected within this factor.
-_SECANTS, _LEAST = 5, 0.25
-# A standard deviation that would change sign shrinks by this factor instead, until it is this share of its size.
-_SHRINK, _NEXT_TO_ZERO = 0.2, 0.02
-# A start over signs wins by more than rounding.
-_BETTER = 1e-2
+# Draws of the coarse search: one in _COARSE_SHARE, but at least _FEWEST_DRAWS.
+_COARSE_SHARE = 8
+_FEWEST_DRAWS = 40
+# Predicted gain at which a search with kinked mixing maps has converged, because their scores jump.
+_NONSMOOTH_TOLERANCE = 1e-3
+# Largest number of secant pairs.
+_SECANTS = 5
+# Smallest ratio, in either direction, of observed to expected curvature of a secant pair that is used.
+_MIN_CURVATURE_RATIO = 0.25
+# Factor of a standard deviation whose step would change its sign, unless it is below _NEXT_TO_ZERO natural sizes.
+_SHRINK = 0.2
+_NEXT_TO_ZERO = 0.02
+# Smallest gain by which another starting point is preferred: more than rounding.
+_MIN_IMPROVEMENT = 1e-2
 _STATUS = {
     Reason.CONVERGED: Status.CONVERGED,
     Reason.ITERATIONS: Status.ITERATIONS,
@@ -55,16 +61,16 @@ class Optimum:
     Attributes
     ----------
     vector : Tensor, shape (D,)
-        In the likelihood's coordinates.
+        Optimum in the likelihood's coordinates.
     at : SimulatedScores
-        Values and scores there.
+        Values and scores at the optimum.
     hessian : Tensor, shape (D, D)
-        Exact, at the optimum or at most 0.02 standard errors from it.
+        Exact Hessian at the optimum or at most 0.02 standard errors from it.
     decrement : float
-        Expected gain of a further Newton step.
+        Predicted gain of a further Newton step.
     status : Status
     start : str
-        The start that led there.
+        Name of the starting point.
     """
 
     vector: Tensor
@@ -77,7 +83,7 @@ class Optimum:
 
 @dataclass(frozen=True)
 class Found:
-    """Where a route ended: coordinates, value, whether its iterations were used up, and from which start."""
+    """End of an optimiser's run: coordinates, value, whether iterations were used up, name of the starting point."""
 
     vector: Tensor
     value: float
@@ -95,14 +101,14 @@ class SearchSettings:
 
 
 class SimulatedSearch:
-    """One search over one likelihood.
+    """Search for the maximum of one likelihood.
 
     Parameters
     ----------
     simulated : SimulatedLikelihood
-        In the precision of the data.
+        Likelihood in the precision of the data.
     rough : SimulatedLikelihood
-        The same likelihood in the precision of the search.
+        Likelihood in the precision of the search.
     sizes : Tensor, shape (D,)
         Natural size of each coordinate.
     settings : SearchSettings
@@ -130,7 +136,7 @@ class SimulatedSearch:
         return sum(s.passes for s in every.values())
 
     def run(self, start: Tensor, n_starts: int) -> Optimum:
-        """Search from ``start`` and from the most promising flips of signs, then finish at the best."""
+        """Search from ``start`` and from its most likely sign changes, then take final Newton steps at the best."""
         first = self._coarse(start) if self.optimizer == "newton" else start
         best = self._search(first, "positive standard deviations")
         flips = [] if self.clock.is_over() else self._flips(best.vector, n_starts - 1)
@@ -138,12 +144,12 @@ class SimulatedSearch:
             if self.clock.is_over():
                 break
             other = self._search(vector, name)
-            if other.value > best.value + _BETTER:
+            if other.value > best.value + _MIN_IMPROVEMENT:
                 best = other
         return self._finish(best)
 
     def _flips(self, vector: Tensor, count: int) -> list[tuple[str, Tensor]]:
-        """Points with one column of L mirrored, the most likely first, at most ``count``."""
+        """Points with the sign of one column of L changed, at most ``count``, in decreasing order of likelihood."""
         if count < 1:
             return []
         space = self.simulated.model.space
@@ -163,14 +169,14 @@ class SimulatedSearch:
         ascent = self._ascend(self.rough, start, _NEAR, name)
         vector = ascent.point
         if ascent.reason is Reason.CONVERGED:
-            # The last evaluation promises one more step: the exact Hessian is then taken closer to the optimum.
+            # The last evaluation gives one more step, so the exact Hessian is computed closer to the optimum.
             vector = vector + solve_step(ascent.evaluation, self.sizes, _RADIUS).step
         return Found(vector, ascent.evaluation.value, ascent.reason is Reason.ITERATIONS, name)
 
     # -- Berndt-Hall-Hall-Hausman steps, few draws first -----------------------------------------
 
     def _coarse(self, start: Tensor) -> Tensor:
-        """Approach on the first part of everybody's draws: most of the way costs few passes."""
+        """Approach the optimum on the first part of each person's draws, at low cost."""
         few = max(_FEWEST_DRAWS, self.rough.n_draws // _COARSE_SHARE)
         if 2 * few > self.rough.n_draws:
             return start
@@ -181,8 +187,8 @@ class SimulatedSearch:
     def _ascend(self, likelihood: SimulatedLikelihood, start: Tensor, tolerance: float, stage: str) -> Ascent[Tensor]:
         """Trust-region steps with the people's centred outer product of scores as curvature.
 
-        Berndt, Hall, Hall and Hausman (1974, Annals of Economic and Social Measurement 3); centred, because
-        far from the optimum the mean score is no part of the curvature.
+        Berndt, Hall, Hall and Hausman (1974, Annals of Economic and Social Measurement 3); centred, because far from
+        the optimum the mean score would bias the curvature.
         """
         seen: list[tuple[Tensor, Tensor]] = []
 
@@ -216,9 +222,9 @@ class SimulatedSearch:
         )
 
     def _move(self, vector: Tensor, step: Tensor) -> Tensor:
-        """Take a step that keeps the signs of standard deviations, unless they are next to zero.
+        """Take a step that does not change signs of standard deviations, unless they are close to zero.
 
-        The simulated likelihood has an optimum in most orthants; a start belongs to one of them.
+        The simulated likelihood has a local optimum in most orthants of signs; a starting point belongs to one.
         """
         moved = vector + step
         space = self.simulated.model.space
@@ -262,7 +268,7 @@ class SimulatedSearch:
         return Found(torch.from_numpy(result.x) * objective.scales, -float(result.fun), exhausted, name)
 
     def _scales(self, start: Tensor) -> Tensor:
-        """Standard errors of the coordinates by the outer product of scores at the start; sizes at most."""
+        """Standard errors of the coordinates from outer products of scores at the start, at most their sizes."""
         scores, weights = self.rough.evaluate(start).scores, self.rough.weights
         information = (weights[:, None] * scores.square()).sum(0)
         return torch.minimum(self.sizes, information.clamp(min=1e-300).rsqrt())
@@ -270,15 +276,17 @@ class SimulatedSearch:
     # -- finish ---------------------------------------------------------------------------------
 
     def _finish(self, found: Found) -> Optimum:
-        """Newton steps with the exact Hessian, which is not made anew where it cannot have changed."""
+        """Take final Newton steps with the exact Hessian, reused close to the optimum."""
         evaluate = _ExactEvaluation(self.simulated, self.rough, self.sizes)
         iterations = 0 if found.exhausted else self.max_iterations
         vector = found.vector if found.exhausted else evaluate.first_step(found.vector)
-        # Jumps of the score bound what can be gained.
-        tolerance = max(self.tolerance, _KINKED) if self.simulated.model.mixing.is_kinked else self.tolerance
+        # Jumps of the score limit the attainable gain.
+        tolerance = (
+            max(self.tolerance, _NONSMOOTH_TOLERANCE) if self.simulated.model.mixing.is_kinked else self.tolerance
+        )
         ascent = self._newton(evaluate, vector, tolerance, iterations, "exact Hessian", 1e-13)
         status = _STATUS[ascent.reason]
-        if self.simulated.model.mixing.is_kinked and ascent.decrement < 10.0 * _KINKED:
+        if self.simulated.model.mixing.is_kinked and ascent.decrement < 10.0 * _NONSMOOTH_TOLERANCE:
             status = Status.CONVERGED
         if found.exhausted and not status.converged:
             status = Status.ITERATIONS
@@ -287,25 +295,24 @@ class SimulatedSearch:
 
 
 def _with_secants(curvature: Tensor, seen: list[tuple[Tensor, Tensor]]) -> Tensor:
-    """Curvature that agrees with how the gradient changed between the last points.
+    """Curvature after BFGS updates with the changes of the gradient between the last points, oldest first.
 
-    Updates of Broyden, Fletcher, Goldfarb and Shanno, oldest first: what outer products of scores get wrong
-    near the optimum is learnt at no cost.
+    They correct the outer products of scores near the optimum at no further cost.
     """
     for (before, old), (after, new) in itertools.pairwise(seen):
         step, change = after - before, old - new
         along, bent = float(step @ change), curvature @ step
         size = float(step @ bent)
-        if size > 0.0 and _LEAST * size < along < size / _LEAST:
+        if size > 0.0 and _MIN_CURVATURE_RATIO * size < along < size / _MIN_CURVATURE_RATIO:
             curvature = curvature + torch.outer(change, change) / along - torch.outer(bent, bent) / size
     return curvature
 
 
 class _ExactEvaluation:
-    """Values and scores in the precision of the data, with the exact Hessian in that of the search.
+    """Values and scores in the precision of the data, with the exact Hessian in the precision of the search.
 
-    The Hessian is kept from the last point where little was left to gain. Its rounding in single precision
-    (relative 1e-5) slows no Newton step and shows in no standard error.
+    The Hessian is reused once little is left to gain. Its rounding error in single precision (relative 1e-5) is
+    negligible for Newton steps and standard errors.
     """
 
     def __init__(self, simulated: SimulatedLikelihood, rough: SimulatedLikelihood, sizes: Tensor) -> None:
@@ -314,15 +321,15 @@ class _ExactEvaluation:
         self._gain = math.inf
 
     def first_step(self, vector: Tensor) -> Tensor:
-        """One Newton step from ``vector``, in the precision of the search; none where it promises too much."""
+        """One Newton step from ``vector``, in the precision of the search; none if its predicted gain is too large."""
         evaluation = self._remember(self.rough.evaluate(vector, curvature=True))
-        if self._gain > _STALE:
+        if self._gain > _HESSIAN_REUSE_TOLERANCE:
             return vector
         return vector + solve_step(evaluation, self.sizes, _RADIUS).step
 
     def __call__(self, vector: Tensor) -> Evaluation:
         at = self.simulated.evaluate(vector)
-        if self._hessian is None or self._gain > _STALE:
+        if self._hessian is None or self._gain > _HESSIAN_REUSE_TOLERANCE:
             at = replace(at, hessian=self.rough.evaluate(vector, curvature=True).hessian)
         return self._remember(at)
 
@@ -336,7 +343,7 @@ class _ExactEvaluation:
 
 
 class _ScaledLoss:
-    """What scipy minimises: minus the simulated log likelihood over scaled coordinates."""
+    """Loss for scipy: minus the simulated log likelihood in scaled coordinates."""
 
     def __init__(self, simulated: SimulatedLikelihood, scales: Tensor) -> None:
         self.simulated, self.scales = simulated, scales
