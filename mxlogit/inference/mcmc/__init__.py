@@ -1,1 +1,1 @@
-"""Markov chain Monte Carlo: settings, and runs of three samplers."""
+"""Markov chain Monte Carlo: settings, and runs of the three samplers."""

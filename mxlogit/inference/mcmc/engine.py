@@ -1,4 +1,4 @@
-"""Markov chain Monte Carlo: the judge of every other engine, on the same kernel, data, priors and results."""
+"""Markov chain Monte Carlo: the reference sampler, on the same kernel, data, priors and results as other engines."""
 
 from __future__ import annotations
 
@@ -33,12 +33,15 @@ from mxlogit.model.parameters import Population
 from mxlogit.sampling.covariance import HuangWand, InverseWishart
 from mxlogit.sampling.trace import Trace
 
+# Largest R-hat of chains that have mixed (Vehtari et al. 2021).
 _WORST_RHAT = 1.01
+# Most people x draws for the log likelihood at the estimate; chosen by hand.
 _CENTER_WORK = 20_000_000
-# Decision makers that weights may add to those that there are.
+# Most decision makers that weights may add by repetition; chosen by hand.
 _MOST_REPEATED = 10_000_000
+# Distance from a whole number up to which a weight is rounded to it: more than the rounding error of scaled weights.
 _ROUNDING = 1e-6
-# Share of a time limit that a start by VI may take.
+# Largest share of a time limit for a start by VI; chosen by hand.
 _START_SHARE = 0.2
 
 Sampler = Callable[[ChainSettings, PanelModel, Panels, Population, int, Clock], Sampled]
@@ -50,38 +53,37 @@ class MCMC(BaseEstimator):  # type: ignore[misc]
     Parameters
     ----------
     sampler : {"gibbs", "nuts", "numpyro"}
-        "gibbs": Metropolis within Gibbs, all decision makers and chains at once: the population with people's
-        posteriors, independence steps of tastes, then the population given latents and given whitened tastes.
-        "nuts": Pyro's No-U-Turn sampler on the Pyro program (`mxlogit.model.pyro_program`), chain after chain: slow,
-        independent of everything above, to keep "gibbs" honest. "numpyro": the same density in NumPyro (extra
-        ``nuts``; normal and lognormal coefficients).
+        Sampling algorithm. "gibbs": Metropolis within Gibbs, all decision makers and chains at once: population
+        parameters at constant residuals of people's posteriors, independence steps of tastes, then population
+        parameters given latent and given whitened tastes. "nuts": Pyro's No-U-Turn sampler on the Pyro program
+        (`mxlogit.model.pyro_program`), chain after chain: slow, for an independent check of "gibbs". "numpyro": the
+        same density in NumPyro (extra ``nuts``; normal and lognormal coefficients).
     chains : int
-        Two at least for R-hat.
+        Number of chains, at least two for R-hat.
     warmup, samples : int
-        Iterations of each chain that adapt, and that are kept.
+        Numbers of adaptation iterations and of kept iterations per chain.
     thin : int
-        Keep every so many iterations; 1 keeps all.
+        Thinning interval; 1 keeps all iterations.
     start : {"logit", "vi"}
-        Where chains begin: apart from each other around a multinomial logit, or around
-        the estimates of `VI`.
+        Center of the overdispersed initial states: a multinomial logit, or the estimates of `VI`.
     covariance_prior : InverseWishart, HuangWand or None
-        Instead of half-Cauchy standard deviations and LKJ correlations, to reproduce bayesm, RSGHB and others.
+        Prior of the covariance of tastes, to reproduce bayesm, RSGHB and others; None: half-Cauchy standard deviations
+        and LKJ correlations.
     taste_memory : float
-        Megabytes for states of people's tastes (quantiles, predictions). Every iteration's are kept where they fit,
-        else evenly spaced ones; means and standard deviations always come from all.
+        Memory for states of people's tastes (quantiles, predictions), in megabytes. All iterations are stored if they
+        fit, otherwise evenly spaced ones; means and standard deviations always use all.
     max_seconds : float or None
-        Time limit, in seconds: chains end with the iterations that they have by then, four at least; the warm-up takes
-        two fifths of it at most ("gibbs"). The status says so.
+        Time limit, in seconds: chains end with the iterations completed by then, at least four; the warm-up takes at
+        most two fifths of it ("gibbs"). The status says so.
     checkpoint : str, Path or None
-        File in which the chains are kept, every 20 seconds ("gibbs" only). A run that was killed or interrupted, or
-        ended by ``max_seconds``, started again with the same data, settings and ``random_state``, goes on from there
-        and ends at the same samples (if a limit has not shortened its warm-up); the file is deleted when the run is
-        done.
+        File to which the chains are saved every 20 seconds ("gibbs" only). A run that was interrupted, or ended by
+        ``max_seconds``, resumes from it when repeated with the same data, settings and ``random_state``, and gives the
+        same samples (unless a limit shortened its warm-up); the file is deleted at the end of a run.
 
     Notes
     -----
-    A weight counts a decision maker so many times and must be a whole number. An interrupt (Ctrl-C) after the warm-up
-    returns what was sampled.
+    Weights are frequency weights and must be whole numbers. An interrupt (Ctrl-C) after the warm-up returns the samples
+    so far.
 
     References
     ----------
@@ -115,12 +117,12 @@ class MCMC(BaseEstimator):  # type: ignore[misc]
         self.checkpoint = checkpoint
 
     def check(self) -> None:
-        """Raise unless the settings make sense.
+        """Raise unless the settings are valid.
 
         Raises
         ------
         SpecificationError
-            Naming the setting, what is allowed and what came.
+            If a setting is invalid; the message names it, its allowed values and the value given.
         """
         check_option("MCMC(sampler=...)", self.sampler, list(_SAMPLERS))
         check_option("MCMC(start=...)", self.start, ["logit", "vi"])
@@ -181,7 +183,7 @@ class MCMC(BaseEstimator):  # type: ignore[misc]
         return report_fit(_conclude(model, sampled, panel, seed), model, people, logit, clock)
 
     def _file(self, model: PanelModel, people: People, seed: int) -> Checkpoint | None:
-        """The file of the chains, if one is asked for."""
+        """The checkpoint file of the chains, if requested."""
         if self.checkpoint is None:
             return None
         identity = identify_fit(model, people, self, seed, engine="MCMC", without=("checkpoint", "max_seconds"))
@@ -190,7 +192,7 @@ class MCMC(BaseEstimator):  # type: ignore[misc]
     def _start(
         self, model: PanelModel, people: People, logit: MultinomialLogit, generator: torch.Generator, callback: Callback
     ) -> Population:
-        """Where chains begin, apart from each other."""
+        """Center of the chains' initial states."""
         if self.start == "vi":
             limit = None if self.max_seconds is None else _START_SHARE * self.max_seconds
             return (
@@ -200,7 +202,7 @@ class MCMC(BaseEstimator):  # type: ignore[misc]
 
 
 def _nuts() -> Sampler:
-    # Imported here: the default sampler needs neither Pyro nor its import time.
+    # Imported here, because the default sampler does not need Pyro.
     from mxlogit.inference.mcmc.pyro_nuts import run_nuts
 
     return run_nuts
@@ -220,14 +222,14 @@ _SAMPLERS: dict[str, Callable[[], Sampler]] = {"gibbs": _gibbs, "nuts": _nuts, "
 
 
 def repeated(panel: Panels) -> Panels:
-    """Everybody as often as the weight says, each with weight one.
+    """Repeat each decision maker as often as its weight, with weight one.
 
     Raises
     ------
     SpecificationError
         If weights are not whole numbers.
     """
-    # Scaled to a mean of one, equal weights are one but for rounding.
+    # Equal weights scaled to a mean of one may differ from one by rounding.
     whole = panel.weights.round()
     weights = torch.where((panel.weights - whole).abs() < _ROUNDING, whole, panel.weights)
     wrong = int((weights != whole).sum())
@@ -265,7 +267,7 @@ def _conclude(model: PanelModel, sampled: Sampled, panel: Panels, seed: int) -> 
 
 
 def _of_people(trace: Trace, panel: Panels) -> TasteStates:
-    """Moments and states of each person, once, however often weights repeat it."""
+    """Moments and states of each person, without the repetitions due to weights."""
     states = TasteStates(trace.moments.mean, trace.moments.deviation, *trace.states())
     if len(states.mean) == len(panel):
         return states

@@ -1,4 +1,4 @@
-"""A run of Metropolis within Gibbs: warm-up that adapts, and sampling."""
+"""A run of Metropolis within Gibbs: adaptive warm-up, then sampling."""
 
 from __future__ import annotations
 
@@ -22,22 +22,24 @@ from mxlogit.sampling.covariance import HuangWand, InverseWishart
 from mxlogit.sampling.gibbs import Acceptance, GibbsSampler
 from mxlogit.sampling.trace import Trace
 
-# Shares of the warm-up at which proposals are made anew, from the second half of what was seen so far.
+# Shares of the warm-up at which proposals are updated from the second half of the iterations so far; chosen by hand.
 _WINDOWS = (0.04, 0.12, 0.24, 0.5, 0.8)
+# Relative sd of the chains' initial states around their center; chosen by hand.
 _START_SPREAD = 0.3
-_TOLD_EVERY = 50
+# Iterations between progress messages, and seconds between checkpoints; chosen by hand.
+_TELL_EVERY = 50
 _SECONDS_BETWEEN_FILES = 20.0
-# Iterations from which R-hat can be told, and an interrupted run is worth returning.
+# Fewest kept iterations for which R-hat is defined and an interrupted run returns a result.
 FEWEST_KEPT = 4
-# Share of a time limit that the warm-up may take.
+# Largest share of a time limit for the warm-up; chosen by hand.
 _WARM_UP_SHARE = 0.4
 
 
 @dataclass(frozen=True)
 class ChainSettings:
-    """What every sampler is asked for: numbers of chains, warm-up and kept iterations, thinning, bytes for tastes.
+    """Settings of all samplers: numbers of chains, warm-up and kept iterations, thinning, bytes for tastes.
 
-    ``checkpoint`` is the file in which the Gibbs sampler keeps where it is.
+    ``checkpoint`` is the file to which the Gibbs sampler saves its state.
     """
 
     chains: int
@@ -51,7 +53,7 @@ class ChainSettings:
 
 @dataclass(frozen=True)
 class Sampled:
-    """What a sampler returns: kept iterations, its own figures, and what ended it too soon, if anything did."""
+    """Result of a sampler: kept iterations, its own diagnostics, and the reason of an early end, if any."""
 
     trace: Trace
     figures: Diagnostics
@@ -66,7 +68,7 @@ def run_gibbs(
     seed: int,
     clock: Clock,
 ) -> Sampled:
-    """Sample from chains that begin apart from each other around ``start``; every person with weight one."""
+    """Sample chains from overdispersed initial states around ``start``; every person has weight one."""
     sampler = GibbsSampler(model, panel, settings.chains, seed, settings.covariance)
     run = _Run(settings, model, sampler, _Tuning(sampler.start(start, _START_SPREAD), None, start), clock)
     file = settings.checkpoint
@@ -87,7 +89,7 @@ def run_gibbs(
 
 @dataclass
 class _Acceptances:
-    """Sums of shares accepted since sampling began."""
+    """Sums of acceptance rates since the start of sampling."""
 
     count: int = 0
     population: float = 0.0
@@ -107,7 +109,7 @@ class _Acceptances:
 
 @dataclass(frozen=True)
 class _Tuning:
-    """What proposals were last made from: `GibbsSampler.tune` makes them again."""
+    """Arguments of the last `GibbsSampler.tune`, which reproduce its proposals."""
 
     state: State
     visited: Tensor | None
@@ -115,7 +117,7 @@ class _Tuning:
 
 
 class _Run:
-    """The state of a run, and what it says of itself."""
+    """State of a run, with its progress messages and checkpoints."""
 
     def __init__(
         self, settings: ChainSettings, model: PanelModel, sampler: GibbsSampler, tuning: _Tuning, clock: Clock
@@ -129,7 +131,7 @@ class _Run:
         self._tune(tuning)
 
     def run(self, file: Checkpoint | None) -> Status | None:
-        """Warm up, then keep iterations, from wherever the run is; says what ended it before all were kept."""
+        """Warm up and sample from the current state; return the reason of an early end, if any."""
         settings = self.settings
         try:
             while self.iteration < self.warmup + settings.samples * settings.thin:
@@ -155,7 +157,7 @@ class _Run:
         self.sampler.tune(tuning.state, tuning.visited, tuning.reference)
 
     def _warm_up(self) -> None:
-        """Adapt; proposals are made anew at the ends of windows, and where time ends the warm-up."""
+        """Run one adaptive iteration; proposals are updated at the ends of windows and of a shortened warm-up."""
         length = self.settings.warmup
         ends = {int(share * length) for share in _WINDOWS}
         if self.clock.progress() > _WARM_UP_SHARE and self.iteration > min(ends):
@@ -176,7 +178,7 @@ class _Run:
         self._tell("sampling", iteration, self.acceptances.mean())
 
     def _tell(self, stage: str, iteration: int, accepted: Acceptance) -> None:
-        if (iteration + 1) % _TOLD_EVERY:
+        if (iteration + 1) % _TELL_EVERY:
             return
         value, seconds = float(self.state.log_prob.double().sum(-1).mean()), self.clock.seconds()
         self.clock.history.append(HistoryRow(stage, value, float("nan"), float(iteration + 1), seconds, True))
@@ -187,7 +189,7 @@ class _Run:
         self.clock.tell(text)
 
     def _save(self, file: Checkpoint) -> None:
-        """Write where the run is."""
+        """Save the state of the run."""
         tuning, population = self._tuning, self._tuning.reference
         tensors = _prefixed("state", self.state.tensors()) | _prefixed("tuning", tuning.state.tensors())
         tensors |= _prefixed("trace", self.trace.tensors()) | _prefixed("steps", self.sampler.steps())
@@ -207,7 +209,7 @@ class _Run:
         self._written = time.perf_counter()
 
     def restore(self, tensors: dict[str, Tensor], words: dict[str, str]) -> None:
-        """Go to where another run was when it wrote these."""
+        """Restore the state saved by another run."""
         like = self.state.xi
         facts = {key: json.loads(value) for key, value in words.items()}
         reference = Population(*(tensors[f"reference.{part}"] for part in ("fixed", "location", "scale_tril")))

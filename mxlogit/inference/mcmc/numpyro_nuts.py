@@ -1,6 +1,6 @@
-"""NumPyro's No-U-Turn sampler on the same density, written in JAX: a judge that shares no code with the others.
+"""NumPyro's No-U-Turn sampler on the same density, written in JAX: a reference that shares no code with the others.
 
-The extra ``nuts`` installs what this needs. Sites have the names of the Pyro program (`mxlogit.model.pyro_program`).
+It needs the extra ``nuts``. Sites have the names of the Pyro program (`mxlogit.model.pyro_program`).
 """
 
 from __future__ import annotations
@@ -23,24 +23,28 @@ from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.panels import Panels
 from mxlogit.model.parameters import Population
 
+# Sd of the initial states around the start, in relative coordinates; chosen by hand.
 _START_SPREAD = 0.2
+# Target acceptance probability; chosen by hand.
 _TARGET_ACCEPTANCE = 0.85
+# Number of blocks of a chain, between which progress is reported and the time limit checked; chosen by hand.
 _BLOCKS = 10
 _NEVER = -1e30
+# Sign of the exponential of each family; zero: normal.
 _SIGNS = {"normal": 0.0, "lognormal": 1.0, "negative_lognormal": -1.0}
 
 
 def check_numpyro(model: PanelModel) -> None:
-    """Raise unless NumPyro is installed and the model's families are among those written for it.
+    """Raise unless NumPyro is installed and the model's families are implemented for it.
 
     Raises
     ------
     MissingExtraError
-        Without NumPyro.
+        If NumPyro is not installed.
     SpecificationError
-        Naming the families.
+        If a family is not implemented.
     """
-    # What NumPyro imports draws from NumPy's global generator, once.
+    # Importing NumPyro draws once from NumPy's global generator.
     before = np.random.get_state()
     try:
         import numpyro.infer  # noqa: F401
@@ -63,7 +67,7 @@ def run_numpyro(
     seed: int,
     clock: Clock,
 ) -> Sampled:
-    """Sample chain after chain, in double precision; parameters as in `mxlogit.inference.mcmc.gibbs_run.run_gibbs`."""
+    """Sample chain after chain in double precision; parameters as in `mxlogit.inference.mcmc.gibbs_run.run_gibbs`."""
     check_numpyro(model)
     import jax
 
@@ -88,7 +92,7 @@ def run_numpyro(
 def _run_chain(
     settings: ChainSettings, model: PanelModel, panel: Panels, start: Population, key: tuple[int, int]
 ) -> Iterator[tuple[str, dict[str, np.ndarray], int]]:
-    """Warm up, then sample in blocks: what was done, samples by site, and how many transitions diverged."""
+    """Warm up, then sample in blocks; yields a progress message, samples by site, and the number of divergences."""
     import jax
     from numpyro.infer import MCMC as NumPyroMCMC
     from numpyro.infer import NUTS, init_to_value
@@ -126,7 +130,7 @@ def _as_tensors(blocks: list[dict[str, np.ndarray]], settings: ChainSettings) ->
 
 
 def arrays(panel: Panels) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Places of some people, attribute differences (n, t, J - 1, F + K) and closed alternatives, part by part."""
+    """Indices of people, attribute differences (n, t, J - 1, F + K) and unavailable alternatives, part by part."""
     found = []
     for place, piece in panel.pieces(cells_at_once(0.25), len(panel)):
         people = np.arange(len(panel))[place if isinstance(place, slice) else place.cpu().numpy()]
@@ -136,7 +140,7 @@ def arrays(panel: Panels) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
 
 
 def program(model: PanelModel, n_people: int) -> Callable[[Any], None]:
-    """The generative model of `mxlogit.model.pyro_program` in NumPyro's words, a function of the `arrays`."""
+    """The generative model of `mxlogit.model.pyro_program` in NumPyro, as a function of the `arrays`."""
     import jax
     import jax.numpy as jnp
     import numpyro
@@ -147,7 +151,7 @@ def program(model: PanelModel, n_people: int) -> Callable[[Any], None]:
     signs = np.array([_SIGNS[family.name] for family in model.mixing.families])
 
     def sample(name: str, distribution: Any) -> Any:
-        """As `mxlogit.model.pyro_program.sample_site`."""
+        """Sample a site; see `mxlogit.model.pyro_program.sample_site`."""
         if 0 in distribution.event_shape:
             return jnp.zeros(distribution.event_shape)
         return numpyro.sample(name, distribution)
@@ -167,7 +171,7 @@ def program(model: PanelModel, n_people: int) -> Callable[[Any], None]:
         total = 0.0
         for people, values, closed in parts:
             utility = values[..., :n_fixed] @ fixed + jnp.einsum("ntjk,nk->ntj", values[..., n_fixed:], tastes[people])
-            # So low a utility never counts, and has finite derivatives even where a whole situation is padding.
+            # So low a utility has probability zero, with finite derivatives even if a whole situation is padding.
             utility = jnp.where(closed, _NEVER, utility)
             total -= jnp.logaddexp(0.0, jax.nn.logsumexp(utility, -1)).sum()
         numpyro.factor("choices", total)

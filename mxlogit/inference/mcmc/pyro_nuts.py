@@ -1,4 +1,4 @@
-"""Pyro's No-U-Turn sampler on the Pyro program: slow, and independent of the samplers it is compared with."""
+"""Pyro's No-U-Turn sampler on the Pyro program: slow, and independent of the other samplers."""
 
 from __future__ import annotations
 
@@ -22,9 +22,12 @@ from mxlogit.model.pyro_program import mixed_logit
 from mxlogit.sampling.chains import State
 from mxlogit.sampling.trace import Trace
 
+# Sd of the initial states around the start, in relative coordinates; chosen by hand.
 _START_SPREAD = 0.2
+# Target acceptance probability; chosen by hand.
 _TARGET_ACCEPTANCE = 0.85
-_TOLD_EVERY = 20
+# Iterations between progress messages; chosen by hand.
+_TELL_EVERY = 20
 
 
 def run_nuts(
@@ -52,7 +55,9 @@ def chain_after_chain(
     sample: Callable[[int], tuple[dict[str, Tensor], int]],
     clock: Clock,
 ) -> Sampled:
-    """Run chains, of which an interrupt leaves those that are done, and a time limit as many iterations as all have.
+    """Run chains one after the other.
+
+    An interrupt keeps the completed chains; after a time limit, all chains are cut to the shortest.
 
     Parameters
     ----------
@@ -60,7 +65,7 @@ def chain_after_chain(
     model : PanelModel
     n_people : int
     sample : callable
-        Runs the chain of a number: kept iterations by site, and how many transitions diverged.
+        Function that runs the chain of a given number; returns kept iterations by site and the number of divergences.
     clock : Clock
     """
     chains: list[dict[str, Tensor]] = []
@@ -83,7 +88,7 @@ def chain_after_chain(
 
 
 def is_over_for(chain: int, settings: ChainSettings, clock: Clock) -> bool:
-    """Whether a chain has had its share of the time limit: chains follow each other."""
+    """Whether a chain has used up its share of the time limit."""
     over = clock.progress() >= (chain + 1) / settings.chains
     return over
 
@@ -91,7 +96,7 @@ def is_over_for(chain: int, settings: ChainSettings, clock: Clock) -> bool:
 def _run_chain(
     settings: ChainSettings, model: PanelModel, panel: Panels, start: Population, key: tuple[int, int], clock: Clock
 ) -> tuple[dict[str, Tensor], int]:
-    """Samples by site of one chain, whose seed and number are the key, and how many transitions diverged."""
+    """Samples by site of one chain and its number of divergences; ``key`` is the seed and the chain's number."""
     generator = make_generator(*key, 41)
     torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
     steps = _START_SPREAD * torch.randn(model.space.size, generator=generator, dtype=torch.float64)
@@ -118,7 +123,7 @@ def _run_chain(
 def _tell(clock: Clock, chain: int, iteration: int, warmup: int) -> None:
     """Report progress; iterations of the warm-up are negative."""
     done = iteration + 1 + (warmup if iteration < 0 else 0)
-    if done % _TOLD_EVERY:
+    if done % _TELL_EVERY:
         return
     stage = f"chain {chain + 1}, {'warmup' if iteration < 0 else 'sample'}"
     clock.history.append(HistoryRow(stage, float("nan"), float("nan"), float(done), clock.seconds(), True))
@@ -126,7 +131,7 @@ def _tell(clock: Clock, chain: int, iteration: int, warmup: int) -> None:
 
 
 def site_values(model: PanelModel, population: Population) -> dict[str, Tensor]:
-    """Values of the program's population sites, those without elements among them."""
+    """Values of the program's population sites, empty ones included."""
     scale = population.scale
     values = {"fixed": population.fixed, "location": population.location, "scale": scale}
     for i, block in enumerate(model.space.correlated_blocks):
@@ -136,9 +141,9 @@ def site_values(model: PanelModel, population: Population) -> dict[str, Tensor]:
 
 
 def _collect(settings: ChainSettings, model: PanelModel, n_people: int, chains: list[dict[str, Tensor]]) -> Trace:
-    """Put the samples of all chains, by site, into a trace, iteration after iteration."""
+    """Collect the samples of all chains, by site, in a trace."""
     sites = {name: torch.stack([chain[name] for chain in chains]).detach() for name in chains[0]}
-    # The programs have no sites without elements.
+    # The programs have no empty sites.
     length = next(iter(sites.values())).shape[1]
     none = torch.zeros(len(chains), length, 0, dtype=torch.float64)
     sites = {
@@ -153,7 +158,7 @@ def _collect(settings: ChainSettings, model: PanelModel, n_people: int, chains: 
     for i in range(length):
         here = Population(population.fixed[:, i], population.location[:, i], population.scale_tril[:, i])
         xi = sites["xi"][:, i]
-        # A trace asks for no log probabilities.
+        # A trace does not use log probabilities.
         state = State(here, xi.mT, xi.new_full(xi.shape[:2], float("nan")))
         if trace is None:
             trace = Trace(model, state, length, settings.taste_bytes)
