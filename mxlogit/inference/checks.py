@@ -1,4 +1,4 @@
-"""Checks of settings that several engines have."""
+"""Checks of settings shared by several engines."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mxlogit.integration.laplace import FLOWS
 
 
 def check_flow(engine: str, flow: str | None, layers: int, others: Sequence[str | None]) -> None:
-    """Raise unless a flow is known or one of ``others``, and its number of layers means something.
+    """Raise unless a flow is known or one of ``others``, and its number of layers is valid.
 
     Raises
     ------
@@ -30,7 +30,7 @@ def check_flow(engine: str, flow: str | None, layers: int, others: Sequence[str 
 
 
 def check_draws(engine: str, draws: int | None) -> None:
-    """Raise unless draws are a positive multiple of four, or left to the engine.
+    """Raise unless the number of draws is a positive multiple of four, or None for the engine's default.
 
     Raises
     ------
@@ -54,7 +54,7 @@ def check_tail(engine: str, tail: int | None) -> None:
 
 
 def check_polish(engine: str, polish: str | int) -> None:
-    """Raise unless a number of Newton steps is given or left to the engine.
+    """Raise unless the number of Newton steps is a non-negative integer, or "auto" for the engine's default.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""The clock of a fit: seconds, passes, history, whom to tell, and when time is over."""
+"""The clock of a fit: seconds, passes, history, progress messages and time limit."""
 
 from __future__ import annotations
 
@@ -10,38 +10,38 @@ from mxlogit.execution.processes import Team
 from mxlogit.fit import HistoryRow
 from mxlogit.optim.trust_region import Iteration
 
-# Passes over all people that remain when a search ends: derivatives at its last point, the log likelihood at the
-# estimate with more draws, and people's checks.
+# Passes over all people after the end of a search: derivatives at its last point, the log likelihood at the estimate
+# with more draws, and the checks of people.
 _CLOSING_PASSES = 4.0
-# Points of a posterior between two reports.
-_TOLD_EVERY = 10
+# Points of a posterior between two progress messages; chosen by hand.
+_TELL_EVERY = 10
 
 
 class TimeIsOverError(Exception):
-    """Raised where a point of a posterior was evaluated when time was over."""
+    """Raised at the evaluation of a posterior point when the time limit is over."""
 
 
 @dataclass
 class Clock:
-    """Seconds and passes since the start of a fit, its history, whom to tell, and its time limit.
+    """Seconds and passes since the start of a fit, its history, progress messages and time limit.
 
     Attributes
     ----------
     tell : callable
-        Receives a line of text whenever there is something to tell.
+        Callback that receives progress messages, one line of text each.
     limit : float or None
-        Seconds that the fit may take.
+        Time limit of the fit, in seconds.
     team : Team
-        Processes that work together: the first one's clock says for all when time is over.
+        Processes of the fit; the clock of the first one decides for all whether time is over.
     started : float
         Reading of `time.perf_counter` at the start.
     passes : float
-        Gradient equivalents so far.
+        Cost so far, in gradients over all people.
     history : list of HistoryRow
     was_over : bool
-        Whether something was left out because time was over. What is over once stays over.
+        Whether the time limit has been reached; once true, it stays true.
     on_over : callable
-        Called when it is over.
+        Callback at the time limit.
     """
 
     tell: Callable[[str], None]
@@ -59,7 +59,7 @@ class Clock:
         return time.perf_counter() - self.started
 
     def progress(self) -> float:
-        """Share of the limit that is used, less what closes a fit; zero without a limit; the same in all processes."""
+        """Used share of the limit, less time for the final passes; zero without a limit; the same in all processes."""
         if self.limit is None:
             return 0.0
         now = self.seconds()
@@ -70,23 +70,23 @@ class Clock:
         return float(self.team.gather(min(1.0, (now + closing) / self.limit))[0])
 
     def is_over(self) -> bool:
-        """Return whether the limit leaves no time for more than what closes a fit; the same in all processes."""
+        """Return whether the limit leaves time for the final passes only; the same in all processes."""
         if not self.was_over and self.progress() >= 1.0:
             self.was_over = True
             self.on_over()
         return self.was_over
 
     def counter(self) -> Callable[[int], None]:
-        """Return a callback that counts points of a posterior.
+        """Return a callback that counts evaluated points of a posterior.
 
-        It reports progress every ten points, and raises `TimeIsOverError` when time is over.
+        It reports progress every ten points and raises `TimeIsOverError` at the time limit.
         """
         told = 0
 
         def count(points: int) -> None:
             nonlocal told
             told += points
-            if told % _TOLD_EVERY < points:
+            if told % _TELL_EVERY < points:
                 self.tell(f"posterior: {told} points")
             if self.is_over():
                 raise TimeIsOverError
@@ -94,7 +94,7 @@ class Clock:
         return count
 
     def record(self, stage: str, iteration: Iteration) -> None:
-        """Append a line to the history and report progress."""
+        """Append a row to the history and report progress."""
         row = HistoryRow(stage, iteration.value, iteration.decrement, self.passes, self.seconds(), iteration.accepted)
         self.history.append(row)
         self.tell(f"{stage}: {self.passes:.1f} passes, log posterior {row.objective:.1f}")

@@ -1,4 +1,4 @@
-"""Where a fit begins: the multinomial logit, with the prior, by Newton steps."""
+"""Starting values: the multinomial logit, with the prior, by Newton steps."""
 
 from __future__ import annotations
 
@@ -16,12 +16,15 @@ from mxlogit.model.likelihood import panel_derivatives
 from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.parameters import Population
 
-# Gain, relative to the log likelihood, that rounding hides: a search for less in single precision never ends.
+# Predicted gain, relative to the log likelihood, at which Newton steps end: less is lost in rounding.
 _ROUNDING = {torch.float32: 1e-10, torch.float64: 1e-14}
-# Utils per typical difference of the scale column below which willingness to pay has no meaning.
+# Smallest effect of the scale column, in utils per typical difference, for which willingness to pay is meaningful.
 _SMALLEST_SCALE = 1e-3
-# The search for separation: people to begin with, and rows of a process that may be added in a round.
-_SEPARATION_PEOPLE, _SEPARATION_ROWS, _SEPARATION_ROUNDS = 2_000, 1_000, 50
+# Test of separation, chosen by hand: people of the first linear program, most rows added per process and round, and most rounds.
+_SEPARATION_PEOPLE = 2_000
+_SEPARATION_ROWS = 1_000
+_SEPARATION_ROUNDS = 50
+# Smallest gain in utility, in scaled coefficients, that counts: more than the feasibility tolerance of the program.
 _GAIN = 1e-6
 
 
@@ -49,8 +52,9 @@ def fit_multinomial_logit(people: People, prior_deviation: Tensor, steps: int = 
     ----------
     people : People
     prior_deviation : Tensor, shape (k,)
-        Infinite entries mean no prior.
+        Prior standard deviations; infinite without a prior.
     steps : int
+        Largest number of Newton steps.
 
     Returns
     -------
@@ -80,7 +84,7 @@ def fit_multinomial_logit(people: People, prior_deviation: Tensor, steps: int = 
 
 
 def _solve_scaled(matrix: Tensor, right: Tensor) -> Tensor:
-    """Solve a positive semidefinite system after scaling its diagonal to one: units do not matter."""
+    """Solve a positive semidefinite system after scaling its diagonal to one, independently of units."""
     scale = matrix.diagonal().clamp(min=1e-300).rsqrt()
     scaled = scale[:, None] * matrix * scale + 1e-12 * torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
     return scale * torch.linalg.solve(scaled, scale * right)
@@ -100,7 +104,7 @@ def _sum_derivatives(point: Tensor, people: People) -> tuple[float, Tensor, Tens
 
 
 def in_money(model: PanelModel, logit: MultinomialLogit) -> tuple[PanelModel, MultinomialLogit]:
-    """The model's units and the logit's coefficients in willingness-to-pay space; as they are outside it.
+    """Convert a model's units and its logit's coefficients to willingness-to-pay space, if the model is in it.
 
     Raises
     ------
@@ -124,10 +128,10 @@ def in_money(model: PanelModel, logit: MultinomialLogit) -> tuple[PanelModel, Mu
 
 
 def weakly_identified(logit: MultinomialLogit, prior_deviation: Tensor) -> Tensor:
-    """Indices of coefficients about which the data say hardly more than the prior.
+    """Indices of weakly identified coefficients, whose posterior is dominated by the prior.
 
-    A coefficient is listed when it leads a direction in which the information of the data is below 30
-    times the precision of the prior: the mark of separation, or of very few choices.
+    They dominate a direction in which the information of the data is below 30 times the precision of the prior, a sign
+    of separation or of very few choices.
     """
     scaled = prior_deviation[:, None] * logit.information * prior_deviation
     values, vectors = torch.linalg.eigh(scaled)
@@ -138,8 +142,8 @@ def weakly_identified(logit: MultinomialLogit, prior_deviation: Tensor) -> Tenso
 def is_separated(people: People) -> bool:
     """Whether some coefficients predict every choice perfectly (Albert and Anderson 1984, Biometrika 71).
 
-    Is there a direction in which no chosen alternative ever loses and at least one gains? A linear program over
-    some people's rows proposes one; rows of others that speak against it are added until none does.
+    The test searches for a direction in which no chosen alternative loses and at least one gains. A linear program over
+    a sample of people proposes a direction; rows of other people that contradict it are added until none does.
     """
     rows = _gather_rows(people, people.take(people.draw(_SEPARATION_PEOPLE, (0, 23))).panels)
     scale = np.maximum(np.abs(rows).max(0), 1e-300)
@@ -148,7 +152,7 @@ def is_separated(people: People) -> bool:
         result = linprog(matrix.sum(0), A_ub=matrix, b_ub=np.zeros(len(matrix)), bounds=(-1.0, 1.0), method="highs")
         if result.status != 0 or result.fun >= -_GAIN:
             return False
-        # Coefficients are scaled, so rows are of order one; the program itself is feasible to 1e-7.
+        # Coefficients are scaled, so rows are of order one; the feasibility tolerance of the program is 1e-7.
         against = _gather_rows(people, people.panels, torch.from_numpy(result.x / scale))
         if len(against) == 0:
             return True
@@ -157,7 +161,7 @@ def is_separated(people: People) -> bool:
 
 
 def _gather_rows(people: People, panels: PanelSource, direction: Tensor | None = None) -> np.ndarray:
-    """Rows of all processes' panels, open ones; given a direction, some of those that gain in it."""
+    """Rows of available alternatives of all processes; given a direction, some rows that gain utility in it."""
     kept = []
     for _, panel in panels.chunks(PEOPLE_AT_ONCE):
         rows = panel.open_rows().values.double().cpu()
@@ -170,10 +174,9 @@ def _gather_rows(people: People, panels: PanelSource, direction: Tensor | None =
 
 
 def start_population(model: PanelModel, logit: MultinomialLogit) -> Population:
-    """Population at which the search begins: the logit's coefficients, half their size as sds.
+    """Initial population parameters: the logit's coefficients as means, half their size as sds.
 
-    Coefficients of sign-restricted families begin at a tenth of a natural unit where the logit's sign is
-    the wrong one.
+    Coefficients of sign-restricted families start at a tenth of a natural unit if the logit's sign is wrong.
     """
     n_fixed = model.space.n_fixed
     unit = model.attribute_scale

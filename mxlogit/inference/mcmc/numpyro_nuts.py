@@ -29,6 +29,7 @@ _START_SPREAD = 0.2
 _TARGET_ACCEPTANCE = 0.85
 # Number of blocks of a chain, between which progress is reported and the time limit checked; chosen by hand.
 _BLOCKS = 10
+# Utility of unavailable alternatives: finite, because minus infinity would give nan derivatives at padding.
 _NEVER = -1e30
 # Sign of the exponential of each family; zero: normal.
 _SIGNS = {"normal": 0.0, "lognormal": 1.0, "negative_lognormal": -1.0}
