@@ -1,1 +1,1 @@
-"""Tables and predictions of a fit, whatever engine made it."""
+"""Tables and predictions of a fit of any engine."""

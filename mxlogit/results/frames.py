@@ -1,4 +1,4 @@
-"""Tables of a fit: coefficients, summaries, samples, taste distributions."""
+"""Tables of a fit: coefficients, summaries, samples and taste distributions."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from mxlogit.errors import ConvergenceWarning
 from mxlogit.fit import Fit
 from mxlogit.model.mixed_logit import PanelModel
 
-# Pareto shape of a tail above which its mean is no use, and quantiles a standard deviation from the middle of a normal.
-WORST_K, _CENTRAL = 0.7, (0.1587, 0.5, 0.8413)
+# Pareto shape of a tail above which the sample mean is not used.
+WORST_K = 0.7
+# Probabilities of the median and of the points one standard deviation from it in a normal distribution.
+_CENTRAL = (0.1587, 0.5, 0.8413)
 
 
 def coefficient_series(model: PanelModel, fit: Fit) -> pd.Series:
@@ -37,7 +39,7 @@ def summary_frame(model: PanelModel, fit: Fit, level: float) -> pd.DataFrame:
 
 
 def _posterior_frame(estimate: pd.Series, fit: Fit, level: float) -> pd.DataFrame:
-    """Posterior sds and quantiles, and how well chains have mixed."""
+    """Posterior sds and quantiles, with R-hat and effective sample sizes of chains."""
     lower, upper = fit.samples.quantiles([0.5 * (1.0 - level), 0.5 * (1.0 + level)]).cpu().numpy()
     frame = pd.DataFrame(
         {
@@ -83,10 +85,10 @@ def taste_frame(model: PanelModel, fit: Fit) -> pd.DataFrame:
     -------
     pandas.DataFrame
         Index: random coefficients. Columns: ``distribution``, posterior mean and sd of the taste's
-        population mean (``mean``, ``mean_error``) and of its population sd (``sd``, ``sd_error``); the values at the
-        estimate and their standard errors after maximum likelihood. Where the samples of a moment have no finite mean
-        (a lognormal whose latent standard deviation is hardly known), median and half the width of the central 68 %,
-        with a warning.
+        population mean (``mean``, ``mean_error``) and of its population sd (``sd``, ``sd_error``); after maximum
+        likelihood, values at the estimate and standard errors. If the posterior of a moment has no finite mean (a
+        lognormal with an imprecise latent standard deviation), its median and half the width of the central 68 %
+        interval, with a warning.
     """
     posterior = fit.samples.kind == "posterior"
     population = model.space.constrain(fit.samples.unconstrained)
@@ -107,7 +109,7 @@ def taste_frame(model: PanelModel, fit: Fit) -> pd.DataFrame:
     if endless:
         warnings.warn(
             f"The population moments of {sorted(endless)} have posteriors without a finite mean: the table gives "
-            "medians, and half the width of the central 68 %. Quantiles of tastes exist all the same.",
+            "medians, and half the width of the central 68 % interval. Quantiles of tastes are not affected.",
             ConvergenceWarning,
             stacklevel=3,
         )
@@ -115,6 +117,6 @@ def taste_frame(model: PanelModel, fit: Fit) -> pd.DataFrame:
 
 
 def _without_mean(samples: torch.Tensor) -> list[int]:
-    """Columns of samples (s, k) whose tail is too heavy for a mean."""
+    """Columns of samples (s, k) whose tails are too heavy for a finite mean."""
     _, shape = pareto_smoothed(samples.abs().clamp(min=1e-300).log().T)
     return [int(i) for i in torch.nonzero(shape > WORST_K)[:, 0]]

@@ -1,7 +1,7 @@
-"""Tastes of single decision makers, averaged over the posterior of the population.
+"""Conditional tastes of decision makers, averaged over the posterior of the population parameters.
 
-Nothing here depends on who else is asked about: how finely the population's uncertainty is averaged over follows from
-the number of people of the fit, draws from the seed of the fit.
+The result for a person does not depend on the other people requested: the number of population samples follows from
+the size of the fit's data, and the draws from its seed.
 """
 
 from __future__ import annotations
@@ -21,23 +21,33 @@ from mxlogit.fit import Fit, TasteStates
 from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.parameters import Population
 
-# Population samples over which people's posteriors are averaged: their most; people of the fit times samples, since
-# what the population's uncertainty adds to a person's shrinks with the number of people; and their fewest for
-# quantiles and predictions.
-_MOST_POPULATIONS, _PEOPLE_TIMES_POPULATIONS, _FEWEST_POPULATIONS = 512, 32_000, 16
-# Rows of a person from which on there are fewer, as rows are more, down to so many: long panels tell a person's tastes
-# whatever the population is.
-_ROWS_OF_A_PERSON, _FEWEST_OF_LONG_PANELS = 32, 64
-# Taste samples per person for quantiles, and fewest of them per population sample.
-_SAMPLES, _SAMPLES_EACH = 512, 16
-# People whose samples are held at once for quantiles; states of chains that predictions use, at most, and fewest that
-# represent a posterior better than importance weights do.
-_PEOPLE_AT_ONCE, _MOST_STATES, _FEWEST_STATES = 1_000, 4_096, 500
+# Largest number of population samples over which people's posteriors are averaged.
+_MOST_POPULATIONS = 512
+# Number of population samples times people of the fit: the contribution of the uncertainty of the population parameters
+# to a person's posterior shrinks with the number of people.
+_PEOPLE_TIMES_POPULATIONS = 32_000
+# Fewest population samples for quantiles and predictions.
+_FEWEST_POPULATIONS = 16
+# Rows per person above which the number of population samples falls in proportion: tastes in long panels depend little
+# on the population parameters.
+_ROWS_OF_A_PERSON = 32
+# Number of population samples below which it is not reduced for long panels.
+_FEWEST_OF_LONG_PANELS = 64
+# Taste samples per person for quantiles.
+_SAMPLES = 512
+# Fewest taste samples per person and population sample.
+_SAMPLES_EACH = 16
+# People whose samples are in memory at a time.
+_PEOPLE_AT_ONCE = 1_000
+# Largest number of states of chains used in predictions.
+_MOST_STATES = 4_096
+# Fewest states of chains that represent a posterior better than importance weights do.
+_FEWEST_STATES = 500
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Posterior mean and standard deviation of people's tastes, (n, k) each."""
+    """Posterior means and standard deviations of people's tastes, (n, k) each."""
 
     mean: Tensor
     deviation: Tensor
@@ -45,16 +55,16 @@ class Moments:
 
 @dataclass(frozen=True)
 class Group:
-    """People whose tastes are asked for.
+    """People whose conditional tastes are requested.
 
     Attributes
     ----------
     panel : PanelSource
-        Their choices, which tastes are conditional on.
+        Choices on which tastes are conditional.
     places : Tensor, int64, shape (n,)
-        Ranks among the people of the fit by first appearance, and the number of these for people never seen.
+        Ranks among the people of the fit by first appearance; the number of people of the fit for new people.
     positions : Tensor or None, int64, shape (n,)
-        Positions among the people of the fit whose choices these are; None where the choices are others.
+        Positions among the people of the fit, if the choices are those of the fit; else None.
     n_fitted, rows_fitted : int
         Numbers of people and of rows of the fit.
     """
@@ -66,14 +76,14 @@ class Group:
     rows_fitted: int = 0
 
     def count_populations(self) -> int:
-        """Number of population samples over which these people's posteriors are averaged."""
+        """Compute the number of population samples over which these people's posteriors are averaged."""
         people = max(1, self.n_fitted)
         count = _PEOPLE_TIMES_POPULATIONS // people
         long = _PEOPLE_TIMES_POPULATIONS * _ROWS_OF_A_PERSON // max(1, self.rows_fitted, _ROWS_OF_A_PERSON * people)
         return min(_MOST_POPULATIONS, 2 * (max(long, min(count, _FEWEST_OF_LONG_PANELS)) // 2))
 
     def states(self, fit: Fit) -> TasteStates | None:
-        """States of these people's tastes, where chains have enough of them."""
+        """Return the states of these people's tastes in the chains; None if there are too few."""
         if fit.states is None or self.positions is None or len(fit.states.tastes) < _FEWEST_STATES:
             return None
         return fit.states.take(self.positions)
@@ -81,15 +91,16 @@ class Group:
 
 @dataclass(frozen=True)
 class WeightedCoefficients:
-    """Weighted draws of the coefficients of some people.
+    """Weighted draws of the coefficients of a subset of people.
 
     Attributes
     ----------
     part : slice or Tensor
-        Places of the people in their group.
+        Indices of the people in their group.
     weights : Tensor, shape (n, s)
-        Over all draws that are met for a person they sum to one.
+        Weights, which sum to one over all draws of a person.
     coefficients : Tensor, shape (n, s, f + k)
+        Draws of the coefficients.
     """
 
     part: slice | Tensor
@@ -98,9 +109,9 @@ class WeightedCoefficients:
 
 
 def sampled_populations(model: PanelModel, fit: Fit, n: int) -> list[Population]:
-    """Draw ``n`` of the posterior samples of the population parameters, evenly along a curve through all of them.
+    """Select ``n`` posterior samples of the population parameters, evenly spaced along a space-filling curve.
 
-    The point estimate alone where samples are those of an estimator: tastes are then conditional on it.
+    Without a posterior (maximum likelihood) the result is the point estimate, on which tastes are then conditional.
     """
     if fit.samples.kind != "posterior":
         return [fit.center]
@@ -111,7 +122,7 @@ def sampled_populations(model: PanelModel, fit: Fit, n: int) -> list[Population]
 
 
 def taste_moments(model: PanelModel, fit: Fit, group: Group) -> Moments:
-    """Posterior moments of tastes: those of chains, or by the law of total variance over population samples."""
+    """Posterior moments of tastes, from chains or by the law of total variance over population samples."""
     if fit.states is not None and group.positions is not None:
         return Moments(fit.states.mean[group.positions], fit.states.deviation[group.positions])
     count = group.count_populations()
@@ -127,7 +138,7 @@ def taste_moments(model: PanelModel, fit: Fit, group: Group) -> Moments:
 
 
 def weigh_coefficients(model: PanelModel, fit: Fit, group: Group) -> Iterator[WeightedCoefficients]:
-    """Weighted posterior draws of people's coefficients, chunk after chunk of people, perhaps in several rounds."""
+    """Iterate over weighted posterior draws of coefficients, by chunks of people, possibly several times per chunk."""
     states = group.states(fit)
     if states is not None:
         yield from _state_coefficients(model, states)
@@ -140,7 +151,7 @@ def weigh_coefficients(model: PanelModel, fit: Fit, group: Group) -> Iterator[We
 
 
 def _state_coefficients(model: PanelModel, states: TasteStates) -> Iterator[WeightedCoefficients]:
-    """Coefficients of evenly spaced states of chains, each with the fixed coefficients of its own iteration."""
+    """Iterate over the coefficients in evenly spaced states of chains, fixed ones from the same iteration."""
     picks = torch.linspace(0, len(states.fixed) - 1, min(_MOST_STATES, len(states.fixed))).long()
     fixed, n = states.fixed[picks].to(states.tastes), states.tastes.shape[1]
     picks = picks.to(states.tastes.device)
@@ -163,11 +174,14 @@ def individual_frame(
 
     Parameters
     ----------
-    model, fit : the fitted model
+    model : PanelModel
+        Mixed logit model.
+    fit : Fit
+        Result of its fit.
     group : Group
-        The people wanted.
+        People in the table.
     labels : ndarray
-        Their names.
+        Labels of the people.
     statistic : sequence
         "mean", "sd", or probabilities between 0 and 1 for quantiles.
 
@@ -212,7 +226,7 @@ def _quantiles(model: PanelModel, fit: Fit, group: Group, probabilities: list[fl
 
 
 def _taste_samples(model: PanelModel, fit: Fit, group: Group) -> Tensor:
-    """Posterior samples of people's random tastes, (n_samples, n, k), spread over population samples."""
+    """Posterior samples of people's random tastes, (n_samples, n, k), equally many per population sample."""
     states = group.states(fit)
     if states is not None:
         return states.tastes.double()

@@ -1,7 +1,7 @@
 """Choice probabilities and shares.
 
-Equal rows have equal probabilities, whoever else is in the frame: the draws that tastes are integrated with are common
-to everybody, and the choice situations of a frame meet nothing but these.
+Equal situations have equal probabilities, whatever else is in the frame: tastes are integrated over draws that are
+common to all choice situations.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from mxlogit.model.likelihood import choice_probabilities
 from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.results.people import Group, weigh_coefficients
 
-# Nodes over (posterior sample of the population, tastes), a power of two. Largest errors of probabilities are in
-# `MixedLogit.predict_proba`; with samples in random order, twice as large.
+# Number of nodes over (posterior sample of the population, tastes), a power of two. The largest errors of probabilities
+# are given in `MixedLogit.predict_proba`; with samples in random order they are twice as large.
 _NODES = 4_096
-# Rows x nodes held at once, by measurement (2,000 x 10 situations of 3, 4,096 nodes: .8 s at 100,000 to 400,000,
-# 2.3 s at 2,000,000).
+# Rows x nodes in memory at a time (measured for 2,000 people, 10 situations of 3 alternatives, 4,096 nodes: .8 s at
+# 100,000 to 400,000, 2.3 s at 2,000,000).
 _CELLS = cells_at_once(0.1)
-# Seed of the nodes beside that of the fit.
+# Offset of the seed of the nodes from the seed of the fit.
 _STREAM = 23
 
 
 def population_nodes(model: PanelModel, fit: Fit, seed: int) -> Tensor:
-    """Coefficients (s, f + k), float64, whose distribution is that of a new decision maker.
+    """Draw coefficients (s, f + k), float64, from the posterior predictive distribution of a new decision maker.
 
-    A scrambled Sobol net over (posterior sample of the population parameters, standard normal tastes); the point
-    estimate is the only population where samples are those of an estimator.
+    They form a scrambled Sobol net over (posterior sample of the population parameters, standard normal tastes).
+    Without a posterior (maximum likelihood) the population parameters are the point estimate.
     """
     samples = fit.samples.unconstrained
     if fit.samples.kind != "posterior":
@@ -45,7 +45,7 @@ def population_nodes(model: PanelModel, fit: Fit, seed: int) -> Tensor:
         return model.space.constrain(samples[:_NODES]).fixed
     draws = PersonDraws("sobol", _NODES, 1 + model.space.n_random, seed + _STREAM)
     normal = draws.normals(0, 1)[0].T
-    # Ranks of the first coordinate are a permutation: every sample is met equally often.
+    # Ranks of the first coordinate are a permutation, so every sample is used equally often.
     rank, order = normal[:, 0].argsort().argsort(), order_along_curve(samples)
     population = model.space.constrain(samples[order[rank * len(samples) // _NODES]])
     latent = population.location + (population.scale_tril @ normal[:, 1:, None])[..., 0]
@@ -54,34 +54,40 @@ def population_nodes(model: PanelModel, fit: Fit, seed: int) -> Tensor:
 
 
 def population_probabilities(data: ChoiceData, columns: list[int], nodes: Tensor) -> Tensor:
-    """Choice probabilities of decision makers of whom nothing is known.
+    """Choice probabilities of new decision makers.
 
     Parameters
     ----------
     data : ChoiceData
+        Choice situations; their choices are not used.
     columns : list of int
-        Attributes of the model, in its order.
+        Positions of the attributes of the model, in its order.
     nodes : Tensor, shape (s, f + k)
+        Draws of the coefficients (`population_nodes`).
 
     Returns
     -------
     Tensor, shape (r,), float64
-        Means over the nodes, of the available alternatives in the order of the data's rows.
+        Probabilities of the available alternatives in the order of the data's rows, averaged over the nodes.
     """
     return _weigh_probabilities(data, columns, nodes.new_full((1, len(nodes)), 1.0 / len(nodes)), nodes)
 
 
 def individual_probabilities(model: PanelModel, fit: Fit, group: Group, data: ChoiceData, columns: list[int]) -> Tensor:
-    """Choice probabilities (r,) of decision makers of the fit, given their choices there.
+    """Choice probabilities (r,) of decision makers of the fit, given their choices in the fit.
 
     Parameters
     ----------
-    model, fit : the fitted model
+    model : PanelModel
+        Mixed logit model.
+    fit : Fit
+        Result of its fit.
     group : Group
-        The people of ``data``, with their choices in the fit.
+        People of ``data``, with their choices in the fit.
     data : ChoiceData
+        Choice situations; their choices are not used.
     columns : list of int
-        Attributes of the model, in its order.
+        Positions of the attributes of the model, in its order.
     """
     result = torch.zeros(len(data.choices.rows), dtype=torch.float64)
     everybody = torch.arange(data.n_decision_makers)
@@ -95,14 +101,18 @@ def individual_probabilities(model: PanelModel, fit: Fit, group: Group, data: Ch
 def _weigh_probabilities(data: ChoiceData, columns: list[int], weights: Tensor, coefficients: Tensor) -> Tensor:
     """Weighted sums over draws of choice probabilities (r,), float64.
 
-    Attributes are differenced in double precision before anything else: a constant added to a column changes nothing.
+    Attributes are differenced in double precision first, so a constant added to a column has no effect.
 
     Parameters
     ----------
     data : ChoiceData
+        Choice situations.
     columns : list of int
+        Positions of the attributes of the model, in its order.
     weights : Tensor, shape (n, s) or (1, s)
+        Weights of the draws, per person or common to all.
     coefficients : Tensor, shape (n, s, k) or (s, k)
+        Draws of the coefficients, per person or common to all.
     """
     c, count = data.choices, weights.shape[1]
     person = torch.arange(data.n_decision_makers, device=c.rows.device).repeat_interleave(c.panel_lengths)
@@ -126,11 +136,16 @@ def mean_log_likelihood(model: PanelModel, fit: Fit, panel: PanelSource, keys: T
 
     Parameters
     ----------
-    model, fit : the fitted model
+    model : PanelModel
+        Mixed logit model.
+    fit : Fit
+        Result of its fit.
     panel : PanelSource
+        Choices of n people.
     keys : Tensor, int64, shape (n,)
-        Numbers that the draws of each person are made from.
+        Keys of the draws of each person.
     seed : int
+        Seed of the draws.
     """
     marginal = MarginalLikelihood(People.gather(panel), model.space, model.mixing, seed, keys=keys)
     total = marginal.measure(fit.center, Sweep(draws=256, tail=8, key=31, polish=30)).log_likelihood
@@ -139,12 +154,12 @@ def mean_log_likelihood(model: PanelModel, fit: Fit, panel: PanelSource, keys: T
 
 
 def row_values(rows: FrameChoices, probability: Tensor) -> np.ndarray:
-    """Probability of every row of a frame, from probabilities (r,) of available alternatives."""
+    """Probability of every row of a frame, given probabilities (r,) of the available alternatives."""
     return np.where(rows.place < 0, 0.0, probability.numpy()[rows.place])
 
 
 def most_likely(rows: FrameChoices, probability: Tensor, names: tuple[str, str, str]) -> pd.Series:
-    """Label of the most likely alternative by (decision maker, situation); ``names`` of the three columns."""
+    """Label of the most likely alternative by (decision maker, situation); ``names`` name the three columns."""
     values = pd.Series(row_values(rows, probability))
     cell = values.groupby([rows.person, rows.situation]).idxmax().to_numpy()
     keys = [rows.data.decision_makers[rows.person[cell]], rows.situation_labels[cell]]
@@ -153,7 +168,7 @@ def most_likely(rows: FrameChoices, probability: Tensor, names: tuple[str, str, 
 
 
 def mean_shares(rows: FrameChoices, probability: Tensor, name: str) -> pd.Series:
-    """Weighted mean probability of every alternative's label; ``name`` of the alternative column."""
+    """Weighted mean probability of every alternative; ``name`` is the alternative column."""
     weighted = pd.Series(row_values(rows, probability) * rows.data.weights.cpu().numpy()[rows.person])
     total = weighted.groupby(rows.alternative_labels).sum()
     return (total / total.sum()).rename_axis(name).rename("share")

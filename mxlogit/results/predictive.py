@@ -1,8 +1,8 @@
-"""Expected log predictive density of decision makers never seen: leave-one-person-out and WAIC.
+"""Expected log predictive density of new decision makers: leave-one-person-out and WAIC.
 
-Both rest on the *marginal* likelihood of whole decision makers, tastes integrated out: what is left out is a person
-with all its choices. The conditional version, of choices given sampled tastes, answers another question (new choices of
-the same people), has an effective number of parameters in the thousands, and is not offered here.
+Both use the *marginal* likelihood of whole decision makers, with tastes integrated out: a person is left out with all
+choices. The conditional version, for choices given sampled tastes, refers to new choices of the same people, has an
+effective number of parameters in the thousands, and is not offered here.
 """
 
 from __future__ import annotations
@@ -21,7 +21,11 @@ from mxlogit.fit import Fit
 from mxlogit.integration.marginal import MarginalLikelihood, Sweep
 from mxlogit.model.mixed_logit import PanelModel
 
-_POPULATIONS, _DRAWS = 400, 128
+# Largest number of posterior samples at which the likelihood is evaluated.
+_POPULATIONS = 400
+# Importance draws per person and sample.
+_DRAWS = 128
+# Pareto k above which the estimate of a person is unreliable (Vehtari et al. 2024).
 _WORST_K = 0.7
 
 
@@ -32,14 +36,14 @@ class PredictiveDensity:
     Attributes
     ----------
     elpd : float
-        Sum over decision makers, natural logarithms, weighted; larger is better.
+        Weighted sum over decision makers, in natural logarithms; larger is better.
     elpd_error : float
         Standard error over decision makers.
     parameters : float
         Effective number of parameters.
     pointwise : pandas.DataFrame
-        Index: decision maker. Columns ``elpd`` and ``parameters``, times the ``weight``, and, for leave-one-out,
-        ``pareto_k``: above 0.7 a person's figure is not to be trusted.
+        Index: decision maker. Columns: ``elpd`` and ``parameters``, multiplied by ``weight``, and, for leave-one-out,
+        ``pareto_k``, above 0.7 for people whose estimate is unreliable.
     """
 
     elpd: float
@@ -55,19 +59,19 @@ class PredictiveDensity:
         return float((self.pointwise["pareto_k"] > _WORST_K).mean())
 
     def minus(self, other: PredictiveDensity) -> tuple[float, float]:
-        """Difference of two models of the same decision makers, and its standard error (paired by person).
+        """Difference in elpd of two models of the same decision makers, and its standard error (paired by person).
 
         Raises
         ------
         SpecificationError
-            If the decision makers are not the same.
+            If the decision makers or their weights differ.
         """
         mine, others = self.pointwise["elpd"], other.pointwise["elpd"]
         if not mine.index.equals(others.index):
             raise SpecificationError("the two models are of different decision makers and cannot be compared.")
         weights = self.pointwise["weight"]
         if not np.allclose(weights, other.pointwise["weight"]):
-            raise SpecificationError("the two models give decision makers other weights and cannot be compared.")
+            raise SpecificationError("the two models weight decision makers differently and cannot be compared.")
         gap = mine - others
         return float(gap.sum()), _error_of_sum(gap / weights, weights)
 
@@ -78,7 +82,7 @@ def log_densities(model: PanelModel, fit: Fit, panel: PanelSource, seed: int) ->
     Raises
     ------
     SpecificationError
-        If the samples are not those of a posterior.
+        If the fit has no posterior samples.
     """
     if fit.samples.kind != "posterior":
         raise SpecificationError("loo and waic need a posterior: use method='vi' or 'mcmc'.")
@@ -92,15 +96,16 @@ def log_densities(model: PanelModel, fit: Fit, panel: PanelSource, seed: int) ->
 
 
 def leave_one_out(densities: Tensor, weights: Tensor, labels: np.ndarray) -> PredictiveDensity:
-    """Leave-one-person-out by Pareto smoothed importance sampling.
+    """Leave-one-person-out predictive density by Pareto smoothed importance sampling.
 
     Parameters
     ----------
     densities : Tensor, shape (s, n)
-        As of `log_densities`.
+        Marginal log densities (`log_densities`).
     weights : Tensor, shape (n,)
+        Weights of the decision makers.
     labels : ndarray
-        Of the decision makers.
+        Labels of the decision makers.
 
     References
     ----------
@@ -112,7 +117,7 @@ def leave_one_out(densities: Tensor, weights: Tensor, labels: np.ndarray) -> Pre
 
 
 def widely_applicable(densities: Tensor, weights: Tensor, labels: np.ndarray) -> PredictiveDensity:
-    """WAIC on the scale of log densities (Watanabe 2010, J. of Machine Learning Research 11); as `leave_one_out`."""
+    """WAIC in log density units (Watanabe 2010, J. of Machine Learning Research 11); parameters as `leave_one_out`."""
     spread = densities.var(0)
     return _collect(_log_mean(densities) - spread, spread, weights, labels)
 
@@ -122,7 +127,7 @@ def _log_mean(densities: Tensor) -> Tensor:
 
 
 def _error_of_sum(values: pd.Series, weights: pd.Series) -> float:
-    """Standard error of a sum over people, of whom each stands for as many as its weight says."""
+    """Standard error of a sum over people with frequency weights."""
     count = weights.sum()
     if count <= 1.0:
         return float("nan")
