@@ -79,8 +79,8 @@ def test_people_and_engines(three):
 
 def test_verdict(three):
     assert "vi" in three.verdict
-    assert "posterior sds apart" in three.verdict
-    assert "Beware: mcmc itself" in three.verdict
+    assert "posterior sds (" in three.verdict
+    assert "Status of the reference, mcmc: " in three.verdict
     assert three.verdict in str(three)
 
 

@@ -1,1 +1,1 @@
-"""After a fit: engines side by side, hypotheses, pictures, where memory goes."""
+"""Comparison of engines, functions and tests of parameters, plots, and memory reports."""

@@ -1,4 +1,4 @@
-"""Engines side by side on the same data, priors and labels: how far apart they are, and what each costs."""
+"""Comparison of inference engines on the same data and priors: differences of estimates, and computing time."""
 
 from __future__ import annotations
 
@@ -21,32 +21,34 @@ from mxlogit.inference.mcmc.engine import MCMC
 from mxlogit.inference.method import Method
 from mxlogit.request import resolve_method
 
-# Up to where two posteriors are called the same: differences of means in posterior sds, and ratios of sds.
-_SAME_MEAN, _SAME_SPREAD = 0.25, 1.2
+# Largest difference of posterior means, in posterior sds, up to which two engines agree.
+_SAME_MEAN = 0.25
+# Largest ratio of posterior sds (the larger over the smaller one) up to which two engines agree.
+_SAME_SPREAD = 1.2
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What several engines say of the same choices; the last one is the reference.
+    """Comparison of several engines on the same choices; the last one is the reference.
 
     Attributes
     ----------
     fits : dict of str to MixedLogit
         Fitted estimators by engine.
     reference : str
-        The engine the others are compared with.
+        Engine with which the others are compared.
     table : pandas.DataFrame
         Index: parameters. Columns (engine, measure): ``estimate`` and ``sd`` (standard errors for MSLE) of every
-        engine, and of all but the reference ``difference`` (of estimates, in sds of the reference), ``sd_ratio`` and
-        ``wasserstein`` (1-Wasserstein distance of the marginals, in sds of the reference).
+        engine; for all but the reference also ``difference`` (of estimates, in sds of the reference), ``sd_ratio``
+        and ``wasserstein`` (1-Wasserstein distance of the marginals, in sds of the reference).
     people : pandas.DataFrame
-        Index: (engine, taste). Posterior means of decision makers against the reference's: ``rmse``, ``correlation``,
-        and the mean ratio of their sds, ``sd_ratio``.
+        Index: (engine, taste). Comparison of decision makers' posterior means with those of the reference: ``rmse``,
+        ``correlation``, and the mean ratio of posterior sds, ``sd_ratio``.
     engines : pandas.DataFrame
-        Index: engine. ``log_likelihood`` at the estimates (marginal, by one evaluator with the same draws for all),
-        ``predictive_distance`` (total variation distance from the reference's choice probabilities, mean over choice
-        situations; nan for data that are not a frame), ``seconds``, ``ess`` (smallest effective sample size; samples
-        of VI and MSLE are independent), ``ess_per_second``, ``converged``.
+        Index: engine. Columns: ``log_likelihood`` at the estimates (marginal, with the same method and draws for all),
+        ``predictive_distance`` (mean over choice situations of the total variation distance from the reference's
+        choice probabilities; nan for data that are not a frame), ``seconds``, ``ess`` (smallest effective sample size;
+        samples of VI and MSLE are independent), ``ess_per_second``, ``converged``.
     """
 
     fits: dict[str, MixedLogit]
@@ -57,9 +59,9 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """One sentence per engine: whether it agrees with the reference."""
+        """Sentences, one per engine, that state whether it agrees with the reference."""
         judge = self.fits[self.reference].diagnostics_
-        trust = "" if judge["converged"] else f" Beware: {self.reference} itself: {judge['status']}"
+        trust = "" if judge["converged"] else f" Status of the reference, {self.reference}: {judge['status']}"
         return " ".join(self._sentence(name) for name in self.fits if name != self.reference) + trust
 
     def _sentence(self, name: str) -> str:
@@ -71,20 +73,20 @@ class Comparison:
         speed = seconds[self.reference] / seconds[name]
         pace = f"{speed:.1f} times faster" if speed >= 1.0 else f"{1.0 / speed:.1f} times slower"
         return (
-            f"{name} {'agrees' if agrees else 'does not agree'} with {self.reference}: estimates are at most "
-            f"{difference.max():.2f} posterior sds apart ({difference.idxmax()}), ratios of sds are between "
+            f"{name} {'agrees' if agrees else 'does not agree'} with {self.reference}: estimates differ by at most "
+            f"{difference.max():.2f} posterior sds ({difference.idxmax()}), ratios of sds are between "
             f"{ratio.min():.2f} and {ratio.max():.2f}; it was {pace}."
         )
 
     def plot(self, parameters: Sequence[str] | None = None, axes: Any = None) -> Any:
-        """Draw the marginal of every parameter, one line per engine.
+        """Plot the marginal of every parameter, with one line per engine.
 
         Parameters
         ----------
         parameters : sequence of str, optional
-            Labels; all by default.
+            Labels of parameters; all by default.
         axes : array of matplotlib Axes, optional
-            One for each parameter.
+            Axes, one per parameter; new ones by default.
 
         Returns
         -------
@@ -103,15 +105,16 @@ class Comparison:
 
 
 def compare_with_mcmc(est: MixedLogit, X: Any, mcmc: MCMC | None = None) -> Comparison:
-    """Fit `MCMC` to the same choices and compare.
+    """Compare a fit with one by `MCMC` to the same choices.
 
     Parameters
     ----------
     est : MixedLogit
-        Fitted on X, or not yet: then it is fitted (a copy of it).
+        Estimator fitted on X; if it is not fitted, a copy of it is.
     X : long frame or ChoiceData
+        Choices.
     mcmc : MCMC, optional
-        Settings; the default ones otherwise.
+        Settings of the sampler; ``MCMC()`` by default.
 
     Returns
     -------
@@ -122,7 +125,7 @@ def compare_with_mcmc(est: MixedLogit, X: Any, mcmc: MCMC | None = None) -> Comp
     ChoiceDataError
         If ``est`` was fitted on other choices.
     SpecificationError
-        If ``mcmc`` is something else, or ``est`` was fitted with other arguments than it has now.
+        If ``mcmc`` is not `MCMC` settings, or the arguments of ``est`` have changed since it was fitted.
     """
     judge = MCMC() if mcmc is None else mcmc
     if not isinstance(judge, MCMC):
@@ -142,10 +145,11 @@ def compare_methods(est: MixedLogit, X: Any, methods: Sequence[str | Method] = (
     Parameters
     ----------
     est : MixedLogit
-        Says the model and the priors; its own method does not matter and it is not changed.
+        Estimator with the model and the priors; its method is not used, and it is not changed.
     X : long frame or ChoiceData
+        Choices.
     methods : sequence of str or settings objects
-        Two at least; the last one is the reference.
+        At least two engines; the last one is the reference.
 
     Returns
     -------
@@ -172,14 +176,14 @@ def _name(method: Method) -> str:
 
 
 def _check_same_choices(est: MixedLogit, X: Any) -> None:
-    """Raise, before anything is sampled, if ``est`` was fitted on other choices, or with another model."""
+    """Check, before sampling, that ``est`` was fitted on the same choices and with its present model."""
     mine, others = est._state(), clone(est)._prepare(X, Team())[0]
     models = describe_differences(identify_model(mine.model), identify_model(others.model))
     labels = np.array_equal(mine.decision_makers, others.decision_makers)
     if not labels or digest_people(mine.panel) != digest_people(others.panel):
         raise ChoiceDataError("est was fitted on other choices than X; fit it on X first.")
     if models:
-        raise SpecificationError(f"est was fitted with another model than its arguments say: {models}. Fit it again.")
+        raise SpecificationError(f"the arguments of est have changed since it was fitted: {models}. Fit it again.")
 
 
 def _compare(fits: dict[str, MixedLogit], X: Any) -> Comparison:
@@ -191,7 +195,7 @@ def _compare(fits: dict[str, MixedLogit], X: Any) -> Comparison:
 
 
 def _parameters(est: MixedLogit, reference: MixedLogit, *, is_reference: bool) -> pd.DataFrame:
-    """Estimates of one engine, and their distance from those of the reference."""
+    """Estimates of one engine, and their differences from the reference."""
     mine, judge = est.summary(), reference.summary()
     frame = pd.DataFrame({"estimate": mine["estimate"], "sd": mine["std_error"]})
     if is_reference:
@@ -205,7 +209,7 @@ def _parameters(est: MixedLogit, reference: MixedLogit, *, is_reference: bool) -
 
 
 def _people(fits: dict[str, MixedLogit], reference: str) -> pd.DataFrame:
-    """Posterior means and sds of decision makers against those of the reference."""
+    """Comparison of decision makers' posterior means and sds with those of the reference."""
     judge = fits[reference].individual_coefficients()
     rows = {}
     for name, est in fits.items():
@@ -226,13 +230,13 @@ def _people(fits: dict[str, MixedLogit], reference: str) -> pd.DataFrame:
 
 
 def _weighted_situations(est: MixedLogit) -> float:
-    """Sum over decision makers of weight times choice situations: what `MixedLogit.score` is a mean over."""
+    """Sum over decision makers of weight times choice situations, the denominator of `MixedLogit.score`."""
     parts = (part for _, part in est._state().panel.chunks(PEOPLE_AT_ONCE))
     return sum(float(part.weights.double() @ part.n_situations.double()) for part in parts)
 
 
 def _engines(fits: dict[str, MixedLogit], reference: str, X: Any) -> pd.DataFrame:
-    """Fit and cost of every engine."""
+    """Log likelihood, predictive distance and computing time of every engine."""
     is_frame = not isinstance(X, (ChoiceData, PackedChoices))
     predicted = {name: est.predict_proba(X) for name, est in fits.items()} if is_frame else {}
     rows = {}

@@ -18,7 +18,9 @@ from mxlogit.execution.people import dense_pieces
 
 # Step of numerical derivatives, in standard errors.
 _STEP = 1e-4
-# Log likelihoods of nested fits may cross by this much through rounding.
+# Relative step that reveals the dependence of a function on a parameter without a standard error.
+_PROBE = 1e-3
+# Relative excess of the restricted over the full log likelihood that is attributed to rounding.
 _ROUNDING = 1e-6
 
 ParameterFunction = Callable[[pd.Series], Any]
@@ -26,16 +28,18 @@ ParameterFunction = Callable[[pd.Series], Any]
 
 @dataclass(frozen=True)
 class HypothesisTest:
-    """A test of a hypothesis.
+    """Result of a hypothesis test.
 
     Attributes
     ----------
     statistic : float
+        Test statistic.
     degrees_of_freedom : int
+        Degrees of freedom of its chi-squared distribution under the hypothesis.
     p_value : float
-        Of the chi-squared distribution.
+        Upper tail probability of the chi-squared distribution.
     sentence : str
-        What was tested, and what limits the test.
+        Description of the hypothesis and of limitations of the test.
     """
 
     statistic: float
@@ -50,23 +54,23 @@ class HypothesisTest:
 def parameter_function(
     est: MixedLogit, function: ParameterFunction, *, method: str = "auto", level: float = 0.95
 ) -> pd.DataFrame:
-    """Estimate functions of the parameters, with their uncertainty.
+    """Estimate functions of the parameters, with standard errors and intervals.
 
     Parameters
     ----------
     est : MixedLogit
-        Fitted.
+        Fitted estimator.
     function : callable
-        Takes a Series of parameters by label (as ``coef_``) and returns a number, or a mapping or Series of
-        named numbers. A willingness to pay is minus a ratio, ``-b["wk"] / b["pf"]``; of a lognormal ``b`` holds the
-        location of the logarithm (its median is ``exp(b["pf"])``).
+        Function of a Series of parameters by label (as ``coef_``) that returns a number, or a mapping or Series
+        of named numbers. A willingness to pay is minus a ratio, ``-b["wk"] / b["pf"]``. The entry of a lognormal is
+        the location of its logarithm (its median is ``exp(b["pf"])``).
     method : {"auto", "delta", "samples"}
-        "delta": first-order standard errors from the covariance of the estimates, which "auto" takes after
+        "delta": first-order standard errors from the covariance of the estimates; "auto" uses them after
         ``MSLE``. "samples": the function of every sample of ``posterior_samples()``; after ``MSLE`` these are
         draws from the asymptotic normal distribution (Krinsky and Robb 1986, Review of Economics and
         Statistics 68), otherwise the posterior.
     level : float
-        Probability of the intervals: normal ones for "delta", quantiles for "samples".
+        Probability of the intervals, which are normal for "delta" and quantiles for "samples".
 
     Returns
     -------
@@ -105,17 +109,15 @@ def parameter_function(
 
 
 def wald_test(est: MixedLogit, hypothesis: Sequence[str] | Mapping[str, float] | ParameterFunction) -> HypothesisTest:
-    """Test restrictions on the parameters with the covariance of the estimates.
-
-    Wald (1943, Transactions of the American Mathematical Society 54).
+    """Wald test of restrictions on the parameters (Wald 1943, Transactions of the American Mathematical Society 54).
 
     Parameters
     ----------
     est : MixedLogit
-        Fitted by ``MSLE``.
+        Estimator fitted by ``MSLE``.
     hypothesis : list of str, mapping or callable
-        Labels that are jointly zero; labels and the values they are tested against; or a function of the
-        parameters (see `parameter_function`) that is zero under the hypothesis.
+        Labels of parameters that are jointly zero; a mapping of labels to hypothesised values; or a function of
+        the parameters (see `parameter_function`) that is zero under the hypothesis.
 
     Returns
     -------
@@ -124,7 +126,7 @@ def wald_test(est: MixedLogit, hypothesis: Sequence[str] | Mapping[str, float] |
     Raises
     ------
     SpecificationError
-        If a label is unknown, restrictions repeat each other, or the fit has no covariance.
+        If a label is unknown, restrictions are redundant, or the fit has no covariance.
     """
     covariance = _fitted(est).result_.covariance
     if covariance is None:
@@ -135,7 +137,7 @@ def wald_test(est: MixedLogit, hypothesis: Sequence[str] | Mapping[str, float] |
     unit = np.sqrt(np.clip(np.diagonal(matrix), 0.0, None))
     standard = matrix / np.outer(unit, unit) if (unit > 0).all() else np.zeros_like(matrix)
     if not np.isfinite(standard).all() or np.linalg.matrix_rank(standard, hermitian=True) < len(value):
-        raise SpecificationError(f"the restrictions ({words}) repeat each other or concern unidentified parameters.")
+        raise SpecificationError(f"the restrictions ({words}) are redundant or concern unidentified parameters.")
     scaled = value.to_numpy() / unit
     statistic = float(scaled @ np.linalg.solve(standard, scaled))
     sentence = f"Wald test of {words}.{_boundary_words(labels, est)}"
@@ -143,12 +145,12 @@ def wald_test(est: MixedLogit, hypothesis: Sequence[str] | Mapping[str, float] |
 
 
 def likelihood_ratio_test(restricted: MixedLogit, full: MixedLogit) -> HypothesisTest:
-    """Compare two nested fits of ``MSLE`` on the same data and draws.
+    """Likelihood ratio test of two nested fits by ``MSLE`` to the same data with the same draws.
 
     Parameters
     ----------
     restricted, full : MixedLogit
-        Fitted; every parameter of ``restricted`` is one of ``full``.
+        Fitted estimators; every parameter of ``restricted`` is one of ``full``.
 
     Returns
     -------
@@ -157,8 +159,8 @@ def likelihood_ratio_test(restricted: MixedLogit, full: MixedLogit) -> Hypothesi
     Raises
     ------
     SpecificationError
-        If the fits are not nested, differ in data or draws, or the full one is worse (its search missed the
-        maximum).
+        If the fits are not nested, differ in data or draws, or the full one has the lower log likelihood (its
+        search missed the maximum).
     """
     for name, est in (("restricted", restricted), ("full", full)):
         if _fitted(est).result_.covariance is None:
@@ -183,7 +185,7 @@ def likelihood_ratio_test(restricted: MixedLogit, full: MixedLogit) -> Hypothesi
 
 
 def _fitted(est: MixedLogit) -> MixedLogit:
-    """Return the estimator; raises NotFittedError if it is not fitted."""
+    """Return the estimator, or raise NotFittedError if it is not fitted."""
     if not hasattr(est, "result_"):
         raise NotFittedError(f"this {type(est).__name__} is not fitted yet; call fit first.")
     return est
@@ -196,7 +198,7 @@ def _number(est: MixedLogit, name: str) -> float:
 
 
 def _check_same(restricted: MixedLogit, full: MixedLogit) -> None:
-    """Raise unless two fits saw the same choices and the same kind and number of draws."""
+    """Check that two fits have the same choices and the same kind and number of draws."""
     for what, one, other in (
         ("decision makers", restricted.n_decision_makers_, full.n_decision_makers_),
         ("choice situations", restricted.n_situations_, full.n_situations_),
@@ -216,13 +218,13 @@ def _check_same(restricted: MixedLogit, full: MixedLogit) -> None:
     ]
     if len(set(kinds)) > 1:
         raise SpecificationError(
-            f"the models were fitted with different draws (scheme, number, antithetic, seed): {kinds}; their "
-            "difference is noise too. Give both the same MSLE settings and random_state."
+            f"the models were fitted with different draws (scheme, number, antithetic, seed): {kinds}; the statistic "
+            "would include simulation noise. Give both the same MSLE settings and random_state."
         )
 
 
 def _check_same_model(restricted: MixedLogit, full: MixedLogit) -> None:
-    """Raise unless shared random coefficients have the same distribution and both models the same space."""
+    """Check that shared random coefficients have the same distributions and both models the same scale column."""
     one, other = (est._fitted.specification for est in (restricted, full))
     if one.scale != other.scale:
         raise SpecificationError(f"the models are not nested: scale={one.scale!r} against scale={other.scale!r}.")
@@ -235,7 +237,7 @@ def _check_same_model(restricted: MixedLogit, full: MixedLogit) -> None:
 
 
 def _check_same_choices(restricted: MixedLogit, full: MixedLogit) -> None:
-    """Raise unless shared attributes, as differences to the chosen alternatives, add up to the same."""
+    """Check that sums of shared attributes, as differences to the chosen alternatives, are equal."""
     for name in restricted._fitted.specification.names:
         sums = []
         for est in (restricted, full):
@@ -253,7 +255,7 @@ def _check_same_choices(restricted: MixedLogit, full: MixedLogit) -> None:
 def _as_restriction(
     hypothesis: Sequence[str] | Mapping[str, float] | ParameterFunction, coefficients: pd.Series
 ) -> tuple[ParameterFunction, str, list[str]]:
-    """A function that is zero under the hypothesis, words for it, and the labels it concerns."""
+    """Convert a hypothesis to a function that is zero under it, a description, and the labels tested against zero."""
     if callable(hypothesis):
         return hypothesis, "a function of the parameters = 0", []
     if isinstance(hypothesis, str):
@@ -292,7 +294,7 @@ def _evaluate(function: ParameterFunction, parameters: pd.Series) -> pd.Series:
 def _moved_covariance(
     function: ParameterFunction, value: pd.Series, coefficients: pd.Series, covariance: np.ndarray
 ) -> np.ndarray:
-    """Covariance of functions to first order, by central differences."""
+    """First-order covariance of functions of the parameters, by central differences."""
     error = np.sqrt(np.clip(np.diagonal(covariance), 0.0, None))
     jacobian = np.zeros((len(value), len(coefficients)))
     for i in np.flatnonzero(np.isfinite(error) & (error > 0)):
@@ -308,7 +310,7 @@ def _moved_covariance(
 
 
 def _void_places(est: MixedLogit) -> np.ndarray:
-    """Places of the parameters without an error: at a boundary, or running off."""
+    """Indices of the parameters without a standard error: at a boundary, or diverging."""
     error = est.summary()["std_error"].to_numpy()
     found: np.ndarray = np.flatnonzero(~np.isfinite(error))
     return found
@@ -317,14 +319,14 @@ def _void_places(est: MixedLogit) -> np.ndarray:
 def _concerned(
     function: ParameterFunction, value: pd.Series, coefficients: pd.Series, void: np.ndarray
 ) -> list[np.ndarray]:
-    """For each parameter without an error, which functions (m,) depend on it."""
+    """Masks (m,) of the functions that depend on each parameter without a standard error."""
     return [_depends(function, coefficients, value, int(i)) for i in void]
 
 
 def _depends(function: ParameterFunction, coefficients: pd.Series, value: pd.Series, i: int) -> np.ndarray:
-    """Which functions change with parameter i, whose standard error is missing."""
+    """Mask (m,) of the functions that change with parameter i."""
     moved = coefficients.copy()
-    moved.iloc[i] += 1e-3 * (1.0 + abs(moved.iloc[i]))
+    moved.iloc[i] += _PROBE * (1.0 + abs(moved.iloc[i]))
     changed: np.ndarray = (_evaluate(function, moved) != value).to_numpy()
     return changed
 

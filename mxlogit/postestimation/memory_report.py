@@ -1,4 +1,4 @@
-"""Where the memory of a training step goes, for an estimator and data: what memory-saving backward passes can save."""
+"""Memory of a training step by part of the guide, and its reduction by memory-saving backward passes."""
 
 from __future__ import annotations
 
@@ -19,32 +19,34 @@ from mxlogit.request import resolve_method
 if TYPE_CHECKING:
     from mxlogit.estimator import MixedLogit
 
+# Shares of situations kept by the memory-saving backward passes in the table.
 _KEEPS = (0.5, 0.25, 0.125)
 
 
 def memory_report(est: MixedLogit, X: Any) -> pd.DataFrame:
-    """Megabytes that a training step of the amortized routes keeps for its backward pass, by part of the guide.
+    """Memory (MB) that a training step of an amortized guide stores for its backward pass, by part of the guide.
 
-    One mini-batch of ``Training(batch_size=...)`` decision makers and one draw of each, at the start of training. On
-    the CPU: bytes of the storages that autograd records, each once. On a GPU: by how much allocation rises at most in a
-    forward and a backward pass.
+    It is measured for one mini-batch of ``Training(batch_size=...)`` decision makers with one draw each, at the start
+    of training. On the CPU it is the size of the storages that autograd records, each counted once; on a GPU the peak
+    increase of allocated memory during a forward and a backward pass.
 
     Parameters
     ----------
     est : MixedLogit
-        Estimator with a ``method=SVI(...)`` that trains a set encoder; it is not fitted by this.
+        Estimator with a ``method=SVI(...)`` that trains a set encoder; it is not fitted.
     X : long frame, ChoiceData or PackedChoices
+        Choices.
 
     Returns
     -------
     pandas.DataFrame
-        Index: "everything recorded", shares of situations that are kept, and the estimator's own ``sbp`` if there is
-        one. Columns: "encoder", "flow", "likelihood", "step" (their sum) in MB, and "share", of the first row's step.
+        Index: "everything recorded", shares of situations kept, and the estimator's own ``sbp`` if there is one.
+        Columns: "encoder", "flow", "likelihood" and "step" (their sum) in MB, and "share" of the first row's step.
 
     Raises
     ------
     SpecificationError
-        If the method trains no encoder of sets.
+        If the method trains no set encoder.
     """
     method = resolve_method(est.method)
     if not isinstance(method, SVI) or not isinstance(method.resolved_encoder, Encoder):

@@ -1,4 +1,4 @@
-"""Pictures of a fit; matplotlib is imported when the first one is asked for."""
+"""Plots of a fit; matplotlib is imported on first use."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ if TYPE_CHECKING:
 
     from mxlogit.estimator import MixedLogit
 
+# Largest number of posterior samples drawn in the band of a taste distribution.
 _SAMPLES = 200
+# Quantiles per sample from which a taste density is estimated.
 _QUANTILES = 4_000
 
 
 def pyplot() -> Any:
-    """Matplotlib's pyplot, or a sentence about the extra."""
+    """Import matplotlib's pyplot; the error names the extra to install."""
     try:
         import matplotlib.pyplot as plt
     except ImportError:
@@ -28,7 +30,7 @@ def pyplot() -> Any:
 
 
 def _grid(count: int) -> Any:
-    """Axes in rows of three, those to spare hidden."""
+    """Create axes in rows of three and hide unused ones."""
     columns = min(3, count)
     rows = -(-count // columns)
     figure, axes = pyplot().subplots(rows, columns, figsize=(3.6 * columns, 2.7 * rows), squeeze=False)
@@ -39,19 +41,20 @@ def _grid(count: int) -> Any:
 
 
 def plot_taste_distributions(est: MixedLogit, axes: Any = None) -> Any:
-    """Draw the population distribution of every taste and the decision makers' posterior means.
+    """Plot the population distribution of every taste and the decision makers' posterior means.
 
     Parameters
     ----------
     est : MixedLogit
-        Fitted, with random coefficients.
+        Fitted estimator with random coefficients.
     axes : array of matplotlib Axes, optional
-        One for each random coefficient.
+        Axes, one per random coefficient; new ones by default.
 
     Returns
     -------
     ndarray of matplotlib Axes
-        Black line: density at the posterior mean; grey band: 90 % posterior band; bars: people's means.
+        Axes with the posterior mean of the density (black line), its 90 % posterior band (grey) and the people's
+        means (bars).
 
     Raises
     ------
@@ -60,7 +63,7 @@ def plot_taste_distributions(est: MixedLogit, axes: Any = None) -> Any:
     """
     names = list(est.taste_distribution().index)
     if not names:
-        raise SpecificationError("the model has no random coefficients to draw.")
+        raise SpecificationError("the model has no random coefficients to plot.")
     axes = np.asarray(_grid(len(names)) if axes is None else axes).ravel()[: len(names)]
     people = est.individual_coefficients(statistic=["mean"])
     tastes = population_quantiles(est)
@@ -73,7 +76,7 @@ def plot_taste_distributions(est: MixedLogit, axes: Any = None) -> Any:
 
 
 def population_quantiles(est: MixedLogit) -> np.ndarray:
-    """Equally likely tastes of the population (posterior samples, quantiles, random coefficients)."""
+    """Quantiles of the taste distributions (posterior samples, quantiles, random coefficients)."""
     model, samples = est._state().model, est.result_.samples.unconstrained[:_SAMPLES]
     population = model.space.constrain(samples)
     z = torch.special.ndtri((torch.arange(_QUANTILES, dtype=torch.float64) + 0.5) / _QUANTILES)
@@ -96,15 +99,15 @@ def _draw_density(ax: Any, tastes: np.ndarray, means: np.ndarray) -> None:
 
 
 def plot_marginals(samples: dict[str, pd.DataFrame], axes: Any = None) -> Any:
-    """Draw the marginal of every parameter, one line per engine.
+    """Plot the marginal of every parameter, with one line per engine.
 
     Parameters
     ----------
     samples : dict of str to DataFrame
-        Samples by engine; the same columns for all. The last engine is drawn as a grey area, the others as lines of
-        different dashes.
+        Samples by engine, with equal columns. The last engine is plotted as a grey area, the others as lines of
+        different styles.
     axes : array of matplotlib Axes, optional
-        One for each parameter.
+        Axes, one per parameter; new ones by default.
 
     Returns
     -------
@@ -140,21 +143,21 @@ def _draw_marginals(ax: Any, samples: dict[str, np.ndarray]) -> None:
 
 
 def plot_ranks(counts: pd.DataFrame, total: int, axes: Any = None) -> Any:
-    """Draw rank histograms.
+    """Plot rank histograms.
 
     Parameters
     ----------
     counts : DataFrame
-        Index: bins. Columns: parameters.
+        Counts of ranks by bin (rows) and parameter (columns).
     total : int
-        Replications.
+        Number of replications.
     axes : array of matplotlib Axes, optional
-        One for each parameter.
+        Axes, one per parameter; new ones by default.
 
     Returns
     -------
     ndarray of matplotlib Axes
-        Grey band: 95 % of the counts of a calibrated posterior.
+        Axes with the histograms and the band of 95 % of the counts of a calibrated posterior (grey).
     """
     from scipy.stats import binom
 
