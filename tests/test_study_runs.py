@@ -241,7 +241,7 @@ def test_picture_of_seconds():
     assert ax.get_xscale() == ax.get_yscale() == "log"
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["vi"]
     assert ax.lines[0].get_ydata().tolist() == [228, 1257]
-    with pytest.raises(SpecificationError, match="nothing to draw"):
+    with pytest.raises(SpecificationError, match="nothing to plot"):
         plot_seconds(table.assign(seconds=np.nan))
     with pytest.raises(SpecificationError, match="unknown; there are"):
         plot_seconds(table, published=("Nobody",))

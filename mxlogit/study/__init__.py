@@ -1,4 +1,4 @@
-"""Studies of engines on simulated data: errors against known truths, and whether posteriors are calibrated."""
+"""Studies of engines on simulated data: errors of estimates, and calibration of posteriors."""
 
 from mxlogit.study.attainable import attainable_errors
 from mxlogit.study.calibration import Calibration, Design, simulation_based_calibration

@@ -1,4 +1,4 @@
-"""How small errors can be: the asymptotic error of maximum likelihood at the truth, and of tastes when it is known."""
+"""Attainable errors: asymptotic errors of maximum likelihood at the truth, and of tastes at known parameters."""
 
 from __future__ import annotations
 
@@ -19,7 +19,16 @@ from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.parameters import ParameterSpace, Population
 from mxlogit.study.designs import StudyDesign
 
-_SEED, _DRAWS, _TAIL, _POLISH, _ERRORS = 3_000_000, 64, 8, 30, 20_000
+# Offset of the seeds of the simulated data sets, distinct from the seeds of runs and of new choices.
+_SEED = 3_000_000
+# Importance draws per person.
+_DRAWS = 64
+# Degrees of freedom of the Student-t importance density.
+_TAIL = 8
+# Newton steps to each person's mode.
+_POLISH = 30
+# Draws from the asymptotic distribution over which mean errors are computed.
+_ERRORS = 20_000
 
 
 def attainable_errors(design: StudyDesign, people: int, simulated: int = 20_000) -> dict[str, float]:
@@ -28,21 +37,23 @@ def attainable_errors(design: StudyDesign, people: int, simulated: int = 20_000)
     Parameters
     ----------
     design : StudyDesign
+        Design of the data sets.
     people : int
-        Decision makers of a data set.
+        Number of decision makers of a data set.
     simulated : int
-        Decision makers simulated, in data sets of that size, to find the information of one.
+        Number of decision makers simulated, in data sets of that size, to estimate the information per person.
 
     Returns
     -------
     dict of str to float
-        ``rmse_alpha rmse_zeta rmse_omega rmse_beta_n`` as of `mxlogit.study.evaluate`; the last one of posterior means
-        at the true parameters, which nobody who estimates them attains (asymptotic errors of 2,000 people's add .8 %).
+        Errors ``rmse_alpha rmse_zeta rmse_omega rmse_beta_n`` as in `mxlogit.study.evaluate`; the last one is for
+        posterior means at the true parameters, a lower bound (with estimated parameters it is .8 % larger for 2,000
+        people, asymptotically).
 
     Raises
     ------
     SpecificationError
-        If tastes depend on the population by more than their latents: their information has no closed form here.
+        If tastes depend on the population parameters other than through their latents.
     """
     samples = [_Sampled.draw(design, people, part) for part in range(max(1, simulated // people))]
     information = torch.stack([sampled.information() for sampled in samples]).mean(0)
@@ -59,7 +70,7 @@ def _mean(values: list[float]) -> float:
 
 @dataclass(frozen=True)
 class _Sampled:
-    """A data set of a design, its model, its people and its true population and tastes."""
+    """Data set of a design, with its model, people, true population parameters and true tastes."""
 
     model: PanelModel
     people: People
@@ -69,7 +80,7 @@ class _Sampled:
 
     @classmethod
     def draw(cls, design: StudyDesign, people: int, part: int) -> _Sampled:
-        """The data set number ``part``."""
+        """Simulate data set number ``part``."""
         sample = design.simulate(people, _SEED + part)
         fitted, everybody, _ = MixedLogit(**design.request(), random_state=part)._prepare(sample.data, Team())
         space = fitted.model.space
@@ -78,22 +89,24 @@ class _Sampled:
         return cls(fitted.model, everybody, truth, sample.tastes.to_numpy(), part)
 
     def information(self) -> Tensor:
-        """Information of one person about relative moves from the truth."""
+        """Mean information matrix per person for relative moves from the truth."""
         marginal = MarginalLikelihood(self.people, self.model.space, self.model.mixing, self.seed)
         mixing = self.model.mixing
         if mixing.direct or mixing.is_kinked:
-            raise SpecificationError("the attainable error is known for tastes that follow from their latents alone.")
+            raise SpecificationError(
+                "attainable errors are available for families whose tastes are smooth functions of their latents alone."
+            )
         information = marginal.information(self.model, self.truth, Sweep(_DRAWS, _TAIL, 0, _POLISH))
         return information / len(self.people)
 
     def error_of_tastes(self) -> float:
-        """Root-mean-square error of posterior means of everybody's tastes at the truth."""
+        """Root-mean-square error of the posterior means of all people's tastes at the true parameters."""
         found, _ = PolishedTastes(self.model, self.seed, _TAIL).moments(self.people.alone(), self.truth)
         return float(np.sqrt(np.mean(np.square(found.numpy() - self.tastes))))
 
 
 def _mean_errors(space: ParameterSpace, truth: Population, moves: Tensor) -> dict[str, float]:
-    """Means of root mean squares of the errors that relative moves (n, D) from the truth make."""
+    """Mean root-mean-square errors of the parameters after relative moves (n, D) from the truth."""
     fixed, location, cells = moves.split([space.n_fixed, space.n_random, len(space.triangle[0])], 1)
     tril = truth.scale_tril
     matrix = space.triangle_matrix(cells)

@@ -1,4 +1,4 @@
-"""Whether posteriors of an engine are calibrated: ranks and coverage over data simulated from the prior."""
+"""Simulation-based calibration of an engine: ranks and coverage over data simulated from the prior."""
 
 from __future__ import annotations
 
@@ -27,12 +27,13 @@ from mxlogit.model.parameters import Population
 from mxlogit.request import build_model, resolve_method
 from mxlogit.study.records import RecordFile, identify_study, run_all
 
+# Probabilities of the central intervals whose coverage is reported.
 _LEVELS = (0.5, 0.9, 0.95)
 
 
 @dataclass(frozen=True)
 class Design:
-    """Sizes of a simulated data set, and how many posterior samples a truth is ranked among."""
+    """Sizes of a simulated data set, and number of posterior samples among which the truth is ranked."""
 
     people: int = 150
     situations: int = 6
@@ -42,18 +43,19 @@ class Design:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Ranks of true parameters among posterior samples, and how often intervals cover them.
+    """Ranks of true parameters among posterior samples, and coverage of intervals.
 
     Attributes
     ----------
     ranks : pandas.DataFrame
-        Index: replication. Columns: parameters. Rank from 0 to ``samples``; uniform where the posterior is right.
+        Ranks, from 0 to ``samples``, by replication (rows) and parameter (columns); uniform if the posterior is
+        calibrated.
     samples : int
-        Posterior samples that the truth is ranked among.
+        Number of posterior samples among which the truth is ranked.
     people : pandas.DataFrame
-        Index: replication. Columns (taste, level): share of decision makers whose interval covers their taste.
+        Share of decision makers whose interval covers their taste, by replication (rows) and (taste, level) (columns).
     converged : pandas.Series
-        Index: replication.
+        Whether the fit converged, by replication.
     """
 
     ranks: pd.DataFrame
@@ -65,9 +67,9 @@ class Calibration:
     def coverage(self) -> pd.DataFrame:
         """Coverage of central intervals.
 
-        Index: (parameter, level). Columns: ``covered``, the binomial band ``lower`` to ``upper`` that holds 95 % of
-        such shares, and ``inside``. For tastes of people the index says ``people <taste>``; their band comes from the
-        spread over replications, people of one being dependent.
+        Index: (parameter, level), with ``people <taste>`` for tastes of people. Columns: ``covered``, the 95 % band
+        ``lower`` to ``upper`` of a calibrated posterior, and ``inside``. The band is binomial for parameters; for
+        tastes it is estimated from the variation over replications, since people of a data set are dependent.
         """
         rows = {}
         share = (self.ranks + 0.5) / (self.samples + 1.0)
@@ -87,7 +89,7 @@ class Calibration:
         return frame
 
     def histogram(self, bins: int = 10) -> pd.DataFrame:
-        """Counts of ranks in equal bins; columns as `ranks`, and the p value of uniformity in the last row."""
+        """Counts of ranks in equal bins, by parameter (columns), with the p value of uniformity in the last row."""
         edges = np.linspace(-0.5, self.samples + 0.5, bins + 1)
         counts = {name: np.histogram(self.ranks[name], bins=edges)[0] for name in self.ranks}
         frame = pd.DataFrame(counts, index=[f"bin {i + 1}" for i in range(bins)], dtype=float)
@@ -95,7 +97,7 @@ class Calibration:
         return frame
 
     def plot(self, axes: Any = None, bins: int = 10) -> Any:
-        """Draw the rank histograms with the band that holds 95 % of the counts of a calibrated posterior."""
+        """Plot the rank histograms with the band of 95 % of the counts of a calibrated posterior."""
         from mxlogit.postestimation.plots import plot_ranks
 
         return plot_ranks(self.histogram(bins).iloc[:-1], len(self.ranks), axes)
@@ -111,21 +113,24 @@ def simulation_based_calibration(
     processes: int = 1,
     path: str | Path | None = None,
 ) -> Calibration:
-    """Draw parameters from the prior, choices given them, and rank the truth in the posterior of each data set.
+    """Rank true parameters among posterior samples, for data sets simulated from the prior.
 
     Parameters
     ----------
     est : MixedLogit
-        Says the model and its priors; not fitted.
+        Estimator with the model and its priors; it is not fitted.
     method : str or settings object
+        Inference engine.
     n_replications : int
+        Number of data sets.
     design : Design, optional
+        Sizes of the data sets; ``Design()`` by default.
     random_state : int
-        Replication r is the same whatever the other replications are.
+        Seed; a replication does not depend on the number of replications.
     processes : int
-        Replications that run at a time, each on one thread.
+        Number of replications that run in parallel, each on one thread.
     path : path, optional
-        Where finished replications are written, a line each: a study that was stopped goes on from there.
+        File of finished replications, one per line, from which an interrupted study resumes.
 
     Returns
     -------
@@ -155,7 +160,7 @@ def simulation_based_calibration(
 
 @dataclass(frozen=True)
 class _Task:
-    """What every replication does."""
+    """Task of a replication."""
 
     est: MixedLogit
     design: Design
@@ -163,13 +168,13 @@ class _Task:
 
     @property
     def identity(self) -> Identity:
-        """The model, the first data set, all settings and the seed."""
+        """Identity of the study: the model, the first data set, all settings and the seed."""
         method = describe_settings(self.est.method, prefix="method: ")
         study = identify_study(self.est, self.simulate(0)[1])
         return {**study, **method, "design": repr(self.design), "random_state": str(self.seed)}
 
     def run(self, replication: int) -> dict[str, Any]:
-        """Simulate, fit and rank."""
+        """Run a replication."""
         truth, data, tastes = self.simulate(replication)
         est = clone(self.est).set_params(random_state=replication)
         with warnings.catch_warnings():
@@ -184,7 +189,7 @@ class _Task:
         }
 
     def simulate(self, replication: int) -> tuple[dict[str, float], ChoiceData, np.ndarray]:
-        """True reported parameters, choices, and everybody's random tastes (n, k)."""
+        """Simulate true reported parameters, choices, and random tastes (n, k)."""
         specification, sizes = self.est._specify(), self.design
         generator = make_generator(self.seed, replication, 71)
         shape = (sizes.people, sizes.situations, sizes.alternatives, len(specification.names))
@@ -204,7 +209,7 @@ class _Task:
 
 
 def _draw_population(model: PanelModel, generator: torch.Generator) -> Population:
-    """Population parameters from their priors, by the Pyro program."""
+    """Draw population parameters from their priors, by the Pyro program."""
     from mxlogit.model.pyro_program import sample_population
 
     with torch.random.fork_rng(devices=[]):
@@ -213,7 +218,7 @@ def _draw_population(model: PanelModel, generator: torch.Generator) -> Populatio
 
 
 def _people_covered(est: MixedLogit, tastes: np.ndarray) -> dict[str, list[float]]:
-    """Share of people whose central intervals cover their taste, by taste, at all levels."""
+    """Shares of people whose central intervals cover their taste, by taste, at all levels."""
     tails = {level: (round(0.5 * (1.0 - level), 4), round(0.5 * (1.0 + level), 4)) for level in _LEVELS}
     if tastes.shape[1] == 0:
         return {}

@@ -1,4 +1,4 @@
-"""Simulated data of known truth: the published study's design, and others that are harder in one way each."""
+"""Designs of simulated data: that of the published study, and others with one additional difficulty each."""
 
 from __future__ import annotations
 
@@ -13,27 +13,34 @@ from mxlogit.choices import ChoiceData
 from mxlogit.model.priors import Priors
 from mxlogit.simulate import StudyData, simulate_choices, simulate_published_study
 
-# New situations, of so many people of the fit at most, and new people.
-LATER, LATER_PEOPLE, OTHERS = 5, 1_000, 1_000
-# Seeds of what is kept from the fit lie beyond those of runs.
-_LATER_SEED, _OTHERS_SEED = 1_000_000, 2_000_000
+# Number of new situations per person for out-of-sample evaluation.
+LATER = 5
+# Largest number of people of the fit with new situations.
+LATER_PEOPLE = 1_000
+# Largest number of new people.
+OTHERS = 1_000
+# Offset of the seeds of new situations, distinct from the seeds of runs.
+_LATER_SEED = 1_000_000
+# Offset of the seeds of new people.
+_OTHERS_SEED = 2_000_000
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One data set, what generated it, and choices that the fit does not see.
+    """Simulated data set, its true parameters, and choices for out-of-sample evaluation.
 
     Attributes
     ----------
     data : ChoiceData or DataFrame
+        Choices for the fit.
     parameters : pandas.Series
         True reported parameters: coefficients, locations, ``sd.a``, ``cor.a:b`` (of latent normals).
     tastes : pandas.DataFrame
-        True tastes; a row per decision maker of ``data``.
+        True tastes, one row per decision maker of ``data``.
     later : ChoiceData or DataFrame
         New situations of the first thousand of the same decision makers.
     others : ChoiceData or DataFrame
-        New decision makers.
+        Choices of new decision makers.
     """
 
     data: Any
@@ -44,14 +51,14 @@ class Sample:
 
 
 class StudyDesign(Protocol):
-    """How data sets are made, and the model that is fitted to them."""
+    """Interface of a design: simulation of data sets, and the model fitted to them."""
 
     def request(self) -> dict[str, Any]:
-        """Arguments of `MixedLogit` that say the model and its priors."""
+        """Arguments of `MixedLogit` that define the model and its priors."""
         ...
 
     def simulate(self, people: int, run: int) -> Sample:
-        """The data set of a run."""
+        """Simulate the data set of a run."""
         ...
 
 
@@ -60,10 +67,10 @@ _FIXED, _RANDOM = ("f1", "f2", "f3"), ("r1", "r2", "r3", "r4", "r5")
 
 @dataclass(frozen=True)
 class PublishedDesign:
-    """The simulation study of Rodrigues (2022, arXiv 2004.05426): its data sets, its N(0, 1) priors of locations.
+    """Simulation study of Rodrigues (2022, arXiv 2004.05426), with its data sets and N(0, 1) priors of locations.
 
-    Five alternatives, three fixed and five correlated random coefficients; 5 situations a person for 500 decision
-    makers and 10 beyond.
+    There are five alternatives, three fixed and five correlated random coefficients, and 5 situations per person up to
+    500 decision makers, 10 for more.
     """
 
     def request(self) -> dict[str, Any]:
@@ -71,11 +78,11 @@ class PublishedDesign:
         return {"fixed": list(_FIXED), "random": list(_RANDOM), "priors": Priors(location_scale=1.0)}
 
     def situations(self, people: int) -> int:
-        """Situations a person in a data set of so many."""
+        """Number of situations per person in a data set of ``people`` decision makers."""
         return 5 if people <= 500 else 10
 
     def simulate(self, people: int, run: int) -> Sample:
-        """The published data set of a run, 1 to 30; new choices from seeds of our own."""
+        """Simulate the published data set of a run, 1 to 30; new choices have seeds of this package."""
         situations = self.situations(people)
         study = simulate_published_study(people, situations, run)
         truth = study.truth
@@ -89,7 +96,7 @@ class PublishedDesign:
 
 
 def _later_choices(study: StudyData, run: int) -> ChoiceData:
-    """New situations of the first people of a published data set."""
+    """Simulate new situations of the first people of a published data set."""
     tastes = study.tastes[:LATER_PEOPLE]
     n, j = len(tastes), study.data.n_alternatives
     rng = np.random.default_rng(_LATER_SEED + run)
@@ -101,7 +108,7 @@ def _later_choices(study: StudyData, run: int) -> ChoiceData:
 
 @dataclass(frozen=True)
 class SimulatedDesign:
-    """Choices by `simulate_choices`; fields are its arguments."""
+    """Design whose choices are simulated by `simulate_choices`; its fields are arguments of that function."""
 
     random: Mapping[str, Sequence[object]]
     fixed: Mapping[str, float] = field(default_factory=lambda: {"f1": -0.8, "f2": 0.8})
@@ -115,7 +122,7 @@ class SimulatedDesign:
         return {"fixed": list(self.fixed), "random": families, "correlated": self.correlation is not None}
 
     def simulate(self, people: int, run: int) -> Sample:
-        """The data set of a run."""
+        """Simulate the data set of a run."""
         low, high = self.situations
         frame, truth = self._draw(people, (low + LATER, high + LATER), run)
         last = frame["situation"] > frame.groupby("id")["situation"].transform("max") - LATER

@@ -1,4 +1,4 @@
-"""Pictures of studies."""
+"""Plots of studies."""
 
 from __future__ import annotations
 
@@ -15,29 +15,31 @@ _OWN = ("o", "s", "^", "D", "v", "P")
 
 
 def plot_seconds(table: pd.DataFrame, ax: Any = None, *, published: tuple[str, ...] = ()) -> Any:
-    """Draw seconds per fit against the number of decision makers, both on logarithmic scales.
+    """Plot seconds per fit against the number of decision makers, both on logarithmic scales.
 
     Parameters
     ----------
     table : pandas.DataFrame
-        Of `run_study`.
+        Result of `run_study`.
     ax : matplotlib Axes, optional
+        Axes; new ones by default.
     published : tuple of str
-        Published methods to draw beside (index of `published_results`), such as ``("MSLE", "Gibbs", "AVI v2-d")``.
+        Published methods to add (index of `published_results`), such as ``("MSLE", "Gibbs", "AVI v2-d")``.
 
     Returns
     -------
     matplotlib Axes
-        Black: medians, with a bar from the fastest to the slowest fit. Grey: published means, of other machines.
+        Axes with medians and bars from the fastest to the slowest fit (black), and published means, from other
+        machines (grey).
 
     Raises
     ------
     SpecificationError
-        If there is nothing to draw or a published method is unknown.
+        If the table has no fit with seconds, or a published method is unknown.
     """
     fits = table[table["seconds"].notna()]
     if fits.empty:
-        raise SpecificationError("the table has no fit with seconds: nothing to draw.")
+        raise SpecificationError("the table has no fit with seconds: nothing to plot.")
     known = published_results()
     unknown = [name for name in published if name not in known.index.get_level_values("method")]
     if unknown:
@@ -67,6 +69,6 @@ def plot_seconds(table: pd.DataFrame, ax: Any = None, *, published: tuple[str, .
     ax.set(xscale="log", yscale="log", xlabel="decision makers", ylabel="seconds per fit")
     ax.margins(x=0.1, y=0.1)
     ax.grid(color="0.9")
-    # Above: inside, some data always lie where it does.
+    # Placed above the axes, since inside it would cover data.
     ax.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=max(1, len(medians.columns)))
     return ax

@@ -1,4 +1,4 @@
-"""What a fit is worth when the truth is known: one evaluator for all engines."""
+"""Evaluation of fits to simulated data, common to all engines."""
 
 from __future__ import annotations
 
@@ -19,26 +19,29 @@ from mxlogit.estimator import MixedLogit
 from mxlogit.study.designs import Sample
 
 Result = TypeVar("Result")
+# Probability of the intervals whose coverage is evaluated.
 COVERAGE_LEVEL = 0.9
 
 
 def evaluate(est: MixedLogit, sample: Sample) -> dict[str, float]:
-    """Errors against the truth, coverage, fit to choices not seen, and cost of a fitted estimator.
+    """Compute errors, coverage, out-of-sample log scores and cost of a fitted estimator.
 
     Parameters
     ----------
     est : MixedLogit
-        Fitted to ``sample.data``.
+        Estimator fitted to ``sample.data``.
     sample : Sample
+        Simulated data with their true parameters.
 
     Returns
     -------
     dict of str to float
         Root-mean-square errors ``rmse_alpha`` (fixed coefficients), ``rmse_zeta`` (locations), ``rmse_omega`` (all
-        elements of the covariance of latents, its posterior mean against the truth), ``rmse_beta_n`` (posterior means
-        of everybody's tastes); ``covered_...``, shares of 90 % intervals that hold the truth; ``log_likelihood`` and
-        its Monte Carlo error by importance sampling; ``later``, mean log probability of a choice in new situations of
-        the same people, and ``others``, mean log likelihood per choice of people never seen; seconds, passes, Pareto k.
+        elements of the posterior mean of the covariance of latents), ``rmse_beta_n`` (posterior means of all people's
+        tastes); ``covered_...``, shares of 90 % intervals that contain the truth; ``log_likelihood`` and its Monte
+        Carlo error by importance sampling; ``later``, mean log probability of the choices in new situations of the
+        same people; ``others``, mean log likelihood per choice of new people; ``seconds``, ``passes``, ``pareto_k``,
+        ``converged``.
     """
     fixed, random = list(est._specify().fixed), list(sample.tastes.columns)
     errors = {
@@ -63,7 +66,7 @@ def evaluate(est: MixedLogit, sample: Sample) -> dict[str, float]:
 
 
 def covariance_of(est: MixedLogit) -> np.ndarray:
-    """Posterior mean (k, k) of the covariance of latents; at the estimate where there is no posterior."""
+    """Posterior mean (k, k) of the covariance of latents; without a posterior, its value at the estimate."""
     fit, space = est.result_, est._state().model.space
     if fit.samples.kind != "posterior":
         root = fit.center.scale_tril
@@ -73,7 +76,7 @@ def covariance_of(est: MixedLogit) -> np.ndarray:
 
 
 def true_covariance(parameters: pd.Series, names: list[str]) -> np.ndarray:
-    """Covariance (k, k) of latents by their standard deviations and correlations; none between those not reported."""
+    """Covariance (k, k) of latents from reported standard deviations and correlations; others are zero."""
     correlation = np.eye(len(names))
     for label, value in parameters.items():
         pair = re.fullmatch(r"cor\.(.+):(.+)", str(label))
@@ -101,7 +104,7 @@ def _coverage(est: MixedLogit, parameters: pd.Series) -> dict[str, float]:
 
 
 def _mean_log_probability(est: MixedLogit, X: Any) -> float:
-    """Mean log probability of what people of the fit chose, by their own posterior tastes."""
+    """Mean log probability of the choices of people of the fit, by their individual posterior tastes."""
     if isinstance(X, ChoiceData):
         chosen = X.first_rows[:-1] + X.choices.chosen_ranks
         return float(est._probabilities(X, "individual")[chosen].double().log().mean())
@@ -114,7 +117,7 @@ def _number(value: object) -> float:
 
 
 def with_peak_memory(function: Callable[[], Result]) -> tuple[Result, float]:
-    """What a function returns, and by how many MB resident memory rose at most; nan where the system does not tell."""
+    """Result of a function, and the peak increase of resident memory in MB; nan if the system does not report it."""
     reset, status = Path("/proc/self/clear_refs"), Path("/proc/self/status")
     if not reset.exists():
         return function(), float("nan")
@@ -130,7 +133,7 @@ def _status(path: Path, name: str) -> float:
 
 
 def machine() -> dict[str, Any]:
-    """What results depend on beside data and settings: versions, processor, threads."""
+    """Properties of the machine that results depend on: versions, processor, threads."""
     return {
         "mxlogit": version("mxlogit"),
         "torch": torch.__version__,

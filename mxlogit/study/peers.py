@@ -1,4 +1,4 @@
-"""Other packages as engines, so that one evaluator measures them all."""
+"""Other packages wrapped as engines, for evaluation by the same functions."""
 
 from __future__ import annotations
 
@@ -23,12 +23,16 @@ from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.panels import Panels
 from mxlogit.model.parameters import ParameterSpace
 
+# Mixing distributions of this package that xlogit supports, and their names there.
 _FAMILIES = {"normal": "n", "lognormal": "ln"}
-_EXACT_DRAWS, _SAMPLES = 256, 4_000
+# Importance draws per person for the log likelihood at the estimates.
+_EXACT_DRAWS = 256
+# Draws from the asymptotic distribution of the estimates.
+_SAMPLES = 4_000
 
 
 def has_xlogit() -> bool:
-    """Whether xlogit is installed."""
+    """Return whether xlogit is installed."""
     return find_spec("xlogit") is not None
 
 
@@ -36,13 +40,13 @@ def has_xlogit() -> bool:
 class Xlogit:
     """Maximum simulated likelihood by xlogit (Arteaga et al. 2022, Journal of Choice Modelling 42).
 
-    It has no correlated tastes: where the model has, its correlations are zero. Its log likelihood, tastes and
-    predictions are those of this package at its estimates.
+    Correlated tastes are not supported: all correlations are zero. Log likelihood, tastes and predictions are computed
+    by this package at the estimates.
 
     Attributes
     ----------
     n_draws : int
-        Halton draws.
+        Number of Halton draws per person.
     """
 
     n_draws: int = 500
@@ -58,14 +62,15 @@ class Xlogit:
             If a taste is neither normal nor lognormal.
         """
         if not has_xlogit():
-            raise MissingExtraError("method 'xlogit' needs that package: pip install xlogit.")
+            raise MissingExtraError("method 'xlogit' needs the package xlogit: pip install xlogit.")
         from xlogit import MixedLogit
 
         names = [family.name for family in model.mixing.families]
         others = sorted(set(names) - set(_FAMILIES))
         if others or model.mixing.scale_position is not None:
             raise SpecificationError(
-                f"xlogit fits normal and lognormal tastes here; the model has {others or 'money'}."
+                "xlogit supports normal and lognormal coefficients in preference space only; the model "
+                + (f"has {others}." if others else "is in willingness-to-pay space.")
             )
         seed = int(torch.randint(2**31, (1,), generator=generator))
         panel = people.alone().by_appearance()
@@ -73,7 +78,7 @@ class Xlogit:
         callback(f"xlogit: {self.n_draws} draws")
         peer = MixedLogit()
         random = dict(zip(space.random, (_FAMILIES[name] for name in names), strict=True))
-        # It seeds NumPy's global generator, which is the user's.
+        # xlogit seeds NumPy's global generator, whose state is restored.
         state = np.random.get_state()
         try:
             peer.fit(
@@ -91,9 +96,9 @@ class Xlogit:
 
 
 def long_arrays(panels: Panels) -> dict[str, Any]:
-    """Choices as long arrays: differences to the chosen alternative, which is the first one and has zeros.
+    """Convert panels to long arrays of differences to the chosen alternative, which comes first with zeros.
 
-    Situations in which nothing else was available say nothing and are left out.
+    Situations with a single available alternative are uninformative and omitted.
     """
     panel = panels.dense()
     n, r, k = panel.values.shape
@@ -116,7 +121,7 @@ def long_arrays(panels: Panels) -> dict[str, Any]:
 
 
 def _package(peer: Any, model: PanelModel, panel: Panels, seconds: float, seed: int, n_draws: int) -> Fit:
-    """Estimates and their covariance as a `Fit` of the model."""
+    """Convert estimates and their covariance to a `Fit` of the model."""
     space = model.space
     places = {str(name): place for place, name in enumerate(peer.coeff_names)}
     order = [places[name] for name in (*space.fixed, *space.random, *(f"sd.{name}" for name in space.random))]
@@ -143,7 +148,7 @@ def _package(peer: Any, model: PanelModel, panel: Panels, seconds: float, seed: 
 
 
 def _sampling_distribution(space: ParameterSpace, found: Tensor, covariance: Tensor, seed: int) -> Samples:
-    """Draws from the asymptotic normal distribution of the estimates; correlations stay zero."""
+    """Draw from the asymptotic normal distribution of the estimates; correlations are zero."""
     rng = np.random.default_rng(seed)
     drawn = torch.from_numpy(rng.multivariate_normal(found.numpy(), covariance.numpy(), _SAMPLES))
     drawn[:, -space.n_random :] = drawn[:, -space.n_random :].abs().clamp(min=1e-12)

@@ -1,4 +1,4 @@
-"""What Rodrigues (2022) published of the simulation study, to lay results beside."""
+"""Published results of the simulation study of Rodrigues (2022), for comparison."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ import pandas as pd
 
 from mxlogit.study.runner import summarise
 
+# Root-mean-square errors that were published.
 ERRORS = ["rmse_alpha", "rmse_zeta", "rmse_omega", "rmse_beta_n"]
 
 
 def published_results() -> pd.DataFrame:
-    """Means over the 30 published runs; index: (people, method). Columns: seconds and root-mean-square errors.
+    """Means over the 30 published runs, by (people, method): seconds and root-mean-square errors.
 
-    The row "attainable" is the asymptotic error of maximum likelihood at the truth; for tastes of people that of their
-    posterior means at the true parameters.
+    The row "attainable" has the asymptotic errors of maximum likelihood at the truth and, for tastes of people, the
+    error of their posterior means at the true parameters.
     """
     content = json.loads(files("mxlogit.study").joinpath("published.json").read_text())
     rows = [*content["records"], *({"method": "attainable", **row} for row in content["attainable"])]
@@ -31,11 +32,11 @@ def published_results() -> pd.DataFrame:
 def beside_published(
     table: pd.DataFrame, methods: tuple[str, ...] = ("MSLE", "Gibbs", "AVI v2-d", "AVI v2-e")
 ) -> pd.DataFrame:
-    """Means of a published-design study (`run_study`) with their standard errors, beside published ones.
+    """Table of the results of a study of the published design (`run_study`) and of published results.
 
-    Index: (people, method). Columns: ``runs``, ``seconds`` (medians; published: means, on other machines), errors and
-    standard errors of their means; published methods, named "published ...", and the attainable error have no standard
-    errors.
+    Index: (people, method), with published methods named "published ...". Columns: ``runs``, ``seconds`` (medians;
+    published: means, on other machines), mean errors and their standard errors, which published methods and the
+    attainable errors do not have.
     """
     own = summarise(table)
     columns = ["runs", "seconds", *(part for name in ERRORS for part in (name, f"{name}_se"))]

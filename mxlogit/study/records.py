@@ -1,4 +1,4 @@
-"""Studies that are stopped go on: a line for every finished run in a file, and runs in several processes."""
+"""Files of finished runs, from which interrupted studies resume, and runs in several processes."""
 
 from __future__ import annotations
 
@@ -26,13 +26,14 @@ Record = dict[str, Any]
 
 
 def identify_study(est: MixedLogit, data: Any) -> Identity:
-    """Return the facts of a study by the model that it fits and a data set that it makes.
+    """Return the identity of a study: its model, and the digest of one of its data sets.
 
     Parameters
     ----------
     est : MixedLogit
-        Not fitted.
+        Estimator of the study, not fitted.
     data : frame or ChoiceData
+        Data set of the study.
 
     Returns
     -------
@@ -49,16 +50,16 @@ def identify_study(est: MixedLogit, data: Any) -> Identity:
 
 @dataclass(frozen=True)
 class RecordFile:
-    """Finished runs of one study.
+    """File of the finished runs of one study.
 
     Attributes
     ----------
     path : Path or None
-        None: nothing is kept.
+        Path of the file; None if runs are not stored.
     identity : dict of str to str
-        Of the study; a file of another one is refused.
+        Identity of the study; the file of another study is rejected.
     keys : tuple of str
-        Fields that tell records apart.
+        Fields that identify a record.
     """
 
     path: Path | None
@@ -66,16 +67,16 @@ class RecordFile:
     keys: tuple[str, ...]
 
     def key(self, record: Record) -> tuple[Hashable, ...]:
-        """What tells a record apart."""
+        """Values that identify a record."""
         return tuple(record[name] for name in self.keys)
 
     def read(self) -> dict[tuple[Hashable, ...], Record]:
-        """Finished runs; a last line that was cut off does not count.
+        """Read the finished runs; incomplete lines are ignored.
 
         Raises
         ------
         SpecificationError
-            If the file holds another study, or none at all.
+            If the file belongs to another study, or is not a file of runs.
         """
         if self.path is None or not self.path.exists() or not self.path.stat().st_size:
             return {}
@@ -97,7 +98,7 @@ class RecordFile:
         return SpecificationError(f"{self.path} {what}. Give this study another path, or delete the file.")
 
     def append(self, record: Record) -> None:
-        """Add a finished run."""
+        """Append a finished run."""
         if self.path is None:
             return
         new = not self.path.exists() or not self.path.stat().st_size
@@ -123,7 +124,10 @@ def _parse(line: str) -> Any:
 def run_all(
     task: Callable[[Key], Record], keys: Sequence[Key], processes: int, threads: int | None = 1
 ) -> Iterator[Record]:
-    """Records of a task for every key, as they finish; in this process, or in several of so many threads each."""
+    """Iterate over the records of a task for all keys, as they finish.
+
+    Tasks run in this process, or in several ``processes`` with ``threads`` threads each.
+    """
     if processes == 1 or len(keys) < 2:
         yield from map(task, keys)
         return

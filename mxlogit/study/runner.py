@@ -1,4 +1,4 @@
-"""Studies of engines on simulated data of known truth: sizes x methods x runs, resumable, in several processes."""
+"""Studies of engines on simulated data: sizes x methods x runs, resumable, in several processes."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ METHODS: dict[str, Method] = {
     "xlogit": Xlogit(),
 }
 _KEYS = ("people", "method", "run")
-# Decision makers of the data set that a design is known by.
+# Number of decision makers of the data set that identifies a design.
 _PROBED_PEOPLE = 20
 
 
 @dataclass(frozen=True)
 class _Task:
-    """One fit of one method to one data set."""
+    """Task of a study: a fit of one method to one data set."""
 
     design: StudyDesign
     methods: Mapping[str, Method]
@@ -69,30 +69,31 @@ def run_study(
     processes: int = 1,
     path: str | Path | None = None,
 ) -> pd.DataFrame:
-    """Fit methods to simulated data sets and measure them against the truth, by one evaluator for all.
+    """Fit methods to simulated data sets and evaluate them against the true parameters.
 
     Parameters
     ----------
     design : str or StudyDesign
         "published" (Rodrigues 2022), "lognormal", "short", "unbalanced", "many_alternatives", "near_singular",
-        "many_tastes", or one of your own.
+        "many_tastes", or a design object.
     sizes : sequence of int
-        Decision makers.
+        Numbers of decision makers.
     runs : int or sequence of int
-        Data sets per size, 1 to so many, or their numbers: seeds. The same ones for all methods.
+        Number of data sets per size, or their numbers (seeds); all methods have the same data sets.
     methods : sequence of str or mapping of str to settings
-        "vi", "vi_uncorrected", "amortized", "rodrigues2022", "msle", "mcmc", "xlogit" (where it is installed); or
-        settings by names of your own.
+        Names of methods: "vi", "vi_uncorrected", "amortized", "rodrigues2022", "msle", "mcmc", "xlogit" (if it is
+        installed); or settings by user-chosen names.
     processes : int
-        Fits at a time, each on its share of the threads.
+        Number of fits that run in parallel, with an equal share of the threads each.
     path : path, optional
-        Where finished fits are written, a line each: a study that was stopped goes on from there.
+        File of finished fits, one per line, from which an interrupted study resumes.
 
     Returns
     -------
     pandas.DataFrame
-        A row per fit: ``people``, ``method``, ``run``, the columns of `mxlogit.study.evaluate`, ``peak_mb`` and
-        ``failure`` (a sentence where a fit failed). ``attrs["machine"]`` says what ran it.
+        Table with one row per fit: ``people``, ``method``, ``run``, the columns of `mxlogit.study.evaluate`,
+        ``peak_mb`` and ``failure`` (the error message of a fit that failed). ``attrs["machine"]`` describes the
+        machine.
 
     Raises
     ------
@@ -140,7 +141,7 @@ def _resolve_methods(methods: Sequence[str] | Mapping[str, Method]) -> dict[str,
 
 
 def _identify(design: StudyDesign, methods: Mapping[str, Method]) -> Identity:
-    """Identity of a study: the design by a small data set of it, and all settings of its methods, defaults too."""
+    """Identity of a study: a small data set of the design, and all settings of the methods, defaults included."""
     identity = identify_study(MixedLogit(**design.request()), design.simulate(_PROBED_PEOPLE, 1).data)
     for name, method in methods.items():
         identity |= describe_settings(method, prefix=f"{name}: ")
@@ -148,9 +149,9 @@ def _identify(design: StudyDesign, methods: Mapping[str, Method]) -> Identity:
 
 
 def summarise(table: pd.DataFrame) -> pd.DataFrame:
-    """Means over runs and their standard errors, median seconds; index: (people, method).
+    """Means over runs with their standard errors, and median seconds, by (people, method).
 
-    Columns come in pairs, ``x`` and ``x_se``; ``runs`` counts fits, ``failed`` those without a result.
+    Columns come in pairs, ``x`` and ``x_se``; ``runs`` counts all fits and ``failed`` the failed ones.
     """
     groups = table.groupby(["people", "method"], sort=False)
     numbers = [name for name in table.columns if name not in ("people", "method", "run", "failure")]
@@ -163,12 +164,12 @@ def summarise(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def write_results(table: pd.DataFrame, path: str | Path) -> None:
-    """Write results as Parquet or CSV, by the ending of the path, and what ran them beside it, as JSON.
+    """Write results as Parquet or CSV, by the suffix of the path, and a description of the machine as JSON beside it.
 
     Raises
     ------
     SpecificationError
-        If the path ends otherwise.
+        If the path has another suffix.
     """
     target = Path(path)
     if target.suffix not in (".csv", ".parquet"):
