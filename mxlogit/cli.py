@@ -1,4 +1,4 @@
-"""The command ``mxlogit``."""
+"""Command line interface: the command ``mxlogit``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from mxlogit.errors import MxlogitError, SpecificationError
 from mxlogit.estimator import MixedLogit
 
 _ATTRIBUTES = ["pf", "cl", "loc", "wk", "tod", "seas"]
-_TOLD = ("status", "log_likelihood", "log_likelihood_error", "elbo", "ess", "ess_min", "pareto_k", "newton_decrement")
+# Diagnostics that the demo prints.
+_SHOWN = ("status", "log_likelihood", "log_likelihood_error", "elbo", "ess", "ess_min", "pareto_k", "newton_decrement")
 
 
 def _say(text: object = "") -> None:
@@ -22,8 +23,8 @@ def _say(text: object = "") -> None:
 
 
 def run_demo(picture: str) -> None:
-    """Fit electricity with six correlated normal tastes, print what came of it and draw the tastes."""
-    # A wrong path is found before the fit.
+    """Fit the electricity data with six correlated normal tastes, print the results and plot the tastes."""
+    # Checked before the fit.
     if not Path(picture).absolute().parent.is_dir():
         raise FileNotFoundError(f"No such file or directory: {Path(picture).parent}; nothing was fitted.")
     frame = load_electricity()
@@ -35,7 +36,7 @@ def run_demo(picture: str) -> None:
     _say(f"{diagnostics['status']} {diagnostics['seconds']:.1f} s, {diagnostics['passes']:.0f} passes.\n")
     _say(est.summary().round(3).to_string())
     _say("\nDiagnostics")
-    for name in _TOLD:
+    for name in _SHOWN:
         value = diagnostics[name]
         _say(f"  {name:22s} {value:.3f}" if isinstance(value, float) else f"  {name:22s} {value}")
     _say("\nTastes of three people: posterior mean and 90 % interval")
@@ -75,10 +76,10 @@ def _write_picture(est: MixedLogit, path: str) -> None:
 
 
 def run_study_command(options: argparse.Namespace) -> None:
-    """Run a study, write its results and print means beside what is published."""
+    """Run a study, write its results and print means, with published results if there are any."""
     from mxlogit.study import beside_published, run_study, summarise, write_results
 
-    # A wrong ending is found before hours of work.
+    # Checked before the study, which may take hours.
     if not options.out.endswith((".csv", ".parquet")):
         raise SpecificationError(f"--out must end in .csv or .parquet; got {options.out}.")
     for path in (options.out, options.picture or options.out):
@@ -99,7 +100,7 @@ def run_study_command(options: argparse.Namespace) -> None:
         _say(f"failed: {record['method']}, {record['people']} people, run {record['run']}: {record['failure']}")
     if options.picture:
         _draw_seconds(table, options.picture, published=options.design == "published")
-    _say(f"\nResults in {options.out}. A study that was stopped, or one of more runs, goes on from {options.out}.runs.")
+    _say(f"\nResults in {options.out}. An interrupted study, or one with more runs, resumes from {options.out}.runs.")
 
 
 def _draw_seconds(table: pd.DataFrame, path: str, *, published: bool) -> None:
@@ -122,24 +123,24 @@ def _whole(name: str, text: str) -> int:
     try:
         return int(text)
     except ValueError:
-        raise SpecificationError(f"{name} must be whole numbers with commas between; got {text!r}.") from None
+        raise SpecificationError(f"{name} must be whole numbers separated by commas; got {text!r}.") from None
 
 
 def _make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="mxlogit", description="Bayesian mixed logit choice models.")
     commands = parser.add_subparsers(dest="command", required=True)
     demo = commands.add_parser("demo", help="fit the electricity panel and show the results")
-    demo.add_argument("--picture", default="mxlogit-demo.png", help="where to write the picture")
+    demo.add_argument("--picture", default="mxlogit-demo.png", help="file of the plot")
     study = commands.add_parser("study", help="fit simulated data of known truth, as in published studies")
     study.add_argument("design", help="published, lognormal, short, unbalanced, many_alternatives, ...")
-    study.add_argument("--sizes", default="500,2000", help="decision makers, with commas between")
+    study.add_argument("--sizes", default="500,2000", help="numbers of decision makers, separated by commas")
     study.add_argument("--runs", type=int, default=30, help="data sets per size")
     study.add_argument(
         "--methods", default="vi", help="vi, vi_uncorrected, amortized, rodrigues2022, msle, mcmc, xlogit"
     )
-    study.add_argument("--processes", type=int, default=1, help="fits at a time")
-    study.add_argument("--picture", help="where to draw seconds against decision makers")
-    study.add_argument("--out", default="study.csv", help="where to write the results (.csv or .parquet)")
+    study.add_argument("--processes", type=int, default=1, help="fits in parallel")
+    study.add_argument("--picture", help="file of a plot of seconds against decision makers")
+    study.add_argument("--out", default="study.csv", help="file of the results (.csv or .parquet)")
     return parser
 
 

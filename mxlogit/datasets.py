@@ -1,4 +1,4 @@
-"""Three stated-preference panels as long frames, ready for `fit` (provenance in data/README.md)."""
+"""Three stated-preference panels as long frames for `MixedLogit.fit` (provenance in data/README.md)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pandas as pd
 from mxlogit.choices import wide_to_long
 from mxlogit.errors import ChoiceDataError
 
+# Folders of the data: in an installed package, and in a checkout.
 _PACKAGED = Path(__file__).parent / "_data"
 _CHECKOUT = Path(__file__).parent.parent / "data"
 
@@ -23,14 +24,14 @@ def _read(name: str) -> pd.DataFrame:
 
 
 def load_electricity() -> pd.DataFrame:
-    """Customers choosing among four electricity suppliers: 361 people, 4,308 situations.
+    """Load choices among four electricity suppliers: 361 people, 4,308 situations.
 
     Returns
     -------
     pandas.DataFrame
-        Long. ``id``, ``chid`` (situation), ``alt`` (1 to 4, unlabelled), ``choice`` (bool), ``pf`` (fixed
-        price, cents per kWh; 0 under the other two schemes), ``cl`` (contract length, years), ``loc``,
-        ``wk`` (local, well-known company), ``tod``, ``seas`` (time-of-day, seasonal rates).
+        Long frame with columns ``id``, ``chid`` (situation), ``alt`` (1 to 4, unlabelled), ``choice`` (bool),
+        ``pf`` (fixed price, cents per kWh; 0 under the other two schemes), ``cl`` (contract length, years),
+        ``loc``, ``wk`` (local, well-known company), ``tod``, ``seas`` (time-of-day, seasonal rates).
 
     References
     ----------
@@ -40,13 +41,13 @@ def load_electricity() -> pd.DataFrame:
 
 
 def load_train() -> pd.DataFrame:
-    """Dutch rail travellers choosing between two trips: 235 people, 2,929 situations.
+    """Load choices of Dutch rail travellers between two trips: 235 people, 2,929 situations.
 
     Returns
     -------
     pandas.DataFrame
-        Long. ``id``, ``situation``, ``alternative`` ("choice1", "choice2"), ``choice`` (bool), ``price``
-        (cents of guilders), ``time`` (minutes), ``change`` (number), ``comfort`` (0 best to 2).
+        Long frame with columns ``id``, ``situation``, ``alternative`` ("choice1", "choice2"), ``choice`` (bool),
+        ``price`` (cents of guilders), ``time`` (minutes), ``change`` (number), ``comfort`` (0 best to 2).
 
     References
     ----------
@@ -58,16 +59,16 @@ def load_train() -> pd.DataFrame:
 
 
 def load_swissmetro() -> pd.DataFrame:
-    """Swiss travellers choosing between train, Swissmetro and car: 752 people, 6,768 situations.
+    """Load choices of Swiss travellers among train, Swissmetro and car: 752 people, 6,768 situations.
 
-    The usual sample: commuters and business travellers with a recorded choice. Costs of train and Swissmetro
-    are zero for holders of the annual season ticket.
+    The sample is the usual one: commuters and business travellers with a recorded choice. Costs of train and
+    Swissmetro are zero for holders of the annual season ticket.
 
     Returns
     -------
     pandas.DataFrame
-        Long. ``id``, ``situation`` (0 to 8), ``alternative`` ("TRAIN", "SM", "CAR"), ``choice`` (bool),
-        ``available`` (bool), ``time`` (100 minutes), ``cost`` (100 francs), ``headway`` (minutes; 0 for
+        Long frame with columns ``id``, ``situation`` (0 to 8), ``alternative`` ("TRAIN", "SM", "CAR"), ``choice``
+        (bool), ``available`` (bool), ``time`` (100 minutes), ``cost`` (100 francs), ``headway`` (minutes; 0 for
         car), and the person's ``GA AGE MALE INCOME LUGGAGE FIRST PURPOSE``.
 
     References

@@ -1,6 +1,6 @@
-"""Every error and warning that mxlogit raises on purpose, and the helper that suggests a spelling.
+"""Errors and warnings of mxlogit, checks of arguments, and spelling suggestions.
 
-Each error also inherits the builtin that a caller would expect, so ``except ValueError`` keeps working.
+Each error also inherits from the corresponding builtin, so that ``except ValueError`` works.
 """
 
 from __future__ import annotations
@@ -15,39 +15,39 @@ import sklearn.exceptions
 
 
 class MxlogitError(Exception):
-    """Base class of all errors that mxlogit raises on purpose."""
+    """Base class of all errors raised by mxlogit."""
 
 
 class ChoiceDataError(MxlogitError, ValueError):
-    """The choice data cannot be used as they are; the message lists every problem found."""
+    """Error in the choice data; the message lists all problems found."""
 
 
 class SpecificationError(MxlogitError, ValueError):
-    """The request itself is wrong: an unknown name, an impossible option, an unidentified coefficient."""
+    """Error in the specification or the settings: an unknown name or option, or an unidentified coefficient."""
 
 
 class ProcessError(MxlogitError, RuntimeError):
-    """Another process of a fit on several processes failed or was lost; the message names it."""
+    """Failure or loss of another process of a fit on several processes; the message names it."""
 
 
 class NotFittedError(MxlogitError, sklearn.exceptions.NotFittedError):  # type: ignore[misc]
-    """A result was asked of an estimator that has not been fitted; scikit-learn's error of that name, too."""
+    """Request for a result of an estimator that is not fitted; also scikit-learn's error of that name."""
 
 
 class MissingExtraError(MxlogitError, ImportError):
-    """An optional dependency is needed; the message names the extra to install."""
+    """Missing optional dependency; the message names the extra to install."""
 
 
 class ConvergenceWarning(UserWarning):
-    """A fit ended without meeting its stopping rule, or one of its diagnostics is poor."""
+    """Warning of a fit that ended without meeting its stopping rule, or with a poor diagnostic."""
 
 
 class ChoiceDataWarning(UserWarning):
-    """The choice data can be read in two ways; the message says which one was taken, and how to ask for the other."""
+    """Warning of ambiguous choice data; the message states the interpretation used and how to select the other."""
 
 
 def suggest(name: object, known: Iterable[object]) -> str:
-    """Return " Did you mean 'x'?" for the nearest known name, or an empty string; types where only they differ."""
+    """Return " Did you mean 'x'?" for the nearest known name (with types if only they differ), or an empty string."""
     spelled = {str(k): k for k in known}
     nearest = difflib.get_close_matches(str(name), list(spelled), n=1, cutoff=0.5)
     if not nearest:
@@ -58,12 +58,12 @@ def suggest(name: object, known: Iterable[object]) -> str:
 
 
 def check_option(argument: str, value: object, allowed: Iterable[object]) -> None:
-    """Raise unless ``value`` is one of ``allowed``.
+    """Check that ``value`` is one of ``allowed``.
 
     Raises
     ------
     SpecificationError
-        Naming the argument, what is allowed and what came.
+        If it is not; the message names the argument, the allowed options and the value.
     """
     allowed = list(allowed)
     if not any(value is option or value == option for option in allowed):
@@ -73,12 +73,12 @@ def check_option(argument: str, value: object, allowed: Iterable[object]) -> Non
 
 
 def check_at_least(argument: str, value: float, lowest: float) -> None:
-    """Raise unless ``value`` is a number of at least ``lowest``.
+    """Check that ``value`` is a number of at least ``lowest``.
 
     Raises
     ------
     SpecificationError
-        Naming the argument, the bound and what came.
+        If it is not; the message names the argument, the bound and the value.
     """
     number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if not number or not value >= lowest:
@@ -86,60 +86,60 @@ def check_at_least(argument: str, value: float, lowest: float) -> None:
 
 
 def check_probability(argument: str, value: object) -> None:
-    """Raise unless ``value`` lies between 0 and 1.
+    """Check that ``value`` is a float strictly between 0 and 1.
 
     Raises
     ------
     SpecificationError
-        Naming the argument and what came.
+        If it is not; the message names the argument and the value.
     """
     if not (isinstance(value, float) and 0.0 < value < 1.0):
         raise SpecificationError(f"{argument} must be a probability between 0 and 1, such as 0.95; got {value!r}.")
 
 
 def check_finite(argument: str, value: float) -> None:
-    """Raise if a number is infinite.
+    """Check that a number is not infinite.
 
     Raises
     ------
     SpecificationError
-        Naming the argument and what came.
+        If it is; the message names the argument and the value.
     """
     if math.isinf(value):
         raise SpecificationError(f"{argument} must be finite; got {value!r}.")
 
 
 def check_flag(argument: str, value: object) -> None:
-    """Raise unless ``value`` is True or False.
+    """Check that ``value`` is True or False.
 
     Raises
     ------
     SpecificationError
-        Naming the argument and what came.
+        If it is not; the message names the argument and the value.
     """
     if not isinstance(value, bool):
         raise SpecificationError(f"{argument} must be True or False; got {value!r}.")
 
 
 def check_path(argument: str, value: object) -> None:
-    """Raise unless ``value`` is None or a path of a file.
+    """Check that ``value`` is None or the path of a file.
 
     Raises
     ------
     SpecificationError
-        Naming the argument and what came.
+        If it is not; the message names the argument and the value.
     """
     if value is not None and (not isinstance(value, (str, os.PathLike)) or os.fspath(value) in ("", ".", b"")):
         raise SpecificationError(f"{argument} must be None or the path of a file; got {value!r}.")
 
 
 def check_whole(argument: str, value: object, lowest: int) -> None:
-    """Raise unless ``value`` is a whole number of at least ``lowest``, of Python or numpy.
+    """Check that ``value`` is an integer (Python or numpy) of at least ``lowest``.
 
     Raises
     ------
     SpecificationError
-        Naming the argument, the bound and what came.
+        If it is not; the message names the argument, the bound and the value.
     """
     whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     if not whole or int(value) < lowest:  # type: ignore[call-overload]

@@ -1,4 +1,4 @@
-"""`MixedLogit`: six named calls from a frame to a result, and thin delegates to the result's tables."""
+"""`MixedLogit`: the estimator, which prepares data and model, runs an engine and delegates tables to `results`."""
 
 from __future__ import annotations
 
@@ -56,59 +56,60 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
     Parameters
     ----------
     fixed : sequence of str
-        Attribute columns with one coefficient for everybody.
+        Attribute columns with a fixed coefficient.
     random : sequence of str or mapping column -> distribution
         Attribute columns whose coefficients vary over decision makers. A list means normal. Distributions:
         "normal", "lognormal", "negative_lognormal", "truncated_normal", "censored_normal", "uniform",
-        "triangular", "johnson_sb" (tastes between 0 and 1). ``coef_`` reports the latent normal: of a lognormal the
+        "triangular", "johnson_sb" (tastes between 0 and 1). ``coef_`` reports the latent normal: for a lognormal the
         location of the logarithm, so that the median taste is ``exp(coef_["x"])``, and its ratio to another coefficient
-        is no willingness to pay (`taste_distribution` has mean and sd of the taste itself).
-        Where the likelihood is as good without a column, as its effect has not the sign of
-        its distribution, the taste is held at zero, errors are NaN, and ``diagnostics_["wrong_sign"]`` lists it.
+        is not a willingness to pay (`taste_distribution` has mean and sd of the taste itself).
+        If the likelihood is as high without a column, because its effect has the opposite sign of its
+        distribution, the taste is fixed at zero, its errors are NaN, and ``diagnostics_["wrong_sign"]`` lists it.
     correlated : bool or sequence of sequences of str
-        Full correlation of the latent normals (True), none (False), or blocks of columns.
+        Correlation of the latent normals: full (True), none (False), or within blocks of columns.
     decision_maker, situation, alternative, choice : str
         Columns of the long frame. A choice situation is a pair (decision maker, situation): situation ids
         may restart for every person. ``choice`` holds 0/1 or False/True.
     availability : str, optional
-        Column of 0/1; alternatives may also simply have no row.
+        Column of 0/1; unavailable alternatives may also be omitted from the frame.
     weights : str, optional
-        Column of positive weights, constant within a decision maker. A weight is a count of like decision makers:
-        weight 2 gives the posterior of data that hold the person twice, and a mean of 1,000 that of a sample 1,000
-        times as large (only the robust and clustered errors of ``MSLE`` do not depend on the unit of weights). ``MCMC``
-        takes whole numbers.
+        Column of positive frequency weights, constant within a decision maker: the number of decision makers that each
+        one represents. Weight 2 gives the posterior of data with the person twice, and a mean of 1,000 that of a sample
+        1,000 times as large (only the robust and clustered errors of ``MSLE`` do not depend on the unit of weights).
+        ``MCMC`` needs whole numbers.
     weights_sum : None, "given" or "n"
-        None and "given" take weights as they are; None warns if their mean is below 0.5 or above 2, "given" says that
-        they are counts. "n" scales them so that they sum to the number of decision makers, as fits of weights that only
-        make a sample representative (survey weights) need.
+        Scaling of the weights. None and "given" leave them unchanged; None warns if their mean is below 0.5 or above 2,
+        "given" declares them to be counts. "n" scales them to sum to the number of decision makers, as is appropriate
+        for weights that make a sample representative (survey weights).
     constants : bool
-        Add alternative-specific constants ``asc.<alternative>``; they may be named in ``random``, and be all there is.
-        A column with the label of a constant is refused, unless it holds the same dummies.
+        Whether to add alternative-specific constants ``asc.<alternative>``. They may be named in ``random``, and may be
+        the only coefficients. A column with the label of a constant is rejected, unless it holds the same dummies.
     base_alternative : object
-        The alternative without a constant; by default the first in sorted order.
+        Alternative without a constant; by default the first in sorted order.
     scale : str, optional
-        A column of ``fixed`` or ``random``, such as a cost: the model is then in willingness-to-pay space, every
-        other coefficient being an amount in units of this column, positive where people pay for more
+        Column of ``fixed`` or ``random``, such as a cost, whose coefficient is the scale in willingness-to-pay space:
+        every other coefficient is then an amount in units of this column, positive if people pay for more
         (`mxlogit.model.wtp_space`). With ``method="msle"``.
     cluster : str, optional
         Column of cluster labels, constant within a decision maker, for ``MSLE(covariance="clustered")``.
     priors : Priors, optional
-        None means ``Priors(standardize=True)``: normal(0, 10) locations, half-Cauchy(2.5) standard
-        deviations in units of standardised attributes, uniform correlations: safe whatever the units.
+        Priors of the population parameters. None means ``Priors(standardize=True)``: normal(0, 10) locations and
+        half-Cauchy(2.5) standard deviations in units of standardised attributes, and uniform correlations.
     method : "vi", "svi", "msle", "mcmc" or a settings object such as ``VI(...)`` or ``MSLE(...)``
-        The inference engine.
+        Inference engine.
     random_state : int, numpy generator or None
-        Same seed, same machine, same result.
+        Seed; the same seed gives the same result on the same machine.
     device : "auto", "cpu", "cuda" or torch.device
+        Device of the computations over people.
     dtype : "auto", "float32" or "float64"
-        Of the sweep over people; sums over people and population parameters are always float64.
+        Floating point type of the computations over people; sums over people and population parameters are float64.
     verbose : int
-        0: a progress line on terminals for fits longer than a second; 1: a line of text per pass.
+        Progress report: 0 for a progress line on terminals in fits longer than a second, 1 for a line of text per pass.
 
     Attributes
     ----------
     coef_ : pandas.Series
-        Posterior means by label: columns, ``sd.<column>`` and ``cor.<a>:<b>`` of the latent normals; of a lognormal
+        Posterior means by label: columns, ``sd.<column>`` and ``cor.<a>:<b>`` of the latent normals; for a lognormal
         the location and sd of its logarithm.
     log_likelihood_, log_likelihood_error_ : float
         Marginal log likelihood at ``coef_`` by importance sampling, and its Monte Carlo standard error.
@@ -116,7 +117,9 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
         ``status`` (a sentence), ``converged``, and the numbers of `mxlogit.diagnostics.record.Diagnostics` that the
         engine has.
     result_ : Fit
+        Result of the engine.
     n_decision_makers_, n_situations_ : int
+        Numbers of decision makers and of choice situations of the fit.
 
     References
     ----------
@@ -185,26 +188,26 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
         Parameters
         ----------
         X : long frame (pandas, polars, pyarrow), ChoiceData or PackedChoices
-            One row per decision maker, situation and alternative. Never changed. In a process group of
-            torch.distributed every process gives the same data, which are then split, or its own decision makers,
-            whose labels need not be unique (`mxlogit.execution.division`); tables of people are of its own.
+            Choices with one row per decision maker, situation and alternative; never modified. In a process group of
+            torch.distributed every process passes the same data, which are then split, or its own decision makers,
+            whose labels need not be unique (`mxlogit.execution.division`); tables of people then cover its own people.
         y : array, optional
-            0/1 per row, instead of the choice column.
+            Choice indicators 0/1, one per row, used instead of the choice column.
         sample_weight : array, optional
-            Weight per row, constant within a decision maker, instead of the weights column; a count of like decision
-            makers (see ``weights``).
+            Frequency weights, one per row and constant within a decision maker, used instead of the weights column
+            (see ``weights``).
 
         Returns
         -------
         MixedLogit
-            Itself.
+            The estimator itself.
 
         Raises
         ------
         ChoiceDataError
-            Listing every problem of the data.
+            If the data have problems; the message lists all of them.
         SpecificationError
-            If the request is wrong or a coefficient is not identified.
+            If an argument is wrong or a coefficient is not identified.
         """
         team = current_team()
         with team.together():
@@ -218,7 +221,7 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
         return self._remember(fitted, result, len(people), n_situations)
 
     def _prepare(self, X: Any, team: Team, **given: Any) -> tuple[Fitted, People, int]:
-        """Read the data of this process; agree with the others on seed, people and model."""
+        """Read the data of this process, and determine seed, people and model jointly with the other processes."""
         specification = self._specify()
         method = resolve_method(self.method)
         device, dtype = resolve_device(self.device), resolve_dtype(self.dtype, method)
@@ -238,7 +241,7 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
         return Fitted(specification, model, panels, *facts), everybody, moments.n_situations
 
     def _remember(self, fitted: Fitted, result: Fit, n_people: int, n_situations: int) -> MixedLogit:
-        """Set every fitted attribute at once, then warn."""
+        """Set all fitted attributes, then warn."""
         self._fitted = fitted
         self.result_ = result
         self.coef_ = frames.coefficient_series(fitted.model, result)
@@ -277,7 +280,7 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
         -------
         pandas.DataFrame
             Index: labels. Columns: ``estimate`` (posterior mean), ``std_error`` (posterior sd), ``lower``,
-            ``upper``; ``rhat`` and ``ess`` of chains; ``z`` and ``p`` of maximum likelihood.
+            ``upper``; also ``rhat`` and ``ess`` after MCMC, ``z`` and ``p`` after maximum likelihood.
         """
         fitted = self._state()
         check_probability("level", level)
@@ -289,7 +292,7 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
         return frames.taste_frame(fitted.model, self.result_)
 
     def posterior_samples(self, n: int | None = None) -> pd.DataFrame:
-        """Posterior samples of the population parameters: one row per sample, columns = labels."""
+        """Posterior samples of the population parameters, one row per sample and one column per label."""
         self._state()
         if n is not None and not (isinstance(n, (int, np.integer)) and 0 < n <= len(self.result_.samples)):
             raise SpecificationError(
@@ -303,15 +306,15 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
         Parameters
         ----------
         X : long frame or ChoiceData, optional
-            Choices of people, also of people never seen in `fit`; the people of the fit by default.
+            Choices of people, possibly not in the fit; the people of the fit by default.
         statistic : sequence
-            "mean", "sd", and probabilities between 0 and 1 for quantiles.
+            Any of "mean", "sd", and probabilities between 0 and 1 for quantiles.
 
         Returns
         -------
         pandas.DataFrame
-            Index: decision maker. Columns: (taste, statistic). Averaged over the posterior of the population. Nobody's
-            row depends on who else is in X.
+            Index: decision maker. Columns: (taste, statistic), averaged over the posterior of the population
+            parameters. A person's row does not depend on the other people in X.
         """
         fitted = self._state()
         if X is None:
@@ -327,29 +330,29 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
         Parameters
         ----------
         X : long frame
-            The choice column is not needed.
+            Choice situations; the choice column is not needed.
         tastes : {"population", "individual"}
-            New people from the population, or the posterior tastes of decision makers seen in `fit`.
+            Tastes of new people from the population, or posterior tastes of decision makers of the fit.
 
         Returns
         -------
         pandas.Series
-            On the index of X; sums to one within each choice situation; averaged over the posterior (at ``coef_``
-            after maximum likelihood).
+            Probabilities with the index of X, summing to one within each choice situation; averaged over the posterior
+            (at ``coef_`` after maximum likelihood).
 
         Raises
         ------
         ChoiceDataError
-            With ``tastes="individual"``, if X has decision makers that `fit` has not seen.
+            If X has decision makers that are not in the fit, with ``tastes="individual"``.
 
         Notes
         -----
-        A situation's probabilities depend neither on who else is in X nor on its order. Tastes of the population are
-        integrated by 4,096 quasi-random points that all situations share. Against grids over tastes the error of a
-        probability was at most .002 with one or two random coefficients, even at posterior standard deviations of .5
-        (fewer than some twenty people); with five .007 at .15 and .016 at one; and at most .005 with
-        ``tastes="individual"``, from 2,000 or more weighted draws per person (states of chains after MCMC; the fit's
-        own draws after `MSLE`).
+        The probabilities of a situation depend neither on the other situations in X nor on their order. Tastes of the
+        population are integrated over 4,096 quasi-random points common to all situations. Compared with grids over
+        tastes, the error of a probability was at most .002 with one or two random coefficients, even at posterior
+        standard deviations of .5 (fewer than some twenty people); with five coefficients .007 at .15 and .016 at one;
+        and at most .005 with ``tastes="individual"``, from 2,000 or more weighted draws per person (states of chains
+        after MCMC; the draws of the fit after `MSLE`).
         """
         check_option("tastes", tastes, ["population", "individual"])
         rows = read_rows_again(X, self._columns(), self._state())
@@ -371,7 +374,7 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
     def shares(self, X: Any, tastes: str = "population") -> pd.Series:
         """Predicted share of every alternative: mean probability over choice situations.
 
-        Weighted where X has the weights column of the fit.
+        It is weighted if X has the weights column of the fit.
         """
         rows = read_rows_again(X, self._columns(), self._state(), weigh=True)
         return prediction.mean_shares(rows, self._probabilities(rows.data, tastes), self.alternative)
@@ -379,7 +382,7 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """Mean log likelihood per choice situation, marginal over tastes, at ``coef_``.
 
-        The panel is respected: a person's choices share one draw of tastes. Weighted like the fit.
+        Tastes are constant over the choices of a person; people are weighted as in the fit.
         """
         fitted = self._state()
         data = read_choices_again(X, self._columns(), fitted, y=y, weights=sample_weight)
@@ -387,19 +390,19 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
         return prediction.mean_log_likelihood(fitted.model, self.result_, panel, keys, fitted.seed)
 
     def loo(self) -> predictive.PredictiveDensity:
-        """Expected log predictive density of new decision makers, by leaving one out (PSIS-LOO).
+        """Expected log predictive density of new decision makers, by leave-one-person-out (PSIS-LOO).
 
-        On the marginal likelihood of whole decision makers: what to compare models of the same people with.
+        It uses the marginal likelihood of whole decision makers, and serves to compare models of the same people.
 
         Raises
         ------
         SpecificationError
-            If the samples are not those of a posterior.
+            If the fit has no posterior samples.
         """
         return self._predictive(predictive.leave_one_out)
 
     def waic(self) -> predictive.PredictiveDensity:
-        """Estimate the same as `loo` by the widely applicable information criterion."""
+        """Expected log predictive density of new decision makers, by the widely applicable information criterion."""
         return self._predictive(predictive.widely_applicable)
 
     def _predictive(self, criterion: Any) -> predictive.PredictiveDensity:

@@ -1,4 +1,4 @@
-"""From what a user passes as X to choice data: for a fit, and again as that fit read them."""
+"""Conversion of the argument X to choice data, for a fit and, in the same way, for its results."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def read_choices(
     Raises
     ------
     ChoiceDataError
-        Listing every problem of a frame, or if choice data come with ``y`` or ``weights`` of their own.
+        If a frame has problems, all of which the message lists, or ``y`` or ``weights`` are passed with choice data.
     """
     _check_alone(X, y, weights)
     if isinstance(X, (ChoiceData, PackedChoices)):
@@ -45,7 +45,7 @@ def read_choices(
 
 
 def complete(specification: Specification, data: ChoiceData | PackedChoices) -> Specification:
-    """Return the specification with the constants that were added to the data."""
+    """Return the specification with the alternative-specific constants of the data."""
     if not specification.constants:
         return specification
     return specification.with_constants(list(constant_labels(data.alternatives, specification.base_alternative)))
@@ -54,7 +54,7 @@ def complete(specification: Specification, data: ChoiceData | PackedChoices) -> 
 def read_choices_again(
     X: Any, columns: Columns, fitted: Fitted, *, y: Any = None, weights: Any = None
 ) -> ChoiceData | PackedChoices:
-    """Read choices of people seen or never seen, as the fit read its own."""
+    """Read choices of people in or outside the fit, in the same way as the fit."""
     _check_alone(X, y, weights)
     if isinstance(X, PackedChoices):
         return _with_constants(X, fitted.specification)
@@ -66,9 +66,9 @@ def read_choices_again(
 
 
 def read_rows_again(X: Any, columns: Columns, fitted: Fitted, *, weigh: bool = False) -> FrameChoices:
-    """Read a long frame to predict on, with where its rows went; needs no choices, and weights where they are asked."""
+    """Read a long frame for prediction; choices are not needed, and weights are read only with ``weigh``."""
     if isinstance(X, (ChoiceData, PackedChoices)):
-        raise ChoiceDataError("predictions are made on a long frame, whose rows they belong to.")
+        raise ChoiceDataError("predictions need a long frame, since they refer to its rows.")
     used = columns if weigh else replace(columns, weights=None)
     return _read_frame_again(X, used, fitted, need_choice=False)
 
@@ -91,11 +91,11 @@ def _read_frame_again(X: Any, columns: Columns, fitted: Fitted, *, need_choice: 
 
 def _check_alone(X: Any, y: Any, weights: Any) -> None:
     if isinstance(X, (ChoiceData, PackedChoices)) and (y is not None or weights is not None):
-        raise ChoiceDataError("a ChoiceData brings its choices and weights; y and sample_weight must be None.")
+        raise ChoiceDataError("choice data include choices and weights; y and sample_weight must be None.")
 
 
 def _warn_of_missing_roles(X: ChoiceData | PackedChoices, columns: Columns) -> None:
-    """Say that data which are no frame have no weights or clusters, where a column of these is named."""
+    """Warn if a weights or cluster column is named, but the data are not a frame and have none."""
     missing = []
     if columns.weights is not None and bool((X.weights == 1.0).all()):
         missing.append(f"weights={columns.weights!r}: all weights of these data are one")
@@ -103,7 +103,7 @@ def _warn_of_missing_roles(X: ChoiceData | PackedChoices, columns: Columns) -> N
         missing.append(f"cluster={columns.cluster!r}: these data have no clusters")
     if missing:
         warnings.warn(
-            f"columns are read from frames, not from {type(X).__name__}; {'; '.join(missing)}. Give them to "
+            f"columns are read from frames, not from {type(X).__name__}; {'; '.join(missing)}. Pass them to "
             "ChoiceData.from_arrays or pack_choices.",
             ChoiceDataWarning,
             stacklevel=5,

@@ -1,4 +1,4 @@
-"""Simulated choices for any specification, and the design of the published simulation study."""
+"""Simulation of choices for any specification, and of the data sets of the published simulation study."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ from mxlogit.spec import CONSTANT_PREFIX, make_specification
 
 @dataclass(frozen=True)
 class Truth:
-    """What generated the choices.
+    """True parameters and tastes of simulated choices.
 
     Attributes
     ----------
     coef : pandas.Series
-        Labels as in ``MixedLogit.coef_``: fixed coefficients, locations, ``sd.`` and ``cor.`` of the latents.
+        Parameters with labels as in ``MixedLogit.coef_``: fixed coefficients, locations, ``sd.`` and ``cor.`` of the
+        latents.
     tastes : pandas.DataFrame
         Random coefficients of each decision maker; index: decision maker.
     """
@@ -49,30 +50,34 @@ def simulate_choices(
     Parameters
     ----------
     n_decision_makers, n_alternatives : int
+        Numbers of decision makers, and of alternatives per situation.
     n_situations : int or (int, int)
-        Choice situations per person; a pair draws each person's number between the two.
+        Number of choice situations per person; with a pair, uniform between the two.
     fixed : mapping column -> coefficient
+        Fixed coefficients.
     random : mapping column -> (location, sd) or (location, sd, distribution)
-        Of the latent normals.
+        Means and standard deviations of the latent normals, and mixing distributions (normal by default).
     correlation : float or array (k, k), optional
-        Common correlation or correlation matrix of the latent normals; none by default.
+        Common correlation or correlation matrix of the latent normals; zero by default.
     constants : sequence of float, optional
-        Utility of alternatives 2, 3, ... against the first (alternatives are labelled "a1", "a2", ...).
+        Utility of alternatives 2, 3, ... relative to the first (alternatives are labelled "a1", "a2", ...).
     unavailable : float
         Probability that an alternative other than the first two is missing from a situation.
     scales : mapping column -> float
-        Standard deviation of the attribute; one by default. Coefficients refer to the scaled attribute.
+        Standard deviations of the attributes; one by default. Coefficients refer to the scaled attributes.
     random_state : int
+        Seed.
 
     Returns
     -------
     tuple of (pandas.DataFrame, Truth)
-        Columns ``id situation alternative choice`` and the attributes (normal, independent).
+        Long frame with columns ``id situation alternative choice`` and the attributes (normal, independent), and the
+        true parameters.
 
     Raises
     ------
     SpecificationError
-        If nothing is asked, a distribution is unknown, or the correlation is not positive definite.
+        If there is no coefficient, a distribution is unknown, or the correlation matrix is not positive definite.
     """
     fixed, random = dict(fixed or {}), dict(random or {})
     families = {name: str(value[2]) if len(value) > 2 else "normal" for name, value in random.items()}
@@ -165,23 +170,28 @@ def _make_truth(
     return Truth(pd.Series(values, dtype=float), pd.DataFrame(tastes, index=people, columns=names))
 
 
+# True fixed coefficients of the published study, in utils per unit of the attributes.
 FIXED = (-0.8, 0.8, 1.2)
+# True means of its random coefficients.
 LOCATION = (-0.8, 0.8, 1.0, -0.8, 1.5)
 
 
 @dataclass(frozen=True)
 class StudyData:
-    """One data set of the published simulation study and what generated it.
+    """Data set of the published simulation study, with its true parameters and tastes.
 
     Attributes
     ----------
     data : ChoiceData
-        Attributes ``f1 f2 f3`` (fixed) and ``r1`` to ``r5`` (random), float32.
+        Choices with attributes ``f1 f2 f3`` (fixed) and ``r1`` to ``r5`` (random), float32.
     fixed, location : ndarray, shape (3,) and (5,)
+        True fixed coefficients, and means of the random ones.
     covariance : ndarray, shape (5, 5)
+        True covariance of the random coefficients.
     tastes : ndarray, shape (n, 5)
+        True random coefficients of each decision maker.
     best_share : float
-        Per cent of situations in which the chosen alternative has the largest systematic utility.
+        Percentage of situations in which the chosen alternative has the largest systematic utility.
     """
 
     data: ChoiceData
@@ -193,7 +203,7 @@ class StudyData:
 
     @property
     def truth(self) -> Truth:
-        """The same, as that of `simulate_choices`."""
+        """True parameters and tastes in the form of `simulate_choices`."""
         sds = np.sqrt(np.diag(self.covariance))
         random: dict[str, Sequence[object]] = {f"r{i + 1}": () for i in range(len(sds))}
         fixed = {f"f{i + 1}": float(value) for i, value in enumerate(self.fixed)}
@@ -207,7 +217,8 @@ def simulate_published_study(n_decision_makers: int, n_situations: int, run: int
     Parameters
     ----------
     n_decision_makers, n_situations : int
-        The published sizes are (500, 5), (2000, 10), (10000, 10) and (50000, 10).
+        Numbers of decision makers and of situations per person; the published sizes are (500, 5), (2000, 10),
+        (10000, 10) and (50000, 10).
     run : int
         Seed of numpy's legacy generator: 1 to 30 in the study.
 

@@ -1,4 +1,4 @@
-"""Specification of a mixed logit: frozen, and checked before any data are read."""
+"""Specification of a mixed logit model, immutable and checked before data are read."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import numpy as np
 
 from mxlogit.errors import SpecificationError, suggest
 
+# Prefix of the labels of alternative-specific constants.
 CONSTANT_PREFIX = "asc."
+# Names of the mixing distributions.
 MIXING_NAMES = (
     "normal",
     "lognormal",
@@ -23,20 +25,20 @@ MIXING_NAMES = (
     "johnson_sb",
 )
 
-
+# Roles that need not have a column.
 _OPTIONAL_ROLES = ("availability", "weights", "cluster")
-# Roles whose column can have no other: a decision maker may be a situation (one choice each) or a cluster.
+# Roles whose column cannot have another role; a decision maker may be a situation (one choice each) or a cluster.
 _OWN_COLUMN = ("alternative", "choice", "availability", "weights")
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Names of the columns of a long frame that say who, when, which and what was chosen.
+    """Names of the columns of a long frame, by role.
 
     Raises
     ------
     SpecificationError
-        If a name is not a string, or one column has two roles that cannot be one.
+        If a name is not a string, or a column has two incompatible roles.
     """
 
     decision_maker: str
@@ -52,8 +54,8 @@ class Columns:
         for role, name in roles.items():
             if not (isinstance(name, str) or (name is None and role in _OPTIONAL_ROLES)):
                 raise SpecificationError(
-                    f"{role} must be the name of a column (a string); got {name!r}. Columns with other names need "
-                    "new ones: frame.rename(columns=str)."
+                    f"{role} must be the name of a column (a string); got {name!r}. Rename columns whose names are not "
+                    "strings: frame.rename(columns=str)."
                 )
         for role in _OWN_COLUMN:
             others = [other for other, name in roles.items() if name == roles[role] and other != role]
@@ -66,20 +68,20 @@ class Columns:
         return self.decision_maker, self.situation, self.alternative
 
     def role(self, name: str) -> str | None:
-        """First role of a column, None where it has none."""
+        """First role of a column; None if it has none."""
         return next((role.name for role in fields(self) if getattr(self, role.name) == name), None)
 
 
 @dataclass(frozen=True)
 class Specification:
-    """A mixed logit model: which attributes, which tastes vary, and how.
+    """Specification of a mixed logit model: attributes, mixing distributions and correlation.
 
     Attributes
     ----------
     fixed : tuple of str
-        Attributes with one coefficient for everybody.
+        Attributes with a fixed coefficient.
     random : tuple of str
-        Attributes whose coefficients vary over people.
+        Attributes with a random coefficient.
     mixing : tuple of str
         Mixing distribution of each random coefficient.
     blocks : tuple of tuple of int
@@ -87,9 +89,9 @@ class Specification:
     constants : bool
         Whether alternative-specific constants are added.
     base_alternative : object
-        The alternative without a constant; None for the first.
+        Alternative without a constant; None for the first.
     scale : str or None
-        In willingness-to-pay space the column whose coefficient scales all others (`mxlogit.model.wtp_space`).
+        Column whose coefficient scales all others in willingness-to-pay space (`mxlogit.model.wtp_space`), else None.
     """
 
     fixed: tuple[str, ...]
@@ -102,16 +104,16 @@ class Specification:
 
     @property
     def scale_position(self) -> int | None:
-        """Place of the scale column among all coefficients."""
+        """Position of the scale column among all coefficients; None in preference space."""
         return None if self.scale is None else self.names.index(self.scale)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All attributes, fixed ones first: the order of the coefficients."""
+        """Names of all attributes in the order of the coefficients, fixed ones first."""
         return self.fixed + self.random
 
     def with_constants(self, constants: Sequence[str]) -> Specification:
-        """Add the constants that are not named already as fixed coefficients."""
+        """Return the specification with constants added as fixed coefficients, unless they are named already."""
         extra = tuple(name for name in constants if name not in self.names)
         return replace(self, fixed=self.fixed + extra)
 
@@ -125,9 +127,9 @@ def make_specification(
     base_alternative: object = None,
     scale: str | None = None,
 ) -> Specification:
-    """Check the request and return its frozen form.
+    """Check the arguments and build the specification.
 
-    Parameters are those of `mxlogit.MixedLogit`.
+    The parameters are those of `mxlogit.MixedLogit`.
 
     Returns
     -------
@@ -136,7 +138,7 @@ def make_specification(
     Raises
     ------
     SpecificationError
-        If a name is listed twice, a distribution is unknown, blocks do not fit, or nothing is asked.
+        If a name is listed twice, a distribution is unknown, blocks are invalid, or there is no coefficient.
     """
     fixed_names = check_names("fixed", fixed)
     if isinstance(random, Mapping):
@@ -153,7 +155,7 @@ def make_specification(
     if not isinstance(constants, (bool, np.bool_)):
         raise SpecificationError(f"constants must be True or False; got {constants!r}. Name constants in random.")
     if base_alternative is not None and not constants:
-        raise SpecificationError("base_alternative has a meaning only with constants=True.")
+        raise SpecificationError("base_alternative needs constants=True.")
     if scale is not None:
         _check_scale(scale, [*fixed_names, *random_names], constants=bool(constants))
     blocks = _make_blocks(random_names, correlated)
@@ -171,12 +173,12 @@ def _check_scale(scale: object, names: list[str], *, constants: bool) -> None:
 
 
 def check_names(argument: str, names: Any) -> tuple[str, ...]:
-    """Column names from any ordered collection of strings: list, tuple, array, Index, Series.
+    """Convert an ordered collection of column names (list, tuple, array, Index, Series) to a tuple.
 
     Raises
     ------
     SpecificationError
-        If it is a single string, has no order, holds anything but strings, or repeats a name.
+        If ``names`` is a single string, has no order, holds anything but strings, or repeats a name.
     """
     if isinstance(names, str):
         raise SpecificationError(
@@ -189,8 +191,8 @@ def check_names(argument: str, names: Any) -> tuple[str, ...]:
     wrong = [name for name in listed if not isinstance(name, str)]
     if wrong:
         raise SpecificationError(
-            f"{argument} must hold column names (strings); got {wrong[:5]}. Columns with other names need new ones: "
-            "frame.rename(columns=str)."
+            f"{argument} must hold column names (strings); got {wrong[:5]}. Rename columns whose names are not "
+            "strings: frame.rename(columns=str)."
         )
     repeated = sorted(name for name, count in Counter(listed).items() if count > 1)
     if repeated:
@@ -199,7 +201,7 @@ def check_names(argument: str, names: Any) -> tuple[str, ...]:
 
 
 def _as_list(names: Any) -> list[Any] | None:
-    """Elements of a sequence, of the keys of a mapping, or of anything that numpy sees as one row; else None."""
+    """List the elements of a sequence, of the keys of a mapping, or of a one-dimensional array-like; else None."""
     if isinstance(names, (Sequence, KeysView)):
         return list(names)
     listed = np.asarray(names) if hasattr(names, "__array__") else np.empty(())

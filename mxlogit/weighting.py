@@ -1,4 +1,4 @@
-"""Weights, which count like decision makers unless they are to keep the number of people, and clusters without use."""
+"""Scaling of frequency weights, and warnings about weights and clusters."""
 
 from __future__ import annotations
 
@@ -13,23 +13,28 @@ from mxlogit.execution.processes import Team
 from mxlogit.inference.method import Method
 from mxlogit.inference.msle.engine import MSLE
 
-# Mean weights from which posterior sds are wrong by a factor of 1.4 where weights were meant to be relative.
-_SMALLEST_MEAN, _LARGEST_MEAN = 0.5, 2.0
-# A weight itself, beyond which sums over people lose the digits of the others.
-_SMALLEST, _LARGEST = 1e-9, 1e9
-# Sandwich covariances: ten times all weights changes nothing.
+# Smallest mean weight without a warning: posterior sds are wrong by a factor of 1.4 (the square root of two) if the
+# weights were meant to be relative.
+_SMALLEST_MEAN = 0.5
+# Largest mean weight without a warning, for the same reason.
+_LARGEST_MEAN = 2.0
+# Smallest single weight, below which it is lost in the rounding of sums over people.
+_SMALLEST = 1e-9
+# Largest single weight, above which sums over people lose the digits of the other weights.
+_LARGEST = 1e9
+# Sandwich covariances, which do not depend on the unit of the weights.
 _WITHOUT_UNIT = ("robust", "clustered")
 
 
 def scale_weights(data: ChoiceData | PackedChoices, weights_sum: str | None, team: Team) -> ChoiceData | PackedChoices:
-    """Data of the people of this process with weights as `MixedLogit(weights_sum=...)` asks.
+    """Scale the weights of the people of this process according to `MixedLogit(weights_sum=...)`.
 
     Raises
     ------
     SpecificationError
         If ``weights_sum`` is unknown.
     ChoiceDataError
-        If weights are no counts that could be.
+        If weights are not plausible counts.
     """
     check_option("weights_sum", weights_sum, [None, "given", "n"])
     if weights_sum != "n":
@@ -49,7 +54,7 @@ def _check_size(weights: torch.Tensor) -> None:
 
 
 def weight_sentences(people: People, weights_sum: str | None, method: Method) -> list[str]:
-    """Say that weights are far from a mean of one, unless it was said that they are counts or their unit is nothing."""
+    """Sentences that warn of a mean weight far from one, unless weights are declared counts or have no unit."""
     mean = people.weight / max(1, len(people))
     if weights_sum is not None or _SMALLEST_MEAN <= mean <= _LARGEST_MEAN:
         return []
@@ -64,10 +69,10 @@ def weight_sentences(people: People, weights_sum: str | None, method: Method) ->
 
 
 def cluster_sentences(cluster: str | None, method: Method) -> list[str]:
-    """Say that clusters are given to maximum likelihood, whose covariance takes no notice of them."""
+    """Sentences that warn of clusters that the covariance of maximum likelihood does not use."""
     if cluster is None or not isinstance(method, MSLE) or method.covariance == "clustered":
         return []
     return [
-        f"cluster={cluster!r} changes nothing with MSLE(covariance={method.covariance!r}): for errors clustered by it "
-        "give MSLE(covariance='clustered')."
+        f"cluster={cluster!r} has no effect with MSLE(covariance={method.covariance!r}): for clustered errors use "
+        "MSLE(covariance='clustered')."
     ]

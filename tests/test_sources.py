@@ -549,7 +549,7 @@ def test_roles_of_choice_data_that_are_not_there_are_said(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error", ChoiceDataWarning)
         MixedLogit(fixed=["x"], weights="q", weights_sum="given").fit(weighed)
-    with pytest.warns(ConvergenceWarning, match="cluster='g' changes nothing with MSLE"):
+    with pytest.warns(ConvergenceWarning, match="cluster='g' has no effect with MSLE"):
         MixedLogit(fixed=["x"], cluster="g", method="msle").fit(frame.assign(g=frame["id"] % 7))
 
 
