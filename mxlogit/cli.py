@@ -13,6 +13,7 @@ from mxlogit.datasets import load_electricity
 from mxlogit.errors import MxlogitError, SpecificationError
 from mxlogit.estimator import MixedLogit
 
+# Attributes of the electricity data.
 _ATTRIBUTES = ["pf", "cl", "loc", "wk", "tod", "seas"]
 # Diagnostics that the demo prints.
 _SHOWN = ("status", "log_likelihood", "log_likelihood_error", "elbo", "ess", "ess_min", "pareto_k", "newton_decrement")
@@ -131,7 +132,7 @@ def _make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     demo = commands.add_parser("demo", help="fit the electricity panel and show the results")
     demo.add_argument("--picture", default="mxlogit-demo.png", help="file of the plot")
-    study = commands.add_parser("study", help="fit simulated data of known truth, as in published studies")
+    study = commands.add_parser("study", help="fit simulated data with known parameters, as in published studies")
     study.add_argument("design", help="published, lognormal, short, unbalanced, many_alternatives, ...")
     study.add_argument("--sizes", default="500,2000", help="numbers of decision makers, separated by commas")
     study.add_argument("--runs", type=int, default=30, help="data sets per size")

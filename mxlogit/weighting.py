@@ -48,7 +48,7 @@ def _check_size(weights: torch.Tensor) -> None:
     least, most = (float(x) for x in weights.aminmax()) if len(weights) else (1.0, 1.0)
     if least < _SMALLEST or most > _LARGEST:
         raise ChoiceDataError(
-            f"weights lie between {least:.3g} and {most:.3g}; a weight is a count of like decision makers, from "
+            f"weights lie between {least:.3g} and {most:.3g}; a weight is a number of decision makers, from "
             f"{_SMALLEST:.0e} to {_LARGEST:.0e}. weights_sum='n' scales them to a mean of one."
         )
 
@@ -61,9 +61,9 @@ def weight_sentences(people: People, weights_sum: str | None, method: Method) ->
     if isinstance(method, MSLE) and method.covariance in _WITHOUT_UNIT:
         return []
     return [
-        f"The weights of {len(people):,} decision makers have a mean of {mean:.3g}: a weight is a count of like "
-        f"decision makers, so intervals are those of {people.weight:,.3g} people. If weights only make the sample "
-        "representative, give weights_sum='n' (they are scaled to a mean of one); if they are counts, "
+        f"The weights of {len(people):,} decision makers have a mean of {mean:.3g}: a weight is a number of decision "
+        f"makers, so intervals are those of {people.weight:,.3g} people. If weights only make the sample "
+        "representative, set weights_sum='n' (they are scaled to a mean of one); if they are counts, set "
         "weights_sum='given'."
     ]
 

@@ -168,7 +168,7 @@ def test_other_choices_are_noticed(frame):
 
 @pytest.mark.parametrize("methods", ["vi", ("vi",), ()])
 def test_two_engines_are_needed(frame, methods):
-    with pytest.raises(SpecificationError, match="two engines at least"):
+    with pytest.raises(SpecificationError, match="at least two engines"):
         compare_methods(make(), frame, methods)
 
 

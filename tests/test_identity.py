@@ -242,5 +242,5 @@ def test_processes_agree_on_what_is_asked():
 
 def test_attributes_in_another_order_are_said():
     data = make_data()
-    with pytest.raises(ChoiceDataError, match=r"other orders: \['x0', 'x1'\] and \['x1', 'x0'\]"):
+    with pytest.raises(ChoiceDataError, match=r"different orders: \['x0', 'x1'\] and \['x1', 'x0'\]"):
         share_people(data, Two(("x1", "x0")), torch.float32)

@@ -401,7 +401,7 @@ def test_whole_numbers_of_numpy_are_whole(frame):
 def test_weights_that_are_no_counts(frame, factor):
     weighted = frame.assign(w=factor * (1 + frame["id"] % 3))
     for method in ("vi", "msle", "mcmc"):
-        with pytest.raises(ChoiceDataError, match="a weight is a count of like decision makers, from 1e-09 to 1e"):
+        with pytest.raises(ChoiceDataError, match="a weight is a number of decision makers, from 1e-09 to 1e"):
             MixedLogit(fixed=["x"], weights="w", weights_sum="given", method=method).fit(weighted)
     relative = MixedLogit(fixed=["x"], weights="w", weights_sum="n", method="msle").fit(weighted)
     plain = MixedLogit(fixed=["x"], weights="w", weights_sum="n", method="msle").fit(

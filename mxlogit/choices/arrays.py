@@ -32,7 +32,7 @@ def as_numbers(name: str, values: Any) -> Tensor:
 def _read_array(name: str, values: Any) -> np.ndarray:
     """Read numbers of any type; exact numbers that double precision would round are returned as objects."""
     if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
-        raise ChoiceDataError(f"{name} is a masked array: fill it, and mark the holes with available or observed.")
+        raise ChoiceDataError(f"{name} is a masked array: fill it, and mark masked entries with available or observed.")
     try:
         array = np.asarray(values)
     except ValueError:

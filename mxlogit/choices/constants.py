@@ -61,8 +61,8 @@ def constant_labels(alternatives: np.ndarray | None, base: object, taken: Sequen
     both = [label for label in labels if label in taken]
     if both:
         raise ChoiceDataError(
-            f"the choice data have attributes {both} already, the labels of constants that constants=True would add: "
-            "name them in fixed or random without it, or rename them."
+            f"the choice data already have attributes {both}, the labels of constants that constants=True would add: "
+            "rename them, or name them in fixed or random without constants=True."
         )
     return labels
 
@@ -91,7 +91,7 @@ def check_constants(
         dummy = rows.alternative == position[labels[label]]
         if flags is None or (flags != dummy)[available].any():
             problems.add(
-                f"the frame has a column {label!r}, the label of the constant of alternative {labels[label]!r} that "
-                "constants=True makes, and they differ. Rename the column."
+                f"column {label!r} differs from the constant of the same label that constants=True adds for "
+                f"alternative {labels[label]!r}. Rename the column."
             )
     return [name for name in names if name not in labels and name not in unknown]

@@ -36,8 +36,8 @@ def wide_to_long(
     frame : frame of pandas, polars or pyarrow
         One row per choice situation.
     attributes : mapping of name to {alternative: column or number}
-        For every attribute of the long frame, the wide column with its values for each alternative, or a number for
-        all rows (a column of that name takes precedence). All attributes must name the same alternatives.
+        Sources of every attribute of the long frame: the wide column with its values for each alternative, or a number
+        for all rows (a column of that name takes precedence). All attributes must name the same alternatives.
     choice : str or None
         Column with the label of the chosen alternative, as in ``attributes``; None for scenarios to predict.
     decision_maker : str

@@ -16,6 +16,7 @@ import pandas as pd
 LARGEST_WHOLE = 2.0**53
 # Size of a double precision number, in bytes.
 _DOUBLE = 8
+# Remedies, the last sentence of messages.
 _LABELS = "Code it as numbers, or as dummies: 0/1 columns, one per value."
 _TIMES = "Code it as numbers, such as seconds or days since a date."
 # Keyed by the names of narwhals' types, some of which older versions lack.
@@ -32,6 +33,7 @@ _ADVICE = {
     "Array": ("arrays", _LABELS),
     "Struct": ("structures", _LABELS),
 }
+# Types of Python objects that are times, and types that are numbers or missing.
 _TIME_KINDS = (dt.date, dt.time, dt.timedelta, np.datetime64, np.timedelta64, type(pd.NaT))
 _NUMBER_KINDS = (numbers.Real, np.bool_, Decimal, type(None), type(pd.NA))
 

@@ -80,8 +80,8 @@ def share_people(data: ChoiceData | PackedChoices, team: Team, dtype: torch.dtyp
         )
     if ambiguous and team.rank == 0:
         warnings.warn(
-            f"{ambiguous} labels of decision makers are in the data of several processes, with other choices in each: "
-            "they are taken for different people. Give every decision maker a unique label; if they are the same "
+            f"{ambiguous} labels of decision makers are in the data of several processes, with different choices in "
+            "each: they are taken for different people. Give every decision maker a unique label; if they are the same "
             "people, give all choices of each to one process.",
             ChoiceDataWarning,
             stacklevel=4,
@@ -172,7 +172,7 @@ def _check_columns(data: ChoiceData | PackedChoices, team: Team) -> None:
     names = team.gather(tuple(data.names))
     if len({frozenset(own) for own in names}) == 1 and len(set(names)) > 1:
         raise ChoiceDataError(
-            f"processes list the same attributes in other orders: {list(names[0])} and "
+            f"processes list the same attributes in different orders: {list(names[0])} and "
             f"{list(next(other for other in names if other != names[0]))}."
         )
     if any(other != names[0] for other in names):

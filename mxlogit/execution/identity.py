@@ -155,7 +155,7 @@ def agree_on(team: Team, asked: Identity) -> None:
             differing = sorted(k for k in {**everybody[0], **other} if everybody[0].get(k) != other.get(k))
             words = ", ".join(f"{k} ({everybody[0].get(k, 'none')}; {other.get(k, 'none')})" for k in differing)
             raise SpecificationError(
-                f"processes 1 and {rank + 1} are asked for different fits: {words}. Give all of them the same."
+                f"processes 1 and {rank + 1} request different fits: {words}. Give all of them the same arguments."
             )
 
 

@@ -59,7 +59,7 @@ class ProcessGroup(Team):
     Raises
     ------
     ProcessError
-        By every method, if another process has failed or was lost.
+        If another process has failed or was lost; raised by every method.
     """
 
     def __init__(self) -> None:

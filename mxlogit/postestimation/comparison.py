@@ -161,7 +161,7 @@ def compare_methods(est: MixedLogit, X: Any, methods: Sequence[str | Method] = (
         If fewer than two engines are named, or one is unknown.
     """
     if isinstance(methods, str) or len(methods) < 2:
-        raise SpecificationError(f"methods must name two engines at least, such as ('vi', 'mcmc'); got {methods!r}.")
+        raise SpecificationError(f"methods must name at least two engines, such as ('vi', 'mcmc'); got {methods!r}.")
     fits: dict[str, MixedLogit] = {}
     for method in methods:
         settings = resolve_method(method)

@@ -277,7 +277,7 @@ def _boundary_words(labels: Sequence[str], est: MixedLogit) -> str:
     if not deviations.intersection(labels):
         return ""
     return (
-        " A standard deviation of zero lies on the boundary: the true p value is smaller, by half for a single one "
+        " A standard deviation of zero is on the boundary: the true p value is smaller, by half for a single one "
         "(Self and Liang 1987, Journal of the American Statistical Association 82)."
     )
 

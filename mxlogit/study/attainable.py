@@ -25,7 +25,7 @@ _SEED = 3_000_000
 _DRAWS = 64
 # Degrees of freedom of the Student-t importance density.
 _TAIL = 8
-# Newton steps to each person's mode.
+# Largest number of Newton steps to each person's mode.
 _POLISH = 30
 # Draws from the asymptotic distribution over which mean errors are computed.
 _ERRORS = 20_000

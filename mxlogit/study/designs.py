@@ -62,7 +62,9 @@ class StudyDesign(Protocol):
         ...
 
 
-_FIXED, _RANDOM = ("f1", "f2", "f3"), ("r1", "r2", "r3", "r4", "r5")
+# Attributes of the published design with fixed and with random coefficients.
+_FIXED = ("f1", "f2", "f3")
+_RANDOM = ("r1", "r2", "r3", "r4", "r5")
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,9 @@ class SimulatedDesign:
         )
 
 
+# Location and standard deviation of three normal coefficients, common to several designs.
 _THREE: dict[str, Sequence[object]] = {"r1": (-0.8, 1.0), "r2": (0.8, 0.7), "r3": (1.0, 1.2)}
+# Designs by name; all but "published" are of this package.
 DESIGNS: dict[str, StudyDesign] = {
     "published": PublishedDesign(),
     "lognormal": SimulatedDesign({"r1": (-0.5, 0.7, "negative_lognormal"), "r2": (0.8, 0.7), "r3": (1.0, 1.2)}),

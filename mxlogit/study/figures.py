@@ -11,6 +11,7 @@ from mxlogit.postestimation.plots import pyplot
 from mxlogit.study.published import published_results
 from mxlogit.study.runner import summarise
 
+# Markers of the methods, in order.
 _OWN = ("o", "s", "^", "D", "v", "P")
 
 

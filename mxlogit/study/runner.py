@@ -25,6 +25,7 @@ from mxlogit.study.metrics import evaluate, machine, with_peak_memory
 from mxlogit.study.peers import Xlogit
 from mxlogit.study.records import Record, RecordFile, identify_study, run_all
 
+# Settings of the methods by name.
 METHODS: dict[str, Method] = {
     "vi": VI(),
     "vi_uncorrected": VI(correct=False),
@@ -34,6 +35,7 @@ METHODS: dict[str, Method] = {
     "mcmc": MCMC(),
     "xlogit": Xlogit(),
 }
+# Columns that identify a fit.
 _KEYS = ("people", "method", "run")
 # Number of decision makers of the data set that identifies a design.
 _PROBED_PEOPLE = 20
@@ -128,7 +130,7 @@ def _run_numbers(runs: int | Sequence[int]) -> list[int]:
         check_whole("runs", runs, 1)
         return list(range(1, runs + 1))
     if not len(runs) or not all(isinstance(run, int) and run >= 0 for run in runs):
-        raise SpecificationError(f"runs must be a whole number, or whole numbers from 0; got {runs!r}.")
+        raise SpecificationError(f"runs must be a whole number, or a list of whole numbers from 0; got {runs!r}.")
     return list(runs)
 
 
