@@ -14,9 +14,9 @@ _SHORTEST_TAIL = 5
 def pareto_k(log_weights: Tensor) -> Tensor:
     """Shape k of the generalised Pareto tail of importance weights.
 
-    Below 0.5 the weights have finite variance; up to 0.7 importance sampling estimates are reliable, above not
-    (Vehtari, Simpson, Gelman, Yao and Gabry 2024, Journal of Machine Learning Research 25; fitted after
-    Zhang and Stephens 2009, Technometrics 51).
+    Below 0.5 the weights have finite variance; importance sampling estimates are reliable up to 0.7 (Vehtari, Simpson,
+    Gelman, Yao and Gabry 2024, Journal of Machine Learning Research 25). The tail is fitted as in Zhang and Stephens
+    (2009, Technometrics 51).
 
     Parameters
     ----------

@@ -20,7 +20,7 @@ def seed_of(*words: int) -> int:
 
 
 def mixed_bits(words: tuple[int, ...], places: Tensor) -> Tensor:
-    """Random 63-bit integers (n,), int64, each a function of ``words`` and its own place (n,) only.
+    """Random 63-bit integers (n,), int64, one for each of ``places`` (n,), independent of the other places.
 
     The finaliser of SplitMix64 (Steele et al. 2014) is applied to the place xor a seed mixed from the words.
     """

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mxlogit.errors import check_at_least, check_option
 
+# Names of the kinds of draws (see `PersonDraws`).
 SCHEMES = ("halton", "scrambled_halton", "sobol", "mlhs", "pseudo")
 
 # Number of initial elements of every Halton sequence that are dropped, element 0 (value 0) included: the convention of

@@ -1,1 +1,1 @@
-"""The mixed logit in torch: maps, parameters, priors, panels and the one likelihood kernel; and its Pyro program."""
+"""Mixed logit model in torch: mixing distributions, parameters, priors, panels and likelihood, and a Pyro program."""

@@ -249,6 +249,7 @@ class Family:
         return Bend(by_latent[0], by_latent[1], by_latent[2], by_location[1], by_location[2], by_scale[2], scale=direct)
 
 
+# Mixing distributions by name.
 FAMILIES: dict[str, Family] = {
     family.name: family
     for family in (

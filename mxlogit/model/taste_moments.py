@@ -21,10 +21,11 @@ Pair = tuple[Tensor, Tensor]
 # Location, in standard deviations below zero, beyond which truncated moments use their asymptotic series: there the
 # relative error of the closed form is 1e-9, by cancellation, and that of the series 2e-10.
 _DEEP = 50.0
-# Number of nodes of the trapezoidal rule for Johnson's S_B, and the ends of its range, in standard deviations. The
-# integrand is analytic within pi / scale of the real axis, so the error is below 2 exp(-2 pi (pi / scale) / step)
-# (Trefethen and Weideman 2014, SIAM Review 56): 1e-9 at a scale of 40, negligible at 10.
+# Number of nodes of the trapezoidal rule for Johnson's S_B. The integrand is analytic within pi / scale of the real
+# axis, so the error is below 2 exp(-2 pi (pi / scale) / step) (Trefethen and Weideman 2014, SIAM Review 56): 1e-9 at a
+# scale of 40, negligible at 10.
 _NODES = 801
+# Ends of the range of the nodes, in standard deviations.
 _REACH = 9.0
 
 
