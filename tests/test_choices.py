@@ -171,7 +171,7 @@ def test_the_next_fit_works_after_a_bad_one(frame):
         ({"random": ["x", "z"], "correlated": [["x", "y"]]}, r"correlated names \['y'\]"),
         ({"random": ["x", "z"], "correlated": [["x"], ["x", "z"]]}, "two blocks"),
         ({"random": ["x", "z"], "correlated": ["x", "z"]}, "list of lists"),
-        ({"fixed": ["x"], "base_alternative": "a1"}, "only with constants"),
+        ({"fixed": ["x"], "base_alternative": "a1"}, "needs constants"),
         ({"fixed": ["x"], "constants": True, "base_alternative": "bus"}, "not among the alternatives"),
         ({"fixed": ["x", "asc.bus"], "constants": True}, "no such alternative-specific constant"),
         ({"fixed": ["x"], "method": "em"}, "method must be one of 'vi', 'svi', 'msle'"),

@@ -310,10 +310,10 @@ def test_large_whole_numbers_of_every_type_are_alike(kind, size):
 @pytest.mark.parametrize("kind", ["int64", "float64"])
 def test_differences_that_overflow_are_refused(kind):
     frame = in_pandas((np.arange(N * J) * 2**55).astype(kind))
-    with pytest.raises(ChoiceDataError, match=r"'x' has values up to 7e\+16 apart.*rescale"):
+    with pytest.raises(ChoiceDataError, match=r"'x' differs by up to 7e\+16 within.*rescale"):
         read_frame(frame, COLUMNS, ["x"])
     cells = frame["x"].to_numpy().reshape(N, 1, J, 1)
-    with pytest.raises(ChoiceDataError, match=r"'x' has values up to 7e\+16 apart.*rescale"):
+    with pytest.raises(ChoiceDataError, match=r"'x' differs by up to 7e\+16 within.*rescale"):
         ChoiceData.from_arrays(cells, np.zeros((N, 1), int), names=["x"])
 
 
