@@ -30,7 +30,11 @@ from mxlogit.choices.moments import AttributeMoments
 from mxlogit.choices.rows import ChoiceRows
 from mxlogit.errors import ChoiceDataError
 
-MANIFEST, PEOPLE, FORMAT = "manifest.json", "people.npz", "mxlogit choices 2"
+# File names of the manifest and of the labels and weights of decision makers.
+MANIFEST = "manifest.json"
+PEOPLE = "people.npz"
+# Name and version of the format, stored in the manifest.
+FORMAT = "mxlogit choices 2"
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ from mxlogit.model.parameters import Population
 _ROUNDING = {torch.float32: 1e-10, torch.float64: 1e-14}
 # Smallest effect of the scale column, in utils per typical difference, for which willingness to pay is meaningful.
 _SMALLEST_SCALE = 1e-3
-# Test of separation, chosen by hand: people of the first linear program, most rows added per process and round, and most rounds.
+# Test of separation: people of its first linear program, most rows added per process and round, and most rounds; chosen
+# by hand.
 _SEPARATION_PEOPLE = 2_000
 _SEPARATION_ROWS = 1_000
 _SEPARATION_ROUNDS = 50
