@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from mxlogit.diagnostics.record import Diagnostics
+from mxlogit.diagnostics.thresholds import EVEN_ENOUGH
 from mxlogit.draws.generators import make_generator
 from mxlogit.execution.people import People
 from mxlogit.fit import Fit, Outcome, Samples, Status
 from mxlogit.guide.population import GaussianFactor
 from mxlogit.inference.clock import Clock
 from mxlogit.inference.start import MultinomialLogit, is_separated, weakly_identified
-from mxlogit.inference.vi.posterior import EVEN_ENOUGH, PopulationCheck
+from mxlogit.inference.vi.posterior import PopulationCheck
 from mxlogit.integration.marginal import MarginalLikelihood, Sweep
 from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.parameters import ParameterSpace, Population

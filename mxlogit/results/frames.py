@@ -11,12 +11,11 @@ from scipy.stats import norm
 
 from mxlogit.diagnostics.convergence import ess_bulk, rhat
 from mxlogit.diagnostics.psis import pareto_smoothed
+from mxlogit.diagnostics.thresholds import LARGEST_PARETO_K
 from mxlogit.errors import ConvergenceWarning
 from mxlogit.fit import Fit
 from mxlogit.model.mixed_logit import PanelModel
 
-# Pareto shape of a tail above which the sample mean is not used.
-WORST_K = 0.7
 # Probabilities of the median and of the points one standard deviation from it in a normal distribution.
 _CENTRAL = (0.1587, 0.5, 0.8413)
 
@@ -119,4 +118,4 @@ def taste_frame(model: PanelModel, fit: Fit) -> pd.DataFrame:
 def _without_mean(samples: torch.Tensor) -> list[int]:
     """Columns of samples (s, k) whose tails are too heavy for a finite mean."""
     _, shape = pareto_smoothed(samples.abs().clamp(min=1e-300).log().T)
-    return [int(i) for i in torch.nonzero(shape > WORST_K)[:, 0]]
+    return [int(i) for i in torch.nonzero(shape > LARGEST_PARETO_K)[:, 0]]

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from mxlogit.diagnostics.psis import pareto_smoothed
+from mxlogit.diagnostics.thresholds import largest_pareto_k
 from mxlogit.errors import SpecificationError
 from mxlogit.execution.people import PanelSource, People
 from mxlogit.fit import Fit
@@ -25,8 +26,6 @@ from mxlogit.model.mixed_logit import PanelModel
 _POPULATIONS = 400
 # Importance draws per person and sample.
 _DRAWS = 128
-# Pareto k above which the estimate of a person is unreliable (Vehtari et al. 2024).
-_WORST_K = 0.7
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class PredictiveDensity:
         Effective number of parameters.
     pointwise : pandas.DataFrame
         Index: decision maker. Columns: ``elpd`` and ``parameters``, multiplied by ``weight``, and, for leave-one-out,
-        ``pareto_k``, above 0.7 for people whose estimate is unreliable.
+        ``pareto_k``, above 0.62 (400 posterior samples) for people whose estimate is unreliable.
     """
 
     elpd: float
@@ -53,10 +52,10 @@ class PredictiveDensity:
 
     @property
     def people_above_k(self) -> float:
-        """Share of decision makers whose Pareto k is above 0.7; nan for WAIC."""
+        """Share of decision makers whose Pareto k is above 0.62, the limit of 400 samples; nan for WAIC."""
         if "pareto_k" not in self.pointwise:
             return float("nan")
-        return float((self.pointwise["pareto_k"] > _WORST_K).mean())
+        return float((self.pointwise["pareto_k"] > largest_pareto_k(_POPULATIONS)).mean())
 
     def minus(self, other: PredictiveDensity) -> tuple[float, float]:
         """Difference in elpd of two models of the same decision makers, and its standard error (paired by person).

@@ -13,11 +13,13 @@ from torch import Tensor
 
 from mxlogit.diagnostics.convergence import ess_bulk, ess_tail, rhat
 from mxlogit.diagnostics.record import Diagnostics
+from mxlogit.diagnostics.thresholds import LARGEST_RHAT
 from mxlogit.errors import SpecificationError, check_at_least, check_option, check_path, check_whole
 from mxlogit.execution.checkpoint import Checkpoint
 from mxlogit.execution.identity import identify_fit
 from mxlogit.execution.people import People
 from mxlogit.fit import Fit, Outcome, Status, TasteStates
+from mxlogit.inference.budgets import AFTER_CHAINS
 from mxlogit.inference.checks import check_max_seconds
 from mxlogit.inference.clock import Clock
 from mxlogit.inference.mcmc.gibbs_run import ChainSettings, Sampled, run_gibbs
@@ -33,10 +35,6 @@ from mxlogit.model.parameters import Population
 from mxlogit.sampling.covariance import HuangWand, InverseWishart
 from mxlogit.sampling.trace import Trace
 
-# Largest R-hat of chains that have mixed (Vehtari et al. 2021).
-_WORST_RHAT = 1.01
-# Most people x draws for the log likelihood at the estimate; chosen by hand.
-_CENTER_WORK = 20_000_000
 # Most decision makers that weights may add by repetition; chosen by hand.
 _MOST_REPEATED = 10_000_000
 # Distance from a whole number up to which a weight is rounded to it: more than the rounding error of scaled weights.
@@ -260,10 +258,10 @@ def _conclude(model: PanelModel, sampled: Sampled, panel: Panels, seed: int) -> 
     reported = trace.reported()
     diagnostics, status, warnings = _mixing(reported, sampled.ended_by)
     marginal = MarginalLikelihood(People.gather(panel), model.space, model.mixing, seed)
-    draws = max(64, min(1024, 4 * (_CENTER_WORK // (4 * max(1, len(panel))))))
-    diagnostics = evaluate_center(marginal, center, draws, 8).join(diagnostics).join(sampled.figures)
-    diagnostics = replace(diagnostics, iterations=trace.kept, taste_states=len(states.tastes))
-    return Outcome(samples, center, status, tastes, diagnostics, warnings, chains=reported, states=states)
+    at_center = evaluate_center(marginal, center, AFTER_CHAINS.draws(len(panel)), 8)
+    found = at_center.join(diagnostics).join(sampled.figures)
+    found = replace(found, iterations=trace.kept, taste_states=len(states.tastes))
+    return Outcome(samples, center, status, tastes, found, warnings, chains=reported, states=states)
 
 
 def _of_people(trace: Trace, panel: Panels) -> TasteStates:
@@ -282,9 +280,9 @@ def _mixing(reported: Tensor, ended_by: Status | None) -> tuple[Diagnostics, Sta
     worst = float(rhat(reported).nan_to_num(nan=1.0).amax())
     bulk, tail = float(ess_bulk(reported).amin()), float(ess_tail(reported).amin())
     status, sentences = Status.MIXED, []
-    if worst > _WORST_RHAT:
+    if worst > LARGEST_RHAT:
         status = Status.NOT_MIXED
-        sentences = [f"R-hat reaches {worst:.3f} (above {_WORST_RHAT}): the chains have not mixed; take more samples."]
+        sentences = [f"R-hat reaches {worst:.3f} (above {LARGEST_RHAT}): the chains have not mixed; take more samples."]
     elif min(bulk, tail) < 100.0 * len(reported):
         sentences = [
             f"The smallest effective sample size is {min(bulk, tail):.0f}: intervals are rough; take more samples "

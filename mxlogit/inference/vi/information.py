@@ -7,35 +7,35 @@ they say little (one choice a person: a tenth of it).
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import torch
 from scipy import stats
 from torch import Tensor
 
+from mxlogit.inference.budgets import INFORMATION, INFORMATION_OF_FEW
 from mxlogit.integration.marginal import MarginalLikelihood, Sweep
 from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.parameters import Population
 
 # Noise of the information that is allowed, in whitened coordinates (root mean square): standard deviations err by about
 # as many per cent. Where the posterior moves on from here, they need not be known as well.
-PRECISE, ROUGH = 0.01, 0.03
-# People and draws that a trial takes; draws at most, and people times draws.
-_TRIED, _FEWEST, _MOST, _MOST_WORK = 250, 16, 4_096, 16_000_000
+PRECISE = 0.01
+ROUGH = 0.03
+# People, and draws per person, of the trial that estimates the noise.
+_TRIED = 250
+_FEWEST = 16
 # Parameters that are few: the noise of each direction counts, not their mean, and more draws cost little.
 FEW_PARAMETERS = 12
-# Times the draws, and the work at most, for few parameters: with one per cent in the worst direction, one person more
-# moved the standard deviation of a correlation by 2.5 % (20,000 people, one choice, two tastes), now by 1.1 %.
+# Factor of the draws for few parameters: with one per cent in the worst direction, one person more moved the standard
+# deviation of a correlation by 2.5 % (20,000 people, one choice, two tastes), now by 1.1 %.
 _MORE_FOR_FEW = 4
-# Draws of few parameters at least: the noise that 250 people show has few degrees of freedom (4,001 people, five
-# choices, one taste: 32 draws, 3 % off).
-_FEWEST_OF_FEW = 256
 # Probability of an expectation that is larger than it could well be.
 _SELDOM = 0.1
 # People on whom scores are compared, and times the noise of Fisher's that those along paths may have: information along
 # paths has less (two choices each of 20,000 people: noises from equal to 1.5, errors of sds of .5 per cent against 5).
-_COMPARED, _FAVOUR = 128, 2.0
+_COMPARED = 128
+_FAVOUR = 2.0
 # Times more draws than were taken, from which on they are taken.
 _TOO_FEW = 1.5
 
@@ -93,18 +93,16 @@ def observed_information(
     unlucky = seldom_exceeded(model.space.size * (model.space.size + 1) // 2)
 
     few = model.space.size <= FEW_PARAMETERS
-    work = _MOST_WORK * (_MORE_FOR_FEW if few else 1)
+    budget = INFORMATION_OF_FEW if few else INFORMATION
 
     def draws_for(curvature: Tensor) -> int:
-        people = len(marginal.people)
-        most = min(_MOST, max(_FEWEST, _FEWEST * (work // (_FEWEST * marginal.people.load))))
         squares = whitened(noise, curvature).square()
         size = unlucky * float(squares.mean())
         if few:
             # That of each direction: a correlation's may be ten times as noisy as the others.
             size = _MORE_FOR_FEW * max(size, float(squares.diagonal().amax()))
-        wanted, least = size / (precision**2 * people), _FEWEST_OF_FEW if few else _FEWEST
-        return most if wanted > most else max(least, _FEWEST * math.ceil(wanted / _FEWEST))
+        wanted = size / (precision**2 * len(marginal.people))
+        return budget.draws(marginal.people.load, max(wanted, budget.least))
 
     draws = draws_for(curvature)
     found = scale * marginal.information(model, population, replace(sweep, draws=draws))

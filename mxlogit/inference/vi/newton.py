@@ -14,8 +14,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from mxlogit.diagnostics.thresholds import EVEN_WEIGHTS
 from mxlogit.fit import Status
 from mxlogit.guide.population import GaussianFactor
+from mxlogit.inference.budgets import SEARCH_WORK
 from mxlogit.inference.clock import Clock
 from mxlogit.inference.task import LARGEST_SAMPLE
 from mxlogit.inference.vi.information import prefers_paths
@@ -66,13 +68,11 @@ _CORRECTED_STEPS = 8
 _MOST_NOISE = 0.95
 # Largest scaled coordinate of a Newton step.
 _TRUST_RADIUS = 0.5
-# Mean effective sample size fraction below which proposals take variational steps, and their number.
-_EVEN_WEIGHTS = 0.75
+# Variational steps of proposals whose weights are uneven.
 _VARIATIONAL_STEPS = 2
 # Squared shift of the optimum under new draws (per parameter, in posterior sds) above which the number of draws is
 # quadrupled, by cost: (draws x people, tolerance). About a fifth of the shift remains after quadrupling.
 _REDRAW_TOLERANCES = ((32_000, 0.0009), (400_000, 0.006), (500_000, 0.03), (float("inf"), 0.05))
-_MOST_DRAWS_TIMES_PEOPLE = 6_400_000
 # Predicted gain, in multiples of the tolerance, below which a stalled search has converged up to noise of its draws.
 _NOISE_FLOOR = 20.0
 # Relative rounding error of a sum of people's log likelihoods: single-precision errors average out over people.
@@ -169,7 +169,7 @@ class NewtonSearch:
 
     def _note_weights(self, ascent: Ascent[Population]) -> Population:
         """Switch on variational steps if weights are uneven; return the end point of the ascent."""
-        if ascent.evaluation.detail.value.ess < _EVEN_WEIGHTS:
+        if ascent.evaluation.detail.value.ess < EVEN_WEIGHTS:
             self._vary = _VARIATIONAL_STEPS
         return ascent.point
 
@@ -218,7 +218,7 @@ class NewtonSearch:
             ascent, sweep = self._ascend_with(draws, self._note_weights(ascent), rough)
             redraw = draws_shift(self.model, before, ascent.first)
             allowed = next(limit for cost, limit in _REDRAW_TOLERANCES if draws * len(people) < cost)
-            if redraw < allowed or 4 * draws * people.load > _MOST_DRAWS_TIMES_PEOPLE:
+            if redraw < allowed or 4 * draws * people.load > SEARCH_WORK:
                 break
         if ascent.decrement > self.settings.tolerance and not self.clock.is_over():
             ascent, sweep = self._ascend_with(draws, ascent.point, self.settings.tolerance)

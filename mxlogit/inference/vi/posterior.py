@@ -22,8 +22,10 @@ import torch
 from torch import Tensor
 
 from mxlogit.diagnostics.psis import pareto_k
+from mxlogit.diagnostics.thresholds import EVEN_ENOUGH, LARGEST_PARETO_K
 from mxlogit.draws.generators import make_generator
 from mxlogit.guide.population import GaussianFactor
+from mxlogit.inference.budgets import ALLOWED_ERROR, AROUND_THE_MODE, draws_for
 from mxlogit.inference.vi.surfaces import mean_situations
 from mxlogit.integration.kept_draws import KeptDraws, can_keep
 from mxlogit.integration.marginal import MarginalLikelihood, Sweep
@@ -47,13 +49,6 @@ _RATE = 0.7  # step size: full steps overshoot skewed posteriors (measured, stud
 # than this factor.
 _SMALL_MOVE = 0.1
 _SMALL_STRETCH = 1.3
-EVEN_WEIGHTS = 0.75  # mean effective sample size fraction above which importance weights are even
-WORST_K = 0.7  # Pareto k above which weights are too heavy-tailed (Vehtari et al. 2024),
-EVEN_ENOUGH = 0.7  # unless their effective sample size fraction is above this
-# Largest variance of a person's mean weight in differences (Swissmetro, effective sample size .89: 16 draws left errors
-# of .6 posterior sds in the mean), and most people x draws: up to 256 draws for a few hundred people, 64 for many.
-_WEIGHT_VARIANCE = 0.001
-_DRAWS_TIMES_PEOPLE = 128_000
 _WIDEST_LOG_SD = 1.5  # bounds on initial posterior sds, of log standard deviations
 _WIDEST_PARTIAL = 1.0  # and of partial correlations
 # Ratio to the least possible variance below which a variance is an artefact of draws; replacement, in least possible
@@ -287,7 +282,7 @@ class PopulationCheck:
     @property
     def is_poor(self) -> bool:
         """Whether the tail of the weights is too heavy; with even weights Pareto k is only noise."""
-        return self.pareto_k > WORST_K and self.ess < EVEN_ENOUGH
+        return self.pareto_k > LARGEST_PARETO_K and self.ess < EVEN_ENOUGH
 
 
 def check_gaussian(target: Target, q: GaussianFactor, n: int, generator: torch.Generator) -> PopulationCheck:
@@ -396,7 +391,5 @@ def situations_of_some(marginal: MarginalLikelihood) -> float:
 
 def posterior_sweep(sweep: Sweep, ess: float, n_people: int) -> Sweep:
     """Return the sweep of this stage: differences around the mode need fewer draws than the mode itself."""
-    most = max(64, min(256, 64 * (_DRAWS_TIMES_PEOPLE // (64 * min(n_people, MOST_PEOPLE)))))
-    draws = 16 * math.ceil((1.0 / ess - 1.0) / (16.0 * _WEIGHT_VARIANCE))
-    draws = max(16, min(most, draws))
+    draws = draws_for(ALLOWED_ERROR, ess, min(n_people, MOST_PEOPLE), AROUND_THE_MODE)
     return replace(sweep, draws=draws, key=POSTERIOR_STREAM)

@@ -7,9 +7,11 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from mxlogit.diagnostics.thresholds import EVEN_ENOUGH
 from mxlogit.draws.generators import make_generator
 from mxlogit.fit import Samples
 from mxlogit.guide.population import GaussianFactor
+from mxlogit.inference.budgets import ALLOWED_ERROR_OF_MODE, AT_THE_MODE, AT_THE_MODE_OF_FEW
 from mxlogit.inference.clock import TimeIsOverError
 from mxlogit.inference.report import draw_samples, report_samples
 from mxlogit.inference.task import Task
@@ -17,7 +19,6 @@ from mxlogit.inference.vi.correction import MOST_WORK, USUAL_WORK, correct
 from mxlogit.inference.vi.information import FEW_PARAMETERS, PRECISE, ROUGH, observed_information, seldom_exceeded
 from mxlogit.inference.vi.newton import Optimum, step_from, step_scale, with_prior
 from mxlogit.inference.vi.posterior import (
-    EVEN_ENOUGH,
     POSTERIOR_STREAM,
     Anchor,
     AnchoredTarget,
@@ -58,21 +59,12 @@ _FEWEST_KEPT = 64
 # The Gaussian's standard deviations are then some per cent too small (2,000 people, one choice each, two tastes: ratios
 # of .93 to .98 at an effective sample size of .92).
 _NEARLY_GAUSSIAN = 0.98
-# Squared error of the optimum per parameter, in posterior sds, above which its score is computed with more draws, and
-# most choice situations x draws for that.
-_SHARP = 0.005
-_SHARP_WORK = 16_000_000
-# Factor of this work for few parameters, whose draws cost little (30,000 people, five choices, two tastes: errors of
-# means within .31 posterior sds without, .11 with, for a second).
-_MORE_FOR_FEW = 4.0
 # Largest factor of the number of draws for the steps from the mode with few parameters. With twice the draws, the
 # standard deviation of a correlation varies by .6 % over seeds instead of 1.6 (20,000 people, one choice, two tastes).
 _MORE_STEP_DRAWS = 8
 # Predicted gain, in nats, of a Newton step on these draws above which it is taken. A third of a posterior sd from the
 # mode, information was that of a population with a standard deviation known 4 % worse (20,001 people, one choice each).
 _FAR = 0.01
-# Most draws per person of that.
-_MOST_SHARP_DRAWS = 1_024
 
 
 @dataclass(frozen=True)
@@ -205,12 +197,12 @@ def _sharpen(task: Task, everybody: MarginalLikelihood, optimum: Optimum) -> Opt
     model, people, sweep = task.model, len(everybody.people), optimum.sweep
     # With pathwise derivatives a pass costs little compared with later stages; otherwise it must halve the error.
     error, enough = (_likely_error(optimum, model), 1) if sweep.pathwise else (optimum.redraw, 2)
-    wanted = 4 * math.ceil(0.25 * sweep.draws * error / _SHARP) if math.isfinite(error) else 0
+    wanted = sweep.draws * error / ALLOWED_ERROR_OF_MODE**2 if math.isfinite(error) else 0.0
     if wanted <= enough * sweep.draws or not (sweep.pathwise or task.is_sampled):
         return optimum
     few = model.space.size <= FEW_PARAMETERS
-    work = _SHARP_WORK * (_MORE_FOR_FEW if few else 1.0)
-    draws = min(wanted, _MOST_SHARP_DRAWS, 4 * int(work / (4.0 * people * situations_of_some(everybody))))
+    budget = AT_THE_MODE_OF_FEW if few else AT_THE_MODE
+    draws = budget.draws(people * situations_of_some(everybody), wanted)
     if draws <= sweep.draws or (draws < wanted and not (sweep.pathwise or few)):
         return optimum
     sharp = replace(sweep, draws=draws, key=sweep.key + 5)

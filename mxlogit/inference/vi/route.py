@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from mxlogit.diagnostics.record import Diagnostics
+from mxlogit.diagnostics.thresholds import EVEN_WEIGHTS, LARGEST_PARETO_K
 from mxlogit.draws.generators import make_generator
 from mxlogit.execution.checkpoint import Journal
 from mxlogit.fit import Fit, Outcome, Samples, Status
+from mxlogit.inference.budgets import AT_THE_ESTIMATE
 from mxlogit.inference.report import evaluate_center, report_fit, report_samples
 from mxlogit.inference.task import Task
 from mxlogit.inference.vi.natural import NaturalSearch
 from mxlogit.inference.vi.newton import NewtonSearch, NewtonSettings, Optimum
-from mxlogit.inference.vi.posterior import EVEN_WEIGHTS, WORST_K
 from mxlogit.inference.vi.posterior_stage import Posterior, find_posterior
 from mxlogit.inference.vi.weighted_draws import WeightedVectors
 from mxlogit.integration.laplace import Flow
@@ -32,11 +33,6 @@ _WORTH_A_FLOW = 0.72
 _MOST_TASTES = 12
 # Posterior samples of the population used in training, beside the posterior mean; the last one is for validation.
 _FLOW_POPULATIONS = 8
-# Draws per person for the log likelihood at the estimate: fewest, most, and people x draws; the noise of the sum over
-# people falls with the latter. Chosen by hand.
-_FEWEST_CENTER_DRAWS = 16
-_MOST_CENTER_DRAWS = 1_024
-_CENTER_WORK = 400_000
 
 
 @dataclass(frozen=True)
@@ -93,8 +89,8 @@ def run_newton(task: Task, plan: NewtonPlan) -> Fit:
     center = model.space.from_report(samples.mean)
     flow = marginal.flow = _train_flow(plan, task, part, [center, *_typical(model, samples)], optimum)
     tastes = PolishedTastes(model, seed, tail, vary=vary, even=even, flow=flow)
-    draws = max(_FEWEST_CENTER_DRAWS, min(_MOST_CENTER_DRAWS, 4 * (_CENTER_WORK // (4 * people.load))))
-    at_center = evaluate_center(marginal, center, _FEWEST_CENTER_DRAWS if clock.was_over else draws, tail, vary)
+    draws = AT_THE_ESTIMATE.least if clock.was_over else AT_THE_ESTIMATE.draws(people.load)
+    at_center = evaluate_center(marginal, center, draws, tail, vary)
     clock.passes += 1
     found = _diagnose_people(task, tastes, center, _diagnose(optimum, posterior, at_center))
     found = replace(found, guide=_describe_guide(flow, optimum), population_flow_gain=gain)
@@ -179,5 +175,5 @@ def _diagnose_people(task: Task, tastes: PolishedTastes, center: Population, fou
         found,
         ess_min=float(check.ess.min()),
         pareto_k_people=float(check.pareto_k.max()),
-        people_above_k=float((check.pareto_k > WORST_K).double().mean()),
+        people_above_k=float((check.pareto_k > LARGEST_PARETO_K).double().mean()),
     )

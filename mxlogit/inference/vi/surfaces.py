@@ -15,6 +15,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from mxlogit.inference.budgets import FIXED_DRAWS, SWEPT_POINT
 from mxlogit.integration.kept_draws import KeptDraws, can_keep
 from mxlogit.integration.marginal import MarginalLikelihood, Sweep
 from mxlogit.integration.path_draws import PathDraws, can_keep_paths
@@ -31,9 +32,7 @@ _LARGEST_VARIANCE = 4.0
 _FIRST_DRAWS = 16
 _MOST_DRAWS = 1_024
 _POLISH = 4
-# Fixed draws: initial budget in people x draws, and fewest and most draws per person.
-_FIRST_WORK = 64_000
-_FEWEST_KEPT = 64
+# Most fixed draws per person.
 _MOST_KEPT = 8_192
 # Number of typical points at which their variance is checked, its largest median, and its largest value at one point.
 _TYPICAL = 12
@@ -55,11 +54,8 @@ _NEGLIGIBLE = 10.0
 # (150 people, one choice each: sds of log standard deviations of .47 where chains have .68).
 _FEWEST_SITUATIONS = 3.0
 # Quantiles of the standard deviations of the narrowest and the widest point at which fixed draws are compared with a
-# swept density; people x draws and fewest draws of that; allowed error of the difference of the two points, in nats
-# beyond two standard errors.
+# swept density; allowed error of the difference of the two points, in nats beyond two standard errors.
 _ENDS = (0.05, 0.95)
-_SWEPT_WORK = 128_000
-_FEWEST_SWEPT = 64
 _LARGEST_ERROR = 0.3
 
 
@@ -201,7 +197,7 @@ def keep_draws(
     order = wide.log().sum(-1).argsort()
     ends = points[order[[int(share * len(points)) for share in _ENDS]]]
     typical, swept, found = coordinates.vectors(points[:_TYPICAL]), None, None
-    draws = _first_kept(len(marginal.people))
+    draws = 1 << FIXED_DRAWS.draws(len(marginal.people)).bit_length() - 1
     while draws <= _MOST_KEPT and room(draws):
         more = replace(sweep, draws=draws)
         path_draws = PathDraws(model, marginal, population, more, typical) if paths else None
@@ -247,15 +243,9 @@ def typical_situations(marginal: MarginalLikelihood) -> float:
     return len(people) / people.total(1.0 / people.counts[1].clamp(min=1.0))
 
 
-def _first_kept(people: int) -> int:
-    """Initial number of fixed draws, a power of two: more for few people, for whom they matter more and cost less."""
-    return max(_FEWEST_KEPT, min(_MOST_KEPT // 2, 1 << (_FIRST_WORK // people).bit_length() >> 1))
-
-
 def _sweep_difference(density: SweptDensity, ends: Tensor) -> tuple[float, float]:
     """Difference of the log posterior between two points by a swept density, and its variance."""
     people = density.marginal.people.load
-    draws = max(_FEWEST_SWEPT, min(_MOST_DRAWS, 4 * (_SWEPT_WORK // (4 * people))))
-    density.sweep = replace(density.sweep, draws=draws)
+    density.sweep = replace(density.sweep, draws=SWEPT_POINT.draws(people))
     (low, low_variance), (high, high_variance) = (density.evaluate(point) for point in ends)
     return high - low, low_variance + high_variance

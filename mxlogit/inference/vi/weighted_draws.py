@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from mxlogit.diagnostics.psis import pareto_smoothed
+from mxlogit.diagnostics.thresholds import largest_pareto_k
 from mxlogit.draws.curve import order_along_curve
 from mxlogit.guide.population import GaussianFactor
 from mxlogit.inference.vi.response_surface import ResponseSurface
@@ -32,8 +33,7 @@ FEWEST_STAGES = 2
 ENOUGH = 250.0
 # Effective draws per term of a surface.
 PER_TERM = 3.0
-# Pareto k above which draws on a surface are not taken, and their number.
-_WORST_SURFACE_K = 0.7
+# Draws on a surface.
 _SURFACE_DRAWS = 8_192
 # Share of the effective draws before stages in the tails that must be left after them.
 _LEFT = 0.3
@@ -212,7 +212,7 @@ class PosteriorSampler:
         log_ratio = surface.at(drawn) + known(drawn) - proposal.log_prob(drawn)
         inside = torch.isfinite(log_ratio)
         found = WeightedVectors(drawn[inside], *_smooth(log_ratio[inside]))
-        return found if found.pareto_k < _WORST_SURFACE_K else None
+        return found if found.pareto_k < largest_pareto_k(len(drawn)) else None
 
 
 def sample_posterior(
