@@ -212,7 +212,7 @@ def test_a_column_with_the_label_of_a_constant_is_never_replaced(two, tmp_path):
     data = read_frame(mine, COLUMNS, ["x", "asc.a2"]).data
     for kept in (data, pack_choices(data, tmp_path / "pack")):
         assert kept.names == ("x", "asc.a2")
-        with pytest.raises(ChoiceDataError, match=r"attributes \['asc.a2'\] already"):
+        with pytest.raises(ChoiceDataError, match=r"already have attributes \['asc.a2'\]"):
             fit(kept, fixed=["x"], constants=True)
     # No constant has this label against this base, so it is an attribute.
     est = fit(mine, fixed=["x", "asc.a2"], constants=True, base_alternative="a2")
