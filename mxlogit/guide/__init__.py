@@ -1,4 +1,4 @@
-"""The variational family: encoder, polish, population factor, and their Pyro program."""
+"""The variational family: encoder, Newton steps, flow, population factor, and their Pyro program."""
 
 from typing import TYPE_CHECKING, Any
 

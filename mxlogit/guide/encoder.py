@@ -61,7 +61,7 @@ class Encoder:
     coordinates: str = "whitened"
 
     def check(self) -> None:
-        """Raise unless the shape makes sense.
+        """Raise unless the settings are valid.
 
         Raises
         ------
@@ -241,7 +241,7 @@ class SetEncoder(nn.Module):
         return total / seen.sum(1, keepdim=True).clamp(min=1)
 
     def _factor(self, score: Tensor, information: Tensor, head: Tensor, population: Population) -> LocalFactor:
-        """Newton solution from xi = 0, shifted and stretched by the head's output."""
+        """Newton solution from xi = 0, with mean and precision modified by the head's output."""
         k = self.n_random
         identity = torch.eye(k, dtype=score.dtype, device=score.device)
         tril = torch.linalg.cholesky(information + identity)

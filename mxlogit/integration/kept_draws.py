@@ -102,7 +102,7 @@ class _Halves:
 
 
 def log_tilted_integral(factor: LocalFactor, slope: Tensor, bend: Tensor) -> Tensor:
-    """Log integrals (n, b) of Gaussian factors times exp(slope' xi + bend' (products of xi)); nan where infinite.
+    """Log integrals (n, b) of Gaussian factors times exp(slope' xi + bend' (products of xi)); nan if infinite.
 
     The Cholesky factorisation runs entry by entry over all people and population values together, in a sixth of the
     time of a factorisation of one matrix after the other.

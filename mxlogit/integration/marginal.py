@@ -299,7 +299,7 @@ class MarginalLikelihood:
         return LikelihoodSums.finish(self.people.weight, *sums)
 
     def _sum_values(self, population: Population, proposals: Iterable[Proposal]) -> Tensor:
-        """Sums of four values over the people of this process."""
+        """Sums of `LikelihoodSums.of_chunk` over the people of this process."""
         sums = self._zeros(4)
         for proposal, drawn in self.weigh(population, proposals):
             sums += LikelihoodSums.of_chunk(drawn, proposal.panel.weights)
@@ -319,7 +319,7 @@ class MarginalLikelihood:
 
     @torch.no_grad()
     def _sum_scores(self, population: Population, proposals: Iterable[Proposal]) -> tuple[Tensor, Tensor, Tensor]:
-        """Sums over the people of this process: four values, scores and their outer products."""
+        """Sums over the people of this process: `LikelihoodSums.of_chunk`, scores and their outer products."""
         size, local = self.space.size, population.to(self.people.like)
         sums, score, outer = self._zeros(4), self._zeros(size), self._zeros(size, size)
         for p in proposals:

@@ -98,7 +98,7 @@ def evaluate_block(
     curvature: bool,
     log_ratio: Tensor | None = None,
 ) -> Block:
-    """Evaluate people on draws.
+    """Log simulated probability and its derivatives for the people of a panel, on a block of draws.
 
     Parameters
     ----------
@@ -238,7 +238,7 @@ def _directions_in_money(model: PanelModel, drawn: DrawnTastes, design: Tensor) 
 def _outer_and_information(
     directions: _Directions, panel: PanelDifferences, prob: Tensor, gradient: Tensor, weights: Tensor
 ) -> Tensor:
-    """Weighted sum over draws of the gradient's outer product and the Hessian of log P, utilities linear, (n, D, D)."""
+    """Weighted sum over draws (n, D, D) of the gradient's outer product plus the Hessian of log P, linear utility."""
     attribute, function = torch.tensor(directions.attribute), torch.tensor(directions.function)
     within = _within(directions.basis, panel, prob, weights)
     pairs, columns = _pair_index(directions.basis.shape[1]), _pair_index(gradient.shape[1])

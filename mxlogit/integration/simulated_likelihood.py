@@ -92,7 +92,7 @@ class SimulatedLikelihood:
         self._kept: Tensor | None = share._kept if share is not None else self._keep() if keep else None
 
     def _keep(self) -> Tensor | None:
-        """All draws (n, k, r) in the panel's type, or None where they exceed the budget."""
+        """All draws (n, k, r) in the panel's type, or None if they exceed the budget."""
         shape = (len(self.panel), self.draws.dimensions, self.draws.n_draws)
         kept_size = math.prod(shape) * self.panel.values.element_size()
         if kept_size > _KEPT_BYTES:
@@ -155,7 +155,7 @@ class SimulatedLikelihood:
         return SimulatedScores(log_prob, scores, hessian)
 
     def _differenced_hessian(self, vector: Tensor, scores: Tensor) -> Tensor:
-        """Hessian (D, D) by central differences of the score, wide enough to see through its jumps."""
+        """Hessian (D, D) by central differences of the score, wide enough to average over its jumps."""
         space, scale = self.model.space, self.population(vector).scale
         widest = torch.cat([torch.full((space.n_fixed,), math.inf), scale, scale[space.triangle[0]]])
         steps = _KINK_STEP * torch.minimum((self.weights @ scores.square()).clamp(min=1e-300).rsqrt(), widest)

@@ -107,7 +107,7 @@ def second_derivative(
 
 
 def natural_update(tril: Tensor, mean_gradient: Tensor, precision: Tensor, rate: float) -> tuple[Tensor, Tensor]:
-    """One natural-gradient step of a Gaussian in its own whitened coordinates.
+    """One natural-gradient step of a Gaussian, in the coordinates that it whitens.
 
     With P = E[-Hess log p] whitened and G = P - I, the new precision is I + r G, or, if that is not safely positive
     definite, I + r G + r^2/2 G^2 = (I + (I + r G)^2) / 2, which always is (Lin, Schmidt and Khan 2020, ICML).

@@ -370,7 +370,7 @@ class _ScaledLoss:
         return hessian
 
     def first_inverse_hessian(self, start: Tensor) -> np.ndarray:
-        """Inverse of the people's outer products of scores at the start, made definite."""
+        """Inverse of the sum of outer products of scores at the start, with a ridge."""
         scores = self.simulated.evaluate(start).scores * self.scales
         outer = (scores * self.simulated.weights[:, None]).T @ scores
         ridge = 1e-3 * outer.diagonal().mean() * torch.eye(len(outer), dtype=outer.dtype)

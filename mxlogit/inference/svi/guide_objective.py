@@ -168,7 +168,7 @@ class GuideObjective:
         return BaseDraws(torch.stack([half, -half], 3).flatten(2), 0, None)
 
     def _noise(self, generator: torch.Generator) -> Tensor:
-        """One half of antithetic points (m / 2, D)."""
+        """First points (m / 2, D) of the antithetic pairs."""
         count, size = self.settings.points // 2, len(self.guide.base_mean)
         if not self.settings.orthogonal:
             return torch.randn(count, size, generator=generator, dtype=torch.float64)
@@ -232,7 +232,7 @@ class _Bound(nn.Module):
         return each if len(self.batches) == 1 else each.mean(0, keepdim=True)
 
     def _people(self, population: Population, batch: _Batch) -> Tensor:
-        """Bounds of the people of a batch (n,)."""
+        """Bounds (n,) on the log likelihoods of the people of a batch."""
         guide, part, factor = self.guide, batch.part, batch.factor
         if factor is None:
             factor = guide.local_factor(population, part, batch.places if self.masked else None)

@@ -331,7 +331,7 @@ def step_scale(model: PanelModel) -> Tensor:
 
 
 def step_from(model: PanelModel, population: Population, evaluation: Evaluation) -> Population:
-    """Take one Newton step from a population."""
+    """Take one Newton step from a population value."""
     return model.space.move(population, solve_step(evaluation, step_scale(model), _TRUST_RADIUS).step)
 
 
@@ -345,7 +345,7 @@ def draws_shift(model: PanelModel, old: Evaluation, new: Evaluation) -> float:
 
 
 def with_prior(model: PanelModel, population: Population, result: PassResult) -> Evaluation:
-    """Log posterior of a population, its gradient, and its curvature by outer products of scores, from a pass."""
+    """Log posterior, its gradient, and its curvature by outer products of scores, from the sums of a pass."""
     prior = model.log_prior_in_moves(population)
     return Evaluation(
         result.value.log_likelihood + prior.value,

@@ -123,7 +123,7 @@ def _nothing() -> Tensor:
 
 
 def _excess(flow: LocalFlow, whitened: Tensor) -> Tensor:
-    """Log density of a flow less that of the standard normal, (n,), at whitened vectors (n, D)."""
+    """Log density (n,) of a flow less log density of the standard normal, at whitened vectors (n, D)."""
     points, log_det = flow(whitened[None], _nothing(), inverse=True)
     return 0.5 * (whitened.square().sum(-1) - points[0].square().sum(-1)) + log_det[0]
 

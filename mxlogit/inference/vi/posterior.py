@@ -315,7 +315,7 @@ def laplace_factor(model: PanelModel, population: Population, curvature: Tensor,
     scale = curvature.diagonal().abs().clamp(min=1e-300).rsqrt()
     values, vectors = torch.linalg.eigh(scale[:, None] * curvature * scale)
     root = values.clamp(min=1e-6).sqrt()[:, None] * (vectors.T / scale) @ torch.linalg.inv(jacobian)
-    # P = root' root + diag(width^-2) by QR, never squaring anything.
+    # Cholesky factor of P = root' root + diag(width^-2) by QR, because forming P would square the condition number.
     stacked = torch.cat([root, torch.diag(1.0 / _widest(model))])
     upper = torch.linalg.qr(stacked, mode="r").R
     inverse = torch.linalg.solve_triangular(upper, torch.eye(len(upper), dtype=upper.dtype), upper=True)
