@@ -103,7 +103,8 @@ def simulate_choices(
     noisy = np.where(keep, utility + rng.gumbel(size=len(frame)), -np.inf).reshape(-1, n_alternatives)
     chosen = noisy.argmax(1)[:, None] == np.arange(n_alternatives)
     frame.insert(3, "choice", chosen.ravel())
-    truth = _make_truth(fixed, random, location, scale, matrix, constants, tastes, correlated=correlation is not None)
+    known = {**fixed, **{f"{CONSTANT_PREFIX}a{j}": value for j, value in enumerate(constants or (), start=2)}}
+    truth = _make_truth(known, list(random), location, scale, None if correlation is None else matrix, tastes)
     return frame[keep].reset_index(drop=True), truth
 
 
@@ -148,22 +149,17 @@ def _draw_attributes(
 
 def _make_truth(
     fixed: Mapping[str, float],
-    random: Mapping[str, Sequence[object]],
+    names: list[str],
     location: np.ndarray,
     scale: np.ndarray,
-    correlation: np.ndarray,
-    constants: Sequence[float] | None,
+    correlation: np.ndarray | None,
     tastes: np.ndarray,
-    *,
-    correlated: bool,
 ) -> Truth:
-    names = list(random)
+    """True parameters by label, and tastes (n, k); correlations only if given."""
     values = dict(fixed)
-    for j, value in enumerate(constants or (), start=2):
-        values[f"{CONSTANT_PREFIX}a{j}"] = value
     values.update(zip(names, location, strict=True))
     values.update({f"sd.{name}": s for name, s in zip(names, scale, strict=True)})
-    if correlated:
+    if correlation is not None:
         pairs = [(i, j) for j in range(len(names)) for i in range(j)]
         values.update({f"cor.{names[i]}:{names[j]}": correlation[i, j] for i, j in pairs})
     people = pd.RangeIndex(1, len(tastes) + 1, name="id")
@@ -205,10 +201,10 @@ class StudyData:
     def truth(self) -> Truth:
         """True parameters and tastes in the form of `simulate_choices`."""
         sds = np.sqrt(np.diag(self.covariance))
-        random: dict[str, Sequence[object]] = {f"r{i + 1}": () for i in range(len(sds))}
+        names = [f"r{i + 1}" for i in range(len(sds))]
         fixed = {f"f{i + 1}": float(value) for i, value in enumerate(self.fixed)}
         correlation = self.covariance / np.outer(sds, sds)
-        return _make_truth(fixed, random, self.location, sds, correlation, None, self.tastes, correlated=True)
+        return _make_truth(fixed, names, self.location, sds, correlation, self.tastes)
 
 
 def simulate_published_study(n_decision_makers: int, n_situations: int, run: int) -> StudyData:

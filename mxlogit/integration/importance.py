@@ -122,11 +122,11 @@ class DrawnUtility:
     log_factor: Tensor
     value: MapValue | None
     utility: Tensor
-    near_normal: bool
+    factor: LocalFactor
 
     def weigh(self, log_prob: Tensor) -> WeightedDraws:
         """Attach log probabilities (n, s)."""
-        return _weigh(self.xi, log_prob, self.log_q, self.log_factor, near_normal=self.near_normal)
+        return _weigh(self.xi, log_prob, self.log_q, self.log_factor, near_normal=self.factor.warp is None)
 
 
 def _weigh(xi: Tensor, log_prob: Tensor, log_q: Tensor, log_factor: Tensor, *, near_normal: bool) -> WeightedDraws:
@@ -147,7 +147,7 @@ def draw_utilities(
     xi, log_q, log_factor = draw_whitened(factor, base)
     tastes, value = _tastes(xi, population, mixing)
     utility = drawn_utility(tastes, population, panel, mixing, scratch)
-    return DrawnUtility(xi, log_q, log_factor, value, utility, factor.warp is None)
+    return DrawnUtility(xi, log_q, log_factor, value, utility, factor)
 
 
 def _tastes(xi: Tensor, population: Population, mixing: Mixing) -> tuple[Tensor, MapValue | None]:
@@ -248,17 +248,15 @@ def weigh_draws(
 
 
 def score_people(
-    factor: LocalFactor,
-    base: BaseDraws,
+    drawn: DrawnUtility,
     population: Population,
     panel: PanelDifferences,
     mixing: Mixing,
     space: ParameterSpace,
-    scratch: Scratch | None = None,
     *,
     pathwise: bool = False,
 ) -> tuple[WeightedDraws, Tensor]:
-    """Weigh draws and compute each person's score in relative coordinates.
+    """Weigh draws of `draw_utilities` and compute each person's score in relative coordinates.
 
     The other parameters are described in `weigh_draws`. With ``pathwise``, scores are taken at constant whitened
     tastes, so that tastes move with the population (see `mxlogit.integration.pathwise`); without, at constant tastes.
@@ -268,14 +266,13 @@ def score_people(
     tuple of (WeightedDraws, Tensor of shape (n, D))
         Scores of the jackknifed log marginal likelihood: fixed coefficients, u, free entries of A.
     """
-    drawn = draw_utilities(factor, base, population, panel, mixing, scratch)
     odds = compute_odds(drawn.utility, panel)
     weighted = drawn.weigh(odds.log_prob)
     weights = weighted.jackknife_weights
     if pathwise:
         score_u, score_a = _path_scores(drawn, weights, odds, population, panel)
     else:
-        score_u, score_a = latent_moments(weighted, weights, factor)
+        score_u, score_a = latent_moments(weighted, weights, drawn.factor)
         score_a.diagonal(dim1=-2, dim2=-1).sub_(1.0)
     n_fixed = population.fixed.shape[0]
     parts = []

@@ -15,29 +15,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mxlogit.draws.importance import BaseDraws
-from mxlogit.integration.importance import WeightedDraws, draw_utilities, latent_moments
+from mxlogit.integration.importance import DrawnUtility, WeightedDraws, latent_moments
 from mxlogit.integration.laplace import LocalFactor
-from mxlogit.model.likelihood import Scratch, panel_probabilities, situation_means
-from mxlogit.model.mixing import Mixing
+from mxlogit.model.likelihood import panel_probabilities, situation_means
 from mxlogit.model.panels import PanelDifferences
-from mxlogit.model.parameters import ParameterSpace, Population
+from mxlogit.model.parameters import ParameterSpace
 
 
-def louis_information(
-    factor: LocalFactor,
-    base: BaseDraws,
-    population: Population,
-    panel: PanelDifferences,
-    mixing: Mixing,
-    space: ParameterSpace,
-    scratch: Scratch | None = None,
-) -> Tensor:
+def louis_information(drawn: DrawnUtility, panel: PanelDifferences, space: ParameterSpace) -> Tensor:
     """Observed information (D, D), float64, of a chunk of people, weighted by their weights.
 
     The parameters are described in `mxlogit.integration.importance.score_people`.
     """
-    drawn = draw_utilities(factor, base, population, panel, mixing, scratch)
+    factor = drawn.factor
     log_prob, prob = panel_probabilities(drawn.utility, panel)
     weighted = drawn.weigh(log_prob)
     weights = weighted.jackknife_weights

@@ -17,7 +17,7 @@ from mxlogit.choices.chunks import cells_at_once, people_at_once
 from mxlogit.draws.importance import BaseDraws, DrawScheme, log_standard_normal
 from mxlogit.execution.checkpoint import Journal
 from mxlogit.execution.people import People, places_inside
-from mxlogit.integration.importance import WeightedDraws, draw_whitened, score_people, weigh_draws
+from mxlogit.integration.importance import WeightedDraws, draw_utilities, draw_whitened, score_people, weigh_draws
 from mxlogit.integration.laplace import Flow, LocalFactor, follow, polish
 from mxlogit.integration.louis import louis_information
 from mxlogit.integration.pathwise import pathwise_information
@@ -332,9 +332,8 @@ class MarginalLikelihood:
 
     def _score_people(self, p: Proposal, base: BaseDraws, population: Population) -> tuple[WeightedDraws, Tensor]:
         """Weighted draws and scores (n, D) of a proposal's people on given base draws."""
-        return score_people(
-            p.factor, base, population, p.panel, self.mixing, self.space, self._scratch, pathwise=p.pathwise
-        )
+        drawn = draw_utilities(p.factor, base, population, p.panel, self.mixing, self._scratch)
+        return score_people(drawn, population, p.panel, self.mixing, self.space, pathwise=p.pathwise)
 
     def effect_of_draws(self, population: Population, sweep: Sweep, times: int) -> DrawsEffect:
         """Effect of ``times`` as many draws on the score, from ``times`` groups of the sweep's number of draws.
@@ -377,7 +376,8 @@ class MarginalLikelihood:
             if sweep.pathwise:
                 total += pathwise_information(model, *self.whitened(p), local, p.panel)
             else:
-                total += louis_information(p.factor, p.base, local, p.panel, self.mixing, self.space, self._scratch)
+                drawn = draw_utilities(p.factor, p.base, local, p.panel, self.mixing, self._scratch)
+                total += louis_information(drawn, p.panel, self.space)
         return self.people.team.total(total)[0]
 
     def whitened(self, proposal: Proposal) -> tuple[Tensor, Tensor]:

@@ -300,8 +300,7 @@ def adam(
     iterations: int,
     progress: Progress,
     *,
-    rate: float = 0.05,
-    relative: Tensor | None = None,
+    rate: float | Tensor = 0.05,
     share_used: Callable[[], float] = lambda: 0.0,
 ) -> Tensor:
     """Adam on new draws in every iteration, with a cosine schedule of the learning rate.
@@ -313,10 +312,8 @@ def adam(
     iterations : int
         Largest number of iterations.
     progress : Progress
-    rate : float
-        Initial learning rate.
-    relative : Tensor, shape (d,), optional
-        Learning rates of the coordinates, as multiples of ``rate``.
+    rate : float or Tensor, shape (d,)
+        Initial learning rate, of each coordinate if a tensor.
     share_used : callable
         Function that returns the used share of the time limit; the schedule follows it if it exceeds the share of
         iterations.
@@ -327,14 +324,14 @@ def adam(
         Average of the points of the last quarter of the schedule.
     """
     # Adam is invariant to the scale of gradients, so learning rates per coordinate amount to units per coordinate.
-    unit = torch.ones_like(start) if relative is None else relative
+    unit = torch.ones_like(start) * rate
     moved = torch.zeros_like(start).requires_grad_()
-    optimizer = torch.optim.Adam([moved], lr=rate, betas=(0.9, 0.99))
+    optimizer = torch.optim.Adam([moved], lr=1.0, betas=(0.9, 0.99))
     point = start
     total, count = torch.zeros_like(start), 0
     for iteration in range(iterations):
         share = min(1.0, max(iteration / iterations, share_used()))
-        optimizer.param_groups[0]["lr"] = rate * 0.5 * (1.0 + math.cos(math.pi * share))
+        optimizer.param_groups[0]["lr"] = 0.5 * (1.0 + math.cos(math.pi * share))
         smooth = objective.freeze(iteration, point)
         value, gradient = smooth.gradient(point)
         moved.grad = unit * gradient

@@ -130,9 +130,9 @@ def _minimise(plan: BoundPlan, objective: GuideObjective, progress: Progress, cl
     most = how.steps or (_ITERATIONS[plan.optimizer] if clock.limit is None else _ENDLESS)
     if plan.optimizer != "adam":
         return minimise(objective, start, most, progress, plan.optimizer, how.safeguard or "trust")
-    relative = torch.ones_like(start)
-    relative[objective.of_networks()] = how.guide_rate / how.rate
-    return adam(objective, start, most, progress, rate=how.rate, relative=relative, share_used=clock.progress)
+    rate = torch.full_like(start, how.rate)
+    rate[objective.of_networks()] = how.guide_rate
+    return adam(objective, start, most, progress, rate=rate, share_used=clock.progress)
 
 
 def minimise(

@@ -74,6 +74,7 @@ class Posterior:
     factor: GaussianFactor
     rounds: int
     check: PopulationCheck
+    skewness: float = math.nan
     corrected: WeightedVectors | None = None
 
     def sample(self, model: PanelModel, n: int, seed: int) -> Samples:
@@ -125,8 +126,9 @@ def find_posterior(
     found = Posterior(start, 0, _UNCHECKED)
     try:
         fitted = fit_gaussian(target, start)
-        found = Posterior(widen_to_possible(model, fitted.factor, weight), fitted.rounds, _UNCHECKED)
-        found = _check_or_correct(task, everybody, target, found, fitted.skewness, wanted=wanted, sweep=sweep)
+        factor = widen_to_possible(model, fitted.factor, weight)
+        found = Posterior(factor, fitted.rounds, _UNCHECKED, fitted.skewness)
+        found = _check_or_correct(task, everybody, target, found, wanted=wanted, sweep=sweep)
     except TimeIsOverError:
         task.clock.tell("time is over: the posterior is the last Gaussian")
     task.clock.passes += (sample.people.weight + target.evaluations * part.people.weight) / weight
@@ -138,7 +140,6 @@ def _check_or_correct(
     everybody: MarginalLikelihood,
     target: AnchoredTarget,
     found: Posterior,
-    skewness: float,
     *,
     wanted: str | bool,
     sweep: Sweep,
@@ -147,7 +148,7 @@ def _check_or_correct(
     model, part, count = task.model, target.part, len(everybody.people)
     whole = len(part.people) == count
     auto = wanted == "auto" and whole and model.space.size <= _MOST_CORRECTED
-    skewed = skewness > (_LITTLE_SKEWED if count <= _FEW_PEOPLE else _SKEWED)
+    skewed = found.skewness > (_LITTLE_SKEWED if count <= _FEW_PEOPLE else _SKEWED)
 
     def corrected_by(work: float) -> Posterior | None:
         weighted, passes = correct(task, part if whole else everybody, found.factor, sweep, work)
