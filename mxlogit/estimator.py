@@ -7,16 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from sklearn.base import BaseEstimator
 
-from mxlogit.choices import ChoiceData
 from mxlogit.errors import (
     ConvergenceWarning,
     NotFittedError,
-    SpecificationError,
     check_option,
     check_probability,
 )
@@ -216,9 +213,8 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
             with Progress(self.verbose, team.rank) as callback:
                 method = resolve_method(self.method)
                 result = run_signed(method, fitted.model, people, generator=generator, callback=callback)
-        sentences = weight_sentences(people, self.weights_sum, method) + cluster_sentences(self.cluster, method)
-        result = replace(result, warnings=[*sentences, *result.warnings])
-        return self._remember(fitted, result, len(people), n_situations)
+        said = weight_sentences(people, self.weights_sum, method) + cluster_sentences(self.cluster, method)
+        return self._remember(fitted, replace(result, warnings=said + result.warnings), len(people), n_situations)
 
     def _prepare(self, X: Any, team: Team, **given: Any) -> tuple[Fitted, People, int]:
         """Read the data of this process, and determine seed, people and model jointly with the other processes."""
@@ -261,8 +257,6 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
     def _columns(self) -> Columns:
         return Columns(**{role.name: getattr(self, role.name) for role in fields(Columns)})
 
-    # -- results --------------------------------------------------------------------------------
-
     def _state(self) -> Fitted:
         if not hasattr(self, "_fitted"):
             raise NotFittedError(f"this {type(self).__name__} is not fitted yet; call fit first.")
@@ -288,16 +282,11 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
 
     def taste_distribution(self) -> pd.DataFrame:
         """Mean and standard deviation of the transformed tastes in the population, with posterior sds."""
-        fitted = self._state()
-        return frames.taste_frame(fitted.model, self.result_)
+        return frames.taste_frame(self._state().model, self.result_)
 
     def posterior_samples(self, n: int | None = None) -> pd.DataFrame:
         """Posterior samples of the population parameters, one row per sample and one column per label."""
         self._state()
-        if n is not None and not (isinstance(n, (int, np.integer)) and 0 < n <= len(self.result_.samples)):
-            raise SpecificationError(
-                f"n must be between 1 and {len(self.result_.samples)} (VI(n_samples=...) keeps more); got {n!r}."
-            )
         return frames.samples_frame(self.result_, n)
 
     def individual_coefficients(self, X: Any = None, statistic: Sequence[str | float] = ("mean", "sd")) -> pd.DataFrame:
@@ -356,20 +345,14 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
         """
         check_option("tastes", tastes, ["population", "individual"])
         rows = read_rows_again(X, self._columns(), self._state())
-        values = prediction.row_values(rows, self._probabilities(rows.data, tastes))
+        values = prediction.row_values(rows, self._state().probabilities(self.result_, rows.data, tastes))
         return pd.Series(values, index=rows.index, name="probability")
 
     def predict(self, X: Any, tastes: str = "population") -> pd.Series:
-        """Most likely alternative of every choice situation.
-
-        Returns
-        -------
-        pandas.Series
-            Labels of the alternatives; index: (decision maker, situation).
-        """
+        """Most likely alternative of every choice situation: labels by (decision maker, situation)."""
         rows = read_rows_again(X, self._columns(), self._state())
         names = (self.decision_maker, self.situation, self.alternative)
-        return prediction.most_likely(rows, self._probabilities(rows.data, tastes), names)
+        return prediction.most_likely(rows, self._state().probabilities(self.result_, rows.data, tastes), names)
 
     def shares(self, X: Any, tastes: str = "population") -> pd.Series:
         """Predicted share of every alternative: mean probability over choice situations.
@@ -377,7 +360,8 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
         It is weighted if X has the weights column of the fit.
         """
         rows = read_rows_again(X, self._columns(), self._state(), weigh=True)
-        return prediction.mean_shares(rows, self._probabilities(rows.data, tastes), self.alternative)
+        probabilities = self._state().probabilities(self.result_, rows.data, tastes)
+        return prediction.mean_shares(rows, probabilities, self.alternative)
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """Mean log likelihood per choice situation, marginal over tastes, at ``coef_``.
@@ -410,12 +394,3 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
         densities = predictive.log_densities(fitted.model, self.result_, fitted.panel, fitted.seed)
         result: predictive.PredictiveDensity = criterion(densities, fitted.panel.weights, fitted.decision_makers)
         return result
-
-    def _probabilities(self, data: ChoiceData, tastes: str) -> torch.Tensor:
-        fitted = self._state()
-        columns = data.columns(fitted.specification.names)
-        if tastes == "population":
-            nodes = prediction.population_nodes(fitted.model, self.result_, fitted.seed)
-            return prediction.population_probabilities(data, columns, nodes)
-        group = fitted.seen(data.decision_makers)
-        return prediction.individual_probabilities(fitted.model, self.result_, group, data, columns)

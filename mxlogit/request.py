@@ -19,17 +19,20 @@ from mxlogit.errors import ChoiceDataError, SpecificationError, check_option
 from mxlogit.execution.people import PanelSource
 from mxlogit.execution.processes import Team, own_gpu
 from mxlogit.execution.shard_panels import StreamedPanels
+from mxlogit.fit import Fit
 from mxlogit.inference.mcmc.engine import MCMC
 from mxlogit.inference.method import Method
 from mxlogit.inference.msle.engine import MSLE
 from mxlogit.inference.svi.engine import SVI
 from mxlogit.inference.vi.engine import VI
+from mxlogit.model.dense_panels import PanelDifferences
 from mxlogit.model.differences import difference_panels
 from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.mixing import Mixing
-from mxlogit.model.panels import PanelDifferences, RaggedPanels
+from mxlogit.model.panels import RaggedPanels
 from mxlogit.model.parameters import ParameterSpace
 from mxlogit.model.priors import Priors, resolve_priors
+from mxlogit.results import prediction
 from mxlogit.results.people import Group
 from mxlogit.spec import Specification
 
@@ -97,6 +100,14 @@ class Fitted:
         order = self.first + np.arange(len(self.panel)) if appearance is None else appearance.cpu().numpy()
         # Those never seen have place -1: the last one.
         return torch.from_numpy(np.append(order, self.count)[find_labels(self.decision_makers, labels)])
+
+    def probabilities(self, fit: Fit, data: ChoiceData, tastes: str) -> torch.Tensor:
+        """Choice probabilities (rows,) with tastes of the population, or of these decision makers of the fit."""
+        columns = data.columns(self.specification.names)
+        if tastes == "population":
+            nodes = prediction.population_nodes(self.model, fit, self.seed)
+            return prediction.population_probabilities(data, columns, nodes)
+        return prediction.individual_probabilities(self.model, fit, self.seen(data.decision_makers), data, columns)
 
 
 def label_keys(labels: np.ndarray) -> torch.Tensor:

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from mxlogit import ChoiceData
+from mxlogit.model.dense_panels import PanelDifferences
 from mxlogit.model.differences import difference_panels
 from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.mixing import Mixing
-from mxlogit.model.panels import PanelDifferences
 from mxlogit.model.parameters import ParameterSpace
 from mxlogit.model.priors import Priors, resolve_priors
 

@@ -5,9 +5,9 @@ import math
 import torch
 
 from mxlogit.choices import ChoiceData
+from mxlogit.model.dense_panels import PanelDifferences
 from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.mixing import Mixing
-from mxlogit.model.panels import PanelDifferences
 from mxlogit.model.parameters import ParameterSpace, Population
 from mxlogit.model.priors import Priors, resolve_priors
 from mxlogit.sampling.covariance import HuangWand, InverseWishart, draw_inverse_wishart

@@ -86,10 +86,10 @@ def nobody_here(rank, size, folder):
 
 def many_people(rank, size, folder):
     """Subsamples, and a seed that only the first process knows."""
+    import mxlogit.inference.budgets as budgets
     import mxlogit.inference.vi.newton as newton
-    import mxlogit.inference.vi.posterior as posterior
 
-    newton.STAGE_SIZES, posterior.MOST_PEOPLE, posterior.MOST_SITUATIONS = (60, 150), 60, 300
+    newton.STAGE_SIZES, budgets.MOST_PEOPLE, budgets.MOST_SITUATIONS = (60, 150), 60, 300
     import mxlogit.inference.task as task
 
     task.LARGEST_SAMPLE = 150

@@ -302,7 +302,7 @@ def test_separation_among_many_people(generator):
     """A direction proposed by some people holds for all, or one person of many speaks against it."""
     from mxlogit.execution.people import People
     from mxlogit.inference.start import is_separated
-    from mxlogit.model.panels import PanelDifferences
+    from mxlogit.model.dense_panels import PanelDifferences
 
     rows = torch.randn(6_000, 8, 3, generator=generator)
     apart = torch.where((rows @ torch.tensor([1.0, -2.0, 0.5]))[..., None] > 0, -rows, rows)

@@ -9,9 +9,9 @@ from safetensors.torch import save_file
 from small_models import rebuilt
 
 import mxlogit.execution.identity as identity
+import mxlogit.inference.budgets as budgets
 import mxlogit.inference.task as task
 import mxlogit.inference.vi.newton as newton
-import mxlogit.inference.vi.posterior as posterior
 import mxlogit.inference.vi.route as default
 from mxlogit import MCMC, VI, MixedLogit, Priors, SpecificationError, pack_choices
 from mxlogit.fit import Status
@@ -33,8 +33,8 @@ def _stages(monkeypatch):
     """Subsamples of 60 and 150 of 300 people."""
     monkeypatch.setattr(newton, "STAGE_SIZES", (60, 150))
     monkeypatch.setattr(task, "LARGEST_SAMPLE", 150)
-    monkeypatch.setattr(posterior, "MOST_PEOPLE", 60)
-    monkeypatch.setattr(posterior, "MOST_SITUATIONS", 300)
+    monkeypatch.setattr(budgets, "MOST_PEOPLE", 60)
+    monkeypatch.setattr(budgets, "MOST_SITUATIONS", 300)
 
 
 def estimator(path=None, seed=4, more=None, **settings):
@@ -64,8 +64,8 @@ def whole(data):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(newton, "STAGE_SIZES", (60, 150))
         patch.setattr(task, "LARGEST_SAMPLE", 150)
-        patch.setattr(posterior, "MOST_PEOPLE", 60)
-        patch.setattr(posterior, "MOST_SITUATIONS", 300)
+        patch.setattr(budgets, "MOST_PEOPLE", 60)
+        patch.setattr(budgets, "MOST_SITUATIONS", 300)
         passes = Passes(patch)
         return estimator().fit(data), passes.count
 

@@ -224,7 +224,7 @@ def test_jackknife_removes_the_first_order_bias(generator):
 
 def test_control_variates_make_a_gaussian_posterior_exact(space, generator):
     """Where people have no observed choice the posterior is the prior, and the factor is exact: no noise at all."""
-    from mxlogit.model.panels import PanelDifferences
+    from mxlogit.model.dense_panels import PanelDifferences
 
     values = torch.zeros(5, 4, 5, dtype=torch.float64)
     panel = PanelDifferences.regular(values, 1)
@@ -270,7 +270,7 @@ def test_variational_steps_find_the_best_gaussian(panel, space, generator):
 
 def test_variational_steps_even_out_weights():
     """Twelve tastes and four situations: the mode is far from the mean."""
-    from mxlogit.model.panels import PanelDifferences
+    from mxlogit.model.dense_panels import PanelDifferences
 
     generator = torch.Generator().manual_seed(3)
     values = 1.5 * torch.randn(200, 12, 12, generator=generator, dtype=torch.float64)

@@ -21,11 +21,12 @@ from mxlogit.choices.runs import first_places, places_of_runs
 from mxlogit.execution.people import People
 from mxlogit.guide.encoder import PublishedEncoder
 from mxlogit.integration.marginal import MarginalLikelihood, Sweep
+from mxlogit.model.dense_panels import PanelDifferences
 from mxlogit.model.differences import difference_panels
 from mxlogit.model.layouts import Situations, size_classes
 from mxlogit.model.likelihood import panel_derivatives, panel_log_prob
 from mxlogit.model.mixing import Mixing
-from mxlogit.model.panels import PanelDifferences, RaggedPanels
+from mxlogit.model.panels import RaggedPanels
 from mxlogit.model.parameters import ParameterSpace, Population
 from mxlogit.simulate import simulate_choices
 

@@ -16,8 +16,8 @@ from mxlogit.fit import Status
 from mxlogit.inference import wrong_sign
 from mxlogit.inference.without_columns import Reduction
 from mxlogit.inference.wrong_sign import Signs, _members, ask_signs, best_gain
+from mxlogit.model.dense_panels import PanelDifferences
 from mxlogit.model.mixing import FAMILIES
-from mxlogit.model.panels import PanelDifferences
 from mxlogit.model.parameters import ParameterSpace
 from mxlogit.postestimation.hypotheses import likelihood_ratio_test, parameter_function
 from mxlogit.simulate import simulate_choices

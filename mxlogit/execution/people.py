@@ -13,7 +13,8 @@ from torch import Tensor
 from mxlogit.draws.generators import make_generator
 from mxlogit.errors import SpecificationError
 from mxlogit.execution.processes import Team
-from mxlogit.model.panels import PanelDifferences, Panels, RaggedPanels
+from mxlogit.model.dense_panels import PanelDifferences
+from mxlogit.model.panels import Panels, RaggedPanels
 
 # Rows per person of the published simulation study (ten choices of five), the unit in which work limits count people.
 _ROWS_OF_A_PERSON = 40

@@ -16,9 +16,10 @@ from mxlogit.guide.flows import LocalFlow
 from mxlogit.guide.population import GaussianFactor
 from mxlogit.guide.subsampling import SBP, Masks
 from mxlogit.integration.laplace import LocalFactor, polish
+from mxlogit.model.dense_panels import PanelDifferences
 from mxlogit.model.likelihood import by_pieces, panel_log_prob
 from mxlogit.model.mixed_logit import PanelModel
-from mxlogit.model.panels import PanelDifferences, Panels
+from mxlogit.model.panels import Panels
 from mxlogit.model.parameters import Population
 
 PLATE = "decision_makers"

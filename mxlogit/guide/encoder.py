@@ -19,9 +19,9 @@ from mxlogit.guide.attention import AttentionBlock, with_keys
 from mxlogit.guide.families import family_rank, family_size, make_factor, whiten
 from mxlogit.guide.subsampling import Masks
 from mxlogit.integration.laplace import LocalFactor, fixed_utility
+from mxlogit.model.dense_panels import PanelDifferences
 from mxlogit.model.likelihood import panel_probabilities
 from mxlogit.model.mixing import Mixing
-from mxlogit.model.panels import PanelDifferences
 from mxlogit.model.parameters import Population
 from mxlogit.model.triangles import inverse_of_lower
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from mxlogit.guide.amortized import AmortizedGuide
 from mxlogit.guide.subsampling import WATCHERS
+from mxlogit.model.dense_panels import PanelDifferences
 from mxlogit.model.likelihood import panel_log_prob
-from mxlogit.model.panels import PanelDifferences
 
 
 def saved_bytes(function: Callable[[], object], known: Iterable[Tensor] = ()) -> int:

@@ -92,3 +92,10 @@ SWEPT_POINT = Budget(64, 1_024, 128_000)
 FIXED_DRAWS = Budget(64, 4_096, 64_000)
 # People times draws of the search beyond which draws are not quadrupled to move the optimum less.
 SEARCH_WORK = 6_400_000
+# The same of more people than the largest subsample: to know the error of their few draws,
+PRECISE_SEARCH_WORK = 64_000_000
+# and to move the optimum less.
+STEADY_SEARCH_WORK = 16_000_000
+# Size of the subsample that gives differences around the mode: the larger of these, in people and in choice situations.
+MOST_PEOPLE = 2_000
+MOST_SITUATIONS = 20_000

@@ -12,9 +12,10 @@ from torch import Tensor
 from mxlogit.execution.people import PanelSource, People
 from mxlogit.fit import Fit, Samples, TasteDraws, TasteSampler, TasteStates
 from mxlogit.integration.tastes import WeightedTastes
+from mxlogit.model.dense_panels import PanelDifferences
 from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.mixing import Mixing
-from mxlogit.model.panels import PanelDifferences, Panels, RaggedPanels
+from mxlogit.model.panels import Panels, RaggedPanels
 from mxlogit.model.parameters import ParameterSpace, Population
 
 # Size of a taste that stands for zero, in utils for an attribute's typical difference, and the standard deviation of

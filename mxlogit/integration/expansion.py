@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from mxlogit.integration.laplace import drawn_utility
+from mxlogit.model.dense_panels import PanelDifferences
 from mxlogit.model.likelihood import compute_odds, situation_means
 from mxlogit.model.mixing import Mixing
-from mxlogit.model.panels import PanelDifferences
 from mxlogit.model.parameters import Population
 
 

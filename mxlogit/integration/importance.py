@@ -23,9 +23,10 @@ from torch import Tensor
 from mxlogit.draws.importance import BaseDraws, log_standard_normal
 from mxlogit.draws.jackknife import Jackknife
 from mxlogit.integration.laplace import LocalFactor, drawn_log_prob, drawn_utility
+from mxlogit.model.dense_panels import PanelDifferences
 from mxlogit.model.likelihood import Odds, Scratch, compute_odds
 from mxlogit.model.mixing import MapValue, Mixing
-from mxlogit.model.panels import PanelDifferences, Panels
+from mxlogit.model.panels import Panels
 from mxlogit.model.parameters import ParameterSpace, Population
 
 

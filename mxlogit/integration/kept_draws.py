@@ -23,8 +23,8 @@ from mxlogit.integration.expansion import Remainder, fixed_derivatives, index_pa
 from mxlogit.integration.importance import WeightedDraws
 from mxlogit.integration.laplace import LocalFactor
 from mxlogit.integration.marginal import MarginalLikelihood, Proposal, Sweep
+from mxlogit.model.dense_panels import PanelDifferences
 from mxlogit.model.mixing import Mixing
-from mxlogit.model.panels import PanelDifferences
 from mxlogit.model.parameters import ParameterSpace, Population
 from mxlogit.model.triangles import inverse_of_lower
 

@@ -15,9 +15,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from mxlogit.model.dense_panels import PanelDifferences
 from mxlogit.model.likelihood import Scratch, by_pieces, compute_odds, panel_derivatives
 from mxlogit.model.mixing import Mixing
-from mxlogit.model.panels import PanelDifferences, Panels
+from mxlogit.model.panels import Panels
 from mxlogit.model.parameters import Population
 from mxlogit.model.triangles import inverse_of_lower
 from mxlogit.model.wtp_space import coefficient_jacobian, to_coefficients

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from mxlogit.integration.importance import DrawnUtility, WeightedDraws, latent_moments
 from mxlogit.integration.laplace import LocalFactor
+from mxlogit.model.dense_panels import PanelDifferences
 from mxlogit.model.likelihood import panel_probabilities, situation_means
-from mxlogit.model.panels import PanelDifferences
 from mxlogit.model.parameters import ParameterSpace
 
 

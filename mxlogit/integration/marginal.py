@@ -23,10 +23,10 @@ from mxlogit.integration.louis import louis_information
 from mxlogit.integration.pathwise import pathwise_information
 from mxlogit.integration.sums import DrawsEffect, LikelihoodSums, PassResult
 from mxlogit.integration.variational import vary
+from mxlogit.model.dense_panels import PanelDifferences
 from mxlogit.model.likelihood import Scratch
 from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.mixing import Mixing
-from mxlogit.model.panels import PanelDifferences
 from mxlogit.model.parameters import ParameterSpace, Population
 
 _FEWEST_DRAWS = 16  # of a person whose rows x draws exceed a chunk; chosen by hand

@@ -26,9 +26,9 @@ from mxlogit.draws.jackknife import Jackknife
 from mxlogit.integration.laplace import drawn_log_prob, drawn_utility, whitened_log_prob
 from mxlogit.integration.marginal import MarginalLikelihood, Proposal, Sweep
 from mxlogit.integration.simulated_block import evaluate_in_parts
+from mxlogit.model.dense_panels import PanelDifferences
 from mxlogit.model.likelihood import compute_odds
 from mxlogit.model.mixed_logit import PanelModel
-from mxlogit.model.panels import PanelDifferences
 from mxlogit.model.parameters import Population
 
 # Largest number of floats of all fixed draws together: 64 MB in single precision.

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from mxlogit.integration.simulated_block import Block, evaluate_in_parts, merge_blocks, sum_second
+from mxlogit.model.dense_panels import PanelDifferences
 from mxlogit.model.mixed_logit import PanelModel
-from mxlogit.model.panels import PanelDifferences
 from mxlogit.model.parameters import ParameterSpace, Population
 
 

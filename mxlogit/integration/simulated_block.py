@@ -16,37 +16,17 @@ import torch
 from torch import Tensor
 
 from mxlogit.choices.chunks import people_at_once
+from mxlogit.integration.drawn_tastes import DrawnTastes, draw_tastes
 from mxlogit.integration.laplace import draws_at_once
+from mxlogit.model.dense_panels import PanelDifferences
 from mxlogit.model.likelihood import panel_probabilities, situation_means
 from mxlogit.model.mixed_logit import PanelModel
-from mxlogit.model.mixing import Bend, MapValue
-from mxlogit.model.panels import PanelDifferences
+from mxlogit.model.mixing import Bend
 from mxlogit.model.parameters import Population
 from mxlogit.model.wtp_space import pull_back, to_coefficients
 
 # Share of the usual cells of a chunk in the buffer of `_moved_products`; chosen by hand.
 _SHARE_OF_BUFFER = 0.125
-
-
-@dataclass(frozen=True)
-class DrawnTastes:
-    """Parameters of some people on a block of draws.
-
-    Attributes
-    ----------
-    z : Tensor, shape (n, k, r)
-        Standard normal draws.
-    latent : Tensor, shape (n, k, r)
-    value : MapValue or None
-        Tastes, slopes and direct derivatives, (n, k, r) each; None if the mixing map is the identity.
-    parameters : Tensor, shape (n, K, r)
-        Fixed coefficients and tastes, in preference space or WTP space (`mxlogit.model.wtp_space`).
-    """
-
-    z: Tensor
-    latent: Tensor
-    value: MapValue | None
-    parameters: Tensor
 
 
 @dataclass(frozen=True)
@@ -66,17 +46,6 @@ class Block:
     log_sum: Tensor
     score: Tensor
     second: Tensor | None
-
-
-def draw_tastes(model: PanelModel, population: Population, z: Tensor) -> DrawnTastes:
-    """Turn standard normal draws (n, k, r) into parameters, under one population value or one per person."""
-    latent = population.location[..., None] + population.scale_tril @ z
-    value = None
-    if not model.mixing.is_identity:
-        location, scale = population.location[..., None, :], population.scale[..., None, :]
-        value = model.mixing.evaluate(latent.mT, location, scale).transposed()
-    fixed = population.fixed[..., None].expand(len(z), -1, z.shape[-1])
-    return DrawnTastes(z, latent, value, torch.cat([fixed, latent if value is None else value.taste], 1))
 
 
 def _probabilities(model: PanelModel, drawn: DrawnTastes, panel: PanelDifferences) -> tuple[Tensor, Tensor]:

@@ -21,9 +21,11 @@ from torch import Tensor
 from mxlogit.choices.chunks import cells_at_once, people_at_once
 from mxlogit.draws.simulation import PersonDraws
 from mxlogit.execution.people import on_processor, places_inside
-from mxlogit.integration.simulated_block import draw_tastes, evaluate_block, merge_blocks, sum_second, weigh_block
+from mxlogit.integration.drawn_tastes import draw_tastes
+from mxlogit.integration.simulated_block import evaluate_block, merge_blocks, sum_second, weigh_block
+from mxlogit.model.dense_panels import PanelDifferences
 from mxlogit.model.mixed_logit import PanelModel
-from mxlogit.model.panels import PanelDifferences, Panels
+from mxlogit.model.panels import Panels
 from mxlogit.model.parameters import Population
 
 # Share of the usual cells of a chunk: values, scores and their products are held together. Measured: a million are

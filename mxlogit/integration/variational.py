@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from mxlogit.integration.laplace import LocalFactor, drawn_utility
+from mxlogit.model.dense_panels import PanelDifferences
 from mxlogit.model.likelihood import Scratch, by_pieces, panel_probabilities, situation_means
 from mxlogit.model.mixing import Mixing
-from mxlogit.model.panels import PanelDifferences, Panels
+from mxlogit.model.panels import Panels
 from mxlogit.model.parameters import Population
 from mxlogit.model.triangles import inverse_of_lower
 

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from mxlogit.choices.chunks import cells_at_once
-from mxlogit.model.panels import PanelDifferences, Panels
+from mxlogit.model.dense_panels import PanelDifferences
+from mxlogit.model.panels import Panels
 
 # Utility difference up to which exp() cannot overflow in float32, so that the log-sum-exp shift is not needed.
 _SAFE_EXPONENT = 60.0

@@ -12,7 +12,7 @@ from scipy.stats import norm
 from mxlogit.diagnostics.convergence import ess_bulk, rhat
 from mxlogit.diagnostics.psis import pareto_smoothed
 from mxlogit.diagnostics.thresholds import LARGEST_PARETO_K
-from mxlogit.errors import ConvergenceWarning
+from mxlogit.errors import ConvergenceWarning, SpecificationError
 from mxlogit.fit import Fit
 from mxlogit.model.mixed_logit import PanelModel
 
@@ -72,7 +72,16 @@ def _asymptotic_frame(estimate: pd.Series, covariance: torch.Tensor, level: floa
 
 
 def samples_frame(fit: Fit, n: int | None) -> pd.DataFrame:
-    """Samples of the reported parameters: the first n rows, all by default."""
+    """Samples of the reported parameters: the first n rows, all by default.
+
+    Raises
+    ------
+    SpecificationError
+        If there are not as many.
+    """
+    if n is not None and not (isinstance(n, (int, np.integer)) and 0 < n <= len(fit.samples)):
+        most = len(fit.samples)
+        raise SpecificationError(f"n must be between 1 and {most} (VI(n_samples=...) keeps more); got {n!r}.")
     values = fit.samples.reported if n is None else fit.samples.reported[:n]
     return pd.DataFrame(values.cpu().numpy(), columns=list(fit.samples.labels))
 

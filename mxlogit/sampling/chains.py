@@ -15,10 +15,12 @@ from torch import Tensor
 
 from mxlogit.choices.chunks import people_at_once
 from mxlogit.execution.people import dense_pieces
-from mxlogit.integration.simulated_block import DrawnTastes, draw_tastes, evaluate_block, score_coordinates
+from mxlogit.integration.drawn_tastes import DrawnTastes, draw_tastes
+from mxlogit.integration.simulated_block import evaluate_block, score_coordinates
+from mxlogit.model.dense_panels import PanelDifferences
 from mxlogit.model.likelihood import Scratch, compute_odds
 from mxlogit.model.mixed_logit import PanelModel
-from mxlogit.model.panels import PanelDifferences, Panels
+from mxlogit.model.panels import Panels
 from mxlogit.model.parameters import Population
 from mxlogit.model.wtp_space import pull_back, to_coefficients
 

@@ -22,9 +22,9 @@ from torch import Tensor
 
 from mxlogit.execution.people import dense_pieces
 from mxlogit.integration.laplace import drawn_utility, polish
+from mxlogit.model.dense_panels import PanelDifferences
 from mxlogit.model.likelihood import panel_derivatives
 from mxlogit.model.mixed_logit import PanelModel
-from mxlogit.model.panels import PanelDifferences
 from mxlogit.model.parameters import Population
 from mxlogit.model.triangles import inverse_of_lower
 from mxlogit.model.wtp_space import coefficient_jacobian

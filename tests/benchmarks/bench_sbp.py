@@ -48,10 +48,10 @@ from mxlogit.inference.svi.adam_route import train as train_by_adam
 from mxlogit.inference.svi.guides import encoder_quality, make_guide
 from mxlogit.inference.svi.keep_control import KeepControl
 from mxlogit.inference.task import Task
+from mxlogit.model.dense_panels import PanelDifferences
 from mxlogit.model.differences import difference_panels
 from mxlogit.model.mixed_logit import PanelModel
 from mxlogit.model.mixing import Mixing
-from mxlogit.model.panels import PanelDifferences
 from mxlogit.model.parameters import ParameterSpace
 from mxlogit.model.priors import resolve_priors
 from mxlogit.simulate import simulate_choices

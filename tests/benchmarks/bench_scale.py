@@ -39,8 +39,8 @@ from mxlogit import SVI, ChoiceData, ConvergenceWarning, MixedLogit, PackedChoic
 from mxlogit.execution.people import People
 from mxlogit.execution.processes import current_team
 from mxlogit.integration.marginal import MarginalLikelihood, Sweep
+from mxlogit.model.dense_panels import PanelDifferences
 from mxlogit.model.mixing import Mixing
-from mxlogit.model.panels import PanelDifferences
 from mxlogit.model.parameters import ParameterSpace, Population
 from mxlogit.simulate import StudyData, simulate_published_study
 

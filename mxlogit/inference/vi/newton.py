@@ -17,7 +17,7 @@ from torch import Tensor
 from mxlogit.diagnostics.thresholds import EVEN_WEIGHTS
 from mxlogit.fit import Status
 from mxlogit.guide.population import GaussianFactor
-from mxlogit.inference.budgets import SEARCH_WORK
+from mxlogit.inference.budgets import PRECISE_SEARCH_WORK, SEARCH_WORK, STEADY_SEARCH_WORK
 from mxlogit.inference.clock import Clock
 from mxlogit.inference.task import LARGEST_SAMPLE
 from mxlogit.inference.vi.information import prefers_paths
@@ -39,10 +39,9 @@ from mxlogit.optim.trust_region import (
 # Constants without a stated reason are chosen by hand.
 # Numbers of people of the subsamples of the first stages.
 STAGE_SIZES = (2_000, LARGEST_SAMPLE)
-# Predicted gains of a further step at which a stage ends, since later stages move the optimum anyway: on a subsample,
-# in nats, and on a number of draws that may increase, in multiples of the tolerance.
+# Predicted gain of a further step at which a stage ends, since later stages move the optimum anyway: on a subsample, in
+# nats, and on a number of draws that may increase, in multiples of the tolerance.
 _STAGE_TOLERANCE = 3.0
-_FEW_DRAWS_TOLERANCE = 3.0
 # For more people than the largest subsample, down to _MOST_NOISE:
 # Predicted gain at which the search on few draws ends, because the fit of the posterior starts with a Newton step.
 _COARSE_TOLERANCE_NATS = 0.5
@@ -54,12 +53,8 @@ _EFFECT_SHARE = 0.05
 _EFFECT_ERROR = 0.03
 # Largest squared Monte Carlo error of the optimum in its worst direction, in posterior sds, from the few draws.
 _LARGEST_NOISE = 0.25
-# Most people x draws to meet the bounds on error and noise.
-_MOST_DRAWS_OF_EVERYBODY = 64_000_000
-# Squared shift of the optimum (per parameter, in posterior sds) above which the number of draws is quadrupled, and most
-# people x draws for it.
+# Squared shift of the optimum (per parameter, in posterior sds) above which the number of draws is quadrupled.
 _LARGEST_EFFECT = 0.25
-_MOST_DRAWS_FOR_SMALL_EFFECT = 16_000_000
 # Predicted gain, in nats, below which a stalled search has converged up to the noise of its draws.
 _STALL_TOLERANCE_NATS = 4.0
 # Most Newton steps on corrected scores.
@@ -211,7 +206,7 @@ class NewtonSearch:
 
     def _refine_draws(self, population: Population) -> Optimum:
         """Ascend on the likelihood of all people, quadrupling the draws until new draws do not move the optimum."""
-        people, draws, rough = self.marginal.people, 16, _FEW_DRAWS_TOLERANCE * self.settings.tolerance
+        people, draws, rough = self.marginal.people, 16, _STAGE_TOLERANCE * self.settings.tolerance
         ascent, sweep, redraw = self._first_ascent(population, draws, rough), self._sweep_of(draws), math.nan
         while not self.clock.is_over():
             before, draws = ascent.evaluation, 4 * draws
@@ -244,8 +239,8 @@ class NewtonSearch:
             )
             steady = float(torch.linalg.eigvals(inverse @ effect.noise).real.amax()) < _LARGEST_NOISE
             work = 4 * draws * len(self.marginal.people)
-            precise = (error < _EFFECT_ERROR and steady) or work > _MOST_DRAWS_OF_EVERYBODY
-            small = shift < _LARGEST_EFFECT or work > _MOST_DRAWS_FOR_SMALL_EFFECT
+            precise = (error < _EFFECT_ERROR and steady) or work > PRECISE_SEARCH_WORK
+            small = shift < _LARGEST_EFFECT or work > STEADY_SEARCH_WORK
             if (precise and small) or self.clock.is_over():
                 break
             draws *= 4

@@ -25,6 +25,7 @@ from mxlogit.diagnostics.psis import pareto_k
 from mxlogit.diagnostics.thresholds import EVEN_ENOUGH, LARGEST_PARETO_K
 from mxlogit.draws.generators import make_generator
 from mxlogit.guide.population import GaussianFactor
+from mxlogit.inference import budgets
 from mxlogit.inference.budgets import ALLOWED_ERROR, AROUND_THE_MODE, draws_for
 from mxlogit.inference.vi.surfaces import mean_situations
 from mxlogit.integration.kept_draws import KeptDraws, can_keep
@@ -35,10 +36,7 @@ from mxlogit.model.parameters import Population
 from mxlogit.model.triangles import inverse_of_lower, lower_of
 from mxlogit.optim.identities import natural_update
 
-# Constants without a stated reason are chosen by hand. Size of the subsample: the larger of these, in people and in
-# choice situations.
-MOST_PEOPLE = 2_000
-MOST_SITUATIONS = 20_000
+# Constants without a stated reason are chosen by hand.
 _COUNTED_PEOPLE = 200  # people on whom the mean number of choice situations is estimated
 _ONE_ROUND_FACTOR = 3.0  # weight of all people relative to the subsample above which one round suffices
 _SHORT_DISTANCE = 0.1  # sds from the mean, for curvature at the mean itself
@@ -379,7 +377,7 @@ def _widest(model: PanelModel) -> Tensor:
 
 def most_people(marginal: MarginalLikelihood) -> int:
     """Number of people in the subsample for differences around the mode: more if each has few choice situations."""
-    return max(MOST_PEOPLE, int(MOST_SITUATIONS / situations_of_some(marginal)))
+    return max(budgets.MOST_PEOPLE, int(budgets.MOST_SITUATIONS / situations_of_some(marginal)))
 
 
 def situations_of_some(marginal: MarginalLikelihood) -> float:
@@ -391,5 +389,5 @@ def situations_of_some(marginal: MarginalLikelihood) -> float:
 
 def posterior_sweep(sweep: Sweep, ess: float, n_people: int) -> Sweep:
     """Return the sweep of this stage: differences around the mode need fewer draws than the mode itself."""
-    draws = draws_for(ALLOWED_ERROR, ess, min(n_people, MOST_PEOPLE), AROUND_THE_MODE)
+    draws = draws_for(ALLOWED_ERROR, ess, min(n_people, budgets.MOST_PEOPLE), AROUND_THE_MODE)
     return replace(sweep, draws=draws, key=POSTERIOR_STREAM)

@@ -1,0 +1,44 @@
+"""Tastes and coefficients on fixed draws."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mxlogit.model.mixed_logit import PanelModel
+from mxlogit.model.mixing import MapValue
+from mxlogit.model.parameters import Population
+
+
+@dataclass(frozen=True)
+class DrawnTastes:
+    """Parameters of some people on a block of draws.
+
+    Attributes
+    ----------
+    z : Tensor, shape (n, k, r)
+        Standard normal draws.
+    latent : Tensor, shape (n, k, r)
+    value : MapValue or None
+        Tastes, slopes and direct derivatives, (n, k, r) each; None if the mixing map is the identity.
+    parameters : Tensor, shape (n, K, r)
+        Fixed coefficients and tastes, in preference space or WTP space (`mxlogit.model.wtp_space`).
+    """
+
+    z: Tensor
+    latent: Tensor
+    value: MapValue | None
+    parameters: Tensor
+
+
+def draw_tastes(model: PanelModel, population: Population, z: Tensor) -> DrawnTastes:
+    """Turn standard normal draws (n, k, r) into parameters, under one population value or one per person."""
+    latent = population.location[..., None] + population.scale_tril @ z
+    value = None
+    if not model.mixing.is_identity:
+        location, scale = population.location[..., None, :], population.scale[..., None, :]
+        value = model.mixing.evaluate(latent.mT, location, scale).transposed()
+    fixed = population.fixed[..., None].expand(len(z), -1, z.shape[-1])
+    return DrawnTastes(z, latent, value, torch.cat([fixed, latent if value is None else value.taste], 1))
