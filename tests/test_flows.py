@@ -275,7 +275,7 @@ def test_training_raises_effective_sizes_of_seen_and_unseen(wide, kind):
     tastes = est.fit(first).result_.tastes
     seen = marginal_of(est)
     centers = [tastes.model.space.constrain(v) for v in est.result_.samples.unconstrained[:4]]
-    flow, gain = train_flow(tastes.model, seen, centers, FlowSettings(kind, steps=60), 1, lambda line: None)
+    flow, gain = train_flow(tastes.model, seen, centers, FlowSettings(kind, steps=60, seed=1), lambda line: None)
     assert gain > 1.02
     assert not any(parameter.requires_grad for parameter in flow.parameters())
     unseen = marginal_of(est.fit(data[data["id"] >= 120]))

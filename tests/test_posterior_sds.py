@@ -114,7 +114,7 @@ def test_information_from_the_draws_that_the_engine_takes(situations, pathwise):
     expected = exact_information(quadrature, model, population)
     sweep = Sweep(16, 8, 100, 4, pathwise=pathwise)
     curvature = marginal.sweep(population, sweep).outer
-    found = observed_information(model, marginal, marginal.people.weight, population, sweep, curvature, PRECISE)
+    found = observed_information(model, marginal, population, sweep, curvature, PRECISE)
     error = whitened(found - expected, expected)
     assert float(torch.linalg.eigvalsh(error).abs().amax()) < 6 * PRECISE, error
 

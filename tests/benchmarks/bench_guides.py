@@ -16,6 +16,7 @@ import argparse
 import sys
 import time
 import warnings
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,9 @@ def run_flows(seeds: range) -> list[dict[str, Any]]:
                 )
                 started = time.perf_counter()
                 if settings is not None:
-                    flow, _ = train_flow(model, marginal.take(seen), populations, settings, seed, lambda line: None)
+                    flow, _ = train_flow(
+                        model, marginal.take(seen), populations, replace(settings, seed=seed), lambda line: None
+                    )
                     marginal.flow = flow
                 trained = time.perf_counter()
                 sizes = effective_sizes(marginal, populations[0], defensive=False)

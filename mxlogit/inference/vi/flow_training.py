@@ -59,6 +59,8 @@ class FlowSettings:
         Number of training steps; None: by the effective sample size without a flow.
     vary : int
         Number of variational steps before the flow.
+    seed : int
+        Seed of initial weights, people and draws.
     """
 
     kind: str = "spline"
@@ -66,6 +68,7 @@ class FlowSettings:
     objective: str = "ess"
     steps: int | None = None
     vary: int = 2
+    seed: int = 0
 
 
 def train_flow(
@@ -73,7 +76,6 @@ def train_flow(
     marginal: MarginalLikelihood,
     populations: Sequence[Population],
     settings: FlowSettings,
-    seed: int,
     tell: Callable[[str], None],
 ) -> tuple[LocalFlow, float]:
     """Train a flow on a random sample of people by stochastic backpropagation.
@@ -89,7 +91,6 @@ def train_flow(
     populations : sequence of Population
         Two or more population values from the posterior; the last one is held out for validation.
     settings : FlowSettings
-    seed : int
     tell : callable
         Callback that receives progress messages.
 
@@ -99,22 +100,21 @@ def train_flow(
         Flow in evaluation mode with detached weights, and the factor by which it raises the mean effective sample size.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed % 2**63)
+        torch.manual_seed(settings.seed % 2**63)
         flow = LocalFlow(model.space.n_random, settings.kind, settings.layers).to(marginal.people.like)
-    panel, places = _sample_people(marginal, seed)
-    pupils = [
-        _Taught(model, panel, flow, marginal.modes[places], population.to(panel.values), settings.vary, seed)
-        for population in populations
+    panel, places = _sample_people(marginal, settings.seed)
+    problems = [
+        _TrainingProblem(model, panel, flow, marginal.modes[places], population, settings) for population in populations
     ]
-    *teaching, judge = pupils
-    flow.standardize(torch.cat([pupil.warp.context for pupil in teaching]))
-    before = float(judge.effective_sizes().mean())
+    *training, validation = problems
+    flow.standardize(torch.cat([problem.warp.context for problem in training]))
+    before = float(validation.effective_sizes().mean())
     steps = settings.steps or (_STEPS if before > _VERY_UNEVEN else _MANY_STEPS)
-    _fit(flow, teaching, settings, steps, tell)
+    _fit(flow, training, settings, steps, tell)
     # With several processes, all use the flow that the first trained on its own people.
     team = marginal.people.team
     flow.load_state_dict(team.gather(flow.state_dict())[0])
-    after = judge.effective_sizes()
+    after = validation.effective_sizes()
     (worst, gain), *_ = team.gather((float(after.amin()), float(after.mean()) / before))
     flow.defensive = worst < _SAFE
     return flow.eval().requires_grad_(requires_grad=False), gain
@@ -129,7 +129,7 @@ def _sample_people(marginal: MarginalLikelihood, seed: int) -> tuple[Panels, Ten
     return people.panels.take(places), places
 
 
-class _Taught:
+class _TrainingProblem:
     """Training problem at one population value: people, their local factors and the flow on them."""
 
     def __init__(
@@ -139,9 +139,9 @@ class _Taught:
         flow: LocalFlow,
         start: Tensor,
         population: Population,
-        steps: int,
-        seed: int,
+        settings: FlowSettings,
     ) -> None:
+        population, steps, seed = population.to(panel.values), settings.vary, settings.seed
         self.panel, self.population, self.mixing, self.seed = panel, population, model.mixing, seed
         scheme = DrawScheme((seed, 24), _VARIATIONAL_POINTS, model.space.n_random, None, defensive=False)
         points = scheme.points(0, len(panel), panel.values).points
@@ -168,16 +168,16 @@ class _Taught:
 
 
 def _fit(
-    flow: LocalFlow, teaching: list[_Taught], settings: FlowSettings, steps: int, tell: Callable[[str], None]
+    flow: LocalFlow, training: list[_TrainingProblem], settings: FlowSettings, steps: int, tell: Callable[[str], None]
 ) -> None:
     """Train with Adam on mini-batches of people, cycling over population values, with a cosine learning rate."""
-    panel, seed = teaching[0].panel, teaching[0].seed
+    panel, seed = training[0].panel, training[0].seed
     optimizer = torch.optim.Adam(flow.parameters(), lr=_RATE)
     generator, batch = make_generator(seed, 22), min(_BATCH, len(panel))
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = _RATE * 0.5 * (1.0 + math.cos(math.pi * step / steps))
         people = torch.randperm(len(panel), generator=generator)[:batch].to(panel.values.device)
-        drawn, weights = teaching[step % len(teaching)].draw(step, people, _DRAWS), panel.weights[people]
+        drawn, weights = training[step % len(training)].draw(step, people, _DRAWS), panel.weights[people]
         reward = objectives.value(drawn.log_ratio, settings.objective)
         loss = -(reward * weights).sum() / weights.sum()
         optimizer.zero_grad()

@@ -56,42 +56,38 @@ def prefers_paths(marginal: MarginalLikelihood, population: Population, sweep: S
 def observed_information(
     model: PanelModel,
     marginal: MarginalLikelihood,
-    weight: float,
     population: Population,
     sweep: Sweep,
     curvature: Tensor,
     precision: float,
 ) -> Tensor | None:
-    """Observed information (D, D) of everybody's likelihood in relative coordinates.
+    """Compute the observed information (D, D) of a marginal likelihood in relative coordinates.
 
     Parameters
     ----------
     model : PanelModel
     marginal : MarginalLikelihood
-        Of everybody, or of a random subsample whose information is scaled up.
-    weight : float
-        Sum of the weights of everybody.
+        Likelihood of all people or of a random subsample.
     population : Population
+        Population parameters at which the information is taken.
     sweep : Sweep
-        How to draw; how often is found here.
+        Settings of the integration, except the number of draws.
     curvature : Tensor, shape (D, D)
-        About the information, positive definite: in its units noise counts.
+        Positive definite approximation of the information, in whose units the noise is measured.
     precision : float
         Noise that is allowed.
 
     Returns
     -------
     Tensor or None
-        None for maps with kinks, whose draws do not have the curvature.
+        None for mixing maps with kinks, whose draws do not show the curvature.
     """
     if model.mixing.is_kinked:
         return None
     sweep = replace(sweep, pathwise=sweep.pathwise or bool(model.mixing.direct))
-    scale = weight / marginal.people.weight
-    noise = scale * _noise_of_one(model, marginal, population, sweep)
+    noise = _noise_of_one(model, marginal, population, sweep)
     # One sample of the noise has as many degrees of freedom as a symmetric matrix: of few, it may seem small by chance.
     unlucky = seldom_exceeded(model.space.size * (model.space.size + 1) // 2)
-
     few = model.space.size <= FEW_PARAMETERS
     budget = INFORMATION_OF_FEW if few else INFORMATION
 
@@ -105,11 +101,11 @@ def observed_information(
         return budget.draws(marginal.people.load, max(wanted, budget.least))
 
     draws = draws_for(curvature)
-    found = scale * marginal.information(model, population, replace(sweep, draws=draws))
+    found = marginal.information(model, population, replace(sweep, draws=draws))
     # Outer products of scores from few draws contain their noise; information does not.
     better = draws_for(found) if is_positive(found) else 4 * draws
     if better > _TOO_FEW * draws:
-        found = scale * marginal.information(model, population, replace(sweep, draws=better))
+        found = marginal.information(model, population, replace(sweep, draws=better))
     return found
 
 

@@ -247,7 +247,8 @@ def _around_the_mode(
         few = model.space.size <= FEW_PARAMETERS
         precision = PRECISE if few or len(everybody.people) > most_people(part) else ROUGH
         sweep = replace(optimum.sweep, key=POSTERIOR_STREAM)
-        information = observed_information(model, part, weight, population, sweep, evaluation.curvature, precision)
-        curvature = evaluation.curvature if information is None else information - prior.hessian
+        scale = weight / part.people.weight
+        found = observed_information(model, part, population, sweep, evaluation.curvature / scale, precision)
+        curvature = evaluation.curvature if found is None else scale * found - prior.hessian
         start = laplace_factor(model, population, curvature, evaluation.gradient)
     return widen_to_possible(model, start, weight), evaluation.gradient - prior.gradient

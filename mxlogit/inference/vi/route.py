@@ -141,8 +141,8 @@ def _train_flow(
     # Imported here, because only flows need Pyro.
     from mxlogit.inference.vi.flow_training import FlowSettings, train_flow
 
-    wanted = FlowSettings("spline" if auto else plan.flow, plan.flow_layers, vary=optimum.sweep.vary)
-    flow, gain = train_flow(model, marginal, populations, wanted, task.seed, task.clock.tell)
+    wanted = FlowSettings("spline" if auto else plan.flow, plan.flow_layers, vary=optimum.sweep.vary, seed=task.seed)
+    flow, gain = train_flow(model, marginal, populations, wanted, task.clock.tell)
     return None if auto and gain < 1.0 else flow
 
 
