@@ -219,8 +219,11 @@ def main():
     if size > 1:
         store = dist.FileStore(str(folder / f"store-{sys.argv[1][:20]}-{size}"), size)
         dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=datetime.timedelta(seconds=60))
-    results = {job: globals()[job](rank, size, folder) for job in jobs}
-    (folder / f"{sys.argv[1][:20]}-{size}-{rank}.pickle").write_bytes(pickle.dumps(results))
+    results = {}
+    for job in jobs:
+        results[job] = globals()[job](rank, size, folder)
+        # After every job, since the last one may end a process.
+        (folder / f"{sys.argv[1][:20]}-{size}-{rank}.pickle").write_bytes(pickle.dumps(results))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import os
 import pickle
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ WRONG = ["failing", "failing_in_a_pass", "failing_late", *OVERLAPPING, "packs_of
 
 
 def run_team(jobs, size, folder, timeout=400):
-    """Results of every process; a dead one has none."""
+    """Results of every process; one that dies has those of the jobs before."""
     name, environment = ",".join(jobs), {**os.environ, "OMP_NUM_THREADS": "1"}
     script = Path(team_jobs.__file__)
     processes = [
@@ -40,8 +41,8 @@ def run_team(jobs, size, folder, timeout=400):
         for process in processes:
             process.kill()
     files = [folder / f"{name[:20]}-{size}-{rank}.pickle" for rank in range(size)]
-    assert any(file.exists() for file in files), errors
-    return [pickle.loads(file.read_bytes()) if file.exists() else None for file in files]
+    assert all(file.exists() for file in files), errors
+    return [pickle.loads(file.read_bytes()) for file in files]
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +60,9 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def alone(folder):
-    return run_team(["same_data"], 1, folder)[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return {"same_data": team_jobs.same_data(0, 1, folder)}
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +72,8 @@ def alone_of_many(folder):
 
 @pytest.fixture(scope="module")
 def team(folder):
-    return run_team([*WRONG, "classic", *QUICK], 2, folder)
+    """Two processes for all jobs; in the last one the second process dies."""
+    return run_team([*WRONG, "classic", *QUICK, "lost"], 2, folder)
 
 
 @pytest.fixture(scope="module", params=[2, 3])
@@ -196,10 +200,9 @@ def test_the_share_of_situations_is_found_by_all(folder):
     assert first["share"] == second["share"] != 0.5
 
 
-def test_a_lost_process_is_noticed(folder):
-    results = run_team(["lost"], 2, folder)
-    assert results[1] is None
-    kind, message = results[0]["lost"]
+def test_a_lost_process_is_noticed(team):
+    assert "lost" not in team[1]
+    kind, message = team[0]["lost"]
     assert kind == "ProcessError"
     assert "process 0 of 2 lost contact with another process" in message
 
