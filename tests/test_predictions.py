@@ -18,16 +18,18 @@ ROUNDING = 1e-6
 
 @pytest.fixture(scope="module")
 def frame():
-    return simulate_choices(120, 5, 3, fixed={"x": -0.6}, random={"z": (0.7, 0.9)}, random_state=2)[0]
+    return simulate_choices(60, 5, 3, fixed={"x": -0.6}, random={"z": (0.7, 0.9)}, random_state=2)[0]
 
 
 @pytest.fixture(scope="module")
 def fits(frame):
     """One fit of each engine."""
     methods = {
-        "vi": VI(),
+        # Tables average over these samples, all of which the quadratures below go through.
+        "vi": VI(n_samples=100),
         "msle": MSLE(n_draws=200, check_draws=False),
         "mcmc": MCMC(warmup=150, samples=300, chains=2),
+        "short chains": MCMC(warmup=50, samples=40, chains=2),
     }
     made = {}
     for name, method in methods.items():
@@ -87,7 +89,7 @@ def test_two_tastes_of_few_people_by_a_grid_over_every_posterior_sample():
     frame = simulate_choices(15, 4, 3, random={"z": (0.5, 1.2), "w": (-0.8, 0.6)}, random_state=1)[0]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        est = MixedLogit(random=["z", "w"], random_state=1).fit(frame)
+        est = MixedLogit(random=["z", "w"], method=VI(n_samples=1_000), random_state=1).fit(frame)
     s, (nodes, weights) = est.posterior_samples(), grid(24, 5.0)
     assert s["z"].std() > 0.4
     one, two = (part.ravel() for part in np.meshgrid(nodes, nodes, indexing="ij"))
@@ -102,12 +104,13 @@ def test_two_tastes_of_few_people_by_a_grid_over_every_posterior_sample():
 @pytest.mark.parametrize("people", ["many", "few"])
 def test_individual_tastes_by_quadrature_over_posterior_samples(fits, frame, people):
     """Posterior of a person's taste on a grid, for every posterior sample of the population, which is wide for few."""
-    est, persons = fits["vi"], (3, 50, 117)
+    est, persons = fits["vi"], (3, 25, 58)
     if people == "few":
         frame = simulate_choices(25, 3, 3, fixed={"x": -0.6}, random={"z": (0.7, 0.9)}, random_state=5)[0]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
-            est, persons = MixedLogit(fixed=["x"], random=["z"], random_state=1).fit(frame), range(1, 26)
+            est = MixedLogit(fixed=["x"], random=["z"], method=VI(n_samples=200), random_state=1).fit(frame)
+        persons = range(1, 26)
     samples, (nodes, weights) = est.posterior_samples(), grid(200)
     tastes = samples["z"].to_numpy()[:, None] + samples["sd.z"].to_numpy()[:, None] * nodes
     coefficients = np.stack([np.broadcast_to(samples["x"].to_numpy()[:, None], tastes.shape), tastes], -1)
@@ -130,7 +133,7 @@ def test_individual_tastes_by_quadrature_over_posterior_samples(fits, frame, peo
 def test_equal_rows_have_equal_probabilities(fits, frame, name):
     """The same situation for people new and seen, of any label, at any place."""
     one = frame[(frame["id"] == 7) & (frame["situation"] == 2)].drop(columns="choice")
-    many = pd.concat([one.assign(id=label) for label in (1, 7, 120, 5_000, 99_999)], ignore_index=True)
+    many = pd.concat([one.assign(id=label) for label in (1, 7, 60, 5_000, 99_999)], ignore_index=True)
     values = fits[name].predict_proba(many).to_numpy().reshape(5, -1)
     np.testing.assert_allclose(values, np.broadcast_to(values[0], values.shape), atol=1e-12)
 
@@ -140,20 +143,20 @@ def test_equal_rows_have_equal_probabilities(fits, frame, name):
 def test_company_and_order_do_not_matter(fits, frame, name, tastes):
     est = fits[name]
     whole = est.predict_proba(frame, tastes=tastes)
-    some = frame[frame["id"].isin([2, 31, 32, 90, 119])]
+    some = frame[frame["id"].isin([2, 16, 17, 45, 59])]
     np.testing.assert_allclose(est.predict_proba(some, tastes=tastes), whole[some.index], atol=ROUNDING)
     mixed = frame.sample(frac=1.0, random_state=3)
     np.testing.assert_allclose(est.predict_proba(mixed, tastes=tastes), whole[mixed.index], atol=ROUNDING)
 
 
-@pytest.mark.parametrize("name", ["vi", "msle", "mcmc"])
+@pytest.mark.parametrize("name", ["vi", "msle", "short chains"])
 def test_individual_tables_do_not_depend_on_company(fits, frame, name):
     est, statistic = fits[name], ["mean", "sd", 0.1, 0.9]
-    some = frame[frame["id"].isin([2, 31, 90])]
+    some = frame[frame["id"].isin([2, 16, 45])]
     whole = est.individual_coefficients(frame, statistic)
-    np.testing.assert_allclose(est.individual_coefficients(some, statistic), whole.loc[[2, 31, 90]], atol=1e-5)
+    np.testing.assert_allclose(est.individual_coefficients(some, statistic), whole.loc[[2, 16, 45]], atol=1e-5)
     new = some.assign(id=some["id"] + 1_000)
-    company = pd.concat([frame[frame["id"] > 60].assign(id=lambda f: f["id"] + 2_000), new], ignore_index=True)
+    company = pd.concat([frame[frame["id"] > 40].assign(id=lambda f: f["id"] + 2_000), new], ignore_index=True)
     alone = est.individual_coefficients(new, statistic)
     np.testing.assert_allclose(est.individual_coefficients(company, statistic).loc[alone.index], alone, atol=1e-5)
 
@@ -168,8 +171,8 @@ def test_equal_choices_give_equal_tastes(fits, frame):
 
 def test_the_score_of_a_frame_is_the_mean_of_its_parts(fits, frame):
     for est in fits.values():
-        first, second = (frame[frame["id"].isin(part)] for part in (range(1, 41), range(41, 121)))
-        parts = (40 * est.score(first) + 80 * est.score(second)) / 120
+        first, second = (frame[frame["id"].isin(part)] for part in (range(1, 21), range(21, 61)))
+        parts = (20 * est.score(first) + 40 * est.score(second)) / 60
         assert est.score(frame) == pytest.approx(parts, abs=1e-6)
         assert est.score(frame.sample(frac=1.0, random_state=4)) == pytest.approx(est.score(frame), abs=1e-6)
 
@@ -178,7 +181,8 @@ def test_the_score_of_a_frame_is_the_mean_of_its_parts(fits, frame):
 @pytest.mark.parametrize("tastes", ["population", "individual"])
 def test_a_constant_added_to_a_column_changes_no_probability(fits, frame, shift, tastes):
     """Whole numbers, so that double precision holds them exactly at any of these sizes."""
-    whole = frame.assign(x=(frame["x"] * 20).round(), z=frame["z"].round())
+    some = frame[frame["id"] <= 20]
+    whole = some.assign(x=(some["x"] * 20).round(), z=some["z"].round())
     plain = fits["vi"].predict_proba(whole, tastes=tastes)
     moved = whole.assign(x=whole["x"] + shift, z=whole["z"] - shift)
     np.testing.assert_allclose(fits["vi"].predict_proba(moved, tastes=tastes), plain, atol=1e-6)
@@ -215,5 +219,5 @@ def test_memory_of_predictions_does_not_grow_with_people(fits, monkeypatch):
     monkeypatch.setattr(prediction, "choice_probabilities", watched)
     large = simulate_choices(1_000, 6, 3, fixed={"x": -0.6}, random={"z": (0.7, 0.9)}, random_state=9)[0]
     fits["vi"].predict_proba(large)
-    fits["vi"].predict_proba(large[large["id"] <= 120], tastes="individual")
+    fits["vi"].predict_proba(large[large["id"] <= 60], tastes="individual")
     assert max(sizes) <= prediction._CELLS
