@@ -40,10 +40,11 @@ def test_levels_do_not_matter(frame, method):
     one, other = make(method).fit(frame), make(method).fit(moved)
     pd.testing.assert_series_equal(other.coef_, one.coef_, rtol=RELATIVE, atol=RELATIVE)
     assert other.log_likelihood_ == pytest.approx(one.log_likelihood_, rel=RELATIVE)
-    pd.testing.assert_frame_equal(other.individual_coefficients(), one.individual_coefficients(), atol=1e-5)
+    few, moved_few = (rows[rows["id"] <= 25] for rows in (frame, moved))
+    pd.testing.assert_frame_equal(other.individual_coefficients(moved_few), one.individual_coefficients(few), atol=1e-5)
     for tastes in ("population", "individual"):
         pd.testing.assert_series_equal(
-            other.predict_proba(moved, tastes=tastes), one.predict_proba(frame, tastes=tastes), atol=1e-5
+            other.predict_proba(moved_few, tastes=tastes), one.predict_proba(few, tastes=tastes), atol=1e-5
         )
     assert one.score(moved) == pytest.approx(one.score(frame), rel=RELATIVE)
 
