@@ -9,7 +9,8 @@ import difflib
 import math
 import numbers
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import sklearn.exceptions
 
@@ -144,3 +145,58 @@ def check_whole(argument: str, value: object, lowest: int) -> None:
     whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     if not whole or int(value) < lowest:  # type: ignore[call-overload]
         raise SpecificationError(f"{argument} must be a whole number of at least {lowest}; got {value!r}.")
+
+
+# Rule of one setting: raises SpecificationError unless the value is allowed, given the argument's name for the message.
+Rule = Callable[[str, Any], None]
+
+
+def check_settings(settings: object, rules: Mapping[str, Rule]) -> None:
+    """Check every setting by its rule.
+
+    Parameters
+    ----------
+    settings : object
+        Settings as attributes.
+    rules : mapping of str to Rule
+        Rules by name of the setting.
+
+    Raises
+    ------
+    SpecificationError
+        At the first setting that is not allowed; the message names the class, the setting, what is allowed and the
+        value.
+    """
+    for name, rule in rules.items():
+        rule(f"{type(settings).__name__}({name}=...)", getattr(settings, name))
+
+
+def one_of(*allowed: object) -> Rule:
+    """Rule: one of the given values."""
+    return lambda argument, value: check_option(argument, value, allowed)
+
+
+def whole(lowest: int) -> Rule:
+    """Rule: an integer of at least ``lowest``."""
+    return lambda argument, value: check_whole(argument, value, lowest)
+
+
+def at_least(lowest: float) -> Rule:
+    """Rule: a number of at least ``lowest``, perhaps infinite."""
+    return lambda argument, value: check_at_least(argument, value, lowest)
+
+
+def positive(argument: str, value: Any) -> None:
+    """Rule: a positive finite number."""
+    check_at_least(argument, value, 1e-12)
+    check_finite(argument, value)
+
+
+def either(other: object, rule: Rule) -> Rule:
+    """Rule: the value ``other``, or what another rule allows."""
+
+    def check(argument: str, value: Any) -> None:
+        if value is not other and not (isinstance(other, str) and value == other):
+            rule(argument, value)
+
+    return check

@@ -1,5 +1,7 @@
 """Every setting of every engine changes something or is refused; and a time limit ends every engine in time."""
 
+import copy
+import importlib
 import inspect
 import time
 
@@ -19,6 +21,7 @@ from mxlogit import (
     HuangWand,
     MixedLogit,
     MxlogitError,
+    SpecificationError,
     Training,
 )
 from mxlogit.fit import Status
@@ -304,3 +307,18 @@ def test_chains_that_time_ended_go_on_from_their_file(frame, tmp_path):
     )
     assert resumed.result_.chains.shape[:2] == torch.Size([2, 60])
     assert not path.exists()
+
+
+@pytest.mark.parametrize("settings", [VI(), SVI(), DADVI(), MSLE(), MCMC(), Training(), Encoder(), SBP()], ids=lambda x: type(x).__name__)
+def test_every_setting_has_a_rule(settings):
+    """A table per class; `SVI(sbp=)` and `Encoder(covariance=)` are checked by what they mean."""
+    rules = importlib.import_module(type(settings).__module__)._RULES
+    names = set(inspect.signature(type(settings)).parameters)
+    elsewhere = {"SVI": {"sbp"}, "Encoder": {"covariance"}}.get(type(settings).__name__, set())
+    assert set(rules) == names - elsewhere
+    settings.check()
+    for name in rules:
+        other = copy.copy(settings)
+        object.__setattr__(other, name, object())
+        with pytest.raises(SpecificationError, match=rf"^{type(settings).__name__}\({name}=\.\.\.\) must be"):
+            other.check()

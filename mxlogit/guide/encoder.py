@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mxlogit.errors import SpecificationError, check_at_least, check_option
+from mxlogit.errors import Rule, SpecificationError, check_settings, one_of, whole
 from mxlogit.guide.attention import AttentionBlock, with_keys
 from mxlogit.guide.families import family_rank, family_size, make_factor, whiten
 from mxlogit.guide.subsampling import Masks
@@ -27,6 +27,16 @@ from mxlogit.model.triangles import inverse_of_lower
 
 # Initial sd of the columns of low-rank precisions; chosen by hand.
 _FIRST_COLUMNS = 0.1
+
+
+# What each setting may be; `family_rank` checks the covariance.
+_RULES: dict[str, Rule] = {
+    "width": whole(1),
+    "blocks": whole(0),
+    "heads": whole(0),
+    "pool": one_of("mean", "sum", "max", "attention"),
+    "coordinates": one_of("whitened", "centred"),
+}
 
 
 @dataclass(frozen=True)
@@ -67,17 +77,13 @@ class Encoder:
         ------
         SpecificationError
         """
-        check_at_least("Encoder(width=...)", self.width, 1)
-        check_at_least("Encoder(blocks=...)", self.blocks, 0)
-        check_at_least("Encoder(heads=...)", self.heads, 0)
-        check_option("Encoder(pool=...)", self.pool, ["mean", "sum", "max", "attention"])
+        check_settings(self, _RULES)
         if self.heads and (self.width % self.heads or not self.blocks):
             raise SpecificationError(
                 f"Encoder(heads={self.heads}) needs a width that it divides, and blocks; "
                 f"got width={self.width}, blocks={self.blocks}."
             )
         family_rank(self.covariance)
-        check_option("Encoder(coordinates=...)", self.coordinates, ["whitened", "centred"])
         if self.coordinates == "centred" and self.covariance == "full":
             raise SpecificationError(
                 "Encoder(coordinates='centred') is of a restricted covariance ('diagonal', 'rank1', ...): a full one "

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mxlogit.draws.generators import mixed_bits
-from mxlogit.errors import SpecificationError, check_at_least, check_option
+from mxlogit.errors import Rule, SpecificationError, at_least, check_flag, check_settings, either, one_of, whole
 
 MODES = ("whole", "layer", "query", "official", "winners")
 # Unit of a 53-bit integer as a number in [0, 1).
@@ -42,6 +42,30 @@ _FIRST_SHARE = 0.5
 # Rows computed without autograd, or recomputed, at once, so that their temporary memory stays below the peak; chosen by
 # hand.
 _CHUNK = 8_192
+
+
+def _share(other: str) -> Rule:
+    """Rule: a number above zero and at most one, with the words for what else is allowed."""
+
+    def check(argument: str, value: Any) -> None:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not 0.0 < value <= 1.0:
+            raise SpecificationError(f"{argument} must be above 0 and at most 1, or {other}; got {value!r}.")
+
+    return check
+
+
+# What each setting may be.
+_RULES: dict[str, Rule] = {
+    "keep": either("auto", _share("'auto'")),
+    "mode": one_of(*MODES),
+    "mask": one_of("grid", "random"),
+    "min_keep": whole(1),
+    "recompute": check_flag,
+    "half": check_flag,
+    "added": at_least(1e-6),
+    "draws": either(None, _share("None")),
+}
 
 
 @dataclass(frozen=True)
@@ -102,20 +126,11 @@ class SBP:
             raise SpecificationError(
                 f"SBP(mode={self.mode!r}) changes what the forward pass computes; choose from {list(MODES)}."
             )
-        check_option("SBP(mode=...)", self.mode, list(MODES))
-        check_option("SBP(mask=...)", self.mask, ["grid", "random"])
-        check_at_least("SBP(min_keep=...)", self.min_keep, 1)
-        check_at_least("SBP(added=...)", self.added, 1e-6)
-        if self.draws is not None and not 0.0 < self.draws <= 1.0:
-            raise SpecificationError(f"SBP(draws=...) must be None, or above 0 and at most 1; got {self.draws!r}.")
+        check_settings(self, _RULES)
         if self.recompute and self.half:
             raise SpecificationError("SBP: choose recompute=True or half=True; what is computed again is not recorded.")
-        if self.keep == "auto":
-            if self.mode in ("official", "winners"):
-                raise SpecificationError(f"SBP(keep='auto') needs an unbiased mask; mode={self.mode!r} has none.")
-            return
-        if not isinstance(self.keep, int | float) or isinstance(self.keep, bool) or not 0.0 < self.keep <= 1.0:
-            raise SpecificationError(f"SBP(keep=...) must be above 0 and at most 1, or 'auto'; got {self.keep!r}.")
+        if self.keep == "auto" and self.mode in ("official", "winners"):
+            raise SpecificationError(f"SBP(keep='auto') needs an unbiased mask; mode={self.mode!r} has none.")
 
     @property
     def share(self) -> float:

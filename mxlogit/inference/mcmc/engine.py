@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from sklearn.base import BaseEstimator
@@ -14,13 +15,13 @@ from torch import Tensor
 from mxlogit.diagnostics.convergence import ess_bulk, ess_tail, rhat
 from mxlogit.diagnostics.record import Diagnostics
 from mxlogit.diagnostics.thresholds import LARGEST_RHAT
-from mxlogit.errors import SpecificationError, check_at_least, check_option, check_path, check_whole
+from mxlogit.errors import Rule, SpecificationError, at_least, check_path, check_settings, one_of, whole
 from mxlogit.execution.checkpoint import Checkpoint
 from mxlogit.execution.identity import identify_fit
 from mxlogit.execution.people import People
 from mxlogit.fit import Fit, Outcome, Status, TasteStates
 from mxlogit.inference.budgets import AFTER_CHAINS
-from mxlogit.inference.checks import check_max_seconds
+from mxlogit.inference.checks import MAX_SECONDS
 from mxlogit.inference.clock import Clock
 from mxlogit.inference.mcmc.gibbs_run import ChainSettings, Sampled, run_gibbs
 from mxlogit.inference.method import Callback
@@ -43,6 +44,26 @@ _ROUNDING = 1e-6
 _START_SHARE = 0.2
 
 Sampler = Callable[[ChainSettings, PanelModel, Panels, Population, int, Clock], Sampled]
+
+
+def _covariance_prior(argument: str, value: Any) -> None:
+    if value is not None and not isinstance(value, (InverseWishart, HuangWand)):
+        raise SpecificationError(f"{argument} must be None, InverseWishart() or HuangWand(); got {value!r}.")
+
+
+# What each setting may be.
+_RULES: dict[str, Rule] = {
+    "chains": whole(1),
+    "warmup": whole(10),
+    "samples": whole(4),
+    "thin": whole(1),
+    "sampler": one_of("gibbs", "nuts", "numpyro"),
+    "covariance_prior": _covariance_prior,
+    "start": one_of("logit", "vi"),
+    "taste_memory": at_least(0.0),
+    "checkpoint": check_path,
+    "max_seconds": MAX_SECONDS,
+}
 
 
 class MCMC(BaseEstimator):  # type: ignore[misc]
@@ -122,24 +143,12 @@ class MCMC(BaseEstimator):  # type: ignore[misc]
         SpecificationError
             If a setting is invalid; the message names it, its allowed values and the value given.
         """
-        check_option("MCMC(sampler=...)", self.sampler, list(_SAMPLERS))
-        check_option("MCMC(start=...)", self.start, ["logit", "vi"])
-        for name, lowest in (("chains", 1), ("warmup", 10), ("samples", 4), ("thin", 1)):
-            check_whole(f"MCMC({name}=...)", getattr(self, name), lowest)
-        check_at_least("MCMC(taste_memory=...)", self.taste_memory, 0.0)
-        check_max_seconds("MCMC", self.max_seconds)
-        check_path("MCMC(checkpoint=...)", self.checkpoint)
+        check_settings(self, _RULES)
         if self.checkpoint is not None and self.sampler != "gibbs":
             raise SpecificationError("MCMC(checkpoint=...) needs sampler='gibbs'.")
-        prior = self.covariance_prior
-        if prior is None:
-            return
-        if not isinstance(prior, (InverseWishart, HuangWand)):
-            raise SpecificationError(
-                f"MCMC(covariance_prior=...) must be None, InverseWishart() or HuangWand(); got {prior!r}."
-            )
-        prior.check()
-        if self.sampler != "gibbs":
+        if self.covariance_prior is not None:
+            self.covariance_prior.check()
+        if self.covariance_prior is not None and self.sampler != "gibbs":
             raise SpecificationError("MCMC(covariance_prior=...) needs sampler='gibbs'.")
 
     @torch.no_grad()

@@ -11,17 +11,10 @@ from torch import Tensor
 
 from mxlogit.diagnostics.record import Diagnostics
 from mxlogit.draws.simulation import SCHEMES, PersonDraws
-from mxlogit.errors import (
-    SpecificationError,
-    check_at_least,
-    check_finite,
-    check_flag,
-    check_option,
-    check_whole,
-)
+from mxlogit.errors import Rule, SpecificationError, check_flag, check_settings, one_of, positive, whole
 from mxlogit.execution.people import People
 from mxlogit.fit import Fit, Outcome, Status
-from mxlogit.inference.checks import check_max_seconds
+from mxlogit.inference.checks import MAX_SECONDS, SAMPLES
 from mxlogit.inference.clock import Clock
 from mxlogit.inference.method import Callback
 from mxlogit.inference.msle.covariance import (
@@ -56,6 +49,22 @@ _MOST_EXACT_WORK = 1_000_000
 # Standard error of that log likelihood that is small enough, in nats or relative to its value; chosen by hand.
 _EXACT_ERROR = 0.6
 _EXACT_SHARE = 2e-5
+
+
+# What each setting may be.
+_RULES: dict[str, Rule] = {
+    "n_draws": whole(1),
+    "draws": one_of(*SCHEMES),
+    "optimizer": one_of("newton", *SCIPY),
+    "covariance": one_of(*COVARIANCES),
+    "n_starts": whole(1),
+    "antithetic": check_flag,
+    "check_draws": check_flag,
+    "max_iterations": whole(1),
+    "tolerance": positive,
+    "n_samples": SAMPLES,
+    "max_seconds": MAX_SECONDS,
+}
 
 
 class MSLE(BaseEstimator):  # type: ignore[misc]
@@ -137,16 +146,7 @@ class MSLE(BaseEstimator):  # type: ignore[misc]
         SpecificationError
             If a setting is invalid; the message names it, its allowed values and the value given.
         """
-        for name, lowest in (("n_draws", 1), ("n_starts", 1), ("max_iterations", 1), ("n_samples", 2)):
-            check_whole(f"MSLE({name}=...)", getattr(self, name), lowest)
-        check_at_least("MSLE(tolerance=...)", self.tolerance, 1e-12)
-        check_finite("MSLE(tolerance=...)", self.tolerance)
-        check_max_seconds("MSLE", self.max_seconds)
-        check_flag("MSLE(antithetic=...)", self.antithetic)
-        check_flag("MSLE(check_draws=...)", self.check_draws)
-        check_option("MSLE(draws=...)", self.draws, SCHEMES)
-        check_option("MSLE(optimizer=...)", self.optimizer, ["newton", *SCIPY])
-        check_option("MSLE(covariance=...)", self.covariance, COVARIANCES)
+        check_settings(self, _RULES)
         if self.antithetic and self.n_draws % 2:
             raise SpecificationError("MSLE(antithetic=True) needs an even n_draws.")
 

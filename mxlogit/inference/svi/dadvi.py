@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from sklearn.base import BaseEstimator
 
-from mxlogit.errors import check_option, check_whole
+from mxlogit.errors import Rule, check_settings, one_of
 from mxlogit.execution.people import People
 from mxlogit.fit import Fit
-from mxlogit.inference.checks import check_draws, check_max_seconds, check_polish, check_tail
+from mxlogit.inference.checks import DRAWS, MAX_SECONDS, POLISH, SAMPLES, TAIL
 from mxlogit.inference.method import Callback
 from mxlogit.inference.svi.plan import GuidePlan
 from mxlogit.inference.task import Task
@@ -16,6 +16,18 @@ from mxlogit.model.mixed_logit import PanelModel
 
 # Default number of Newton steps from zero to a person's mode; chosen by hand.
 _POLISH = 10
+
+
+# What each setting may be.
+_RULES: dict[str, Rule] = {
+    "objective": one_of("auto", "iwae", "elbo"),
+    "noise": one_of("antithetic", "sobol"),
+    "draws": DRAWS,
+    "polish": POLISH,
+    "tail": TAIL,
+    "n_samples": SAMPLES,
+    "max_seconds": MAX_SECONDS,
+}
 
 
 class DADVI(BaseEstimator):  # type: ignore[misc]
@@ -75,13 +87,7 @@ class DADVI(BaseEstimator):  # type: ignore[misc]
         SpecificationError
             If a setting is invalid; the message names it, its allowed values and the value given.
         """
-        check_option("DADVI(objective=...)", self.objective, ["auto", "iwae", "elbo"])
-        check_option("DADVI(noise=...)", self.noise, ["antithetic", "sobol"])
-        check_draws("DADVI", self.draws)
-        check_polish("DADVI", self.polish)
-        check_tail("DADVI", self.tail)
-        check_whole("DADVI(n_samples=...)", self.n_samples, 2)
-        check_max_seconds("DADVI", self.max_seconds)
+        check_settings(self, _RULES)
 
     def run(self, model: PanelModel, people: People, *, generator: torch.Generator, callback: Callback) -> Fit:
         """Fit ``model`` to the choices of ``people`` (parameters as in `VI.run`).

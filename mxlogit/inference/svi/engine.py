@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from sklearn.base import BaseEstimator
 
-from mxlogit.errors import SpecificationError, check_option, check_whole
+from mxlogit.errors import Rule, SpecificationError, check_option, check_settings, one_of, whole
 from mxlogit.execution.people import People
 from mxlogit.fit import Fit
 from mxlogit.guide.encoder import Encoder
 from mxlogit.guide.objectives import check_objective
 from mxlogit.guide.subsampling import SBP
-from mxlogit.inference.checks import check_draws, check_flow, check_max_seconds, check_polish, check_tail
+from mxlogit.inference.checks import DRAWS, FLOW, MAX_SECONDS, POLISH, SAMPLES, TAIL, check_layers
 from mxlogit.inference.method import Callback
 from mxlogit.inference.svi.backward import check_sbp, resolve_sbp
 from mxlogit.inference.svi.plan import GuidePlan
@@ -25,6 +25,34 @@ from mxlogit.model.mixed_logit import PanelModel
 # Default numbers of Newton steps to a person's mode, without an encoder and after one on Pyro's ELBO; chosen by hand.
 _POLISH_FROM_ZERO = 10
 _POLISH_AFTER_ENCODER = 1
+
+
+def _encoder(argument: str, value: Any) -> None:
+    if not isinstance(value, Encoder):
+        check_option(argument, value, ["auto", None, "set", "rodrigues2022"])
+
+
+def _training(argument: str, value: Any) -> None:
+    if value is not None and not isinstance(value, Training):
+        raise SpecificationError(f"{argument} must be None or a Training(...); got {value!r}.")
+
+
+# What each setting may be; masks check themselves.
+_RULES: dict[str, Rule] = {
+    "optimizer": one_of("adam", "hessian_free", "lbfgs"),
+    "encoder": _encoder,
+    "training": _training,
+    "flow": FLOW,
+    "flow_layers": whole(1),
+    "population_family": one_of("gaussian", "diagonal", "blocks"),
+    "objective": one_of("auto", "iwae", "elbo"),
+    "noise": one_of("antithetic", "sobol"),
+    "polish": POLISH,
+    "draws": DRAWS,
+    "tail": TAIL,
+    "n_samples": SAMPLES,
+    "max_seconds": MAX_SECONDS,
+}
 
 
 class SVI(BaseEstimator):  # type: ignore[misc]
@@ -149,24 +177,12 @@ class SVI(BaseEstimator):  # type: ignore[misc]
         SpecificationError
             If a setting is invalid; the message names it, its allowed values and the value given.
         """
-        check_option("SVI(optimizer=...)", self.optimizer, ["adam", "hessian_free", "lbfgs"])
+        check_settings(self, _RULES)
         if isinstance(self.encoder, Encoder):
             self.encoder.check()
-        else:
-            check_option("SVI(encoder=...)", self.encoder, ["auto", None, "set", "rodrigues2022"])
-        if self.training is not None and not isinstance(self.training, Training):
-            raise SpecificationError(f"SVI(training=...) must be None or a Training(...); got {self.training!r}.")
         self.how.check()
-        check_flow("SVI", self.flow, self.flow_layers, ["auto", None])
-        check_flow("SVI", self.plan().flow, self.flow_layers, [None])
-        check_option("SVI(population_family=...)", self.population_family, ["gaussian", "diagonal", "blocks"])
-        check_option("SVI(objective=...)", self.objective, ["auto", "iwae", "elbo"])
-        check_option("SVI(noise=...)", self.noise, ["antithetic", "sobol"])
-        check_polish("SVI", self.polish)
-        check_draws("SVI", self.draws)
-        check_tail("SVI", self.tail)
-        check_whole("SVI(n_samples=...)", self.n_samples, 2)
-        check_max_seconds("SVI", self.max_seconds)
+        check_layers("SVI", self.flow, self.flow_layers)
+        check_layers("SVI", self.plan().flow, self.flow_layers)
         self._check_gradient()
         self._check_sbp()
         self._refuse_what_has_no_effect()

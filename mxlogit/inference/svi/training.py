@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mxlogit.errors import check_at_least, check_finite, check_option, check_whole
+from mxlogit.errors import Rule, check_settings, either, one_of, positive, whole
+
+# What each setting may be.
+_RULES: dict[str, Rule] = {
+    "steps": either(None, whole(1)),
+    "batch_size": whole(1),
+    "learning_rate": either(None, positive),
+    "guide_learning_rate": either(None, positive),
+    "schedule": one_of(None, "cosine", "constant"),
+    "gradient": one_of("standard", "stl", "dreg"),
+    "safeguard": one_of(None, "trust", "damping"),
+}
 
 
 @dataclass(frozen=True)
@@ -47,17 +58,7 @@ class Training:
         ------
         SpecificationError
         """
-        if self.steps is not None:
-            check_whole("Training(steps=...)", self.steps, 1)
-        check_whole("Training(batch_size=...)", self.batch_size, 1)
-        for name in ("learning_rate", "guide_learning_rate"):
-            rate = getattr(self, name)
-            if rate is not None:
-                check_at_least(f"Training({name}=...)", rate, 1e-12)
-                check_finite(f"Training({name}=...)", rate)
-        check_option("Training(schedule=...)", self.schedule, [None, "cosine", "constant"])
-        check_option("Training(gradient=...)", self.gradient, ["standard", "stl", "dreg"])
-        check_option("Training(safeguard=...)", self.safeguard, [None, "trust", "damping"])
+        check_settings(self, _RULES)
 
     @property
     def rate(self) -> float:

@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 from sklearn.base import BaseEstimator
 
-from mxlogit.errors import SpecificationError, check_at_least, check_finite, check_option, check_path, check_whole
+from mxlogit.errors import Rule, SpecificationError, check_path, check_settings, either, one_of, positive, whole
 from mxlogit.execution.checkpoint import FileJournal, Journal
 from mxlogit.execution.identity import identify_fit
 from mxlogit.execution.people import People
 from mxlogit.fit import Fit
-from mxlogit.inference.checks import check_draws, check_flow, check_max_seconds, check_polish, check_tail
+from mxlogit.inference.checks import DRAWS, FLOW, MAX_SECONDS, POLISH, SAMPLES, TAIL, check_layers
 from mxlogit.inference.method import Callback
 from mxlogit.inference.task import Task
 from mxlogit.inference.vi.newton import NewtonSettings
@@ -23,6 +23,24 @@ from mxlogit.model.mixed_logit import PanelModel
 _TOLERANCE = 0.02
 # Default number of Newton steps to people's modes in a pass; few suffice, since modes are warm-started in every pass.
 _POLISH = 2
+
+
+# What each setting may be.
+_RULES: dict[str, Rule] = {
+    "optimizer": one_of("newton", "natural"),
+    "polish": POLISH,
+    "flow": FLOW,
+    "flow_layers": whole(1),
+    "draws": DRAWS,
+    "tail": TAIL,
+    "tolerance": either(None, positive),
+    "max_iterations": whole(1),
+    "correct": one_of("auto", True, False),
+    "population_family": one_of("gaussian", "spline"),
+    "n_samples": SAMPLES,
+    "max_seconds": MAX_SECONDS,
+    "checkpoint": check_path,
+}
 
 
 class VI(BaseEstimator):  # type: ignore[misc]
@@ -125,24 +143,12 @@ class VI(BaseEstimator):  # type: ignore[misc]
         SpecificationError
             If a setting is invalid; the message names it, its allowed values and the value given.
         """
-        check_option("VI(optimizer=...)", self.optimizer, ["newton", "natural"])
-        check_flow("VI", self.flow, self.flow_layers, ["auto", None])
-        check_option("VI(correct=...)", self.correct, ["auto", True, False])
-        check_option("VI(population_family=...)", self.population_family, ["gaussian", "spline"])
+        check_settings(self, _RULES)
+        check_layers("VI", self.flow, self.flow_layers)
         if self.population_family == "spline" and self.correct is False:
             raise SpecificationError(
                 "VI(population_family='spline') is fitted to the weighted draws that correct=False leaves out."
             )
-        check_polish("VI", self.polish)
-        check_draws("VI", self.draws)
-        check_tail("VI", self.tail)
-        for name, lowest in (("max_iterations", 1), ("n_samples", 2)):
-            check_whole(f"VI({name}=...)", getattr(self, name), lowest)
-        if self.tolerance is not None:
-            check_at_least("VI(tolerance=...)", self.tolerance, 1e-12)
-            check_finite("VI(tolerance=...)", self.tolerance)
-        check_max_seconds("VI", self.max_seconds)
-        check_path("VI(checkpoint=...)", self.checkpoint)
         if self.optimizer == "natural":
             self._refuse_settings_of_newton()
 
