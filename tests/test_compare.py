@@ -132,13 +132,12 @@ def test_two_engines_against_the_exact_posterior(frame):
 
 
 def test_compare_with_mcmc(frame):
-    frame = frame[frame["id"] <= 40]
-    est = make(method=VI(n_samples=500)).fit(frame)
+    est = make(method=VI(n_samples=100)).fit(frame)
     before = est.coef_.copy()
     compared = quietly(compare_with_mcmc, est, frame, QUICK)
     assert compared.fits["vi"] is est
     assert (est.coef_ == before).all()
-    unfitted = quietly(compare_with_mcmc, make(method=VI(n_samples=500)), frame, QUICK)
+    unfitted = quietly(compare_with_mcmc, make(method=VI(n_samples=100)), frame, QUICK)
     np.testing.assert_allclose(unfitted.table["vi"]["estimate"], compared.table["vi"]["estimate"])
     np.testing.assert_allclose(unfitted.table["mcmc"]["estimate"], compared.table["mcmc"]["estimate"])
 
