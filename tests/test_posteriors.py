@@ -154,7 +154,11 @@ MAPS = {
 }
 
 
-@pytest.mark.parametrize("family", list(MAPS))
+@pytest.mark.parametrize(
+    "family",
+    # The mirror image of a lognormal is one of its signs, which `test_mixing.py` knows by hand.
+    [pytest.param(name, marks=[pytest.mark.slow] * (name == "negative_lognormal")) for name in MAPS],
+)
 def test_tastes_that_are_not_normal(family):
     taste, (location, sd), people = MAPS[family]
     random = {"z": (location, sd, family)}
