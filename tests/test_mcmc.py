@@ -321,7 +321,9 @@ def test_nuts_on_the_pyro_program(frame):
     assert "chains have not mixed" in said
 
 
-@pytest.mark.parametrize(("fixed", "random"), [([], ["z"]), ([], ["z", "x"]), (["x", "z"], [])])
+@pytest.mark.parametrize(
+    ("fixed", "random"), [([], ["z"]), pytest.param([], ["z", "x"], marks=pytest.mark.slow), (["x", "z"], [])]
+)
 def test_nuts_without_fixed_or_without_random_coefficients(frame, fixed, random):
     """Against the Gaussian around a mode that few iterations come near: within three posterior sds, and finite."""
     some = frame[frame["id"] <= 25]
