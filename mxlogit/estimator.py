@@ -20,12 +20,12 @@ from mxlogit.errors import (
 from mxlogit.execution.division import share_people
 from mxlogit.execution.identity import WITHOUT_EFFECT, agree_on, describe_settings
 from mxlogit.execution.people import People
-from mxlogit.execution.processes import Team, current_team
+from mxlogit.execution.processes import Communicator, current_team
 from mxlogit.fit import Fit
 from mxlogit.inference.method import Method
 from mxlogit.inference.wrong_sign import run_signed
 from mxlogit.model.priors import Priors
-from mxlogit.reading import complete, read_choices, read_choices_again, read_rows_again
+from mxlogit.reading import complete, read_choices, read_for_prediction, read_like_fit
 from mxlogit.request import (
     Fitted,
     Progress,
@@ -207,7 +207,7 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
             If an argument is wrong or a coefficient is not identified.
         """
         team = current_team()
-        with team.together():
+        with team.propagate_errors():
             fitted, people, n_situations = self._prepare(X, team, y=y, weights=sample_weight)
             generator = torch.Generator().manual_seed(fitted.seed)
             with Progress(self.verbose, team.rank) as callback:
@@ -216,7 +216,7 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
         said = weight_sentences(people, self.weights_sum, method) + cluster_sentences(self.cluster, method)
         return self._remember(fitted, replace(result, warnings=said + result.warnings), len(people), n_situations)
 
-    def _prepare(self, X: Any, team: Team, **given: Any) -> tuple[Fitted, People, int]:
+    def _prepare(self, X: Any, team: Communicator, **given: Any) -> tuple[Fitted, People, int]:
         """Read the data of this process, and determine seed, people and model jointly with the other processes."""
         specification = self._specify()
         method = resolve_method(self.method)
@@ -309,7 +309,7 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
         if X is None:
             labels, group = fitted.decision_makers, fitted.seen(fitted.decision_makers)
         else:
-            data = read_choices_again(X, replace(self._columns(), weights=None), fitted)
+            data = read_like_fit(X, replace(self._columns(), weights=None), fitted)
             labels, group = data.decision_makers, fitted.given(data)
         return people.individual_frame(fitted.model, self.result_, group, labels, statistic)
 
@@ -344,13 +344,13 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
         after MCMC; the draws of the fit after `MSLE`).
         """
         check_option("tastes", tastes, ["population", "individual"])
-        rows = read_rows_again(X, self._columns(), self._state())
+        rows = read_for_prediction(X, self._columns(), self._state())
         values = prediction.row_values(rows, self._state().probabilities(self.result_, rows.data, tastes))
         return pd.Series(values, index=rows.index, name="probability")
 
     def predict(self, X: Any, tastes: str = "population") -> pd.Series:
         """Most likely alternative of every choice situation: labels by (decision maker, situation)."""
-        rows = read_rows_again(X, self._columns(), self._state())
+        rows = read_for_prediction(X, self._columns(), self._state())
         names = (self.decision_maker, self.situation, self.alternative)
         return prediction.most_likely(rows, self._state().probabilities(self.result_, rows.data, tastes), names)
 
@@ -359,7 +359,7 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
 
         It is weighted if X has the weights column of the fit.
         """
-        rows = read_rows_again(X, self._columns(), self._state(), weigh=True)
+        rows = read_for_prediction(X, self._columns(), self._state(), weigh=True)
         probabilities = self._state().probabilities(self.result_, rows.data, tastes)
         return prediction.mean_shares(rows, probabilities, self.alternative)
 
@@ -369,7 +369,7 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
         Tastes are constant over the choices of a person; people are weighted as in the fit.
         """
         fitted = self._state()
-        data = read_choices_again(X, self._columns(), fitted, y=y, weights=sample_weight)
+        data = read_like_fit(X, self._columns(), fitted, y=y, weights=sample_weight)
         panel, keys = fitted.difference(data), label_keys(data.decision_makers)
         return prediction.mean_log_likelihood(fitted.model, self.result_, panel, keys, fitted.seed)
 

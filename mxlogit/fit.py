@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mxlogit.diagnostics.record import Diagnostics
 from mxlogit.execution.people import PanelSource
-from mxlogit.model.parameters import Population
+from mxlogit.model.parameters import PopulationParameters
 
 
 @dataclass(frozen=True)
@@ -131,19 +131,19 @@ class TasteSampler(Protocol):
     """
 
     def moments(
-        self, panel: PanelSource, population: Population, seed: int = 0, places: Tensor | None = None
+        self, panel: PanelSource, population: PopulationParameters, seed: int = 0, places: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Posterior mean and standard deviation of each person's random tastes, (n, k) each."""
         ...
 
     def weigh(
-        self, panel: PanelSource, population: Population, seed: int = 0, places: Tensor | None = None
+        self, panel: PanelSource, population: PopulationParameters, seed: int = 0, places: Tensor | None = None
     ) -> Iterator[TasteDraws]:
         """Weighted draws of people's random tastes, chunk after chunk of people."""
         ...
 
     def sample(
-        self, panel: PanelSource, population: Population, n: int, seed: int = 0, places: Tensor | None = None
+        self, panel: PanelSource, population: PopulationParameters, n: int, seed: int = 0, places: Tensor | None = None
     ) -> Tensor:
         """Posterior samples of each person's random tastes, (n_samples, n, k)."""
         ...
@@ -180,7 +180,7 @@ class Outcome:
     Attributes
     ----------
     samples : Samples
-    center : Population
+    center : PopulationParameters
         Point estimate at which `coef_` is reported.
     status : Status
     tastes : TasteSampler
@@ -198,7 +198,7 @@ class Outcome:
     """
 
     samples: Samples
-    center: Population
+    center: PopulationParameters
     status: Status
     tastes: TasteSampler
     diagnostics: Diagnostics = field(default_factory=Diagnostics)

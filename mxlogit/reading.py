@@ -51,7 +51,7 @@ def complete(specification: Specification, data: ChoiceData | PackedChoices) -> 
     return specification.with_constants(list(constant_labels(data.alternatives, specification.base_alternative)))
 
 
-def read_choices_again(
+def read_like_fit(
     X: Any, columns: Columns, fitted: Fitted, *, y: Any = None, weights: Any = None
 ) -> ChoiceData | PackedChoices:
     """Read choices of people in or outside the fit, in the same way as the fit."""
@@ -59,21 +59,21 @@ def read_choices_again(
     if isinstance(X, PackedChoices):
         return _with_constants(X, fitted.specification)
     if not isinstance(X, ChoiceData):
-        return _read_frame_again(X, columns, fitted, need_choice=True, y=y, weights=weights).data
+        return _read_frame_like_fit(X, columns, fitted, need_choice=True, y=y, weights=weights).data
     if fitted.specification.constants:
         X = add_constants(X, fitted.specification.base_alternative)
     return X
 
 
-def read_rows_again(X: Any, columns: Columns, fitted: Fitted, *, weigh: bool = False) -> FrameChoices:
+def read_for_prediction(X: Any, columns: Columns, fitted: Fitted, *, weigh: bool = False) -> FrameChoices:
     """Read a long frame for prediction; choices are not needed, and weights are read only with ``weigh``."""
     if isinstance(X, (ChoiceData, PackedChoices)):
         raise ChoiceDataError("predictions need a long frame, since they refer to its rows.")
     used = columns if weigh else replace(columns, weights=None)
-    return _read_frame_again(X, used, fitted, need_choice=False)
+    return _read_frame_like_fit(X, used, fitted, need_choice=False)
 
 
-def _read_frame_again(X: Any, columns: Columns, fitted: Fitted, *, need_choice: bool, **given: Any) -> FrameChoices:
+def _read_frame_like_fit(X: Any, columns: Columns, fitted: Fitted, *, need_choice: bool, **given: Any) -> FrameChoices:
     constants = fitted.specification.constants
     rows = read_frame(
         X,

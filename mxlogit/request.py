@@ -17,7 +17,7 @@ from mxlogit.choices.labels import explain_kinds, find_labels, listed
 from mxlogit.choices.moments import AttributeMoments, check_identification
 from mxlogit.errors import ChoiceDataError, SpecificationError, check_option
 from mxlogit.execution.people import PanelSource
-from mxlogit.execution.processes import Team, own_gpu
+from mxlogit.execution.processes import Communicator, own_gpu
 from mxlogit.execution.shard_panels import StreamedPanels
 from mxlogit.fit import Fit
 from mxlogit.inference.mcmc.engine import MCMC
@@ -27,7 +27,7 @@ from mxlogit.inference.svi.engine import SVI
 from mxlogit.inference.vi.engine import VI
 from mxlogit.model.dense_panels import PanelDifferences
 from mxlogit.model.differences import difference_panels
-from mxlogit.model.mixed_logit import PanelModel
+from mxlogit.model.mixed_logit import MixedLogitModel
 from mxlogit.model.mixing import Mixing
 from mxlogit.model.panels import RaggedPanels
 from mxlogit.model.parameters import ParameterSpace
@@ -48,7 +48,7 @@ class Fitted:
     """
 
     specification: Specification
-    model: PanelModel
+    model: MixedLogitModel
     panel: PanelSource
     decision_makers: np.ndarray
     alternatives: np.ndarray | None
@@ -199,15 +199,15 @@ def make_panels(
     return difference_panels(data.to(device=device), data.columns(specification.names), dtype).ranked()
 
 
-def sum_moments(data: ChoiceData | PackedChoices, specification: Specification, team: Team) -> AttributeMoments:
+def sum_moments(data: ChoiceData | PackedChoices, specification: Specification, team: Communicator) -> AttributeMoments:
     """Moments of the attributes over the people of all processes."""
     moments = data.moments() if isinstance(data, PackedChoices) else AttributeMoments.of(data)
     used = moments.take(data.columns(specification.names))
-    gram, square, count = team.total(used.gram, used.square, used.count)
+    gram, square, count = team.all_reduce_sum(used.gram, used.square, used.count)
     return AttributeMoments(gram, square, count, max(team.gather(used.rounding)))
 
 
-def build_model(specification: Specification, moments: AttributeMoments, priors: Priors | None) -> PanelModel:
+def build_model(specification: Specification, moments: AttributeMoments, priors: Priors | None) -> MixedLogitModel:
     """Check identification and resolve the priors for data with these moments."""
     priors = Priors(standardize=True) if priors is None else priors
     if not isinstance(priors, Priors):
@@ -217,7 +217,7 @@ def build_model(specification: Specification, moments: AttributeMoments, priors:
     scales = check_identification(moments, specification.names)
     mixing = Mixing(specification.mixing, specification.scale_position)
     prior = resolve_priors(priors, mixing, space.n_fixed, scales)
-    return PanelModel(space, mixing, prior, torch.tensor(scales, dtype=torch.float64))
+    return MixedLogitModel(space, mixing, prior, torch.tensor(scales, dtype=torch.float64))
 
 
 def _check_labels(labels: list[str]) -> None:

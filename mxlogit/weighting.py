@@ -9,7 +9,7 @@ import torch
 from mxlogit.choices import ChoiceData, PackedChoices
 from mxlogit.errors import ChoiceDataError, check_option
 from mxlogit.execution.people import People
-from mxlogit.execution.processes import Team
+from mxlogit.execution.processes import Communicator
 from mxlogit.inference.method import Method
 from mxlogit.inference.msle.engine import MSLE
 
@@ -26,7 +26,9 @@ _LARGEST = 1e9
 _WITHOUT_UNIT = ("robust", "clustered")
 
 
-def scale_weights(data: ChoiceData | PackedChoices, weights_sum: str | None, team: Team) -> ChoiceData | PackedChoices:
+def scale_weights(
+    data: ChoiceData | PackedChoices, weights_sum: str | None, team: Communicator
+) -> ChoiceData | PackedChoices:
     """Scale the weights of the people of this process according to `MixedLogit(weights_sum=...)`.
 
     Raises
@@ -40,7 +42,7 @@ def scale_weights(data: ChoiceData | PackedChoices, weights_sum: str | None, tea
     if weights_sum != "n":
         _check_size(data.weights)
         return data
-    total, count = team.total(data.weights.double().sum(), torch.tensor(float(len(data.weights))))
+    total, count = team.all_reduce_sum(data.weights.double().sum(), torch.tensor(float(len(data.weights))))
     return replace(data, weights=data.weights * float(count) / float(total))
 
 

@@ -11,7 +11,7 @@ import torch
 from mxlogit import ChoiceData
 from mxlogit.model.dense_panels import PanelDifferences
 from mxlogit.model.differences import difference_panels
-from mxlogit.model.mixed_logit import PanelModel
+from mxlogit.model.mixed_logit import MixedLogitModel
 from mxlogit.model.mixing import Mixing
 from mxlogit.model.parameters import ParameterSpace
 from mxlogit.model.priors import Priors, resolve_priors
@@ -84,7 +84,7 @@ def space() -> ParameterSpace:
 
 
 @pytest.fixture
-def model(space: ParameterSpace) -> PanelModel:
+def model(space: ParameterSpace) -> MixedLogitModel:
     mixing = Mixing(["normal", "lognormal", "normal"])
     prior = resolve_priors(Priors(), mixing, space.n_fixed, [1.0] * 5)
-    return PanelModel(space, mixing, prior, torch.ones(5, dtype=torch.float64))
+    return MixedLogitModel(space, mixing, prior, torch.ones(5, dtype=torch.float64))

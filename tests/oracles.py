@@ -5,8 +5,9 @@ import torch
 
 from mxlogit import MSLE, MixedLogit, datasets
 from mxlogit.execution.people import People
-from mxlogit.integration.marginal import MarginalLikelihood, Sweep
-from mxlogit.model.parameters import Population
+from mxlogit.integration.marginal import MarginalLikelihood
+from mxlogit.integration.settings import IntegrationSettings
+from mxlogit.model.parameters import PopulationParameters
 from mxlogit.optim.trust_region import Evaluation, NewtonAscent
 
 # Location and scale of the latent normal that give informative data for each family.
@@ -22,7 +23,9 @@ PARAMETERS = {
 }
 
 
-def importance_sampled_maximum(est: MixedLogit, draws: int, tolerance: float = 1e-3) -> tuple[Population, float, float]:
+def importance_sampled_maximum(
+    est: MixedLogit, draws: int, tolerance: float = 1e-3
+) -> tuple[PopulationParameters, float, float]:
     """Maximise the importance-sampled likelihood, without a prior, from a fit's estimate.
 
     Returns the population, its log likelihood and the Monte Carlo standard error.
@@ -30,8 +33,8 @@ def importance_sampled_maximum(est: MixedLogit, draws: int, tolerance: float = 1
     model, panel = est._fitted.model, est._fitted.panel
     marginal = MarginalLikelihood(People.gather(panel), model.space, model.mixing, 11)
 
-    def evaluate(population: Population) -> Evaluation:
-        result = marginal.sweep(population, Sweep(draws, 8, 1, 8))
+    def evaluate(population: PopulationParameters) -> Evaluation:
+        result = marginal.sweep(population, IntegrationSettings(draws, 8, 1, 8))
         return Evaluation(result.value.log_likelihood, result.score, result.outer, result)
 
     scale = torch.ones(model.space.size, dtype=torch.float64)

@@ -6,9 +6,9 @@ import torch
 
 from mxlogit.choices import ChoiceData
 from mxlogit.model.dense_panels import PanelDifferences
-from mxlogit.model.mixed_logit import PanelModel
+from mxlogit.model.mixed_logit import MixedLogitModel
 from mxlogit.model.mixing import Mixing
-from mxlogit.model.parameters import ParameterSpace, Population
+from mxlogit.model.parameters import ParameterSpace, PopulationParameters
 from mxlogit.model.priors import Priors, resolve_priors
 from mxlogit.sampling.covariance import HuangWand, InverseWishart, draw_inverse_wishart
 
@@ -20,7 +20,7 @@ def model_of(space=SPACE, families=("normal", "normal"), priors=None):
     mixing = Mixing(families)
     count = space.n_fixed + space.n_random
     prior = resolve_priors(priors or Priors(location_scale=1.0, sd_scale=0.5), mixing, space.n_fixed, [1.0] * count)
-    return PanelModel(space, mixing, prior, torch.ones(count, dtype=torch.float64))
+    return MixedLogitModel(space, mixing, prior, torch.ones(count, dtype=torch.float64))
 
 
 def panel_of(n, t, others, space, generator):
@@ -71,8 +71,8 @@ def prior_populations(model, settings, chains, noise):
         tril = draw_inverse_wishart(freedom, products, noise)
         if settings.location_precision is not None:
             location = (tril @ unit[:, f:, None])[..., 0] / settings.location_precision**0.5
-            return Population(coefficients[:, :f], location, tril)
-    return Population(coefficients[:, :f], coefficients[:, f:], tril)
+            return PopulationParameters(coefficients[:, :f], location, tril)
+    return PopulationParameters(coefficients[:, :f], coefficients[:, f:], tril)
 
 
 def summaries(population):

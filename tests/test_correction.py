@@ -16,7 +16,7 @@ from mxlogit.guide.population import GaussianFactor
 from mxlogit.inference.vi.posterior import widen_to_possible
 from mxlogit.inference.vi.student import StudentFactor
 from mxlogit.inference.vi.weighted_draws import WeightedVectors, sample_posterior
-from mxlogit.model.coordinates import CholeskyPoints
+from mxlogit.model.coordinates import RelativeCholeskyCoordinates
 from mxlogit.model.parameters import ParameterSpace
 
 TRIL = torch.tensor([[1.5, 0.0], [-0.4, 0.3]], dtype=torch.float64)
@@ -45,7 +45,7 @@ def test_student_draws_have_the_t_distribution():
 
 def test_points_without_random_coefficients():
     space = ParameterSpace(("f", "g"), (), ())
-    coordinates = CholeskyPoints(space, torch.empty(0, 0, dtype=torch.float64))
+    coordinates = RelativeCholeskyCoordinates(space, torch.empty(0, 0, dtype=torch.float64))
     vectors = torch.tensor([[0.3, -2.0]], dtype=torch.float64)
     assert torch.equal(coordinates.vectors(coordinates.points(vectors)), vectors)
     assert coordinates.log_jacobian(vectors).tolist() == [0.0]
@@ -56,7 +56,7 @@ def test_cholesky_points_and_back(blocks, generator):
     """There and back, the derivative against autograd, and the edge."""
     space = ParameterSpace(("f",), ("a", "b", "c", "d"), blocks)
     vectors = 0.5 * torch.randn(4, space.size, generator=generator, dtype=torch.float64)
-    coordinates = CholeskyPoints(space, space.constrain(vectors[3]).scale_tril)
+    coordinates = RelativeCholeskyCoordinates(space, space.constrain(vectors[3]).scale_tril)
     points = coordinates.points(vectors)
     torch.testing.assert_close(coordinates.vectors(points), vectors)
     exact = [

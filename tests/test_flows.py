@@ -20,7 +20,8 @@ from mxlogit.inference.vi import flow_training
 from mxlogit.inference.vi.flow_training import FlowSettings, train_flow
 from mxlogit.integration.importance import weigh_draws
 from mxlogit.integration.laplace import LocalFactor, polish
-from mxlogit.integration.marginal import MarginalLikelihood, Sweep
+from mxlogit.integration.marginal import MarginalLikelihood
+from mxlogit.integration.settings import IntegrationSettings
 from mxlogit.model.likelihood import panel_log_prob
 from mxlogit.simulate import simulate_choices
 
@@ -169,10 +170,10 @@ def _parts(factor):
 def test_any_flow_leaves_the_marginal_likelihood_as_it_is(model, panel, population):
     """A flow that is wrong, being a proposal only, changes no estimate but its noise."""
     marginal = MarginalLikelihood(People.gather(panel), model.space, model.mixing, 1)
-    exact = marginal.measure(population, Sweep(16_384, 8, 1, 30))
+    exact = marginal.measure(population, IntegrationSettings(16_384, 8, 1, 30))
     marginal.flow = make_flow(3, "spline", 2, noise=0.1)
     marginal.flow.defensive = True
-    flowed = marginal.measure(population, Sweep(16_384, 8, 2, 30))
+    flowed = marginal.measure(population, IntegrationSettings(16_384, 8, 2, 30))
     error = (exact.variance + flowed.variance) ** 0.5
     assert abs(exact.log_likelihood - flowed.log_likelihood) < 4.0 * error
     assert error < 0.05
@@ -300,7 +301,9 @@ def test_training_raises_effective_sizes_of_seen_and_unseen(wide, kind):
     unseen = marginal_of(est.fit(data[data["id"] >= 120]))
     sizes = []
     for unseen.flow in (None, flow):
-        proposals = unseen.propose(centers[0], Sweep(256, 8, 3, 30, vary=2, defensive=unseen.flow is None))
+        proposals = unseen.propose(
+            centers[0], IntegrationSettings(256, 8, 3, 30, vary=2, defensive=unseen.flow is None)
+        )
         sizes.append(float(torch.cat([drawn.ess_fraction for _, drawn in unseen.weigh(centers[0], proposals)]).mean()))
     assert len(unseen.people) == 31
     assert sizes[1] > 1.05 * sizes[0]

@@ -15,9 +15,10 @@ from mxlogit.guide.encoder import Encoder, SetEncoder
 from mxlogit.guide.flows import LocalFlow
 from mxlogit.guide.population import GaussianFactor
 from mxlogit.inference.svi.guide_objective import GuideObjective, ObjectiveSettings
-from mxlogit.integration.marginal import MarginalLikelihood, Sweep
+from mxlogit.integration.marginal import MarginalLikelihood
+from mxlogit.integration.settings import IntegrationSettings
 from mxlogit.integration.simulated_likelihood import SimulatedLikelihood
-from mxlogit.integration.tastes import PolishedTastes
+from mxlogit.integration.tastes import ImportanceTastes
 from mxlogit.simulate import simulate_choices, simulate_published_study
 
 pytestmark = pytest.mark.filterwarnings("ignore::mxlogit.ConvergenceWarning")
@@ -88,10 +89,10 @@ def integrals(model, panel):
     """All that a pass adds up, and every person's tastes."""
     population = model.space.constrain(torch.linspace(-0.4, 0.4, model.space.size, dtype=torch.float64))
     marginal = MarginalLikelihood(People.gather(panel), model.space, model.mixing, 3)
-    sweep = Sweep(32, 8, 1, 30, settled=1e-12)
+    sweep = IntegrationSettings(32, 8, 1, 30, settled=1e-12)
     result = marginal.sweep(population, sweep)
     each = marginal.log_prob_people(population, marginal.propose(population, sweep))
-    mean, deviation = PolishedTastes(model, 3, 8).moments(panel, population)
+    mean, deviation = ImportanceTastes(model, 3, 8).moments(panel, population)
     return {
         "log likelihood": torch.tensor(result.value.log_likelihood),
         "people": each,

@@ -16,7 +16,7 @@ from mxlogit import ChoiceData, ChoiceDataError, ChoiceDataWarning, Specificatio
 from mxlogit.execution.division import count_ambiguous, count_relabelled, share_people
 from mxlogit.execution.identity import agree_on, describe_differences, digest_data, digest_people
 from mxlogit.execution.people import People
-from mxlogit.execution.processes import Team
+from mxlogit.execution.processes import Communicator
 from mxlogit.execution.shard_panels import StreamedPanels
 from mxlogit.model.differences import difference_panels
 
@@ -125,7 +125,7 @@ def test_differences_are_named_with_values_that_can_be_read():
 # -- who has what among processes -----------------------------------------------------------------
 
 
-class Together(Team):
+class Together(Communicator):
     """One of several processes, which are threads here."""
 
     def __init__(self, rank, size, barrier, table):
@@ -210,7 +210,7 @@ def test_one_person_in_two_processes_among_unlike_ones_is_found():
 
 def test_a_person_alone_is_no_team():
     data = make_data()
-    assert share_people(data, Team(), torch.float64) is data
+    assert share_people(data, Communicator(), torch.float64) is data
 
 
 def test_the_same_people_under_other_labels_are_counted():
@@ -222,7 +222,7 @@ def test_the_same_people_under_other_labels_are_counted():
     assert count_relabelled([alike, alike]) == 0
 
 
-class Two(Team):
+class Two(Communicator):
     """This process and another, which has other facts."""
 
     size = 2

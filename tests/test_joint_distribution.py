@@ -15,7 +15,7 @@ from mxlogit import ChoiceData
 from mxlogit.inference.mcmc.numpyro_nuts import arrays, check_numpyro, program
 from mxlogit.inference.mcmc.pyro_nuts import site_values
 from mxlogit.model.differences import difference_panels
-from mxlogit.model.parameters import Population
+from mxlogit.model.parameters import PopulationParameters
 from mxlogit.model.pyro_program import mixed_logit
 from mxlogit.sampling.chains import Noise, State
 from mxlogit.sampling.covariance import HuangWand, InverseWishart
@@ -36,7 +36,7 @@ def choose(model, population, xi, attributes, generator):
 
 def first(population):
     """The population of the first chain."""
-    return Population(population.fixed[0], population.location[0], population.scale_tril[0])
+    return PopulationParameters(population.fixed[0], population.location[0], population.scale_tril[0])
 
 
 def assert_same_moments(known, found):
@@ -57,7 +57,7 @@ def test_joint_distribution(families, settings):
     model, n, t, j = model_of(families=families), 5, 3, 3
     generator = torch.Generator().manual_seed(12)
     attributes = torch.randn(n, t, j, 3, generator=generator, dtype=torch.float64)
-    middle = Population(torch.zeros(1).double(), torch.zeros(2).double(), 0.5 * torch.eye(2).double())
+    middle = PopulationParameters(torch.zeros(1).double(), torch.zeros(2).double(), 0.5 * torch.eye(2).double())
     noise = Noise(31, 1)
     known = summaries(prior_populations(model, settings, 20_000, Noise(8, 20_000)))
     population, xi = prior_populations(model, settings, 1, noise), noise.normal(2, n, like=attributes)
@@ -144,7 +144,7 @@ def test_joint_distribution_of_nuts(families, transition, iterations):
         panel = difference_panels(choose(model, population, xi, attributes, generator))
         sites = move({**site_values(model, first(population)), "xi": xi[0].T}, panel, i)
         moved = model.space.assemble(sites["fixed"], sites["location"], sites["scale"], [sites["correlation_0"]])
-        population = Population(moved.fixed[None], moved.location[None], moved.scale_tril[None])
+        population = PopulationParameters(moved.fixed[None], moved.location[None], moved.scale_tril[None])
         xi = sites["xi"].T[None]
         visited.append(summaries(population))
     assert_same_moments(known, torch.cat(visited))

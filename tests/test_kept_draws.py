@@ -9,14 +9,15 @@ from oracles import marginal_of
 from mxlogit import VI, MixedLogit, datasets
 from mxlogit.execution.people import People
 from mxlogit.integration.expansion import Remainder, fixed_derivatives, index_pairs
-from mxlogit.integration.kept_draws import KeptDraws, can_keep, log_tilted_integral
+from mxlogit.integration.kept_draws import FixedTasteDraws, log_tilted_integral, supports_fixed_draws
 from mxlogit.integration.laplace import drawn_utility, polish
-from mxlogit.integration.marginal import MarginalLikelihood, Sweep
+from mxlogit.integration.marginal import MarginalLikelihood
+from mxlogit.integration.settings import IntegrationSettings
 from mxlogit.model.likelihood import compute_odds
 from mxlogit.model.mixing import Mixing
-from mxlogit.model.parameters import ParameterSpace, Population
+from mxlogit.model.parameters import ParameterSpace, PopulationParameters
 
-SWEEP = Sweep(draws=256, tail=8, key=3, polish=8)
+SWEEP = IntegrationSettings(draws=256, tail=8, key=3, polish=8)
 MODELS = {
     "mixed": (ParameterSpace(("a", "b"), ("c", "d", "e"), ((0, 2), (1,))), Mixing(["normal", "lognormal", "normal"])),
     "no fixed ones": (ParameterSpace((), tuple("abcde"), ((0, 1, 2, 3, 4),)), Mixing(["normal"] * 5)),
@@ -38,7 +39,7 @@ def case(request, panel, generator):
 def test_at_the_anchor_it_is_a_sweep(case):
     marginal, vector = case
     population = marginal.space.constrain(vector)
-    kept = KeptDraws(marginal, population, SWEEP)
+    kept = FixedTasteDraws(marginal, population, SWEEP)
     expected = marginal.measure(population, SWEEP, remember=False).log_likelihood
     value, variance = kept.log_likelihood(vector[None])
     torch.testing.assert_close(float(value), expected, rtol=1e-10, atol=0.0)
@@ -48,10 +49,10 @@ def test_at_the_anchor_it_is_a_sweep(case):
 def test_nearby_it_is_as_exact_as_it_says(case, generator):
     """Against sweeps of 16,384 draws there."""
     marginal, vector = case
-    kept = KeptDraws(marginal, marginal.space.constrain(vector), SWEEP)
+    kept = FixedTasteDraws(marginal, marginal.space.constrain(vector), SWEEP)
     vectors = vector + 0.15 * torch.randn(6, len(vector), generator=generator, dtype=torch.float64)
     value, variance = kept.log_likelihood(vectors)
-    fine = Sweep(16_384, 8, 4, 8)
+    fine = IntegrationSettings(16_384, 8, 4, 8)
     exact = [marginal.measure(marginal.space.constrain(v), fine, remember=False).log_likelihood for v in vectors]
     at_anchor = marginal.measure(marginal.space.constrain(vector), fine, remember=False).log_likelihood
     change = value - kept.log_likelihood(vector[None])[0]
@@ -70,10 +71,10 @@ def test_few_draws_have_no_bias_in_fixed_coefficients():
     center = est.result_.center
     vector = marginal.space.unconstrain(center)
     moves = 0.023 * torch.eye(len(vector), dtype=torch.float64)[0] * torch.tensor([[0.0], [1.0], [-1.0]]).double()
-    fine = Sweep(4_096, 8, 4, 20, vary=2)
+    fine = IntegrationSettings(4_096, 8, 4, 20, vary=2)
     exact = [marginal.measure(marginal.space.constrain(vector + move), fine).log_likelihood for move in moves]
     for key in (1, 2, 3):
-        kept = KeptDraws(marginal, center, Sweep(64, 8, key, 20, vary=2))
+        kept = FixedTasteDraws(marginal, center, IntegrationSettings(64, 8, key, 20, vary=2))
         value, _ = kept.log_likelihood(vector + moves)
         bend = float(value[1] + value[2] - 2.0 * value[0])
         assert bend == pytest.approx(exact[1] + exact[2] - 2.0 * exact[0], rel=0.1)
@@ -81,7 +82,7 @@ def test_few_draws_have_no_bias_in_fixed_coefficients():
 
 def test_gradients_are_those_of_the_values(case, generator):
     marginal, vector = case
-    kept = KeptDraws(marginal, marginal.space.constrain(vector), SWEEP)
+    kept = FixedTasteDraws(marginal, marginal.space.constrain(vector), SWEEP)
     vectors = vector + 0.2 * torch.randn(3, len(vector), generator=generator, dtype=torch.float64)
     step = 1e-5
     moves = step * torch.eye(len(vector), dtype=torch.float64)
@@ -92,7 +93,7 @@ def test_gradients_are_those_of_the_values(case, generator):
 
 def test_far_away_nothing_overflows(case):
     marginal, vector = case
-    kept = KeptDraws(marginal, marginal.space.constrain(vector), SWEEP)
+    kept = FixedTasteDraws(marginal, marginal.space.constrain(vector), SWEEP)
     far = vector + 40.0 * torch.eye(len(vector), dtype=torch.float64)[marginal.space.n_fixed :][:1]
     value, variance = kept.log_likelihood(far)
     assert bool(torch.isfinite(value).all())
@@ -107,11 +108,11 @@ def test_where_draws_cannot_be_kept(panel):
         return MarginalLikelihood(people, space, mixing, seed=5)
 
     space, mixing = MODELS["mixed"]
-    assert can_keep(marginal(space, mixing), 64)
-    assert not can_keep(marginal(space, mixing), 1_000_000)
-    assert not can_keep(marginal(ParameterSpace(tuple("abcde"), (), ()), Mixing([])), 64)
-    assert not can_keep(marginal(space, Mixing(["normal", "truncated_normal", "normal"])), 64)
-    assert not can_keep(marginal(space, Mixing(["normal"] * 3, scale_position=0)), 64)
+    assert supports_fixed_draws(marginal(space, mixing), 64)
+    assert not supports_fixed_draws(marginal(space, mixing), 1_000_000)
+    assert not supports_fixed_draws(marginal(ParameterSpace(tuple("abcde"), (), ()), Mixing([])), 64)
+    assert not supports_fixed_draws(marginal(space, Mixing(["normal", "truncated_normal", "normal"])), 64)
+    assert not supports_fixed_draws(marginal(space, Mixing(["normal"] * 3, scale_position=0)), 64)
 
 
 def test_tilted_gaussian_against_dense_algebra(panel, generator):
@@ -144,7 +145,7 @@ def fixed_case(request, panel, generator):
     tastes = torch.randn(len(panel), 3, 4, generator=generator, dtype=torch.float64)
 
     def log_prob(fixed):
-        moved = Population(fixed, population.location, population.scale_tril)
+        moved = PopulationParameters(fixed, population.location, population.scale_tril)
         return compute_odds(drawn_utility(tastes, moved, panel, mixing), panel).log_prob
 
     return population, tastes, mixing, log_prob

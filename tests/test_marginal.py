@@ -14,13 +14,14 @@ from mxlogit.draws.jackknife import Jackknife
 from mxlogit.execution.people import People
 from mxlogit.inference.vi.newton import without_noise
 from mxlogit.integration.laplace import follow, polish
-from mxlogit.integration.marginal import MarginalLikelihood, Sweep
-from mxlogit.integration.variational import vary
+from mxlogit.integration.marginal import MarginalLikelihood
+from mxlogit.integration.settings import IntegrationSettings
+from mxlogit.integration.variational import refine_gaussian
 from mxlogit.model.differences import difference_panels
 from mxlogit.model.likelihood import panel_log_prob
-from mxlogit.model.mixed_logit import PanelModel
+from mxlogit.model.mixed_logit import MixedLogitModel
 from mxlogit.model.mixing import FAMILIES, Mixing
-from mxlogit.model.parameters import ParameterSpace, Population
+from mxlogit.model.parameters import ParameterSpace, PopulationParameters
 from mxlogit.model.priors import Priors, resolve_priors
 
 # Importance noise of 262,144 draws on five people (about five standard errors of the worst family).
@@ -44,7 +45,7 @@ def test_quadrature_of_one_random_coefficient(panel, family):
     """One random coefficient: the integral by a 4,001-point rule on the latent normal."""
     space = ParameterSpace(("a", "b", "c", "d"), ("e",), ((0,),))
     fixed = torch.tensor([0.5, -0.4, 0.2, 0.1], dtype=torch.float64)
-    population = Population(fixed, torch.tensor([0.6]).double(), torch.tensor([[0.9]]).double())
+    population = PopulationParameters(fixed, torch.tensor([0.6]).double(), torch.tensor([[0.9]]).double())
     mixing = Mixing([family])
     z = torch.linspace(-8, 8, 4001, dtype=torch.float64)
     latent = (0.6 + 0.9 * z)[:, None]
@@ -52,7 +53,7 @@ def test_quadrature_of_one_random_coefficient(panel, family):
     beta = torch.cat([fixed.expand(4001, 4), taste], 1)[:, None].expand(4001, 5, 5)
     log_weight = (-0.5 * z.square()).log_softmax(0)
     expected = (panel_log_prob(beta, panel) + log_weight[:, None]).logsumexp(0)
-    got = value(marginal_of(panel, space, [family]), population, Sweep(262_144, 8, 1, 30))
+    got = value(marginal_of(panel, space, [family]), population, IntegrationSettings(262_144, 8, 1, 30))
     torch.testing.assert_close(got, expected, atol=NOISE, rtol=0)
 
 
@@ -69,7 +70,7 @@ def test_quadrature_of_one_random_coefficient(panel, family):
 def test_score_by_finite_differences(panel, space, families, generator, pathwise):
     """The score of the marginal likelihood equals differences of its value along relative moves."""
     marginal, population = marginal_of(panel, space, families), population_of(space, generator)
-    sweep, h = Sweep(65_536, 8, 1, 30, settled=1e-12, pathwise=pathwise), 1e-2
+    sweep, h = IntegrationSettings(65_536, 8, 1, 30, settled=1e-12, pathwise=pathwise), 1e-2
     score = marginal.sweep(population, sweep).score
     for i, step in enumerate(h * torch.eye(space.size, dtype=torch.float64)):
         up, down = (float(value(marginal, space.move(population, s), sweep) @ panel.weights) for s in (step, -step))
@@ -89,8 +90,8 @@ def test_information_by_finite_differences(panel, space, generator, families, pa
     marginal, population = marginal_of(panel, space, families), population_of(space, generator)
     mixing = Mixing(families)
     prior = resolve_priors(Priors(), mixing, space.n_fixed, [1.0] * 5)
-    model = PanelModel(space, mixing, prior, torch.ones(5, dtype=torch.float64))
-    sweep, h = Sweep(65_536, 8, 1, 30, pathwise=pathwise), 0.1
+    model = MixedLogitModel(space, mixing, prior, torch.ones(5, dtype=torch.float64))
+    sweep, h = IntegrationSettings(65_536, 8, 1, 30, pathwise=pathwise), 0.1
     information = marginal.information(model, population, sweep)
     centre = float(value(marginal, population, sweep) @ panel.weights)
     for direction in torch.randn(6, space.size, generator=generator, dtype=torch.float64):
@@ -104,11 +105,11 @@ def test_information_by_finite_differences(panel, space, generator, families, pa
 
 def test_zero_variance_equals_the_multinomial_logit(panel, space, generator):
     population = population_of(space, generator)
-    tiny = Population(population.fixed, population.location, 1e-7 * population.scale_tril)
+    tiny = PopulationParameters(population.fixed, population.location, 1e-7 * population.scale_tril)
     marginal = marginal_of(panel, space, ["normal"] * 3)
     beta = torch.cat([tiny.fixed, tiny.location]).expand(5, 5)
     torch.testing.assert_close(
-        value(marginal, tiny, Sweep(64, 8, 1, 5)), panel_log_prob(beta, panel), atol=1e-5, rtol=0
+        value(marginal, tiny, IntegrationSettings(64, 8, 1, 5)), panel_log_prob(beta, panel), atol=1e-5, rtol=0
     )
 
 
@@ -117,7 +118,7 @@ def test_singular_covariance_cannot_break_the_polish(panel, space, generator):
     tril = population.scale_tril.clone()
     tril[2, 2] = 0.0
     tril *= 1e4
-    singular = Population(population.fixed, population.location, tril)
+    singular = PopulationParameters(population.fixed, population.location, tril)
     factor = polish(torch.zeros(5, 3, dtype=torch.float64), singular, panel, Mixing(["normal"] * 3), 50)
     assert torch.isfinite(factor.mean).all()
     assert torch.isfinite(factor.log_det).all()
@@ -156,14 +157,14 @@ def test_weight_two_equals_the_person_twice(data, space, generator):
     from mxlogit.model.differences import difference_panels
 
     population = population_of(space, generator)
-    tiny = Population(population.fixed, population.location, 1e-7 * population.scale_tril)
+    tiny = PopulationParameters(population.fixed, population.location, 1e-7 * population.scale_tril)
     twice = data.take(torch.tensor([0, 1, 1, 2, 3, 4]))
     weights = data.weights.clone()
     weights[1] = 1.0
-    once = marginal_of(difference_panels(data), space, ["normal"] * 3).sweep(tiny, Sweep(16, 8, 1, 5))
+    once = marginal_of(difference_panels(data), space, ["normal"] * 3).sweep(tiny, IntegrationSettings(16, 8, 1, 5))
     listed = difference_panels(twice)
     listed = replace(listed, weights=weights[[0, 1, 1, 2, 3, 4]])
-    doubled = marginal_of(listed, space, ["normal"] * 3).sweep(tiny, Sweep(16, 8, 1, 5))
+    doubled = marginal_of(listed, space, ["normal"] * 3).sweep(tiny, IntegrationSettings(16, 8, 1, 5))
     assert once.value.log_likelihood == pytest.approx(doubled.value.log_likelihood, abs=1e-6)
     torch.testing.assert_close(once.score, doubled.score, atol=1e-4, rtol=0)
 
@@ -171,7 +172,7 @@ def test_weight_two_equals_the_person_twice(data, space, generator):
 @pytest.mark.parametrize("largest", [1, 2, 3])
 def test_chunks_do_not_matter(panel, space, generator, monkeypatch, largest):
     """A person's draws depend on its place alone."""
-    population, sweep = population_of(space, generator), Sweep(16, 8, 1, 30)
+    population, sweep = population_of(space, generator), IntegrationSettings(16, 8, 1, 30)
     whole = marginal_of(panel, space, ["normal"] * 3).sweep(population, sweep)
     monkeypatch.setattr("mxlogit.choices.chunks._MOST_PEOPLE", {"cpu": largest})
     parts = marginal_of(panel, space, ["normal"] * 3).sweep(population, sweep)
@@ -183,7 +184,9 @@ def test_chunks_do_not_matter(panel, space, generator, monkeypatch, largest):
 def test_same_key_same_draws(panel, space, generator):
     population = population_of(space, generator)
     marginal = marginal_of(panel, space, ["normal"] * 3)
-    one, two, other = (value(marginal, population, Sweep(16, 8, key, 30, settled=1e-20)) for key in (1, 1, 2))
+    one, two, other = (
+        value(marginal, population, IntegrationSettings(16, 8, key, 30, settled=1e-20)) for key in (1, 1, 2)
+    )
     torch.testing.assert_close(one, two, atol=1e-9, rtol=0)
     assert float((one - other).abs().max()) > 1e-6
 
@@ -228,7 +231,9 @@ def test_control_variates_make_a_gaussian_posterior_exact(space, generator):
 
     values = torch.zeros(5, 4, 5, dtype=torch.float64)
     panel = PanelDifferences.regular(values, 1)
-    result = marginal_of(panel, space, ["normal"] * 3).sweep(population_of(space, generator), Sweep(16, 8, 1, 2))
+    result = marginal_of(panel, space, ["normal"] * 3).sweep(
+        population_of(space, generator), IntegrationSettings(16, 8, 1, 2)
+    )
     assert result.value.log_likelihood == pytest.approx(5 * 4 * math.log(0.5), abs=1e-10)
     np.testing.assert_allclose(result.score.numpy(), 0.0, atol=1e-10)
 
@@ -241,10 +246,10 @@ def test_two_newton_steps_leave_hardly_a_gap_on_the_published_design():
     study = simulate_published_study(500, 10, 1)
     space = ParameterSpace(("f1", "f2", "f3"), ("r1", "r2", "r3", "r4", "r5"), (tuple(range(5)),))
     tril = torch.linalg.cholesky(torch.from_numpy(study.covariance))
-    truth = Population(torch.from_numpy(study.fixed), torch.from_numpy(study.location), tril)
+    truth = PopulationParameters(torch.from_numpy(study.fixed), torch.from_numpy(study.location), tril)
     marginal = MarginalLikelihood(People.gather(difference_panels(study.data)), space, Mixing(["normal"] * 5), seed=1)
-    two = marginal.sweep(truth, Sweep(64, None, 1, 2, defensive=False), remember=False)
-    many = marginal.sweep(truth, Sweep(64, None, 1, 30, defensive=False), remember=False)
+    two = marginal.sweep(truth, IntegrationSettings(64, None, 1, 2, defensive=False), remember=False)
+    many = marginal.sweep(truth, IntegrationSettings(64, None, 1, 30, defensive=False), remember=False)
     assert two.value.ess > 0.98
     assert many.value.elbo - two.value.elbo < 0.001 * 500
 
@@ -254,7 +259,7 @@ def test_variational_steps_find_the_best_gaussian(panel, space, generator):
     population, mixing = population_of(space, generator, 0.8), Mixing(["normal"] * 3)
     start = polish(torch.zeros(5, 3, dtype=torch.float64), population, panel, mixing, 60)
     points = DrawScheme((5,), 65_536, 3, None, defensive=False).points(0, 5, start.mean).points
-    factor = vary(start, points, population, panel, mixing, 60)
+    factor = refine_gaussian(start, points, population, panel, mixing, 60)
     xi = (factor.mean[..., None] + factor.root @ points).mT.contiguous().requires_grad_()
     latent = population.location + xi @ population.scale_tril.T
     beta = torch.cat([population.fixed.expand(*latent.shape[:2], -1), latent], -1).transpose(0, 1)
@@ -276,10 +281,10 @@ def test_variational_steps_even_out_weights():
     values = 1.5 * torch.randn(200, 12, 12, generator=generator, dtype=torch.float64)
     panel = PanelDifferences.regular(values, 3)
     space = ParameterSpace((), tuple(f"z{i}" for i in range(12)), (tuple(range(12)),))
-    population = Population(values.new_zeros(0), values.new_zeros(12), torch.eye(12).double())
+    population = PopulationParameters(values.new_zeros(0), values.new_zeros(12), torch.eye(12).double())
     marginal = marginal_of(panel, space, ["normal"] * 12)
-    plain = marginal.measure(population, Sweep(1024, 8, 1, 30))
-    varied = marginal.measure(population, Sweep(1024, 8, 1, 30, vary=2))
+    plain = marginal.measure(population, IntegrationSettings(1024, 8, 1, 30))
+    varied = marginal.measure(population, IntegrationSettings(1024, 8, 1, 30, vary=2))
     assert varied.ess > 1.3 * plain.ess
     assert varied.elbo > plain.elbo + 10.0
     assert varied.log_likelihood == pytest.approx(plain.log_likelihood, abs=4 * plain.variance**0.5)
@@ -290,9 +295,11 @@ def test_effect_of_draws(panel, space, generator, families):
     """Its mean is the difference of scores with few and with many draws; its noise that of scores with few."""
     population = population_of(space, generator)
     marginal = marginal_of(replace(panel, weights=torch.ones(5).double()), space, families)
-    few = [marginal.sweep(population, Sweep(16, 8, 1000 + key, 30)) for key in range(300)]
-    many = [marginal.sweep(population, Sweep(64, 8, 5000 + key, 30)) for key in range(300)]
-    effects = [marginal.effect_of_draws(population, Sweep(16, 8, 9000 + 10 * key, 30), 4) for key in range(300)]
+    few = [marginal.sweep(population, IntegrationSettings(16, 8, 1000 + key, 30)) for key in range(300)]
+    many = [marginal.sweep(population, IntegrationSettings(64, 8, 5000 + key, 30)) for key in range(300)]
+    effects = [
+        marginal.effect_of_draws(population, IntegrationSettings(16, 8, 9000 + 10 * key, 30), 4) for key in range(300)
+    ]
     found = torch.stack([e.score for e in effects])
     gap = torch.stack([r.score for r in many]) - torch.stack([r.score for r in few])
     error = (gap.var(0) / 300 + found.var(0) / 300).sqrt()
@@ -329,7 +336,7 @@ def test_padding_does_not_matter(generator, monkeypatch):
     assert sum(piece.values.numel() for _, piece in pieces) < 0.7 * padded_panel.values.numel()
     space = ParameterSpace(("f1", "f2", "f3"), ("r1", "r2", "r3", "r4", "r5"), (tuple(range(5)),))
     population = population_of(space, generator)
-    sweep = Sweep(16, 8, 1, 30, vary=1)
+    sweep = IntegrationSettings(16, 8, 1, 30, vary=1)
     found = marginal_of(panel, space, ["normal"] * 5)
     whole = marginal_of(padded_panel, space, ["normal"] * 5)
     monkeypatch.setattr("mxlogit.choices.chunks._MOST_PEOPLE", {"cpu": 150})
@@ -353,13 +360,13 @@ def test_full_panels_stay_in_order(data):
 def test_variational_steps_end_where_slopes_leave_the_numbers(generator):
     """A lognormal with a standard deviation of 150 and choices to match, in single precision: factors stay finite."""
     n, mixing, like = 100, Mixing(["lognormal", "normal"]), torch.zeros(1)
-    wide = Population(torch.zeros(0), torch.tensor([0.8, -0.7]), torch.tensor([[150.0, 0.0], [0.5, 0.8]]))
+    wide = PopulationParameters(torch.zeros(0), torch.tensor([0.8, -0.7]), torch.tensor([[150.0, 0.0], [0.5, 0.8]]))
     attributes = torch.randn(n, 6, 3, 2, generator=generator, dtype=torch.float64)
     latent = wide.location + torch.randn(n, 2, generator=generator) @ wide.scale_tril.T
     tastes = torch.stack([latent[:, 0].double().exp(), latent[:, 1].double()], 1)
     chosen = torch.einsum("ntjk,nk->ntj", attributes, tastes).argmax(-1)
     panel = difference_panels(ChoiceData.from_arrays(attributes, chosen, names=["a", "b"])).to(torch.float32)
     points = DrawScheme((5,), 64, 2, None, defensive=False).points(0, n, like).points
-    factor = vary(polish(torch.zeros(n, 2), wide, panel, mixing, 30), points, wide, panel, mixing, 4)
+    factor = refine_gaussian(polish(torch.zeros(n, 2), wide, panel, mixing, 30), points, wide, panel, mixing, 4)
     assert bool(torch.isfinite(factor.mean).all() & torch.isfinite(factor.root).all())
     assert bool(torch.isfinite(factor.log_det).all() & torch.isfinite(factor.precision_tril).all())

@@ -182,13 +182,14 @@ def test_encoder_bound_is_log_joint_less_log_density_of_torch(model, panel, guid
 
 
 def test_encoder_bound_is_below_the_marginal_likelihood(model, panel, guide):
-    from mxlogit.integration.marginal import MarginalLikelihood, Sweep
+    from mxlogit.integration.marginal import MarginalLikelihood
+    from mxlogit.integration.settings import IntegrationSettings
 
     population = model.space.constrain(guide.population_factor().mean.detach())
     with torch.no_grad():
         bounds = torch.stack([guide.encoder_bound(population, panel) for _ in range(400)])
     marginal = MarginalLikelihood(People.gather(panel), model.space, model.mixing, 1)
-    value = marginal.sweep(population, Sweep(4096, 8, 1, 30)).value.log_likelihood
+    value = marginal.sweep(population, IntegrationSettings(4096, 8, 1, 30)).value.log_likelihood
     assert float(bounds.mean()) < value
     assert float(bounds.mean()) > value - 5.0
 

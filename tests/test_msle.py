@@ -26,7 +26,7 @@ from mxlogit import (
 from mxlogit.draws.simulation import SCHEMES
 from mxlogit.inference.msle import engine as msle_module
 from mxlogit.integration.simulated_likelihood import SimulatedLikelihood
-from mxlogit.model.parameters import Population
+from mxlogit.model.parameters import PopulationParameters
 from mxlogit.simulate import simulate_choices
 
 ELECTRICITY = ["pf", "cl", "loc", "wk", "tod", "seas"]
@@ -121,11 +121,11 @@ def test_contract_of_the_result(est, frame):
 
 
 def test_conditional_tastes_agree_with_importance_weights(est):
-    from mxlogit.integration.tastes import PolishedTastes
+    from mxlogit.integration.tastes import ImportanceTastes
     from mxlogit.results.people import taste_moments
 
     fitted = est._fitted
-    exact, _ = PolishedTastes(fitted.model, 1, 8, draws=2048).moments(fitted.panel, est.result_.center)
+    exact, _ = ImportanceTastes(fitted.model, 1, 8, draws=2048).moments(fitted.panel, est.result_.center)
     simulated = taste_moments(fitted.model, est.result_, fitted.seen(fitted.decision_makers))
     scale = simulated.deviation.mean()
     assert float((simulated.mean - exact).square().mean().sqrt()) < 0.15 * float(scale)
@@ -179,7 +179,7 @@ def test_with_antithetic_draws_mirrored_starts_end_at_one_answer(frame, monkeypa
 
     def mirrored(model, logit):
         start = original(model, logit)
-        return Population(start.fixed, start.location, -start.scale_tril)
+        return PopulationParameters(start.fixed, start.location, -start.scale_tril)
 
     monkeypatch.setattr(msle_module, "start_population", mirrored)
     other = make(antithetic=True, n_draws=100).fit(frame)

@@ -19,8 +19,9 @@ from mxlogit.execution.people import People
 from mxlogit.guide.population import GaussianFactor
 from mxlogit.inference.vi.information import PRECISE, observed_information, whitened
 from mxlogit.inference.vi.posterior import Anchor, AnchoredTarget, check_gaussian
-from mxlogit.integration.marginal import MarginalLikelihood, Sweep
+from mxlogit.integration.marginal import MarginalLikelihood
 from mxlogit.integration.path_draws import PathDraws
+from mxlogit.integration.settings import IntegrationSettings
 from mxlogit.simulate import simulate_choices
 
 LOWEST, HIGHEST = 0.95, 1.06
@@ -98,7 +99,7 @@ def rough(situations: int):
     est = fit(3_000, situations, 1, draws=16, correct=False)
     model, population = est._fitted.model, est.result_.center
     marginal = MarginalLikelihood(People.gather(est._fitted.panel), model.space, model.mixing, 3)
-    marginal.sweep(population, Sweep(16, 8, 1, 20))
+    marginal.sweep(population, IntegrationSettings(16, 8, 1, 20))
     return model, marginal, population, Quadrature(*first_people(3_000, situations, 1))
 
 
@@ -120,7 +121,7 @@ def test_information_from_the_draws_that_the_engine_takes(situations, pathwise):
     """Within six times the precision that is asked for; 64 draws by Louis' identity alone: 50 per cent, one choice."""
     model, marginal, population, quadrature = rough(situations)
     expected = exact_information(quadrature, model, population)
-    sweep = Sweep(16, 8, 100, 4, pathwise=pathwise)
+    sweep = IntegrationSettings(16, 8, 100, 4, pathwise=pathwise)
     curvature = marginal.sweep(population, sweep).outer
     found = observed_information(model, marginal, population, sweep, curvature, PRECISE)
     error = whitened(found - expected, expected)
@@ -130,7 +131,7 @@ def test_information_from_the_draws_that_the_engine_takes(situations, pathwise):
 def test_gradients_on_paths_are_those_of_the_values():
     model, marginal, population, quadrature = rough(1)
     vector = model.space.unconstrain(population)
-    kept = PathDraws(model, marginal, population, Sweep(256, 8, 5, 4, pathwise=True), vector[None])
+    kept = PathDraws(model, marginal, population, IntegrationSettings(256, 8, 5, 4, pathwise=True), vector[None])
     for move in (torch.tensor([0.1, 0.0]).double(), torch.tensor([0.0, 0.3]).double()):
         (up, down), _ = kept.log_likelihood(torch.stack([vector + 1e-2 * move, vector - 1e-2 * move]))
         assert float(kept.gradients(vector[None])[0] @ move) == pytest.approx(float(up - down) / 0.02, abs=0.05)
@@ -142,7 +143,7 @@ def test_gradients_on_paths_are_those_of_the_values():
 def test_the_check_sees_a_gaussian_that_is_too_narrow():
     """On a part of the people the target is matched to the Gaussian; the check must not be shown that."""
     model, marginal, population, quadrature = rough(1)
-    sweep = Sweep(256, 8, 5, 4, pathwise=True)
+    sweep = IntegrationSettings(256, 8, 5, 4, pathwise=True)
     jacobian = model.space.relative_jacobian(population)
     prior = model.log_prior_in_moves(population)
     curvature = exact_information(quadrature, model, population) - prior.hessian

@@ -20,14 +20,15 @@ from mxlogit.choices.rows import pad_rows, rows_of_arrays
 from mxlogit.choices.runs import first_places, places_of_runs
 from mxlogit.execution.people import People
 from mxlogit.guide.encoder import PublishedEncoder
-from mxlogit.integration.marginal import MarginalLikelihood, Sweep
+from mxlogit.integration.marginal import MarginalLikelihood
+from mxlogit.integration.settings import IntegrationSettings
 from mxlogit.model.dense_panels import PanelDifferences
 from mxlogit.model.differences import difference_panels
 from mxlogit.model.layouts import Situations, size_classes
 from mxlogit.model.likelihood import panel_derivatives, panel_log_prob
 from mxlogit.model.mixing import Mixing
 from mxlogit.model.panels import RaggedPanels
-from mxlogit.model.parameters import ParameterSpace, Population
+from mxlogit.model.parameters import ParameterSpace, PopulationParameters
 from mxlogit.simulate import simulate_choices
 
 NAMES = ["a", "b", "c"]
@@ -170,8 +171,8 @@ def test_scores_and_information_of_any_shape(name, families):
     data, model = ragged(name), model_of(space, families)
     location = torch.tensor([0.1, -0.2], dtype=torch.float64)
     tril = torch.tensor([[0.5, 0.0], [0.2, 0.4]], dtype=torch.float64)
-    population = Population(torch.tensor([0.3], dtype=torch.float64), location, tril)
-    sweep = Sweep(16, 8, 3, 20, vary=1)
+    population = PopulationParameters(torch.tensor([0.3], dtype=torch.float64), location, tril)
+    sweep = IntegrationSettings(16, 8, 3, 20, vary=1)
     found = []
 
     def information_of(marginal):
@@ -410,6 +411,6 @@ def test_the_published_network_serves_panels_of_any_shape():
     assert np.isfinite(est.individual_coefficients(ragged("singles"))).all(axis=None)
     with torch.random.fork_rng(devices=[]):
         network = PublishedEncoder(3, 2 * 4)
-    population = Population(torch.zeros(0), torch.zeros(3), torch.eye(3))
+    population = PopulationParameters(torch.zeros(0), torch.zeros(3), torch.eye(3))
     with pytest.raises(SpecificationError, match="up to 3 alternatives, as in the data of the fit; got 150"):
         network(population, difference_panels(data, [0, 1, 2], torch.float32).dense())

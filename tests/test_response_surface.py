@@ -16,9 +16,10 @@ from mxlogit.execution.people import People
 from mxlogit.guide.population import GaussianFactor
 from mxlogit.inference.vi.response_surface import ResponseSurface, count_terms
 from mxlogit.inference.vi.weighted_draws import PosteriorSampler
-from mxlogit.integration.marginal import MarginalLikelihood, Sweep
+from mxlogit.integration.marginal import MarginalLikelihood
 from mxlogit.integration.path_draws import LatentDraws, PathDraws, WhitenedDraws
-from mxlogit.model.mixed_logit import PanelModel
+from mxlogit.integration.settings import IntegrationSettings
+from mxlogit.model.mixed_logit import MixedLogitModel
 from mxlogit.simulate import simulate_choices
 
 
@@ -161,7 +162,7 @@ def fitted(frame, **options) -> MixedLogit:
 def one_choice():
     frame, _ = simulate_choices(800, 1, 3, random={"z": (0.5, 1.0), "w": (-0.5, 1.0)}, random_state=8)
     est = fitted(frame, random=["z", "w"])
-    model: PanelModel = est._fitted.model
+    model: MixedLogitModel = est._fitted.model
     marginal = MarginalLikelihood(People.gather(est._fitted.panel), model.space, model.mixing, 3)
     return model, marginal, est.result_.center, Quadrature(frame, ["z", "w"], nodes=40)
 
@@ -174,7 +175,7 @@ def quadrature_point(population):
 
 def kind(name, model, marginal, anchor, key, draws=128):
     """Draws of one kind of everybody, in the order of people."""
-    sweep = Sweep(draws, 8, key, 4)
+    sweep = IntegrationSettings(draws, 8, key, 4)
     for proposal in marginal.propose(anchor, sweep, remember=False):
         made = {
             "population": lambda p: WhitenedDraws.from_population(marginal, p, key),
@@ -251,7 +252,7 @@ def test_of_three_kinds_of_draws_each_person_gets_the_one_with_least_noise():
     marginal = MarginalLikelihood(People.gather(est._fitted.panel), model.space, model.mixing, 3)
     vector = model.space.unconstrain(anchor)
     near = vector + 0.2 * torch.randn(8, 5, generator=make_generator(7), dtype=torch.float64)
-    sweep = Sweep(128, 8, 1, 4, pathwise=True)
+    sweep = IntegrationSettings(128, 8, 1, 4, pathwise=True)
     together = float(PathDraws(model, marginal, anchor, sweep, near).log_likelihood(near)[1].median())
     alone = {
         name: float(differences(kind(name, model, marginal, anchor, 1), model, marginal, anchor, near)[1].median())

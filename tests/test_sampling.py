@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 from small_models import PRIORS, SPACE, model_of, panel_of, prior_populations, summaries
 
-from mxlogit.model.parameters import ParameterSpace, Population
+from mxlogit.model.parameters import ParameterSpace, PopulationParameters
 from mxlogit.sampling.chains import ChainLikelihood, Noise, State
 from mxlogit.sampling.covariance import InverseWishart, Scatter, draw_inverse_wishart, resolve_taste_prior
 from mxlogit.sampling.gibbs import GibbsSampler
@@ -43,7 +43,7 @@ def test_centred_draws_keep_the_joint_distribution(settings):
     scatter = Scatter.of(latents)
     location = prior.draw_location(scatter, population.scale_tril, noise)
     tril = prior.draw_covariance(scatter, location, population.scale_tril, noise)
-    after = summaries(Population(population.fixed, location, tril))
+    after = summaries(PopulationParameters(population.fixed, location, tril))
     moved = (after - before).abs().mean(0)
     assert (moved[1:] > 0.05).all()
     for i in range(before.shape[1]):
@@ -60,7 +60,7 @@ def test_without_information_the_posterior_is_the_prior(settings, generator):
     before = summaries(population)
     xi = sampler.noise.normal(2, 4, like=panel.values)
     state = State(population, xi, sampler.likelihood.log_prob(population, xi))
-    middle = Population(torch.zeros(1).double(), torch.zeros(2).double(), 0.5 * torch.eye(2).double())
+    middle = PopulationParameters(torch.zeros(1).double(), torch.zeros(2).double(), 0.5 * torch.eye(2).double())
     sampler.tune(few(state), None, middle)
     sampler.whitened.tril, sampler.whitened.step = 2.0 * torch.eye(6).double(), torch.full((chains,), 0.2).double()
     mean = torch.tensor([0.0, 0.0, 0.0, 0.6, 0.1, 0.6]).double()
@@ -80,7 +80,7 @@ def few(state, count=4):
     """The first chains of a state."""
     population = state.population
     parts = (population.fixed[:count], population.location[:count], population.scale_tril[:count])
-    return State(Population(*parts), state.xi[:count], state.log_prob[:count])
+    return State(PopulationParameters(*parts), state.xi[:count], state.log_prob[:count])
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def alike(generator):
     space = ParameterSpace((), ("a",), ((0,),))
     one = panel_of(1, 4, 2, space, generator)
     many = one.take(torch.zeros(20_000, dtype=torch.int64))
-    population = Population(
+    population = PopulationParameters(
         torch.zeros(1, 0).double(), torch.tensor([[0.4]]).double(), torch.tensor([[[1.5]]]).double()
     )
     likelihood = ChainLikelihood(model_of(space, ("lognormal",)), many)
@@ -103,7 +103,9 @@ def start_at_posterior(alike, noise):
     likelihood, population, grid, weights = alike
     places = torch.searchsorted(weights.cumsum(0), noise.uniform(20_000, like=grid).clamp(max=1.0 - 1e-12)[0])
     xi = grid[places][None, None]
-    reference = Population(torch.zeros(0).double(), torch.tensor([0.1]).double(), torch.tensor([[1.2]]).double())
+    reference = PopulationParameters(
+        torch.zeros(0).double(), torch.tensor([0.1]).double(), torch.tensor([[1.2]]).double()
+    )
     proposal = Proposal.at(Expansion.around(likelihood, reference), population)
     return State(population, xi, likelihood.log_prob(population, xi)), proposal
 
@@ -151,7 +153,7 @@ def test_scores_of_chains(families, generator):
     log_prob, score = likelihood.scores(population, xi)
     torch.testing.assert_close(log_prob, likelihood.log_prob(population, xi))
     for chain in range(3):
-        one = Population(population.fixed[chain], population.location[chain], population.scale_tril[chain])
+        one = PopulationParameters(population.fixed[chain], population.location[chain], population.scale_tril[chain])
 
         def total(vector, chain=chain):
             moved = population_of(SPACE, vector)
@@ -188,7 +190,7 @@ def test_prior_gradient_in_coordinates(model):
 
 def sampler_after(model, panel, chains, iterations=6):
     sampler = GibbsSampler(model, panel, chains, 3)
-    middle = Population(torch.zeros(1).double(), torch.zeros(2).double(), 0.7 * torch.eye(2).double())
+    middle = PopulationParameters(torch.zeros(1).double(), torch.zeros(2).double(), 0.7 * torch.eye(2).double())
     state = sampler.start(middle, 0.2)
     sampler.tune(few(state, 2), None, middle)
     sampler.whitened.step = torch.full((chains,), 0.5).double()

@@ -119,7 +119,8 @@ def test_sobol_noise_has_less_variance(objective):
 def test_bound_of_the_population_tends_to_the_marginal_posterior(model, panel):
     """With a q(theta) that is almost a point, the bound is the log posterior there plus its own entropy."""
     from mxlogit.execution.people import People
-    from mxlogit.integration.marginal import MarginalLikelihood, Sweep
+    from mxlogit.integration.marginal import MarginalLikelihood
+    from mxlogit.integration.settings import IntegrationSettings
 
     mean = torch.linspace(-0.3, 0.3, model.space.size, dtype=torch.float64)
     tiny = GaussianFactor(mean, 1e-6 * torch.eye(len(mean), dtype=torch.float64))
@@ -128,7 +129,9 @@ def test_bound_of_the_population_tends_to_the_marginal_posterior(model, panel):
     bound = -float(objective.freeze(1, objective.vector()).values(objective.vector()).mean())
     marginal = MarginalLikelihood(People.gather(panel), model.space, model.mixing, 1)
     population = model.space.constrain(mean)
-    expected = marginal.measure(population, Sweep(8_192, 8, 1, 30)).log_likelihood + float(model.log_prior(mean))
+    expected = marginal.measure(population, IntegrationSettings(8_192, 8, 1, 30)).log_likelihood + float(
+        model.log_prior(mean)
+    )
     entropy = len(mean) * (0.5 * math.log(2.0 * math.pi) + math.log(1e-6))
     assert bound - entropy - 0.5 * len(mean) == pytest.approx(expected, abs=0.1)
 

@@ -309,7 +309,9 @@ def test_chains_that_time_ended_go_on_from_their_file(frame, tmp_path):
     assert not path.exists()
 
 
-@pytest.mark.parametrize("settings", [VI(), SVI(), DADVI(), MSLE(), MCMC(), Training(), Encoder(), SBP()], ids=lambda x: type(x).__name__)
+@pytest.mark.parametrize(
+    "settings", [VI(), SVI(), DADVI(), MSLE(), MCMC(), Training(), Encoder(), SBP()], ids=lambda x: type(x).__name__
+)
 def test_every_setting_has_a_rule(settings):
     """A table per class; `SVI(sbp=)` and `Encoder(covariance=)` are checked by what they mean."""
     rules = importlib.import_module(type(settings).__module__)._RULES

@@ -9,7 +9,7 @@ import mxlogit.integration.simulated_likelihood as simulated_module
 from mxlogit.draws.simulation import PersonDraws
 from mxlogit.integration.simulated_likelihood import SimulatedLikelihood
 from mxlogit.model.likelihood import panel_log_prob
-from mxlogit.model.mixed_logit import PanelModel
+from mxlogit.model.mixed_logit import MixedLogitModel
 from mxlogit.model.mixing import FAMILIES, Mixing
 from mxlogit.model.parameters import ParameterSpace
 from mxlogit.model.priors import Priors, resolve_priors
@@ -27,7 +27,7 @@ DRAWS = PersonDraws("halton", 7, 3, 0)
 def make_model(families, blocks=BLOCKS[0], scale_position=None):
     space = ParameterSpace(("a", "b"), ("c", "d", "e"), blocks)
     mixing = Mixing(families, scale_position)
-    return PanelModel(space, mixing, resolve_priors(Priors(), mixing, 2, [1.0] * 5), torch.ones(5).double())
+    return MixedLogitModel(space, mixing, resolve_priors(Priors(), mixing, 2, [1.0] * 5), torch.ones(5).double())
 
 
 def make_vector(likelihood, generator):

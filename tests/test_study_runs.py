@@ -59,9 +59,9 @@ def test_designs(name):
 
 
 def _team():
-    from mxlogit.execution.processes import Team
+    from mxlogit.execution.processes import Communicator
 
-    return Team()
+    return Communicator()
 
 
 @pytest.mark.reference

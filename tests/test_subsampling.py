@@ -9,7 +9,7 @@ import torch
 from mxlogit import SVI, MixedLogit, SpecificationError, Training
 from mxlogit import memory_report as memory_report_of
 from mxlogit.choices.data import ChoiceData
-from mxlogit.execution.processes import Team
+from mxlogit.execution.processes import Communicator
 from mxlogit.guide import choose_draws, memory_report, sbp_logmeanexp, subsampling
 from mxlogit.guide.amortized import AmortizedGuide
 from mxlogit.guide.encoder import Encoder, SetEncoder, observed
@@ -400,7 +400,7 @@ def test_the_share_kept_follows_the_variance_that_masks_add(long_guide):
     guide.encoder.head.weight.data.fill_(0.01)
 
     def control_of(added):
-        guide.sbp, control = SBP("auto", mask="random", added=added), KeepControl(guide, Team())
+        guide.sbp, control = SBP("auto", mask="random", added=added), KeepControl(guide, Communicator())
         for step in range(8):
             control.adjust(panel, torch.arange(8), (1, step))
         return guide.sbp.keep, control

@@ -10,7 +10,7 @@ import torch
 from mxlogit import VI, ConvergenceWarning, MixedLogit, Priors
 from mxlogit.draws.generators import make_generator
 from mxlogit.inference.vi.tail_proposal import TailProposal, is_zero_near
-from mxlogit.model.coordinates import CholeskyPoints
+from mxlogit.model.coordinates import RelativeCholeskyCoordinates
 from mxlogit.model.parameters import ParameterSpace
 from mxlogit.simulate import simulate_choices
 
@@ -25,7 +25,7 @@ def around(space, generator, scale=0.5):
     """A proposal fitted to random populations, and points of these."""
     vectors = scale * torch.randn(400, space.size, generator=generator, dtype=torch.float64) - 0.3
     root = torch.diag(torch.linspace(0.5, 2.0, space.n_random, dtype=torch.float64))
-    coordinates = CholeskyPoints(space, root)
+    coordinates = RelativeCholeskyCoordinates(space, root)
     points = coordinates.points(vectors)
     weights = torch.rand(400, generator=generator, dtype=torch.float64)
     return coordinates, TailProposal.around(coordinates, points, weights / weights.sum()), points

@@ -13,7 +13,7 @@ import team_jobs
 import torch
 
 from mxlogit import pack_choices
-from mxlogit.execution.processes import Team, current_team
+from mxlogit.execution.processes import Communicator, current_team
 
 SAME = ["same_data", "own_people", "nobody_here", "shards", "many_people"]
 QUICK = ["own_people"]
@@ -209,7 +209,7 @@ def test_a_lost_process_is_noticed(team):
 
 def test_alone_without_a_process_group():
     team = current_team()
-    assert type(team) is Team
+    assert type(team) is Communicator
     assert team.gather("x") == ["x"]
-    (total,) = team.total(torch.ones(2))
+    (total,) = team.all_reduce_sum(torch.ones(2))
     assert total.dtype == torch.float64

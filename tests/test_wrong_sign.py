@@ -11,7 +11,7 @@ from small_models import model_of
 
 from mxlogit import MCMC, MSLE, VI, ConvergenceWarning, MixedLogit, SpecificationError
 from mxlogit.execution.people import People
-from mxlogit.execution.processes import Team
+from mxlogit.execution.processes import Communicator
 from mxlogit.fit import Status
 from mxlogit.inference import wrong_sign
 from mxlogit.inference.without_columns import Reduction
@@ -122,7 +122,7 @@ def test_no_alarm_where_the_sign_is_right(mean, seed):
 def question(frame, family):
     """Model and people as a fit would have them."""
     est = MixedLogit(fixed=["x"], random={"z": family}, method="vi", random_state=0)
-    fitted, people, _ = est._prepare(frame, Team(), y=None, weights=None)
+    fitted, people, _ = est._prepare(frame, Communicator(), y=None, weights=None)
     return fitted.model, people
 
 
@@ -208,7 +208,7 @@ def test_what_was_contrary_once_is_not_forgotten(monkeypatch):
     """A column that gains beside another, which is asked about again by itself."""
     frame = simulate_choices(60, 5, 3, random={"z": (-0.8, 0.2), "w": (-0.4, 0.4)}, random_state=3)[0]
     est = MixedLogit(random={"z": "lognormal", "w": "lognormal"}, random_state=0)
-    fitted, people, _ = est._prepare(frame, Team(), y=None, weights=None)
+    fitted, people, _ = est._prepare(frame, Communicator(), y=None, weights=None)
     answers = [Signs((0,), (1,), -1.0), Signs((0,), (), -2.0)]
     monkeypatch.setattr(wrong_sign._Question, "answer", lambda question: answers.pop(0))
     monkeypatch.setattr(wrong_sign._Question, "log_likelihood", lambda question: -10.0 - len(question.doubtful))

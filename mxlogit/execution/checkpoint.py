@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mxlogit.errors import SpecificationError
 from mxlogit.execution.identity import Identity, describe_differences
-from mxlogit.execution.processes import Team
+from mxlogit.execution.processes import Communicator
 
 # Relative and absolute tolerance up to which the parameters of a repeated pass equal the stored ones.
 _SAME = 1e-6
@@ -139,7 +139,7 @@ class FileJournal(Journal):
         Path of the file; with several processes each has its own, with a suffix.
     identity : dict of str to str
         Identity of the fit.
-    team : Team
+    team : Communicator
         Processes of the fit; all resume from the last pass that every one has stored.
 
     Raises
@@ -148,7 +148,7 @@ class FileJournal(Journal):
         If the file cannot be read, or belongs to another fit.
     """
 
-    def __init__(self, path: str | Path, identity: Identity, team: Team) -> None:
+    def __init__(self, path: str | Path, identity: Identity, team: Communicator) -> None:
         suffix = f".{team.rank + 1}-of-{team.size}" if team.size > 1 else ""
         self._file = Checkpoint(Path(f"{path}{suffix}"), identity)
         self._names: list[str] = []

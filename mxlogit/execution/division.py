@@ -15,7 +15,7 @@ from mxlogit.choices import ChoiceData, PackedChoices
 from mxlogit.choices.chunks import PEOPLE_AT_ONCE
 from mxlogit.errors import ChoiceDataError, ChoiceDataWarning
 from mxlogit.execution.identity import digest_people
-from mxlogit.execution.processes import Team
+from mxlogit.execution.processes import Communicator
 from mxlogit.model.differences import difference_panels
 
 # Share of a process's people with the same choices in another process, above which they are taken for the same people.
@@ -25,7 +25,9 @@ _SAME_PEOPLE = 0.5
 _BEYOND_CHANCE = 2
 
 
-def share_people(data: ChoiceData | PackedChoices, team: Team, dtype: torch.dtype) -> ChoiceData | PackedChoices:
+def share_people(
+    data: ChoiceData | PackedChoices, team: Communicator, dtype: torch.dtype
+) -> ChoiceData | PackedChoices:
     """Return the decision makers of this process: a part of data common to all processes, or its own data.
 
     Data are common if labels and choices of all decision makers are equal in all processes, in the same order. Else
@@ -36,7 +38,7 @@ def share_people(data: ChoiceData | PackedChoices, team: Team, dtype: torch.dtyp
     ----------
     data : ChoiceData or PackedChoices
         Choices given to this process.
-    team : Team
+    team : Communicator
         Processes of the fit.
     dtype : torch.dtype
         Floating point type of the fit, to which attributes are rounded before comparison.
@@ -168,7 +170,7 @@ def _overlap(common: Sequence[str]) -> ChoiceDataError:
     )
 
 
-def _check_columns(data: ChoiceData | PackedChoices, team: Team) -> None:
+def _check_columns(data: ChoiceData | PackedChoices, team: Communicator) -> None:
     names = team.gather(tuple(data.names))
     if len({frozenset(own) for own in names}) == 1 and len(set(names)) > 1:
         raise ChoiceDataError(
@@ -195,7 +197,7 @@ def _parts(data: ChoiceData | PackedChoices) -> Iterator[ChoiceData]:
         yield data.take(slice(start, start + PEOPLE_AT_ONCE))
 
 
-def _split(data: ChoiceData | PackedChoices, team: Team) -> ChoiceData | PackedChoices:
+def _split(data: ChoiceData | PackedChoices, team: Communicator) -> ChoiceData | PackedChoices:
     if isinstance(data, PackedChoices):
         return data.part(team.rank, team.size)
     cuts = [data.n_decision_makers * i // team.size for i in (team.rank, team.rank + 1)]

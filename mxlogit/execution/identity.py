@@ -17,8 +17,8 @@ import torch
 from mxlogit.choices.chunks import PEOPLE_AT_ONCE
 from mxlogit.errors import SpecificationError
 from mxlogit.execution.people import PanelSource, People
-from mxlogit.execution.processes import Team
-from mxlogit.model.mixed_logit import PanelModel
+from mxlogit.execution.processes import Communicator
+from mxlogit.model.mixed_logit import MixedLogitModel
 from mxlogit.model.panels import Panels
 
 # Properties of a fit by name, as text that is equal for equal fits.
@@ -69,13 +69,13 @@ def digest_data(people: People) -> str:
 
 
 def identify_fit(
-    model: PanelModel, people: People, settings: object, seed: int, *, engine: str, without: Sequence[str]
+    model: MixedLogitModel, people: People, settings: object, seed: int, *, engine: str, without: Sequence[str]
 ) -> Identity:
     """Return the identity of a fit.
 
     Parameters
     ----------
-    model : PanelModel
+    model : MixedLogitModel
         Mixed logit model.
     people : People
         Decision makers of all processes.
@@ -105,7 +105,7 @@ def identify_fit(
     }
 
 
-def identify_model(model: PanelModel) -> Identity:
+def identify_model(model: MixedLogitModel) -> Identity:
     """Return coefficients, families, correlated pairs, the scale column and priors of a model."""
     space, mixing, prior = model.space, model.mixing, model.prior
     names = [*space.fixed, *space.random]
@@ -141,7 +141,7 @@ def describe_settings(settings: Any, without: Sequence[str] = (), prefix: str = 
 WITHOUT_EFFECT = ("checkpoint", "max_seconds")
 
 
-def agree_on(team: Team, asked: Identity) -> None:
+def agree_on(team: Communicator, asked: Identity) -> None:
     """Check that all processes request the same fit; else all of them raise.
 
     Raises

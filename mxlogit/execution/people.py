@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mxlogit.draws.generators import make_generator
 from mxlogit.errors import SpecificationError
-from mxlogit.execution.processes import Team
+from mxlogit.execution.processes import Communicator
 from mxlogit.model.dense_panels import PanelDifferences
 from mxlogit.model.panels import Panels, RaggedPanels
 
@@ -91,7 +91,7 @@ class People:
         Number of people of all processes.
     weight : float
         Sum of the weights of all people.
-    team : Team
+    team : Communicator
         Processes of the fit.
     rows : int
         Approximate number of rows of all people.
@@ -101,13 +101,13 @@ class People:
     first: int
     count: int
     weight: float
-    team: Team
+    team: Communicator
     rows: int
 
     @classmethod
-    def gather(cls, panels: PanelSource, team: Team | None = None) -> People:
+    def gather(cls, panels: PanelSource, team: Communicator | None = None) -> People:
         """Combine the people of all processes of a team; without a team, of this process only."""
-        team = Team() if team is None else team
+        team = Communicator() if team is None else team
         shares = team.gather((len(panels), float(panels.weights.double().sum()), len(panels) * panels.n_rows))
         counts, weights, rows = zip(*shares, strict=True)
         return cls(panels, sum(counts[: team.rank]), sum(counts), sum(weights), team, sum(rows))
@@ -134,10 +134,10 @@ class People:
 
     def total(self, numbers: Tensor) -> float:
         """Sum numbers (n,) of the people of this process over all people of all processes."""
-        (total,) = self.team.total(numbers.sum())
+        (total,) = self.team.all_reduce_sum(numbers.sum())
         return float(total)
 
-    def here(self, people: Tensor) -> Tensor:
+    def local_indices(self, people: Tensor) -> Tensor:
         """Local indices of the decision makers in ``people`` (increasing global indices) that this process holds."""
         places = people - self.first
         return places[(places >= 0) & (places < len(self.panels))]
@@ -146,7 +146,7 @@ class People:
         """Draw increasing global indices of ``size`` people at random; all processes draw the same."""
         return torch.randperm(self.count, generator=make_generator(*key))[:size].sort().values
 
-    def own(self) -> Panels:
+    def local_panels(self) -> Panels:
         """Return the panels of this process in memory, for engines that draw mini-batches.
 
         Raises
@@ -160,7 +160,7 @@ class People:
             return self.panels
         return self.panels.take(torch.arange(len(self.panels)))
 
-    def alone(self) -> Panels:
+    def require_single_process(self) -> Panels:
         """Return the panels of all people in memory, for engines that run in a single process.
 
         Raises
@@ -170,12 +170,12 @@ class People:
         """
         if self.team.size > 1:
             raise SpecificationError("several processes can fit with method='vi' only; run other methods in one.")
-        return self.own()
+        return self.local_panels()
 
     def take(self, people: Tensor) -> People:
         """Return a subset of people, given by increasing global indices, in memory; they stay in their processes."""
-        mine = self.here(people)
+        mine = self.local_indices(people)
         panels = self.panels.take(mine.to(self.like.device))
         sums = torch.stack([panels.weights.double().sum().cpu(), torch.tensor(1.0 * len(panels) * panels.n_rows)])
-        weight, rows = self.team.total(sums)[0].tolist()
+        weight, rows = self.team.all_reduce_sum(sums)[0].tolist()
         return People(panels, int((people < self.first).sum()), len(people), weight, self.team, int(rows))

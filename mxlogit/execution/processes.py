@@ -23,7 +23,7 @@ from mxlogit.errors import ProcessError
 _MESSAGE = 8192
 
 
-class Team:
+class Communicator:
     """Communicator of a single process: collectives are identities.
 
     Attributes
@@ -35,7 +35,7 @@ class Team:
     rank = 0
     size = 1
 
-    def total(self, *parts: Tensor) -> list[Tensor]:
+    def all_reduce_sum(self, *parts: Tensor) -> list[Tensor]:
         """Sum tensors over all processes; float64, on the CPU, bitwise equal in all of them."""
         return [part.detach().double().cpu() for part in parts]
 
@@ -43,17 +43,17 @@ class Team:
         """Return the items of all processes, in order of rank."""
         return [item]
 
-    def spread(self, module: nn.Module) -> nn.Module:
+    def wrap_ddp(self, module: nn.Module) -> nn.Module:
         """Wrap a network such that all processes have the same weights and average their gradients."""
         return module
 
     @contextmanager
-    def together(self) -> Iterator[None]:
+    def propagate_errors(self) -> Iterator[None]:
         """Propagate an exception of any process to all processes."""
         yield
 
 
-class ProcessGroup(Team):
+class ProcessGroup(Communicator):
     """Communicator of the default group of torch.distributed (gloo, or nccl on GPUs).
 
     Raises
@@ -66,7 +66,7 @@ class ProcessGroup(Team):
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         self._device = own_gpu() if dist.get_backend() == "nccl" else torch.device("cpu")
 
-    def total(self, *parts: Tensor) -> list[Tensor]:
+    def all_reduce_sum(self, *parts: Tensor) -> list[Tensor]:
         """Sum tensors over all processes, in as few messages as possible."""
         wide = [part.detach().to(self._device, torch.float64) for part in parts]
         numbers = torch.cat([part.flatten() for part in wide]) if wide else torch.zeros(0)
@@ -77,23 +77,23 @@ class ProcessGroup(Team):
 
     def gather(self, item: Any) -> list[Any]:
         """Return the (pickled) items of all processes, in order of rank."""
-        self.total()
+        self.all_reduce_sum()
         return self._gather(item)
 
-    def spread(self, module: nn.Module) -> nn.Module:
+    def wrap_ddp(self, module: nn.Module) -> nn.Module:
         """Wrap a network in DistributedDataParallel."""
-        self.total()
+        self.all_reduce_sum()
         # Buffers outside the state are constants and need not be exchanged. Processes whose pieces differ in shape run
         # the network a different number of times, and would wait for each other at every exchange of buffers.
         state = module.state_dict().keys() - dict(module.named_parameters()).keys()
         return nn.parallel.DistributedDataParallel(module, broadcast_buffers=bool(state))
 
     @contextmanager
-    def together(self) -> Iterator[None]:
+    def propagate_errors(self) -> Iterator[None]:
         """Propagate an exception of any process to all processes; synchronise at the end."""
         try:
             yield
-            self.total()
+            self.all_reduce_sum()
         except ProcessError:
             raise
         except Exception as trouble:
@@ -142,8 +142,8 @@ def own_gpu() -> torch.device:
     return torch.device("cuda", place % torch.cuda.device_count())
 
 
-def current_team() -> Team:
+def current_team() -> Communicator:
     """Return the default group of torch.distributed if it has at least two processes, else a single process."""
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         return ProcessGroup()
-    return Team()
+    return Communicator()

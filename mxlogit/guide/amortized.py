@@ -18,9 +18,9 @@ from mxlogit.guide.subsampling import SBP, Masks
 from mxlogit.integration.laplace import LocalFactor, polish
 from mxlogit.model.dense_panels import PanelDifferences
 from mxlogit.model.likelihood import by_pieces, panel_log_prob
-from mxlogit.model.mixed_logit import PanelModel
+from mxlogit.model.mixed_logit import MixedLogitModel
 from mxlogit.model.panels import Panels
-from mxlogit.model.parameters import Population
+from mxlogit.model.parameters import PopulationParameters
 
 PLATE = "decision_makers"
 
@@ -30,7 +30,7 @@ class AmortizedGuide(nn.Module):
 
     Parameters
     ----------
-    model : PanelModel
+    model : MixedLogitModel
     start : GaussianFactor
         Initial value of q(theta).
     encoder : nn.Module or None
@@ -51,7 +51,7 @@ class AmortizedGuide(nn.Module):
 
     def __init__(
         self,
-        model: PanelModel,
+        model: MixedLogitModel,
         start: GaussianFactor,
         encoder: nn.Module | None,
         polish_steps: int = 0,
@@ -82,7 +82,9 @@ class AmortizedGuide(nn.Module):
             tril = tril + self.below * self.free
         return GaussianFactor(self.base_mean + self.base_tril @ self.shift, self.base_tril @ tril)
 
-    def local_factor(self, population: Population, panel: Panels, people: Tensor | None = None) -> LocalFactor:
+    def local_factor(
+        self, population: PopulationParameters, panel: Panels, people: Tensor | None = None
+    ) -> LocalFactor:
         """q(xi_n | theta) for the people of a panel; ``people`` (n,) are their global indices, see `encode`."""
         if self.encoder is None or self.polish_steps:
             factor = self.polished(population, panel)
@@ -91,7 +93,7 @@ class AmortizedGuide(nn.Module):
         return self.flowed(factor, population, panel)
 
     @torch.no_grad()
-    def polished(self, population: Population, panel: Panels) -> LocalFactor:
+    def polished(self, population: PopulationParameters, panel: Panels) -> LocalFactor:
         """Laplace factors before the flow, by Newton steps from the encoder's means or from zero; detached."""
         start = panel.values.new_zeros(len(panel), self.model.space.n_random)
         if self.encoder is not None:
@@ -99,13 +101,13 @@ class AmortizedGuide(nn.Module):
         # Detached as well, because forward-mode derivatives ignore no_grad.
         return polish(start, population, panel, self.model.mixing, self.polish_steps).frozen()
 
-    def flowed(self, factor: LocalFactor, population: Population, panel: Panels) -> LocalFactor:
+    def flowed(self, factor: LocalFactor, population: PopulationParameters, panel: Panels) -> LocalFactor:
         """Factors with the flow, if there is one."""
         if self.flow is None:
             return factor
         return replace(factor, warp=self.flow.attach(factor, population, panel, self.model.mixing))
 
-    def encode(self, population: Population, panel: Panels, people: Tensor | None) -> LocalFactor:
+    def encode(self, population: PopulationParameters, panel: Panels, people: Tensor | None) -> LocalFactor:
         """Factors of the encoder; in training, given ``people``, backpropagated through a subset of situations."""
 
         def parts(place: slice | Tensor, piece: PanelDifferences) -> tuple[Tensor, ...]:
@@ -117,7 +119,7 @@ class AmortizedGuide(nn.Module):
             return self._encode(population, panel.dense(), people)
         return LocalFactor.of(by_pieces(panel, parts))
 
-    def _encode(self, population: Population, panel: PanelDifferences, people: Tensor | None) -> LocalFactor:
+    def _encode(self, population: PopulationParameters, panel: PanelDifferences, people: Tensor | None) -> LocalFactor:
         assert self.encoder is not None
         if self.sbp is None or people is None or not (self.training and torch.is_grad_enabled()):
             factor: LocalFactor = self.encoder(population, panel)
@@ -129,7 +131,7 @@ class AmortizedGuide(nn.Module):
         masked: LocalFactor = self.encoder(population, panel, masks)
         return masked
 
-    def encoder_bound(self, population: Population, panel: Panels, people: Tensor | None = None) -> Tensor:
+    def encoder_bound(self, population: PopulationParameters, panel: Panels, people: Tensor | None = None) -> Tensor:
         """One-draw evidence lower bound of the encoder's factors before Newton steps, summed over the panel."""
         factor = self.encode(population, panel, people)
         noise = torch.randn_like(factor.mean)
@@ -151,7 +153,7 @@ class AmortizedGuide(nn.Module):
             factor = self.local_factor(population, part, index)
             pyro.sample("xi", _local_distribution(factor))
 
-    def _sample_population(self) -> Population:
+    def _sample_population(self) -> PopulationParameters:
         """Sample the unconstrained vector and set the model's sites to its blocks, with Jacobians."""
         space = self.model.space
         factor = self.population_factor()
@@ -170,7 +172,7 @@ class AmortizedGuide(nn.Module):
         return space.assemble(fixed, location, log_scale.exp(), factors)
 
 
-def _free_cells(model: PanelModel, family: str) -> Tensor:
+def _free_cells(model: MixedLogitModel, family: str) -> Tensor:
     """Indicator (D, D) of the free entries below the diagonal of the root of q(theta)."""
     size, fixed, random = model.space.size, model.space.n_fixed, model.space.n_random
     cells = torch.ones(size, size, dtype=torch.float64)

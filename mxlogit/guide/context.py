@@ -14,7 +14,7 @@ from torch import Tensor
 from mxlogit.integration.laplace import LocalFactor, drawn_log_prob
 from mxlogit.model.mixing import Mixing
 from mxlogit.model.panels import Panels
-from mxlogit.model.parameters import Population
+from mxlogit.model.parameters import PopulationParameters
 
 # Distances of the evaluation points from the mean, in sds; chosen by hand.
 _DISTANCES = (1.0, 2.0)
@@ -28,7 +28,7 @@ def context_size(n_random: int) -> int:
     return n_random * (2 + 2 * len(_DISTANCES)) + 4 * pairs
 
 
-def _log_target(xi: Tensor, population: Population, panel: Panels, mixing: Mixing) -> Tensor:
+def _log_target(xi: Tensor, population: PopulationParameters, panel: Panels, mixing: Mixing) -> Tensor:
     """Log P(y_n | xi) + log N(xi; 0, I) without its constant, shape (n, s), at whitened tastes (n, k, s)."""
     tastes = population.location[:, None] + population.scale_tril @ xi
     if not mixing.is_identity:
@@ -44,14 +44,16 @@ def principal_axes(factor: LocalFactor) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def probe(factor: LocalFactor, population: Population, panel: Panels, mixing: Mixing) -> tuple[Tensor, Tensor]:
+def probe(
+    factor: LocalFactor, population: PopulationParameters, panel: Panels, mixing: Mixing
+) -> tuple[Tensor, Tensor]:
     """Principal axes and context of the people of a panel.
 
     Parameters
     ----------
     factor : LocalFactor
         Local factors of the n people of the panel.
-    population : Population
+    population : PopulationParameters
         Population parameters in the dtype of the panel.
     panel : PanelDifferences or RaggedPanels
     mixing : Mixing
@@ -85,7 +87,7 @@ def _excess(
     points: Tensor,
     axes: Tensor,
     factor: LocalFactor,
-    population: Population,
+    population: PopulationParameters,
     panel: Panels,
     mixing: Mixing,
 ) -> Tensor:

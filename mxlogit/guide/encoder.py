@@ -22,7 +22,7 @@ from mxlogit.integration.laplace import LocalFactor, fixed_utility
 from mxlogit.model.dense_panels import PanelDifferences
 from mxlogit.model.likelihood import panel_probabilities
 from mxlogit.model.mixing import Mixing
-from mxlogit.model.parameters import Population
+from mxlogit.model.parameters import PopulationParameters
 from mxlogit.model.triangles import inverse_of_lower
 
 # Initial sd of the columns of low-rank precisions; chosen by hand.
@@ -143,12 +143,14 @@ class SetEncoder(nn.Module):
         self.register_buffer("rows", rows, persistent=False)
         self.register_buffer("columns", columns, persistent=False)
 
-    def forward(self, population: Population, panel: PanelDifferences, masks: Masks | None = None) -> LocalFactor:
+    def forward(
+        self, population: PopulationParameters, panel: PanelDifferences, masks: Masks | None = None
+    ) -> LocalFactor:
         """Return the local factors of a panel at given population parameters.
 
         Parameters
         ----------
-        population : Population
+        population : PopulationParameters
             Population parameters in the dtype of the panel.
         panel : PanelDifferences
             Panel of n people.
@@ -180,7 +182,7 @@ class SetEncoder(nn.Module):
         )
         return self._factor(pooled_score, pooled_information, self.head(self.context(summary)), population)
 
-    def _whiten(self, population: Population, panel: PanelDifferences) -> tuple[Tensor, Tensor]:
+    def _whiten(self, population: PopulationParameters, panel: PanelDifferences) -> tuple[Tensor, Tensor]:
         """Differences times d beta / d xi at xi = 0, (n, t, J - 1, k), and probabilities (n, t, J - 1, 1)."""
         centre = population.location.expand(1, -1)
         value = self.mixing.evaluate(centre, population.location, population.scale)
@@ -246,7 +248,9 @@ class SetEncoder(nn.Module):
             return total
         return total / seen.sum(1, keepdim=True).clamp(min=1)
 
-    def _factor(self, score: Tensor, information: Tensor, head: Tensor, population: Population) -> LocalFactor:
+    def _factor(
+        self, score: Tensor, information: Tensor, head: Tensor, population: PopulationParameters
+    ) -> LocalFactor:
         """Newton solution from xi = 0, with mean and precision modified by the head's output."""
         k = self.n_random
         identity = torch.eye(k, dtype=score.dtype, device=score.device)
@@ -265,7 +269,9 @@ class SetEncoder(nn.Module):
         log_det = -precision_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         return LocalFactor(mean, inverse.mT, precision_tril, log_det)
 
-    def _family_factor(self, newton: Tensor, precision: Tensor, head: Tensor, population: Population) -> LocalFactor:
+    def _family_factor(
+        self, newton: Tensor, precision: Tensor, head: Tensor, population: PopulationParameters
+    ) -> LocalFactor:
         """Newton solution with a restricted precision, whose diagonal is initially the one of the information."""
         k, mean = self.n_random, newton
         if self.coordinates == "centred":
@@ -320,7 +326,7 @@ class PublishedEncoder(nn.Module):
         self.register_buffer("rows", rows, persistent=False)
         self.register_buffer("columns", columns, persistent=False)
 
-    def forward(self, population: Population, panel: PanelDifferences) -> LocalFactor:
+    def forward(self, population: PopulationParameters, panel: PanelDifferences) -> LocalFactor:
         """Return the local factors of whitened tastes (shapes as in `SetEncoder.forward`).
 
         Raises

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mxlogit.errors import SpecificationError
 from mxlogit.integration.laplace import LocalFactor
-from mxlogit.model.parameters import Population
+from mxlogit.model.parameters import PopulationParameters
 from mxlogit.model.triangles import inverse_of_lower
 
 _PREFIX = "rank"
@@ -108,7 +108,7 @@ def low_rank_factor(mean: Tensor, diagonal: Tensor, columns: Tensor) -> LocalFac
     return LocalFactor(mean, root, inverse_transposed, log_det - root_inverse.log().sum(-1))
 
 
-def whiten(factor: LocalFactor, population: Population) -> LocalFactor:
+def whiten(factor: LocalFactor, population: PopulationParameters) -> LocalFactor:
     """Factor of whitened tastes xi = L^-1 (eta - zeta) from the factor of the latent tastes eta (centred form).
 
     The same restriction of the covariance defines different families in latent and in whitened tastes.

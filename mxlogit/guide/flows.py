@@ -23,7 +23,7 @@ from mxlogit.guide.context import context_size, probe
 from mxlogit.integration.laplace import LocalFactor
 from mxlogit.model.mixing import Mixing
 from mxlogit.model.panels import Panels
-from mxlogit.model.parameters import Population
+from mxlogit.model.parameters import PopulationParameters
 
 # Bins of each spline; chosen by hand.
 _BINS = 8
@@ -176,7 +176,7 @@ class LocalFlow(nn.Module):
         spread = context.std(0, correction=0)
         self.context_scale.copy_(torch.where(spread > 1e-3, spread, torch.ones_like(spread)))
 
-    def attach(self, factor: LocalFactor, population: Population, panel: Panels, mixing: Mixing) -> FlowWarp:
+    def attach(self, factor: LocalFactor, population: PopulationParameters, panel: Panels, mixing: Mixing) -> FlowWarp:
         """Return the flows of the people of a panel."""
         axes, context = probe(factor, population, panel, mixing)
         # Detached, because forward-mode derivatives ignore no_grad.

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from mxlogit.execution.processes import Team
+from mxlogit.execution.processes import Communicator
 from mxlogit.fit import HistoryRow
 from mxlogit.optim.trust_region import Iteration
 
@@ -31,7 +31,7 @@ class Clock:
         Callback that receives progress messages, one line of text each.
     limit : float or None
         Time limit of the fit, in seconds.
-    team : Team
+    team : Communicator
         Processes of the fit; the clock of the first one decides for all whether time is over.
     started : float
         Reading of `time.perf_counter` at the start.
@@ -46,7 +46,7 @@ class Clock:
 
     tell: Callable[[str], None]
     limit: float | None = None
-    team: Team = field(default_factory=Team)
+    team: Communicator = field(default_factory=Communicator)
     started: float = field(default_factory=time.perf_counter)
     passes: float = 0.0
     history: list[HistoryRow] = field(default_factory=list)

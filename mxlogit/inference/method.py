@@ -9,7 +9,7 @@ import torch
 
 from mxlogit.execution.people import People
 from mxlogit.fit import Fit
-from mxlogit.model.mixed_logit import PanelModel
+from mxlogit.model.mixed_logit import MixedLogitModel
 
 Callback = Callable[[str], None]
 
@@ -18,6 +18,6 @@ Callback = Callable[[str], None]
 class Method(Protocol):
     """An inference engine: scikit-learn style settings and a pure function of model and data."""
 
-    def run(self, model: PanelModel, people: People, *, generator: torch.Generator, callback: Callback) -> Fit:
+    def run(self, model: MixedLogitModel, people: People, *, generator: torch.Generator, callback: Callback) -> Fit:
         """Fit ``model`` to the choices of ``people``; all randomness comes from ``generator``."""
         ...

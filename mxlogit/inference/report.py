@@ -17,9 +17,10 @@ from mxlogit.guide.population import GaussianFactor
 from mxlogit.inference.clock import Clock
 from mxlogit.inference.start import MultinomialLogit, is_separated, weakly_identified
 from mxlogit.inference.vi.posterior import PopulationCheck
-from mxlogit.integration.marginal import MarginalLikelihood, Sweep
-from mxlogit.model.mixed_logit import PanelModel
-from mxlogit.model.parameters import ParameterSpace, Population
+from mxlogit.integration.marginal import MarginalLikelihood
+from mxlogit.integration.settings import IntegrationSettings
+from mxlogit.model.mixed_logit import MixedLogitModel
+from mxlogit.model.parameters import ParameterSpace, PopulationParameters
 
 _SMALL_EIGENVALUE = 1e-4
 # Standard deviations in utils, for an attribute's typical difference: negligible; and modest, which is called
@@ -46,10 +47,10 @@ def report_samples(space: ParameterSpace, vectors: Tensor) -> Samples:
 
 
 def evaluate_center(
-    marginal: MarginalLikelihood, center: Population, draws: int, tail: int | None, vary: int = 0
+    marginal: MarginalLikelihood, center: PopulationParameters, draws: int, tail: int | None, vary: int = 0
 ) -> Diagnostics:
     """Return the log likelihood at the point estimate, its Monte Carlo error, the mean ESS fraction and the ELBO."""
-    final = marginal.measure(center, Sweep(draws, tail, 7, 10, vary=vary), remember=False)
+    final = marginal.measure(center, IntegrationSettings(draws, tail, 7, 10, vary=vary), remember=False)
     return Diagnostics(
         log_likelihood=final.log_likelihood,
         log_likelihood_error=final.variance**0.5,
@@ -58,13 +59,13 @@ def evaluate_center(
     )
 
 
-def report_fit(outcome: Outcome, model: PanelModel, people: People, logit: MultinomialLogit, clock: Clock) -> Fit:
+def report_fit(outcome: Outcome, model: MixedLogitModel, people: People, logit: MultinomialLogit, clock: Clock) -> Fit:
     """Build the fit of an engine: its outcome, seconds and passes, and what poor diagnostics say of it.
 
     Parameters
     ----------
     outcome : Outcome
-    model : PanelModel
+    model : MixedLogitModel
         Model that was fitted.
     people : People
     logit : MultinomialLogit
@@ -83,7 +84,7 @@ def report_fit(outcome: Outcome, model: PanelModel, people: People, logit: Multi
     return _judge(fit, model, people, logit)
 
 
-def _judge(fit: Fit, model: PanelModel, people: People, logit: MultinomialLogit) -> Fit:
+def _judge(fit: Fit, model: MixedLogitModel, people: People, logit: MultinomialLogit) -> Fit:
     """Turn poor diagnostics into sentences and into the status."""
     warnings, status = list(fit.warnings), fit.status
     names = (*model.space.fixed, *model.space.random)
@@ -124,7 +125,7 @@ def _without_errors(fit: Fit, names: list[str], space: ParameterSpace) -> Fit:
     return replace(fit, covariance=covariance, void=(*fit.void, *void))
 
 
-def boundary_sentences(model: PanelModel, fit: Fit) -> list[str]:
+def boundary_sentences(model: MixedLogitModel, fit: Fit) -> list[str]:
     """Say which standard deviations or correlations lie at the edge of the parameter space."""
     sentences = []
     center, space = fit.center, model.space
@@ -147,7 +148,7 @@ def boundary_sentences(model: PanelModel, fit: Fit) -> list[str]:
     return sentences
 
 
-def _upper_end_sentences(model: PanelModel, fit: Fit) -> list[str]:
+def _upper_end_sentences(model: MixedLogitModel, fit: Fit) -> list[str]:
     """Say which tastes of a bounded family lie at its upper end for everybody."""
     families = model.mixing.families
     if not any(family.name == "johnson_sb" for family in families):
@@ -162,7 +163,7 @@ def _upper_end_sentences(model: PanelModel, fit: Fit) -> list[str]:
     ]
 
 
-def _vague_sentences(model: PanelModel, fit: Fit) -> list[str]:
+def _vague_sentences(model: MixedLogitModel, fit: Fit) -> list[str]:
     """Say which standard deviations the data leave open, far from the boundary."""
     _, _, log_scales, _ = model.space.split(fit.samples.unconstrained)
     sentences = []

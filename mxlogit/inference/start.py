@@ -13,8 +13,8 @@ from mxlogit.choices.chunks import PEOPLE_AT_ONCE
 from mxlogit.errors import SpecificationError
 from mxlogit.execution.people import PanelSource, People, dense_pieces
 from mxlogit.model.likelihood import panel_derivatives
-from mxlogit.model.mixed_logit import PanelModel
-from mxlogit.model.parameters import Population
+from mxlogit.model.mixed_logit import MixedLogitModel
+from mxlogit.model.parameters import PopulationParameters
 
 # Predicted gain, relative to the log likelihood, at which Newton steps end: less is lost in rounding.
 _ROUNDING = {torch.float32: 1e-10, torch.float64: 1e-14}
@@ -100,11 +100,11 @@ def _sum_derivatives(point: Tensor, people: People) -> tuple[float, Tensor, Tens
         value += at.log_prob.double() @ weight
         gradient += at.gradient.double().T @ weight
         information += (at.information.flatten(1).double().T @ weight).view(size, size)
-    value, gradient, information = people.team.total(value, gradient, information)
+    value, gradient, information = people.team.all_reduce_sum(value, gradient, information)
     return float(value), gradient, information
 
 
-def in_money(model: PanelModel, logit: MultinomialLogit) -> tuple[PanelModel, MultinomialLogit]:
+def in_money(model: MixedLogitModel, logit: MultinomialLogit) -> tuple[MixedLogitModel, MultinomialLogit]:
     """Convert a model's units and its logit's coefficients to willingness-to-pay space, if the model is in it.
 
     Raises
@@ -174,7 +174,7 @@ def _gather_rows(people: People, panels: PanelSource, direction: Tensor | None =
     return np.concatenate(people.team.gather(mine.numpy()))
 
 
-def start_population(model: PanelModel, logit: MultinomialLogit) -> Population:
+def start_population(model: MixedLogitModel, logit: MultinomialLogit) -> PopulationParameters:
     """Initial population parameters: the logit's coefficients as means, half their size as sds.
 
     Coefficients of sign-restricted families start at a tenth of a natural unit if the logit's sign is wrong.
@@ -192,4 +192,4 @@ def start_population(model: PanelModel, logit: MultinomialLogit) -> Population:
             location[i], scale[i] = 0.0, 1.0
         elif family.sign > 0:
             location[i] = mean[i].clamp(min=smallest)
-    return Population(fixed, location, torch.diag(scale))
+    return PopulationParameters(fixed, location, torch.diag(scale))

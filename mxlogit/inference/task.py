@@ -11,8 +11,8 @@ from mxlogit.execution.people import People
 from mxlogit.inference.clock import Clock
 from mxlogit.inference.method import Callback
 from mxlogit.inference.start import MultinomialLogit, fit_multinomial_logit, start_population
-from mxlogit.model.mixed_logit import PanelModel
-from mxlogit.model.parameters import Population
+from mxlogit.model.mixed_logit import MixedLogitModel
+from mxlogit.model.parameters import PopulationParameters
 
 # Most people of whom the beginning of a fit is found: of more a random subsample says where to begin, and what bends
 # slowly.
@@ -25,22 +25,22 @@ class Task:
 
     Attributes
     ----------
-    model : PanelModel
+    model : MixedLogitModel
     people : People
     sample : People
         All people again, or a random subsample of more than 20,000.
     logit : MultinomialLogit
         Logit of the sample, with the information of all people.
-    start : Population
+    start : PopulationParameters
     seed : int
     clock : Clock
     """
 
-    model: PanelModel
+    model: MixedLogitModel
     people: People
     sample: People
     logit: MultinomialLogit
-    start: Population
+    start: PopulationParameters
     seed: int
     clock: Clock
 
@@ -52,7 +52,7 @@ class Task:
     @classmethod
     def begin(
         cls,
-        model: PanelModel,
+        model: MixedLogitModel,
         people: People,
         generator: torch.Generator,
         callback: Callback,

@@ -13,10 +13,10 @@ from mxlogit.execution.people import PanelSource, People
 from mxlogit.fit import Fit, Samples, TasteDraws, TasteSampler, TasteStates
 from mxlogit.integration.tastes import WeightedTastes
 from mxlogit.model.dense_panels import PanelDifferences
-from mxlogit.model.mixed_logit import PanelModel
+from mxlogit.model.mixed_logit import MixedLogitModel
 from mxlogit.model.mixing import Mixing
 from mxlogit.model.panels import Panels, RaggedPanels
-from mxlogit.model.parameters import ParameterSpace, Population
+from mxlogit.model.parameters import ParameterSpace, PopulationParameters
 
 # Size of a taste that stands for zero, in utils for an attribute's typical difference, and the standard deviation of
 # its logarithm.
@@ -80,12 +80,12 @@ class Reduction:
 
     Attributes
     ----------
-    full : PanelModel
+    full : MixedLogitModel
     dropped : tuple of int
         Places among the random coefficients, increasing.
     """
 
-    full: PanelModel
+    full: MixedLogitModel
     dropped: tuple[int, ...]
 
     @property
@@ -100,7 +100,7 @@ class Reduction:
         return [*range(n_fixed), *(n_fixed + i for i in self.kept)]
 
     @property
-    def model(self) -> PanelModel:
+    def model(self) -> MixedLogitModel:
         """The model without them."""
         full, kept, columns = self.full, self.kept, self.columns
         prior = full.prior
@@ -111,7 +111,7 @@ class Reduction:
         prior = replace(
             prior, mean=prior.mean[columns], deviation=prior.deviation[columns], sd_scale=prior.sd_scale[kept]
         )
-        return PanelModel(space, self.mixing(columns), prior, full.attribute_scale[columns])
+        return MixedLogitModel(space, self.mixing(columns), prior, full.attribute_scale[columns])
 
     def mixing(self, columns: list[int]) -> Mixing:
         """The maps of the kept coefficients in a model whose columns are at ``columns`` of the full one."""
@@ -123,7 +123,7 @@ class Reduction:
         """The people without these columns, or with the columns of another model."""
         return replace(people, panels=select_columns(people.panels, self.columns if columns is None else columns))
 
-    def embed(self, population: Population) -> Population:
+    def embed(self, population: PopulationParameters) -> PopulationParameters:
         """Parameters (*s) of the full model whose dropped tastes are next to zero for everybody."""
         kept, lead = self.kept, population.location.shape[:-1]
         location, scale = self._nothing()
@@ -132,7 +132,7 @@ class Reduction:
         location[..., kept] = population.location
         rows, columns = torch.tensor(kept, dtype=torch.int64)[:, None], torch.tensor(kept, dtype=torch.int64)
         tril[..., rows, columns] = population.scale_tril
-        return Population(population.fixed, location, tril)
+        return PopulationParameters(population.fixed, location, tril)
 
     def _nothing(self) -> tuple[Tensor, Tensor]:
         """Locations and scales (k,) of tastes next to zero, by families that reach it."""
@@ -196,28 +196,28 @@ class TastesWithout:
         """Draws of a simulated likelihood."""
         return self.inner.draws  # type: ignore[attr-defined]
 
-    def _given(self, panel: PanelSource, population: Population) -> tuple[PanelSource, Population]:
+    def _given(self, panel: PanelSource, population: PopulationParameters) -> tuple[PanelSource, PopulationParameters]:
         kept = self.reduction.kept
         tril = population.scale_tril[kept][:, kept]
-        part = Population(population.fixed, population.location[kept], tril)
+        part = PopulationParameters(population.fixed, population.location[kept], tril)
         return select_columns(panel, self.reduction.columns), part
 
     def moments(
-        self, panel: PanelSource, population: Population, seed: int = 0, places: Tensor | None = None
+        self, panel: PanelSource, population: PopulationParameters, seed: int = 0, places: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Posterior mean and standard deviation of each person's random tastes, (n, k) each."""
         mean, deviation = self.inner.moments(*self._given(panel, population), seed, places)
         return self.reduction.insert_zeros(mean), self.reduction.insert_zeros(deviation)
 
     def weigh(
-        self, panel: PanelSource, population: Population, seed: int = 0, places: Tensor | None = None
+        self, panel: PanelSource, population: PopulationParameters, seed: int = 0, places: Tensor | None = None
     ) -> Iterator[TasteDraws]:
         """Weighted draws of people's random tastes, chunk after chunk of people."""
         for drawn in self.inner.weigh(*self._given(panel, population), seed, places):
             yield WeightedTastes(drawn.part, drawn.weights, self.reduction.insert_zeros(drawn.tastes.mT).mT)
 
     def sample(
-        self, panel: PanelSource, population: Population, n: int, seed: int = 0, places: Tensor | None = None
+        self, panel: PanelSource, population: PopulationParameters, n: int, seed: int = 0, places: Tensor | None = None
     ) -> Tensor:
         """Posterior samples of each person's random tastes, (n_samples, n, k)."""
         return self.reduction.insert_zeros(self.inner.sample(*self._given(panel, population), n, seed, places))

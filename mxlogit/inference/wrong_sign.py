@@ -31,11 +31,12 @@ from mxlogit.inference.msle.engine import MSLE
 from mxlogit.inference.start import MultinomialLogit, fit_multinomial_logit, in_money, start_population
 from mxlogit.inference.vi.newton import NewtonSearch, NewtonSettings
 from mxlogit.inference.without_columns import Reduction
-from mxlogit.integration.marginal import MarginalLikelihood, Sweep
-from mxlogit.integration.tastes import PolishedTastes, SimulatedTastes
-from mxlogit.model.mixed_logit import PanelModel
+from mxlogit.integration.marginal import MarginalLikelihood
+from mxlogit.integration.settings import IntegrationSettings
+from mxlogit.integration.tastes import ConditionalTastes, ImportanceTastes
+from mxlogit.model.mixed_logit import MixedLogitModel
 from mxlogit.model.mixing import Family
-from mxlogit.model.parameters import ParameterSpace, Population
+from mxlogit.model.parameters import ParameterSpace, PopulationParameters
 
 # A coefficient of the allowed sign that is this many standard errors from zero needs no further question.
 _CERTAIN = 3.0
@@ -51,7 +52,7 @@ _RATIOS = torch.tensor([-6.0, -3.0, -1.5, -0.5, 0.0, 0.5, 1.5, 3.0, 8.0], dtype=
 _QUANTILES = 64
 # Of e, in double precision, with room for a sum.
 _LARGEST_EXPONENT = 700.0
-_SWEEP = Sweep(draws=64, tail=8, key=1, polish=30)
+_SWEEP = IntegrationSettings(draws=64, tail=8, key=1, polish=30)
 _SEARCH = NewtonSettings(tolerance=0.005, max_iterations=60, draws=64, tail=8, polish=8)
 # Samples of a model that is left without parameters.
 _FEW_SAMPLES = 100
@@ -59,14 +60,14 @@ _OTHERS = {"lognormal": "'negative_lognormal'", "negative_lognormal": "'lognorma
 
 
 def run_signed(
-    method: Method, model: PanelModel, people: People, *, generator: torch.Generator, callback: Callback
+    method: Method, model: MixedLogitModel, people: People, *, generator: torch.Generator, callback: Callback
 ) -> Fit:
     """Fit a model; columns whose effect has not the sign that their distribution allows are left at zero.
 
     Parameters
     ----------
     method : Method
-    model : PanelModel
+    model : MixedLogitModel
     people : People
     generator : torch.Generator
     callback : callable
@@ -112,7 +113,7 @@ def _for_second_run(method: Method, spent: float) -> Method | None:
 
 def _fit_without(
     method: Method,
-    model: PanelModel,
+    model: MixedLogitModel,
     wrong: tuple[int, ...],
     people: People,
     generator: torch.Generator,
@@ -132,7 +133,7 @@ def _fit_without(
     return replace(fit, status=status, diagnostics=replace(fit.diagnostics, wrong_sign=names), warnings=sentences)
 
 
-def _sentence(model: PanelModel, i: int) -> str:
+def _sentence(model: MixedLogitModel, i: int) -> str:
     name, family = model.space.random[i], model.mixing.families[i]
     sign = "positive" if family.sign > 0 else "negative"
     other = _OTHERS.get(family.name, f"'negative_lognormal', or minus the column under {family.name!r}")
@@ -144,7 +145,7 @@ def _sentence(model: PanelModel, i: int) -> str:
     )
 
 
-def _contrary_sentence(model: PanelModel, i: int) -> str:
+def _contrary_sentence(model: MixedLogitModel, i: int) -> str:
     name, family = model.space.random[i], model.mixing.families[i]
     return (
         f"A small effect of {name!r} of the sign of {family.name!r}, the same for everybody, lowers the likelihood: on "
@@ -175,7 +176,7 @@ class Signs:
     log_likelihood: float = -math.inf
 
 
-def ask_signs(model: PanelModel, people: People, callback: Callback) -> Signs:
+def ask_signs(model: MixedLogitModel, people: People, callback: Callback) -> Signs:
     """Ask the likelihood about sign-restricted coefficients that a multinomial logit leaves in doubt."""
     if not any(family.sign for family in model.mixing.families):
         return Signs()
@@ -197,7 +198,7 @@ def ask_signs(model: PanelModel, people: People, callback: Callback) -> Signs:
     return signs
 
 
-def _doubtful(model: PanelModel, logit: MultinomialLogit) -> tuple[int, ...]:
+def _doubtful(model: MixedLogitModel, logit: MultinomialLogit) -> tuple[int, ...]:
     """Places of restricted coefficients that a multinomial logit does not show to have their sign.
 
     Raises
@@ -227,7 +228,7 @@ def _doubtful(model: PanelModel, logit: MultinomialLogit) -> tuple[int, ...]:
 class _Question:
     """Gain of the likelihood from doubtful columns, given its optimum without them."""
 
-    model: PanelModel
+    model: MixedLogitModel
     people: People
     logit: MultinomialLogit
     doubtful: tuple[int, ...]
@@ -246,7 +247,7 @@ class _Question:
         """Its maximum without the doubtful columns."""
         return self._optimum(Reduction(self.model, self.doubtful))[1]
 
-    def _optimum(self, reduction: Reduction) -> tuple[Population, float]:
+    def _optimum(self, reduction: Reduction) -> tuple[PopulationParameters, float]:
         """Maximum of the likelihood without the doubtful columns: its population and its logarithm."""
         part, columns = reduction.model, reduction.columns
         logit = replace(
@@ -274,14 +275,14 @@ class _Question:
 class _Probe:
     """The likelihood of a model without some columns, one of which has the same coefficient for everybody instead."""
 
-    def __init__(self, reduction: Reduction, people: People, population: Population, i: int) -> None:
+    def __init__(self, reduction: Reduction, people: People, population: PopulationParameters, i: int) -> None:
         full, part = reduction.full.space, reduction.model.space
         columns = [*range(full.n_fixed), full.n_fixed + i, *reduction.columns[full.n_fixed :]]
         space = ParameterSpace((*part.fixed, full.random[i]), part.random, part.blocks)
         self.population, self.place = population, part.n_fixed
         self.marginal = MarginalLikelihood(reduction.people(people, columns), space, reduction.mixing(columns), 0)
 
-    def _at(self, coefficient: float) -> Population:
+    def _at(self, coefficient: float) -> PopulationParameters:
         fixed = torch.cat([self.population.fixed, self.population.fixed.new_tensor([coefficient])])
         return replace(self.population, fixed=fixed)
 
@@ -321,7 +322,7 @@ def best_gain(people: People, log_ratios: Tensor, tastes: Tensor, members: Tenso
         gain = (ratios @ member).log()
         gain[large] = (log_ratios[large] + member.log()).logsumexp(1)
         totals.append(of_people @ gain)
-    (total,) = people.team.total(torch.stack(totals))
+    (total,) = people.team.all_reduce_sum(torch.stack(totals))
     return float(total.max())
 
 
@@ -344,14 +345,16 @@ def _fit_nothing(reduction: Reduction, people: People, method: Method) -> Fit:
     population = start_population(model, _empty_logit())
     samples = torch.zeros(_FEW_SAMPLES, 0, dtype=torch.float64)
     marginal = MarginalLikelihood(part, model.space, model.mixing, 0)
-    value = marginal.measure(population, Sweep(4, None, 1, 0)).log_likelihood
+    value = marginal.measure(population, IntegrationSettings(4, None, 1, 0)).log_likelihood
     estimator = isinstance(method, MSLE)
     kind = "sampling distribution" if estimator else "posterior"
     found = Diagnostics(log_likelihood=value, log_likelihood_error=0.0, ess=1.0, passes=1.0)
-    tastes: TasteSampler = PolishedTastes(model, 0, None)
+    tastes: TasteSampler = ImportanceTastes(model, 0, None)
     if estimator:
-        found = replace(found.join(information_criteria(value, 0, part.alone())), simulated_log_likelihood=value)
-        tastes = SimulatedTastes(model, PersonDraws("halton", 1, 0, 0), torch.zeros(0, dtype=torch.float64))
+        found = replace(
+            found.join(information_criteria(value, 0, part.require_single_process())), simulated_log_likelihood=value
+        )
+        tastes = ConditionalTastes(model, PersonDraws("halton", 1, 0, 0), torch.zeros(0, dtype=torch.float64))
     return Fit(
         Samples(samples, samples, (), kind),
         population,

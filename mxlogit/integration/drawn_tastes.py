@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mxlogit.model.mixed_logit import PanelModel
+from mxlogit.model.mixed_logit import MixedLogitModel
 from mxlogit.model.mixing import MapValue
-from mxlogit.model.parameters import Population
+from mxlogit.model.parameters import PopulationParameters
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class DrawnTastes:
     parameters: Tensor
 
 
-def draw_tastes(model: PanelModel, population: Population, z: Tensor) -> DrawnTastes:
+def draw_tastes(model: MixedLogitModel, population: PopulationParameters, z: Tensor) -> DrawnTastes:
     """Turn standard normal draws (n, k, r) into parameters, under one population value or one per person."""
     latent = population.location[..., None] + population.scale_tril @ z
     value = None

@@ -15,7 +15,7 @@ from mxlogit.integration.laplace import drawn_utility
 from mxlogit.model.dense_panels import PanelDifferences
 from mxlogit.model.likelihood import compute_odds, situation_means
 from mxlogit.model.mixing import Mixing
-from mxlogit.model.parameters import Population
+from mxlogit.model.parameters import PopulationParameters
 
 
 def index_pairs(size: int) -> tuple[Tensor, Tensor]:
@@ -24,7 +24,7 @@ def index_pairs(size: int) -> tuple[Tensor, Tensor]:
     return rows, columns
 
 
-def fixed_units(tastes: Tensor, population: Population, mixing: Mixing) -> Tensor:
+def fixed_units(tastes: Tensor, population: PopulationParameters, mixing: Mixing) -> Tensor:
     """Factor of the fixed coefficients in the utility, (n, 1, s): one, or minus the random scale of a WTP model."""
     if mixing.scale_position is None:
         return torch.ones_like(tastes[:, :1])
@@ -40,14 +40,14 @@ class FixedDerivatives:
 
 
 def fixed_derivatives(
-    tastes: Tensor, population: Population, panel: PanelDifferences, mixing: Mixing
+    tastes: Tensor, population: PopulationParameters, panel: PanelDifferences, mixing: Mixing
 ) -> FixedDerivatives:
     """Derivatives of log P with respect to the fixed coefficients, at s taste vectors of each person.
 
     Parameters
     ----------
     tastes : Tensor, shape (n, k, s)
-    population : Population
+    population : PopulationParameters
         Population parameters in the dtype of the panel; only the fixed coefficients are used.
     panel : PanelDifferences
     mixing : Mixing
@@ -71,12 +71,14 @@ class Remainder:
     Parameters
     ----------
     tastes : Tensor, shape (n, k)
-    population : Population
+    population : PopulationParameters
     panel : PanelDifferences
     mixing : Mixing
     """
 
-    def __init__(self, tastes: Tensor, population: Population, panel: PanelDifferences, mixing: Mixing) -> None:
+    def __init__(
+        self, tastes: Tensor, population: PopulationParameters, panel: PanelDifferences, mixing: Mixing
+    ) -> None:
         self._panel = panel
         columns = tastes[..., None]
         self._utility = drawn_utility(columns, population, panel, mixing)

@@ -27,7 +27,7 @@ from mxlogit.model.dense_panels import PanelDifferences
 from mxlogit.model.likelihood import Odds, Scratch, compute_odds
 from mxlogit.model.mixing import MapValue, Mixing
 from mxlogit.model.panels import Panels
-from mxlogit.model.parameters import ParameterSpace, Population
+from mxlogit.model.parameters import ParameterSpace, PopulationParameters
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class WeightedDraws:
         Whitened tastes.
     log_ratio : Tensor, shape (n, s)
         log P(y_n | xi) + log p(xi) - log q_n(xi).
-    log_tilt : Tensor, shape (n, s)
+    log_control : Tensor, shape (n, s)
         Log ratio of the normal factor to the proposal: the control variate of every weighted sum.
     near_normal : bool
         Whether the proposal is close to the normal factor. A flow is closer to the target, and the estimate of
@@ -50,7 +50,7 @@ class WeightedDraws:
 
     xi: Tensor
     log_ratio: Tensor
-    log_tilt: Tensor
+    log_control: Tensor
     near_normal: bool = True
 
     @cached_property
@@ -59,12 +59,12 @@ class WeightedDraws:
 
     @cached_property
     def _tilt(self) -> Jackknife:
-        return Jackknife(self.log_tilt)
+        return Jackknife(self.log_control)
 
     @property
     def elbo(self) -> Tensor:
         """Evidence lower bound of each person's normal factor, shape (n,), by reweighting the draws to it."""
-        return (self._tilt.plain_weights * (self.log_ratio - self.log_tilt)).sum(-1)
+        return (self._tilt.plain_weights * (self.log_ratio - self.log_control)).sum(-1)
 
     @property
     def weights(self) -> Tensor:
@@ -139,7 +139,7 @@ def _weigh(xi: Tensor, log_prob: Tensor, log_q: Tensor, log_factor: Tensor, *, n
 def draw_utilities(
     factor: LocalFactor,
     base: BaseDraws,
-    population: Population,
+    population: PopulationParameters,
     panel: PanelDifferences,
     mixing: Mixing,
     scratch: Scratch | None = None,
@@ -151,7 +151,7 @@ def draw_utilities(
     return DrawnUtility(xi, log_q, log_factor, value, utility, factor)
 
 
-def _tastes(xi: Tensor, population: Population, mixing: Mixing) -> tuple[Tensor, MapValue | None]:
+def _tastes(xi: Tensor, population: PopulationParameters, mixing: Mixing) -> tuple[Tensor, MapValue | None]:
     """Tastes (n, k, s) at whitened tastes, and the value of the mixing map, None if it is the identity."""
     latent = population.location[:, None] + population.scale_tril @ xi
     if mixing.is_identity:
@@ -160,7 +160,7 @@ def _tastes(xi: Tensor, population: Population, mixing: Mixing) -> tuple[Tensor,
     return value.taste, value
 
 
-def log_joint(xi: Tensor, population: Population, panel: Panels, mixing: Mixing) -> Tensor:
+def log_joint(xi: Tensor, population: PopulationParameters, panel: Panels, mixing: Mixing) -> Tensor:
     """Log P(y_n | xi) + log p(xi), shape (n, s), at any whitened tastes (n, k, s)."""
     tastes, _ = _tastes(xi, population, mixing)
     return drawn_log_prob(tastes, population, panel, mixing) + log_standard_normal(xi.square().sum(1), xi.shape[1])
@@ -218,7 +218,7 @@ def _put(base: BaseDraws, target: Tensor, values: Tensor) -> None:
 def weigh_draws(
     factor: LocalFactor,
     base: BaseDraws,
-    population: Population,
+    population: PopulationParameters,
     panel: Panels,
     mixing: Mixing,
     scratch: Scratch | None = None,
@@ -231,7 +231,7 @@ def weigh_draws(
         Local factors of the n people of the panel.
     base : BaseDraws
         Base points (n, k, s).
-    population : Population
+    population : PopulationParameters
         Population parameters in the dtype of the panel.
     panel : PanelDifferences or RaggedPanels
     mixing : Mixing
@@ -250,7 +250,7 @@ def weigh_draws(
 
 def score_people(
     drawn: DrawnUtility,
-    population: Population,
+    population: PopulationParameters,
     panel: PanelDifferences,
     mixing: Mixing,
     space: ParameterSpace,
@@ -300,7 +300,7 @@ def latent_moments(drawn: WeightedDraws, weights: Tensor, factor: LocalFactor) -
 
 
 def _path_scores(
-    drawn: DrawnUtility, weights: Tensor, odds: Odds, population: Population, panel: PanelDifferences
+    drawn: DrawnUtility, weights: Tensor, odds: Odds, population: PopulationParameters, panel: PanelDifferences
 ) -> tuple[Tensor, Tensor]:
     """Scores through the latent tastes at constant xi: with respect to moves of zeta (n, k) and of L (n, k, k)."""
     moves = torch.cat([torch.ones_like(drawn.xi[:, :1]), drawn.xi], 1) * weights[:, None]
@@ -319,7 +319,7 @@ def _direct_scores(
     value: MapValue,
     weights: Tensor,
     odds: Odds,
-    population: Population,
+    population: PopulationParameters,
     panel: PanelDifferences,
     mixing: Mixing,
 ) -> tuple[Tensor, Tensor]:

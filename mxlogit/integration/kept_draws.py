@@ -22,10 +22,11 @@ from torch import Tensor
 from mxlogit.integration.expansion import Remainder, fixed_derivatives, index_pairs
 from mxlogit.integration.importance import WeightedDraws
 from mxlogit.integration.laplace import LocalFactor
-from mxlogit.integration.marginal import MarginalLikelihood, Proposal, Sweep
+from mxlogit.integration.marginal import MarginalLikelihood, Proposal
+from mxlogit.integration.settings import IntegrationSettings
 from mxlogit.model.dense_panels import PanelDifferences
 from mxlogit.model.mixing import Mixing
-from mxlogit.model.parameters import ParameterSpace, Population
+from mxlogit.model.parameters import ParameterSpace, PopulationParameters
 from mxlogit.model.triangles import inverse_of_lower
 
 # Largest number of floats of all fixed draws together: 128 MB in single precision.
@@ -216,19 +217,19 @@ class _Chunk:
         return torch.cat([by_tastes, by_fixed])
 
 
-class KeptDraws:
+class FixedTasteDraws:
     """Fixed draws of all people's latent tastes around one population value.
 
     Parameters
     ----------
     marginal : MarginalLikelihood
-        Marginal likelihood of all people, with modes close to the modes at the anchor; `can_keep` must hold for it.
-    anchor : Population
-    sweep : Sweep
+        Marginal likelihood of all people, with modes close to those at the anchor; `supports_fixed_draws` must hold.
+    anchor : PopulationParameters
+    sweep : IntegrationSettings
         Number of draws and their proposal.
     """
 
-    def __init__(self, marginal: MarginalLikelihood, anchor: Population, sweep: Sweep) -> None:
+    def __init__(self, marginal: MarginalLikelihood, anchor: PopulationParameters, sweep: IntegrationSettings) -> None:
         self.space, self.mixing, self.anchor = marginal.space, marginal.mixing, anchor
         self._people, self._local = marginal.people, anchor.to(marginal.people.like)
         self._draws = sweep.draws
@@ -259,7 +260,7 @@ class KeptDraws:
             value, difference = chunk.values(local)
             total[0] += weights @ value.double()
             total[1] += weights.square() @ (0.5 * (difference - apart)).double().square()
-        (total,) = self._people.team.total(total)
+        (total,) = self._people.team.all_reduce_sum(total)
         total[0] += self._people.weight * constant
         return total
 
@@ -276,7 +277,7 @@ class KeptDraws:
                 pull = torch.zeros(coefficients.shape, dtype=torch.float64, device=self._people.like.device)
                 for chunk in self._chunks:
                     pull += chunk.pull(local).double()
-                (pull,) = self._people.team.total(pull)
+                (pull,) = self._people.team.all_reduce_sum(pull)
             surrogate = (coefficients * pull).sum() + self._people.weight * constant.sum()
             (gradient,) = torch.autograd.grad(surrogate, inputs)
         return gradient
@@ -309,7 +310,7 @@ class KeptDraws:
         return torch.cat([slope, bend, fixed, pairs], 1).T, constant
 
 
-def can_keep(marginal: MarginalLikelihood, draws: int) -> bool:
+def supports_fixed_draws(marginal: MarginalLikelihood, draws: int) -> bool:
     """Whether fixed draws of tastes apply.
 
     The mixing map must not depend on the population parameters, utility must be linear in the fixed coefficients, no
@@ -322,20 +323,20 @@ def can_keep(marginal: MarginalLikelihood, draws: int) -> bool:
     return k > 0 and not mixing.direct and linear and marginal.flow is None and numbers <= _MOST_NUMBERS
 
 
-def _tastes(xi: Tensor, population: Population, mixing: Mixing) -> Tensor:
+def _tastes(xi: Tensor, population: PopulationParameters, mixing: Mixing) -> Tensor:
     """Tastes (n, k, s) at whitened tastes."""
     latent = population.location[:, None] + population.scale_tril @ xi
     return mixing.tastes(latent.mT, population.location, population.scale).mT
 
 
-def _keep(proposal: Proposal, drawn: WeightedDraws, population: Population, mixing: Mixing) -> _Chunk:
+def _keep(proposal: Proposal, drawn: WeightedDraws, population: PopulationParameters, mixing: Mixing) -> _Chunk:
     xi, factor, panel = drawn.xi, proposal.factor, proposal.panel
     n, k, _ = xi.shape
     f = len(population.fixed)
     rows, columns = index_pairs(k)
     level = drawn.log_ratio.logsumexp(1)
     tastes = torch.cat([xi, xi[:, rows] * xi[:, columns]], 1).mT.contiguous()
-    target, control = (drawn.log_ratio - level[:, None])[..., None], drawn.log_tilt[..., None]
+    target, control = (drawn.log_ratio - level[:, None])[..., None], drawn.log_control[..., None]
     cross, remainder = xi.new_zeros(n, 0, k), None
     if f:
         of_fixed = fixed_derivatives(_tastes(xi, population, mixing), population, panel, mixing)
@@ -346,7 +347,7 @@ def _keep(proposal: Proposal, drawn: WeightedDraws, population: Population, mixi
     return _Chunk(panel, factor, remainder, tastes, target, control, cross, level)
 
 
-def _cross(factor: LocalFactor, population: Population, panel: PanelDifferences, mixing: Mixing) -> Tensor:
+def _cross(factor: LocalFactor, population: PopulationParameters, panel: PanelDifferences, mixing: Mixing) -> Tensor:
     """Mixed derivatives (n, f, k) of log P with respect to fixed coefficients and whitened tastes.
 
     Central differences near the mode, not a regression on the draws: control variates whose slopes are fitted to the

@@ -19,7 +19,7 @@ from mxlogit.model.dense_panels import PanelDifferences
 from mxlogit.model.likelihood import Scratch, by_pieces, compute_odds, panel_derivatives
 from mxlogit.model.mixing import Mixing
 from mxlogit.model.panels import Panels
-from mxlogit.model.parameters import Population
+from mxlogit.model.parameters import PopulationParameters
 from mxlogit.model.triangles import inverse_of_lower
 from mxlogit.model.wtp_space import coefficient_jacobian, to_coefficients
 
@@ -104,7 +104,7 @@ class Flow(Protocol):
     tail: int
     defensive: bool
 
-    def attach(self, factor: LocalFactor, population: Population, panel: Panels, mixing: Mixing) -> Warp:
+    def attach(self, factor: LocalFactor, population: PopulationParameters, panel: Panels, mixing: Mixing) -> Warp:
         """Warps of the factors of the people of a panel."""
         ...
 
@@ -138,7 +138,7 @@ class _LocalPoint:
             mine[rows] = new
 
 
-def fixed_utility(population: Population, panel: PanelDifferences) -> Tensor:
+def fixed_utility(population: PopulationParameters, panel: PanelDifferences) -> Tensor:
     """Utility differences from the fixed coefficients, shape (n, r)."""
     n_fixed = population.fixed.shape[0]
     if n_fixed == 0:
@@ -147,7 +147,11 @@ def fixed_utility(population: Population, panel: PanelDifferences) -> Tensor:
 
 
 def drawn_utility(
-    tastes: Tensor, population: Population, panel: PanelDifferences, mixing: Mixing, scratch: Scratch | None = None
+    tastes: Tensor,
+    population: PopulationParameters,
+    panel: PanelDifferences,
+    mixing: Mixing,
+    scratch: Scratch | None = None,
 ) -> Tensor:
     """Utility differences (n, r, s) at s taste vectors of each person, (n, k, s)."""
     fixed = population.fixed[:, None].expand(len(tastes), -1, tastes.shape[-1])
@@ -158,7 +162,7 @@ def drawn_utility(
     return torch.bmm(panel.values, coefficients, out=scratch.take(shape, panel.values))
 
 
-def whitened_utility(xi: Tensor, population: Population, panel: PanelDifferences, mixing: Mixing) -> Tensor:
+def whitened_utility(xi: Tensor, population: PopulationParameters, panel: PanelDifferences, mixing: Mixing) -> Tensor:
     """Utility differences (n, r, s) at s whitened tastes of each person, (n, k, s).
 
     If the mixing map is the identity, attributes are multiplied by L once instead of every draw.
@@ -173,7 +177,7 @@ def whitened_utility(xi: Tensor, population: Population, panel: PanelDifferences
     return drawn_utility(tastes, population, panel, mixing)
 
 
-def whitened_log_prob(xi: Tensor, population: Population, panel: PanelDifferences, mixing: Mixing) -> Tensor:
+def whitened_log_prob(xi: Tensor, population: PopulationParameters, panel: PanelDifferences, mixing: Mixing) -> Tensor:
     """Log P(y_n | xi), shape (n, s), at s whitened tastes of each person, (n, k, s)."""
     parts = [
         compute_odds(whitened_utility(part, population, panel, mixing), panel).log_prob
@@ -183,7 +187,7 @@ def whitened_log_prob(xi: Tensor, population: Population, panel: PanelDifference
 
 
 def drawn_log_prob(
-    tastes: Tensor, population: Population, panel: Panels, mixing: Mixing, scratch: Scratch | None = None
+    tastes: Tensor, population: PopulationParameters, panel: Panels, mixing: Mixing, scratch: Scratch | None = None
 ) -> Tensor:
     """Log P(y_n | tastes), shape (n, s), at s taste vectors of each person, (n, k, s)."""
 
@@ -202,7 +206,7 @@ def draws_at_once(panel: PanelDifferences) -> int:
     return max(1, _MOST_UTILITIES // max(1, len(panel) * panel.n_rows))
 
 
-def _evaluate(xi: Tensor, population: Population, panel: PanelDifferences, mixing: Mixing) -> _LocalPoint:
+def _evaluate(xi: Tensor, population: PopulationParameters, panel: PanelDifferences, mixing: Mixing) -> _LocalPoint:
     latent = population.location + xi @ population.scale_tril.mT
     taste, loading = latent, population.scale_tril
     if not mixing.is_identity:
@@ -233,7 +237,7 @@ def _pull(left: Tensor, loading: Tensor) -> Tensor:
 
 def polish(
     start: Tensor,
-    population: Population,
+    population: PopulationParameters,
     panel: Panels,
     mixing: Mixing,
     steps: int,
@@ -250,7 +254,7 @@ def polish(
     ----------
     start : Tensor, shape (n, k)
         Whitened tastes.
-    population : Population
+    population : PopulationParameters
         Population parameters in the dtype of the panel.
     panel : PanelDifferences or RaggedPanels
     mixing : Mixing
@@ -271,7 +275,12 @@ def polish(
 
 
 def _polish(
-    start: Tensor, population: Population, panel: PanelDifferences, mixing: Mixing, steps: int, tolerance: float
+    start: Tensor,
+    population: PopulationParameters,
+    panel: PanelDifferences,
+    mixing: Mixing,
+    steps: int,
+    tolerance: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Mean, root, Cholesky factor of the precision and log determinant for a dense panel."""
     point = _evaluate(start.clone(), population, panel, mixing)
@@ -293,7 +302,7 @@ def _polish(
     return mean, point.root, point.precision_tril, log_det
 
 
-def follow(start: Tensor, population: Population, panel: PanelDifferences, mixing: Mixing) -> LocalFactor:
+def follow(start: Tensor, population: PopulationParameters, panel: PanelDifferences, mixing: Mixing) -> LocalFactor:
     """Follow modes to a nearby population value by one full Newton step, from a single evaluation.
 
     The population value must be so close to the one of ``start`` that a step cannot fail; the covariance is the one at

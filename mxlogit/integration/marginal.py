@@ -21,13 +21,14 @@ from mxlogit.integration.importance import WeightedDraws, draw_utilities, draw_w
 from mxlogit.integration.laplace import Flow, LocalFactor, follow, polish
 from mxlogit.integration.louis import louis_information
 from mxlogit.integration.pathwise import pathwise_information
+from mxlogit.integration.settings import IntegrationSettings
 from mxlogit.integration.sums import DrawsEffect, LikelihoodSums, PassResult
-from mxlogit.integration.variational import vary
+from mxlogit.integration.variational import refine_gaussian
 from mxlogit.model.dense_panels import PanelDifferences
 from mxlogit.model.likelihood import Scratch
-from mxlogit.model.mixed_logit import PanelModel
+from mxlogit.model.mixed_logit import MixedLogitModel
 from mxlogit.model.mixing import Mixing
-from mxlogit.model.parameters import ParameterSpace, Population
+from mxlogit.model.parameters import ParameterSpace, PopulationParameters
 
 _FEWEST_DRAWS = 16  # of a person whose rows x draws exceed a chunk; chosen by hand
 # Chunks within which people are grouped by the length of their panels; chosen by hand.
@@ -36,40 +37,6 @@ _CHUNKS_IN_A_WINDOW = 8
 _KEPT_NUMBERS = 8_000_000
 _VARIATIONAL_POINTS = 16  # per person, for the expectations of the variational steps; chosen by hand
 _VARIATIONAL_KEY = 77  # random stream of these points
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """Integration settings of one pass.
-
-    Attributes
-    ----------
-    draws : int
-        Importance draws per person, a multiple of 4.
-    tail : int or None
-        Degrees of freedom of the Student-t proposal; None for the normal.
-    key : int
-        Random stream; passes with the same key use the same base draws.
-    polish : int
-        Most Newton steps per person before drawing.
-    defensive : bool
-        Whether some draws come from the prior, which bounds the weights.
-    settled : float
-        Half the squared Newton decrement, in nats, below which a person takes no more Newton steps.
-    vary : int
-        Number of variational steps after the Newton steps, against uneven weights.
-    pathwise : bool
-        Whether to differentiate at constant whitened tastes (`mxlogit.integration.pathwise`), for uninformative panels.
-    """
-
-    draws: int = 16
-    tail: int | None = None
-    key: int = 0
-    polish: int = 2
-    defensive: bool = True
-    settled: float = 1e-4
-    vary: int = 0
-    pathwise: bool = False
 
 
 @dataclass(frozen=True)
@@ -181,7 +148,7 @@ class MarginalLikelihood:
         """Return the marginal likelihood of some people (sorted global indices), with their modes."""
         name = f"{self.name}/{len(people)}"
         part = MarginalLikelihood(self.people.take(people), self.space, self.mixing, self.seed, name, self.journal)
-        part.modes, part.flow = self.modes[self.people.here(people).to(self.modes.device)], self.flow
+        part.modes, part.flow = self.modes[self.people.local_indices(people).to(self.modes.device)], self.flow
         return part
 
     def chunk_size(self, draws: int) -> int:
@@ -197,7 +164,7 @@ class MarginalLikelihood:
         """Largest number of rows of a chunk."""
         return cells // max(draws, self.people.panels.n_columns)
 
-    def _scheme(self, sweep: Sweep) -> DrawScheme:
+    def _scheme(self, sweep: IntegrationSettings) -> DrawScheme:
         tail, defensive = sweep.tail, sweep.defensive
         if self.flow is not None:
             tail, defensive = self.flow.tail, self.flow.defensive
@@ -217,8 +184,8 @@ class MarginalLikelihood:
     @torch.no_grad()
     def propose(
         self,
-        population: Population,
-        sweep: Sweep,
+        population: PopulationParameters,
+        sweep: IntegrationSettings,
         *,
         remember: bool = True,
         size: int | None = None,
@@ -241,7 +208,7 @@ class MarginalLikelihood:
                 yield self._warp(self._vary(proposal, local), local)
 
     @torch.no_grad()
-    def follow(self, population: Population, proposals: Iterable[Proposal]) -> Iterator[Proposal]:
+    def follow(self, population: PopulationParameters, proposals: Iterable[Proposal]) -> Iterator[Proposal]:
         """Move proposals to a nearby population value: modes by one Newton step, base draws and flows unchanged."""
         local = population.to(self.people.like)
         for proposal in proposals:
@@ -249,43 +216,51 @@ class MarginalLikelihood:
             moved = self._vary(replace(proposal, factor=factor), local)
             yield replace(moved, factor=replace(moved.factor, warp=proposal.factor.warp))
 
-    def _warp(self, p: Proposal, population: Population) -> Proposal:
+    def _warp(self, p: Proposal, population: PopulationParameters) -> Proposal:
         """Attach the flow, if there is one, to a proposal's factor."""
         if self.flow is None:
             return p
         warp = self.flow.attach(p.factor, population, p.panel, self.mixing)
         return replace(p, factor=replace(p.factor, warp=warp))
 
-    def _vary(self, p: Proposal, population: Population) -> Proposal:
+    def _vary(self, p: Proposal, population: PopulationParameters) -> Proposal:
         """Take the variational steps of a proposal whose factor is at the mode."""
         if p.vary == 0 or self.space.n_random == 0:
             return p
         scheme = DrawScheme((self.seed, _VARIATIONAL_KEY), _VARIATIONAL_POINTS, self.space.n_random, None, False)
         points = p.points(scheme).points
-        return replace(p, factor=vary(p.factor, points, population, p.panel, self.mixing, p.vary, self._scratch))
+        return replace(
+            p, factor=refine_gaussian(p.factor, points, population, p.panel, self.mixing, p.vary, self._scratch)
+        )
 
     @torch.no_grad()
-    def weigh(self, population: Population, proposals: Iterable[Proposal]) -> Iterator[tuple[Proposal, WeightedDraws]]:
+    def weigh(
+        self, population: PopulationParameters, proposals: Iterable[Proposal]
+    ) -> Iterator[tuple[Proposal, WeightedDraws]]:
         """Weigh the draws of proposals at ``population``."""
         local = population.to(self.people.like)
         for p in proposals:
             yield p, weigh_draws(p.factor, p.base, local, p.panel, self.mixing, self._scratch)
 
-    def log_prob_people(self, population: Population, proposals: Iterable[Proposal]) -> Tensor:
+    def log_prob_people(self, population: PopulationParameters, proposals: Iterable[Proposal]) -> Tensor:
         """Jackknifed log p(y_n) of each person of this process, shape (n,), float64, without case weights."""
         result = self.people.like.new_zeros(len(self.people.panels), dtype=torch.float64)
         for proposal, drawn in self.weigh(population, proposals):
             result[proposal.part] = drawn.log_marginal.double()
         return result
 
-    def _journal(self, name: str, population: Population, sweep: Sweep, compute: Callable[[], Any]) -> list[Tensor]:
+    def _journal(
+        self, name: str, population: PopulationParameters, sweep: IntegrationSettings, compute: Callable[[], Any]
+    ) -> list[Tensor]:
         """Sums of a pass over the people of all processes, computed or read from the journal."""
         at = self.space.unconstrain(population).cpu()
         paths = " along paths" if sweep.pathwise else ""
         key = f"{self.name} {name}{paths} with {sweep.draws} draws, key {sweep.key}"
-        return self.journal.run(key, at, self, lambda: self.people.team.total(*compute()))
+        return self.journal.run(key, at, self, lambda: self.people.team.all_reduce_sum(*compute()))
 
-    def measure(self, population: Population, sweep: Sweep, *, remember: bool = True) -> LikelihoodSums:
+    def measure(
+        self, population: PopulationParameters, sweep: IntegrationSettings, *, remember: bool = True
+    ) -> LikelihoodSums:
         """Log likelihood without derivatives, from one pass."""
 
         def compute() -> tuple[Tensor]:
@@ -293,19 +268,21 @@ class MarginalLikelihood:
 
         return LikelihoodSums.finish(self.people.weight, *self._journal("value", population, sweep, compute))
 
-    def value(self, population: Population, proposals: Iterable[Proposal]) -> LikelihoodSums:
+    def value(self, population: PopulationParameters, proposals: Iterable[Proposal]) -> LikelihoodSums:
         """Log likelihood without derivatives, from given proposals; not journaled."""
-        sums = self.people.team.total(self._sum_values(population, proposals))
+        sums = self.people.team.all_reduce_sum(self._sum_values(population, proposals))
         return LikelihoodSums.finish(self.people.weight, *sums)
 
-    def _sum_values(self, population: Population, proposals: Iterable[Proposal]) -> Tensor:
+    def _sum_values(self, population: PopulationParameters, proposals: Iterable[Proposal]) -> Tensor:
         """Sums of `LikelihoodSums.of_chunk` over the people of this process."""
         sums = self._zeros(4)
         for proposal, drawn in self.weigh(population, proposals):
             sums += LikelihoodSums.of_chunk(drawn, proposal.panel.weights)
         return sums
 
-    def sweep(self, population: Population, sweep: Sweep, *, remember: bool = True) -> PassResult:
+    def sweep(
+        self, population: PopulationParameters, sweep: IntegrationSettings, *, remember: bool = True
+    ) -> PassResult:
         """Log likelihood, score and centred outer product in relative coordinates, from one pass."""
 
         def compute() -> tuple[Tensor, Tensor, Tensor]:
@@ -313,12 +290,16 @@ class MarginalLikelihood:
 
         return PassResult.finish(self.people.weight, *self._journal("score", population, sweep, compute))
 
-    def score(self, population: Population, proposals: Iterable[Proposal]) -> PassResult:
+    def score(self, population: PopulationParameters, proposals: Iterable[Proposal]) -> PassResult:
         """Log likelihood, score and outer product, from given proposals; not journaled."""
-        return PassResult.finish(self.people.weight, *self.people.team.total(*self._sum_scores(population, proposals)))
+        return PassResult.finish(
+            self.people.weight, *self.people.team.all_reduce_sum(*self._sum_scores(population, proposals))
+        )
 
     @torch.no_grad()
-    def _sum_scores(self, population: Population, proposals: Iterable[Proposal]) -> tuple[Tensor, Tensor, Tensor]:
+    def _sum_scores(
+        self, population: PopulationParameters, proposals: Iterable[Proposal]
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Sums over the people of this process: `LikelihoodSums.of_chunk`, scores and their outer products."""
         size, local = self.space.size, population.to(self.people.like)
         sums, score, outer = self._zeros(4), self._zeros(size), self._zeros(size, size)
@@ -330,12 +311,14 @@ class MarginalLikelihood:
             outer += scores.T @ (weights[:, None] * scores)
         return sums, score, outer
 
-    def _score_people(self, p: Proposal, base: BaseDraws, population: Population) -> tuple[WeightedDraws, Tensor]:
+    def _score_people(
+        self, p: Proposal, base: BaseDraws, population: PopulationParameters
+    ) -> tuple[WeightedDraws, Tensor]:
         """Weighted draws and scores (n, D) of a proposal's people on given base draws."""
         drawn = draw_utilities(p.factor, base, population, p.panel, self.mixing, self._scratch)
         return score_people(drawn, population, p.panel, self.mixing, self.space, pathwise=p.pathwise)
 
-    def effect_of_draws(self, population: Population, sweep: Sweep, times: int) -> DrawsEffect:
+    def effect_of_draws(self, population: PopulationParameters, sweep: IntegrationSettings, times: int) -> DrawsEffect:
         """Effect of ``times`` as many draws on the score, from ``times`` groups of the sweep's number of draws.
 
         The score on all groups less the mean of the scores on one group has little noise, since terms linear in the
@@ -348,7 +331,9 @@ class MarginalLikelihood:
         return DrawsEffect(*self._journal(f"effect of {times} times", population, sweep, compute))
 
     @torch.no_grad()
-    def _sum_effects(self, population: Population, sweep: Sweep, times: int) -> tuple[Tensor, ...]:
+    def _sum_effects(
+        self, population: PopulationParameters, sweep: IntegrationSettings, times: int
+    ) -> tuple[Tensor, ...]:
         size, local = self.space.size, population.to(self.people.like)
         schemes = [self._scheme(replace(sweep, key=sweep.key + 1 + group)) for group in range(times)]
         total, variance, noise = self._zeros(size), self._zeros(size, size), self._zeros(size, size)
@@ -365,7 +350,9 @@ class MarginalLikelihood:
         return total, variance, noise
 
     @torch.no_grad()
-    def information(self, model: PanelModel, population: Population, sweep: Sweep) -> Tensor:
+    def information(
+        self, model: MixedLogitModel, population: PopulationParameters, sweep: IntegrationSettings
+    ) -> Tensor:
         """Observed information (D, D) in relative coordinates, from one pass.
 
         `mxlogit.integration.pathwise` applies to smooth mixing maps; `mxlogit.integration.louis` in addition needs maps
@@ -378,14 +365,14 @@ class MarginalLikelihood:
             else:
                 drawn = draw_utilities(p.factor, p.base, local, p.panel, self.mixing, self._scratch)
                 total += louis_information(drawn, p.panel, self.space)
-        return self.people.team.total(total)[0]
+        return self.people.team.all_reduce_sum(total)[0]
 
     def whitened(self, proposal: Proposal) -> tuple[Tensor, Tensor]:
         """Whitened tastes (n, k, s) drawn from a proposal, and log density ratios (n, s) of prior to proposal."""
         xi, log_q, _ = draw_whitened(proposal.factor, proposal.base)
         return xi, log_standard_normal(xi.square().sum(1), xi.shape[1]) - log_q
 
-    def _chunk_of_information(self, sweep: Sweep) -> int:
+    def _chunk_of_information(self, sweep: IntegrationSettings) -> int:
         """Number of people per chunk; the pathwise information also stores products of draws."""
         k = self.space.n_random if sweep.pathwise else 0
         products = (k + 1) * (k + 2) // (2 * max(1, self.people.panels.n_rows))

@@ -24,12 +24,13 @@ from mxlogit.choices.chunks import cells_at_once
 from mxlogit.draws.importance import log_standard_normal, shifted_net
 from mxlogit.draws.jackknife import Jackknife
 from mxlogit.integration.laplace import drawn_log_prob, drawn_utility, whitened_log_prob
-from mxlogit.integration.marginal import MarginalLikelihood, Proposal, Sweep
+from mxlogit.integration.marginal import MarginalLikelihood, Proposal
+from mxlogit.integration.settings import IntegrationSettings
 from mxlogit.integration.simulated_block import evaluate_in_parts
 from mxlogit.model.dense_panels import PanelDifferences
 from mxlogit.model.likelihood import compute_odds
-from mxlogit.model.mixed_logit import PanelModel
-from mxlogit.model.parameters import Population
+from mxlogit.model.mixed_logit import MixedLogitModel
+from mxlogit.model.parameters import PopulationParameters
 
 # Largest number of floats of all fixed draws together: 64 MB in single precision.
 _MOST_NUMBERS = 16_000_000
@@ -56,14 +57,14 @@ class _Drawn(ABC):
     variance: float
 
     @abstractmethod
-    def log_weights(self, model: PanelModel, population: Population) -> Tensor:
+    def log_weights(self, model: MixedLogitModel, population: PopulationParameters) -> Tensor:
         """Logarithms (n, s) of the importance-weighted probabilities of the choices."""
 
     @abstractmethod
-    def pull(self, model: PanelModel, population: Population) -> Tensor:
+    def pull(self, model: MixedLogitModel, population: PopulationParameters) -> Tensor:
         """Gradient (D,) of the weighted sum of `log_mean` in fixed coefficients, locations and free entries of L."""
 
-    def halves(self, model: PanelModel, population: Population) -> Tensor:
+    def halves(self, model: MixedLogitModel, population: PopulationParameters) -> Tensor:
         """Logarithms (n, 2) of the mean weighted probability over each half of the draws."""
         log_weights = self.log_weights(model, population)
         return Jackknife(log_weights).log_sums.double() - math.log(0.5 * log_weights.shape[-1])
@@ -108,11 +109,11 @@ class WhitenedDraws(_Drawn):
         nothing = proposal.factor.mean.new_zeros(1, count)
         return cls(proposal.panel, *_NETS, torch.special.ndtri(uniform).to(nothing), nothing)
 
-    def log_weights(self, model: PanelModel, population: Population) -> Tensor:
+    def log_weights(self, model: MixedLogitModel, population: PopulationParameters) -> Tensor:
         """Compute the logarithms of weighted probabilities, as `_Drawn` says."""
         return whitened_log_prob(self.xi, population, self.panel, model.mixing) + self.log_ratio
 
-    def pull(self, model: PanelModel, population: Population) -> Tensor:
+    def pull(self, model: MixedLogitModel, population: PopulationParameters) -> Tensor:
         """Compute the derivatives, as `_Drawn` says."""
         ratios = self.log_ratio.expand(len(self.xi), -1).chunk(2, -1)
         blocks = [
@@ -137,7 +138,7 @@ class LatentDraws(_Drawn):
 
     @classmethod
     def around_modes(
-        cls, model: PanelModel, marginal: MarginalLikelihood, proposal: Proposal, anchor: Population
+        cls, model: MixedLogitModel, marginal: MarginalLikelihood, proposal: Proposal, anchor: PopulationParameters
     ) -> LatentDraws:
         """Draws from a proposal's local factors; without fixed coefficients, probabilities are computed once."""
         xi, log_ratio = marginal.whitened(proposal)
@@ -146,14 +147,14 @@ class LatentDraws(_Drawn):
         draws = cls(proposal.panel, *_RANDOM, latent, log_q, None)
         return draws if model.space.n_fixed else replace(draws, known=draws._log_prob(model, anchor))
 
-    def log_weights(self, model: PanelModel, population: Population) -> Tensor:
+    def log_weights(self, model: MixedLogitModel, population: PopulationParameters) -> Tensor:
         """Compute the logarithms of weighted probabilities, as `_Drawn` says."""
         xi = self._whitened(population)
         log_prior = log_standard_normal(xi.square().sum(1), xi.shape[1]) - _log_volume(population)
         log_prob = self._log_prob(model, population) if self.known is None else self.known
         return log_prob + log_prior - self.log_q
 
-    def pull(self, model: PanelModel, population: Population) -> Tensor:
+    def pull(self, model: MixedLogitModel, population: PopulationParameters) -> Tensor:
         """Compute the derivatives, as `_Drawn` says."""
         jackknife = Jackknife(self.log_weights(model, population))
         weights = jackknife.weights * self.panel.weights[:, None]
@@ -166,7 +167,7 @@ class LatentDraws(_Drawn):
         parts = [self._pull_of_fixed(model, population, weights), by_location[:, 0], by_tril[rows, columns]]
         return torch.cat(parts).double()
 
-    def _pull_of_fixed(self, model: PanelModel, population: Population, weights: Tensor) -> Tensor:
+    def _pull_of_fixed(self, model: MixedLogitModel, population: PopulationParameters, weights: Tensor) -> Tensor:
         n_fixed = model.space.n_fixed
         if n_fixed == 0:
             return weights.new_zeros(0)
@@ -176,19 +177,19 @@ class LatentDraws(_Drawn):
         mean = odds.weigh_probabilities(weights[..., None])[..., 0]
         return -torch.einsum("nrf,nr->f", self.panel.values[..., :n_fixed], mean)
 
-    def _whitened(self, population: Population) -> Tensor:
+    def _whitened(self, population: PopulationParameters) -> Tensor:
         centred = (self.latent - population.location[:, None]).transpose(0, 1)
         flat = torch.linalg.solve_triangular(population.scale_tril, centred.flatten(1), upper=False)
         return flat.view_as(centred).transpose(0, 1)
 
-    def _tastes(self, model: PanelModel, population: Population) -> Tensor:
+    def _tastes(self, model: MixedLogitModel, population: PopulationParameters) -> Tensor:
         return model.mixing.tastes(self.latent.mT, population.location, population.scale).mT
 
-    def _log_prob(self, model: PanelModel, population: Population) -> Tensor:
+    def _log_prob(self, model: MixedLogitModel, population: PopulationParameters) -> Tensor:
         return drawn_log_prob(self._tastes(model, population), population, self.panel, model.mixing)
 
 
-def _log_volume(population: Population) -> Tensor:
+def _log_volume(population: PopulationParameters) -> Tensor:
     return population.scale_tril.diagonal().log().sum()
 
 
@@ -200,11 +201,11 @@ class PathDraws:
 
     Parameters
     ----------
-    model : PanelModel
+    model : MixedLogitModel
     marginal : MarginalLikelihood
-        Marginal likelihood of all people, with modes close to the modes at the anchor; `can_keep_paths` must hold.
-    anchor : Population
-    sweep : Sweep
+        Marginal likelihood of all people, with modes close to those at the anchor; `supports_fixed_paths` must hold.
+    anchor : PopulationParameters
+    sweep : IntegrationSettings
         Number of draws, rounded up to a power of two, and proposal of the draws around modes.
     vectors : Tensor, shape (b, D)
         Unconstrained vectors, spread like the posterior, at which noise is compared.
@@ -216,7 +217,12 @@ class PathDraws:
     """
 
     def __init__(
-        self, model: PanelModel, marginal: MarginalLikelihood, anchor: Population, sweep: Sweep, vectors: Tensor
+        self,
+        model: MixedLogitModel,
+        marginal: MarginalLikelihood,
+        anchor: PopulationParameters,
+        sweep: IntegrationSettings,
+        vectors: Tensor,
     ) -> None:
         sweep = replace(sweep, draws=1 << (sweep.draws - 1).bit_length())
         self.model, self._people, self.cells = model, marginal.people, path_cells(marginal, sweep.draws)
@@ -253,7 +259,7 @@ class PathDraws:
             halves = chunk.halves(self.model, local)
             total[0] += chunk.panel.weights.double() @ chunk.log_mean(halves)
             total[1] += chunk.noise(halves, apart)
-        return self._people.team.total(total)[0]
+        return self._people.team.all_reduce_sum(total)[0]
 
     def gradients(self, vectors: Tensor) -> Tensor:
         """Gradients (b, D) of the log likelihoods at unconstrained vectors (b, D)."""
@@ -271,16 +277,16 @@ class PathDraws:
             (gradient,) = torch.autograd.grad(moves @ pull, inputs)
         return gradient
 
-    def _pull(self, local: Population) -> Tensor:
+    def _pull(self, local: PopulationParameters) -> Tensor:
         """Derivatives (D,) with respect to fixed coefficients, locations and the free entries of L."""
         total = self._people.like.new_zeros(self.model.space.size, dtype=torch.float64)
         for chunk in self._chunks:
             total += chunk.pull(self.model, local)
-        return self._people.team.total(total)[0]
+        return self._people.team.all_reduce_sum(total)[0]
 
 
 def _kinds(
-    model: PanelModel, marginal: MarginalLikelihood, proposal: Proposal, anchor: Population, key: int
+    model: MixedLogitModel, marginal: MarginalLikelihood, proposal: Proposal, anchor: PopulationParameters, key: int
 ) -> Iterator[_Drawn]:
     """Draws of each applicable kind for the people of a proposal."""
     yield WhitenedDraws.from_population(marginal, proposal, key)
@@ -289,7 +295,7 @@ def _kinds(
         yield LatentDraws.around_modes(model, marginal, proposal, anchor)
 
 
-def can_keep_paths(marginal: MarginalLikelihood, draws: int) -> bool:
+def supports_fixed_paths(marginal: MarginalLikelihood, draws: int) -> bool:
     """Return whether fixed draws fit in memory and in a bound on the time of one evaluation."""
     k, people = marginal.space.n_random, marginal.people
     return k > 0 and len(people) * draws * (k + 1) <= _MOST_NUMBERS and path_cells(marginal, draws) <= _MOST_CELLS

@@ -14,23 +14,23 @@ from torch import Tensor
 
 from mxlogit.integration.simulated_block import Block, evaluate_in_parts, merge_blocks, sum_second
 from mxlogit.model.dense_panels import PanelDifferences
-from mxlogit.model.mixed_logit import PanelModel
-from mxlogit.model.parameters import ParameterSpace, Population
+from mxlogit.model.mixed_logit import MixedLogitModel
+from mxlogit.model.parameters import ParameterSpace, PopulationParameters
 
 
 def pathwise_information(
-    model: PanelModel, xi: Tensor, log_ratio: Tensor, population: Population, panel: PanelDifferences
+    model: MixedLogitModel, xi: Tensor, log_ratio: Tensor, population: PopulationParameters, panel: PanelDifferences
 ) -> Tensor:
     """Observed information (D, D), float64, of a chunk of people, weighted by their weights.
 
     Parameters
     ----------
-    model : PanelModel
+    model : MixedLogitModel
     xi : Tensor, shape (n, k, s)
         Whitened tastes; each half of the draws consists of whole antithetic pairs.
     log_ratio : Tensor, shape (n, s)
         Log density of the standard normal less log density of the proposal.
-    population : Population
+    population : PopulationParameters
         Population parameters in the dtype of the panel.
     panel : PanelDifferences
 
@@ -57,7 +57,7 @@ def _derivatives(block: Block, weights: Tensor) -> tuple[Tensor, Tensor]:
     return sum_second(block.second.double(), scores, weights), weights @ scores
 
 
-def _in_moves(hessian: Tensor, score: Tensor, population: Population, space: ParameterSpace) -> Tensor:
+def _in_moves(hessian: Tensor, score: Tensor, population: PopulationParameters, space: ParameterSpace) -> Tensor:
     """Hessian (D, D) in relative coordinates, from Hessian and gradient in coefficients, locations, entries of L."""
     f, k = space.n_fixed, space.n_random
     tril = population.scale_tril.double()

@@ -20,9 +20,9 @@ from mxlogit.integration.drawn_tastes import DrawnTastes, draw_tastes
 from mxlogit.integration.laplace import draws_at_once
 from mxlogit.model.dense_panels import PanelDifferences
 from mxlogit.model.likelihood import panel_probabilities, situation_means
-from mxlogit.model.mixed_logit import PanelModel
-from mxlogit.model.mixing import Bend
-from mxlogit.model.parameters import Population
+from mxlogit.model.mixed_logit import MixedLogitModel
+from mxlogit.model.mixing import SecondDerivatives
+from mxlogit.model.parameters import PopulationParameters
 from mxlogit.model.wtp_space import pull_back, to_coefficients
 
 # Share of the usual cells of a chunk in the buffer of `_moved_products`; chosen by hand.
@@ -48,19 +48,19 @@ class Block:
     second: Tensor | None
 
 
-def _probabilities(model: PanelModel, drawn: DrawnTastes, panel: PanelDifferences) -> tuple[Tensor, Tensor]:
+def _probabilities(model: MixedLogitModel, drawn: DrawnTastes, panel: PanelDifferences) -> tuple[Tensor, Tensor]:
     coefficients = to_coefficients(drawn.parameters, model.mixing.scale_position, dim=1)
     return panel_probabilities(torch.bmm(panel.values, coefficients), panel)
 
 
-def weigh_block(model: PanelModel, drawn: DrawnTastes, panel: PanelDifferences) -> Tensor:
+def weigh_block(model: MixedLogitModel, drawn: DrawnTastes, panel: PanelDifferences) -> Tensor:
     """Log probability of each person's choices on every draw, (n, r)."""
     return _probabilities(model, drawn, panel)[0]
 
 
 def evaluate_block(
-    model: PanelModel,
-    population: Population,
+    model: MixedLogitModel,
+    population: PopulationParameters,
     panel: PanelDifferences,
     z: Tensor,
     *,
@@ -71,8 +71,8 @@ def evaluate_block(
 
     Parameters
     ----------
-    model : PanelModel
-    population : Population
+    model : MixedLogitModel
+    population : PopulationParameters
         Population parameters in the dtype of the panel.
     panel : PanelDifferences
     z : Tensor, shape (n, k, r)
@@ -109,7 +109,9 @@ def evaluate_block(
     return Block((top + total.log())[:, 0], score, second)
 
 
-def score_coordinates(model: PanelModel, population: Population, drawn: DrawnTastes, weighted: Tensor) -> Tensor:
+def score_coordinates(
+    model: MixedLogitModel, population: PopulationParameters, drawn: DrawnTastes, weighted: Tensor
+) -> Tensor:
     """Sum over draws (n, D) of weighted gradients with respect to the parameters (n, K, r), in coordinates.
 
     Coordinates are fixed coefficients, locations and free entries of L, of one population value or one per person.
@@ -127,7 +129,7 @@ def score_coordinates(model: PanelModel, population: Population, drawn: DrawnTas
     return torch.cat([weighted[:, :n_fixed].sum(-1), by_location, by_tril[:, rows, columns]], -1)
 
 
-def _design(model: PanelModel, population: Population, drawn: DrawnTastes) -> Tensor:
+def _design(model: MixedLogitModel, population: PopulationParameters, drawn: DrawnTastes) -> Tensor:
     """Derivative of the one parameter that each coordinate moves, (n, D, r)."""
     space, z, value = model.space, drawn.z, drawn.value
     rows, columns = space.triangle
@@ -142,7 +144,7 @@ def _design(model: PanelModel, population: Population, drawn: DrawnTastes) -> Te
     return torch.cat([fixed, by_location, by_tril], 1)
 
 
-def _owners(model: PanelModel) -> list[int]:
+def _owners(model: MixedLogitModel) -> list[int]:
     """Index of the parameter that each coordinate moves, length D."""
     f, k = model.space.n_fixed, model.space.n_random
     return [*range(f + k), *(f + row for row in model.space.triangle[0])]
@@ -168,7 +170,7 @@ class _Directions:
     collect: Tensor | None = None
 
 
-def _directions(model: PanelModel, drawn: DrawnTastes, design: Tensor) -> _Directions:
+def _directions(model: MixedLogitModel, drawn: DrawnTastes, design: Tensor) -> _Directions:
     """Directions of all coordinates."""
     f, k = model.space.n_fixed, model.space.n_random
     owners = _owners(model)
@@ -182,7 +184,7 @@ def _directions(model: PanelModel, drawn: DrawnTastes, design: Tensor) -> _Direc
     return _Directions(torch.cat([ones, drawn.z], 1), owners, [0] * (f + k) + [1 + column for column in columns])
 
 
-def _directions_in_money(model: PanelModel, drawn: DrawnTastes, design: Tensor) -> _Directions:
+def _directions_in_money(model: MixedLogitModel, drawn: DrawnTastes, design: Tensor) -> _Directions:
     """Directions in WTP space: a WTP moves its own attribute by minus the scale; the scale moves all attributes."""
     position, owners = model.mixing.scale_position, _owners(model)
     assert position is not None
@@ -289,7 +291,7 @@ def _pair_index(size: int) -> Tensor:
     return index
 
 
-def _add_money_bends(second: Tensor, model: PanelModel, design: Tensor, weighted: Tensor) -> None:
+def _add_money_bends(second: Tensor, model: MixedLogitModel, design: Tensor, weighted: Tensor) -> None:
     """Add the curvature of WTP-space coefficients, which are products, given weighted gradients of the coefficients."""
     position, owners = model.mixing.scale_position, torch.tensor(_owners(model))
     assert position is not None
@@ -303,7 +305,9 @@ def _add_money_bends(second: Tensor, model: PanelModel, design: Tensor, weighted
         second[:, scale[:, None], mine] -= block.mT
 
 
-def _add_bends(second: Tensor, model: PanelModel, population: Population, drawn: DrawnTastes, weighted: Tensor) -> None:
+def _add_bends(
+    second: Tensor, model: MixedLogitModel, population: PopulationParameters, drawn: DrawnTastes, weighted: Tensor
+) -> None:
     """Add the curvature of the mixing maps themselves, given weighted gradients (n, K, r)."""
     f, owners = model.space.n_fixed, torch.tensor(_owners(model))
     rows, columns = (torch.tensor(index) for index in model.space.triangle)
@@ -330,7 +334,7 @@ def _add_bends(second: Tensor, model: PanelModel, population: Population, drawn:
         second[:, mine[:, None], mine] += block
 
 
-def _direct_bend(bend: Bend, pull: Tensor, moved: Tensor, inputs: Tensor) -> Tensor:
+def _direct_bend(bend: SecondDerivatives, pull: Tensor, moved: Tensor, inputs: Tensor) -> Tensor:
     """Second derivatives through location and scale: inputs (n, 2, m) are their derivatives."""
     cross = torch.stack([bend.latent_location * pull, bend.latent_scale * pull], 1)
     mixed = torch.bmm(torch.bmm(moved, cross.mT), inputs)
@@ -340,7 +344,13 @@ def _direct_bend(bend: Bend, pull: Tensor, moved: Tensor, inputs: Tensor) -> Ten
 
 
 def evaluate_in_parts(
-    model: PanelModel, population: Population, panel: PanelDifferences, z: Tensor, log_ratio: Tensor, *, curvature: bool
+    model: MixedLogitModel,
+    population: PopulationParameters,
+    panel: PanelDifferences,
+    z: Tensor,
+    log_ratio: Tensor,
+    *,
+    curvature: bool,
 ) -> Block:
     """Apply `evaluate_block` to parts of the draws (n, k, r) with log ratios (n, r), and merge."""
     step = draws_at_once(panel)

@@ -24,9 +24,9 @@ from mxlogit.execution.people import on_processor, places_inside
 from mxlogit.integration.drawn_tastes import draw_tastes
 from mxlogit.integration.simulated_block import evaluate_block, merge_blocks, sum_second, weigh_block
 from mxlogit.model.dense_panels import PanelDifferences
-from mxlogit.model.mixed_logit import PanelModel
+from mxlogit.model.mixed_logit import MixedLogitModel
 from mxlogit.model.panels import Panels
-from mxlogit.model.parameters import Population
+from mxlogit.model.parameters import PopulationParameters
 
 # Share of the usual cells of a chunk: values, scores and their products are held together. Measured: a million are
 # faster than fewer that stay in cache.
@@ -62,7 +62,7 @@ class SimulatedLikelihood:
 
     Parameters
     ----------
-    model : PanelModel
+    model : MixedLogitModel
     panel : PanelDifferences or RaggedPanels
         Panel of the people, in the order of their blocks of draws.
     draws : PersonDraws
@@ -78,7 +78,7 @@ class SimulatedLikelihood:
 
     def __init__(
         self,
-        model: PanelModel,
+        model: MixedLogitModel,
         panel: Panels,
         draws: PersonDraws,
         *,
@@ -111,14 +111,14 @@ class SimulatedLikelihood:
         """Number D of coordinates."""
         return self.model.space.size
 
-    def population(self, vector: Tensor) -> Population:
+    def population(self, vector: Tensor) -> PopulationParameters:
         """Population parameters at coordinates (*s, D), with the signs of the diagonal of L unchanged."""
         space = self.model.space
         f, k = space.n_fixed, space.n_random
         tril = space.triangle_matrix(vector[..., f + k :])
-        return Population(vector[..., :f], vector[..., f : f + k], tril)
+        return PopulationParameters(vector[..., :f], vector[..., f : f + k], tril)
 
-    def coordinates(self, population: Population) -> Tensor:
+    def coordinates(self, population: PopulationParameters) -> Tensor:
         """Coordinates (D,) of a population."""
         rows, columns = self.model.space.triangle
         return torch.cat([population.fixed, population.location, population.scale_tril[rows, columns]])
@@ -197,7 +197,7 @@ class SimulatedLikelihood:
         return float(self.evaluate(vector).log_prob @ self.weights)
 
     @torch.no_grad()
-    def weigh_tastes(self, population: Population) -> Iterator[tuple[slice | Tensor, Tensor, Tensor]]:
+    def weigh_tastes(self, population: PopulationParameters) -> Iterator[tuple[slice | Tensor, Tensor, Tensor]]:
         """Indices, Bayes weights of the draws (n, r) and tastes (n, k, r) of each chunk of people, float64."""
         local = population.to(self.panel.values)
         for part, panel, normals in self._pieces():

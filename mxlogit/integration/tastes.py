@@ -15,10 +15,11 @@ from mxlogit.draws.simulation import PersonDraws
 from mxlogit.execution.people import PanelSource, People
 from mxlogit.integration.importance import WeightedDraws, latent_moments
 from mxlogit.integration.laplace import Flow, LocalFactor
-from mxlogit.integration.marginal import MarginalLikelihood, Proposal, Sweep
+from mxlogit.integration.marginal import MarginalLikelihood, Proposal
+from mxlogit.integration.settings import IntegrationSettings
 from mxlogit.integration.simulated_likelihood import SimulatedLikelihood
-from mxlogit.model.mixed_logit import PanelModel
-from mxlogit.model.parameters import Population
+from mxlogit.model.mixed_logit import MixedLogitModel
+from mxlogit.model.parameters import PopulationParameters
 
 # Draws per person for means and standard deviations if importance weights are even; see `_chunk_moments`.
 _FEW_DRAWS = 32
@@ -69,14 +70,14 @@ class WeighedTastes(ABC):
 
     @abstractmethod
     def weigh(
-        self, panel: PanelSource, population: Population, seed: int = 0, places: Tensor | None = None
+        self, panel: PanelSource, population: PopulationParameters, seed: int = 0, places: Tensor | None = None
     ) -> Iterator[WeightedTastes]:
         """Weighted draws of people's random tastes, chunk after chunk of people.
 
         Parameters
         ----------
         panel : PanelSource
-        population : Population
+        population : PopulationParameters
         seed : int
             Seed of the draws, if they are not the draws of the fit.
         places : Tensor, int64, shape (n,), optional
@@ -85,7 +86,7 @@ class WeighedTastes(ABC):
         """
 
     def sample(
-        self, panel: PanelSource, population: Population, n: int, seed: int = 0, places: Tensor | None = None
+        self, panel: PanelSource, population: PopulationParameters, n: int, seed: int = 0, places: Tensor | None = None
     ) -> Tensor:
         """Posterior samples of each person's random tastes, (n_samples, n, k), by systematic resampling."""
         result = panel.like.new_zeros(n, len(panel), panel.n_columns - population.fixed.shape[-1])
@@ -101,7 +102,7 @@ class WeighedTastes(ABC):
         return result
 
 
-class PolishedTastes(WeighedTastes):
+class ImportanceTastes(WeighedTastes):
     """Tastes by importance sampling around modes, for people of the fit or new people.
 
     All people share the quasi-random base points of a seed, so that equal choices give equal tastes, whoever else is in
@@ -109,7 +110,7 @@ class PolishedTastes(WeighedTastes):
 
     Parameters
     ----------
-    model : PanelModel
+    model : MixedLogitModel
     seed : int
     tail : int or None
         Degrees of freedom of the Student-t proposal; None for the normal.
@@ -127,7 +128,7 @@ class PolishedTastes(WeighedTastes):
 
     def __init__(
         self,
-        model: PanelModel,
+        model: MixedLogitModel,
         seed: int,
         tail: int | None,
         draws: int = 128,
@@ -141,29 +142,29 @@ class PolishedTastes(WeighedTastes):
         self.draws, self.polish, self.vary, self.even, self.flow = draws, polish, vary, even, flow
 
     def _propose(
-        self, people: People, population: Population, draws: int, stream: int, keys: Tensor | None
+        self, people: People, population: PopulationParameters, draws: int, stream: int, keys: Tensor | None
     ) -> Iterator[tuple[Proposal, WeightedDraws]]:
         """Proposal and weighted draws of each chunk of people."""
         # Created per call: reading results changes no state, so several threads may read them.
         marginal = MarginalLikelihood(people, self.model.space, self.model.mixing, self.seed, keys=keys)
         marginal.flow = self.flow
-        sweep = Sweep(draws, self.tail, _STREAM + stream, self.polish, vary=self.vary)
+        sweep = IntegrationSettings(draws, self.tail, _STREAM + stream, self.polish, vary=self.vary)
         yield from marginal.weigh(population, marginal.propose(population, sweep, remember=False))
 
     def _propose_alike(
-        self, panel: PanelSource, population: Population, draws: int, seed: int
+        self, panel: PanelSource, population: PopulationParameters, draws: int, seed: int
     ) -> Iterator[tuple[Proposal, WeightedDraws]]:
         """Apply `_propose` with the same base points for all people."""
         keys = torch.zeros(len(panel), dtype=torch.int64)
         return self._propose(People.gather(panel), population, draws, seed, keys)
 
-    def _tastes(self, drawn: WeightedDraws, population: Population) -> Tensor:
+    def _tastes(self, drawn: WeightedDraws, population: PopulationParameters) -> Tensor:
         """Tastes (n, k, s) of weighted draws."""
         latent = population.location[:, None] + population.scale_tril @ drawn.xi
         return self.model.mixing.tastes(latent.mT, population.location, population.scale).mT
 
     def moments(
-        self, panel: PanelSource, population: Population, seed: int = 0, places: Tensor | None = None
+        self, panel: PanelSource, population: PopulationParameters, seed: int = 0, places: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Posterior mean and standard deviation of each person's random tastes, (n, k) each, float64."""
         shape = (len(panel), self.model.space.n_random)
@@ -176,7 +177,7 @@ class PolishedTastes(WeighedTastes):
         return mean, deviation
 
     def _chunk_moments(
-        self, factor: LocalFactor, drawn: WeightedDraws, population: Population
+        self, factor: LocalFactor, drawn: WeightedDraws, population: PopulationParameters
     ) -> tuple[Tensor, Tensor]:
         """Means and standard deviations (n, k) of a chunk of people.
 
@@ -199,14 +200,14 @@ class PolishedTastes(WeighedTastes):
         return population.location.double() + first.double() @ tril.T, variance.sqrt()
 
     def weigh(
-        self, panel: PanelSource, population: Population, seed: int = 0, places: Tensor | None = None
+        self, panel: PanelSource, population: PopulationParameters, seed: int = 0, places: Tensor | None = None
     ) -> Iterator[WeightedTastes]:
         """Weighted draws of people's random tastes, chunk after chunk of people."""
         local = population.to(panel.like)
         for proposal, drawn in self._propose_alike(panel, population, self.draws, seed):
             yield WeightedTastes(proposal.part, drawn.weights, self._tastes(drawn, local))
 
-    def check(self, people: People, population: Population, draws: int = 256) -> PeopleCheck:
+    def check(self, people: People, population: PopulationParameters, draws: int = 256) -> PeopleCheck:
         """Effective sample size fractions and Pareto k of the importance weights of the people of all processes."""
         n = len(people.panels)
         ess, shape = people.like.new_zeros(n), people.like.new_zeros(n, dtype=torch.float64)
@@ -216,12 +217,12 @@ class PolishedTastes(WeighedTastes):
         return PeopleCheck.join(people.team.gather(PeopleCheck(ess.cpu(), shape.cpu())))
 
 
-class SimulatedTastes(WeighedTastes):
+class ConditionalTastes(WeighedTastes):
     """Tastes by Bayes weights over the draws of a simulated likelihood (Train 2009, section 11.3).
 
     Parameters
     ----------
-    model : PanelModel
+    model : MixedLogitModel
     draws : PersonDraws
         Draws in blocks: a person of the fit uses the block of its rank by first appearance, as given by ``places``,
         and all new people share one block; ranks in the panel by default.
@@ -229,24 +230,24 @@ class SimulatedTastes(WeighedTastes):
         Signs of the columns of L at the maximum of the likelihood, applied because draws need not be symmetric.
     """
 
-    def __init__(self, model: PanelModel, draws: PersonDraws, signs: Tensor) -> None:
+    def __init__(self, model: MixedLogitModel, draws: PersonDraws, signs: Tensor) -> None:
         self.model, self.draws, self.signs = model, draws, signs
 
     def weigh(
-        self, panel: PanelSource, population: Population, seed: int = 0, places: Tensor | None = None
+        self, panel: PanelSource, population: PopulationParameters, seed: int = 0, places: Tensor | None = None
     ) -> Iterator[WeightedTastes]:
         """All draws of people's random tastes, weighted, chunk after chunk of people; ``seed`` has no effect."""
-        panel = People.gather(panel).alone()
+        panel = People.gather(panel).require_single_process()
         blocks = panel.ranked().appearance if places is None else places
         blocks, order = blocks.cpu().sort(stable=True)  # type: ignore[union-attr]
         ordered = replace(panel.take(order.to(panel.weights.device)), appearance=None)
         simulated = SimulatedLikelihood(self.model, ordered, self.draws, keep=False, places=blocks)
-        mirrored = Population(population.fixed, population.location, population.scale_tril * self.signs)
+        mirrored = PopulationParameters(population.fixed, population.location, population.scale_tril * self.signs)
         for part, weights, tastes in simulated.weigh_tastes(mirrored):
             yield WeightedTastes(order[part], weights, tastes)
 
     def moments(
-        self, panel: PanelSource, population: Population, seed: int = 0, places: Tensor | None = None
+        self, panel: PanelSource, population: PopulationParameters, seed: int = 0, places: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Conditional mean and standard deviation of each person's random tastes, (n, k) each, float64."""
         mean = torch.zeros(len(panel), self.model.space.n_random, dtype=torch.float64)

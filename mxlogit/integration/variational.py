@@ -16,17 +16,17 @@ from mxlogit.model.dense_panels import PanelDifferences
 from mxlogit.model.likelihood import Scratch, by_pieces, panel_probabilities, situation_means
 from mxlogit.model.mixing import Mixing
 from mxlogit.model.panels import Panels
-from mxlogit.model.parameters import Population
+from mxlogit.model.parameters import PopulationParameters
 from mxlogit.model.triangles import inverse_of_lower
 
 # Longest move of a mean in one step, in sds of the new factor per root of the number of tastes; chosen by hand.
 _LONGEST_MOVE = 1.0
 
 
-def vary(
+def refine_gaussian(
     factor: LocalFactor,
     points: Tensor,
-    population: Population,
+    population: PopulationParameters,
     panel: Panels,
     mixing: Mixing,
     steps: int,
@@ -43,7 +43,7 @@ def vary(
         Local factors of the n people of the panel.
     points : Tensor, shape (n, k, s)
         Standard normal points, the same in every step.
-    population : Population
+    population : PopulationParameters
         Population parameters in the dtype of the panel.
     panel : PanelDifferences or RaggedPanels
     mixing : Mixing
@@ -82,7 +82,7 @@ def _where_finite(new: LocalFactor, old: LocalFactor) -> LocalFactor:
 def _step(
     factor: LocalFactor,
     points: Tensor,
-    population: Population,
+    population: PopulationParameters,
     panel: PanelDifferences,
     mixing: Mixing,
     scratch: Scratch | None,

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mxlogit.model.parameters import ParameterSpace, Population
+from mxlogit.model.parameters import ParameterSpace, PopulationParameters
 
 
 @dataclass(frozen=True)
-class CholeskyPoints:
+class RelativeCholeskyCoordinates:
     """Coordinates whose covariance part is the Cholesky factor relative to a reference factor.
 
     Fixed coefficients and locations are unchanged; entries of the relative factor become asinh(entry / 2), linear for
@@ -44,11 +44,11 @@ class CholeskyPoints:
         """Convert points (*s, D) to unconstrained vectors (*s, D); points must lie inside the parameter space."""
         return self.space.unconstrain(self.population(points))
 
-    def population(self, points: Tensor) -> Population:
+    def population(self, points: Tensor) -> PopulationParameters:
         """Population parameters at points (*s, D), which must lie inside the parameter space."""
         space = self.space
         fixed, location, bent = points.split([space.n_fixed, space.n_random, len(space.triangle[0])], -1)
-        return Population(fixed, location, self.root @ space.triangle_matrix(2.0 * bent.sinh()))
+        return PopulationParameters(fixed, location, self.root @ space.triangle_matrix(2.0 * bent.sinh()))
 
     def log_jacobian(self, points: Tensor) -> Tensor:
         """Log Jacobian determinant (*s,) of `vectors`, up to a constant; -inf outside the parameter space.

@@ -1,6 +1,6 @@
 """Log density of the mixed logit model of one specification, as plain torch functions shared by all engines.
 
-A `PanelModel` combines the parameter space, the mixing distributions and the priors. It holds no data; its
+A `MixedLogitModel` combines the parameter space, the mixing distributions and the priors. It holds no data; its
 functions take a panel.
 """
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from mxlogit.model.likelihood import panel_log_prob
 from mxlogit.model.mixing import Mixing
 from mxlogit.model.panels import Panels
-from mxlogit.model.parameters import ParameterSpace, Population
+from mxlogit.model.parameters import ParameterSpace, PopulationParameters
 from mxlogit.model.priors import PriorDensity
 
 
@@ -28,7 +28,7 @@ class PriorInMoves:
 
 
 @dataclass(frozen=True)
-class PanelModel:
+class MixedLogitModel:
     """Mixed logit model of one specification, without data.
 
     Attributes
@@ -48,7 +48,7 @@ class PanelModel:
     prior: PriorDensity
     attribute_scale: Tensor
 
-    def coefficients(self, population: Population, xi: Tensor) -> Tensor:
+    def coefficients(self, population: PopulationParameters, xi: Tensor) -> Tensor:
         """Compute the coefficients of each person (n, f + k) from whitened tastes (n, k)."""
         latent = population.location + xi @ population.scale_tril.mT
         tastes = self.mixing.tastes(latent, population.location, population.scale)
@@ -58,7 +58,7 @@ class PanelModel:
         """Log prior density of the unconstrained vector (*s, D), Jacobian included."""
         return self.prior.log_prob(self.space, vector)
 
-    def log_prior_in_moves(self, population: Population) -> PriorInMoves:
+    def log_prior_in_moves(self, population: PopulationParameters) -> PriorInMoves:
         """Compute the log prior and its derivatives with respect to a relative move at zero.
 
         The Hessian omits the curvature of the coordinates, so it is negative semidefinite.

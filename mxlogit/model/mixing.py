@@ -55,7 +55,7 @@ class MapValue:
 
 
 @dataclass(frozen=True)
-class Bend:
+class SecondDerivatives:
     """Second derivatives of a map g(latent; location, scale), and its direct first derivative by scale.
 
     All tensors have the shape of the latents.
@@ -225,7 +225,7 @@ class Family:
         """Evaluate the map without derivatives, elementwise."""
         return self.map(latent, location, scale).taste if self.value is None else self.value(latent, location, scale)
 
-    def bend(self, latent: Tensor, location: Tensor, scale: Tensor) -> Bend:
+    def bend(self, latent: Tensor, location: Tensor, scale: Tensor) -> SecondDerivatives:
         """Compute the second derivatives of the map by automatic differentiation of its first derivatives.
 
         Parameters
@@ -237,7 +237,7 @@ class Family:
 
         Returns
         -------
-        Bend
+        SecondDerivatives
         """
         with torch.enable_grad():
             inputs = [x.detach().expand_as(latent).clone().requires_grad_() for x in (latent, location, scale)]
@@ -246,7 +246,9 @@ class Family:
             by_location = _differentiate(value.by_location, inputs)
             by_scale = _differentiate(value.by_scale, inputs)
         direct = torch.zeros_like(latent) if value.by_scale is None else value.by_scale.detach()
-        return Bend(by_latent[0], by_latent[1], by_latent[2], by_location[1], by_location[2], by_scale[2], scale=direct)
+        return SecondDerivatives(
+            by_latent[0], by_latent[1], by_latent[2], by_location[1], by_location[2], by_scale[2], scale=direct
+        )
 
 
 # Mixing distributions by name.

@@ -2,7 +2,7 @@ r"""Population parameters and their coordinate systems: blocks, unconstrained ve
 
 Conversions between the three coordinate systems are all in this module.
 
-- `Population`: :math:`\alpha` (fixed), :math:`\zeta` (locations), :math:`L` (Cholesky factor of
+- `PopulationParameters`: :math:`\alpha` (fixed), :math:`\zeta` (locations), :math:`L` (Cholesky factor of
   :math:`\Omega`), used by the likelihood.
 - the unconstrained vector :math:`\psi = (\alpha, \zeta, \log\tau, y)`, y the unconstrained partial
   correlations of each block, used by Gaussian posteriors.
@@ -23,7 +23,7 @@ from torch.distributions.transforms import CorrCholeskyTransform
 
 
 @dataclass(frozen=True)
-class Population:
+class PopulationParameters:
     """Population parameters in the form used by the likelihood (float64).
 
     Attributes
@@ -45,13 +45,13 @@ class Population:
         """Standard deviations tau of the latent normals, shape (*s, k)."""
         return self.scale_tril.square().sum(-1).sqrt()
 
-    def to(self, like: Tensor) -> Population:
+    def to(self, like: Tensor) -> PopulationParameters:
         """Return the parameters in the dtype and on the device of ``like``."""
-        return Population(self.fixed.to(like), self.location.to(like), self.scale_tril.to(like))
+        return PopulationParameters(self.fixed.to(like), self.location.to(like), self.scale_tril.to(like))
 
-    def frozen(self) -> Population:
+    def frozen(self) -> PopulationParameters:
         """Return the parameters detached from the autograd graph."""
-        return Population(self.fixed.detach(), self.location.detach(), self.scale_tril.detach())
+        return PopulationParameters(self.fixed.detach(), self.location.detach(), self.scale_tril.detach())
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ class ParameterSpace:
             start = stop
         return factors, log_jacobians
 
-    def assemble(self, fixed: Tensor, location: Tensor, scale: Tensor, factors: list[Tensor]) -> Population:
+    def assemble(self, fixed: Tensor, location: Tensor, scale: Tensor, factors: list[Tensor]) -> PopulationParameters:
         """Build a population from its parts, with L = diag(scale) times the factors of the blocks."""
         tril = torch.diag_embed(torch.ones_like(scale))
         for block, factor in zip(self.correlated_blocks, factors, strict=True):
@@ -149,15 +149,15 @@ class ParameterSpace:
             tril = tril.index_put(
                 (*_leading_index(scale.shape[:-1], scale.device), index[:, None], index[None, :]), factor
             )
-        return Population(fixed, location, scale[..., None] * tril)
+        return PopulationParameters(fixed, location, scale[..., None] * tril)
 
-    def constrain(self, vector: Tensor) -> Population:
+    def constrain(self, vector: Tensor) -> PopulationParameters:
         """Convert unconstrained vectors (*s, D) to population parameters."""
         fixed, location, log_scale, partial = self.split(vector)
         factors, _ = self.correlation_tril(partial)
         return self.assemble(fixed, location, log_scale.exp(), factors)
 
-    def unconstrain(self, population: Population) -> Tensor:
+    def unconstrain(self, population: PopulationParameters) -> Tensor:
         """Convert population parameters to unconstrained vectors (*s, D)."""
         scale = population.scale
         correlation = population.scale_tril / scale[..., None]
@@ -168,7 +168,7 @@ class ParameterSpace:
             parts.append(CorrCholeskyTransform(cache_size=0).inv(factor))
         return torch.cat(parts, dim=-1)
 
-    def report(self, population: Population) -> Tensor:
+    def report(self, population: PopulationParameters) -> Tensor:
         """Convert population parameters to reported vectors (*s, D): fixed, locations, sds, correlations."""
         covariance = population.scale_tril @ population.scale_tril.mT
         scale = population.scale
@@ -178,7 +178,7 @@ class ParameterSpace:
             parts.append(covariance[..., a, b] / (scale[..., a] * scale[..., b]))
         return torch.cat(parts, dim=-1)
 
-    def from_report(self, vector: Tensor) -> Population:
+    def from_report(self, vector: Tensor) -> PopulationParameters:
         """Convert reported vectors (*s, D) to population parameters.
 
         Raises
@@ -191,23 +191,23 @@ class ParameterSpace:
         for column, (a, b) in enumerate(self.pairs):
             matrix[..., a, b] = matrix[..., b, a] = correlation[..., column]
         tril = torch.linalg.cholesky(matrix)
-        return Population(fixed, location, scale[..., None] * tril)
+        return PopulationParameters(fixed, location, scale[..., None] * tril)
 
     # -- relative moves -------------------------------------------------------------------------
 
-    def move(self, population: Population, step: Tensor) -> Population:
+    def move(self, population: PopulationParameters, step: Tensor) -> PopulationParameters:
         """Apply a relative step (a, u, A): alpha + a, zeta + L u, L exp(A).
 
         Parameters
         ----------
-        population : Population
+        population : PopulationParameters
             Population parameters without leading dimensions.
         step : Tensor, shape (*s, D)
             Steps a (f), u (k) and the free entries of A in the order of `triangle`.
         """
         f, k = self.n_fixed, self.n_random
         tril = population.scale_tril
-        return Population(
+        return PopulationParameters(
             population.fixed + step[..., :f],
             population.location + step[..., f : f + k] @ tril.mT,
             tril @ torch.matrix_exp(self.triangle_matrix(step[..., f + k :])),
@@ -220,7 +220,7 @@ class ParameterSpace:
         matrix[..., rows, columns] = entries
         return matrix
 
-    def relative_jacobian(self, population: Population) -> Tensor:
+    def relative_jacobian(self, population: PopulationParameters) -> Tensor:
         """Jacobian (D, D) of the unconstrained vector with respect to a relative step, at zero, in closed form.
 
         It uses dL = L A and the stick-breaking form of the partial correlations of a row.

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from mxlogit.model.likelihood import panel_log_prob
-from mxlogit.model.mixed_logit import PanelModel
+from mxlogit.model.mixed_logit import MixedLogitModel
 from mxlogit.model.panels import Panels
-from mxlogit.model.parameters import Population
+from mxlogit.model.parameters import PopulationParameters
 
 # Name of the plate over decision makers.
 PLATE = "decision_makers"
@@ -33,7 +33,7 @@ def sample_site(name: str, distribution: Any) -> Tensor:
     return value
 
 
-def sample_population(model: PanelModel) -> Population:
+def sample_population(model: MixedLogitModel) -> PopulationParameters:
     """Sample the population parameters from their priors (Pyro sites fixed, location, scale, correlation_i)."""
     n_fixed, prior = model.space.n_fixed, model.prior
     mean, deviation = prior.mean, prior.deviation
@@ -48,12 +48,12 @@ def sample_population(model: PanelModel) -> Population:
     return model.space.assemble(fixed, location, scale, factors)
 
 
-def mixed_logit(model: PanelModel, panel: Panels, people: Tensor | None = None) -> None:
+def mixed_logit(model: MixedLogitModel, panel: Panels, people: Tensor | None = None) -> None:
     """Run the Pyro program of a mixed logit on a panel.
 
     Parameters
     ----------
-    model : PanelModel
+    model : MixedLogitModel
         Mixed logit model.
     panel : PanelDifferences or RaggedPanels
         Choices of all N people.

@@ -16,7 +16,7 @@ from mxlogit.choices.chunks import PEOPLE_AT_ONCE
 from mxlogit.errors import ChoiceDataError, SpecificationError
 from mxlogit.estimator import MixedLogit
 from mxlogit.execution.identity import describe_differences, digest_people, identify_model
-from mxlogit.execution.processes import Team
+from mxlogit.execution.processes import Communicator
 from mxlogit.inference.mcmc.engine import MCMC
 from mxlogit.inference.method import Method
 from mxlogit.request import resolve_method
@@ -177,7 +177,7 @@ def _name(method: Method) -> str:
 
 def _check_same_choices(est: MixedLogit, X: Any) -> None:
     """Check, before sampling, that ``est`` was fitted on the same choices and with its present model."""
-    mine, others = est._state(), clone(est)._prepare(X, Team())[0]
+    mine, others = est._state(), clone(est)._prepare(X, Communicator())[0]
     models = describe_differences(identify_model(mine.model), identify_model(others.model))
     labels = np.array_equal(mine.decision_makers, others.decision_makers)
     if not labels or digest_people(mine.panel) != digest_people(others.panel):

@@ -10,7 +10,7 @@ import torch
 from sklearn.base import clone
 
 from mxlogit.errors import SpecificationError
-from mxlogit.execution.processes import Team
+from mxlogit.execution.processes import Communicator
 from mxlogit.guide.encoder import Encoder
 from mxlogit.guide.subsampling import SBP
 from mxlogit.inference.svi.engine import SVI
@@ -60,11 +60,11 @@ def memory_report(est: MixedLogit, X: Any) -> pd.DataFrame:
     from mxlogit.inference.start import fit_multinomial_logit, start_population
     from mxlogit.inference.svi.guides import make_guide
 
-    fitted, people, _ = clone(est)._prepare(X, Team())
+    fitted, people, _ = clone(est)._prepare(X, Communicator())
     if fitted.model.space.n_random == 0:
         raise SpecificationError("memory_report: without random coefficients there is no encoder.")
     batch = people.take(torch.arange(min(len(people), method.how.batch_size)))
-    panel = batch.alone().dense()
+    panel = batch.require_single_process().dense()
     start = start_population(fitted.model, fit_multinomial_logit(batch, fitted.model.prior.deviation))
     guide = make_guide(plan, fitted.model, panel, start, fitted.seed)
     own = plan.sbp

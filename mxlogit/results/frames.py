@@ -14,19 +14,19 @@ from mxlogit.diagnostics.psis import pareto_smoothed
 from mxlogit.diagnostics.thresholds import LARGEST_PARETO_K
 from mxlogit.errors import ConvergenceWarning, SpecificationError
 from mxlogit.fit import Fit
-from mxlogit.model.mixed_logit import PanelModel
+from mxlogit.model.mixed_logit import MixedLogitModel
 
 # Probabilities of the median and of the points one standard deviation from it in a normal distribution.
 _CENTRAL = (0.1587, 0.5, 0.8413)
 
 
-def coefficient_series(model: PanelModel, fit: Fit) -> pd.Series:
+def coefficient_series(model: MixedLogitModel, fit: Fit) -> pd.Series:
     """Point estimates by label."""
     values = model.space.report(fit.center).cpu().numpy()
     return pd.Series(values, index=list(model.space.labels), name="estimate")
 
 
-def summary_frame(model: PanelModel, fit: Fit, level: float) -> pd.DataFrame:
+def summary_frame(model: MixedLogitModel, fit: Fit, level: float) -> pd.DataFrame:
     """Estimates, standard errors (posterior sds) and interval limits by label."""
     estimate = coefficient_series(model, fit)
     if fit.covariance is not None:
@@ -86,7 +86,7 @@ def samples_frame(fit: Fit, n: int | None) -> pd.DataFrame:
     return pd.DataFrame(values.cpu().numpy(), columns=list(fit.samples.labels))
 
 
-def taste_frame(model: PanelModel, fit: Fit) -> pd.DataFrame:
+def taste_frame(model: MixedLogitModel, fit: Fit) -> pd.DataFrame:
     """Mean and standard deviation of the (transformed) tastes in the population.
 
     Returns

@@ -18,8 +18,8 @@ from mxlogit.draws.curve import order_along_curve
 from mxlogit.errors import SpecificationError
 from mxlogit.execution.people import PanelSource
 from mxlogit.fit import Fit, TasteStates
-from mxlogit.model.mixed_logit import PanelModel
-from mxlogit.model.parameters import Population
+from mxlogit.model.mixed_logit import MixedLogitModel
+from mxlogit.model.parameters import PopulationParameters
 
 # Largest number of population samples over which people's posteriors are averaged.
 _MOST_POPULATIONS = 512
@@ -108,7 +108,7 @@ class WeightedCoefficients:
     coefficients: Tensor
 
 
-def sampled_populations(model: PanelModel, fit: Fit, n: int) -> list[Population]:
+def sampled_populations(model: MixedLogitModel, fit: Fit, n: int) -> list[PopulationParameters]:
     """Select ``n`` posterior samples of the population parameters, evenly spaced along a space-filling curve.
 
     Without a posterior (maximum likelihood) the result is the point estimate, on which tastes are then conditional.
@@ -121,7 +121,7 @@ def sampled_populations(model: PanelModel, fit: Fit, n: int) -> list[Population]
     return [model.space.constrain(vector) for vector in fit.samples.unconstrained[picks]]
 
 
-def taste_moments(model: PanelModel, fit: Fit, group: Group) -> Moments:
+def taste_moments(model: MixedLogitModel, fit: Fit, group: Group) -> Moments:
     """Posterior moments of tastes, from chains or by the law of total variance over population samples."""
     if fit.states is not None and group.positions is not None:
         return Moments(fit.states.mean[group.positions], fit.states.deviation[group.positions])
@@ -137,7 +137,7 @@ def taste_moments(model: PanelModel, fit: Fit, group: Group) -> Moments:
     return Moments(mean.mean(0), variance.sqrt())
 
 
-def weigh_coefficients(model: PanelModel, fit: Fit, group: Group) -> Iterator[WeightedCoefficients]:
+def weigh_coefficients(model: MixedLogitModel, fit: Fit, group: Group) -> Iterator[WeightedCoefficients]:
     """Iterate over weighted posterior draws of coefficients, by chunks of people, possibly several times per chunk."""
     states = group.states(fit)
     if states is not None:
@@ -150,7 +150,7 @@ def weigh_coefficients(model: PanelModel, fit: Fit, group: Group) -> Iterator[We
             yield WeightedCoefficients(drawn.part, drawn.weights.double() / len(populations), coefficients)
 
 
-def _state_coefficients(model: PanelModel, states: TasteStates) -> Iterator[WeightedCoefficients]:
+def _state_coefficients(model: MixedLogitModel, states: TasteStates) -> Iterator[WeightedCoefficients]:
     """Iterate over the coefficients in evenly spaced states of chains, fixed ones from the same iteration."""
     picks = torch.linspace(0, len(states.fixed) - 1, min(_MOST_STATES, len(states.fixed))).long()
     fixed, n = states.fixed[picks].to(states.tastes), states.tastes.shape[1]
@@ -164,7 +164,7 @@ def _state_coefficients(model: PanelModel, states: TasteStates) -> Iterator[Weig
 
 
 def individual_frame(
-    model: PanelModel,
+    model: MixedLogitModel,
     fit: Fit,
     group: Group,
     labels: np.ndarray,
@@ -174,7 +174,7 @@ def individual_frame(
 
     Parameters
     ----------
-    model : PanelModel
+    model : MixedLogitModel
         Mixed logit model.
     fit : Fit
         Result of its fit.
@@ -213,7 +213,9 @@ def individual_frame(
     return frame
 
 
-def _quantiles(model: PanelModel, fit: Fit, group: Group, probabilities: list[float]) -> dict[str | float, np.ndarray]:
+def _quantiles(
+    model: MixedLogitModel, fit: Fit, group: Group, probabilities: list[float]
+) -> dict[str | float, np.ndarray]:
     at = torch.tensor(probabilities)
     parts = []
     for part, panel in group.panel.chunks(_PEOPLE_AT_ONCE):
@@ -225,7 +227,7 @@ def _quantiles(model: PanelModel, fit: Fit, group: Group, probabilities: list[fl
     return {p: values[i] for i, p in enumerate(probabilities)}
 
 
-def _taste_samples(model: PanelModel, fit: Fit, group: Group) -> Tensor:
+def _taste_samples(model: MixedLogitModel, fit: Fit, group: Group) -> Tensor:
     """Posterior samples of people's random tastes, (n_samples, n, k), equally many per population sample."""
     states = group.states(fit)
     if states is not None:

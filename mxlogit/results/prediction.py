@@ -17,9 +17,10 @@ from mxlogit.draws.curve import order_along_curve
 from mxlogit.draws.simulation import PersonDraws
 from mxlogit.execution.people import PanelSource, People, on_processor
 from mxlogit.fit import Fit
-from mxlogit.integration.marginal import MarginalLikelihood, Sweep
+from mxlogit.integration.marginal import MarginalLikelihood
+from mxlogit.integration.settings import IntegrationSettings
 from mxlogit.model.likelihood import choice_probabilities
-from mxlogit.model.mixed_logit import PanelModel
+from mxlogit.model.mixed_logit import MixedLogitModel
 from mxlogit.results.people import Group, weigh_coefficients
 
 # Number of nodes over (posterior sample of the population, tastes), a power of two. The largest errors of probabilities
@@ -32,7 +33,7 @@ _CELLS = cells_at_once(0.1)
 _STREAM = 23
 
 
-def population_nodes(model: PanelModel, fit: Fit, seed: int) -> Tensor:
+def population_nodes(model: MixedLogitModel, fit: Fit, seed: int) -> Tensor:
     """Draw coefficients (s, f + k), float64, from the posterior predictive distribution of a new decision maker.
 
     They form a scrambled Sobol net over (posterior sample of the population parameters, standard normal tastes).
@@ -73,12 +74,14 @@ def population_probabilities(data: ChoiceData, columns: list[int], nodes: Tensor
     return _weigh_probabilities(data, columns, nodes.new_full((1, len(nodes)), 1.0 / len(nodes)), nodes)
 
 
-def individual_probabilities(model: PanelModel, fit: Fit, group: Group, data: ChoiceData, columns: list[int]) -> Tensor:
+def individual_probabilities(
+    model: MixedLogitModel, fit: Fit, group: Group, data: ChoiceData, columns: list[int]
+) -> Tensor:
     """Choice probabilities (r,) of decision makers of the fit, given their choices in the fit.
 
     Parameters
     ----------
-    model : PanelModel
+    model : MixedLogitModel
         Mixed logit model.
     fit : Fit
         Result of its fit.
@@ -131,12 +134,12 @@ def _weigh_probabilities(data: ChoiceData, columns: list[int], weights: Tensor, 
     return result
 
 
-def mean_log_likelihood(model: PanelModel, fit: Fit, panel: PanelSource, keys: Tensor, seed: int) -> float:
+def mean_log_likelihood(model: MixedLogitModel, fit: Fit, panel: PanelSource, keys: Tensor, seed: int) -> float:
     """Weighted mean log likelihood per choice situation at the point estimate, by importance sampling.
 
     Parameters
     ----------
-    model : PanelModel
+    model : MixedLogitModel
         Mixed logit model.
     fit : Fit
         Result of its fit.
@@ -148,7 +151,7 @@ def mean_log_likelihood(model: PanelModel, fit: Fit, panel: PanelSource, keys: T
         Seed of the draws.
     """
     marginal = MarginalLikelihood(People.gather(panel), model.space, model.mixing, seed, keys=keys)
-    total = marginal.measure(fit.center, Sweep(draws=256, tail=8, key=31, polish=30)).log_likelihood
+    total = marginal.measure(fit.center, IntegrationSettings(draws=256, tail=8, key=31, polish=30)).log_likelihood
     weights = [(part.weights.double() @ part.n_situations.double()) for _, part in panel.chunks(PEOPLE_AT_ONCE)]
     return total / float(torch.stack(weights).sum())
 

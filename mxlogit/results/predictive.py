@@ -19,8 +19,9 @@ from mxlogit.diagnostics.thresholds import largest_pareto_k
 from mxlogit.errors import SpecificationError
 from mxlogit.execution.people import PanelSource, People
 from mxlogit.fit import Fit
-from mxlogit.integration.marginal import MarginalLikelihood, Sweep
-from mxlogit.model.mixed_logit import PanelModel
+from mxlogit.integration.marginal import MarginalLikelihood
+from mxlogit.integration.settings import IntegrationSettings
+from mxlogit.model.mixed_logit import MixedLogitModel
 
 # Largest number of posterior samples at which the likelihood is evaluated.
 _POPULATIONS = 400
@@ -75,7 +76,7 @@ class PredictiveDensity:
         return float(gap.sum()), _error_of_sum(gap / weights, weights)
 
 
-def log_densities(model: PanelModel, fit: Fit, panel: PanelSource, seed: int) -> Tensor:
+def log_densities(model: MixedLogitModel, fit: Fit, panel: PanelSource, seed: int) -> Tensor:
     """Marginal log p(y_n | theta_s) of every decision maker at posterior samples, (s, n), float64.
 
     Raises
@@ -86,7 +87,7 @@ def log_densities(model: PanelModel, fit: Fit, panel: PanelSource, seed: int) ->
     if fit.samples.kind != "posterior":
         raise SpecificationError("loo and waic need a posterior: use method='vi' or 'mcmc'.")
     marginal = MarginalLikelihood(People.gather(panel), model.space, model.mixing, seed)
-    sweep = Sweep(_DRAWS, 8, 61, 30, vary=2 if model.space.n_random else 0)
+    sweep = IntegrationSettings(_DRAWS, 8, 61, 30, vary=2 if model.space.n_random else 0)
     rows = []
     for vector in fit.samples.unconstrained[:_POPULATIONS]:
         population = model.space.constrain(vector)

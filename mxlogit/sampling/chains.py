@@ -19,9 +19,9 @@ from mxlogit.integration.drawn_tastes import DrawnTastes, draw_tastes
 from mxlogit.integration.simulated_block import evaluate_block, score_coordinates
 from mxlogit.model.dense_panels import PanelDifferences
 from mxlogit.model.likelihood import Scratch, compute_odds
-from mxlogit.model.mixed_logit import PanelModel
+from mxlogit.model.mixed_logit import MixedLogitModel
 from mxlogit.model.panels import Panels
-from mxlogit.model.parameters import Population
+from mxlogit.model.parameters import PopulationParameters
 from mxlogit.model.wtp_space import pull_back, to_coefficients
 
 # Share of the usual cells of a chunk: a step holds the present and the proposed tastes; chosen by hand.
@@ -34,7 +34,7 @@ class State:
 
     Attributes
     ----------
-    population : Population
+    population : PopulationParameters
         Population parameters with a leading axis of chains, float64.
     xi : Tensor, shape (chains, k, n)
         Whitened tastes, in the dtype of the panel.
@@ -42,7 +42,7 @@ class State:
         Log probability of each person's choices.
     """
 
-    population: Population
+    population: PopulationParameters
     xi: Tensor
     log_prob: Tensor
 
@@ -65,7 +65,7 @@ class State:
     def of(cls, tensors: dict[str, Tensor], like: Tensor) -> State:
         """Restore a state from the tensors of `tensors`, on the device of ``like``."""
         parts = {name: tensor.to(like.device) for name, tensor in tensors.items()}
-        population = Population(parts["fixed"], parts["location"], parts["scale_tril"])
+        population = PopulationParameters(parts["fixed"], parts["location"], parts["scale_tril"])
         return cls(population, parts["xi"], parts["log_prob"])
 
 
@@ -74,9 +74,9 @@ def choose(accepted: Tensor, new: Tensor, old: Tensor) -> Tensor:
     return torch.where(accepted.reshape(*accepted.shape, *([1] * (new.dim() - accepted.dim()))), new, old)
 
 
-def choose_population(accepted: Tensor, new: Population, old: Population) -> Population:
+def choose_population(accepted: Tensor, new: PopulationParameters, old: PopulationParameters) -> PopulationParameters:
     """Population parameters of ``new`` for chains (chains,) that accepted, of ``old`` otherwise."""
-    return Population(
+    return PopulationParameters(
         choose(accepted, new.fixed, old.fixed),
         choose(accepted, new.location, old.location),
         choose(accepted, new.scale_tril, old.scale_tril),
@@ -122,12 +122,12 @@ class ChainLikelihood:
 
     Parameters
     ----------
-    model : PanelModel
+    model : MixedLogitModel
     panel : PanelDifferences or RaggedPanels
         Panel in which every person has weight one.
     """
 
-    def __init__(self, model: PanelModel, panel: Panels) -> None:
+    def __init__(self, model: MixedLogitModel, panel: Panels) -> None:
         self.model, self.panel = model, panel
         self._scratch = Scratch()
 
@@ -139,7 +139,7 @@ class ChainLikelihood:
         width = max(chains, self.panel.n_columns)
         return people_at_once(self.panel.n_rows, width, _SHARE, self.panel.values.device)
 
-    def log_prob(self, population: Population, xi: Tensor) -> Tensor:
+    def log_prob(self, population: PopulationParameters, xi: Tensor) -> Tensor:
         """Log probability of each person's choices, (chains, n), at whitened tastes (chains, k, n)."""
         local, result = population.to(xi), xi.new_empty(len(xi), len(self))
         for part, panel in dense_pieces(self.panel, self.chunk_size(len(xi))):
@@ -147,7 +147,7 @@ class ChainLikelihood:
             result[:, part] = compute_odds(self._utility(drawn, panel), panel).log_prob.mT
         return result
 
-    def scores(self, population: Population, xi: Tensor) -> tuple[Tensor, Tensor]:
+    def scores(self, population: PopulationParameters, xi: Tensor) -> tuple[Tensor, Tensor]:
         """Log probabilities (chains, n) as in `log_prob`, and the gradient (chains, D) of their sum, float64.
 
         Coordinates are fixed coefficients, locations and the free entries of L.
@@ -163,7 +163,7 @@ class ChainLikelihood:
             log_prob[:, part] = odds.log_prob.mT
         return log_prob, total
 
-    def information(self, population: Population, xi: Tensor) -> Tensor:
+    def information(self, population: PopulationParameters, xi: Tensor) -> Tensor:
         """Minus the Hessian (D, D) of the summed log probability at the state of one chain (tastes (k, n)), float64."""
         size, local = self.model.space.size, population.to(xi)
         total = xi.new_zeros(size, size, dtype=torch.float64)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mxlogit.model.mixed_logit import PanelModel
+from mxlogit.model.mixed_logit import MixedLogitModel
 from mxlogit.model.panels import Panels
-from mxlogit.model.parameters import Population
+from mxlogit.model.parameters import PopulationParameters
 from mxlogit.sampling.chains import ChainLikelihood, Noise, State
 from mxlogit.sampling.covariance import HuangWand, InverseWishart, resolve_taste_prior
 from mxlogit.sampling.person_step import Expansion, Proposal, independence_step, walk_step
@@ -53,7 +53,7 @@ class GibbsSampler:
 
     Parameters
     ----------
-    model : PanelModel
+    model : MixedLogitModel
     panel : PanelDifferences or RaggedPanels
         Panel in which every person has weight one.
     chains : int
@@ -64,7 +64,7 @@ class GibbsSampler:
 
     def __init__(
         self,
-        model: PanelModel,
+        model: MixedLogitModel,
         panel: Panels,
         chains: int,
         seed: int,
@@ -82,7 +82,7 @@ class GibbsSampler:
         self.whitened: WhitenedMove | None = None
         self.posterior: PosteriorMove | None = None
 
-    def start(self, population: Population, spread: float) -> State:
+    def start(self, population: PopulationParameters, spread: float) -> State:
         """Overdispersed initial states: normal steps of relative sd ``spread`` from one population value."""
         steps = spread * self.noise.normal(self.space.size, like=self.deviation)
         steps[:, : self.space.n_fixed] *= 0.0
@@ -90,7 +90,7 @@ class GibbsSampler:
         xi = self.noise.normal(self.space.n_random, len(self.likelihood), like=self.likelihood.panel.like)
         return State(populations, xi, self.likelihood.log_prob(populations, xi))
 
-    def tune(self, state: State, visited: Tensor | None, reference: Population) -> None:
+    def tune(self, state: State, visited: Tensor | None, reference: PopulationParameters) -> None:
         """Update the proposals.
 
         Parameters
@@ -99,7 +99,7 @@ class GibbsSampler:
             State at which the curvature of the whitened move is computed.
         visited : Tensor or None, shape (iterations, chains, D)
             Past coordinates of the chains, to which the posterior move is fitted.
-        reference : Population
+        reference : PopulationParameters
             Population value around which people's log probabilities are expanded.
         """
         if self.space.n_random:
@@ -157,6 +157,6 @@ class GibbsSampler:
         """Coordinates (chains, D) of the populations, in the form of ``visited`` in `tune`."""
         return coordinates(self.space, state.population)
 
-    def population(self, vector: Tensor) -> Population:
+    def population(self, vector: Tensor) -> PopulationParameters:
         """The population at coordinates."""
         return population_of(self.space, vector)

@@ -24,8 +24,8 @@ from mxlogit.execution.people import dense_pieces
 from mxlogit.integration.laplace import drawn_utility, polish
 from mxlogit.model.dense_panels import PanelDifferences
 from mxlogit.model.likelihood import panel_derivatives
-from mxlogit.model.mixed_logit import PanelModel
-from mxlogit.model.parameters import Population
+from mxlogit.model.mixed_logit import MixedLogitModel
+from mxlogit.model.parameters import PopulationParameters
 from mxlogit.model.triangles import inverse_of_lower
 from mxlogit.model.wtp_space import coefficient_jacobian
 from mxlogit.sampling.chains import ChainLikelihood, Noise, State, choose, with_people
@@ -60,7 +60,7 @@ class Expansion:
     cross: Tensor
 
     @classmethod
-    def around(cls, likelihood: ChainLikelihood, reference: Population) -> Expansion:
+    def around(cls, likelihood: ChainLikelihood, reference: PopulationParameters) -> Expansion:
         """Find all people's modes at a reference population by Newton steps and expand around them."""
         size = likelihood.chunk_size(likelihood.panel.n_columns)
         local = reference.to(likelihood.panel.like)
@@ -71,7 +71,9 @@ class Expansion:
         return cls(local.fixed, pull, information, cross)
 
 
-def _expand(model: PanelModel, population: Population, panel: PanelDifferences) -> tuple[Tensor, Tensor, Tensor]:
+def _expand(
+    model: MixedLogitModel, population: PopulationParameters, panel: PanelDifferences
+) -> tuple[Tensor, Tensor, Tensor]:
     """Linear term, information and cross information of the people of a panel."""
     mixing, n_fixed = model.mixing, population.fixed.shape[0]
     start = panel.values.new_zeros(len(panel), model.space.n_random)
@@ -110,7 +112,7 @@ class Proposal:
     inverse: Tensor
 
     @classmethod
-    def at(cls, expansion: Expansion, population: Population) -> Proposal:
+    def at(cls, expansion: Expansion, population: PopulationParameters) -> Proposal:
         """Combine the expansion with the distributions of tastes of the chains."""
         population = population.to(expansion.pull)
         n, k = expansion.pull.shape

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from mxlogit.model.parameters import ParameterSpace, Population
+from mxlogit.model.parameters import ParameterSpace, PopulationParameters
 from mxlogit.sampling.chains import ChainLikelihood, Noise, State, choose, choose_population
 from mxlogit.sampling.covariance import Scatter, TastePrior
 
@@ -31,7 +31,7 @@ def centred_step(state: State, prior: TastePrior, noise: Noise) -> State:
     location = prior.draw_location(scatter, population.scale_tril, noise)
     tril = prior.draw_covariance(scatter, location, population.scale_tril, noise)
     xi = torch.linalg.solve_triangular(tril, latents - location[..., None], upper=False)
-    return replace(state, population=Population(population.fixed, location, tril), xi=xi.to(state.xi))
+    return replace(state, population=PopulationParameters(population.fixed, location, tril), xi=xi.to(state.xi))
 
 
 class PopulationPrior:
@@ -47,14 +47,14 @@ class PopulationPrior:
         # d Omega / d L = 2^b prod |L_ii|^(b - i), i from 0.
         self._powers = torch.tensor([float(size[i] - place[i]) for i in range(space.n_random)]).to(mean)
 
-    def log_density(self, population: Population) -> Tensor:
+    def log_density(self, population: PopulationParameters) -> Tensor:
         """Log density (chains,), up to a constant."""
         fixed = -0.5 * ((population.fixed - self.mean) / self.deviation).square().sum(-1)
         diagonal = population.scale_tril.diagonal(dim1=-2, dim2=-1).abs().log()
         jacobian = (self._powers * diagonal).sum(-1)
         return fixed + jacobian + self.taste.log_density(population.location, population.scale_tril)
 
-    def gradient(self, population: Population) -> tuple[Tensor, Tensor]:
+    def gradient(self, population: PopulationParameters) -> tuple[Tensor, Tensor]:
         """Log density (chains,) and gradient (chains, D)."""
         with torch.enable_grad():
             vector = coordinates(self.space, population).requires_grad_()
@@ -63,19 +63,19 @@ class PopulationPrior:
         return value.detach(), slope
 
 
-def coordinates(space: ParameterSpace, population: Population) -> Tensor:
+def coordinates(space: ParameterSpace, population: PopulationParameters) -> Tensor:
     """Coordinates (chains, D) of the whitened move."""
     rows, columns = space.triangle
     return torch.cat([population.fixed, population.location, population.scale_tril[..., rows, columns]], -1)
 
 
-def population_of(space: ParameterSpace, vector: Tensor) -> Population:
+def population_of(space: ParameterSpace, vector: Tensor) -> PopulationParameters:
     """Population parameters at coordinates (chains, D)."""
     fixed, location, entries = vector.split([space.n_fixed, space.n_random, len(space.triangle[0])], -1)
-    return Population(fixed, location, space.triangle_matrix(entries))
+    return PopulationParameters(fixed, location, space.triangle_matrix(entries))
 
 
-def is_proper(population: Population) -> Tensor:
+def is_proper(population: PopulationParameters) -> Tensor:
     """Whether all diagonal entries of L are positive, (chains,)."""
     return (population.scale_tril.diagonal(dim1=-2, dim2=-1) > 0.0).all(-1)
 
@@ -100,7 +100,7 @@ class WhitenedMove:
     tril: Tensor
     step: Tensor
 
-    def _target(self, likelihood: ChainLikelihood, population: Population, xi: Tensor) -> _Target:
+    def _target(self, likelihood: ChainLikelihood, population: PopulationParameters, xi: Tensor) -> _Target:
         log_prob, score = likelihood.scores(population, xi)
         value, slope = self.prior.gradient(population)
         return _Target(log_prob, value + log_prob.double().sum(-1), score + slope)
@@ -162,7 +162,9 @@ def precision_factor(likelihood: ChainLikelihood, state: State, deviation: Tenso
     chains = len(state.xi)
     information = torch.stack(
         [
-            likelihood.information(Population(*(part[chain] for part in _parts(state.population))), state.xi[chain])
+            likelihood.information(
+                PopulationParameters(*(part[chain] for part in _parts(state.population))), state.xi[chain]
+            )
             for chain in range(chains)
         ]
     ).mean(0)
@@ -174,5 +176,5 @@ def precision_factor(likelihood: ChainLikelihood, state: State, deviation: Tenso
     return torch.linalg.cholesky(torch.outer(unit, unit) * ((vectors * values) @ vectors.mT))
 
 
-def _parts(population: Population) -> tuple[Tensor, Tensor, Tensor]:
+def _parts(population: PopulationParameters) -> tuple[Tensor, Tensor, Tensor]:
     return population.fixed, population.location, population.scale_tril

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mxlogit.fit import Samples
-from mxlogit.model.mixed_logit import PanelModel
+from mxlogit.model.mixed_logit import MixedLogitModel
 from mxlogit.sampling.chains import State
 
 
@@ -37,7 +37,7 @@ class Trace:
 
     Parameters
     ----------
-    model : PanelModel
+    model : MixedLogitModel
     state : State
         State that gives the numbers of chains and people.
     length : int
@@ -46,7 +46,7 @@ class Trace:
         Memory for states of people's tastes, in bytes; if all iterations do not fit, evenly spaced ones are kept.
     """
 
-    def __init__(self, model: PanelModel, state: State, length: int, taste_bytes: int) -> None:
+    def __init__(self, model: MixedLogitModel, state: State, length: int, taste_bytes: int) -> None:
         chains, k, n = state.xi.shape
         self.model, self.kept = model, 0
         self._vectors = torch.empty(length, chains, model.space.size, dtype=torch.float64)

@@ -12,11 +12,12 @@ from mxlogit.draws.generators import make_generator
 from mxlogit.errors import SpecificationError
 from mxlogit.estimator import MixedLogit
 from mxlogit.execution.people import People
-from mxlogit.execution.processes import Team
-from mxlogit.integration.marginal import MarginalLikelihood, Sweep
-from mxlogit.integration.tastes import PolishedTastes
-from mxlogit.model.mixed_logit import PanelModel
-from mxlogit.model.parameters import ParameterSpace, Population
+from mxlogit.execution.processes import Communicator
+from mxlogit.integration.marginal import MarginalLikelihood
+from mxlogit.integration.settings import IntegrationSettings
+from mxlogit.integration.tastes import ImportanceTastes
+from mxlogit.model.mixed_logit import MixedLogitModel
+from mxlogit.model.parameters import ParameterSpace, PopulationParameters
 from mxlogit.study.designs import StudyDesign
 
 # Offset of the seeds of the simulated data sets, distinct from the seeds of runs and of new choices.
@@ -72,9 +73,9 @@ def _mean(values: list[float]) -> float:
 class _Sampled:
     """Data set of a design, with its model, people, true population parameters and true tastes."""
 
-    model: PanelModel
+    model: MixedLogitModel
     people: People
-    truth: Population
+    truth: PopulationParameters
     tastes: np.ndarray
     seed: int
 
@@ -82,7 +83,7 @@ class _Sampled:
     def draw(cls, design: StudyDesign, people: int, part: int) -> _Sampled:
         """Simulate data set number ``part``."""
         sample = design.simulate(people, _SEED + part)
-        fitted, everybody, _ = MixedLogit(**design.request(), random_state=part)._prepare(sample.data, Team())
+        fitted, everybody, _ = MixedLogit(**design.request(), random_state=part)._prepare(sample.data, Communicator())
         space = fitted.model.space
         reported = sample.parameters[list(space.labels)].to_numpy(dtype=float)
         truth = space.from_report(torch.tensor(reported))
@@ -96,16 +97,18 @@ class _Sampled:
             raise SpecificationError(
                 "attainable errors are available for families whose tastes are smooth functions of their latents alone."
             )
-        information = marginal.information(self.model, self.truth, Sweep(_DRAWS, _TAIL, 0, _POLISH))
+        information = marginal.information(self.model, self.truth, IntegrationSettings(_DRAWS, _TAIL, 0, _POLISH))
         return information / len(self.people)
 
     def error_of_tastes(self) -> float:
         """Root-mean-square error of the posterior means of all people's tastes at the true parameters."""
-        found, _ = PolishedTastes(self.model, self.seed, _TAIL).moments(self.people.alone(), self.truth)
+        found, _ = ImportanceTastes(self.model, self.seed, _TAIL).moments(
+            self.people.require_single_process(), self.truth
+        )
         return float(np.sqrt(np.mean(np.square(found.numpy() - self.tastes))))
 
 
-def _mean_errors(space: ParameterSpace, truth: Population, moves: Tensor) -> dict[str, float]:
+def _mean_errors(space: ParameterSpace, truth: PopulationParameters, moves: Tensor) -> dict[str, float]:
     """Mean root-mean-square errors of the parameters after relative moves (n, D) from the truth."""
     fixed, location, cells = moves.split([space.n_fixed, space.n_random, len(space.triangle[0])], 1)
     tril = truth.scale_tril

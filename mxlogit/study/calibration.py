@@ -22,8 +22,8 @@ from mxlogit.errors import ConvergenceWarning, check_whole
 from mxlogit.estimator import MixedLogit
 from mxlogit.execution.identity import Identity, describe_settings
 from mxlogit.inference.method import Method
-from mxlogit.model.mixed_logit import PanelModel
-from mxlogit.model.parameters import Population
+from mxlogit.model.mixed_logit import MixedLogitModel
+from mxlogit.model.parameters import PopulationParameters
 from mxlogit.request import build_model, resolve_method
 from mxlogit.study.records import RecordFile, identify_study, run_all
 
@@ -208,7 +208,7 @@ class _Task:
         return truth, data, coefficients[:, model.space.n_fixed :].numpy()
 
 
-def _draw_population(model: PanelModel, generator: torch.Generator) -> Population:
+def _draw_population(model: MixedLogitModel, generator: torch.Generator) -> PopulationParameters:
     """Draw population parameters from their priors, by the Pyro program."""
     from mxlogit.model.pyro_program import sample_population
 

@@ -17,9 +17,10 @@ from mxlogit.errors import MissingExtraError, SpecificationError
 from mxlogit.execution.people import People
 from mxlogit.fit import Fit, Samples, Status
 from mxlogit.inference.method import Callback
-from mxlogit.integration.marginal import MarginalLikelihood, Sweep
-from mxlogit.integration.tastes import SimulatedTastes
-from mxlogit.model.mixed_logit import PanelModel
+from mxlogit.integration.marginal import MarginalLikelihood
+from mxlogit.integration.settings import IntegrationSettings
+from mxlogit.integration.tastes import ConditionalTastes
+from mxlogit.model.mixed_logit import MixedLogitModel
 from mxlogit.model.panels import Panels
 from mxlogit.model.parameters import ParameterSpace
 
@@ -51,7 +52,7 @@ class Xlogit:
 
     n_draws: int = 500
 
-    def run(self, model: PanelModel, people: People, *, generator: torch.Generator, callback: Callback) -> Fit:
+    def run(self, model: MixedLogitModel, people: People, *, generator: torch.Generator, callback: Callback) -> Fit:
         """Fit ``model`` to the choices of ``people`` (parameters as in `VI.run`); priors are not used.
 
         Raises
@@ -73,7 +74,7 @@ class Xlogit:
                 + (f"has {others}." if others else "is in willingness-to-pay space.")
             )
         seed = int(torch.randint(2**31, (1,), generator=generator))
-        panel = people.alone().by_appearance()
+        panel = people.require_single_process().by_appearance()
         space, begin = model.space, time.perf_counter()
         callback(f"xlogit: {self.n_draws} draws")
         peer = MixedLogit()
@@ -120,7 +121,7 @@ def long_arrays(panels: Panels) -> dict[str, Any]:
     }
 
 
-def _package(peer: Any, model: PanelModel, panel: Panels, seconds: float, seed: int, n_draws: int) -> Fit:
+def _package(peer: Any, model: MixedLogitModel, panel: Panels, seconds: float, seed: int, n_draws: int) -> Fit:
     """Convert estimates and their covariance to a `Fit` of the model."""
     space = model.space
     places = {str(name): place for place, name in enumerate(peer.coeff_names)}
@@ -133,7 +134,9 @@ def _package(peer: Any, model: PanelModel, panel: Panels, seconds: float, seed: 
     known = torch.from_numpy(np.asarray(peer.covariance, dtype=float))[order][:, order]
     covariance[: len(order), : len(order)] = known
     people = People.gather(panel)
-    exact = MarginalLikelihood(people, space, model.mixing, seed).measure(center, Sweep(_EXACT_DRAWS, 8, 7, 30))
+    exact = MarginalLikelihood(people, space, model.mixing, seed).measure(
+        center, IntegrationSettings(_EXACT_DRAWS, 8, 7, 30)
+    )
     status = Status.CONVERGED if peer.convergence else Status.STALLED
     diagnostics = Diagnostics(
         log_likelihood=exact.log_likelihood,
@@ -142,7 +145,7 @@ def _package(peer: Any, model: PanelModel, panel: Panels, seconds: float, seed: 
         seconds=seconds,
     )
     draws = PersonDraws("halton", n_draws, space.n_random, seed)
-    tastes = SimulatedTastes(model, draws, torch.ones(space.n_random, dtype=torch.float64))
+    tastes = ConditionalTastes(model, draws, torch.ones(space.n_random, dtype=torch.float64))
     samples = _sampling_distribution(space, found, known, seed)
     return Fit(samples, center, status, tastes, diagnostics, covariance=covariance)
 

@@ -32,9 +32,10 @@ from mxlogit.guide.encoder import SetEncoder
 from mxlogit.inference.vi.flow_training import FlowSettings, train_flow
 from mxlogit.integration.importance import weigh_draws
 from mxlogit.integration.laplace import polish
-from mxlogit.integration.marginal import MarginalLikelihood, Sweep
-from mxlogit.integration.variational import vary
-from mxlogit.model.parameters import Population
+from mxlogit.integration.marginal import MarginalLikelihood
+from mxlogit.integration.settings import IntegrationSettings
+from mxlogit.integration.variational import refine_gaussian
+from mxlogit.model.parameters import PopulationParameters
 from mxlogit.simulate import simulate_choices, simulate_published_study
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -65,7 +66,7 @@ def data_sets() -> dict[str, tuple[MixedLogit, pd.DataFrame]]:
     return sets | {f"T = {t}": (electricity(), frame[place <= t]) for t in (1, 2, 3)}
 
 
-def fitted(est: MixedLogit, frame: Any) -> tuple[MarginalLikelihood, list[Population], Any]:
+def fitted(est: MixedLogit, frame: Any) -> tuple[MarginalLikelihood, list[PopulationParameters], Any]:
     """Everybody's marginal likelihood, the posterior mean and some samples, and the model."""
     result = est.set_params(method=VI(flow=None, correct=False)).fit(frame).result_
     space = result.tastes.model.space
@@ -73,8 +74,8 @@ def fitted(est: MixedLogit, frame: Any) -> tuple[MarginalLikelihood, list[Popula
     return marginal_of(est), [result.center, *typical], result.tastes.model
 
 
-def effective_sizes(marginal: MarginalLikelihood, population: Population, *, defensive: bool) -> torch.Tensor:
-    sweep = Sweep(_DRAWS, 8, 3, 30, defensive=defensive, vary=2)
+def effective_sizes(marginal: MarginalLikelihood, population: PopulationParameters, *, defensive: bool) -> torch.Tensor:
+    sweep = IntegrationSettings(_DRAWS, 8, 3, 30, defensive=defensive, vary=2)
     proposals = marginal.propose(population, sweep, remember=False)
     sizes = torch.empty(len(marginal.people))
     for proposal, drawn in marginal.weigh(population, proposals):
@@ -137,7 +138,7 @@ def run_gap(seeds: range) -> list[dict[str, Any]]:
     }
     for name, (est, frame) in designs.items():
         marginal, populations, model = fitted(est, frame)
-        population, panel = populations[0], marginal.people.alone()
+        population, panel = populations[0], marginal.people.require_single_process()
         for seed in seeds:
             encoder = train_encoder(model, panel, population, seed)
             local = population.to(panel.values)
@@ -146,8 +147,8 @@ def run_gap(seeds: range) -> list[dict[str, Any]]:
             with torch.no_grad():
                 emitted = encoder(local, panel)
                 polished = polish(emitted.mean, local, panel, model.mixing, 1)
-                varied = vary(emitted, base.points[..., :64].contiguous(), local, panel, model.mixing, 1)
-                best = vary(polished, base.points[..., :64].contiguous(), local, panel, model.mixing, 12)
+                varied = refine_gaussian(emitted, base.points[..., :64].contiguous(), local, panel, model.mixing, 1)
+                best = refine_gaussian(polished, base.points[..., :64].contiguous(), local, panel, model.mixing, 12)
             bounds = {
                 "encoder": emitted,
                 "one polish step": polished,
@@ -164,7 +165,9 @@ def run_gap(seeds: range) -> list[dict[str, Any]]:
     return rows
 
 
-def train_encoder(model: Any, panel: Any, population: Population, seed: int, steps: int = 1_500) -> SetEncoder:
+def train_encoder(
+    model: Any, panel: Any, population: PopulationParameters, seed: int, steps: int = 1_500
+) -> SetEncoder:
     """Train the set encoder on its own bound at fixed population parameters."""
     local = population.to(panel.values)
     with torch.random.fork_rng():

@@ -37,7 +37,7 @@ from recording import record_results, table_of
 
 from mxlogit import SBP, SVI, ChoiceData, Encoder, MixedLogit, Priors, Training
 from mxlogit.execution.people import People
-from mxlogit.execution.processes import Team
+from mxlogit.execution.processes import Communicator
 from mxlogit.guide.amortized import AmortizedGuide
 from mxlogit.guide.encoder import SetEncoder
 from mxlogit.guide.memory import memory_report
@@ -50,7 +50,7 @@ from mxlogit.inference.svi.keep_control import KeepControl
 from mxlogit.inference.task import Task
 from mxlogit.model.dense_panels import PanelDifferences
 from mxlogit.model.differences import difference_panels
-from mxlogit.model.mixed_logit import PanelModel
+from mxlogit.model.mixed_logit import MixedLogitModel
 from mxlogit.model.mixing import Mixing
 from mxlogit.model.parameters import ParameterSpace
 from mxlogit.model.priors import resolve_priors
@@ -67,7 +67,7 @@ _FEW = 8
 
 def make_guide_of(shape: Encoder, device: str = "cpu") -> AmortizedGuide:
     mixing = Mixing(["normal"] * 3)
-    model = PanelModel(SPACE, mixing, resolve_priors(Priors(), mixing, 1, [1.0] * 4), torch.ones(4).double())
+    model = MixedLogitModel(SPACE, mixing, resolve_priors(Priors(), mixing, 1, [1.0] * 4), torch.ones(4).double())
     start = GaussianFactor(torch.zeros(SPACE.size).double(), 0.1 * torch.eye(SPACE.size).double())
     torch.manual_seed(1)
     return AmortizedGuide(model, start, SetEncoder(3, mixing, shape).to(device))
@@ -160,15 +160,15 @@ def train_guide(
         random_state=100 + seed,
     )
     est = MixedLogit(fixed=["f"], random=["a", "b", "c"], method=settings, random_state=seed)
-    fitted, people, _ = est._prepare(frame, Team())
-    panel = people.alone()
+    fitted, people, _ = est._prepare(frame, Communicator())
+    panel = people.require_single_process()
     seen, unseen = (People.gather(panel.take(slice(i * _TRAINED, (i + 1) * _TRAINED))) for i in range(2))
     model = fitted.model
     logit = fit_multinomial_logit(seen, model.prior.deviation)
     started, start = time.process_time(), start_population(model, logit)
     task = Task(model, seen, seen, logit, start, seed, Clock(lambda line: None))
     with torch.random.fork_rng(), pyro.settings.context(module_local_params=True):
-        guide = make_guide(settings.plan(), model, seen.alone(), start, seed)
+        guide = make_guide(settings.plan(), model, seen.require_single_process(), start, seed)
         torch.manual_seed(seed)
         factor, _ = train_by_adam(settings.how, guide, task)
     return guide, factor, seen, unseen, time.process_time() - started
@@ -286,11 +286,11 @@ def run_variance(options: argparse.Namespace) -> list[dict[str, Any]]:
     for length in LENGTHS[:3]:
         guide, _, seen, _, _ = train_guide(varied(PLAIN, training=replace(HOW, steps=150)), 0, length)
         guide.train()
-        panel, people = seen.alone(), torch.arange(_BATCH)
+        panel, people = seen.require_single_process(), torch.arange(_BATCH)
         base = None
         for keep in KEEPS:
             guide.sbp = SBP(keep, min_keep=1)
-            control, seconds = KeepControl(guide, Team()), time.process_time()
+            control, seconds = KeepControl(guide, Communicator()), time.process_time()
             found = [[control._halves(panel, people, (1, noise, 7, mask)) for mask in range(4)] for noise in range(25)]
             seconds = time.process_time() - seconds
             gradients = torch.stack([torch.stack(row) for row in found])

@@ -38,10 +38,11 @@ from recording import medians_of, record_results, table_of
 from mxlogit import SVI, ChoiceData, ConvergenceWarning, MixedLogit, PackedChoices, Priors, Training, pack_choices
 from mxlogit.execution.people import People
 from mxlogit.execution.processes import current_team
-from mxlogit.integration.marginal import MarginalLikelihood, Sweep
+from mxlogit.integration.marginal import MarginalLikelihood
+from mxlogit.integration.settings import IntegrationSettings
 from mxlogit.model.dense_panels import PanelDifferences
 from mxlogit.model.mixing import Mixing
-from mxlogit.model.parameters import ParameterSpace, Population
+from mxlogit.model.parameters import ParameterSpace, PopulationParameters
 from mxlogit.simulate import StudyData, simulate_published_study
 
 FIXED, RANDOM = ["f1", "f2", "f3"], ["r1", "r2", "r3", "r4", "r5"]
@@ -87,8 +88,8 @@ def measure_pass(est: MixedLogit) -> dict[str, float]:
     """Seconds of one warm pass, of streaming the attributes, and of a bare product in chunks of the pass's size."""
     model, panel = est._fitted.model, est._fitted.panel
     marginal = MarginalLikelihood(People.gather(panel), model.space, model.mixing, 0)
-    sweep, population = Sweep(_DRAWS, 8, 1, 2), est.result_.center
-    marginal.sweep(population, Sweep(_DRAWS, 8, 1, 20))
+    sweep, population = IntegrationSettings(_DRAWS, 8, 1, 2), est.result_.center
+    marginal.sweep(population, IntegrationSettings(_DRAWS, 8, 1, 20))
     random = panel.values[..., len(FIXED) :]
     tastes = torch.randn(marginal.chunk_size(_DRAWS), len(RANDOM), _DRAWS, dtype=panel.values.dtype)
     buffer = torch.empty(len(tastes), panel.n_rows, _DRAWS, dtype=panel.values.dtype)
@@ -226,7 +227,7 @@ def fit_in_team(rank: int, size: int, n: int, t: int, dtype: str, store: str, an
     est = make_estimator(1, dtype=dtype).fit(data)
     seconds = time.perf_counter() - begin
     team, size_of_pass = current_team(), 4 + 23 + 23 * 23
-    exchange = median_seconds(lambda: team.total(torch.zeros(size_of_pass)), 101)
+    exchange = median_seconds(lambda: team.all_reduce_sum(torch.zeros(size_of_pass)), 101)
     found = {"coef": est.coef_.to_numpy(), "sd": est.summary()["std_error"].to_numpy()}
     answer.put({"rank": rank, "fit": seconds, "exchange": exchange, "log_likelihood": est.log_likelihood_, **found})
 
@@ -274,10 +275,10 @@ def run_shapes(options: argparse.Namespace) -> list[dict[str, float]]:
     for j, k in [(2, 5), (5, 5), (20, 5), (100, 5), (5, 1), (5, 10), (5, 20)]:
         people = People.gather(shape_panel(1000, options.t, j, k))
         space = ParameterSpace((), tuple(f"z{i}" for i in range(k)), (tuple(range(k)),))
-        population = Population(torch.zeros(0).double(), torch.zeros(k).double(), 0.5 * torch.eye(k).double())
+        population = PopulationParameters(torch.zeros(0).double(), torch.zeros(k).double(), 0.5 * torch.eye(k).double())
         marginal = MarginalLikelihood(people, space, Mixing(["normal"] * k), 0)
-        marginal.sweep(population, Sweep(_DRAWS, 8, 1, 20))
-        seconds = median_seconds(lambda m=marginal, p=population: m.sweep(p, Sweep(_DRAWS, 8, 1, 2)), 7)
+        marginal.sweep(population, IntegrationSettings(_DRAWS, 8, 1, 20))
+        seconds = median_seconds(lambda m=marginal, p=population: m.sweep(p, IntegrationSettings(_DRAWS, 8, 1, 2)), 7)
         rows.append({"j": j, "k": k, "pass_ms": 1e3 * seconds, "per_row": 1e9 * seconds / (1000 * options.t * (j - 1))})
     print(pd.DataFrame(rows).round(2).to_string(index=False))
     return rows

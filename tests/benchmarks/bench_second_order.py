@@ -31,10 +31,10 @@ from mxlogit.guide.amortized import AmortizedGuide
 from mxlogit.guide.population import GaussianFactor
 from mxlogit.inference.clock import Clock
 from mxlogit.inference.start import fit_multinomial_logit, start_population
-from mxlogit.inference.svi.approach import approach
 from mxlogit.inference.svi.guide_objective import GuideObjective, ObjectiveSettings
 from mxlogit.inference.svi.guides import make_guide
 from mxlogit.inference.svi.second_order_route import minimise
+from mxlogit.inference.svi.warm_start import warm_start
 from mxlogit.inference.task import Task
 from mxlogit.inference.vi.newton import NewtonSearch, NewtonSettings
 from mxlogit.inference.vi.posterior_stage import find_posterior
@@ -122,14 +122,14 @@ def thin(seen: list[tuple[float, GaussianFactor]], most: int = 12) -> list[tuple
 
 def guide_of(model: Any, people: Any, seed: int) -> Any:
     start = start_population(model, fit_multinomial_logit(people, model.prior.deviation))
-    return make_guide(SVI(optimizer="lbfgs").plan(), model, people.alone(), start, seed)
+    return make_guide(SVI(optimizer="lbfgs").plan(), model, people.require_single_process(), start, seed)
 
 
 def bound_of(model: Any, people: Any, seed: int) -> Any:
     """The common judge: everybody, 16 draws or more, two points a dimension, the same for all."""
     objective = GuideObjective(
         guide_of(model, people, seed),
-        people.alone(),
+        people.require_single_process(),
         ObjectiveSettings("marginal", 64 if len(people) <= 5_000 else 16, 2 * model.space.size, 10**9),
         99,
     )
@@ -151,10 +151,10 @@ def run_engine(
     started = time.perf_counter()
     guide = guide_of(model, people, seed)
     if near:
-        factor = approach(guide, people, seed, Clock(lambda line: None))
+        factor = warm_start(guide, people, seed, Clock(lambda line: None))
         guide = AmortizedGuide(model, factor, None, guide.polish_steps)
     settings = ObjectiveSettings("marginal", 16, points or 2 * model.space.size, _BATCH)
-    watched = Watched(GuideObjective(guide, people.alone(), settings, seed), started, [])
+    watched = Watched(GuideObjective(guide, people.require_single_process(), settings, seed), started, [])
     end = engine(watched, watched.objective.vector(), Progress(lambda *row: True))
     seen = [*watched.seen, (time.perf_counter() - started, end)]
     return [(seconds, factor_of(watched.objective, vector)) for seconds, vector in seen]
@@ -277,7 +277,7 @@ def log_evidence(est: MixedLogit, n: int = 20_000) -> float:
     """Log evidence by importance sampling from a multivariate t with the posterior's moments."""
     fit = est.result_
     vectors = fit.samples.unconstrained
-    model, panel = fit.tastes.model, marginal_of(est).people.alone()
+    model, panel = fit.tastes.model, marginal_of(est).people.require_single_process()
     mean, covariance = vectors.mean(0), vectors.T.cov()
     tril = torch.linalg.cholesky(covariance)
     generator = torch.Generator().manual_seed(1)

@@ -29,10 +29,10 @@ from mxlogit.inference.report import evaluate_center, report_fit
 from mxlogit.inference.start import MultinomialLogit, fit_multinomial_logit, start_population
 from mxlogit.inference.vi.engine import VI
 from mxlogit.integration.marginal import MarginalLikelihood
-from mxlogit.integration.tastes import PolishedTastes
-from mxlogit.model.mixed_logit import PanelModel
+from mxlogit.integration.tastes import ImportanceTastes
+from mxlogit.model.mixed_logit import MixedLogitModel
 from mxlogit.model.panels import Panels
-from mxlogit.model.parameters import Population
+from mxlogit.model.parameters import PopulationParameters
 from mxlogit.sampling.covariance import HuangWand, InverseWishart
 from mxlogit.sampling.trace import Trace
 
@@ -43,7 +43,7 @@ _ROUNDING = 1e-6
 # Largest share of a time limit for a start by VI; chosen by hand.
 _START_SHARE = 0.2
 
-Sampler = Callable[[ChainSettings, PanelModel, Panels, Population, int, Clock], Sampled]
+Sampler = Callable[[ChainSettings, MixedLogitModel, Panels, PopulationParameters, int, Clock], Sampled]
 
 
 def _covariance_prior(argument: str, value: Any) -> None:
@@ -152,7 +152,7 @@ class MCMC(BaseEstimator):  # type: ignore[misc]
             raise SpecificationError("MCMC(covariance_prior=...) needs sampler='gibbs'.")
 
     @torch.no_grad()
-    def run(self, model: PanelModel, people: People, *, generator: torch.Generator, callback: Callback) -> Fit:
+    def run(self, model: MixedLogitModel, people: People, *, generator: torch.Generator, callback: Callback) -> Fit:
         """Sample the posterior of ``model`` given the choices of ``people`` (parameters as in `VI.run`).
 
         Returns
@@ -172,7 +172,7 @@ class MCMC(BaseEstimator):  # type: ignore[misc]
                 "willingness-to-pay space (scale=...) needs method='msle'; MCMC samples coefficients in utils."
             )
         clock = Clock(callback, self.max_seconds)
-        panel = people.alone()
+        panel = people.require_single_process()
         seed = int(torch.randint(2**62, (1,), generator=generator))
         logit = fit_multinomial_logit(people, model.prior.deviation)
         start = self._start(model, people, logit, generator, callback)
@@ -189,7 +189,7 @@ class MCMC(BaseEstimator):  # type: ignore[misc]
         sampled = run_sampler(settings, model, repeated(panel), start, seed, clock)
         return report_fit(_conclude(model, sampled, panel, seed), model, people, logit, clock)
 
-    def _file(self, model: PanelModel, people: People, seed: int) -> Checkpoint | None:
+    def _file(self, model: MixedLogitModel, people: People, seed: int) -> Checkpoint | None:
         """The checkpoint file of the chains, if requested."""
         if self.checkpoint is None:
             return None
@@ -197,8 +197,13 @@ class MCMC(BaseEstimator):  # type: ignore[misc]
         return Checkpoint(Path(self.checkpoint), identity)
 
     def _start(
-        self, model: PanelModel, people: People, logit: MultinomialLogit, generator: torch.Generator, callback: Callback
-    ) -> Population:
+        self,
+        model: MixedLogitModel,
+        people: People,
+        logit: MultinomialLogit,
+        generator: torch.Generator,
+        callback: Callback,
+    ) -> PopulationParameters:
         """Center of the chains' initial states."""
         if self.start == "vi":
             limit = None if self.max_seconds is None else _START_SHARE * self.max_seconds
@@ -258,12 +263,12 @@ def repeated(panel: Panels) -> Panels:
     return replace(many, weights=torch.ones_like(many.weights), appearance=None, clusters=None)
 
 
-def _conclude(model: PanelModel, sampled: Sampled, panel: Panels, seed: int) -> Outcome:
+def _conclude(model: MixedLogitModel, sampled: Sampled, panel: Panels, seed: int) -> Outcome:
     """Samples of the chains, whether they have mixed, and the likelihood at their mean."""
     trace = sampled.trace
     samples = trace.samples(torch.Generator().manual_seed(seed))
     center = model.space.from_report(samples.mean)
-    states, tastes = _of_people(trace, panel), PolishedTastes(model, seed, tail=8)
+    states, tastes = _of_people(trace, panel), ImportanceTastes(model, seed, tail=8)
     reported = trace.reported()
     diagnostics, status, warnings = _mixing(reported, sampled.ended_by)
     marginal = MarginalLikelihood(People.gather(panel), model.space, model.mixing, seed)

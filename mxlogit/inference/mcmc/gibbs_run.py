@@ -14,9 +14,9 @@ from mxlogit.diagnostics.record import Diagnostics
 from mxlogit.execution.checkpoint import Checkpoint
 from mxlogit.fit import HistoryRow, Status
 from mxlogit.inference.clock import Clock
-from mxlogit.model.mixed_logit import PanelModel
+from mxlogit.model.mixed_logit import MixedLogitModel
 from mxlogit.model.panels import Panels
-from mxlogit.model.parameters import Population
+from mxlogit.model.parameters import PopulationParameters
 from mxlogit.sampling.chains import State
 from mxlogit.sampling.covariance import HuangWand, InverseWishart
 from mxlogit.sampling.gibbs import Acceptance, GibbsSampler
@@ -62,9 +62,9 @@ class Sampled:
 
 def run_gibbs(
     settings: ChainSettings,
-    model: PanelModel,
+    model: MixedLogitModel,
     panel: Panels,
-    start: Population,
+    start: PopulationParameters,
     seed: int,
     clock: Clock,
 ) -> Sampled:
@@ -113,14 +113,14 @@ class _Tuning:
 
     state: State
     visited: Tensor | None
-    reference: Population
+    reference: PopulationParameters
 
 
 class _Run:
     """State of a run, with its progress messages and checkpoints."""
 
     def __init__(
-        self, settings: ChainSettings, model: PanelModel, sampler: GibbsSampler, tuning: _Tuning, clock: Clock
+        self, settings: ChainSettings, model: MixedLogitModel, sampler: GibbsSampler, tuning: _Tuning, clock: Clock
     ) -> None:
         self.settings, self.model, self.sampler, self.clock = settings, model, sampler, clock
         self.warmup, self._written = settings.warmup, time.perf_counter()
@@ -212,7 +212,9 @@ class _Run:
         """Restore the state saved by another run."""
         like = self.state.xi
         facts = {key: json.loads(value) for key, value in words.items()}
-        reference = Population(*(tensors[f"reference.{part}"] for part in ("fixed", "location", "scale_tril")))
+        reference = PopulationParameters(
+            *(tensors[f"reference.{part}"] for part in ("fixed", "location", "scale_tril"))
+        )
         self._tune(_Tuning(State.of(_under("tuning", tensors), like), tensors.get("tuned on"), reference))
         self.sampler.set_steps(_under("steps", tensors))
         self.state = State.of(_under("state", tensors), like)

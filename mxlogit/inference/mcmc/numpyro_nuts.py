@@ -19,9 +19,9 @@ from mxlogit.fit import HistoryRow
 from mxlogit.inference.clock import Clock
 from mxlogit.inference.mcmc.gibbs_run import FEWEST_KEPT, ChainSettings, Sampled
 from mxlogit.inference.mcmc.pyro_nuts import chain_after_chain, is_over_for, site_values
-from mxlogit.model.mixed_logit import PanelModel
+from mxlogit.model.mixed_logit import MixedLogitModel
 from mxlogit.model.panels import Panels
-from mxlogit.model.parameters import Population
+from mxlogit.model.parameters import PopulationParameters
 
 # Sd of the initial states around the start, in relative coordinates; chosen by hand.
 _START_SPREAD = 0.2
@@ -35,7 +35,7 @@ _NEVER = -1e30
 _SIGNS = {"normal": 0.0, "lognormal": 1.0, "negative_lognormal": -1.0}
 
 
-def check_numpyro(model: PanelModel) -> None:
+def check_numpyro(model: MixedLogitModel) -> None:
     """Raise unless NumPyro is installed and the model's families are implemented for it.
 
     Raises
@@ -62,9 +62,9 @@ def check_numpyro(model: PanelModel) -> None:
 
 def run_numpyro(
     settings: ChainSettings,
-    model: PanelModel,
+    model: MixedLogitModel,
     panel: Panels,
-    start: Population,
+    start: PopulationParameters,
     seed: int,
     clock: Clock,
 ) -> Sampled:
@@ -91,7 +91,7 @@ def run_numpyro(
 
 
 def _run_chain(
-    settings: ChainSettings, model: PanelModel, panel: Panels, start: Population, key: tuple[int, int]
+    settings: ChainSettings, model: MixedLogitModel, panel: Panels, start: PopulationParameters, key: tuple[int, int]
 ) -> Iterator[tuple[str, dict[str, np.ndarray], int]]:
     """Warm up, then sample in blocks; yields a progress message, samples by site, and the number of divergences."""
     import jax
@@ -140,7 +140,7 @@ def arrays(panel: Panels) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     return found
 
 
-def program(model: PanelModel, n_people: int) -> Callable[[Any], None]:
+def program(model: MixedLogitModel, n_people: int) -> Callable[[Any], None]:
     """The generative model of `mxlogit.model.pyro_program` in NumPyro, as a function of the `arrays`."""
     import jax
     import jax.numpy as jnp

@@ -15,9 +15,9 @@ from mxlogit.draws.generators import make_generator
 from mxlogit.fit import HistoryRow, Status
 from mxlogit.inference.clock import Clock
 from mxlogit.inference.mcmc.gibbs_run import FEWEST_KEPT, ChainSettings, Sampled
-from mxlogit.model.mixed_logit import PanelModel
+from mxlogit.model.mixed_logit import MixedLogitModel
 from mxlogit.model.panels import Panels
-from mxlogit.model.parameters import Population
+from mxlogit.model.parameters import PopulationParameters
 from mxlogit.model.pyro_program import mixed_logit
 from mxlogit.sampling.chains import State
 from mxlogit.sampling.trace import Trace
@@ -32,9 +32,9 @@ _TELL_EVERY = 20
 
 def run_nuts(
     settings: ChainSettings,
-    model: PanelModel,
+    model: MixedLogitModel,
     panel: Panels,
-    start: Population,
+    start: PopulationParameters,
     seed: int,
     clock: Clock,
 ) -> Sampled:
@@ -50,7 +50,7 @@ def run_nuts(
 
 def chain_after_chain(
     settings: ChainSettings,
-    model: PanelModel,
+    model: MixedLogitModel,
     n_people: int,
     sample: Callable[[int], tuple[dict[str, Tensor], int]],
     clock: Clock,
@@ -62,7 +62,7 @@ def chain_after_chain(
     Parameters
     ----------
     settings : ChainSettings
-    model : PanelModel
+    model : MixedLogitModel
     n_people : int
     sample : callable
         Function that runs the chain of a given number; returns kept iterations by site and the number of divergences.
@@ -94,7 +94,12 @@ def is_over_for(chain: int, settings: ChainSettings, clock: Clock) -> bool:
 
 
 def _run_chain(
-    settings: ChainSettings, model: PanelModel, panel: Panels, start: Population, key: tuple[int, int], clock: Clock
+    settings: ChainSettings,
+    model: MixedLogitModel,
+    panel: Panels,
+    start: PopulationParameters,
+    key: tuple[int, int],
+    clock: Clock,
 ) -> tuple[dict[str, Tensor], int]:
     """Samples by site of one chain and its number of divergences; ``key`` is the seed and the chain's number."""
     generator = make_generator(*key, 41)
@@ -130,7 +135,7 @@ def _tell(clock: Clock, chain: int, iteration: int, warmup: int) -> None:
     clock.tell(f"{stage}: iteration {done}")
 
 
-def site_values(model: PanelModel, population: Population) -> dict[str, Tensor]:
+def site_values(model: MixedLogitModel, population: PopulationParameters) -> dict[str, Tensor]:
     """Values of the program's population sites, empty ones included."""
     scale = population.scale
     values = {"fixed": population.fixed, "location": population.location, "scale": scale}
@@ -140,7 +145,7 @@ def site_values(model: PanelModel, population: Population) -> dict[str, Tensor]:
     return values
 
 
-def _collect(settings: ChainSettings, model: PanelModel, n_people: int, chains: list[dict[str, Tensor]]) -> Trace:
+def _collect(settings: ChainSettings, model: MixedLogitModel, n_people: int, chains: list[dict[str, Tensor]]) -> Trace:
     """Collect the samples of all chains, by site, in a trace."""
     sites = {name: torch.stack([chain[name] for chain in chains]).detach() for name in chains[0]}
     # The programs have no empty sites.
@@ -156,7 +161,7 @@ def _collect(settings: ChainSettings, model: PanelModel, n_people: int, chains: 
     population = model.space.assemble(sites["fixed"], sites["location"], sites["scale"], factors)
     trace: Trace | None = None
     for i in range(length):
-        here = Population(population.fixed[:, i], population.location[:, i], population.scale_tril[:, i])
+        here = PopulationParameters(population.fixed[:, i], population.location[:, i], population.scale_tril[:, i])
         xi = sites["xi"][:, i]
         # A trace does not use log probabilities.
         state = State(here, xi.mT, xi.new_full(xi.shape[:2], float("nan")))

@@ -13,7 +13,7 @@ from mxlogit.draws.generators import make_generator
 from mxlogit.fit import Samples
 from mxlogit.integration.simulated_likelihood import SimulatedLikelihood
 from mxlogit.model.panels import Panels
-from mxlogit.model.parameters import Population
+from mxlogit.model.parameters import PopulationParameters
 
 COVARIANCES = ("robust", "hessian", "bhhh", "clustered")
 # Ratio of curvature to the largest, in coordinates scaled to unit curvature, below which a direction is flat: the
@@ -23,7 +23,7 @@ _FLAT = 3e-6
 _LEADING = 0.3
 
 
-class Spread:
+class EstimatorCovariance:
     """Covariances of the estimates from the Hessian and the people's scores.
 
     Parameters
@@ -132,10 +132,10 @@ def column_signs(scale_tril: Tensor) -> Tensor:
     return torch.where(scale_tril.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).to(scale_tril)
 
 
-def positive_diagonal(population: Population) -> Population:
+def positive_diagonal(population: PopulationParameters) -> PopulationParameters:
     """Return the same distribution with a positive diagonal of L, by sign changes of its columns."""
     tril = population.scale_tril
-    return Population(population.fixed, population.location, tril * column_signs(tril)[..., None, :])
+    return PopulationParameters(population.fixed, population.location, tril * column_signs(tril)[..., None, :])
 
 
 def sampling_distribution(

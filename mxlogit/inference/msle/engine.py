@@ -19,7 +19,7 @@ from mxlogit.inference.clock import Clock
 from mxlogit.inference.method import Callback
 from mxlogit.inference.msle.covariance import (
     COVARIANCES,
-    Spread,
+    EstimatorCovariance,
     column_signs,
     coordinate_names,
     information_criteria,
@@ -30,12 +30,13 @@ from mxlogit.inference.msle.covariance import (
 from mxlogit.inference.msle.search import SCIPY, Optimum, SearchSettings, SimulatedSearch
 from mxlogit.inference.report import report_fit
 from mxlogit.inference.start import fit_multinomial_logit, in_money, start_population
-from mxlogit.integration.marginal import MarginalLikelihood, Sweep
+from mxlogit.integration.marginal import MarginalLikelihood
+from mxlogit.integration.settings import IntegrationSettings
 from mxlogit.integration.simulated_likelihood import SimulatedLikelihood
-from mxlogit.integration.tastes import SimulatedTastes
-from mxlogit.model.mixed_logit import PanelModel
+from mxlogit.integration.tastes import ConditionalTastes
+from mxlogit.model.mixed_logit import MixedLogitModel
 from mxlogit.model.panels import Panels
-from mxlogit.model.parameters import Population
+from mxlogit.model.parameters import PopulationParameters
 
 # Draws are not enough if twice the draws would move an estimate by more than this, in standard errors,
 _FAR = 0.5
@@ -150,7 +151,7 @@ class MSLE(BaseEstimator):  # type: ignore[misc]
         if self.antithetic and self.n_draws % 2:
             raise SpecificationError("MSLE(antithetic=True) needs an even n_draws.")
 
-    def run(self, model: PanelModel, people: People, *, generator: torch.Generator, callback: Callback) -> Fit:
+    def run(self, model: MixedLogitModel, people: People, *, generator: torch.Generator, callback: Callback) -> Fit:
         """Fit ``model`` to the choices of ``people`` (parameters as in `VI.run`); priors are not used.
 
         Returns
@@ -164,7 +165,7 @@ class MSLE(BaseEstimator):  # type: ignore[misc]
             If a setting is wrong, clusters are asked for and the data have none, or processes share the people.
         """
         self.check()
-        panel = people.alone()
+        panel = people.require_single_process()
         if self.covariance == "clustered" and panel.clusters is None:
             raise SpecificationError(
                 "MSLE(covariance='clustered') needs clusters: MixedLogit(cluster='<column>') for a frame, "
@@ -189,7 +190,7 @@ class MSLE(BaseEstimator):  # type: ignore[misc]
         return report_fit(outcome, model, people, logit, clock)
 
     def _likelihoods(
-        self, model: PanelModel, panel: Panels, draws: PersonDraws
+        self, model: MixedLogitModel, panel: Panels, draws: PersonDraws
     ) -> tuple[SimulatedLikelihood, SimulatedLikelihood]:
         """The likelihoods in the precision of the data and of the search: single precision suffices for "newton"."""
         if self.optimizer != "newton" or panel.values.dtype == torch.float32:
@@ -213,7 +214,7 @@ class _Conclusion:
         """Covariance, samples, exact likelihood, criteria and the check of the draws."""
         simulated, vector, settings = self.likelihoods[0], self.optimum.vector, self.settings
         panel = simulated.panel
-        spread = Spread(
+        spread = EstimatorCovariance(
             self.optimum.hessian, self.optimum.at.scores, simulated.weights, self.search.sizes, panel.clusters
         )
         covariance = spread.covariance(settings.covariance)
@@ -231,13 +232,13 @@ class _Conclusion:
             samples,
             center,
             Status.TIME if self.search.clock.was_over else self.optimum.status,
-            SimulatedTastes(simulated.model, self.draws, signs),
+            ConditionalTastes(simulated.model, self.draws, signs),
             diagnostics,
             warnings=warnings,
             covariance=self._reported(spread, covariance),
         )
 
-    def _diagnose(self, center: Population, flat: list[str]) -> Diagnostics:
+    def _diagnose(self, center: PopulationParameters, flat: list[str]) -> Diagnostics:
         """Exact likelihood at the estimate, criteria, and how the search ended."""
         simulated = self.likelihoods[0]
         model, panel = simulated.model, simulated.panel
@@ -253,7 +254,7 @@ class _Conclusion:
             unidentified=flat,
         )
 
-    def _reported(self, spread: Spread, covariance: Tensor) -> Tensor:
+    def _reported(self, spread: EstimatorCovariance, covariance: Tensor) -> Tensor:
         """Covariance of the reported parameters, missing where coordinates are unbounded."""
         jacobian = report_jacobian(self.likelihoods[0], self.optimum.vector, self.search.sizes)
         reported = jacobian @ covariance @ jacobian.T
@@ -261,7 +262,7 @@ class _Conclusion:
         reported[unknown] = reported[:, unknown] = math.nan
         return reported
 
-    def _check_draws(self, spread: Spread) -> Diagnostics:
+    def _check_draws(self, spread: EstimatorCovariance) -> Diagnostics:
         """What other draws, and these with the others, would have said at the optimum.
 
         The second half of twice the draws is another randomisation, so one evaluation answers both.
@@ -293,11 +294,11 @@ class _Conclusion:
         )
 
 
-def _exact_likelihood(marginal: MarginalLikelihood, center: Population, *, once: bool) -> Diagnostics:
+def _exact_likelihood(marginal: MarginalLikelihood, center: PopulationParameters, *, once: bool) -> Diagnostics:
     """Importance-sampled log likelihood at the estimate; draws increase until its error is small, unless ``once``."""
     draws = _FIRST_EXACT_DRAWS
     while True:
-        sums = marginal.measure(center, Sweep(draws, 8, 7, 30))
+        sums = marginal.measure(center, IntegrationSettings(draws, 8, 7, 30))
         error = sums.variance**0.5
         enough = error < max(_EXACT_ERROR, _EXACT_SHARE * abs(sums.log_likelihood))
         if once or enough or (draws >= _MOST_EXACT_DRAWS and 4 * draws * len(marginal.people) > _MOST_EXACT_WORK):
@@ -322,7 +323,7 @@ def _scheme_sentences(draws: PersonDraws) -> list[str]:
     ]
 
 
-def _natural_sizes(model: PanelModel) -> Tensor:
+def _natural_sizes(model: MixedLogitModel) -> Tensor:
     """Natural size of each coordinate: one util per typical difference of the attribute."""
     unit = 1.0 / model.attribute_scale
     rows, _ = model.space.triangle

@@ -17,7 +17,7 @@ import torch
 from pyro.infer import Trace_ELBO
 from torch import Tensor
 
-from mxlogit.execution.processes import Team
+from mxlogit.execution.processes import Communicator
 from mxlogit.fit import Fit, HistoryRow, Outcome, Samples, Status
 from mxlogit.guide.amortized import AmortizedGuide
 from mxlogit.guide.population import GaussianFactor
@@ -28,8 +28,9 @@ from mxlogit.inference.svi.keep_control import EVERY, KeepControl
 from mxlogit.inference.svi.plan import GuidePlan
 from mxlogit.inference.svi.training import Training
 from mxlogit.inference.task import Task
-from mxlogit.integration.marginal import MarginalLikelihood, Sweep
-from mxlogit.integration.tastes import PolishedTastes
+from mxlogit.integration.marginal import MarginalLikelihood
+from mxlogit.integration.settings import IntegrationSettings
+from mxlogit.integration.tastes import ImportanceTastes
 from mxlogit.model.panels import Panels
 from mxlogit.model.pyro_program import mixed_logit
 
@@ -70,7 +71,7 @@ class AdamPlan:
 def run_classic(task: Task, plan: AdamPlan) -> Fit:
     """Train the amortized guide, its q(theta) centred at the task's start at first, and return its fit."""
     people, seed = task.people, task.seed
-    panel = people.own()
+    panel = people.local_panels()
     devices = [panel.values.device] if panel.values.is_cuda else []
     # Pyro and torch.distributions know only the global generator: fork it, seed the fork, restore it.
     with _PYRO, torch.random.fork_rng(devices=devices), pyro.settings.context(module_local_params=True):
@@ -119,7 +120,7 @@ class _Run:
 
     def __init__(self, training: Training, guide: AmortizedGuide, task: Task) -> None:
         self.guide, self.task, self.team, self.clock = guide, task, task.people.team, task.clock
-        panel = task.people.own()
+        panel = task.people.local_panels()
         self.panel = replace(panel, weights=self.team.size * panel.weights)
         self.loss_of = Trace_ELBO()(self._program, guide)
         self.theta = [guide.shift, guide.log_diagonal, guide.below]
@@ -182,11 +183,11 @@ class _Run:
         return step % _TEST_EVERY == 0 and self.schedule.is_over(self.team.gather(bound)[0])
 
 
-def _average_gradients(parameters: list[torch.nn.Parameter], team: Team) -> None:
+def _average_gradients(parameters: list[torch.nn.Parameter], team: Communicator) -> None:
     """Replace gradients by their means over processes (the encoder's are averaged in the backward pass)."""
     if team.size > 1:
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        for gradient, total in zip(gradients, team.total(*gradients), strict=True):
+        for gradient, total in zip(gradients, team.all_reduce_sum(*gradients), strict=True):
             gradient.copy_(total / team.size)
 
 
@@ -213,7 +214,7 @@ def _conclude(plan: AdamPlan, task: Task, guide: AmortizedGuide, factor: Gaussia
     samples: Samples = draw_samples(model.space, factor, plan.n_samples, seed)
     center = model.space.from_report(samples.mean)
     marginal = MarginalLikelihood(people, model.space, model.mixing, seed)
-    marginal.sweep(center, Sweep(16, plan.tail, 6, 30))
+    marginal.sweep(center, IntegrationSettings(16, plan.tail, 6, 30))
     encoder = encoder_quality(guide, center, people, seed)
     diagnostics = replace(
         evaluate_center(marginal, center, 64, plan.tail),
@@ -225,6 +226,6 @@ def _conclude(plan: AdamPlan, task: Task, guide: AmortizedGuide, factor: Gaussia
         sbp_keep=None if guide.sbp is None else guide.sbp.share,
     )
     # A flow has learned to follow what the guide polishes; after the bare encoder's factors it would not fit.
-    tastes = PolishedTastes(model, seed, plan.tail, flow=guide.flow if guide.polish_steps else None)
+    tastes = ImportanceTastes(model, seed, plan.tail, flow=guide.flow if guide.polish_steps else None)
     guide.requires_grad_(requires_grad=False)
     return Outcome(samples, center, Status.ITERATIONS_DONE, tastes, diagnostics)

@@ -12,7 +12,7 @@ from mxlogit.inference.checks import DRAWS, MAX_SECONDS, POLISH, SAMPLES, TAIL
 from mxlogit.inference.method import Callback
 from mxlogit.inference.svi.plan import GuidePlan
 from mxlogit.inference.task import Task
-from mxlogit.model.mixed_logit import PanelModel
+from mxlogit.model.mixed_logit import MixedLogitModel
 
 # Default number of Newton steps from zero to a person's mode; chosen by hand.
 _POLISH = 10
@@ -89,7 +89,7 @@ class DADVI(BaseEstimator):  # type: ignore[misc]
         """
         check_settings(self, _RULES)
 
-    def run(self, model: PanelModel, people: People, *, generator: torch.Generator, callback: Callback) -> Fit:
+    def run(self, model: MixedLogitModel, people: People, *, generator: torch.Generator, callback: Callback) -> Fit:
         """Fit ``model`` to the choices of ``people`` (parameters as in `VI.run`).
 
         Returns

@@ -20,7 +20,7 @@ from mxlogit.inference.svi.backward import check_sbp, resolve_sbp
 from mxlogit.inference.svi.plan import GuidePlan
 from mxlogit.inference.svi.training import Training
 from mxlogit.inference.task import Task
-from mxlogit.model.mixed_logit import PanelModel
+from mxlogit.model.mixed_logit import MixedLogitModel
 
 # Default numbers of Newton steps to a person's mode, without an encoder and after one on Pyro's ELBO; chosen by hand.
 _POLISH_FROM_ZERO = 10
@@ -273,7 +273,7 @@ class SVI(BaseEstimator):  # type: ignore[misc]
         sbp = resolve_sbp(self.sbp)
         return GuidePlan(encoder, int(polish), flow, self.flow_layers, self.population_family, sbp)
 
-    def run(self, model: PanelModel, people: People, *, generator: torch.Generator, callback: Callback) -> Fit:
+    def run(self, model: MixedLogitModel, people: People, *, generator: torch.Generator, callback: Callback) -> Fit:
         """Fit ``model`` to the choices of ``people`` (parameters as in `VI.run`).
 
         Returns

@@ -32,7 +32,7 @@ from mxlogit.guide.population import GaussianFactor
 from mxlogit.integration.importance import WeightedDraws, log_density, log_joint, weigh_draws
 from mxlogit.integration.laplace import LocalFactor
 from mxlogit.model.panels import Panels
-from mxlogit.model.parameters import Population
+from mxlogit.model.parameters import PopulationParameters
 from mxlogit.optim.curvature import Smooth
 
 
@@ -231,7 +231,7 @@ class _Bound(nn.Module):
         each = 0.5 * (first + second)
         return each if len(self.batches) == 1 else each.mean(0, keepdim=True)
 
-    def _people(self, population: Population, batch: _Batch) -> Tensor:
+    def _people(self, population: PopulationParameters, batch: _Batch) -> Tensor:
         """Bounds (n,) on the log likelihoods of the people of a batch."""
         guide, part, factor = self.guide, batch.part, batch.factor
         if factor is None:
@@ -245,7 +245,7 @@ class _Bound(nn.Module):
             return self._through_draws(factor, drawn, population, batch)
         return drawn.log_marginal if self.bound == "marginal" else objectives.value(drawn.log_ratio, self.bound)
 
-    def _through_some(self, factor: LocalFactor, population: Population, batch: _Batch) -> Tensor:
+    def _through_some(self, factor: LocalFactor, population: PopulationParameters, batch: _Batch) -> Tensor:
         """Importance-weighted bounds (n,) with autograd on a share of the draws, or on one chunk at a time."""
         kept, points = None, batch.base.points
         assert self.kept_draws is not None
@@ -260,7 +260,7 @@ class _Bound(nn.Module):
         return sbp_logmeanexp(log_ratio, points, kept)
 
     def _through_draws(
-        self, factor: LocalFactor, drawn: WeightedDraws, population: Population, batch: _Batch
+        self, factor: LocalFactor, drawn: WeightedDraws, population: PopulationParameters, batch: _Batch
     ) -> Tensor:
         """Bounds (n,) whose gradients with respect to the factors pass through the draws only."""
         part, mixing, dreg = batch.part, self.guide.model.mixing, self.gradient == "dreg"

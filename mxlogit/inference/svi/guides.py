@@ -8,7 +8,7 @@ import torch
 
 from mxlogit.draws.importance import DrawScheme
 from mxlogit.execution.people import People
-from mxlogit.execution.processes import Team
+from mxlogit.execution.processes import Communicator
 from mxlogit.guide.amortized import AmortizedGuide
 from mxlogit.guide.encoder import Encoder, PublishedEncoder, SetEncoder
 from mxlogit.guide.flows import LocalFlow
@@ -16,9 +16,9 @@ from mxlogit.guide.population import GaussianFactor
 from mxlogit.inference.svi.plan import GuidePlan
 from mxlogit.integration.importance import weigh_draws
 from mxlogit.integration.marginal import MarginalLikelihood
-from mxlogit.model.mixed_logit import PanelModel
+from mxlogit.model.mixed_logit import MixedLogitModel
 from mxlogit.model.panels import Panels
-from mxlogit.model.parameters import Population
+from mxlogit.model.parameters import PopulationParameters
 from mxlogit.model.triangles import lower_of
 
 # Initial sd of q(theta) in relative coordinates; chosen by hand.
@@ -28,7 +28,12 @@ _CONTEXT_PEOPLE = 2_000
 
 
 def make_guide(
-    plan: GuidePlan, model: PanelModel, panel: Panels, start: Population, seed: int, team: Team | None = None
+    plan: GuidePlan,
+    model: MixedLogitModel,
+    panel: Panels,
+    start: PopulationParameters,
+    seed: int,
+    team: Communicator | None = None,
 ) -> AmortizedGuide:
     """Build the guide of a plan, with initial network weights from the seed."""
     with torch.random.fork_rng(devices=[panel.values.device] if panel.values.is_cuda else []):
@@ -36,7 +41,7 @@ def make_guide(
         encoder = _make_encoder(plan, model, panel)
         if encoder is not None:
             encoder = encoder.to(panel.values)
-            encoder = encoder if team is None else team.spread(encoder)
+            encoder = encoder if team is None else team.wrap_ddp(encoder)
         guide = AmortizedGuide(model, _start_factor(model, start), encoder, plan.polish, family=plan.family)
         guide.sbp = plan.sbp
         if plan.flow is not None and model.space.n_random:
@@ -48,7 +53,7 @@ def make_guide(
     return guide
 
 
-def _make_encoder(plan: GuidePlan, model: PanelModel, panel: Panels) -> torch.nn.Module | None:
+def _make_encoder(plan: GuidePlan, model: MixedLogitModel, panel: Panels) -> torch.nn.Module | None:
     if plan.encoder is None or model.space.n_random == 0:
         return None
     if isinstance(plan.encoder, Encoder):
@@ -57,7 +62,7 @@ def _make_encoder(plan: GuidePlan, model: PanelModel, panel: Panels) -> torch.nn
     return PublishedEncoder(model.space.n_random, others * (panel.n_columns + 1))
 
 
-def _start_factor(model: PanelModel, start: Population) -> GaussianFactor:
+def _start_factor(model: MixedLogitModel, start: PopulationParameters) -> GaussianFactor:
     """A narrow Gaussian along the axes of relative coordinates, which makes it independent of units."""
     jacobian = model.space.relative_jacobian(start)
     n_fixed = model.space.n_fixed
@@ -75,7 +80,9 @@ class EncoderQuality:
 
 
 @torch.no_grad()
-def encoder_quality(guide: AmortizedGuide, population: Population, people: People, seed: int) -> EncoderQuality:
+def encoder_quality(
+    guide: AmortizedGuide, population: PopulationParameters, people: People, seed: int
+) -> EncoderQuality:
     """Measure the quality of the encoder's factors at given population parameters."""
     local, panel = population.to(people.like), people.panels
     sums = torch.zeros(2, dtype=torch.float64)
@@ -87,5 +94,5 @@ def encoder_quality(guide: AmortizedGuide, population: Population, people: Peopl
         drawn = weigh_draws(factor, base, local, chunk, guide.model.mixing)
         values = torch.stack([drawn.elbo, drawn.ess_fraction]).double()
         sums += (values @ chunk.weights.double()).cpu()
-    elbo, ess = people.team.total(sums)[0].tolist()
+    elbo, ess = people.team.all_reduce_sum(sums)[0].tolist()
     return EncoderQuality(elbo, ess / people.weight)

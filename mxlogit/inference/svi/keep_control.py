@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mxlogit.execution.processes import Team
+from mxlogit.execution.processes import Communicator
 from mxlogit.guide.amortized import AmortizedGuide
 from mxlogit.model.panels import Panels
 
@@ -34,13 +34,13 @@ class KeepControl:
     ----------
     guide : AmortizedGuide
         Guide with ``sbp`` set.
-    team : Team
+    team : Communicator
     masks, batches : float
         Running sums of C and B.
     """
 
     guide: AmortizedGuide
-    team: Team
+    team: Communicator
     masks: float = 0.0
     batches: float = 0.0
 
@@ -62,7 +62,7 @@ class KeepControl:
         gradients = torch.stack([self._halves(panel, people, (*key, 7, mask)) for mask in range(2)])
         by_masks = 0.5 * gradients.mean(1).diff(dim=0).square().sum()
         by_both = gradients.diff(dim=1).square().sum() / 8.0
-        masks, both = self.team.total(by_masks, by_both)
+        masks, both = self.team.all_reduce_sum(by_masks, by_both)
         share = sbp.share
         self.masks = _FORGET * self.masks + float(masks) / (1.0 / share - 1.0)
         self.batches = _FORGET * self.batches + max(float(both - masks), 0.0)

@@ -14,15 +14,16 @@ from mxlogit.guide.amortized import AmortizedGuide
 from mxlogit.guide.population import GaussianFactor
 from mxlogit.inference.clock import Clock
 from mxlogit.inference.report import draw_samples, evaluate_center, report_fit
-from mxlogit.inference.svi.approach import approach
 from mxlogit.inference.svi.fixed_draws import FIRST_DRAWS, FixedDraws, minimise_fixed_draws
 from mxlogit.inference.svi.guide_objective import GuideObjective, ObjectiveSettings
 from mxlogit.inference.svi.guides import make_guide
 from mxlogit.inference.svi.plan import GuidePlan
 from mxlogit.inference.svi.training import Training
+from mxlogit.inference.svi.warm_start import warm_start
 from mxlogit.inference.task import Task
-from mxlogit.integration.marginal import MarginalLikelihood, Sweep
-from mxlogit.integration.tastes import PolishedTastes
+from mxlogit.integration.marginal import MarginalLikelihood
+from mxlogit.integration.settings import IntegrationSettings
+from mxlogit.integration.tastes import ImportanceTastes
 from mxlogit.optim.stochastic import Batches, Progress, adam, hessian_free, lbfgs, settled
 
 # Constants are chosen by hand.
@@ -104,10 +105,10 @@ class BoundPlan:
 def run_stochastic(task: Task, plan: BoundPlan) -> Fit:
     """Minimise the guide's bound and return its fit."""
     model, people, seed, clock = task.model, task.people, task.seed, task.clock
-    panel = people.alone()
+    panel = people.require_single_process()
     guide = make_guide(plan.guide, model, panel, task.start, seed)
     if plan.optimizer in ("hessian_free", "lbfgs") and guide.encoder is None and guide.flow is None:
-        factor = approach(guide, people, seed, clock)
+        factor = warm_start(guide, people, seed, clock)
         guide = AmortizedGuide(model, factor, None, guide.polish_steps, family=guide.family)
     objective = GuideObjective(guide, panel, plan.settings_of_bound(guide), seed)
     if plan.draws_stay:
@@ -217,7 +218,7 @@ def _conclude(
     samples = draw_samples(model.space, factor, plan.n_samples, seed)
     center = model.space.from_report(samples.mean)
     marginal = MarginalLikelihood(people, model.space, model.mixing, seed)
-    marginal.sweep(center, Sweep(16, plan.tail, 6, 30))
+    marginal.sweep(center, IntegrationSettings(16, plan.tail, 6, 30))
     # A flow has learned to follow polished factors.
     vary = _VARIATIONAL_STEPS if model.space.n_random and guide.flow is None else 0
     diagnostics = replace(
@@ -226,5 +227,5 @@ def _conclude(
         guide=f"q(theta) {guide.family}, by {plan.optimizer}; "
         + ("polished factors and importance weights" if guide.encoder is None else "encoder and importance weights"),
     )
-    tastes = PolishedTastes(model, seed, plan.tail, vary=vary, flow=guide.flow)
+    tastes = ImportanceTastes(model, seed, plan.tail, vary=vary, flow=guide.flow)
     return Outcome(samples, center, Status.CONVERGED, tastes, diagnostics)

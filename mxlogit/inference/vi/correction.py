@@ -15,7 +15,7 @@ from mxlogit.draws.generators import make_generator
 from mxlogit.guide.population import GaussianFactor
 from mxlogit.inference.task import Task
 from mxlogit.inference.vi.response_surface import count_terms
-from mxlogit.inference.vi.surfaces import KeptDensity, SweptDensity, keep_draws
+from mxlogit.inference.vi.surfaces import FixedDrawsPosterior, ReintegratedPosterior, keep_draws
 from mxlogit.inference.vi.tail_proposal import is_zero_near
 from mxlogit.inference.vi.weighted_draws import (
     DRAWS_PER_PARAMETER,
@@ -27,9 +27,10 @@ from mxlogit.inference.vi.weighted_draws import (
     WeightedVectors,
     sample_posterior,
 )
-from mxlogit.integration.marginal import MarginalLikelihood, Sweep
+from mxlogit.integration.marginal import MarginalLikelihood
 from mxlogit.integration.path_draws import PathDraws
-from mxlogit.model.coordinates import CholeskyPoints
+from mxlogit.integration.settings import IntegrationSettings
+from mxlogit.model.coordinates import RelativeCholeskyCoordinates
 from mxlogit.model.parameters import ParameterSpace
 
 # Stages at most, where every value is a pass or a sum over draws that stay.
@@ -55,7 +56,7 @@ _MOST_UNKNOWN = 0.02
 
 
 def correct(
-    task: Task, marginal: MarginalLikelihood, start: GaussianFactor, sweep: Sweep, work: float = MOST_WORK
+    task: Task, marginal: MarginalLikelihood, start: GaussianFactor, sweep: IntegrationSettings, work: float = MOST_WORK
 ) -> tuple[WeightedVectors | None, float]:
     """Correct a Gaussian posterior by weighted draws.
 
@@ -66,7 +67,7 @@ def correct(
         Of everybody.
     start : GaussianFactor
         The first proposal.
-    sweep : Sweep
+    sweep : IntegrationSettings
         All but the number of draws.
     work : float
         People times draws times evaluations at most, where every evaluation is a pass.
@@ -78,7 +79,7 @@ def correct(
         over the people they took.
     """
     model, generator, tick = task.model, make_generator(task.seed, 17), task.clock.counter()
-    coordinates = CholeskyPoints(
+    coordinates = RelativeCholeskyCoordinates(
         model.space, model.space.constrain(_one_deviation_wider(model.space, start)).scale_tril
     )
     vectors, _ = start.sample_and_log_prob(_MOMENT_SAMPLES, generator)
@@ -91,7 +92,7 @@ def correct(
             return _as_vectors(found, coordinates), passes
     if work == 0.0:
         return None, passes
-    swept = SweptDensity(model, marginal, coordinates, sweep, tick)
+    swept = ReintegratedPosterior(model, marginal, coordinates, sweep, tick)
     swept.sharpen(points[:_TRIED])
     stages = min(_MOST_STAGES, int(work / (STAGE * swept.sweep.draws * marginal.people.load)))
     if stages < FEWEST_STAGES:
@@ -101,7 +102,7 @@ def correct(
 
 
 def _sample_kept(
-    density: KeptDensity, first: GaussianFactor, generator: torch.Generator, *, asked: bool
+    density: FixedDrawsPosterior, first: GaussianFactor, generator: torch.Generator, *, asked: bool
 ) -> WeightedVectors | None:
     """Weighted draws on draws of tastes that stay: many on a surface through few, or as many as time allows."""
     sampler, needed = PosteriorSampler(density, first, generator), PER_TERM * count_terms(len(first.mean))
@@ -137,7 +138,7 @@ def _is_enough(found: WeightedVectors | None, start: GaussianFactor) -> bool:
     return found is not None and found.ess >= DRAWS_PER_PARAMETER * len(start.mean)
 
 
-def _as_vectors(found: WeightedVectors | None, coordinates: CholeskyPoints) -> WeightedVectors:
+def _as_vectors(found: WeightedVectors | None, coordinates: RelativeCholeskyCoordinates) -> WeightedVectors:
     """The unconstrained vectors that weighted points are."""
     assert found is not None
     return replace(found, vectors=coordinates.vectors(found.vectors))

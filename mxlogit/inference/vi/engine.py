@@ -17,7 +17,7 @@ from mxlogit.inference.method import Callback
 from mxlogit.inference.task import Task
 from mxlogit.inference.vi.newton import NewtonSettings
 from mxlogit.inference.vi.route import NewtonPlan, run_newton
-from mxlogit.model.mixed_logit import PanelModel
+from mxlogit.model.mixed_logit import MixedLogitModel
 
 # Default tolerance: predicted gain of a further Newton step, in nats; chosen by hand.
 _TOLERANCE = 0.02
@@ -157,12 +157,12 @@ class VI(BaseEstimator):  # type: ignore[misc]
             if getattr(self, name) is not None:
                 raise SpecificationError(f"VI({name}=...) needs optimizer='newton'; natural-gradient steps have none.")
 
-    def run(self, model: PanelModel, people: People, *, generator: torch.Generator, callback: Callback) -> Fit:
+    def run(self, model: MixedLogitModel, people: People, *, generator: torch.Generator, callback: Callback) -> Fit:
         """Fit ``model`` to the choices of ``people``.
 
         Parameters
         ----------
-        model : PanelModel
+        model : MixedLogitModel
         people : People
         generator : torch.Generator
             The only source of randomness.

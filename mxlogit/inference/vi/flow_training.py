@@ -16,10 +16,10 @@ from mxlogit.guide.flows import LocalFlow
 from mxlogit.integration.importance import WeightedDraws, weigh_draws
 from mxlogit.integration.laplace import LocalFactor, polish
 from mxlogit.integration.marginal import MarginalLikelihood
-from mxlogit.integration.variational import vary
-from mxlogit.model.mixed_logit import PanelModel
+from mxlogit.integration.variational import refine_gaussian
+from mxlogit.model.mixed_logit import MixedLogitModel
 from mxlogit.model.panels import Panels
-from mxlogit.model.parameters import Population
+from mxlogit.model.parameters import PopulationParameters
 
 # Constants without a stated reason are chosen by hand.
 # Largest number of people in the training set, of all processes together.
@@ -72,9 +72,9 @@ class FlowSettings:
 
 
 def train_flow(
-    model: PanelModel,
+    model: MixedLogitModel,
     marginal: MarginalLikelihood,
-    populations: Sequence[Population],
+    populations: Sequence[PopulationParameters],
     settings: FlowSettings,
     tell: Callable[[str], None],
 ) -> tuple[LocalFlow, float]:
@@ -85,10 +85,10 @@ def train_flow(
 
     Parameters
     ----------
-    model : PanelModel
+    model : MixedLogitModel
     marginal : MarginalLikelihood
         Marginal likelihood of the people, with modes close to the modes at ``populations``.
-    populations : sequence of Population
+    populations : sequence of PopulationParameters
         Two or more population values from the posterior; the last one is held out for validation.
     settings : FlowSettings
     tell : callable
@@ -134,11 +134,11 @@ class _TrainingProblem:
 
     def __init__(
         self,
-        model: PanelModel,
+        model: MixedLogitModel,
         panel: Panels,
         flow: LocalFlow,
         start: Tensor,
-        population: Population,
+        population: PopulationParameters,
         settings: FlowSettings,
     ) -> None:
         population, steps, seed = population.to(panel.values), settings.vary, settings.seed
@@ -147,7 +147,7 @@ class _TrainingProblem:
         points = scheme.points(0, len(panel), panel.values).points
         with torch.no_grad():
             polished = polish(start, population, panel, model.mixing, _POLISH)
-            self.factor = vary(polished, points, population, panel, model.mixing, steps)
+            self.factor = refine_gaussian(polished, points, population, panel, model.mixing, steps)
         self.warp = flow.attach(self.factor, population, panel, model.mixing)
 
     def draw(self, key: int, people: Tensor, draws: int) -> WeightedDraws:

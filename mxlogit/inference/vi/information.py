@@ -14,9 +14,10 @@ from scipy import stats
 from torch import Tensor
 
 from mxlogit.inference.budgets import INFORMATION, INFORMATION_OF_FEW
-from mxlogit.integration.marginal import MarginalLikelihood, Sweep
-from mxlogit.model.mixed_logit import PanelModel
-from mxlogit.model.parameters import Population
+from mxlogit.integration.marginal import MarginalLikelihood
+from mxlogit.integration.settings import IntegrationSettings
+from mxlogit.model.mixed_logit import MixedLogitModel
+from mxlogit.model.parameters import PopulationParameters
 
 # Noise of the information that is allowed, in whitened coordinates (root mean square): standard deviations err by about
 # as many per cent. Where the posterior moves on from here, they need not be known as well.
@@ -40,7 +41,9 @@ _FAVOUR = 2.0
 _TOO_FEW = 1.5
 
 
-def prefers_paths(marginal: MarginalLikelihood, population: Population, sweep: Sweep, curvature: Tensor) -> bool:
+def prefers_paths(
+    marginal: MarginalLikelihood, population: PopulationParameters, sweep: IntegrationSettings, curvature: Tensor
+) -> bool:
     """Return whether scores along paths of the draws have no more noise than Fisher's, beside a curvature (D, D)."""
     if marginal.space.n_random == 0:
         return False
@@ -54,10 +57,10 @@ def prefers_paths(marginal: MarginalLikelihood, population: Population, sweep: S
 
 
 def observed_information(
-    model: PanelModel,
+    model: MixedLogitModel,
     marginal: MarginalLikelihood,
-    population: Population,
-    sweep: Sweep,
+    population: PopulationParameters,
+    sweep: IntegrationSettings,
     curvature: Tensor,
     precision: float,
 ) -> Tensor | None:
@@ -65,12 +68,12 @@ def observed_information(
 
     Parameters
     ----------
-    model : PanelModel
+    model : MixedLogitModel
     marginal : MarginalLikelihood
         Likelihood of all people or of a random subsample.
-    population : Population
+    population : PopulationParameters
         Population parameters at which the information is taken.
-    sweep : Sweep
+    sweep : IntegrationSettings
         Settings of the integration, except the number of draws.
     curvature : Tensor, shape (D, D)
         Positive definite approximation of the information, in whose units the noise is measured.
@@ -114,7 +117,9 @@ def seldom_exceeded(freedom: int) -> float:
     return freedom / float(stats.chi2.ppf(_SELDOM, freedom))
 
 
-def _noise_of_one(model: PanelModel, marginal: MarginalLikelihood, population: Population, sweep: Sweep) -> Tensor:
+def _noise_of_one(
+    model: MixedLogitModel, marginal: MarginalLikelihood, population: PopulationParameters, sweep: IntegrationSettings
+) -> Tensor:
     """A sample (D, D) of the noise of these people's information, times the root of how many draws they have in all."""
     part = _some(marginal, _TRIED)
     one, other = (

@@ -20,9 +20,10 @@ from mxlogit.inference.vi.posterior import (
     most_people,
     natural_step,
 )
-from mxlogit.integration.marginal import MarginalLikelihood, Sweep
-from mxlogit.model.mixed_logit import PanelModel
-from mxlogit.model.parameters import Population
+from mxlogit.integration.marginal import MarginalLikelihood
+from mxlogit.integration.settings import IntegrationSettings
+from mxlogit.model.mixed_logit import MixedLogitModel
+from mxlogit.model.parameters import PopulationParameters
 from mxlogit.optim.trust_region import Evaluation, newton_decrement
 
 # Default draws per person, and variational steps; chosen by hand.
@@ -42,21 +43,25 @@ class NaturalSearch:
 
     Parameters
     ----------
-    model : PanelModel
+    model : MixedLogitModel
     marginal : MarginalLikelihood
         Marginal likelihood of all people.
     settings : NewtonSettings
     clock : Clock
     """
 
-    def __init__(self, model: PanelModel, marginal: MarginalLikelihood, settings: NewtonSettings, clock: Clock) -> None:
+    def __init__(
+        self, model: MixedLogitModel, marginal: MarginalLikelihood, settings: NewtonSettings, clock: Clock
+    ) -> None:
         self.model, self.marginal, self.settings, self.clock = model, marginal, settings, clock
         people = marginal.people
         few = most_people(marginal)
         self.part = marginal.take(people.draw(few, (marginal.seed, -5))) if len(people) > few else marginal
-        self.sweep = Sweep(settings.draws or _DRAWS, settings.tail, 50, settings.polish, vary=_VARIATIONAL_STEPS)
+        self.sweep = IntegrationSettings(
+            settings.draws or _DRAWS, settings.tail, 50, settings.polish, vary=_VARIATIONAL_STEPS
+        )
 
-    def run(self, start: Population) -> Optimum:
+    def run(self, start: PopulationParameters) -> Optimum:
         """Step until a full step would move the mean by a negligible distance."""
         space = self.model.space
         evaluation = self._evaluate(start)
@@ -85,7 +90,9 @@ class NaturalSearch:
         redraw = draws_shift(self.model, evaluation, other)
         return Optimum(population, evaluation, decrement, redraw, self.sweep, status, q)
 
-    def _step(self, q: GaussianFactor, population: Population, evaluation: Evaluation, rate: float) -> GaussianFactor:
+    def _step(
+        self, q: GaussianFactor, population: PopulationParameters, evaluation: Evaluation, rate: float
+    ) -> GaussianFactor:
         likelihood = evaluation.gradient - self.model.log_prior_in_moves(population).gradient
         weight = self.marginal.people.weight
         target = AnchoredTarget(self.model, self.part, Anchor(population, likelihood, weight), self.sweep, q)
@@ -93,7 +100,7 @@ class NaturalSearch:
         self.clock.passes += target.evaluations * self.part.people.weight / weight
         return natural_step(q, at, rate)
 
-    def _evaluate(self, population: Population, sweep: Sweep | None = None) -> Evaluation:
+    def _evaluate(self, population: PopulationParameters, sweep: IntegrationSettings | None = None) -> Evaluation:
         self.clock.passes += 1
         return with_prior(self.model, population, self.marginal.sweep(population, sweep or self.sweep))
 

@@ -21,10 +21,11 @@ from mxlogit.inference.budgets import PRECISE_SEARCH_WORK, SEARCH_WORK, STEADY_S
 from mxlogit.inference.clock import Clock
 from mxlogit.inference.task import LARGEST_SAMPLE
 from mxlogit.inference.vi.information import prefers_paths
-from mxlogit.integration.marginal import MarginalLikelihood, Sweep
+from mxlogit.integration.marginal import MarginalLikelihood
+from mxlogit.integration.settings import IntegrationSettings
 from mxlogit.integration.sums import DrawsEffect, PassResult
-from mxlogit.model.mixed_logit import PanelModel
-from mxlogit.model.parameters import Population
+from mxlogit.model.mixed_logit import MixedLogitModel
+from mxlogit.model.parameters import PopulationParameters
 from mxlogit.model.triangles import inverse_of_lower
 from mxlogit.optim.trust_region import (
     Ascent,
@@ -86,25 +87,25 @@ class Optimum:
 
     Attributes
     ----------
-    population : Population
+    population : PopulationParameters
     evaluation : Evaluation
         Log posterior in relative coordinates; its detail is the `PassResult` of the likelihood.
     decrement : float
         Predicted gain of a further Newton step, in nats.
     redraw : float
         Squared distance per parameter, in posterior sds, by which the last change of draws moved the optimum.
-    sweep : Sweep
+    sweep : IntegrationSettings
         Integration settings of the last stage.
     status : Status
     factor : GaussianFactor or None
         Gaussian population factor, if the search yields one.
     """
 
-    population: Population
+    population: PopulationParameters
     evaluation: Evaluation
     decrement: float
     redraw: float
-    sweep: Sweep
+    sweep: IntegrationSettings
     status: Status
     factor: GaussianFactor | None = None
 
@@ -125,7 +126,7 @@ class NewtonSearch:
 
     Parameters
     ----------
-    model : PanelModel
+    model : MixedLogitModel
     marginal, sample : MarginalLikelihood
         Marginal likelihoods of all people, and of a random subsample (or again of all people).
     settings : NewtonSettings
@@ -134,7 +135,7 @@ class NewtonSearch:
 
     def __init__(
         self,
-        model: PanelModel,
+        model: MixedLogitModel,
         marginal: MarginalLikelihood,
         sample: MarginalLikelihood,
         settings: NewtonSettings,
@@ -144,7 +145,7 @@ class NewtonSearch:
         self._vary, self._pathwise = 0, False
         self.step_scale = step_scale(model)
 
-    def run(self, start: Population) -> Optimum:
+    def run(self, start: PopulationParameters) -> Optimum:
         """Run all stages from ``start``."""
         population = start
         for stage, size in enumerate(STAGE_SIZES):
@@ -153,7 +154,7 @@ class NewtonSearch:
             part = self.sample
             if size < len(part.people):
                 part = part.take(part.people.draw(size, (part.seed, -1)))
-            sweep = Sweep(16, self.settings.tail, stage, self.settings.polish, vary=self._vary)
+            sweep = IntegrationSettings(16, self.settings.tail, stage, self.settings.polish, vary=self._vary)
             ascent = self._ascend(population, part, sweep, _STAGE_TOLERANCE, f"{size} people")
             population = self._note_weights(ascent)
         if self.settings.draws is not None:
@@ -162,23 +163,25 @@ class NewtonSearch:
             return self._correct_draws(population)
         return self._refine_draws(population)
 
-    def _note_weights(self, ascent: Ascent[Population]) -> Population:
+    def _note_weights(self, ascent: Ascent[PopulationParameters]) -> PopulationParameters:
         """Switch on variational steps if weights are uneven; return the end point of the ascent."""
         if ascent.evaluation.detail.value.ess < EVEN_WEIGHTS:
             self._vary = _VARIATIONAL_STEPS
         return ascent.point
 
-    def _ascend_with(self, draws: int, start: Population, tolerance: float) -> tuple[Ascent[Population], Sweep]:
+    def _ascend_with(
+        self, draws: int, start: PopulationParameters, tolerance: float
+    ) -> tuple[Ascent[PopulationParameters], IntegrationSettings]:
         """Ascend on the likelihood of all people."""
         sweep = self._sweep_of(draws)
         return self._ascend(start, self.marginal, sweep, tolerance, f"all people, {draws} draws"), sweep
 
-    def _sweep_of(self, draws: int) -> Sweep:
-        return Sweep(
+    def _sweep_of(self, draws: int) -> IntegrationSettings:
+        return IntegrationSettings(
             draws, self.settings.tail, 100 + draws, self.settings.polish, vary=self._vary, pathwise=self._pathwise
         )
 
-    def _ascend_with_these(self, draws: int, population: Population) -> Optimum:
+    def _ascend_with_these(self, draws: int, population: PopulationParameters) -> Optimum:
         """Ascend on the likelihood of all people with a given number of draws; compare with a quarter of it."""
         ascent = self._first_ascent(population, min(16, draws), _STAGE_TOLERANCE)
         if self.clock.is_over():
@@ -188,13 +191,17 @@ class NewtonSearch:
         rough = self._evaluate(self.marginal, few, ascent.point)
         return self._finish(ascent, sweep, draws_shift(self.model, rough, ascent.evaluation))
 
-    def _finish(self, ascent: Ascent[Population], sweep: Sweep, redraw: float, near: float = 0.0) -> Optimum:
+    def _finish(
+        self, ascent: Ascent[PopulationParameters], sweep: IntegrationSettings, redraw: float, near: float = 0.0
+    ) -> Optimum:
         status = _STATUS[ascent.reason]
         if ascent.decrement < max(near, _NOISE_FLOOR * self.settings.tolerance):
             status = Status.CONVERGED
         return Optimum(ascent.point, ascent.evaluation, ascent.decrement, redraw, sweep, status)
 
-    def _first_ascent(self, population: Population, draws: int, tolerance: float) -> Ascent[Population]:
+    def _first_ascent(
+        self, population: PopulationParameters, draws: int, tolerance: float
+    ) -> Ascent[PopulationParameters]:
         """Ascend on the likelihood of all people with few draws, with pathwise derivatives if they have less noise."""
         ascent, sweep = self._ascend_with(draws, population, tolerance)
         if self.clock.is_over():
@@ -204,7 +211,7 @@ class NewtonSearch:
             ascent, _ = self._ascend_with(draws, ascent.point, tolerance)
         return ascent
 
-    def _refine_draws(self, population: Population) -> Optimum:
+    def _refine_draws(self, population: PopulationParameters) -> Optimum:
         """Ascend on the likelihood of all people, quadrupling the draws until new draws do not move the optimum."""
         people, draws, rough = self.marginal.people, 16, _STAGE_TOLERANCE * self.settings.tolerance
         ascent, sweep, redraw = self._first_ascent(population, draws, rough), self._sweep_of(draws), math.nan
@@ -219,7 +226,7 @@ class NewtonSearch:
             ascent, sweep = self._ascend_with(draws, ascent.point, self.settings.tolerance)
         return self._finish(ascent, sweep, redraw)
 
-    def _correct_draws(self, population: Population) -> Optimum:
+    def _correct_draws(self, population: PopulationParameters) -> Optimum:
         """Ascend on the likelihood of all people with few draws, corrected by the effect of more on a subsample.
 
         The noise of draws also adds to the outer product of scores; in weakly identified directions it would be taken
@@ -249,7 +256,9 @@ class NewtonSearch:
         # The remaining shift is about a quarter of this one in length: its square is divided by 16.
         return self._finish(ascent, sweep, noise + error + shift / 16.0, _STALL_TOLERANCE_NATS)
 
-    def _solve_scores(self, ascent: Ascent[Population], sweep: Sweep, effect: DrawsEffect) -> Ascent[Population]:
+    def _solve_scores(
+        self, ascent: Ascent[PopulationParameters], sweep: IntegrationSettings, effect: DrawsEffect
+    ) -> Ascent[PopulationParameters]:
         """Newton steps on the corrected scores, as long as the predicted gain falls and is not negligible."""
         best = self._corrected(ascent, ascent.point, ascent.evaluation, effect)
         for _ in range(_CORRECTED_STEPS):
@@ -269,15 +278,19 @@ class NewtonSearch:
         return best
 
     def _corrected(
-        self, ascent: Ascent[Population], point: Population, evaluation: Evaluation, effect: DrawsEffect
-    ) -> Ascent[Population]:
+        self,
+        ascent: Ascent[PopulationParameters],
+        point: PopulationParameters,
+        evaluation: Evaluation,
+        effect: DrawsEffect,
+    ) -> Ascent[PopulationParameters]:
         curvature = without_noise(evaluation.curvature, effect.noise)
         evaluation = replace(evaluation, gradient=evaluation.gradient + effect.score, curvature=curvature)
         return replace(
             ascent, point=point, evaluation=evaluation, decrement=newton_decrement(evaluation, self.step_scale)
         )
 
-    def _effect_of_draws(self, population: Population, sweep: Sweep) -> DrawsEffect:
+    def _effect_of_draws(self, population: PopulationParameters, sweep: IntegrationSettings) -> DrawsEffect:
         """Effect of more draws on the score of all people, estimated on a subsample."""
         part, count = self.sample, len(self.marginal.people)
         # Bounded, because the subsample must fit in memory.
@@ -289,16 +302,23 @@ class NewtonSearch:
         effect = part.effect_of_draws(population, sweep, _MANY_TIMES)
         return effect.scaled(self.marginal.people.weight / part.people.weight)
 
-    def _evaluate(self, marginal: MarginalLikelihood, sweep: Sweep, population: Population) -> Evaluation:
+    def _evaluate(
+        self, marginal: MarginalLikelihood, sweep: IntegrationSettings, population: PopulationParameters
+    ) -> Evaluation:
         self.clock.passes += len(marginal.people) / len(self.marginal.people)
         return with_prior(self.model, population, marginal.sweep(population, sweep))
 
     def _ascend(
-        self, start: Population, marginal: MarginalLikelihood, sweep: Sweep, tolerance: float, stage: str
-    ) -> Ascent[Population]:
+        self,
+        start: PopulationParameters,
+        marginal: MarginalLikelihood,
+        sweep: IntegrationSettings,
+        tolerance: float,
+        stage: str,
+    ) -> Ascent[PopulationParameters]:
         share = len(marginal.people) / len(self.marginal.people)
 
-        def evaluate(population: Population) -> Evaluation:
+        def evaluate(population: PopulationParameters) -> Evaluation:
             return self._evaluate(marginal, sweep, population)
 
         def log(iteration: Iteration) -> None:
@@ -318,19 +338,19 @@ class NewtonSearch:
         return ascent.run(start)
 
 
-def step_scale(model: PanelModel) -> Tensor:
+def step_scale(model: MixedLogitModel) -> Tensor:
     """Natural size (D,) of a step in each relative coordinate."""
     scale = torch.ones(model.space.size, dtype=torch.float64)
     scale[: model.space.n_fixed] = 1.0 / model.attribute_scale[: model.space.n_fixed]
     return scale
 
 
-def step_from(model: PanelModel, population: Population, evaluation: Evaluation) -> Population:
+def step_from(model: MixedLogitModel, population: PopulationParameters, evaluation: Evaluation) -> PopulationParameters:
     """Take one Newton step from a population value."""
     return model.space.move(population, solve_step(evaluation, step_scale(model), _TRUST_RADIUS).step)
 
 
-def draws_shift(model: PanelModel, old: Evaluation, new: Evaluation) -> float:
+def draws_shift(model: MixedLogitModel, old: Evaluation, new: Evaluation) -> float:
     """Squared distance per parameter, in posterior sds, between the Newton steps of two evaluations of a point.
 
     The difference of the two scores is free of the search's own remaining step.
@@ -339,7 +359,7 @@ def draws_shift(model: PanelModel, old: Evaluation, new: Evaluation) -> float:
     return 2.0 * newton_decrement(apart, step_scale(model)) / model.space.size
 
 
-def with_prior(model: PanelModel, population: Population, result: PassResult) -> Evaluation:
+def with_prior(model: MixedLogitModel, population: PopulationParameters, result: PassResult) -> Evaluation:
     """Log posterior, its gradient, and its curvature by outer products of scores, from the sums of a pass."""
     prior = model.log_prior_in_moves(population)
     return Evaluation(

@@ -28,11 +28,12 @@ from mxlogit.guide.population import GaussianFactor
 from mxlogit.inference import budgets
 from mxlogit.inference.budgets import ALLOWED_ERROR, AROUND_THE_MODE, draws_for
 from mxlogit.inference.vi.surfaces import mean_situations
-from mxlogit.integration.kept_draws import KeptDraws, can_keep
-from mxlogit.integration.marginal import MarginalLikelihood, Sweep
-from mxlogit.integration.path_draws import PathDraws, can_keep_paths
-from mxlogit.model.mixed_logit import PanelModel
-from mxlogit.model.parameters import Population
+from mxlogit.integration.kept_draws import FixedTasteDraws, supports_fixed_draws
+from mxlogit.integration.marginal import MarginalLikelihood
+from mxlogit.integration.path_draws import PathDraws, supports_fixed_paths
+from mxlogit.integration.settings import IntegrationSettings
+from mxlogit.model.mixed_logit import MixedLogitModel
+from mxlogit.model.parameters import PopulationParameters
 from mxlogit.model.triangles import inverse_of_lower, lower_of
 from mxlogit.optim.identities import natural_update
 
@@ -87,7 +88,7 @@ class Anchor:
     The gradient is in relative coordinates; ``weight`` is the sum of all people's weights.
     """
 
-    population: Population
+    population: PopulationParameters
     gradient: Tensor
     weight: float
 
@@ -100,11 +101,11 @@ class AnchoredTarget:
 
     Parameters
     ----------
-    model : PanelModel
+    model : MixedLogitModel
     marginal : MarginalLikelihood
         Marginal likelihood of all people or of a subsample, with modes at the anchor.
     anchor : Anchor
-    sweep : Sweep
+    sweep : IntegrationSettings
     near : GaussianFactor
         Approximate posterior, which indicates the range of vectors.
     tick : callable, optional
@@ -113,10 +114,10 @@ class AnchoredTarget:
 
     def __init__(
         self,
-        model: PanelModel,
+        model: MixedLogitModel,
         marginal: MarginalLikelihood,
         anchor: Anchor,
-        sweep: Sweep,
+        sweep: IntegrationSettings,
         near: GaussianFactor,
         tick: Callable[[int], None] | None = None,
     ) -> None:
@@ -141,7 +142,7 @@ class AnchoredTarget:
             self._tick(len(vectors))
         return result
 
-    def unmatched(self, sweep: Sweep) -> AnchoredTarget:
+    def unmatched(self, sweep: IntegrationSettings) -> AnchoredTarget:
         """Return the target before any match, which does not depend on q, on the draws of a sweep."""
         if sweep != self._sweep:
             target = AnchoredTarget(self.model, self.part, self._anchor, sweep, self._near, self._tick)
@@ -164,17 +165,21 @@ class AnchoredTarget:
 
 
 def _keep_or_follow(
-    model: PanelModel, marginal: MarginalLikelihood, anchor: Population, sweep: Sweep, near: GaussianFactor
+    model: MixedLogitModel,
+    marginal: MarginalLikelihood,
+    anchor: PopulationParameters,
+    sweep: IntegrationSettings,
+    near: GaussianFactor,
 ) -> Callable[[Tensor], Tensor]:
     """Smooth function from unconstrained vectors (n, D) to scores (n, D), on fixed draws or draws that follow modes.
 
     Fixed draws cost a hundredth, and are used if they cover the posterior.
     """
     typical, _ = near.sample_and_log_prob(_TYPICAL, make_generator(marginal.seed, 29))
-    if sweep.pathwise and can_keep_paths(marginal, sweep.draws):
+    if sweep.pathwise and supports_fixed_paths(marginal, sweep.draws):
         return PathDraws(model, marginal, anchor, sweep, typical).gradients
-    if not sweep.pathwise and can_keep(marginal, sweep.draws):
-        kept = KeptDraws(marginal, anchor, sweep)
+    if not sweep.pathwise and supports_fixed_draws(marginal, sweep.draws):
+        kept = FixedTasteDraws(marginal, anchor, sweep)
         if float(kept.log_likelihood(typical)[1].nan_to_num(nan=math.inf).amax()) < _MAX_VARIANCE_NATS2:
             return kept.gradients
     proposals, space = list(marginal.propose(anchor, sweep, remember=False)), marginal.space
@@ -303,7 +308,9 @@ def check_gaussian(target: Target, q: GaussianFactor, n: int, generator: torch.G
     return PopulationCheck(float(pareto_k(log_weights)), float(1.0 / (weights.square().sum() * n)))
 
 
-def laplace_factor(model: PanelModel, population: Population, curvature: Tensor, gradient: Tensor) -> GaussianFactor:
+def laplace_factor(
+    model: MixedLogitModel, population: PopulationParameters, curvature: Tensor, gradient: Tensor
+) -> GaussianFactor:
     """Return the initial Gaussian: one Newton step from ``population``, in relative coordinates.
 
     Its precision is made positive definite, and its sds are bounded by about the prior's: with few people the
@@ -322,7 +329,7 @@ def laplace_factor(model: PanelModel, population: Population, curvature: Tensor,
     return GaussianFactor(model.space.unconstrain(population) + tril @ _shorten(step), tril)
 
 
-def widen_to_possible(model: PanelModel, factor: GaussianFactor, weight: float) -> GaussianFactor:
+def widen_to_possible(model: MixedLogitModel, factor: GaussianFactor, weight: float) -> GaussianFactor:
     """Bound the posterior precision by the complete-data information: the precision if all tastes were observed.
 
     Observed information is complete-data information less missing information (Louis 1982, Journal of the Royal
@@ -333,7 +340,7 @@ def widen_to_possible(model: PanelModel, factor: GaussianFactor, weight: float) 
 
     Parameters
     ----------
-    model : PanelModel
+    model : MixedLogitModel
     factor : GaussianFactor
         Gaussian of the unconstrained vector.
     weight : float
@@ -368,7 +375,7 @@ def _shorten(step: Tensor) -> Tensor:
     return step * min(1.0, _LONGEST_MOVE * len(step) ** 0.5 / max(float(step.norm()), 1e-300))
 
 
-def _widest(model: PanelModel) -> Tensor:
+def _widest(model: MixedLogitModel) -> Tensor:
     """Bounds on posterior sds: the prior's for coefficients, constants for log sds and partial correlations."""
     space = model.space
     sizes = ((space.n_random, _WIDEST_LOG_SD), (len(space.pairs), _WIDEST_PARTIAL))
@@ -387,7 +394,7 @@ def situations_of_some(marginal: MarginalLikelihood) -> float:
     return mean_situations(marginal.take(marginal.people.draw(_COUNTED_PEOPLE, (marginal.seed, -7))))
 
 
-def posterior_sweep(sweep: Sweep, ess: float, n_people: int) -> Sweep:
+def posterior_sweep(sweep: IntegrationSettings, ess: float, n_people: int) -> IntegrationSettings:
     """Return the sweep of this stage: differences around the mode need fewer draws than the mode itself."""
     draws = draws_for(ALLOWED_ERROR, ess, min(n_people, budgets.MOST_PEOPLE), AROUND_THE_MODE)
     return replace(sweep, draws=draws, key=POSTERIOR_STREAM)

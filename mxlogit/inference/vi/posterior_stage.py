@@ -33,8 +33,9 @@ from mxlogit.inference.vi.posterior import (
 )
 from mxlogit.inference.vi.surfaces import room_for_draws
 from mxlogit.inference.vi.weighted_draws import WeightedVectors
-from mxlogit.integration.marginal import MarginalLikelihood, Sweep
-from mxlogit.model.mixed_logit import PanelModel
+from mxlogit.integration.marginal import MarginalLikelihood
+from mxlogit.integration.settings import IntegrationSettings
+from mxlogit.model.mixed_logit import MixedLogitModel
 from mxlogit.optim.trust_region import newton_decrement
 
 # Constants without a stated reason are chosen by hand.
@@ -77,7 +78,7 @@ class Posterior:
     skewness: float = math.nan
     corrected: WeightedVectors | None = None
 
-    def sample(self, model: PanelModel, n: int, seed: int) -> Samples:
+    def sample(self, model: MixedLogitModel, n: int, seed: int) -> Samples:
         """Draw ``n`` samples of the population parameters."""
         if self.corrected is None:
             return draw_samples(model.space, self.factor, n, seed)
@@ -142,7 +143,7 @@ def _check_or_correct(
     found: Posterior,
     *,
     wanted: str | bool,
-    sweep: Sweep,
+    sweep: IntegrationSettings,
 ) -> Posterior:
     """Replace a Gaussian by weighted draws if requested or necessary; otherwise check it."""
     model, part, count = task.model, target.part, len(everybody.people)
@@ -175,8 +176,8 @@ def _check_or_correct(
     return corrected or replace(found, check=check)
 
 
-def _sweep_of_steps(part: MarginalLikelihood, sweep: Sweep) -> Sweep:
-    """Sweep of the steps from the mode: with few parameters more draws cost little, if they can be fixed."""
+def _sweep_of_steps(part: MarginalLikelihood, sweep: IntegrationSettings) -> IntegrationSettings:
+    """Settings of the steps from the mode: with few parameters more draws cost little, if they can be fixed."""
     draws, room = sweep.draws, room_for_draws(part, sweep)
     if part.space.size <= FEW_PARAMETERS:
         while draws < _MORE_STEP_DRAWS * sweep.draws and room(2 * draws):
@@ -219,7 +220,7 @@ def _sharpen(task: Task, everybody: MarginalLikelihood, optimum: Optimum) -> Opt
     return replace(optimum, population=population, evaluation=evaluation, redraw=redraw)
 
 
-def _likely_error(optimum: Optimum, model: PanelModel) -> float:
+def _likely_error(optimum: Optimum, model: MixedLogitModel) -> float:
     """Upper bound of the squared error of the optimum per parameter, exceeded once in ten.
 
     It is estimated from one change of draws, with as many degrees of freedom as parameters: with two, the estimate can
@@ -228,14 +229,14 @@ def _likely_error(optimum: Optimum, model: PanelModel) -> float:
     return optimum.redraw * seldom_exceeded(model.space.size)
 
 
-def is_correction_easy(part: MarginalLikelihood, sweep: Sweep, check: PopulationCheck) -> bool:
+def is_correction_easy(part: MarginalLikelihood, sweep: IntegrationSettings, check: PopulationCheck) -> bool:
     """Return whether weighted draws would improve on the Gaussian and can be weighted on fixed draws."""
     enough = _NEARLY_GAUSSIAN if part.space.size <= FEW_PARAMETERS else EVEN_ENOUGH
     return check.ess < enough and room_for_draws(part, sweep)(_FEWEST_KEPT)
 
 
 def _around_the_mode(
-    model: PanelModel, sample: MarginalLikelihood, everybody: MarginalLikelihood, optimum: Optimum
+    model: MixedLogitModel, sample: MarginalLikelihood, everybody: MarginalLikelihood, optimum: Optimum
 ) -> tuple[GaussianFactor, Tensor]:
     """Initial Gaussian, and gradient of all people's log likelihood at the mode in relative coordinates."""
     population, evaluation = optimum.population, optimum.evaluation

@@ -18,9 +18,9 @@ from mxlogit.inference.vi.posterior_stage import Posterior, find_posterior
 from mxlogit.inference.vi.weighted_draws import WeightedVectors
 from mxlogit.integration.laplace import Flow
 from mxlogit.integration.marginal import MarginalLikelihood
-from mxlogit.integration.tastes import PolishedTastes
-from mxlogit.model.mixed_logit import PanelModel
-from mxlogit.model.parameters import Population
+from mxlogit.integration.tastes import ImportanceTastes
+from mxlogit.model.mixed_logit import MixedLogitModel
+from mxlogit.model.parameters import PopulationParameters
 
 # Largest number of people whose importance weights are checked after a fit; chosen by hand.
 _CHECKED_PEOPLE = 1_000
@@ -88,7 +88,7 @@ def run_newton(task: Task, plan: NewtonPlan) -> Fit:
     even = optimum.evaluation.detail.value.ess > EVEN_WEIGHTS and len(people) > _MANY_PEOPLE
     center = model.space.from_report(samples.mean)
     flow = marginal.flow = _train_flow(plan, task, part, [center, *_typical(model, samples)], optimum)
-    tastes = PolishedTastes(model, seed, tail, vary=vary, even=even, flow=flow)
+    tastes = ImportanceTastes(model, seed, tail, vary=vary, even=even, flow=flow)
     draws = AT_THE_ESTIMATE.least if clock.was_over else AT_THE_ESTIMATE.draws(people.load)
     at_center = evaluate_center(marginal, center, draws, tail, vary)
     clock.passes += 1
@@ -116,7 +116,7 @@ def _uncorrected_sentences(plan: NewtonPlan, task: Task, posterior: Posterior) -
     ]
 
 
-def _spline_samples(model: PanelModel, weighted: WeightedVectors, n: int, seed: int) -> tuple[Samples, float]:
+def _spline_samples(model: MixedLogitModel, weighted: WeightedVectors, n: int, seed: int) -> tuple[Samples, float]:
     """Samples of a spline flow fitted to weighted draws, and its gain in log density over the Gaussian, in nats."""
     from mxlogit.inference.vi.population_flow import fit_population_flow
 
@@ -124,13 +124,17 @@ def _spline_samples(model: PanelModel, weighted: WeightedVectors, n: int, seed: 
     return report_samples(model.space, factor.sample(n, make_generator(seed, 5))), factor.gain
 
 
-def _typical(model: PanelModel, samples: Samples) -> list[Population]:
+def _typical(model: MixedLogitModel, samples: Samples) -> list[PopulationParameters]:
     """Posterior samples of the population parameters."""
     return [model.space.constrain(vector) for vector in samples.unconstrained[:_FLOW_POPULATIONS]]
 
 
 def _train_flow(
-    plan: NewtonPlan, task: Task, marginal: MarginalLikelihood, populations: list[Population], optimum: Optimum
+    plan: NewtonPlan,
+    task: Task,
+    marginal: MarginalLikelihood,
+    populations: list[PopulationParameters],
+    optimum: Optimum,
 ) -> Flow | None:
     """Train the requested flow; by default train one if weights are uneven, and keep it if it helps."""
     model, auto = task.model, plan.flow == "auto"
@@ -167,7 +171,9 @@ def _diagnose(optimum: Optimum, posterior: Posterior, at_center: Diagnostics) ->
     )
 
 
-def _diagnose_people(task: Task, tastes: PolishedTastes, center: Population, found: Diagnostics) -> Diagnostics:
+def _diagnose_people(
+    task: Task, tastes: ImportanceTastes, center: PopulationParameters, found: Diagnostics
+) -> Diagnostics:
     """Add how even the importance weights of a random part of the people are."""
     sample = task.sample
     check = tastes.check(sample.take(sample.draw(_CHECKED_PEOPLE, (task.seed, 11))), center)

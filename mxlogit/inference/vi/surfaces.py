@@ -1,8 +1,8 @@
 r"""Evaluation of the log posterior at given population parameters, with common random numbers.
 
-Base draws are the same at all points, so that differences between points have little noise. `KeptDensity` uses fixed
-draws of tastes: hundreds of points a second. `SweptDensity` integrates again at every point, for population values that
-fixed draws do not cover.
+Base draws are the same at all points, so that differences between points have little noise. `FixedDrawsPosterior` uses
+fixed draws of tastes: hundreds of points a second. `ReintegratedPosterior` integrates again at every point, for
+population values that fixed draws do not cover.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 
 from mxlogit.inference.budgets import FIXED_DRAWS, SWEPT_POINT
-from mxlogit.integration.kept_draws import KeptDraws, can_keep
-from mxlogit.integration.marginal import MarginalLikelihood, Sweep
-from mxlogit.integration.path_draws import PathDraws, can_keep_paths
-from mxlogit.model.coordinates import CholeskyPoints
-from mxlogit.model.mixed_logit import PanelModel
+from mxlogit.integration.kept_draws import FixedTasteDraws, supports_fixed_draws
+from mxlogit.integration.marginal import MarginalLikelihood
+from mxlogit.integration.path_draws import PathDraws, supports_fixed_paths
+from mxlogit.integration.settings import IntegrationSettings
+from mxlogit.model.coordinates import RelativeCholeskyCoordinates
+from mxlogit.model.mixed_logit import MixedLogitModel
 
 # Constants without a stated reason are chosen by hand. Variances are of the log likelihood, from the finite number of
 # draws, in nats squared.
@@ -59,26 +60,26 @@ _ENDS = (0.05, 0.95)
 _LARGEST_ERROR = 0.3
 
 
-class SweptDensity:
+class ReintegratedPosterior:
     """Log posterior at population points, by one pass over the people for each point.
 
     Parameters
     ----------
-    model : PanelModel
+    model : MixedLogitModel
     marginal : MarginalLikelihood
         Marginal likelihood of all people, with modes close to the modes under the posterior.
-    coordinates : CholeskyPoints
-    sweep : Sweep
+    coordinates : RelativeCholeskyCoordinates
+    sweep : IntegrationSettings
     tick : callable
         Callback that receives the number of points evaluated.
     """
 
     def __init__(
         self,
-        model: PanelModel,
+        model: MixedLogitModel,
         marginal: MarginalLikelihood,
-        coordinates: CholeskyPoints,
-        sweep: Sweep,
+        coordinates: RelativeCholeskyCoordinates,
+        sweep: IntegrationSettings,
         tick: Callable[[int], None],
     ) -> None:
         self.model, self.marginal, self.coordinates, self._tick = model, marginal, coordinates, tick
@@ -116,14 +117,14 @@ class SweptDensity:
             self.sweep = replace(self.sweep, draws=min(_MOST_DRAWS, 4 * self.sweep.draws))
 
 
-class KeptDensity:
+class FixedDrawsPosterior:
     """Log posterior at population points, from fixed draws of tastes.
 
     Parameters
     ----------
-    model : PanelModel
-    kept : KeptDraws or PathDraws
-    coordinates : CholeskyPoints
+    model : MixedLogitModel
+    kept : FixedTasteDraws or PathDraws
+    coordinates : RelativeCholeskyCoordinates
     tick : callable
         Callback that receives the number of points evaluated.
     """
@@ -131,7 +132,11 @@ class KeptDensity:
     passes = 1.0
 
     def __init__(
-        self, model: PanelModel, kept: KeptDraws | PathDraws, coordinates: CholeskyPoints, tick: Callable[[int], None]
+        self,
+        model: MixedLogitModel,
+        kept: FixedTasteDraws | PathDraws,
+        coordinates: RelativeCholeskyCoordinates,
+        tick: Callable[[int], None],
     ) -> None:
         self.model, self.kept, self.coordinates, self._tick = model, kept, coordinates, tick
         self._asked, self._highest, self._unknown = 0, -math.inf, torch.zeros(0, dtype=torch.float64)
@@ -174,18 +179,18 @@ class KeptDensity:
 
 
 def keep_draws(
-    model: PanelModel,
+    model: MixedLogitModel,
     marginal: MarginalLikelihood,
-    coordinates: CholeskyPoints,
+    coordinates: RelativeCholeskyCoordinates,
     points: Tensor,
-    sweep: Sweep,
+    sweep: IntegrationSettings,
     tick: Callable[[int], None],
-) -> KeptDensity | None:
+) -> FixedDrawsPosterior | None:
     """Return the posterior density on enough fixed draws for a small variance; None if draws do not cover it.
 
-    The parameters are described in `SweptDensity`; ``points`` (n, D) represent the posterior. Draws are taken at large
-    standard deviations, since they cover narrower populations, not wider ones. The variance between halves of the
-    draws does not reveal a region that neither half covers, so the difference between the widest and the narrowest
+    The parameters are described in `ReintegratedPosterior`; ``points`` (n, D) represent the posterior. Draws are taken
+    at large standard deviations, since they cover narrower populations, not wider ones. The variance between halves of
+    the draws does not reveal a region that neither half covers, so the difference between the widest and the narrowest
     point is compared with a swept density.
     """
     paths, room = stay_on_paths(marginal, sweep), room_for_draws(marginal, sweep)
@@ -201,12 +206,12 @@ def keep_draws(
     while draws <= _MOST_KEPT and room(draws):
         more = replace(sweep, draws=draws)
         path_draws = PathDraws(model, marginal, population, more, typical) if paths else None
-        kept = path_draws or KeptDraws(marginal, population, more)
+        kept = path_draws or FixedTasteDraws(marginal, population, more)
         variance = kept.log_likelihood(typical)[1].nan_to_num(nan=math.inf)
         typically, worst = float(variance.median()), float(variance.amax())
         if typically < _KEPT_VARIANCE and worst < _LARGEST_KEPT_VARIANCE:
-            density = KeptDensity(model, kept, coordinates, tick)
-            swept = swept or _sweep_difference(SweptDensity(model, marginal, coordinates, sweep, tick), ends)
+            density = FixedDrawsPosterior(model, kept, coordinates, tick)
+            swept = swept or _sweep_difference(ReintegratedPosterior(model, marginal, coordinates, sweep, tick), ends)
             found = density if density.agrees(ends, *swept) else found
         wanted = _path_variance(2 * marginal.people.rows * draws) if paths else _KEPT_VARIANCE
         excess = max(typically / wanted, worst / _LARGEST_KEPT_VARIANCE)
@@ -221,14 +226,14 @@ def _path_variance(cells: int) -> float:
     return _PATH_VARIANCE if cells < _FEW_CELLS else _ROUGH_PATH_VARIANCE
 
 
-def stay_on_paths(marginal: MarginalLikelihood, sweep: Sweep) -> bool:
+def stay_on_paths(marginal: MarginalLikelihood, sweep: IntegrationSettings) -> bool:
     """Return whether to fix whitened tastes: fixed tastes do not apply to all mixing maps, nor to few choices."""
-    return sweep.pathwise or not can_keep(marginal, 1) or typical_situations(marginal) < _FEWEST_SITUATIONS
+    return sweep.pathwise or not supports_fixed_draws(marginal, 1) or typical_situations(marginal) < _FEWEST_SITUATIONS
 
 
-def room_for_draws(marginal: MarginalLikelihood, sweep: Sweep) -> Callable[[int], bool]:
+def room_for_draws(marginal: MarginalLikelihood, sweep: IntegrationSettings) -> Callable[[int], bool]:
     """Return a function of the number of draws per person: whether fixed draws apply and fit in memory."""
-    return partial(can_keep_paths if stay_on_paths(marginal, sweep) else can_keep, marginal)
+    return partial(supports_fixed_paths if stay_on_paths(marginal, sweep) else supports_fixed_draws, marginal)
 
 
 def mean_situations(marginal: MarginalLikelihood) -> float:
@@ -243,7 +248,7 @@ def typical_situations(marginal: MarginalLikelihood) -> float:
     return len(people) / people.total(1.0 / people.counts[1].clamp(min=1.0))
 
 
-def _sweep_difference(density: SweptDensity, ends: Tensor) -> tuple[float, float]:
+def _sweep_difference(density: ReintegratedPosterior, ends: Tensor) -> tuple[float, float]:
     """Difference of the log posterior between two points by a swept density, and its variance."""
     people = density.marginal.people.load
     density.sweep = replace(density.sweep, draws=SWEPT_POINT.draws(people))

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mxlogit.guide.population import GaussianFactor
 from mxlogit.inference.vi.student import StudentFactor
-from mxlogit.model.coordinates import CholeskyPoints
+from mxlogit.model.coordinates import RelativeCholeskyCoordinates
 
 # Degrees of freedom of the proposal; chosen by hand.
 _FREEDOM = 5.0
@@ -33,22 +33,22 @@ class TailProposal:
 
     Attributes
     ----------
-    coordinates : CholeskyPoints
+    coordinates : RelativeCholeskyCoordinates
         Coordinates in which points and their density are given.
     student : StudentFactor
     unit : Tensor, shape (k,)
         Typical standard deviations; the transform of a standard deviation is asinh(sd / (2 unit)).
     constant : float
-        Additive constant omitted by `CholeskyPoints.log_jacobian`.
+        Additive constant omitted by `RelativeCholeskyCoordinates.log_jacobian`.
     """
 
-    coordinates: CholeskyPoints
+    coordinates: RelativeCholeskyCoordinates
     student: StudentFactor
     unit: Tensor
     constant: float
 
     @classmethod
-    def around(cls, coordinates: CholeskyPoints, points: Tensor, weights: Tensor) -> TailProposal:
+    def around(cls, coordinates: RelativeCholeskyCoordinates, points: Tensor, weights: Tensor) -> TailProposal:
         """Fit the proposal to points (n, D) with weights (n,) that sum to one."""
         centre = weights @ points
         jacobian = torch.autograd.functional.jacobian(coordinates.vectors, centre)
@@ -108,7 +108,7 @@ def _all_signs(k: int) -> Tensor:
     return torch.cartesian_prod(*[torch.tensor([1.0, -1.0], dtype=torch.float64)] * k).view(-1, k)
 
 
-def is_zero_near(coordinates: CholeskyPoints, points: Tensor, weights: Tensor) -> bool:
+def is_zero_near(coordinates: RelativeCholeskyCoordinates, points: Tensor, weights: Tensor) -> bool:
     """Whether zero is plausible for a standard deviation of at most `_MOST_TASTES` correlated tastes."""
     if not coordinates.space.pairs or coordinates.space.n_random > _MOST_TASTES:
         return False

@@ -23,7 +23,7 @@ from mxlogit.guide.population import GaussianFactor
 from mxlogit.inference.vi.response_surface import ResponseSurface
 from mxlogit.inference.vi.student import StudentFactor
 from mxlogit.inference.vi.tail_proposal import TailProposal, is_zero_near
-from mxlogit.model.coordinates import CholeskyPoints
+from mxlogit.model.coordinates import RelativeCholeskyCoordinates
 
 # Draws of a stage.
 STAGE = 256
@@ -149,7 +149,9 @@ class PosteriorSampler:
             weighted = self._weighted()
         return None
 
-    def cover(self, weighted: WeightedVectors, coordinates: CholeskyPoints, stages: int) -> WeightedVectors:
+    def cover(
+        self, weighted: WeightedVectors, coordinates: RelativeCholeskyCoordinates, stages: int
+    ) -> WeightedVectors:
         """Take further stages from where a standard deviation is about zero, if it may be.
 
         They are left out again if few draws of all then count: values so far from the bulk may be unknown.

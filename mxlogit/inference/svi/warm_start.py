@@ -19,7 +19,8 @@ from mxlogit.inference.clock import Clock
 from mxlogit.inference.svi.guide_objective import GuideObjective, ObjectiveSettings
 from mxlogit.inference.vi.newton import with_prior
 from mxlogit.inference.vi.posterior import laplace_factor
-from mxlogit.integration.marginal import MarginalLikelihood, Sweep
+from mxlogit.integration.marginal import MarginalLikelihood
+from mxlogit.integration.settings import IntegrationSettings
 from mxlogit.optim.stochastic import Progress, lbfgs, settled
 
 # People of a mini-batch; chosen by hand.
@@ -30,10 +31,10 @@ _TIMES_MORE = 4
 _MOST_ITERATIONS = 40
 _SHORT_WINDOW = 5
 # Integration settings of the Laplace approximation; chosen by hand.
-_SWEEP = Sweep(draws=16, tail=8, key=30, polish=10)
+_SWEEP = IntegrationSettings(draws=16, tail=8, key=30, polish=10)
 
 
-def approach(guide: AmortizedGuide, people: People, seed: int, clock: Clock) -> GaussianFactor:
+def warm_start(guide: AmortizedGuide, people: People, seed: int, clock: Clock) -> GaussianFactor:
     """Approach the optimum on few people, and return the Laplace approximation from all people there.
 
     Parameters
@@ -53,7 +54,7 @@ def approach(guide: AmortizedGuide, people: People, seed: int, clock: Clock) -> 
         return first
     near = AmortizedGuide(guide.model, first, None, guide.polish_steps)
     settings = ObjectiveSettings(points=2 * guide.model.space.size, batch=_FEW_PEOPLE)
-    objective = GuideObjective(near, people.alone(), settings, seed)
+    objective = GuideObjective(near, people.require_single_process(), settings, seed)
     values: list[float] = []
     before = clock.passes
 
