@@ -55,19 +55,23 @@ class Samples:
 
 
 class Status(Enum):
-    """How a fit ended; the value is the sentence people read."""
+    """Outcome of a fit; the value is the sentence that users read."""
 
     CONVERGED = "Converged: the stopping rule was met."
-    BOUNDARY = "Converged to the boundary: the covariance of the random tastes cannot be told from a singular one."
-    SEPARATION = "Not converged: separation; the likelihood does not bound some coefficient."
-    WRONG_SIGN = "Not converged: a sign-restricted taste lies at its boundary, zero; its attribute has the other sign."
-    ITERATIONS_DONE = "Trained: the steps, seconds or patience asked for are used up; training cannot show convergence."
-    TIME = "Not converged: max_seconds came before the stopping rule; estimates and errors are those of what was done."
-    ITERATIONS = "Not converged: the iteration limit came before the stopping rule."
+    BOUNDARY = (
+        "Converged to the boundary: the covariance of the random tastes is indistinguishable from a singular one."
+    )
+    SEPARATION = "Not converged: separation; the likelihood does not bound a coefficient."
+    WRONG_SIGN = "Not converged: a sign-restricted taste is zero, its boundary; its attribute has the opposite sign."
+    ITERATIONS_DONE = "Trained for the requested steps, seconds or patience; training does not show convergence."
+    TIME = (
+        "Not converged: max_seconds was reached before the stopping rule; estimates and errors are those found by then."
+    )
+    ITERATIONS = "Not converged: the iteration limit was reached before the stopping rule."
     MIXED = "Converged: the chains agree (R-hat at most 1.01)."
     NOT_MIXED = "Not converged: the chains still disagree (R-hat above 1.01)."
-    ONE_CHAIN = "Not judged: R-hat needs at least two chains to show convergence."
-    INTERRUPTED = "Interrupted: the samples are those until then."
+    ONE_CHAIN = "Convergence not assessed: R-hat needs at least two chains."
+    INTERRUPTED = "Interrupted: the samples are those drawn by then."
     STALLED = "Not converged: no step increased the objective although the gradient is not zero."
 
     @property
@@ -78,7 +82,7 @@ class Status(Enum):
 
 @dataclass(frozen=True)
 class HistoryRow:
-    """One line of a fit's decision log.
+    """Row of a fit's decision log.
 
     Attributes
     ----------

@@ -241,7 +241,7 @@ def write_reference() -> None:
         wide = people <= 501 and situations <= 2
         dimensions = min(tastes, 2 * situations)
         nodes = {1: 64 if people <= 5_000 else 32, 2: 40 if wide else 16, 3: 18}[dimensions]
-        cheap = (people <= 501 and tastes < 3) or (people <= 5_000 and dimensions < tastes)
+        cheap = (people <= 501 and tastes < 3) or (people <= 20_000 and dimensions < tastes)
         few = people > 5_000 or tastes == 1 or (people, situations, tastes) == (5_000, 5, 3)
         points = 4_096 if cheap else 1_024 if few else 2_048
         start = starting_point(*([TASTES[name][i] for name in names] for i in (0, 1)))

@@ -6,6 +6,7 @@ import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -184,10 +185,10 @@ def other_engine(rank, size, folder):
 
 def classic(rank, size, folder, steps=60, **settings):
     """The encoder through DistributedDataParallel, which one process runs on more pieces than the other."""
-    chunks._CELLS = {"cpu": 800}
     training = Training(steps=steps, batch_size=64)
     method = SVI(polish=0, flow=None, n_samples=200, training=training, **settings)
-    est = make_estimator(method=method, dtype="float32").fit(ragged(make_data()))
+    with mock.patch.object(chunks, "_CELLS", {"cpu": 800}):
+        est = make_estimator(method=method, dtype="float32").fit(ragged(make_data()))
     share = est.diagnostics_.get("sbp_keep")
     return {"coef": est.coef_.to_numpy(), "log_likelihood": est.log_likelihood_, "share": share}
 

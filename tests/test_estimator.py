@@ -316,7 +316,7 @@ def test_separation_among_many_people(generator):
 
 def test_zero_variance_is_said():
     frame, _ = simulate_choices(400, 8, 3, fixed={"x": 1.0, "z": 0.5}, random_state=3)
-    with pytest.warns(ConvergenceWarning, match="standard deviation of 'z' cannot be told from zero"):
+    with pytest.warns(ConvergenceWarning, match="standard deviation of 'z' is indistinguishable from zero"):
         est = make(method=VI(draws=16)).fit(frame)
     assert est.diagnostics_["converged"] is True
     assert est.coef_["sd.z"] < 0.25

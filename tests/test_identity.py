@@ -44,7 +44,7 @@ def test_digests_of_people_do_not_know_padding_chunks_or_company(seed, monkeypat
     assert len(set(wanted)) == len(wanted) == 23
     panel = difference_panels(data)
     assert digest_people(panel.dense()) == wanted
-    monkeypatch.setattr(identity, "_PEOPLE_AT_ONCE", 3)
+    monkeypatch.setattr(identity, "PEOPLE_AT_ONCE", 3)
     assert digest_people(panel) == wanted
     order = torch.randperm(23, generator=torch.Generator().manual_seed(seed))
     assert each(data.take(order)) == [wanted[i] for i in order]

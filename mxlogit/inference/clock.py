@@ -81,13 +81,13 @@ class Clock:
 
         It reports progress every ten points and raises `TimeIsOverError` at the time limit.
         """
-        told = 0
+        counted = 0
 
         def count(points: int) -> None:
-            nonlocal told
-            told += points
-            if told % _TELL_EVERY < points:
-                self.tell(f"posterior: {told} points")
+            nonlocal counted
+            counted += points
+            if counted % _TELL_EVERY < points:
+                self.tell(f"posterior: {counted} points")
             if self.is_over():
                 raise TimeIsOverError
 

@@ -32,7 +32,7 @@ _VAGUE_LOG_DEVIATION = 0.5
 # Posterior deviation of the logarithm of a standard deviation below which zero is five of its own errors away.
 _KNOWN_LOG_DEVIATION, _ROUNDING = 0.2, 1e-12
 _MANY_PEOPLE = 0.05
-# Mean of a taste between 0 and 1 above which nearly everybody's is at the end.
+# Mean of a taste between 0 and 1 above which nearly all tastes are at the upper end.
 _UPPER_END = 0.97
 
 
@@ -100,8 +100,8 @@ def _judge(fit: Fit, model: MixedLogitModel, people: People, logit: MultinomialL
         fit = _without_errors(fit, weak, model.space)
     elif weak and posterior:
         warnings.append(
-            f"The data say little beside the prior about the coefficients of {weak}: along some combination of them "
-            "the likelihood of a multinomial logit leaves more than 18 % of the prior's standard deviation."
+            f"The coefficients of {weak} are weakly identified: along some combination of them the likelihood of a "
+            "multinomial logit leaves more than 18 % of the prior's standard deviation."
         )
     edge = boundary_sentences(model, fit)
     if edge and status is Status.CONVERGED:
@@ -139,7 +139,8 @@ def boundary_sentences(model: MixedLogitModel, fit: Fit) -> list[str]:
         known = _ROUNDING < width < _KNOWN_LOG_DEVIATION
         if (size < _SMALL_DEVIATION and not known) or (size < _MODEST_DEVIATION and width > _VAGUE_LOG_DEVIATION):
             sentences.append(
-                f"The standard deviation of {name!r} cannot be told from zero (the boundary): its taste may not vary."
+                f"The standard deviation of {name!r} is indistinguishable from zero (the boundary of the parameter "
+                "space): the taste may be homogeneous."
             )
     sentences += _upper_end_sentences(model, fit)
     correlation = center.scale_tril / scale[:, None]

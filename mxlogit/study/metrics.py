@@ -107,7 +107,7 @@ def _mean_log_probability(est: MixedLogit, X: Any) -> float:
     """Mean log probability of the choices of people of the fit, by their individual posterior tastes."""
     if isinstance(X, ChoiceData):
         chosen = X.first_rows[:-1] + X.choices.chosen_ranks
-        return float(est._probabilities(X, "individual")[chosen].double().log().mean())
+        return float(est._state().probabilities(est.result_, X, "individual")[chosen].double().log().mean())
     probability = est.predict_proba(X, tastes="individual")
     return float(np.log(probability[X["choice"].astype(bool)]).mean())
 

@@ -289,7 +289,7 @@ def _of_people(trace: Trace, panel: Panels) -> TasteStates:
 def _mixing(reported: Tensor, ended_by: Status | None) -> tuple[Diagnostics, Status, list[str]]:
     """R-hat and effective sample sizes of chains (chains, kept, D), the status and sentences they call for."""
     if len(reported) < 2:
-        sentence = "R-hat needs at least two chains: whether this one has converged cannot be told."
+        sentence = "R-hat needs at least two chains: the convergence of this one was not assessed."
         return Diagnostics(rhat=math.nan), ended_by or Status.ONE_CHAIN, [sentence]
     worst = float(rhat(reported).nan_to_num(nan=1.0).amax())
     bulk, tail = float(ess_bulk(reported).amin()), float(ess_tail(reported).amin())

@@ -15,7 +15,7 @@ from mxlogit.draws.generators import make_generator
 from mxlogit.guide.population import GaussianFactor
 from mxlogit.inference.task import Task
 from mxlogit.inference.vi.response_surface import count_terms
-from mxlogit.inference.vi.surfaces import FixedDrawsPosterior, ReintegratedPosterior, keep_draws
+from mxlogit.inference.vi.surfaces import FixedDrawsPosterior, ReintegratedPosterior, keep_draws, stay_on_paths
 from mxlogit.inference.vi.tail_proposal import is_zero_near
 from mxlogit.inference.vi.weighted_draws import (
     DRAWS_PER_PARAMETER,
@@ -28,7 +28,7 @@ from mxlogit.inference.vi.weighted_draws import (
     sample_posterior,
 )
 from mxlogit.integration.marginal import MarginalLikelihood
-from mxlogit.integration.path_draws import PathDraws
+from mxlogit.integration.path_draws import PathDraws, path_cells
 from mxlogit.integration.settings import IntegrationSettings
 from mxlogit.model.coordinates import RelativeCholeskyCoordinates
 from mxlogit.model.parameters import ParameterSpace
@@ -37,7 +37,7 @@ from mxlogit.model.parameters import ParameterSpace
 _MOST_STAGES = 6
 # Effective draws that are enough, and stages at most, where a correction is asked for and draws of tastes stay.
 _MANY, _MANY_STAGES = 1_000.0, 16
-# Errors of a surface (nats, root mean square) below which it is taken after so many stages: with .17 after two and .03
+# Errors of a surface (nats, root mean square) below which it is taken, by number of stages: with .17 after two and .03
 # after one, standard deviations (one choice, two tastes, 2,000 and 5,000 people) differ by 1 % between seeds.
 _SURFACE_ERRORS = ((1, 0.06), (2, 0.2))
 # Effective share of draws below which tails matter that no cubic has (100 people, one choice: a standard deviation 10 %
@@ -131,6 +131,16 @@ def _on_paths(cells: int) -> tuple[int, float]:
     """
     stages = max(_MOST_STAGES, min(_MANY_STAGES, int(_MOST_PATH_WORK / (STAGE * cells))))
     return STAGE * stages, max(ENOUGH, min(_MANY, _PATH_WORK / cells))
+
+
+def is_precise(marginal: MarginalLikelihood, sweep: IntegrationSettings) -> bool:
+    """Return whether a correction on fixed draws errs less than a Gaussian that is nearly the posterior.
+
+    It does on a surface, which few parameters have, or with a thousand effective draws.
+    """
+    if PER_TERM * count_terms(marginal.space.size) <= ENOUGH:
+        return True
+    return stay_on_paths(marginal, sweep) and _on_paths(path_cells(marginal, sweep.draws))[1] >= _MANY
 
 
 def _is_enough(found: WeightedVectors | None, start: GaussianFactor) -> bool:

@@ -2,7 +2,7 @@
 
 Its bias of order 1 / draws does not shrink with people and is taken away by the jackknife; its noise does, with people
 times draws. By Louis' identity noise is small where people say much about their tastes, along paths of the draws where
-they say little (one choice a person: a tenth of it).
+panels are uninformative (one choice a person: a tenth of it).
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def observed_information(
 
 
 def seldom_exceeded(freedom: int) -> float:
-    """Factor from a mean of so many squares to what their expectation exceeds once in ten."""
+    """Factor from a mean of ``freedom`` squares to a bound that their expectation exceeds once in ten."""
     return freedom / float(stats.chi2.ppf(_SELDOM, freedom))
 
 

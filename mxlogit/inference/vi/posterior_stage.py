@@ -15,7 +15,7 @@ from mxlogit.inference.budgets import ALLOWED_ERROR_OF_MODE, AT_THE_MODE, AT_THE
 from mxlogit.inference.clock import TimeIsOverError
 from mxlogit.inference.report import draw_samples, report_samples
 from mxlogit.inference.task import Task
-from mxlogit.inference.vi.correction import MOST_WORK, USUAL_WORK, correct
+from mxlogit.inference.vi.correction import MOST_WORK, USUAL_WORK, correct, is_precise
 from mxlogit.inference.vi.information import FEW_PARAMETERS, PRECISE, ROUGH, observed_information, seldom_exceeded
 from mxlogit.inference.vi.newton import Optimum, step_from, step_scale, with_prior
 from mxlogit.inference.vi.posterior import (
@@ -60,9 +60,14 @@ _FEWEST_KEPT = 64
 # The Gaussian's standard deviations are then some per cent too small (2,000 people, one choice each, two tastes: ratios
 # of .93 to .98 at an effective sample size of .92).
 _NEARLY_GAUSSIAN = 0.98
+# The same where only some hundred weighted draws could be taken, whose standard deviations err by three per cent
+# (20,000 people, one choice, three tastes: a correlation's by six at .96, the Gaussian's by three).
+_LESS_NEARLY_GAUSSIAN = 0.94
 # Largest factor of the number of draws for the steps from the mode with few parameters. With twice the draws, the
 # standard deviation of a correlation varies by .6 % over seeds instead of 1.6 (20,000 people, one choice, two tastes).
 _MORE_STEP_DRAWS = 8
+# The same for the importance check, whose noise looks like a posterior that is not Gaussian.
+_MORE_CHECK_DRAWS = 2
 # Predicted gain, in nats, of a Newton step on these draws above which it is taken. A third of a posterior sd from the
 # mode, information was that of a population with a standard deviation known 4 % worse (20,001 people, one choice each).
 _FAR = 0.01
@@ -123,7 +128,7 @@ def find_posterior(
     if len(sample.people) > size:
         part = sample.take(sample.people.draw(size, (task.seed, -2)))
     anchor = Anchor(optimum.population, gradient, weight)
-    target = AnchoredTarget(model, part, anchor, _sweep_of_steps(part, sweep), start, task.clock.counter())
+    target = AnchoredTarget(model, part, anchor, _with_room(part, sweep, _MORE_STEP_DRAWS), start, task.clock.counter())
     found = Posterior(start, 0, _UNCHECKED)
     try:
         fitted = fit_gaussian(target, start)
@@ -166,7 +171,7 @@ def _check_or_correct(
     # Sampling noise in the curvature of a subsample makes weights uneven if there are many parameters.
     blurred = not whole and model.space.size**2 > _BLURRED * len(part.people)
     points = _CHECK_POINTS[0] if blurred else _check_points(model.space.size)
-    judge_of_it = target if blurred else target.unmatched(sweep)
+    judge_of_it = target if blurred else target.unmatched(_with_room(part, sweep, _MORE_CHECK_DRAWS))
     points = _FEW_CHECK_POINTS if task.is_sampled else points
     check = check_gaussian(judge_of_it, found.factor, points, make_generator(task.seed, 3))
     target.evaluations = judge_of_it.evaluations
@@ -176,11 +181,11 @@ def _check_or_correct(
     return corrected or replace(found, check=check)
 
 
-def _sweep_of_steps(part: MarginalLikelihood, sweep: IntegrationSettings) -> IntegrationSettings:
-    """Settings of the steps from the mode: with few parameters more draws cost little, if they can be fixed."""
+def _with_room(part: MarginalLikelihood, sweep: IntegrationSettings, most: int) -> IntegrationSettings:
+    """Settings with up to ``most`` times the draws for few parameters, which cost little, if these can be fixed."""
     draws, room = sweep.draws, room_for_draws(part, sweep)
     if part.space.size <= FEW_PARAMETERS:
-        while draws < _MORE_STEP_DRAWS * sweep.draws and room(2 * draws):
+        while draws < most * sweep.draws and room(2 * draws):
             draws *= 2
     return replace(sweep, draws=draws)
 
@@ -231,7 +236,9 @@ def _likely_error(optimum: Optimum, model: MixedLogitModel) -> float:
 
 def is_correction_easy(part: MarginalLikelihood, sweep: IntegrationSettings, check: PopulationCheck) -> bool:
     """Return whether weighted draws would improve on the Gaussian and can be weighted on fixed draws."""
-    enough = _NEARLY_GAUSSIAN if part.space.size <= FEW_PARAMETERS else EVEN_ENOUGH
+    enough = EVEN_ENOUGH
+    if part.space.size <= FEW_PARAMETERS:
+        enough = _NEARLY_GAUSSIAN if is_precise(part, sweep) else _LESS_NEARLY_GAUSSIAN
     return check.ess < enough and room_for_draws(part, sweep)(_FEWEST_KEPT)
 
 

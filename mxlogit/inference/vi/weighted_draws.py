@@ -130,7 +130,7 @@ class PosteriorSampler:
         self._values = torch.empty(0, dtype=torch.float64)
 
     def run(self, most: int, enough: float = ENOUGH, fewest: int = FEWEST_STAGES) -> WeightedVectors | None:
-        """Draw, weigh and adapt until enough draws count, of so many stages, or ``most`` were taken.
+        """Draw, weigh and adapt until the effective draws suffice after the fewest stages, or ``most`` were taken.
 
         Returns
         -------
