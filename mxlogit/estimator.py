@@ -28,7 +28,7 @@ from mxlogit.model.priors import Priors
 from mxlogit.reading import complete, read_choices, read_for_prediction, read_like_fit
 from mxlogit.request import (
     Fitted,
-    Progress,
+    ProgressLine,
     build_model,
     label_keys,
     make_panels,
@@ -210,7 +210,7 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
         with team.propagate_errors():
             fitted, people, n_situations = self._prepare(X, team, y=y, weights=sample_weight)
             generator = torch.Generator().manual_seed(fitted.seed)
-            with Progress(self.verbose, team.rank) as callback:
+            with ProgressLine(self.verbose, team.rank) as callback:
                 method = resolve_method(self.method)
                 result = run_signed(method, fitted.model, people, generator=generator, callback=callback)
         said = weight_sentences(people, self.weights_sum, method) + cluster_sentences(self.cluster, method)

@@ -166,13 +166,13 @@ def resolve_seed(random_state: Any) -> int:
     )
 
 
-class Progress:
+class ProgressLine:
     """A progress line on terminals after a second, or plain lines when verbose; of one of several processes only."""
 
     def __init__(self, verbose: int, rank: int = 0) -> None:
         self.verbose, self.silent = verbose, rank > 0
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> ProgressLine:
         quiet = True if self.verbose or self.silent else None
         self._bar = tqdm(total=0, bar_format="{desc} [{elapsed}]", disable=quiet, delay=1.0, leave=False)
         return self

@@ -47,7 +47,7 @@ def test_points_without_random_coefficients():
     space = ParameterSpace(("f", "g"), (), ())
     coordinates = RelativeCholeskyCoordinates(space, torch.empty(0, 0, dtype=torch.float64))
     vectors = torch.tensor([[0.3, -2.0]], dtype=torch.float64)
-    assert torch.equal(coordinates.vectors(coordinates.points(vectors)), vectors)
+    assert torch.equal(coordinates.to_unconstrained(coordinates.from_unconstrained(vectors)), vectors)
     assert coordinates.log_jacobian(vectors).tolist() == [0.0]
 
 
@@ -57,10 +57,10 @@ def test_cholesky_points_and_back(blocks, generator):
     space = ParameterSpace(("f",), ("a", "b", "c", "d"), blocks)
     vectors = 0.5 * torch.randn(4, space.size, generator=generator, dtype=torch.float64)
     coordinates = RelativeCholeskyCoordinates(space, space.constrain(vectors[3]).scale_tril)
-    points = coordinates.points(vectors)
-    torch.testing.assert_close(coordinates.vectors(points), vectors)
+    points = coordinates.from_unconstrained(vectors)
+    torch.testing.assert_close(coordinates.to_unconstrained(points), vectors)
     exact = [
-        torch.linalg.slogdet(torch.autograd.functional.jacobian(coordinates.vectors, point))[1] for point in points
+        torch.linalg.slogdet(torch.autograd.functional.jacobian(coordinates.to_unconstrained, point))[1] for point in points
     ]
     constant = torch.stack(exact) - coordinates.log_jacobian(points)
     torch.testing.assert_close(constant, constant[:1].expand(4))
@@ -239,12 +239,12 @@ def test_coordinates_of_standard_deviations(generator):
 
     coordinates = NormalScales(1, torch.tensor([0.5, 2.0]).double())
     vectors = torch.randn(200, 4, generator=generator, dtype=torch.float64)
-    points = coordinates.points(vectors)
-    torch.testing.assert_close(coordinates.vectors(points), vectors)
-    jacobians = torch.func.vmap(torch.func.jacfwd(lambda v: coordinates.points(v[None])[0]))(vectors[:20])
+    points = coordinates.from_unconstrained(vectors)
+    torch.testing.assert_close(coordinates.to_unconstrained(points), vectors)
+    jacobians = torch.func.vmap(torch.func.jacfwd(lambda v: coordinates.from_unconstrained(v[None])[0]))(vectors[:20])
     torch.testing.assert_close(torch.linalg.slogdet(jacobians).logabsdet, coordinates.log_jacobian(vectors[:20]))
     half = torch.randn(4_000, generator=generator, dtype=torch.float64).abs().log()
-    image = NormalScales(0, torch.ones(1).double()).points(half[:, None])[:, 0]
+    image = NormalScales(0, torch.ones(1).double()).from_unconstrained(half[:, None])[:, 0]
     assert stats.kstest(image.numpy(), "norm").pvalue > 1e-3
 
 

@@ -12,7 +12,7 @@ from mxlogit.model.parameters import ParameterSpace, PopulationParameters
 from mxlogit.sampling.chains import ChainLikelihood, Noise, State
 from mxlogit.sampling.covariance import InverseWishart, Scatter, draw_inverse_wishart, resolve_taste_prior
 from mxlogit.sampling.gibbs import GibbsSampler
-from mxlogit.sampling.person_step import Expansion, Proposal, independence_step, walk_step
+from mxlogit.sampling.person_step import Expansion, PersonProposal, independence_step, walk_step
 from mxlogit.sampling.population_step import coordinates, population_of
 from mxlogit.sampling.posterior_move import PosteriorMove
 
@@ -106,7 +106,7 @@ def start_at_posterior(alike, noise):
     reference = PopulationParameters(
         torch.zeros(0).double(), torch.tensor([0.1]).double(), torch.tensor([[1.2]]).double()
     )
-    proposal = Proposal.at(Expansion.around(likelihood, reference), population)
+    proposal = PersonProposal.at(Expansion.around(likelihood, reference), population)
     return State(population, xi, likelihood.log_prob(population, xi)), proposal
 
 

@@ -26,7 +26,7 @@ def around(space, generator, scale=0.5):
     vectors = scale * torch.randn(400, space.size, generator=generator, dtype=torch.float64) - 0.3
     root = torch.diag(torch.linspace(0.5, 2.0, space.n_random, dtype=torch.float64))
     coordinates = RelativeCholeskyCoordinates(space, root)
-    points = coordinates.points(vectors)
+    points = coordinates.from_unconstrained(vectors)
     weights = torch.rand(400, generator=generator, dtype=torch.float64)
     return coordinates, TailProposal.around(coordinates, points, weights / weights.sum()), points
 
@@ -39,12 +39,12 @@ def test_a_tail_proposal_is_a_density(name, generator):
     drawn = proposal.sample(4_096, make_generator(3))
     assert torch.isfinite(proposal.log_prob(drawn)).all()
     # A normal in unconstrained vectors is a density over points as well, by the same Jacobian: ratios average to one.
-    vectors = coordinates.vectors(drawn)
+    vectors = coordinates.to_unconstrained(drawn)
     mean, deviation = vectors.mean(0), vectors.std(0)
     log_normal = (
         -0.5 * (((vectors - mean) / deviation).square() + math.log(2.0 * math.pi)).sum(1) - deviation.log().sum()
     )
-    jacobian = torch.autograd.functional.jacobian(coordinates.vectors, drawn[0])
+    jacobian = torch.autograd.functional.jacobian(coordinates.to_unconstrained, drawn[0])
     constant = torch.linalg.slogdet(jacobian).logabsdet - coordinates.log_jacobian(drawn[:1])[0]
     ratio = (log_normal + coordinates.log_jacobian(drawn) + constant - proposal.log_prob(drawn)).exp()
     assert float(ratio.mean()) == pytest.approx(1.0, abs=5.0 * float(ratio.std()) / 64.0)

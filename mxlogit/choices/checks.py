@@ -18,7 +18,9 @@ from mxlogit.errors import ChoiceDataError
 # Number of locations listed per problem.
 SHOWN = 5
 # Placeholders in a sentence. The null character keeps them distinct from any quoted column name.
-COUNT, TOTAL, PLACES = "\0count", "\0total", "\0places"
+COUNT = "\0count"
+TOTAL = "\0total"
+PLACES = "\0places"
 # Largest difference between alternatives of a situation, in units of the column: larger ones overflow in single
 # precision once squared and summed over people.
 LARGEST_DIFFERENCE = 1e15

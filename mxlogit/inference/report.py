@@ -30,7 +30,8 @@ _MODEST_DEVIATION = 0.3
 _INTERVAL = torch.tensor([0.025, 0.975], dtype=torch.float64)
 _VAGUE_LOG_DEVIATION = 0.5
 # Posterior deviation of the logarithm of a standard deviation below which zero is five of its own errors away.
-_KNOWN_LOG_DEVIATION, _ROUNDING = 0.2, 1e-12
+_KNOWN_LOG_DEVIATION = 0.2
+_ROUNDING = 1e-12
 _MANY_PEOPLE = 0.05
 # Mean of a taste between 0 and 1 above which nearly all tastes are at the upper end.
 _UPPER_END = 0.97

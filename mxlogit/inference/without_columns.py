@@ -20,7 +20,8 @@ from mxlogit.model.parameters import ParameterSpace, PopulationParameters
 
 # Size of a taste that stands for zero, in utils for an attribute's typical difference, and the standard deviation of
 # its logarithm.
-_NOTHING, _NARROW = 1e-8, 0.01
+_NOTHING = 1e-8
+_NARROW = 0.01
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,9 @@ _CERTAIN = 3.0
 # Gain in log likelihood that two parameters have by chance: half the 95 % quantile of chi-square with two degrees.
 _CHANCE = 3.0
 # Tastes at which people's likelihoods are taken, in utils for an attribute's typical difference; zero comes first.
-_SMALLEST, _LARGEST, _TASTES = 1e-3, 30.0, 24
+_SMALLEST = 1e-3
+_LARGEST = 30.0
+_TASTES = 24
 # Distributions tried: typical tastes in the same unit; spreads of logarithms (and of logits, for Johnson's S_B);
 # locations of truncated and censored normals in units of their scales; quantiles of each.
 _TYPICAL = torch.logspace(-3.0, 1.0, 17, dtype=torch.float64)

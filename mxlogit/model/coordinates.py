@@ -32,7 +32,7 @@ class RelativeCholeskyCoordinates:
     space: ParameterSpace
     root: Tensor
 
-    def points(self, vectors: Tensor) -> Tensor:
+    def from_unconstrained(self, vectors: Tensor) -> Tensor:
         """Convert unconstrained vectors (*s, D) to points (*s, D)."""
         population = self.space.constrain(vectors)
         relative = torch.linalg.solve_triangular(self.root, population.scale_tril, upper=False)
@@ -40,7 +40,7 @@ class RelativeCholeskyCoordinates:
         bent = (0.5 * relative[..., rows, columns]).asinh()
         return torch.cat([population.fixed, population.location, bent], -1)
 
-    def vectors(self, points: Tensor) -> Tensor:
+    def to_unconstrained(self, points: Tensor) -> Tensor:
         """Convert points (*s, D) to unconstrained vectors (*s, D); points must lie inside the parameter space."""
         return self.space.unconstrain(self.population(points))
 
@@ -51,7 +51,7 @@ class RelativeCholeskyCoordinates:
         return PopulationParameters(fixed, location, self.root @ space.triangle_matrix(2.0 * bent.sinh()))
 
     def log_jacobian(self, points: Tensor) -> Tensor:
-        """Log Jacobian determinant (*s,) of `vectors`, up to a constant; -inf outside the parameter space.
+        """Log Jacobian determinant (*s,) of `to_unconstrained`, up to a constant; -inf outside the parameter space.
 
         A row of the Cholesky factor is a standard deviation times a row of unit length, whose last entry is a function
         of the others.

@@ -12,7 +12,7 @@ from mxlogit.model.panels import Panels
 from mxlogit.model.parameters import PopulationParameters
 from mxlogit.sampling.chains import ChainLikelihood, Noise, State
 from mxlogit.sampling.covariance import HuangWand, InverseWishart, resolve_taste_prior
-from mxlogit.sampling.person_step import Expansion, Proposal, independence_step, walk_step
+from mxlogit.sampling.person_step import Expansion, PersonProposal, independence_step, walk_step
 from mxlogit.sampling.population_step import (
     PopulationPrior,
     WhitenedMove,
@@ -141,7 +141,7 @@ class GibbsSampler:
         self, state: State, expansion: Expansion, iteration: int, *, adapt: bool
     ) -> tuple[State, dict[str, float]]:
         shares: dict[str, float] = {}
-        proposal = Proposal.at(expansion, state.population)
+        proposal = PersonProposal.at(expansion, state.population)
         if self.posterior is not None:
             state, proposal, share = self.posterior.run(state, self.likelihood, expansion, proposal, self.noise)
             shares["posterior"] = float(share.mean())

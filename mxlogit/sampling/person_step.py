@@ -95,7 +95,7 @@ def _expand(
 
 
 @dataclass(frozen=True)
-class Proposal:
+class PersonProposal:
     """Student-t proposals of all people's whitened tastes at the populations of all chains.
 
     Attributes
@@ -112,7 +112,7 @@ class Proposal:
     inverse: Tensor
 
     @classmethod
-    def at(cls, expansion: Expansion, population: PopulationParameters) -> Proposal:
+    def at(cls, expansion: Expansion, population: PopulationParameters) -> PersonProposal:
         """Combine the expansion with the distributions of tastes of the chains."""
         population = population.to(expansion.pull)
         n, k = expansion.pull.shape
@@ -129,9 +129,9 @@ class Proposal:
         mean = _transposed_times((inverse * pull[..., None, :]).sum(-1), inverse)
         return cls(mean.mT, tril, inverse)
 
-    def where(self, accepted: Tensor, other: Proposal) -> Proposal:
+    def where(self, accepted: Tensor, other: PersonProposal) -> PersonProposal:
         """Return this proposal for chains (chains,) that accepted, the other one otherwise."""
-        return Proposal(
+        return PersonProposal(
             choose(accepted, self.mean, other.mean),
             choose(accepted, self.tril, other.tril),
             choose(accepted, self.inverse, other.inverse),
@@ -170,7 +170,7 @@ def _log_target(xi: Tensor, log_prob: Tensor) -> Tensor:
 
 
 def independence_step(
-    state: State, likelihood: ChainLikelihood, proposal: Proposal, noise: Noise
+    state: State, likelihood: ChainLikelihood, proposal: PersonProposal, noise: Noise
 ) -> tuple[State, Tensor]:
     """Independence Metropolis-Hastings step of all people's tastes; returns the state and acceptances (chains, n)."""
     k, n = state.xi.shape[1:]
@@ -183,7 +183,9 @@ def independence_step(
     return with_people(state, new, log_prob, accepted), accepted
 
 
-def walk_step(state: State, likelihood: ChainLikelihood, proposal: Proposal, noise: Noise) -> tuple[State, Tensor]:
+def walk_step(
+    state: State, likelihood: ChainLikelihood, proposal: PersonProposal, noise: Noise
+) -> tuple[State, Tensor]:
     """Random-walk Metropolis step of all people's tastes, scaled by the local information."""
     k, n = state.xi.shape[1:]
     unit = noise.normal(k, n, like=state.xi) * (_WALK / math.sqrt(k))

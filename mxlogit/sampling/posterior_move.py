@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from mxlogit.sampling.chains import ChainLikelihood, Noise, State, choose, choose_population
-from mxlogit.sampling.person_step import Expansion, Proposal
+from mxlogit.sampling.person_step import Expansion, PersonProposal
 from mxlogit.sampling.population_step import PopulationPrior, WhitenedMove, coordinates, is_proper, population_of
 
 # Target acceptance rate to which the step size adapts; chosen by hand.
@@ -63,8 +63,8 @@ class PosteriorMove:
         return cls(whitened.prior, mean, torch.linalg.cholesky(covariance), step)
 
     def run(
-        self, state: State, likelihood: ChainLikelihood, expansion: Expansion, here: Proposal, noise: Noise
-    ) -> tuple[State, Proposal, Tensor]:
+        self, state: State, likelihood: ChainLikelihood, expansion: Expansion, here: PersonProposal, noise: Noise
+    ) -> tuple[State, PersonProposal, Tensor]:
         """Run one step; returns the state, the people's proposal at it (before: ``here``) and acceptances (chains,)."""
         space = likelihood.model.space
         start = coordinates(space, state.population)
@@ -72,7 +72,7 @@ class PosteriorMove:
         jump = self.step[:, None] * (self.mean - start)
         moved_to = start + jump + width * (noise.normal(start.shape[-1], like=start) @ self.tril.T)
         moved = population_of(space, moved_to)
-        there = Proposal.at(expansion, moved)
+        there = PersonProposal.at(expansion, moved)
         xi = there.place(here.residuals(state.xi))
         new = State(moved, xi, likelihood.log_prob(moved, xi))
         gain = self._target(new, there) - self._target(state, here)
@@ -91,7 +91,7 @@ class PosteriorMove:
         rate = (iteration + 5.0) ** -0.6
         self.step = (self.step.log() + rate * (acceptance - _TARGET)).exp().clamp(max=1.0)
 
-    def _target(self, state: State, proposal: Proposal) -> Tensor:
+    def _target(self, state: State, proposal: PersonProposal) -> Tensor:
         """Log density (chains,) of population and residuals."""
         people = state.log_prob - 0.5 * state.xi.square().sum(1) - proposal.log_det
         return people.double().sum(-1) + self.prior.log_density(state.population)

@@ -27,7 +27,7 @@ from mxlogit.inference.msle.covariance import (
     report_jacobian,
     sampling_distribution,
 )
-from mxlogit.inference.msle.search import SCIPY, Optimum, SearchSettings, SimulatedSearch
+from mxlogit.inference.msle.search import SCIPY, MaximumFound, SearchSettings, SimulatedSearch
 from mxlogit.inference.report import report_fit
 from mxlogit.inference.start import fit_multinomial_logit, in_money, start_population
 from mxlogit.integration.marginal import MarginalLikelihood
@@ -206,7 +206,7 @@ class _Conclusion:
 
     settings: MSLE
     likelihoods: tuple[SimulatedLikelihood, SimulatedLikelihood]
-    optimum: Optimum
+    optimum: MaximumFound
     search: SimulatedSearch
     draws: PersonDraws
 

@@ -55,13 +55,13 @@ _STATUS = {
 
 
 @dataclass(frozen=True)
-class Optimum:
+class MaximumFound:
     """A maximum of the simulated likelihood.
 
     Attributes
     ----------
     vector : Tensor, shape (D,)
-        Optimum in the likelihood's coordinates.
+        MaximumFound in the likelihood's coordinates.
     at : SimulatedScores
         Values and scores at the optimum.
     hessian : Tensor, shape (D, D)
@@ -135,7 +135,7 @@ class SimulatedSearch:
         every = {id(s): s for s in (self.simulated, self.rough, *self._others)}
         return sum(s.passes for s in every.values())
 
-    def run(self, start: Tensor, n_starts: int) -> Optimum:
+    def run(self, start: Tensor, n_starts: int) -> MaximumFound:
         """Search from ``start`` and from its most likely sign changes, then take final Newton steps at the best."""
         first = self._coarse(start) if self.optimizer == "newton" else start
         best = self._search(first, "positive standard deviations")
@@ -275,7 +275,7 @@ class SimulatedSearch:
 
     # -- finish ---------------------------------------------------------------------------------
 
-    def _finish(self, found: Found) -> Optimum:
+    def _finish(self, found: Found) -> MaximumFound:
         """Take final Newton steps with the exact Hessian, reused close to the optimum."""
         evaluate = _ExactEvaluation(self.simulated, self.rough, self.sizes)
         iterations = 0 if found.exhausted else self.max_iterations
@@ -291,7 +291,7 @@ class SimulatedSearch:
         if found.exhausted and not status.converged:
             status = Status.ITERATIONS
         at = ascent.evaluation
-        return Optimum(ascent.point, at.detail, -at.curvature, ascent.decrement, status, found.start)
+        return MaximumFound(ascent.point, at.detail, -at.curvature, ascent.decrement, status, found.start)
 
 
 def _with_secants(curvature: Tensor, seen: list[tuple[Tensor, Tensor]]) -> Tensor:

@@ -36,7 +36,8 @@ from mxlogit.model.parameters import ParameterSpace
 # Stages at most, where every value is a pass or a sum over draws that stay.
 _MOST_STAGES = 6
 # Effective draws that are enough, and stages at most, where a correction is asked for and draws of tastes stay.
-_MANY, _MANY_STAGES = 1_000.0, 16
+_MANY = 1_000.0
+_MANY_STAGES = 16
 # Errors of a surface (nats, root mean square) below which it is taken, by number of stages: with .17 after two and .03
 # after one, standard deviations (one choice, two tastes, 2,000 and 5,000 people) differ by 1 % between seeds.
 _SURFACE_ERRORS = ((1, 0.06), (2, 0.2))
@@ -44,13 +45,16 @@ _SURFACE_ERRORS = ((1, 0.06), (2, 0.2))
 # too large on a surface where it is .78).
 _EVEN_ENOUGH = 0.84
 # Rows times draws times effective points, and points at all, on paths: each six nanoseconds.
-_PATH_WORK, _MOST_PATH_WORK = 0.8e9, 2.4e9
+_PATH_WORK = 0.8e9
+_MOST_PATH_WORK = 2.4e9
 # People times draws times evaluations that a correction may cost: a minute on electricity.
-USUAL_WORK, MOST_WORK = 130e6, 650e6
+USUAL_WORK = 130e6
+MOST_WORK = 650e6
 # Stages from where a standard deviation is about zero.
 _TAIL_STAGES = 3
 # Points of the first Gaussian at which draws of tastes are tried, and from which its moments come.
-_TRIED, _MOMENT_SAMPLES = 12, 2_000
+_TRIED = 12
+_MOMENT_SAMPLES = 2_000
 # Share of points out of reach of draws that stay, above which they leave out what is not negligible.
 _MOST_UNKNOWN = 0.02
 
@@ -83,7 +87,7 @@ def correct(
         model.space, model.space.constrain(_one_deviation_wider(model.space, start)).scale_tril
     )
     vectors, _ = start.sample_and_log_prob(_MOMENT_SAMPLES, generator)
-    points = coordinates.points(vectors)
+    points = coordinates.from_unconstrained(vectors)
     first, passes = gaussian_of(points), 0.0
     kept = keep_draws(model, marginal, coordinates, points, sweep, tick)
     if kept is not None:
@@ -151,7 +155,7 @@ def _is_enough(found: WeightedVectors | None, start: GaussianFactor) -> bool:
 def _as_vectors(found: WeightedVectors | None, coordinates: RelativeCholeskyCoordinates) -> WeightedVectors:
     """The unconstrained vectors that weighted points are."""
     assert found is not None
-    return replace(found, vectors=coordinates.vectors(found.vectors))
+    return replace(found, vectors=coordinates.to_unconstrained(found.vectors))
 
 
 def gaussian_of(points: Tensor) -> GaussianFactor:

@@ -55,7 +55,7 @@ class NormalScales:
     def _places(self) -> slice:
         return slice(self.first, self.first + len(self.unit))
 
-    def points(self, vectors: Tensor) -> Tensor:
+    def from_unconstrained(self, vectors: Tensor) -> Tensor:
         """Points (n, D) in these coordinates of unconstrained vectors (n, D)."""
         result = vectors.clone()
         ratio = vectors[:, self._places].exp() / self.unit
@@ -63,7 +63,7 @@ class NormalScales:
         result[:, self._places] = -torch.special.ndtri(2.0 * _upper_tail(ratio))
         return result
 
-    def vectors(self, points: Tensor) -> Tensor:
+    def to_unconstrained(self, points: Tensor) -> Tensor:
         """Unconstrained vectors (n, D) of points (n, D)."""
         result = points.clone()
         ratio = -torch.special.ndtri(0.5 * _upper_tail(points[:, self._places]))
@@ -73,7 +73,7 @@ class NormalScales:
     def log_jacobian(self, vectors: Tensor) -> Tensor:
         """Log determinant (n,) of the derivative of `points`."""
         ratio = vectors[:, self._places].exp() / self.unit
-        bent = self.points(vectors)[:, self._places]
+        bent = self.from_unconstrained(vectors)[:, self._places]
         return (math.log(2.0) + 0.5 * (bent.square() - ratio.square()) + ratio.log()).sum(-1)
 
 
@@ -99,7 +99,7 @@ class FlowFactor:
 
     def log_prob(self, vectors: Tensor) -> Tensor:
         """Log density (n,) of unconstrained vectors (n, D)."""
-        points = self.coordinates.points(vectors)
+        points = self.coordinates.from_unconstrained(vectors)
         log_q = self.gaussian.log_prob(points) + _excess(self.flow, self.gaussian.whitened(points))
         return log_q + self.coordinates.log_jacobian(vectors)
 
@@ -109,7 +109,7 @@ class FlowFactor:
         noise = torch.randn(n, size, generator=generator, dtype=torch.float64)
         with torch.no_grad():
             image, _ = self.flow(noise[None], _nothing())
-        return self.coordinates.vectors(self.gaussian.at(image[0]))
+        return self.coordinates.to_unconstrained(self.gaussian.at(image[0]))
 
 
 def _upper_tail(x: Tensor) -> Tensor:
@@ -144,7 +144,7 @@ def fit_population_flow(weighted: WeightedVectors, space: ParameterSpace, seed: 
     FlowFactor
     """
     coordinates = NormalScales.of(space.n_fixed + space.n_random, space.n_random, weighted)
-    points = coordinates.points(weighted.vectors)
+    points = coordinates.from_unconstrained(weighted.vectors)
     # The transform of a standard deviation forty times the typical one overflows; its weight is negligible.
     near = torch.isfinite(points).all(-1)
     points, log_weights = points[near], weighted.log_weights[near].log_softmax(0)

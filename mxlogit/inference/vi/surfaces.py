@@ -89,7 +89,7 @@ class ReintegratedPosterior:
     def evaluate(self, point: Tensor) -> tuple[float, float]:
         """Log posterior at a point, and the variance of the log likelihood from the finite number of draws."""
         self.passes += 1.0
-        space, vector = self.model.space, self.coordinates.vectors(point)
+        space, vector = self.model.space, self.coordinates.to_unconstrained(point)
         population = space.constrain(vector)
         proposals = self.marginal.propose(population, self.sweep, remember=False)
         sums = self.marginal.value(population, proposals)
@@ -150,7 +150,7 @@ class FixedDrawsPosterior:
         """Log posterior (n,) at points (n, D); minus infinity outside the space or if its variance is too large."""
         result = self.known(points)
         somewhere = torch.isfinite(result)
-        value, variance = self.kept.log_likelihood(self.coordinates.vectors(points[somewhere]))
+        value, variance = self.kept.log_likelihood(self.coordinates.to_unconstrained(points[somewhere]))
         # Lognormal correction: the likelihood, not its logarithm, must be unbiased; noisy points would get too much
         # weight.
         rest, value = result[somewhere], value - 0.5 * variance
@@ -168,13 +168,15 @@ class FixedDrawsPosterior:
         """Log prior density plus log Jacobian of the coordinates, (n,); minus infinity outside the parameter space."""
         result = self.coordinates.log_jacobian(points)
         somewhere = torch.isfinite(result)
-        result[somewhere] += self.model.prior.log_prob(self.model.space, self.coordinates.vectors(points[somewhere]))
+        result[somewhere] += self.model.prior.log_prob(
+            self.model.space, self.coordinates.to_unconstrained(points[somewhere])
+        )
         return result
 
     def agrees(self, ends: Tensor, difference: float, variance: float) -> bool:
         """Return whether the difference between two points (2, D) agrees with a swept density."""
         low, high = self.log_prob(ends).tolist()
-        noise = self.kept.log_likelihood(self.coordinates.vectors(ends))[1].sum()
+        noise = self.kept.log_likelihood(self.coordinates.to_unconstrained(ends))[1].sum()
         return abs(high - low - difference) < _LARGEST_ERROR + 2.0 * (variance + float(noise)) ** 0.5
 
 
@@ -198,10 +200,10 @@ def keep_draws(
         return None
     wide = coordinates.diagonal(points)
     anchor = coordinates.with_diagonal(points.mean(0), wide.quantile(_WIDE, 0))
-    population = model.space.constrain(coordinates.vectors(anchor))
+    population = model.space.constrain(coordinates.to_unconstrained(anchor))
     order = wide.log().sum(-1).argsort()
     ends = points[order[[int(share * len(points)) for share in _ENDS]]]
-    typical, swept, found = coordinates.vectors(points[:_TYPICAL]), None, None
+    typical, swept, found = coordinates.to_unconstrained(points[:_TYPICAL]), None, None
     draws = 1 << FIXED_DRAWS.draws(len(marginal.people)).bit_length() - 1
     while draws <= _MOST_KEPT and room(draws):
         more = replace(sweep, draws=draws)

@@ -51,13 +51,13 @@ class TailProposal:
     def around(cls, coordinates: RelativeCholeskyCoordinates, points: Tensor, weights: Tensor) -> TailProposal:
         """Fit the proposal to points (n, D) with weights (n,) that sum to one."""
         centre = weights @ points
-        jacobian = torch.autograd.functional.jacobian(coordinates.vectors, centre)
+        jacobian = torch.autograd.functional.jacobian(coordinates.to_unconstrained, centre)
         constant = float(torch.linalg.slogdet(jacobian).logabsdet - coordinates.log_jacobian(centre))
         unit = coordinates.population(centre).scale
         draft = cls(
             coordinates, StudentFactor(GaussianFactor(centre, torch.eye(len(centre)).double()), 1.0), unit, constant
         )
-        there = draft._chart(coordinates.vectors(points))
+        there = draft._chart(coordinates.to_unconstrained(points))
         mean = weights @ there
         covariance = (there - mean).T @ (weights[:, None] * (there - mean))
         covariance.diagonal().mul_(1.0 + 1e-9)
@@ -71,14 +71,14 @@ class TailProposal:
         # A standard deviation and its negative are the same population.
         vectors = drawn.clone()
         vectors[:, self._scales] = (2.0 * bent.abs().sinh() * self.unit).log()
-        return self.coordinates.points(vectors)
+        return self.coordinates.from_unconstrained(vectors)
 
     def log_prob(self, points: Tensor) -> Tensor:
         """Log density (n,) at points (n, D); minus infinity outside the parameter space."""
         log_jacobian = self.coordinates.log_jacobian(points) + self.constant
         somewhere = torch.isfinite(log_jacobian)
         result = log_jacobian.clone()
-        here = self._chart(self.coordinates.vectors(points[somewhere]))
+        here = self._chart(self.coordinates.to_unconstrained(points[somewhere]))
         bent, k = here[:, self._scales], len(self.unit)
         # d asinh(exp(log sd) / 2 unit) / d log sd is the hyperbolic tangent; densities at both signs add up.
         value = torch.stack([self.student.log_prob(self._signed(here, signs)) for signs in _all_signs(k)]).logsumexp(0)

@@ -38,12 +38,14 @@ _SURFACE_DRAWS = 8_192
 # Share of the effective draws before stages in the tails that must be left after them.
 _LEFT = 0.3
 # Degrees of freedom of proposals: with many parameters and few of them most draws are too far out.
-_LEAST_FREEDOM, _FREEDOM_PER_PARAMETER = 5.0, 2.0
+_LEAST_FREEDOM = 5.0
+_FREEDOM_PER_PARAMETER = 2.0
 # Wider proposals than posteriors, in standard deviations, over the number of parameters: the noise of moments
 # comes from the tails (501 people, one choice, one taste: root mean square .7 instead of .8 %).
 _WIDER = 0.5
 # Weighted draws per parameter that the start counts for, its covariance and its mean, when the next proposal is made.
-DRAWS_PER_PARAMETER, _DRAWS_OF_MEAN = 3.0, 0.25
+DRAWS_PER_PARAMETER = 3.0
+_DRAWS_OF_MEAN = 0.25
 
 
 class Density(Protocol):
