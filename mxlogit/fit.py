@@ -22,7 +22,7 @@ class Samples:
     Attributes
     ----------
     unconstrained : Tensor, shape (s, D)
-        In the coordinates of `mxlogit.model.parameters.ParameterSpace`.
+        Vectors in the coordinates of `mxlogit.model.parameters.ParameterSpace`.
     reported : Tensor, shape (s, D)
         Fixed coefficients, locations, standard deviations, correlations.
     labels : tuple of str, length D
@@ -160,7 +160,7 @@ class TasteStates:
     Attributes
     ----------
     mean, deviation : Tensor, shape (n, k)
-        Of the random tastes, over all kept iterations of all chains.
+        Mean and standard deviation of the random tastes over all kept iterations of all chains.
     fixed : Tensor, shape (states, f)
         Fixed coefficients of the kept states.
     tastes : Tensor, shape (states, n, k)
@@ -179,7 +179,7 @@ class TasteStates:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an engine has found, before it is judged.
+    """Result of an engine before it is judged.
 
     Attributes
     ----------

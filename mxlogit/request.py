@@ -42,7 +42,7 @@ _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a fitted estimator remembers beside its result.
+    """State of a fitted estimator beside its result.
 
     Its people are those from place ``first`` of ``count``, who have ``rows`` of alternatives together.
     """

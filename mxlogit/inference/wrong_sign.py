@@ -77,7 +77,7 @@ def run_signed(
     Returns
     -------
     Fit
-        Of the whole model: with a sentence for every such column, their errors void, and not converged.
+        Fit of the whole model; with a warning for every such column, its errors void, and not converged.
 
     Raises
     ------

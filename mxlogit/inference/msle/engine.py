@@ -263,7 +263,7 @@ class _Conclusion:
         return reported
 
     def _check_draws(self, spread: EstimatorCovariance) -> Diagnostics:
-        """What other draws, and these with the others, would have said at the optimum.
+        """Value and errors at the optimum under other draws, and under both sets together.
 
         The second half of twice the draws is another randomisation, so one evaluation answers both.
         """

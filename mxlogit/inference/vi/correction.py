@@ -33,29 +33,29 @@ from mxlogit.integration.settings import IntegrationSettings
 from mxlogit.model.coordinates import RelativeCholeskyCoordinates
 from mxlogit.model.parameters import ParameterSpace
 
-# Stages at most, where every value is a pass or a sum over draws that stay.
+# Most stages if every value costs a pass, or a sum over fixed draws.
 _MOST_STAGES = 6
-# Effective draws that are enough, and stages at most, where a correction is asked for and draws of tastes stay.
+# Sufficient number of effective draws, and most stages, of a requested correction on fixed draws.
 _MANY = 1_000.0
 _MANY_STAGES = 16
 # Errors of a surface (nats, root mean square) below which it is taken, by number of stages: with .17 after two and .03
 # after one, standard deviations (one choice, two tastes, 2,000 and 5,000 people) differ by 1 % between seeds.
 _SURFACE_ERRORS = ((1, 0.06), (2, 0.2))
-# Effective share of draws below which tails matter that no cubic has (100 people, one choice: a standard deviation 10 %
-# too large on a surface where it is .78).
+# Effective share of the draws below which tails matter that a cubic does not fit (100 people, one choice: a standard
+# deviation 10 % too large on a surface where it is .78).
 _EVEN_ENOUGH = 0.84
-# Rows times draws times effective points, and points at all, on paths: each six nanoseconds.
+# Most rows x draws x points with fixed whitened draws, of effective points and of all: six nanoseconds each.
 _PATH_WORK = 0.8e9
 _MOST_PATH_WORK = 2.4e9
-# People times draws times evaluations that a correction may cost: a minute on electricity.
+# Most people x draws x evaluations of a correction, by default and on request: one and five minutes on electricity.
 USUAL_WORK = 130e6
 MOST_WORK = 650e6
-# Stages from where a standard deviation is about zero.
+# Most stages from the region where a standard deviation is close to zero.
 _TAIL_STAGES = 3
-# Points of the first Gaussian at which draws of tastes are tried, and from which its moments come.
+# Points of the first Gaussian at which the number of draws is chosen, and points that give its moments.
 _TRIED = 12
 _MOMENT_SAMPLES = 2_000
-# Share of points out of reach of draws that stay, above which they leave out what is not negligible.
+# Largest share of points with non-negligible density that fixed draws do not cover.
 _MOST_UNKNOWN = 0.02
 
 
@@ -68,7 +68,7 @@ def correct(
     ----------
     task : Task
     marginal : MarginalLikelihood
-        Of everybody.
+        Marginal likelihood of all people.
     start : GaussianFactor
         The first proposal.
     sweep : IntegrationSettings

@@ -19,25 +19,26 @@ from mxlogit.integration.settings import IntegrationSettings
 from mxlogit.model.mixed_logit import MixedLogitModel
 from mxlogit.model.parameters import PopulationParameters
 
-# Noise of the information that is allowed, in whitened coordinates (root mean square): standard deviations err by about
-# as many per cent. Where the posterior moves on from here, they need not be known as well.
+# Allowed noise of the information in whitened coordinates (root mean square), which is about the relative error of
+# standard deviations: precise, and rough if later steps update the covariance.
 PRECISE = 0.01
 ROUGH = 0.03
-# People, and draws per person, of the trial that estimates the noise.
+# People, and draws per person, of the pilot run that estimates the noise.
 _TRIED = 250
 _FEWEST = 16
-# Parameters that are few: the noise of each direction counts, not their mean, and more draws cost little.
+# Largest number of parameters for which the noisiest direction counts instead of the mean, since draws cost little.
 FEW_PARAMETERS = 12
 # Factor of the draws for few parameters: with one per cent in the worst direction, one person more moved the standard
 # deviation of a correlation by 2.5 % (20,000 people, one choice, two tastes), now by 1.1 %.
 _MORE_FOR_FEW = 4
-# Probability of an expectation that is larger than it could well be.
+# Probability that an expectation exceeds its upper confidence bound.
 _SELDOM = 0.1
-# People on whom scores are compared, and times the noise of Fisher's that those along paths may have: information along
-# paths has less (two choices each of 20,000 people: noises from equal to 1.5, errors of sds of .5 per cent against 5).
+# People on whom scores are compared, and largest ratio of the noise of pathwise scores to that of Fisher's at which the
+# former are preferred: their information has less noise (two choices each of 20,000 people: ratios of 1 to 1.5, errors
+# of sds of .5 per cent against 5).
 _COMPARED = 128
 _FAVOUR = 2.0
-# Times more draws than were taken, from which on they are taken.
+# Ratio of the required to the used number of draws above which the information is computed again.
 _TOO_FEW = 1.5
 
 

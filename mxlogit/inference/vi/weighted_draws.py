@@ -27,23 +27,25 @@ from mxlogit.model.coordinates import RelativeCholeskyCoordinates
 
 # Draws of a stage.
 STAGE = 256
-# Stages at least, before weights may end the sampling.
+# Fewest stages before enough effective draws may end the sampling.
 FEWEST_STAGES = 2
-# Effective draws that are enough, unless more are asked for.
+# Effective draws that suffice by default.
 ENOUGH = 250.0
-# Effective draws per term of a surface.
+# Fewest effective draws per coefficient of a response surface.
 PER_TERM = 3.0
-# Draws on a surface.
+# Number of draws weighed on a response surface.
 _SURFACE_DRAWS = 8_192
-# Share of the effective draws before stages in the tails that must be left after them.
+# Smallest ratio of the effective draws after tail stages to those before at which the stages are kept.
 _LEFT = 0.3
-# Degrees of freedom of proposals: with many parameters and few of them most draws are too far out.
+# Degrees of freedom of proposals: least, and per parameter; with few of them and many parameters most draws are too far
+# out.
 _LEAST_FREEDOM = 5.0
 _FREEDOM_PER_PARAMETER = 2.0
-# Wider proposals than posteriors, in standard deviations, over the number of parameters: the noise of moments
-# comes from the tails (501 people, one choice, one taste: root mean square .7 instead of .8 %).
+# Excess width of proposals over the posterior, in standard deviations, times the number of parameters: the noise of
+# moments comes from the tails (501 people, one choice, one taste: root mean square .7 instead of .8 %).
 _WIDER = 0.5
-# Weighted draws per parameter that the start counts for, its covariance and its mean, when the next proposal is made.
+# Prior weight of the first Gaussian in the next proposal, in effective draws per parameter: of its covariance, and of
+# its mean.
 DRAWS_PER_PARAMETER = 3.0
 _DRAWS_OF_MEAN = 0.25
 
@@ -154,9 +156,9 @@ class PosteriorSampler:
     def cover(
         self, weighted: WeightedVectors, coordinates: RelativeCholeskyCoordinates, stages: int
     ) -> WeightedVectors:
-        """Take further stages from where a standard deviation is about zero, if it may be.
+        """Add stages from the region where a standard deviation is close to zero, if the posterior reaches it.
 
-        They are left out again if few draws of all then count: values so far from the bulk may be unknown.
+        They are dropped again if the effective number of draws falls much: values far from the bulk may be unknown.
         """
         found = weighted
         for _ in range(stages):
@@ -168,12 +170,13 @@ class PosteriorSampler:
         return found if found.ess > _LEFT * weighted.ess else weighted
 
     def _block(self, weighted: WeightedVectors | None, enough: float, most: int) -> int:
-        """Draws of the next stage: about as many as are wanting, together, since one net has less noise than several.
+        """Size of the next stage: about the number of draws that is lacking, as one quasi-random net.
 
-        Of one parameter's standard deviation .4 % where stages of 256 leave one per cent (501 people, one choice).
+        Its error is smaller than that of several nets: .4 % of a standard deviation, instead of 1 % with stages of 256
+        (501 people, one choice, one taste).
         """
-        wanting = STAGE if weighted is None else (enough / weighted.ess - 1.0) * len(self._vectors)
-        power = min(round(math.log2(max(wanting / STAGE, 1.0))), int(math.log2((most - len(self._vectors)) / STAGE)))
+        lacking = STAGE if weighted is None else (enough / weighted.ess - 1.0) * len(self._vectors)
+        power = min(round(math.log2(max(lacking / STAGE, 1.0))), int(math.log2((most - len(self._vectors)) / STAGE)))
         return STAGE << power
 
     def _take_stage(self, proposal: ProposalDensity, size: int = STAGE) -> None:
