@@ -60,7 +60,8 @@ def test_cholesky_points_and_back(blocks, generator):
     points = coordinates.from_unconstrained(vectors)
     torch.testing.assert_close(coordinates.to_unconstrained(points), vectors)
     exact = [
-        torch.linalg.slogdet(torch.autograd.functional.jacobian(coordinates.to_unconstrained, point))[1] for point in points
+        torch.linalg.slogdet(torch.autograd.functional.jacobian(coordinates.to_unconstrained, point))[1]
+        for point in points
     ]
     constant = torch.stack(exact) - coordinates.log_jacobian(points)
     torch.testing.assert_close(constant, constant[:1].expand(4))
