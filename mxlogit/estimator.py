@@ -349,7 +349,13 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
         return pd.Series(values, index=rows.index, name="probability")
 
     def predict(self, X: Any, tastes: str = "population") -> pd.Series:
-        """Most likely alternative of every choice situation: labels by (decision maker, situation)."""
+        """Most likely alternative of every choice situation.
+
+        Returns
+        -------
+        pandas.Series
+            Labels of the alternatives; index: (decision maker, situation).
+        """
         rows = read_for_prediction(X, self._columns(), self._state())
         names = (self.decision_maker, self.situation, self.alternative)
         return prediction.most_likely(rows, self._state().probabilities(self.result_, rows.data, tastes), names)

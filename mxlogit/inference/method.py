@@ -1,4 +1,4 @@
-"""What every engine is: a settings object with one method, `run`."""
+"""Protocol of the engines: a settings object with one method, `run`."""
 
 from __future__ import annotations
 

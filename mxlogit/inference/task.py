@@ -1,4 +1,4 @@
-"""What a variational engine is handed: model, people, where to begin, seed and clock."""
+"""Inputs of a variational engine: model, people, starting values, seed and clock."""
 
 from __future__ import annotations
 
