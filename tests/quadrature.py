@@ -1,7 +1,7 @@
 """Posteriors of mixed logits with normal tastes by Gauss-Hermite quadrature: what engines must agree with.
 
 Nothing of an engine is used: utilities, integral, prior and Jacobian are written out, and the posterior is weighed on
-quasi-random points. Run as a program, it writes the posterior means and standard deviations of `tests/reference/
+quasi-random points (for the largest sizes, an engine's posterior says where these are). Run as a program, it writes the posterior means and standard deviations of `tests/reference/
 posterior_sds.json`: an hour of one thread. Coordinates are locations, log standard deviations and inverse hyperbolic tangents of partial
 correlations, of which a correlation matrix is made row by row; the prior is that of ``Priors()``.
 """
@@ -24,9 +24,10 @@ LOCATION_SCALE, SD_SCALE = 10.0, 2.5
 # five choices of 500 people, differences of 9.8 err by .5, of 14 by .2, of 18 by .05.
 NODES = {1: 32, 2: 14, 3: 18}
 DEGREES_OF_FREEDOM = 5
-# Mass of the normal distribution at nodes in the corners that are left out: five choices of three alternatives have
-# probabilities of about .004, of which it is a few millionths. Of 18^3 nodes a third are left.
-CORNERS = 1e-8
+# Odds held at once, two megabytes: within a processor's cache.
+CELLS_AT_ONCE = 500_000
+# Of single precision: exp(88) does not overflow, exp(-87) is not zero.
+LARGEST_EXPONENT = 85.0
 
 
 @dataclass(frozen=True)
@@ -51,11 +52,10 @@ class Quadrature:
         self.by_utilities = situations * self.differences.shape[2] < self.k
         dimensions = situations * self.differences.shape[2] if self.by_utilities else self.k
         places, weights = np.polynomial.hermite_e.hermegauss(nodes or NODES[dimensions])
-        self.nodes = np.stack(np.meshgrid(*[places] * dimensions, indexing="ij"), -1).reshape(-1, dimensions)
-        self.log_weights = sum(np.meshgrid(*[np.log(weights / weights.sum())] * dimensions, indexing="ij")).ravel()
-        heavy = np.cumsum(np.exp(np.sort(self.log_weights))) > CORNERS
-        kept = np.argsort(self.log_weights)[heavy]
-        self.nodes, self.log_weights = self.nodes[kept], self.log_weights[kept]
+        self.places, self.weights = places.astype(np.float32), weights / weights.sum()
+        for _ in range(dimensions - 1):
+            self.weights = np.multiply.outer(self.weights, weights / weights.sum())
+        self.weights = self.weights.ravel()
 
     def correlation_tril(self, point: np.ndarray) -> tuple[np.ndarray, float]:
         """Cholesky factor of the correlation matrix, and the log density of its coordinates.
@@ -80,25 +80,38 @@ class Quadrature:
         point = np.asarray(point)
         scale_tril = np.exp(point[self.k : 2 * self.k])[:, None] * self.correlation_tril(point)[0]
         total = 0.0
-        for part in np.array_split(self.differences, max(1, len(self.differences) // 1_000)):
+        cells = self.differences[..., 0].size * len(self.weights)
+        for part in np.array_split(self.differences, math.ceil(cells / CELLS_AT_ONCE)):
+            level, slopes = self.utilities(part, point[: self.k], scale_tril)
             # Nodes at which a choice is all but impossible overflow to a probability of zero.
             with np.errstate(over="ignore"):
-                odds = np.exp(self.utilities(part, point[: self.k], scale_tril)).sum(2)
-            joint = self.log_weights - np.log1p(odds).sum(1, dtype=np.float64)
-            top = joint.max(1)
-            total += float((top + np.log(np.exp(joint - top[:, None]).sum(1))).sum())
+                inverse = (1.0 + self.odds(level, slopes).sum(2)).prod(1)
+            total += float(np.log((1.0 / inverse) @ self.weights).sum())
         return total
 
-    def utilities(self, part: np.ndarray, location: np.ndarray, scale_tril: np.ndarray) -> np.ndarray:
-        """Of the others beside the chosen alternative, (people, situations, others, nodes), of differences."""
-        if not self.by_utilities:
-            return part @ (location[:, None] + scale_tril @ self.nodes.T).astype(np.float32)
+    def utilities(
+        self, part: np.ndarray, location: np.ndarray, scale_tril: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Levels and slopes in standard normals of utilities of the others beside the chosen alternative."""
         flat = part.reshape(len(part), -1, self.k).astype(np.float64)
-        root = flat @ scale_tril
-        # Alternatives of equal attributes have equal utilities: a variance of a millionth keeps the factor real.
-        covariance = root @ root.transpose(0, 2, 1) + 1e-6 * np.eye(flat.shape[1])
-        values = (flat @ location)[..., None] + np.linalg.cholesky(covariance) @ self.nodes.T
-        return values.reshape(*part.shape[:3], -1).astype(np.float32)
+        level, slopes = flat @ location, flat @ scale_tril
+        if self.by_utilities:
+            # Alternatives of equal attributes have equal utilities: a variance of a millionth keeps the factor real.
+            slopes = np.linalg.cholesky(slopes @ slopes.transpose(0, 2, 1) + 1e-6 * np.eye(flat.shape[1]))
+        return level.reshape(part.shape[:3]), slopes.reshape(*part.shape[:3], -1)
+
+    def odds(self, level: np.ndarray, slopes: np.ndarray) -> np.ndarray:
+        """Exponentials of utilities (people, situations, others, nodes).
+
+        Each is a product over dimensions, so that exponentials are taken of nodes per dimension only, within what
+        single precision holds: beyond, a probability is zero or one.
+        """
+        odds = np.exp(level, dtype=np.float32)[..., None]
+        for slope in np.moveaxis(slopes, -1, 0):
+            exponent = np.multiply.outer(slope.astype(np.float32), self.places)
+            factor = np.exp(exponent.clip(-LARGEST_EXPONENT, LARGEST_EXPONENT))
+            odds = (odds[..., :, None] * factor[..., None, :]).reshape(*level.shape, -1)
+        return odds
 
     def log_prior(self, point: np.ndarray) -> float:
         """Normal locations, half-Cauchy standard deviations, uniform correlations.
@@ -108,6 +121,12 @@ class Quadrature:
         location, sd = point[: self.k], np.exp(point[self.k : 2 * self.k])
         value = -0.5 * np.square(location / LOCATION_SCALE).sum() - np.log1p(np.square(sd / SD_SCALE)).sum()
         return float(value + self.correlation_tril(point)[1])
+
+    def bent(self, point: np.ndarray) -> np.ndarray:
+        """Coordinates (..., D) with asinh(sd / 2), of those with log standard deviations."""
+        bent = point.copy()
+        bent[..., self.k : 2 * self.k] = np.arcsinh(0.5 * np.exp(point[..., self.k : 2 * self.k]))
+        return bent
 
     def unbent(self, bent: np.ndarray) -> np.ndarray:
         """Coordinates with log standard deviations, of those with asinh(sd / 2).
@@ -153,13 +172,15 @@ class Quadrature:
 
         Its centre and shape are the mode's for a quarter as many points, whose moments it has for the rest.
         """
-        bent = start.copy()
-        bent[self.k : 2 * self.k] = np.arcsinh(0.5 * np.exp(start[self.k : 2 * self.k]))
-        centre, covariance = self.laplace(bent)
+        centre, covariance = self.laplace(self.bent(start))
         drawn, weights = self.weigh(centre, covariance, points // 4, seed)
         centre = weights @ drawn
         covariance = (drawn - centre).T @ (weights[:, None] * (drawn - centre))
-        drawn, weights = self.weigh(centre, covariance, points, seed + 1)
+        return self.moments_around(centre, covariance, points, seed + 1)
+
+    def moments_around(self, centre: np.ndarray, covariance: np.ndarray, points: int, seed: int = 0) -> Moments:
+        """Posterior moments by importance weights on quasi-random points of one Student-t."""
+        drawn, weights = self.weigh(centre, covariance, points, seed)
         assert 1.0 / np.square(weights).sum() > 0.3 * points, "the Student-t is too far from the posterior"
         reported = np.array([self.report(self.unbent(point)) for point in drawn])
         mean = weights @ reported
@@ -217,7 +238,12 @@ CASES = [
     *((people, 5, 3) for people in (100, 2_000, 5_000)),
     (30_000, 5, 2),
     (20_000, 2, 3),
+    (20_000, 5, 3),
+    (30_000, 2, 3),
 ]
+
+# Sizes at which one value takes over a second, so that no mode is searched.
+PLACED = [(20_000, 5, 3), (30_000, 2, 3)]
 
 
 def first_people(people: int, situations: int, tastes: int) -> tuple[pd.DataFrame, list[str]]:
@@ -228,6 +254,23 @@ def first_people(people: int, situations: int, tastes: int) -> tuple[pd.DataFram
     random = {name: TASTES[name] for name in names}
     frame, _ = simulate_choices(EVERYBODY, situations, 3, random=random, random_state=SEED)
     return frame[frame["id"] <= people], names
+
+
+def place_of_fit(quadrature: Quadrature, frame: pd.DataFrame, names: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and covariance, in bent coordinates, of the default engine's posterior: where points are, not what they weigh."""
+    from mxlogit import MixedLogit
+
+    samples = MixedLogit(random=names, random_state=0).fit(frame).posterior_samples().to_numpy()
+    k = quadrature.k
+    correlation = np.eye(k) * np.ones((len(samples), 1, 1))
+    rows, columns = np.triu_indices(k, 1)
+    correlation[:, rows, columns] = correlation[:, columns, rows] = samples[:, 2 * k :]
+    tril, partial = np.linalg.cholesky(correlation), []
+    for i in range(1, k):
+        for j in range(i):
+            partial.append(np.arctanh(tril[:, i, j] / np.sqrt(1.0 - np.square(tril[:, i, :j]).sum(1))))
+    points = quadrature.bent(np.column_stack([samples[:, :k], np.log(samples[:, k : 2 * k]), *partial]))
+    return points.mean(0), np.cov(points.T)
 
 
 def write_reference() -> None:
@@ -244,8 +287,12 @@ def write_reference() -> None:
         cheap = (people <= 501 and tastes < 3) or (people <= 20_000 and dimensions < tastes)
         few = people > 5_000 or tastes == 1 or (people, situations, tastes) == (5_000, 5, 3)
         points = 4_096 if cheap else 1_024 if few else 2_048
-        start = starting_point(*([TASTES[name][i] for name in names] for i in (0, 1)))
-        moments = Quadrature(frame, names, nodes).moments(start, points)
+        quadrature = Quadrature(frame, names, nodes)
+        if (people, situations, tastes) in PLACED:
+            moments = quadrature.moments_around(*place_of_fit(quadrature, frame, names), points)
+        else:
+            start = starting_point(*([TASTES[name][i] for name in names] for i in (0, 1)))
+            moments = quadrature.moments(start, points)
         record = {"people": people, "situations": situations, "tastes": tastes, "nodes": nodes, "points": points}
         found.append({**record, "mean": moments.mean.round(5).tolist(), "sd": moments.sd.round(5).tolist()})
         REFERENCE.write_text("[\n" + ",\n".join(json.dumps(r) for r in found) + "\n]\n")

@@ -15,6 +15,7 @@ from mxlogit.simulate import simulate_choices
 RELATIVE = 1e-6
 
 METHODS = {
+    "default": VI(),
     "vi": VI(draws=16, n_samples=50, correct=False),
     "adam": SVI(polish=0, flow=None, n_samples=50, training=Training(steps=20, batch_size=50)),
     "msle": MSLE(n_draws=20),
@@ -49,10 +50,12 @@ def test_levels_do_not_matter(frame, method):
     assert one.score(moved) == pytest.approx(one.score(frame), rel=RELATIVE)
 
 
-def test_levels_do_not_matter_in_packs(frame, tmp_path):
+@pytest.mark.filterwarnings("ignore::mxlogit.errors.ConvergenceWarning")
+@pytest.mark.parametrize("method", ["default", "vi"])
+def test_levels_do_not_matter_in_packs(frame, tmp_path, method):
     moved = frame.assign(f=frame.f + 2.0**22, x=frame.x + 2.0**23)
     packs = [pack_choices(rows, tmp_path / name, names=["f", "x"]) for name, rows in (("a", frame), ("b", moved))]
-    one, other = (make().fit(pack) for pack in packs)
+    one, other = (make(method).fit(pack) for pack in packs)
     pd.testing.assert_series_equal(other.coef_, one.coef_, rtol=RELATIVE, atol=RELATIVE)
     assert other.log_likelihood_ == pytest.approx(one.log_likelihood_, rel=RELATIVE)
 

@@ -82,6 +82,13 @@ class LocalFactor:
         """R R', shape (n, k, k)."""
         return self.root @ self.root.mT
 
+    def to(self, dtype: torch.dtype) -> LocalFactor:
+        """Return the Gaussian in another floating point type."""
+        mean, root, precision_tril, log_det = (
+            x.to(dtype) for x in (self.mean, self.root, self.precision_tril, self.log_det)
+        )
+        return LocalFactor(mean, root, precision_tril, log_det, self.warp)
+
     def frozen(self) -> LocalFactor:
         """Return the same factor with detached tensors."""
         warp = None if self.warp is None else self.warp.frozen()

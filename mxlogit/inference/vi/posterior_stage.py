@@ -17,6 +17,7 @@ from mxlogit.inference.report import draw_samples, report_samples
 from mxlogit.inference.task import Task
 from mxlogit.inference.vi.correction import MOST_WORK, USUAL_WORK, correct, is_precise
 from mxlogit.inference.vi.information import FEW_PARAMETERS, PRECISE, ROUGH, observed_information, seldom_exceeded
+from mxlogit.inference.vi.moment_matching import match_moments
 from mxlogit.inference.vi.newton import Optimum, step_from, step_scale, with_prior
 from mxlogit.inference.vi.posterior import (
     POSTERIOR_STREAM,
@@ -87,7 +88,10 @@ class Posterior:
         """Draw ``n`` samples of the population parameters."""
         if self.corrected is None:
             return draw_samples(model.space, self.factor, n, seed)
-        return report_samples(model.space, self.corrected.resample(n, make_generator(seed, 5)))
+        weighted = self.corrected
+        selected = weighted.resample(n, make_generator(seed, 5))
+        matched = match_moments(model.space, selected, weighted.vectors, weighted.log_weights.exp())
+        return report_samples(model.space, matched)
 
 
 # Check of a posterior whose time limit was over before the check.
