@@ -149,7 +149,7 @@ def test_mixture_density_of_draws_of_both_kinds(model, panel, population, factor
     """Log q of every draw, from the flow or from the prior, is the mixture's density at that point."""
     flow = make_flow(3, "spline", 2)
     warped = LocalFactor(*_parts(factor), flow.attach(factor, population, panel, model.mixing))
-    base = DrawScheme((1, 2), 64, 3, flow.tail, defensive=True).points(0, len(panel), factor.mean)
+    base = DrawScheme((1, 2), 64, 3, flow.degrees_of_freedom, defensive=True).points(0, len(panel), factor.mean)
     assert base.prior_share > 0
     drawn = weigh_draws(warped, base, population, panel, model.mixing)
     standard = factor.precision_tril.mT @ (drawn.xi - factor.mean[..., None])
@@ -302,7 +302,7 @@ def test_training_raises_effective_sizes_of_seen_and_unseen(wide, kind):
     sizes = []
     for unseen.flow in (None, flow):
         proposals = unseen.propose(
-            centers[0], IntegrationSettings(256, 8, 3, 30, vary=2, defensive=unseen.flow is None)
+            centers[0], IntegrationSettings(256, 8, 3, 30, variational_steps=2, defensive=unseen.flow is None)
         )
         sizes.append(float(torch.cat([drawn.ess_fraction for _, drawn in unseen.weigh(centers[0], proposals)]).mean()))
     assert len(unseen.people) == 31

@@ -44,7 +44,7 @@ def draws_of_the_processor(monkeypatch):
 
     def points(scheme, first, count, like):
         made = make(scheme, first, count, torch.empty(0, dtype=torch.float64))
-        return type(made)(made.points.to(like), made.n_prior, made.tail)
+        return type(made)(made.points.to(like), made.n_prior, made.degrees_of_freedom)
 
     monkeypatch.setattr(DrawScheme, "points", points)
 
@@ -89,7 +89,7 @@ def integrals(model, panel):
     """All that a pass adds up, and every person's tastes."""
     population = model.space.constrain(torch.linspace(-0.4, 0.4, model.space.size, dtype=torch.float64))
     marginal = MarginalLikelihood(People.gather(panel), model.space, model.mixing, 3)
-    sweep = IntegrationSettings(32, 8, 1, 30, settled=1e-12)
+    sweep = IntegrationSettings(32, 8, 1, 30, newton_tolerance=1e-12)
     result = marginal.sweep(population, sweep)
     each = marginal.log_prob_people(population, marginal.propose(population, sweep))
     mean, deviation = ImportanceTastes(model, 3, 8).moments(panel, population)

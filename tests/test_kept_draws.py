@@ -17,7 +17,7 @@ from mxlogit.model.likelihood import compute_odds
 from mxlogit.model.mixing import Mixing
 from mxlogit.model.parameters import ParameterSpace, PopulationParameters
 
-SWEEP = IntegrationSettings(draws=256, tail=8, key=3, polish=8)
+SWEEP = IntegrationSettings(draws=256, degrees_of_freedom=8, stream=3, newton_steps=8)
 MODELS = {
     "mixed": (ParameterSpace(("a", "b"), ("c", "d", "e"), ((0, 2), (1,))), Mixing(["normal", "lognormal", "normal"])),
     "no fixed ones": (ParameterSpace((), tuple("abcde"), ((0, 1, 2, 3, 4),)), Mixing(["normal"] * 5)),
@@ -71,10 +71,10 @@ def test_few_draws_have_no_bias_in_fixed_coefficients():
     center = est.result_.center
     vector = marginal.space.unconstrain(center)
     moves = 0.023 * torch.eye(len(vector), dtype=torch.float64)[0] * torch.tensor([[0.0], [1.0], [-1.0]]).double()
-    fine = IntegrationSettings(4_096, 8, 4, 20, vary=2)
+    fine = IntegrationSettings(4_096, 8, 4, 20, variational_steps=2)
     exact = [marginal.measure(marginal.space.constrain(vector + move), fine).log_likelihood for move in moves]
     for key in (1, 2, 3):
-        kept = FixedTasteDraws(marginal, center, IntegrationSettings(64, 8, key, 20, vary=2))
+        kept = FixedTasteDraws(marginal, center, IntegrationSettings(64, 8, key, 20, variational_steps=2))
         value, _ = kept.log_likelihood(vector + moves)
         bend = float(value[1] + value[2] - 2.0 * value[0])
         assert bend == pytest.approx(exact[1] + exact[2] - 2.0 * exact[0], rel=0.1)

@@ -70,7 +70,7 @@ def test_quadrature_of_one_random_coefficient(panel, family):
 def test_score_by_finite_differences(panel, space, families, generator, pathwise):
     """The score of the marginal likelihood equals differences of its value along relative moves."""
     marginal, population = marginal_of(panel, space, families), population_of(space, generator)
-    sweep, h = IntegrationSettings(65_536, 8, 1, 30, settled=1e-12, pathwise=pathwise), 1e-2
+    sweep, h = IntegrationSettings(65_536, 8, 1, 30, newton_tolerance=1e-12, pathwise=pathwise), 1e-2
     score = marginal.sweep(population, sweep).score
     for i, step in enumerate(h * torch.eye(space.size, dtype=torch.float64)):
         up, down = (float(value(marginal, space.move(population, s), sweep) @ panel.weights) for s in (step, -step))
@@ -185,7 +185,7 @@ def test_same_key_same_draws(panel, space, generator):
     population = population_of(space, generator)
     marginal = marginal_of(panel, space, ["normal"] * 3)
     one, two, other = (
-        value(marginal, population, IntegrationSettings(16, 8, key, 30, settled=1e-20)) for key in (1, 1, 2)
+        value(marginal, population, IntegrationSettings(16, 8, key, 30, newton_tolerance=1e-20)) for key in (1, 1, 2)
     )
     torch.testing.assert_close(one, two, atol=1e-9, rtol=0)
     assert float((one - other).abs().max()) > 1e-6
@@ -239,7 +239,7 @@ def test_control_variates_make_a_gaussian_posterior_exact(space, generator):
 
 
 def test_two_newton_steps_leave_hardly_a_gap_on_the_published_design():
-    """At the true population parameters, polish=2 from xi = 0: mean ESS fraction of the normal factor above .98."""
+    """At the true population parameters, two Newton steps from xi = 0: mean ESS fraction of the normal factor above .98."""
     from mxlogit.model.differences import difference_panels
     from mxlogit.simulate import simulate_published_study
 
@@ -284,7 +284,7 @@ def test_variational_steps_even_out_weights():
     population = PopulationParameters(values.new_zeros(0), values.new_zeros(12), torch.eye(12).double())
     marginal = marginal_of(panel, space, ["normal"] * 12)
     plain = marginal.measure(population, IntegrationSettings(1024, 8, 1, 30))
-    varied = marginal.measure(population, IntegrationSettings(1024, 8, 1, 30, vary=2))
+    varied = marginal.measure(population, IntegrationSettings(1024, 8, 1, 30, variational_steps=2))
     assert varied.ess > 1.3 * plain.ess
     assert varied.elbo > plain.elbo + 10.0
     assert varied.log_likelihood == pytest.approx(plain.log_likelihood, abs=4 * plain.variance**0.5)
@@ -336,7 +336,7 @@ def test_padding_does_not_matter(generator, monkeypatch):
     assert sum(piece.values.numel() for _, piece in pieces) < 0.7 * padded_panel.values.numel()
     space = ParameterSpace(("f1", "f2", "f3"), ("r1", "r2", "r3", "r4", "r5"), (tuple(range(5)),))
     population = population_of(space, generator)
-    sweep = IntegrationSettings(16, 8, 1, 30, vary=1)
+    sweep = IntegrationSettings(16, 8, 1, 30, variational_steps=1)
     found = marginal_of(panel, space, ["normal"] * 5)
     whole = marginal_of(padded_panel, space, ["normal"] * 5)
     monkeypatch.setattr("mxlogit.choices.chunks._MOST_PEOPLE", {"cpu": 150})

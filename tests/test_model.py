@@ -156,7 +156,7 @@ def test_encoder_gradients_reach_every_weight(model, panel, guide):
 
 def test_polished_guide_trains_its_encoder_on_its_own_bound(model, panel, guide):
     """The final bound sends the encoder no gradient; its own bound does, and peaks at the exact posterior."""
-    guide.polish_steps = 2
+    guide.newton_steps = 2
     loss = pyro.infer.Trace_ELBO()(lambda data: mixed_logit(model, data), guide)
     loss(panel).backward()
     assert all(p.grad is None for p in guide.encoder.parameters())

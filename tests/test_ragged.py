@@ -172,7 +172,7 @@ def test_scores_and_information_of_any_shape(name, families):
     location = torch.tensor([0.1, -0.2], dtype=torch.float64)
     tril = torch.tensor([[0.5, 0.0], [0.2, 0.4]], dtype=torch.float64)
     population = PopulationParameters(torch.tensor([0.3], dtype=torch.float64), location, tril)
-    sweep = IntegrationSettings(16, 8, 3, 20, vary=1)
+    sweep = IntegrationSettings(16, 8, 3, 20, variational_steps=1)
     found = []
 
     def information_of(marginal):

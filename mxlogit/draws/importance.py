@@ -64,10 +64,11 @@ class BaseDraws:
     points : Tensor, shape (n, k, s)
         Points, symmetric about zero. The axis s is (group, half, sign, position), so antithetic pairs lie in the same
         half and each half is symmetric. The last ``n_prior`` positions are standard normal, draws from the prior of
-        whitened tastes; the others are Student-t (normal if ``tail`` is None), draws from a person's local component.
+        whitened tastes; the others are draws from a person's local component, Student-t (normal if
+        ``degrees_of_freedom`` is None).
     n_prior : int
         Number of positions that are draws from the prior.
-    tail : int or None
+    degrees_of_freedom : int or None
         Degrees of freedom of the local component; None if it is normal.
     n_groups : int
         Number of groups of points.
@@ -75,14 +76,14 @@ class BaseDraws:
 
     points: Tensor
     n_prior: int
-    tail: int | None
+    degrees_of_freedom: int | None
     n_groups: int = 1
 
     @classmethod
     def join(cls, groups: Sequence[BaseDraws]) -> BaseDraws:
         """Concatenate groups of points of the same people and scheme."""
         first = groups[0]
-        return cls(torch.cat([g.points for g in groups], -1), first.n_prior, first.tail, len(groups))
+        return cls(torch.cat([g.points for g in groups], -1), first.n_prior, first.degrees_of_freedom, len(groups))
 
     def take(self, people: Tensor) -> BaseDraws:
         """Return the points of a subset of people."""
@@ -100,9 +101,9 @@ class BaseDraws:
 
     def log_local(self, square: Tensor, dimensions: int) -> Tensor:
         """Log density of the standardised local component at points of squared length ``square``."""
-        if self.tail is None:
+        if self.degrees_of_freedom is None:
             return log_standard_normal(square, dimensions)
-        return log_standard_student(square, dimensions, self.tail)
+        return log_standard_student(square, dimensions, self.degrees_of_freedom)
 
 
 def log_standard_normal(square: Tensor, dimensions: int) -> Tensor:
@@ -129,7 +130,7 @@ class DrawScheme:
         Number of draws per person, a multiple of 4.
     dimensions : int
         Number k of random coefficients.
-    tail : int or None
+    degrees_of_freedom : int or None
         Degrees of freedom of a multivariate Student-t, an even number above 2; None for the normal.
     defensive : bool
         Whether a share of the points comes from the prior, which bounds the importance weights (Hesterberg 1995,
@@ -139,7 +140,7 @@ class DrawScheme:
     key: tuple[int, ...]
     draws: int
     dimensions: int
-    tail: int | None
+    degrees_of_freedom: int | None
     defensive: bool
 
     @property
@@ -165,7 +166,7 @@ class DrawScheme:
         BaseDraws
         """
         quarter, k = self.draws // 4, self.dimensions
-        shapes = [(k, 2, quarter), (0 if self.tail is None else self.tail // 2, 2, quarter)]
+        shapes = [(k, 2, quarter), (0 if self.degrees_of_freedom is None else self.degrees_of_freedom // 2, 2, quarter)]
         normal, uniform = (like.new_empty(count, *shape) for shape in shapes)
         for generator, place in self._blocks(first, count, like.device):
             place.fill(normal, torch.Tensor.normal_, generator)
@@ -187,22 +188,22 @@ class DrawScheme:
         BaseDraws
         """
         half, k = self.draws // 2, self.dimensions
-        size = k + (0 if self.tail is None else self.tail // 2)
+        size = k + (0 if self.degrees_of_freedom is None else self.degrees_of_freedom // 2)
         if size == 0:
             return self._assemble(*(like.new_empty(len(keys), 0, 2, half // 2) for _ in range(2)))
         uniform = shifted_net(self.key, keys, size, half).to(like.device).unflatten(-1, (2, -1))
         return self._assemble(torch.special.ndtri(uniform[:, :k]).to(like), uniform[:, k:].to(like))
 
     def _assemble(self, normal: Tensor, uniform: Tensor) -> BaseDraws:
-        """Build antithetic points from normal (n, k, 2, quarter) and uniform (n, tail / 2, 2, quarter) numbers."""
-        if self.tail is not None:
+        """Build antithetic points from normal (n, k, 2, quarter) and uniform (n, freedom / 2, 2, quarter) numbers."""
+        if self.degrees_of_freedom is not None:
             # A chi-square variate with an even number of degrees of freedom is minus twice the log of a product of
             # uniforms.
-            stretch = uniform.neg_().add_(1.0).prod(1).log_().mul_(-2.0 / self.tail).rsqrt_()
+            stretch = uniform.neg_().add_(1.0).prod(1).log_().mul_(-2.0 / self.degrees_of_freedom).rsqrt_()
             stretch[..., normal.shape[-1] - self.n_prior :] = 1.0
             normal *= stretch[:, None]
         points = torch.stack([normal, -normal], 3)
-        return BaseDraws(points.view(len(normal), self.dimensions, self.draws), self.n_prior, self.tail)
+        return BaseDraws(points.view(len(normal), self.dimensions, self.draws), self.n_prior, self.degrees_of_freedom)
 
     def _blocks(self, first: int, count: int, device: torch.device) -> Iterator[tuple[torch.Generator, _Place]]:
         """Iterate over the blocks that contain the people: their generators, and the positions of the people."""

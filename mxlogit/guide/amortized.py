@@ -35,7 +35,7 @@ class AmortizedGuide(nn.Module):
         Initial value of q(theta).
     encoder : nn.Module or None
         Network from (population, panel) to a `LocalFactor`; None: Newton steps start at xi = 0.
-    polish_steps : int
+    newton_steps : int
         Number of Newton steps after the encoder. No gradients pass through them; the encoder is then trained on its
         own bound, `encoder_bound`.
     flow : LocalFlow, optional
@@ -54,12 +54,12 @@ class AmortizedGuide(nn.Module):
         model: MixedLogitModel,
         start: GaussianFactor,
         encoder: nn.Module | None,
-        polish_steps: int = 0,
+        newton_steps: int = 0,
         flow: LocalFlow | None = None,
         family: str = "gaussian",
     ) -> None:
         super().__init__()
-        self.model, self.polish_steps, self.encoder, self.flow, self.family = model, polish_steps, encoder, flow, family
+        self.model, self.newton_steps, self.encoder, self.flow, self.family = model, newton_steps, encoder, flow, family
         self.sbp: SBP | None = None
         self.mask_key: tuple[int, ...] = (0, 0)
         self.first_person = 0
@@ -86,7 +86,7 @@ class AmortizedGuide(nn.Module):
         self, population: PopulationParameters, panel: Panels, people: Tensor | None = None
     ) -> LocalFactor:
         """q(xi_n | theta) for the people of a panel; ``people`` (n,) are their global indices, see `encode`."""
-        if self.encoder is None or self.polish_steps:
+        if self.encoder is None or self.newton_steps:
             factor = self.polished(population, panel)
         else:
             factor = self.encode(population, panel, people)
@@ -99,7 +99,7 @@ class AmortizedGuide(nn.Module):
         if self.encoder is not None:
             start = self.encode(population, panel, None).mean
         # Detached as well, because forward-mode derivatives ignore no_grad.
-        return polish(start, population, panel, self.model.mixing, self.polish_steps).frozen()
+        return polish(start, population, panel, self.model.mixing, self.newton_steps).frozen()
 
     def flowed(self, factor: LocalFactor, population: PopulationParameters, panel: Panels) -> LocalFactor:
         """Factors with the flow, if there is one."""

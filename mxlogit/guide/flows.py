@@ -34,7 +34,7 @@ _MOST_CONTEXT = 5.0
 # Input of softplus for a unit slope at the knots, since Pyro adds 1e-3 to its output.
 _UNIT_SLOPE = math.log(math.expm1(1.0 - 1e-3))
 # Degrees of freedom of the base points: they set the tails beyond the range of the splines; chosen by hand.
-_TAIL = 20
+_DEGREES_OF_FREEDOM = 20
 
 
 class _Spline(nn.Module):
@@ -154,7 +154,7 @@ class LocalFlow(nn.Module):
         Length of the context; `context_size` by default.
     """
 
-    tail = _TAIL
+    degrees_of_freedom = _DEGREES_OF_FREEDOM
     defensive = False
     context_mean: Tensor
     context_scale: Tensor

@@ -48,10 +48,18 @@ def report_samples(space: ParameterSpace, vectors: Tensor) -> Samples:
 
 
 def evaluate_center(
-    marginal: MarginalLikelihood, center: PopulationParameters, draws: int, tail: int | None, vary: int = 0
+    marginal: MarginalLikelihood,
+    center: PopulationParameters,
+    draws: int,
+    degrees_of_freedom: int | None,
+    variational_steps: int = 0,
 ) -> Diagnostics:
     """Return the log likelihood at the point estimate, its Monte Carlo error, the mean ESS fraction and the ELBO."""
-    final = marginal.measure(center, IntegrationSettings(draws, tail, 7, 10, vary=vary), remember=False)
+    final = marginal.measure(
+        center,
+        IntegrationSettings(draws, degrees_of_freedom, stream=7, newton_steps=10, variational_steps=variational_steps),
+        remember=False,
+    )
     return Diagnostics(
         log_likelihood=final.log_likelihood,
         log_likelihood_error=final.variance**0.5,

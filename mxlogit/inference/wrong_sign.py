@@ -54,8 +54,8 @@ _RATIOS = torch.tensor([-6.0, -3.0, -1.5, -0.5, 0.0, 0.5, 1.5, 3.0, 8.0], dtype=
 _QUANTILES = 64
 # Of e, in double precision, with room for a sum.
 _LARGEST_EXPONENT = 700.0
-_SWEEP = IntegrationSettings(draws=64, tail=8, key=1, polish=30)
-_SEARCH = NewtonSettings(tolerance=0.005, max_iterations=60, draws=64, tail=8, polish=8)
+_SWEEP = IntegrationSettings(draws=64, degrees_of_freedom=8, stream=1, newton_steps=30)
+_SEARCH = NewtonSettings(tolerance=0.005, max_iterations=60, draws=64, degrees_of_freedom=8, newton_steps=8)
 # Samples of a model that is left without parameters.
 _FEW_SAMPLES = 100
 _OTHERS = {"lognormal": "'negative_lognormal'", "negative_lognormal": "'lognormal'"}
@@ -347,7 +347,7 @@ def _fit_nothing(reduction: Reduction, people: People, method: Method) -> Fit:
     population = start_population(model, _empty_logit())
     samples = torch.zeros(_FEW_SAMPLES, 0, dtype=torch.float64)
     marginal = MarginalLikelihood(part, model.space, model.mixing, 0)
-    value = marginal.measure(population, IntegrationSettings(4, None, 1, 0)).log_likelihood
+    value = marginal.measure(population, IntegrationSettings(draws=4, stream=1, newton_steps=0)).log_likelihood
     estimator = isinstance(method, MSLE)
     kind = "sampling distribution" if estimator else "posterior"
     found = Diagnostics(log_likelihood=value, log_likelihood_error=0.0, ess=1.0, passes=1.0)

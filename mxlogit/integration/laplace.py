@@ -102,13 +102,13 @@ class Flow(Protocol):
 
     Attributes
     ----------
-    tail : int
+    degrees_of_freedom : int
         Degrees of freedom of the Student-t base points that the flow was trained on.
     defensive : bool
         Whether some draws must still come from the prior, because weights of some people are uneven under the flow.
     """
 
-    tail: int
+    degrees_of_freedom: int
     defensive: bool
 
     def attach(self, factor: LocalFactor, population: PopulationParameters, panel: Panels, mixing: Mixing) -> Warp:

@@ -36,7 +36,7 @@ _CHUNKS_IN_A_WINDOW = 8
 # Most base draws (floats, all people) kept between passes, 32 MB in single precision: making them is a tenth of a pass.
 _KEPT_NUMBERS = 8_000_000
 _VARIATIONAL_POINTS = 16  # per person, for the expectations of the variational steps; chosen by hand
-_VARIATIONAL_KEY = 77  # random stream of these points
+_VARIATIONAL_STREAM = 77  # random stream of these points
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,8 @@ class _Window:
 class Proposal:
     """Importance proposal of some people: local indices ``part``, panel, local factors and base draws.
 
-    ``window`` and ``group`` locate the people among all; ``cells`` bounds rows x draws evaluated at once; ``vary`` and
-    ``pathwise`` are settings of the sweep.
+    ``window`` and ``group`` locate the people among all; ``cells`` bounds rows x draws evaluated at once;
+    ``variational_steps`` and ``pathwise`` are those of the integration settings.
     """
 
     part: slice | Tensor
@@ -84,7 +84,7 @@ class Proposal:
     base: BaseDraws
     window: _Window
     group: slice | Tensor
-    vary: int
+    variational_steps: int
     cells: int
     pathwise: bool = False
 
@@ -165,10 +165,10 @@ class MarginalLikelihood:
         return cells // max(draws, self.people.panels.n_columns)
 
     def _scheme(self, sweep: IntegrationSettings) -> DrawScheme:
-        tail, defensive = sweep.tail, sweep.defensive
+        degrees_of_freedom, defensive = sweep.degrees_of_freedom, sweep.defensive
         if self.flow is not None:
-            tail, defensive = self.flow.tail, self.flow.defensive
-        return DrawScheme((self.seed, sweep.key), sweep.draws, self.space.n_random, tail, defensive)
+            degrees_of_freedom, defensive = self.flow.degrees_of_freedom, self.flow.defensive
+        return DrawScheme((self.seed, sweep.stream), sweep.draws, self.space.n_random, degrees_of_freedom, defensive)
 
     def _window(self, start: int, count: int, scheme: DrawScheme) -> _Window:
         """The window of a range of people; it keeps its draws while the scheme is unchanged, if they fit in memory."""
@@ -200,12 +200,16 @@ class MarginalLikelihood:
             window = self._window(part.start, len(everybody), scheme)
             for group, panel in everybody.pieces(self._row_limit(sweep.draws, cells), size):
                 place = places_inside(part.start, group)
-                factor = polish(self.modes[place], local, panel, self.mixing, sweep.polish, sweep.settled)
+                factor = polish(
+                    self.modes[place], local, panel, self.mixing, sweep.newton_steps, sweep.newton_tolerance
+                )
                 if remember:
                     self.modes[place] = factor.mean
                 base = window.points(_affordable(scheme, panel, cells), group, factor.mean)
-                proposal = Proposal(place, panel, factor, base, window, group, sweep.vary, cells, sweep.pathwise)
-                yield self._warp(self._vary(proposal, local), local)
+                proposal = Proposal(
+                    place, panel, factor, base, window, group, sweep.variational_steps, cells, sweep.pathwise
+                )
+                yield self._warp(self._refine(proposal, local), local)
 
     @torch.no_grad()
     def follow(self, population: PopulationParameters, proposals: Iterable[Proposal]) -> Iterator[Proposal]:
@@ -213,7 +217,7 @@ class MarginalLikelihood:
         local = population.to(self.people.like)
         for proposal in proposals:
             factor = follow(proposal.factor.mean, local, proposal.panel, self.mixing)
-            moved = self._vary(replace(proposal, factor=factor), local)
+            moved = self._refine(replace(proposal, factor=factor), local)
             yield replace(moved, factor=replace(moved.factor, warp=proposal.factor.warp))
 
     def _warp(self, p: Proposal, population: PopulationParameters) -> Proposal:
@@ -223,14 +227,17 @@ class MarginalLikelihood:
         warp = self.flow.attach(p.factor, population, p.panel, self.mixing)
         return replace(p, factor=replace(p.factor, warp=warp))
 
-    def _vary(self, p: Proposal, population: PopulationParameters) -> Proposal:
+    def _refine(self, p: Proposal, population: PopulationParameters) -> Proposal:
         """Take the variational steps of a proposal whose factor is at the mode."""
-        if p.vary == 0 or self.space.n_random == 0:
+        if p.variational_steps == 0 or self.space.n_random == 0:
             return p
-        scheme = DrawScheme((self.seed, _VARIATIONAL_KEY), _VARIATIONAL_POINTS, self.space.n_random, None, False)
+        scheme = DrawScheme((self.seed, _VARIATIONAL_STREAM), _VARIATIONAL_POINTS, self.space.n_random, None, False)
         points = p.points(scheme).points
         return replace(
-            p, factor=refine_gaussian(p.factor, points, population, p.panel, self.mixing, p.vary, self._scratch)
+            p,
+            factor=refine_gaussian(
+                p.factor, points, population, p.panel, self.mixing, p.variational_steps, self._scratch
+            ),
         )
 
     @torch.no_grad()
@@ -255,7 +262,7 @@ class MarginalLikelihood:
         """Sums of a pass over the people of all processes, computed or read from the journal."""
         at = self.space.unconstrain(population).cpu()
         paths = " along paths" if sweep.pathwise else ""
-        key = f"{self.name} {name}{paths} with {sweep.draws} draws, key {sweep.key}"
+        key = f"{self.name} {name}{paths} with {sweep.draws} draws, key {sweep.stream}"
         return self.journal.run(key, at, self, lambda: self.people.team.all_reduce_sum(*compute()))
 
     def measure(
@@ -335,7 +342,7 @@ class MarginalLikelihood:
         self, population: PopulationParameters, sweep: IntegrationSettings, times: int
     ) -> tuple[Tensor, ...]:
         size, local = self.space.size, population.to(self.people.like)
-        schemes = [self._scheme(replace(sweep, key=sweep.key + 1 + group)) for group in range(times)]
+        schemes = [self._scheme(replace(sweep, stream=sweep.stream + 1 + group)) for group in range(times)]
         total, variance, noise = self._zeros(size), self._zeros(size, size), self._zeros(size, size)
         for p in self.propose(population, sweep, size=self.chunk_size(times * sweep.draws)):
             weights = p.panel.weights.double()[:, None]

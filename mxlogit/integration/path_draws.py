@@ -96,7 +96,7 @@ class WhitenedDraws(_Drawn):
         return cls(proposal.panel, *_RANDOM, *marginal.whitened(proposal))
 
     @classmethod
-    def from_population(cls, marginal: MarginalLikelihood, proposal: Proposal, key: int) -> WhitenedDraws:
+    def from_population(cls, marginal: MarginalLikelihood, proposal: Proposal, stream: int) -> WhitenedDraws:
         """Quasi-random draws for the people of a proposal from the mixing distribution.
 
         They suit uninformative panels: with one choice and two tastes, 64 of them have the noise of a thousand random
@@ -105,7 +105,7 @@ class WhitenedDraws(_Drawn):
         part = proposal.part.cpu() if isinstance(proposal.part, Tensor) else proposal.part
         places = (marginal.people.first + torch.arange(len(marginal.people.panels)))[part]
         count = 1 << (proposal.base.points.shape[-1] - 1).bit_length()
-        uniform = shifted_net((marginal.seed, key), places, marginal.space.n_random, count)
+        uniform = shifted_net((marginal.seed, stream), places, marginal.space.n_random, count)
         nothing = proposal.factor.mean.new_zeros(1, count)
         return cls(proposal.panel, *_NETS, torch.special.ndtri(uniform).to(nothing), nothing)
 
@@ -231,7 +231,7 @@ class PathDraws:
         self._chunks: list[_Drawn] = []
         self._apart: list[Tensor] = []
         for proposal in marginal.propose(anchor, sweep, remember=False, cells=_CELLS):
-            kinds = list(_kinds(model, marginal, proposal, here, sweep.key))
+            kinds = list(_kinds(model, marginal, proposal, here, sweep.stream))
             aparts = [drawn.halves(model, here).diff(dim=1)[:, 0] for drawn in kinds]
             noises = [
                 torch.stack([drawn.noise(drawn.halves(model, other), apart) for other in there]).median()
@@ -286,10 +286,10 @@ class PathDraws:
 
 
 def _kinds(
-    model: MixedLogitModel, marginal: MarginalLikelihood, proposal: Proposal, anchor: PopulationParameters, key: int
+    model: MixedLogitModel, marginal: MarginalLikelihood, proposal: Proposal, anchor: PopulationParameters, stream: int
 ) -> Iterator[_Drawn]:
     """Draws of each applicable kind for the people of a proposal."""
-    yield WhitenedDraws.from_population(marginal, proposal, key)
+    yield WhitenedDraws.from_population(marginal, proposal, stream)
     yield WhitenedDraws.around_modes(marginal, proposal)
     if not model.mixing.direct and model.mixing.scale_position is None:
         yield LatentDraws.around_modes(model, marginal, proposal, anchor)

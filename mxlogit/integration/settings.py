@@ -1,4 +1,4 @@
-"""Settings of one pass over the people that integrates their tastes out."""
+"""Settings by which one pass over the people integrates their tastes out."""
 
 from __future__ import annotations
 
@@ -12,28 +12,29 @@ class IntegrationSettings:
     Attributes
     ----------
     draws : int
-        Importance draws per person, a multiple of 4.
-    tail : int or None
-        Degrees of freedom of the Student-t proposal; None for the normal.
-    key : int
-        Random stream; passes with the same key use the same base draws.
-    polish : int
-        Most Newton steps per person before drawing.
+        Number of importance draws per person, a multiple of 4.
+    degrees_of_freedom : int or None
+        Degrees of freedom of the Student-t proposal; None for a normal proposal.
+    stream : int
+        Number of the random stream; passes with the same number use the same base draws.
+    newton_steps : int
+        Largest number of Newton steps towards a person's mode before drawing.
     defensive : bool
-        Whether some draws come from the prior, which bounds the weights.
-    settled : float
+        Whether some of the draws come from the prior (a defensive mixture), which bounds the importance weights.
+    newton_tolerance : float
         Half the squared Newton decrement, in nats, below which a person takes no more Newton steps.
-    vary : int
-        Number of variational steps after the Newton steps, against uneven weights.
+    variational_steps : int
+        Number of variational steps after the Newton steps, where importance weights are uneven.
     pathwise : bool
-        Whether to differentiate at constant whitened tastes (`mxlogit.integration.pathwise`), for uninformative panels.
+        Whether derivatives are taken at constant whitened tastes (`mxlogit.integration.pathwise`), as suits
+        uninformative panels.
     """
 
     draws: int = 16
-    tail: int | None = None
-    key: int = 0
-    polish: int = 2
+    degrees_of_freedom: int | None = None
+    stream: int = 0
+    newton_steps: int = 2
     defensive: bool = True
-    settled: float = 1e-4
-    vary: int = 0
+    newton_tolerance: float = 1e-4
+    variational_steps: int = 0
     pathwise: bool = False

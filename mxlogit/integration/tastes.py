@@ -112,15 +112,15 @@ class ImportanceTastes(WeighedTastes):
     ----------
     model : MixedLogitModel
     seed : int
-    tail : int or None
+    degrees_of_freedom : int or None
         Degrees of freedom of the Student-t proposal; None for the normal.
     draws : int
         Number of importance draws per person and population value.
-    polish : int
+    newton_steps : int
         Most Newton steps per person from xi = 0.
-    vary : int
+    variational_steps : int
         Number of variational steps after the Newton steps.
-    even : bool
+    even_weights : bool
         Whether importance weights are known to be even, so that fewer draws suffice for means and standard deviations.
     flow : Flow, optional
         Flow on the local factors.
@@ -130,16 +130,17 @@ class ImportanceTastes(WeighedTastes):
         self,
         model: MixedLogitModel,
         seed: int,
-        tail: int | None,
+        degrees_of_freedom: int | None,
         draws: int = 128,
-        polish: int = 30,
+        newton_steps: int = 30,
         *,
-        vary: int = 0,
-        even: bool = False,
+        variational_steps: int = 0,
+        even_weights: bool = False,
         flow: Flow | None = None,
     ) -> None:
-        self.model, self.seed, self.tail = model, seed, tail
-        self.draws, self.polish, self.vary, self.even, self.flow = draws, polish, vary, even, flow
+        self.model, self.seed, self.degrees_of_freedom = model, seed, degrees_of_freedom
+        self.newton_steps, self.variational_steps = newton_steps, variational_steps
+        self.draws, self.even_weights, self.flow = draws, even_weights, flow
 
     def _propose(
         self, people: People, population: PopulationParameters, draws: int, stream: int, keys: Tensor | None
@@ -148,7 +149,13 @@ class ImportanceTastes(WeighedTastes):
         # Created per call: reading results changes no state, so several threads may read them.
         marginal = MarginalLikelihood(people, self.model.space, self.model.mixing, self.seed, keys=keys)
         marginal.flow = self.flow
-        sweep = IntegrationSettings(draws, self.tail, _STREAM + stream, self.polish, vary=self.vary)
+        sweep = IntegrationSettings(
+            draws,
+            self.degrees_of_freedom,
+            _STREAM + stream,
+            self.newton_steps,
+            variational_steps=self.variational_steps,
+        )
         yield from marginal.weigh(population, marginal.propose(population, sweep, remember=False))
 
     def _propose_alike(
@@ -170,7 +177,7 @@ class ImportanceTastes(WeighedTastes):
         shape = (len(panel), self.model.space.n_random)
         mean = panel.like.new_zeros(shape, dtype=torch.float64)
         deviation = torch.zeros_like(mean)
-        draws = min(self.draws, _FEW_DRAWS) if self.even else self.draws
+        draws = min(self.draws, _FEW_DRAWS) if self.even_weights else self.draws
         for proposal, drawn in self._propose_alike(panel, population, draws, seed):
             centre, spread = self._chunk_moments(proposal.factor, drawn, population.to(panel.like))
             mean[proposal.part], deviation[proposal.part] = centre, spread

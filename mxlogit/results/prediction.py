@@ -151,7 +151,9 @@ def mean_log_likelihood(model: MixedLogitModel, fit: Fit, panel: PanelSource, ke
         Seed of the draws.
     """
     marginal = MarginalLikelihood(People.gather(panel), model.space, model.mixing, seed, keys=keys)
-    total = marginal.measure(fit.center, IntegrationSettings(draws=256, tail=8, key=31, polish=30)).log_likelihood
+    total = marginal.measure(
+        fit.center, IntegrationSettings(draws=256, degrees_of_freedom=8, stream=31, newton_steps=30)
+    ).log_likelihood
     weights = [(part.weights.double() @ part.n_situations.double()) for _, part in panel.chunks(PEOPLE_AT_ONCE)]
     return total / float(torch.stack(weights).sum())
 

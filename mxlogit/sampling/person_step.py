@@ -31,9 +31,9 @@ from mxlogit.model.wtp_space import coefficient_jacobian
 from mxlogit.sampling.chains import ChainLikelihood, Noise, State, choose, with_people
 
 # Degrees of freedom of the Student-t proposal; chosen by hand.
-_TAIL = 8
+_DEGREES_OF_FREEDOM = 8
 # Most Newton steps to the modes at the reference; chosen by hand.
-_POLISH_STEPS = 30
+_NEWTON_STEPS = 30
 # Sd of the random walk times sqrt(k), in sds of the proposal (Roberts and Rosenthal 2001, Statistical Science 16).
 _WALK = 2.38
 
@@ -77,7 +77,7 @@ def _expand(
     """Linear term, information and cross information of the people of a panel."""
     mixing, n_fixed = model.mixing, population.fixed.shape[0]
     start = panel.values.new_zeros(len(panel), model.space.n_random)
-    xi = polish(start, population, panel, mixing, _POLISH_STEPS).mean
+    xi = polish(start, population, panel, mixing, _NEWTON_STEPS).mean
     latent = population.location + xi @ population.scale_tril.mT
     value = mixing.evaluate(latent, population.location, population.scale)
     utility = drawn_utility(value.taste[..., None], population, panel, mixing)[..., 0]
@@ -145,7 +145,7 @@ class PersonProposal:
     def log_density(self, xi: Tensor) -> Tensor:
         """Log density (chains, n) at tastes (chains, k, n), up to a constant."""
         distance = self.residuals(xi).square().sum(1)
-        return self.log_det - 0.5 * (_TAIL + xi.shape[1]) * torch.log1p(distance / _TAIL)
+        return self.log_det - 0.5 * (_DEGREES_OF_FREEDOM + xi.shape[1]) * torch.log1p(distance / _DEGREES_OF_FREEDOM)
 
     def residuals(self, xi: Tensor) -> Tensor:
         """Standardised deviations (chains, k, n) of tastes from the mean."""
@@ -174,7 +174,7 @@ def independence_step(
 ) -> tuple[State, Tensor]:
     """Independence Metropolis-Hastings step of all people's tastes; returns the state and acceptances (chains, n)."""
     k, n = state.xi.shape[1:]
-    stretch = (0.5 * _TAIL / noise.gamma([0.5 * _TAIL] * n, state.xi)).sqrt()
+    stretch = (0.5 * _DEGREES_OF_FREEDOM / noise.gamma([0.5 * _DEGREES_OF_FREEDOM] * n, state.xi)).sqrt()
     new = proposal.place(noise.normal(k, n, like=state.xi) * stretch[:, None])
     log_prob = likelihood.log_prob(state.population, new)
     gain = _log_target(new, log_prob) - _log_target(state.xi, state.log_prob)

@@ -25,9 +25,9 @@ _SEED = 3_000_000
 # Importance draws per person.
 _DRAWS = 64
 # Degrees of freedom of the Student-t importance density.
-_TAIL = 8
+_DEGREES_OF_FREEDOM = 8
 # Largest number of Newton steps to each person's mode.
-_POLISH = 30
+_NEWTON_STEPS = 30
 # Draws from the asymptotic distribution over which mean errors are computed.
 _ERRORS = 20_000
 
@@ -97,12 +97,14 @@ class _Sampled:
             raise SpecificationError(
                 "attainable errors are available for families whose tastes are smooth functions of their latents alone."
             )
-        information = marginal.information(self.model, self.truth, IntegrationSettings(_DRAWS, _TAIL, 0, _POLISH))
+        information = marginal.information(
+            self.model, self.truth, IntegrationSettings(_DRAWS, _DEGREES_OF_FREEDOM, newton_steps=_NEWTON_STEPS)
+        )
         return information / len(self.people)
 
     def error_of_tastes(self) -> float:
         """Root-mean-square error of the posterior means of all people's tastes at the true parameters."""
-        found, _ = ImportanceTastes(self.model, self.seed, _TAIL).moments(
+        found, _ = ImportanceTastes(self.model, self.seed, _DEGREES_OF_FREEDOM).moments(
             self.people.require_single_process(), self.truth
         )
         return float(np.sqrt(np.mean(np.square(found.numpy() - self.tastes))))

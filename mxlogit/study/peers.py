@@ -135,7 +135,7 @@ def _package(peer: Any, model: MixedLogitModel, panel: Panels, seconds: float, s
     covariance[: len(order), : len(order)] = known
     people = People.gather(panel)
     exact = MarginalLikelihood(people, space, model.mixing, seed).measure(
-        center, IntegrationSettings(_EXACT_DRAWS, 8, 7, 30)
+        center, IntegrationSettings(_EXACT_DRAWS, 8, stream=7, newton_steps=30)
     )
     status = Status.CONVERGED if peer.convergence else Status.STALLED
     diagnostics = Diagnostics(

@@ -152,7 +152,7 @@ def run_engine(
     guide = guide_of(model, people, seed)
     if near:
         factor = warm_start(guide, people, seed, Clock(lambda line: None))
-        guide = AmortizedGuide(model, factor, None, guide.polish_steps)
+        guide = AmortizedGuide(model, factor, None, guide.newton_steps)
     settings = ObjectiveSettings("marginal", 16, points or 2 * model.space.size, _BATCH)
     watched = Watched(GuideObjective(guide, people.require_single_process(), settings, seed), started, [])
     end = engine(watched, watched.objective.vector(), Progress(lambda *row: True))

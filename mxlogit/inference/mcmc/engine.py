@@ -268,7 +268,7 @@ def _conclude(model: MixedLogitModel, sampled: Sampled, panel: Panels, seed: int
     trace = sampled.trace
     samples = trace.samples(torch.Generator().manual_seed(seed))
     center = model.space.from_report(samples.mean)
-    states, tastes = _of_people(trace, panel), ImportanceTastes(model, seed, tail=8)
+    states, tastes = _of_people(trace, panel), ImportanceTastes(model, seed, degrees_of_freedom=8)
     reported = trace.reported()
     diagnostics, status, warnings = _mixing(reported, sampled.ended_by)
     marginal = MarginalLikelihood(People.gather(panel), model.space, model.mixing, seed)

@@ -58,13 +58,13 @@ class AdamPlan:
     guide : GuidePlan
         Plan with an encoder.
     training : Training
-    tail : int or None
+    degrees_of_freedom : int or None
     n_samples : int
     """
 
     guide: GuidePlan
     training: Training
-    tail: int | None
+    degrees_of_freedom: int | None
     n_samples: int
 
 
@@ -164,7 +164,7 @@ class _Run:
         guide.mask_key = key
         loss = self.loss_of(panel, chosen)
         loss.backward()
-        if guide.polish_steps:
+        if guide.newton_steps:
             population = guide.model.space.constrain(guide.population_factor().mean.detach()).to(panel.values)
             bound = guide.encoder_bound(population, panel.take(chosen), chosen)
             (-len(panel) / self.batch * bound).backward()
@@ -214,10 +214,10 @@ def _conclude(plan: AdamPlan, task: Task, guide: AmortizedGuide, factor: Gaussia
     samples: Samples = draw_samples(model.space, factor, plan.n_samples, seed)
     center = model.space.from_report(samples.mean)
     marginal = MarginalLikelihood(people, model.space, model.mixing, seed)
-    marginal.sweep(center, IntegrationSettings(16, plan.tail, 6, 30))
+    marginal.sweep(center, IntegrationSettings(16, plan.degrees_of_freedom, stream=6, newton_steps=30))
     encoder = encoder_quality(guide, center, people, seed)
     diagnostics = replace(
-        evaluate_center(marginal, center, 64, plan.tail),
+        evaluate_center(marginal, center, 64, plan.degrees_of_freedom),
         elbo=clock.history[-1].objective if clock.history else math.nan,
         elbo_local=encoder.elbo,
         ess_encoder=encoder.ess,
@@ -226,6 +226,6 @@ def _conclude(plan: AdamPlan, task: Task, guide: AmortizedGuide, factor: Gaussia
         sbp_keep=None if guide.sbp is None else guide.sbp.share,
     )
     # A flow has learned to follow what the guide polishes; after the bare encoder's factors it would not fit.
-    tastes = ImportanceTastes(model, seed, plan.tail, flow=guide.flow if guide.polish_steps else None)
+    tastes = ImportanceTastes(model, seed, plan.degrees_of_freedom, flow=guide.flow if guide.newton_steps else None)
     guide.requires_grad_(requires_grad=False)
     return Outcome(samples, center, Status.ITERATIONS_DONE, tastes, diagnostics)

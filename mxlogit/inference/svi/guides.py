@@ -42,7 +42,7 @@ def make_guide(
         if encoder is not None:
             encoder = encoder.to(panel.values)
             encoder = encoder if team is None else team.wrap_ddp(encoder)
-        guide = AmortizedGuide(model, _start_factor(model, start), encoder, plan.polish, family=plan.family)
+        guide = AmortizedGuide(model, _start_factor(model, start), encoder, plan.newton_steps, family=plan.family)
         guide.sbp = plan.sbp
         if plan.flow is not None and model.space.n_random:
             flow = LocalFlow(model.space.n_random, plan.flow, plan.flow_layers).to(panel.values)

@@ -15,7 +15,7 @@ class GuidePlan:
     Attributes
     ----------
     encoder : Encoder, "rodrigues2022" or None
-    polish : int
+    newton_steps : int
         Number of Newton steps after the encoder, or from zero.
     flow : {"affine", "spline", "autoregressive", None}
     flow_layers : int
@@ -26,7 +26,7 @@ class GuidePlan:
     """
 
     encoder: Encoder | str | None
-    polish: int
+    newton_steps: int
     flow: str | None = None
     flow_layers: int = 1
     family: str = "gaussian"

@@ -60,7 +60,7 @@ class BoundPlan:
     objective : {"auto", "iwae", "elbo"}
     noise : {"antithetic", "sobol"}
     draws : int or None
-    tail : int or None
+    degrees_of_freedom : int or None
     n_samples : int
     """
 
@@ -70,7 +70,7 @@ class BoundPlan:
     objective: str
     noise: str
     draws: int | None
-    tail: int | None
+    degrees_of_freedom: int | None
     n_samples: int
 
     @property
@@ -109,7 +109,7 @@ def run_stochastic(task: Task, plan: BoundPlan) -> Fit:
     guide = make_guide(plan.guide, model, panel, task.start, seed)
     if plan.optimizer in ("hessian_free", "lbfgs") and guide.encoder is None and guide.flow is None:
         factor = warm_start(guide, people, seed, clock)
-        guide = AmortizedGuide(model, factor, None, guide.polish_steps, family=guide.family)
+        guide = AmortizedGuide(model, factor, None, guide.newton_steps, family=guide.family)
     objective = GuideObjective(guide, panel, plan.settings_of_bound(guide), seed)
     if plan.draws_stay:
         found = minimise_fixed_draws(objective, seed, clock)
@@ -218,14 +218,16 @@ def _conclude(
     samples = draw_samples(model.space, factor, plan.n_samples, seed)
     center = model.space.from_report(samples.mean)
     marginal = MarginalLikelihood(people, model.space, model.mixing, seed)
-    marginal.sweep(center, IntegrationSettings(16, plan.tail, 6, 30))
+    marginal.sweep(center, IntegrationSettings(16, plan.degrees_of_freedom, stream=6, newton_steps=30))
     # A flow has learned to follow polished factors.
-    vary = _VARIATIONAL_STEPS if model.space.n_random and guide.flow is None else 0
+    variational_steps = _VARIATIONAL_STEPS if model.space.n_random and guide.flow is None else 0
     diagnostics = replace(
-        evaluate_center(marginal, center, 64, plan.tail, vary).join(figures),
+        evaluate_center(marginal, center, 64, plan.degrees_of_freedom, variational_steps).join(figures),
         bound=clock.history[-1].objective if clock.history else math.nan,
         guide=f"q(theta) {guide.family}, by {plan.optimizer}; "
         + ("polished factors and importance weights" if guide.encoder is None else "encoder and importance weights"),
     )
-    tastes = ImportanceTastes(model, seed, plan.tail, vary=vary, flow=guide.flow)
+    tastes = ImportanceTastes(
+        model, seed, plan.degrees_of_freedom, variational_steps=variational_steps, flow=guide.flow
+    )
     return Outcome(samples, center, Status.CONVERGED, tastes, diagnostics)

@@ -31,7 +31,7 @@ _TIMES_MORE = 4
 _MOST_ITERATIONS = 40
 _SHORT_WINDOW = 5
 # Integration settings of the Laplace approximation; chosen by hand.
-_SWEEP = IntegrationSettings(draws=16, tail=8, key=30, polish=10)
+_SWEEP = IntegrationSettings(draws=16, degrees_of_freedom=8, stream=30, newton_steps=10)
 
 
 def warm_start(guide: AmortizedGuide, people: People, seed: int, clock: Clock) -> GaussianFactor:
@@ -52,7 +52,7 @@ def warm_start(guide: AmortizedGuide, people: People, seed: int, clock: Clock) -
     first = laplace(guide, people, seed, clock)
     if len(people) < _TIMES_MORE * _FEW_PEOPLE:
         return first
-    near = AmortizedGuide(guide.model, first, None, guide.polish_steps)
+    near = AmortizedGuide(guide.model, first, None, guide.newton_steps)
     settings = ObjectiveSettings(points=2 * guide.model.space.size, batch=_FEW_PEOPLE)
     objective = GuideObjective(near, people.require_single_process(), settings, seed)
     values: list[float] = []

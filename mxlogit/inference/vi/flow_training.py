@@ -41,7 +41,7 @@ _SAFE = 0.3
 _CHECK_DRAWS = 256
 _CHECK_CHUNK = 500
 # Most Newton steps to the modes, points of the variational steps, and training steps between messages.
-_POLISH = 30
+_NEWTON_STEPS = 30
 _VARIATIONAL_POINTS = 16
 _TELL_EVERY = 20
 
@@ -57,7 +57,7 @@ class FlowSettings:
     objective : {"ess", "elbo", "iwae"}
     steps : int or None
         Number of training steps; None: by the effective sample size without a flow.
-    vary : int
+    variational_steps : int
         Number of variational steps before the flow.
     seed : int
         Seed of initial weights, people and draws.
@@ -67,7 +67,7 @@ class FlowSettings:
     layers: int = 1
     objective: str = "ess"
     steps: int | None = None
-    vary: int = 2
+    variational_steps: int = 2
     seed: int = 0
 
 
@@ -141,12 +141,12 @@ class _TrainingProblem:
         population: PopulationParameters,
         settings: FlowSettings,
     ) -> None:
-        population, steps, seed = population.to(panel.values), settings.vary, settings.seed
+        population, steps, seed = population.to(panel.values), settings.variational_steps, settings.seed
         self.panel, self.population, self.mixing, self.seed = panel, population, model.mixing, seed
         scheme = DrawScheme((seed, 24), _VARIATIONAL_POINTS, model.space.n_random, None, defensive=False)
         points = scheme.points(0, len(panel), panel.values).points
         with torch.no_grad():
-            polished = polish(start, population, panel, model.mixing, _POLISH)
+            polished = polish(start, population, panel, model.mixing, _NEWTON_STEPS)
             self.factor = refine_gaussian(polished, points, population, panel, model.mixing, steps)
         self.warp = flow.attach(self.factor, population, panel, model.mixing)
 
@@ -156,7 +156,9 @@ class _TrainingProblem:
         factor = LocalFactor(
             f.mean[people], f.root[people], f.precision_tril[people], f.log_det[people], self.warp.take(people)
         )
-        scheme = DrawScheme((self.seed, 23, key), draws, f.mean.shape[1], self.warp.flow.tail, defensive=True)
+        scheme = DrawScheme(
+            (self.seed, 23, key), draws, f.mean.shape[1], self.warp.flow.degrees_of_freedom, defensive=True
+        )
         base = scheme.points(0, len(people), f.mean)
         return weigh_draws(factor, base, self.population, self.panel.take(people), self.mixing)
 

@@ -124,7 +124,8 @@ def _noise_of_one(
     """A sample (D, D) of the noise of these people's information, times the root of how many draws they have in all."""
     part = _some(marginal, _TRIED)
     one, other = (
-        part.information(model, population, replace(sweep, draws=_FEWEST, key=sweep.key + key)) for key in (1, 2)
+        part.information(model, population, replace(sweep, draws=_FEWEST, stream=sweep.stream + group))
+        for group in (1, 2)
     )
     return marginal.people.weight / part.people.weight * (0.5 * _FEWEST * len(part.people)) ** 0.5 * (one - other)
 

@@ -58,7 +58,11 @@ class NaturalSearch:
         few = most_people(marginal)
         self.part = marginal.take(people.draw(few, (marginal.seed, -5))) if len(people) > few else marginal
         self.sweep = IntegrationSettings(
-            settings.draws or _DRAWS, settings.tail, 50, settings.polish, vary=_VARIATIONAL_STEPS
+            settings.draws or _DRAWS,
+            settings.degrees_of_freedom,
+            stream=50,
+            newton_steps=settings.newton_steps,
+            variational_steps=_VARIATIONAL_STEPS,
         )
 
     def run(self, start: PopulationParameters) -> Optimum:
@@ -86,7 +90,7 @@ class NaturalSearch:
         population = space.constrain(q.mean)
         evaluation = self._evaluate(population)
         decrement = newton_decrement(evaluation, torch.ones(space.size, dtype=torch.float64))
-        other = self._evaluate(population, replace(self.sweep, key=self.sweep.key + 1))
+        other = self._evaluate(population, replace(self.sweep, stream=self.sweep.stream + 1))
         redraw = draws_shift(self.model, evaluation, other)
         return Optimum(population, evaluation, decrement, redraw, self.sweep, status, q)
 

@@ -117,8 +117,8 @@ class NewtonSettings:
     tolerance: float
     max_iterations: int
     draws: int | None
-    tail: int | None
-    polish: int
+    degrees_of_freedom: int | None
+    newton_steps: int
 
 
 class NewtonSearch:
@@ -142,7 +142,7 @@ class NewtonSearch:
         clock: Clock,
     ) -> None:
         self.model, self.marginal, self.sample, self.settings, self.clock = model, marginal, sample, settings, clock
-        self._vary, self._pathwise = 0, False
+        self._variational_steps, self._pathwise = 0, False
         self.step_scale = step_scale(model)
 
     def run(self, start: PopulationParameters) -> Optimum:
@@ -154,7 +154,13 @@ class NewtonSearch:
             part = self.sample
             if size < len(part.people):
                 part = part.take(part.people.draw(size, (part.seed, -1)))
-            sweep = IntegrationSettings(16, self.settings.tail, stage, self.settings.polish, vary=self._vary)
+            sweep = IntegrationSettings(
+                16,
+                self.settings.degrees_of_freedom,
+                stage,
+                self.settings.newton_steps,
+                variational_steps=self._variational_steps,
+            )
             ascent = self._ascend(population, part, sweep, _STAGE_TOLERANCE, f"{size} people")
             population = self._note_weights(ascent)
         if self.settings.draws is not None:
@@ -166,7 +172,7 @@ class NewtonSearch:
     def _note_weights(self, ascent: Ascent[PopulationParameters]) -> PopulationParameters:
         """Switch on variational steps if weights are uneven; return the end point of the ascent."""
         if ascent.evaluation.detail.value.ess < EVEN_WEIGHTS:
-            self._vary = _VARIATIONAL_STEPS
+            self._variational_steps = _VARIATIONAL_STEPS
         return ascent.point
 
     def _ascend_with(
@@ -178,7 +184,12 @@ class NewtonSearch:
 
     def _sweep_of(self, draws: int) -> IntegrationSettings:
         return IntegrationSettings(
-            draws, self.settings.tail, 100 + draws, self.settings.polish, vary=self._vary, pathwise=self._pathwise
+            draws,
+            self.settings.degrees_of_freedom,
+            100 + draws,
+            self.settings.newton_steps,
+            variational_steps=self._variational_steps,
+            pathwise=self._pathwise,
         )
 
     def _ascend_with_these(self, draws: int, population: PopulationParameters) -> Optimum:
@@ -187,7 +198,7 @@ class NewtonSearch:
         if self.clock.is_over():
             return self._finish(ascent, self._sweep_of(min(16, draws)), math.nan)
         ascent, sweep = self._ascend_with(draws, ascent.point, self.settings.tolerance)
-        few = replace(self._sweep_of(4 * max(1, draws // 16)), key=sweep.key + 1)
+        few = replace(self._sweep_of(4 * max(1, draws // 16)), stream=sweep.stream + 1)
         rough = self._evaluate(self.marginal, few, ascent.point)
         return self._finish(ascent, sweep, draws_shift(self.model, rough, ascent.evaluation))
 

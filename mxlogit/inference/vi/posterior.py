@@ -397,4 +397,4 @@ def situations_of_some(marginal: MarginalLikelihood) -> float:
 def posterior_sweep(sweep: IntegrationSettings, ess: float, n_people: int) -> IntegrationSettings:
     """Return the sweep of this stage: differences around the mode need fewer draws than the mode itself."""
     draws = draws_for(ALLOWED_ERROR, ess, min(n_people, budgets.MOST_PEOPLE), AROUND_THE_MODE)
-    return replace(sweep, draws=draws, key=POSTERIOR_STREAM)
+    return replace(sweep, draws=draws, stream=POSTERIOR_STREAM)

@@ -216,7 +216,7 @@ def _sharpen(task: Task, everybody: MarginalLikelihood, optimum: Optimum) -> Opt
     draws = budget.draws(people * situations_of_some(everybody), wanted)
     if draws <= sweep.draws or (draws < wanted and not (sweep.pathwise or few)):
         return optimum
-    sharp = replace(sweep, draws=draws, key=sweep.key + 5)
+    sharp = replace(sweep, draws=draws, stream=sweep.stream + 5)
     population = optimum.population
     evaluation = with_prior(model, population, everybody.sweep(population, sharp))
     task.clock.passes += 1
@@ -258,7 +258,7 @@ def _around_the_mode(
         part = everybody if optimum.sweep.pathwise else sample
         few = model.space.size <= FEW_PARAMETERS
         precision = PRECISE if few or len(everybody.people) > most_people(part) else ROUGH
-        sweep = replace(optimum.sweep, key=POSTERIOR_STREAM)
+        sweep = replace(optimum.sweep, stream=POSTERIOR_STREAM)
         scale = weight / part.people.weight
         found = observed_information(model, part, population, sweep, evaluation.curvature / scale, precision)
         curvature = evaluation.curvature if found is None else scale * found - prior.hessian

@@ -84,13 +84,15 @@ def run_newton(task: Task, plan: NewtonPlan) -> Fit:
     gain = None
     if plan.is_spline and posterior.corrected is not None:
         samples, gain = _spline_samples(model, posterior.corrected, plan.n_samples, seed)
-    tail, vary = plan.search.tail, optimum.sweep.vary
+    degrees_of_freedom, variational_steps = plan.search.degrees_of_freedom, optimum.sweep.variational_steps
     even = optimum.evaluation.detail.value.ess > EVEN_WEIGHTS and len(people) > _MANY_PEOPLE
     center = model.space.from_report(samples.mean)
     flow = marginal.flow = _train_flow(plan, task, part, [center, *_typical(model, samples)], optimum)
-    tastes = ImportanceTastes(model, seed, tail, vary=vary, even=even, flow=flow)
+    tastes = ImportanceTastes(
+        model, seed, degrees_of_freedom, variational_steps=variational_steps, even_weights=even, flow=flow
+    )
     draws = AT_THE_ESTIMATE.least if clock.was_over else AT_THE_ESTIMATE.draws(people.load)
-    at_center = evaluate_center(marginal, center, draws, tail, vary)
+    at_center = evaluate_center(marginal, center, draws, degrees_of_freedom, variational_steps)
     clock.passes += 1
     found = _diagnose_people(task, tastes, center, _diagnose(optimum, posterior, at_center))
     found = replace(found, guide=_describe_guide(flow, optimum), population_flow_gain=gain)
@@ -145,13 +147,18 @@ def _train_flow(
     # Imported here, because only flows need Pyro.
     from mxlogit.inference.vi.flow_training import FlowSettings, train_flow
 
-    wanted = FlowSettings("spline" if auto else plan.flow, plan.flow_layers, vary=optimum.sweep.vary, seed=task.seed)
+    wanted = FlowSettings(
+        "spline" if auto else plan.flow,
+        plan.flow_layers,
+        variational_steps=optimum.sweep.variational_steps,
+        seed=task.seed,
+    )
     flow, gain = train_flow(model, marginal, populations, wanted, task.clock.tell)
     return None if auto and gain < 1.0 else flow
 
 
 def _describe_guide(flow: Flow | None, optimum: Optimum) -> str:
-    parts = ["polish", "variational steps"] if optimum.sweep.vary else ["polish"]
+    parts = ["polish", "variational steps"] if optimum.sweep.variational_steps else ["polish"]
     parts.append("Student-t importance weights" if flow is None else "conditional flow, importance weights")
     why = "even" if optimum.evaluation.detail.value.ess >= _WORTH_A_FLOW else "uneven"
     return f"{' + '.join(parts)}; no encoder (nothing to win under Newton); weights before a flow were {why}"

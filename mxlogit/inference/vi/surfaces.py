@@ -32,7 +32,7 @@ _LARGEST_VARIANCE = 4.0
 # Initial and largest number of draws per person of a swept density, and least Newton steps to the modes.
 _FIRST_DRAWS = 16
 _MOST_DRAWS = 1_024
-_POLISH = 4
+_NEWTON_STEPS = 4
 # Most fixed draws per person.
 _MOST_KEPT = 8_192
 # Number of typical points at which their variance is checked, its largest median, and its largest value at one point.
@@ -83,7 +83,7 @@ class ReintegratedPosterior:
         tick: Callable[[int], None],
     ) -> None:
         self.model, self.marginal, self.coordinates, self._tick = model, marginal, coordinates, tick
-        self.sweep = replace(sweep, draws=_FIRST_DRAWS, polish=max(sweep.polish, _POLISH))
+        self.sweep = replace(sweep, draws=_FIRST_DRAWS, newton_steps=max(sweep.newton_steps, _NEWTON_STEPS))
         self.passes = 0.0
 
     def evaluate(self, point: Tensor) -> tuple[float, float]:
