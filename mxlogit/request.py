@@ -143,7 +143,7 @@ def resolve_device(device: str | torch.device) -> torch.device:
 
 
 def resolve_dtype(dtype: str | torch.dtype, method: Method) -> torch.dtype:
-    """Return the floating point type of the sweep; "auto" is float64 for MSLE, else float32."""
+    """Return the floating point type of the fit; "auto" is float64 for MSLE, else float32."""
     if isinstance(dtype, torch.dtype):
         check_option("dtype", dtype, list(_DTYPES.values()))
         return dtype

@@ -34,7 +34,7 @@ def importance_sampled_maximum(
     marginal = MarginalLikelihood(People.gather(panel), model.space, model.mixing, 11)
 
     def evaluate(population: PopulationParameters) -> Evaluation:
-        result = marginal.sweep(population, IntegrationSettings(draws, 8, 1, 8))
+        result = marginal.score_pass(population, IntegrationSettings(draws, 8, 1, 8))
         return Evaluation(result.value.log_likelihood, result.score, result.outer, result)
 
     scale = torch.ones(model.space.size, dtype=torch.float64)

@@ -170,10 +170,10 @@ def _parts(factor):
 def test_any_flow_leaves_the_marginal_likelihood_as_it_is(model, panel, population):
     """A flow that is wrong, being a proposal only, changes no estimate but its noise."""
     marginal = MarginalLikelihood(People.gather(panel), model.space, model.mixing, 1)
-    exact = marginal.measure(population, IntegrationSettings(16_384, 8, 1, 30))
+    exact = marginal.value_pass(population, IntegrationSettings(16_384, 8, 1, 30))
     marginal.flow = make_flow(3, "spline", 2, noise=0.1)
     marginal.flow.defensive = True
-    flowed = marginal.measure(population, IntegrationSettings(16_384, 8, 2, 30))
+    flowed = marginal.value_pass(population, IntegrationSettings(16_384, 8, 2, 30))
     error = (exact.variance + flowed.variance) ** 0.5
     assert abs(exact.log_likelihood - flowed.log_likelihood) < 4.0 * error
     assert error < 0.05

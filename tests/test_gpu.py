@@ -89,9 +89,9 @@ def integrals(model, panel):
     """All that a pass adds up, and every person's tastes."""
     population = model.space.constrain(torch.linspace(-0.4, 0.4, model.space.size, dtype=torch.float64))
     marginal = MarginalLikelihood(People.gather(panel), model.space, model.mixing, 3)
-    sweep = IntegrationSettings(32, 8, 1, 30, newton_tolerance=1e-12)
-    result = marginal.sweep(population, sweep)
-    each = marginal.log_prob_people(population, marginal.propose(population, sweep))
+    integration = IntegrationSettings(32, 8, 1, 30, newton_tolerance=1e-12)
+    result = marginal.score_pass(population, integration)
+    each = marginal.log_prob_people(population, marginal.propose(population, integration))
     mean, deviation = ImportanceTastes(model, 3, 8).moments(panel, population)
     return {
         "log likelihood": torch.tensor(result.value.log_likelihood),

@@ -1,4 +1,4 @@
-"""Draws that stay: equal to a sweep at the anchor, to exact integrals near it, and their derivatives."""
+"""Draws that stay: equal to a pass at the anchor, to exact integrals near it, and their derivatives."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mxlogit.model.likelihood import compute_odds
 from mxlogit.model.mixing import Mixing
 from mxlogit.model.parameters import ParameterSpace, PopulationParameters
 
-SWEEP = IntegrationSettings(draws=256, degrees_of_freedom=8, stream=3, newton_steps=8)
+INTEGRATION = IntegrationSettings(draws=256, degrees_of_freedom=8, stream=3, newton_steps=8)
 MODELS = {
     "mixed": (ParameterSpace(("a", "b"), ("c", "d", "e"), ((0, 2), (1,))), Mixing(["normal", "lognormal", "normal"])),
     "no fixed ones": (ParameterSpace((), tuple("abcde"), ((0, 1, 2, 3, 4),)), Mixing(["normal"] * 5)),
@@ -36,25 +36,25 @@ def case(request, panel, generator):
     return MarginalLikelihood(People.gather(panel), space, mixing, seed=5), vector
 
 
-def test_at_the_anchor_it_is_a_sweep(case):
+def test_at_the_anchor_it_is_a_pass(case):
     marginal, vector = case
     population = marginal.space.constrain(vector)
-    kept = FixedTasteDraws(marginal, population, SWEEP)
-    expected = marginal.measure(population, SWEEP, remember=False).log_likelihood
+    kept = FixedTasteDraws(marginal, population, INTEGRATION)
+    expected = marginal.value_pass(population, INTEGRATION, remember=False).log_likelihood
     value, variance = kept.log_likelihood(vector[None])
     torch.testing.assert_close(float(value), expected, rtol=1e-10, atol=0.0)
     assert float(variance) < 1e-20
 
 
 def test_nearby_it_is_as_exact_as_it_says(case, generator):
-    """Against sweeps of 16,384 draws there."""
+    """Against passes of 16,384 draws there."""
     marginal, vector = case
-    kept = FixedTasteDraws(marginal, marginal.space.constrain(vector), SWEEP)
+    kept = FixedTasteDraws(marginal, marginal.space.constrain(vector), INTEGRATION)
     vectors = vector + 0.15 * torch.randn(6, len(vector), generator=generator, dtype=torch.float64)
     value, variance = kept.log_likelihood(vectors)
     fine = IntegrationSettings(16_384, 8, 4, 8)
-    exact = [marginal.measure(marginal.space.constrain(v), fine, remember=False).log_likelihood for v in vectors]
-    at_anchor = marginal.measure(marginal.space.constrain(vector), fine, remember=False).log_likelihood
+    exact = [marginal.value_pass(marginal.space.constrain(v), fine, remember=False).log_likelihood for v in vectors]
+    at_anchor = marginal.value_pass(marginal.space.constrain(vector), fine, remember=False).log_likelihood
     change = value - kept.log_likelihood(vector[None])[0]
     errors = change - (torch.tensor(exact, dtype=torch.float64) - at_anchor)
     assert float(errors.square().mean()) < 3.0 * float(variance.mean()) + 1e-4
@@ -63,7 +63,7 @@ def test_nearby_it_is_as_exact_as_it_says(case, generator):
 
 
 def test_few_draws_have_no_bias_in_fixed_coefficients():
-    """Train's data, the fixed coefficient moved by a posterior sd either way: against sweeps of 4,096 draws."""
+    """Train's data, the fixed coefficient moved by a posterior sd either way: against passes of 4,096 draws."""
     frame = datasets.load_train()
     frame = frame.assign(price=frame["price"] / 100.0, time=frame["time"] / 60.0)
     est = MixedLogit(fixed=["price"], random=["time", "change", "comfort"], random_state=0, method=VI(correct=False))
@@ -72,7 +72,7 @@ def test_few_draws_have_no_bias_in_fixed_coefficients():
     vector = marginal.space.unconstrain(center)
     moves = 0.023 * torch.eye(len(vector), dtype=torch.float64)[0] * torch.tensor([[0.0], [1.0], [-1.0]]).double()
     fine = IntegrationSettings(4_096, 8, 4, 20, variational_steps=2)
-    exact = [marginal.measure(marginal.space.constrain(vector + move), fine).log_likelihood for move in moves]
+    exact = [marginal.value_pass(marginal.space.constrain(vector + move), fine).log_likelihood for move in moves]
     for key in (1, 2, 3):
         kept = FixedTasteDraws(marginal, center, IntegrationSettings(64, 8, key, 20, variational_steps=2))
         value, _ = kept.log_likelihood(vector + moves)
@@ -82,7 +82,7 @@ def test_few_draws_have_no_bias_in_fixed_coefficients():
 
 def test_gradients_are_those_of_the_values(case, generator):
     marginal, vector = case
-    kept = FixedTasteDraws(marginal, marginal.space.constrain(vector), SWEEP)
+    kept = FixedTasteDraws(marginal, marginal.space.constrain(vector), INTEGRATION)
     vectors = vector + 0.2 * torch.randn(3, len(vector), generator=generator, dtype=torch.float64)
     step = 1e-5
     moves = step * torch.eye(len(vector), dtype=torch.float64)
@@ -93,7 +93,7 @@ def test_gradients_are_those_of_the_values(case, generator):
 
 def test_far_away_nothing_overflows(case):
     marginal, vector = case
-    kept = FixedTasteDraws(marginal, marginal.space.constrain(vector), SWEEP)
+    kept = FixedTasteDraws(marginal, marginal.space.constrain(vector), INTEGRATION)
     far = vector + 40.0 * torch.eye(len(vector), dtype=torch.float64)[marginal.space.n_fixed :][:1]
     value, variance = kept.log_likelihood(far)
     assert bool(torch.isfinite(value).all())

@@ -36,8 +36,8 @@ def marginal_of(panel, space, families):
     return MarginalLikelihood(People.gather(panel), space, Mixing(families), seed=3)
 
 
-def value(marginal, population, sweep):
-    return marginal.log_prob_people(population, marginal.propose(population, sweep))
+def value(marginal, population, integration):
+    return marginal.log_prob_people(population, marginal.propose(population, integration))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -70,10 +70,12 @@ def test_quadrature_of_one_random_coefficient(panel, family):
 def test_score_by_finite_differences(panel, space, families, generator, pathwise):
     """The score of the marginal likelihood equals differences of its value along relative moves."""
     marginal, population = marginal_of(panel, space, families), population_of(space, generator)
-    sweep, h = IntegrationSettings(65_536, 8, 1, 30, newton_tolerance=1e-12, pathwise=pathwise), 1e-2
-    score = marginal.sweep(population, sweep).score
+    integration, h = IntegrationSettings(65_536, 8, 1, 30, newton_tolerance=1e-12, pathwise=pathwise), 1e-2
+    score = marginal.score_pass(population, integration).score
     for i, step in enumerate(h * torch.eye(space.size, dtype=torch.float64)):
-        up, down = (float(value(marginal, space.move(population, s), sweep) @ panel.weights) for s in (step, -step))
+        up, down = (
+            float(value(marginal, space.move(population, s), integration) @ panel.weights) for s in (step, -step)
+        )
         assert float(score[i]) == pytest.approx((up - down) / (2 * h), abs=0.02)
 
 
@@ -91,13 +93,13 @@ def test_information_by_finite_differences(panel, space, generator, families, pa
     mixing = Mixing(families)
     prior = resolve_priors(Priors(), mixing, space.n_fixed, [1.0] * 5)
     model = MixedLogitModel(space, mixing, prior, torch.ones(5, dtype=torch.float64))
-    sweep, h = IntegrationSettings(65_536, 8, 1, 30, pathwise=pathwise), 0.1
-    information = marginal.information(model, population, sweep)
-    centre = float(value(marginal, population, sweep) @ panel.weights)
+    integration, h = IntegrationSettings(65_536, 8, 1, 30, pathwise=pathwise), 0.1
+    information = marginal.information(model, population, integration)
+    centre = float(value(marginal, population, integration) @ panel.weights)
     for direction in torch.randn(6, space.size, generator=generator, dtype=torch.float64):
         unit = direction / direction.norm()
         up, down = (
-            float(value(marginal, space.move(population, s * h * unit), sweep) @ panel.weights) for s in (1, -1)
+            float(value(marginal, space.move(population, s * h * unit), integration) @ panel.weights) for s in (1, -1)
         )
         expected = -(up + down - 2 * centre) / h**2
         assert float(unit @ information @ unit) == pytest.approx(expected, abs=0.03)
@@ -161,10 +163,12 @@ def test_weight_two_equals_the_person_twice(data, space, generator):
     twice = data.take(torch.tensor([0, 1, 1, 2, 3, 4]))
     weights = data.weights.clone()
     weights[1] = 1.0
-    once = marginal_of(difference_panels(data), space, ["normal"] * 3).sweep(tiny, IntegrationSettings(16, 8, 1, 5))
+    once = marginal_of(difference_panels(data), space, ["normal"] * 3).score_pass(
+        tiny, IntegrationSettings(16, 8, 1, 5)
+    )
     listed = difference_panels(twice)
     listed = replace(listed, weights=weights[[0, 1, 1, 2, 3, 4]])
-    doubled = marginal_of(listed, space, ["normal"] * 3).sweep(tiny, IntegrationSettings(16, 8, 1, 5))
+    doubled = marginal_of(listed, space, ["normal"] * 3).score_pass(tiny, IntegrationSettings(16, 8, 1, 5))
     assert once.value.log_likelihood == pytest.approx(doubled.value.log_likelihood, abs=1e-6)
     torch.testing.assert_close(once.score, doubled.score, atol=1e-4, rtol=0)
 
@@ -172,10 +176,10 @@ def test_weight_two_equals_the_person_twice(data, space, generator):
 @pytest.mark.parametrize("largest", [1, 2, 3])
 def test_chunks_do_not_matter(panel, space, generator, monkeypatch, largest):
     """A person's draws depend on its place alone."""
-    population, sweep = population_of(space, generator), IntegrationSettings(16, 8, 1, 30)
-    whole = marginal_of(panel, space, ["normal"] * 3).sweep(population, sweep)
+    population, integration = population_of(space, generator), IntegrationSettings(16, 8, 1, 30)
+    whole = marginal_of(panel, space, ["normal"] * 3).score_pass(population, integration)
     monkeypatch.setattr("mxlogit.choices.chunks._MOST_PEOPLE", {"cpu": largest})
-    parts = marginal_of(panel, space, ["normal"] * 3).sweep(population, sweep)
+    parts = marginal_of(panel, space, ["normal"] * 3).score_pass(population, integration)
     torch.testing.assert_close(parts.score, whole.score, atol=1e-10, rtol=0)
     torch.testing.assert_close(parts.outer, whole.outer, atol=1e-10, rtol=0)
     assert parts.value.log_likelihood == pytest.approx(whole.value.log_likelihood, abs=1e-10)
@@ -231,7 +235,7 @@ def test_control_variates_make_a_gaussian_posterior_exact(space, generator):
 
     values = torch.zeros(5, 4, 5, dtype=torch.float64)
     panel = PanelDifferences.regular(values, 1)
-    result = marginal_of(panel, space, ["normal"] * 3).sweep(
+    result = marginal_of(panel, space, ["normal"] * 3).score_pass(
         population_of(space, generator), IntegrationSettings(16, 8, 1, 2)
     )
     assert result.value.log_likelihood == pytest.approx(5 * 4 * math.log(0.5), abs=1e-10)
@@ -248,8 +252,8 @@ def test_two_newton_steps_leave_hardly_a_gap_on_the_published_design():
     tril = torch.linalg.cholesky(torch.from_numpy(study.covariance))
     truth = PopulationParameters(torch.from_numpy(study.fixed), torch.from_numpy(study.location), tril)
     marginal = MarginalLikelihood(People.gather(difference_panels(study.data)), space, Mixing(["normal"] * 5), seed=1)
-    two = marginal.sweep(truth, IntegrationSettings(64, None, 1, 2, defensive=False), remember=False)
-    many = marginal.sweep(truth, IntegrationSettings(64, None, 1, 30, defensive=False), remember=False)
+    two = marginal.score_pass(truth, IntegrationSettings(64, None, 1, 2, defensive=False), remember=False)
+    many = marginal.score_pass(truth, IntegrationSettings(64, None, 1, 30, defensive=False), remember=False)
     assert two.value.ess > 0.98
     assert many.value.elbo - two.value.elbo < 0.001 * 500
 
@@ -283,8 +287,8 @@ def test_variational_steps_even_out_weights():
     space = ParameterSpace((), tuple(f"z{i}" for i in range(12)), (tuple(range(12)),))
     population = PopulationParameters(values.new_zeros(0), values.new_zeros(12), torch.eye(12).double())
     marginal = marginal_of(panel, space, ["normal"] * 12)
-    plain = marginal.measure(population, IntegrationSettings(1024, 8, 1, 30))
-    varied = marginal.measure(population, IntegrationSettings(1024, 8, 1, 30, variational_steps=2))
+    plain = marginal.value_pass(population, IntegrationSettings(1024, 8, 1, 30))
+    varied = marginal.value_pass(population, IntegrationSettings(1024, 8, 1, 30, variational_steps=2))
     assert varied.ess > 1.3 * plain.ess
     assert varied.elbo > plain.elbo + 10.0
     assert varied.log_likelihood == pytest.approx(plain.log_likelihood, abs=4 * plain.variance**0.5)
@@ -295,8 +299,8 @@ def test_effect_of_draws(panel, space, generator, families):
     """Its mean is the difference of scores with few and with many draws; its noise that of scores with few."""
     population = population_of(space, generator)
     marginal = marginal_of(replace(panel, weights=torch.ones(5).double()), space, families)
-    few = [marginal.sweep(population, IntegrationSettings(16, 8, 1000 + key, 30)) for key in range(300)]
-    many = [marginal.sweep(population, IntegrationSettings(64, 8, 5000 + key, 30)) for key in range(300)]
+    few = [marginal.score_pass(population, IntegrationSettings(16, 8, 1000 + key, 30)) for key in range(300)]
+    many = [marginal.score_pass(population, IntegrationSettings(64, 8, 5000 + key, 30)) for key in range(300)]
     effects = [
         marginal.effect_of_draws(population, IntegrationSettings(16, 8, 9000 + 10 * key, 30), 4) for key in range(300)
     ]
@@ -336,12 +340,12 @@ def test_padding_does_not_matter(generator, monkeypatch):
     assert sum(piece.values.numel() for _, piece in pieces) < 0.7 * padded_panel.values.numel()
     space = ParameterSpace(("f1", "f2", "f3"), ("r1", "r2", "r3", "r4", "r5"), (tuple(range(5)),))
     population = population_of(space, generator)
-    sweep = IntegrationSettings(16, 8, 1, 30, variational_steps=1)
+    integration = IntegrationSettings(16, 8, 1, 30, variational_steps=1)
     found = marginal_of(panel, space, ["normal"] * 5)
     whole = marginal_of(padded_panel, space, ["normal"] * 5)
     monkeypatch.setattr("mxlogit.choices.chunks._MOST_PEOPLE", {"cpu": 150})
-    in_pieces = found.sweep(population, sweep), found.effect_of_draws(population, sweep, 2)
-    padded = whole.sweep(population, sweep), whole.effect_of_draws(population, sweep, 2)
+    in_pieces = found.score_pass(population, integration), found.effect_of_draws(population, integration, 2)
+    padded = whole.score_pass(population, integration), whole.effect_of_draws(population, integration, 2)
     torch.testing.assert_close(in_pieces[0].score, padded[0].score, atol=1e-9, rtol=1e-9)
     torch.testing.assert_close(in_pieces[0].outer, padded[0].outer, atol=1e-9, rtol=1e-9)
     torch.testing.assert_close(in_pieces[1].score, padded[1].score, atol=1e-9, rtol=1e-9)

@@ -99,7 +99,7 @@ def rough(situations: int):
     est = fit(3_000, situations, 1, draws=16, correct=False)
     model, population = est._fitted.model, est.result_.center
     marginal = MarginalLikelihood(People.gather(est._fitted.panel), model.space, model.mixing, 3)
-    marginal.sweep(population, IntegrationSettings(16, 8, 1, 20))
+    marginal.score_pass(population, IntegrationSettings(16, 8, 1, 20))
     return model, marginal, population, Quadrature(*first_people(3_000, situations, 1))
 
 
@@ -121,9 +121,9 @@ def test_information_from_the_draws_that_the_engine_takes(situations, pathwise):
     """Within six times the precision that is asked for; 64 draws by Louis' identity alone: 50 per cent, one choice."""
     model, marginal, population, quadrature = rough(situations)
     expected = exact_information(quadrature, model, population)
-    sweep = IntegrationSettings(16, 8, 100, 4, pathwise=pathwise)
-    curvature = marginal.sweep(population, sweep).outer
-    found = observed_information(model, marginal, population, sweep, curvature, PRECISE)
+    integration = IntegrationSettings(16, 8, 100, 4, pathwise=pathwise)
+    curvature = marginal.score_pass(population, integration).outer
+    found = observed_information(model, marginal, population, integration, curvature, PRECISE)
     error = whitened(found - expected, expected)
     assert float(torch.linalg.eigvalsh(error).abs().amax()) < 6 * PRECISE, error
 
@@ -143,7 +143,7 @@ def test_gradients_on_paths_are_those_of_the_values():
 def test_the_check_sees_a_gaussian_that_is_too_narrow():
     """On a part of the people the target is matched to the Gaussian; the check must not be shown that."""
     model, marginal, population, quadrature = rough(1)
-    sweep = IntegrationSettings(256, 8, 5, 4, pathwise=True)
+    integration = IntegrationSettings(256, 8, 5, 4, pathwise=True)
     jacobian = model.space.relative_jacobian(population)
     prior = model.log_prior_in_moves(population)
     curvature = exact_information(quadrature, model, population) - prior.hessian
@@ -152,9 +152,11 @@ def test_the_check_sees_a_gaussian_that_is_too_narrow():
     for size in (1.0, 0.4):
         q = GaussianFactor(model.space.unconstrain(population), size * torch.linalg.cholesky(covariance))
         part = marginal.take(marginal.people.draw(1_500, (1,)))
-        target = AnchoredTarget(model, part, Anchor(population, -prior.gradient, marginal.people.weight), sweep, q)
+        target = AnchoredTarget(
+            model, part, Anchor(population, -prior.gradient, marginal.people.weight), integration, q
+        )
         target.match(q, torch.eye(2, dtype=torch.float64))
-        found.append(check_gaussian(target.unmatched(sweep), q, 48, make_generator(1)))
+        found.append(check_gaussian(target.unmatched(integration), q, 48, make_generator(1)))
     assert found[0].ess > 0.85
     assert found[1].ess < 0.6 * found[0].ess
 

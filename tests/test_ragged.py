@@ -172,15 +172,17 @@ def test_scores_and_information_of_any_shape(name, families):
     location = torch.tensor([0.1, -0.2], dtype=torch.float64)
     tril = torch.tensor([[0.5, 0.0], [0.2, 0.4]], dtype=torch.float64)
     population = PopulationParameters(torch.tensor([0.3], dtype=torch.float64), location, tril)
-    sweep = IntegrationSettings(16, 8, 3, 20, variational_steps=1)
+    integration = IntegrationSettings(16, 8, 3, 20, variational_steps=1)
     found = []
 
     def information_of(marginal):
-        return [marginal.information(model, population, replace(sweep, pathwise=paths)) for paths in (False, True)]
+        return [
+            marginal.information(model, population, replace(integration, pathwise=paths)) for paths in (False, True)
+        ]
 
     for panels in (as_ragged(data), as_ragged(data).dense()):
         marginal = MarginalLikelihood(People.gather(panels), space, Mixing(families), 5)
-        scores = marginal.sweep(population, sweep)
+        scores = marginal.score_pass(population, integration)
         found.append((marginal, scores, information_of(marginal)))
     (one, first, information), (other, second, expected) = found
     assert first.value.log_likelihood == pytest.approx(second.value.log_likelihood, abs=1e-9, rel=1e-9)

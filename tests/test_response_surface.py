@@ -175,8 +175,8 @@ def quadrature_point(population):
 
 def kind(name, model, marginal, anchor, key, draws=128):
     """Draws of one kind of everybody, in the order of people."""
-    sweep = IntegrationSettings(draws, 8, key, 4)
-    for proposal in marginal.propose(anchor, sweep, remember=False):
+    integration = IntegrationSettings(draws, 8, key, 4)
+    for proposal in marginal.propose(anchor, integration, remember=False):
         made = {
             "population": lambda p: WhitenedDraws.from_population(marginal, p, key),
             "modes": lambda p: WhitenedDraws.around_modes(marginal, p),
@@ -252,8 +252,8 @@ def test_of_three_kinds_of_draws_each_person_gets_the_one_with_least_noise():
     marginal = MarginalLikelihood(People.gather(est._fitted.panel), model.space, model.mixing, 3)
     vector = model.space.unconstrain(anchor)
     near = vector + 0.2 * torch.randn(8, 5, generator=make_generator(7), dtype=torch.float64)
-    sweep = IntegrationSettings(128, 8, 1, 4, pathwise=True)
-    together = float(PathDraws(model, marginal, anchor, sweep, near).log_likelihood(near)[1].median())
+    integration = IntegrationSettings(128, 8, 1, 4, pathwise=True)
+    together = float(PathDraws(model, marginal, anchor, integration, near).log_likelihood(near)[1].median())
     alone = {
         name: float(differences(kind(name, model, marginal, anchor, 1), model, marginal, anchor, near)[1].median())
         for name in ("population", "modes", "tastes")

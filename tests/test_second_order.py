@@ -129,7 +129,7 @@ def test_bound_of_the_population_tends_to_the_marginal_posterior(model, panel):
     bound = -float(objective.freeze(1, objective.vector()).values(objective.vector()).mean())
     marginal = MarginalLikelihood(People.gather(panel), model.space, model.mixing, 1)
     population = model.space.constrain(mean)
-    expected = marginal.measure(population, IntegrationSettings(8_192, 8, 1, 30)).log_likelihood + float(
+    expected = marginal.value_pass(population, IntegrationSettings(8_192, 8, 1, 30)).log_likelihood + float(
         model.log_prior(mean)
     )
     entropy = len(mean) * (0.5 * math.log(2.0 * math.pi) + math.log(1e-6))

@@ -87,7 +87,7 @@ AT_THE_ESTIMATE = Budget(16, 1_024, 400_000)
 # The same after chains, which took longer.
 AFTER_CHAINS = Budget(64, 1_024, 20_000_000)
 # One point of a posterior surface by new draws.
-SWEPT_POINT = Budget(64, 1_024, 128_000)
+REINTEGRATED_POINT = Budget(64, 1_024, 128_000)
 # Fixed draws of a posterior surface, to begin with: what few people's draws miss matters more, and they cost less.
 FIXED_DRAWS = Budget(64, 4_096, 64_000)
 # People times draws of the search beyond which draws are not quadrupled to move the optimum less.

@@ -55,7 +55,7 @@ def evaluate_center(
     variational_steps: int = 0,
 ) -> Diagnostics:
     """Return the log likelihood at the point estimate, its Monte Carlo error, the mean ESS fraction and the ELBO."""
-    final = marginal.measure(
+    final = marginal.value_pass(
         center,
         IntegrationSettings(draws, degrees_of_freedom, stream=7, newton_steps=10, variational_steps=variational_steps),
         remember=False,

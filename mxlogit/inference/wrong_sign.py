@@ -54,7 +54,7 @@ _RATIOS = torch.tensor([-6.0, -3.0, -1.5, -0.5, 0.0, 0.5, 1.5, 3.0, 8.0], dtype=
 _QUANTILES = 64
 # Of e, in double precision, with room for a sum.
 _LARGEST_EXPONENT = 700.0
-_SWEEP = IntegrationSettings(draws=64, degrees_of_freedom=8, stream=1, newton_steps=30)
+_INTEGRATION = IntegrationSettings(draws=64, degrees_of_freedom=8, stream=1, newton_steps=30)
 _SEARCH = NewtonSettings(tolerance=0.005, max_iterations=60, draws=64, degrees_of_freedom=8, newton_steps=8)
 # Samples of a model that is left without parameters.
 _FEW_SAMPLES = 100
@@ -262,7 +262,7 @@ class _Question:
         if part.space.size > 0:
             search = NewtonSearch(part, marginal, marginal, _SEARCH, Clock(lambda line: None))
             population = search.run(population).population
-        return population, marginal.measure(population, _SWEEP).log_likelihood
+        return population, marginal.value_pass(population, _INTEGRATION).log_likelihood
 
     def _gain(self, probe: _Probe, i: int) -> float:
         """Largest gain of distributions of tastes of the allowed sign."""
@@ -290,12 +290,12 @@ class _Probe:
 
     def slope(self) -> float:
         """Derivative of the log likelihood by the coefficient at zero."""
-        return float(self.marginal.sweep(self._at(0.0), _SWEEP).score[self.place])
+        return float(self.marginal.score_pass(self._at(0.0), _INTEGRATION).score[self.place])
 
     def log_prob_people(self, coefficient: float) -> Tensor:
         """Log likelihoods (n,) of the people of this process."""
         population = self._at(coefficient)
-        return self.marginal.log_prob_people(population, self.marginal.propose(population, _SWEEP))
+        return self.marginal.log_prob_people(population, self.marginal.propose(population, _INTEGRATION))
 
 
 def best_gain(people: People, log_ratios: Tensor, tastes: Tensor, members: Tensor) -> float:
@@ -347,7 +347,7 @@ def _fit_nothing(reduction: Reduction, people: People, method: Method) -> Fit:
     population = start_population(model, _empty_logit())
     samples = torch.zeros(_FEW_SAMPLES, 0, dtype=torch.float64)
     marginal = MarginalLikelihood(part, model.space, model.mixing, 0)
-    value = marginal.measure(population, IntegrationSettings(draws=4, stream=1, newton_steps=0)).log_likelihood
+    value = marginal.value_pass(population, IntegrationSettings(draws=4, stream=1, newton_steps=0)).log_likelihood
     estimator = isinstance(method, MSLE)
     kind = "sampling distribution" if estimator else "posterior"
     found = Diagnostics(log_likelihood=value, log_likelihood_error=0.0, ess=1.0, passes=1.0)

@@ -232,18 +232,20 @@ class FixedTasteDraws:
     marginal : MarginalLikelihood
         Marginal likelihood of all people, with modes close to those at the anchor; `supports_fixed_draws` must hold.
     anchor : PopulationParameters
-    sweep : IntegrationSettings
+    integration : IntegrationSettings
         Number of draws and their proposal.
     """
 
-    def __init__(self, marginal: MarginalLikelihood, anchor: PopulationParameters, sweep: IntegrationSettings) -> None:
+    def __init__(
+        self, marginal: MarginalLikelihood, anchor: PopulationParameters, integration: IntegrationSettings
+    ) -> None:
         self.space, self.mixing, self.anchor = marginal.space, marginal.mixing, anchor
-        few = _count_numbers(marginal, sweep.draws) <= _FEW_NUMBERS
+        few = _count_numbers(marginal, integration.draws) <= _FEW_NUMBERS
         self._like = marginal.people.like.double() if few else marginal.people.like
         self._people, self._local = marginal.people, anchor.to(self._like)
-        self._draws = sweep.draws
-        size = max(1, _CHUNK_DRAWS // sweep.draws)
-        proposals = marginal.propose(anchor, sweep, remember=False, size=size)
+        self._draws = integration.draws
+        size = max(1, _CHUNK_DRAWS // integration.draws)
+        proposals = marginal.propose(anchor, integration, remember=False, size=size)
         weighed = marginal.weigh(anchor, proposals)
         self._chunks = [
             _keep(proposal, drawn, self._local, self.mixing, self._like.dtype) for proposal, drawn in weighed

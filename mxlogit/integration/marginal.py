@@ -164,11 +164,13 @@ class MarginalLikelihood:
         """Largest number of rows of a chunk."""
         return cells // max(draws, self.people.panels.n_columns)
 
-    def _scheme(self, sweep: IntegrationSettings) -> DrawScheme:
-        degrees_of_freedom, defensive = sweep.degrees_of_freedom, sweep.defensive
+    def _scheme(self, integration: IntegrationSettings) -> DrawScheme:
+        degrees_of_freedom, defensive = integration.degrees_of_freedom, integration.defensive
         if self.flow is not None:
             degrees_of_freedom, defensive = self.flow.degrees_of_freedom, self.flow.defensive
-        return DrawScheme((self.seed, sweep.stream), sweep.draws, self.space.n_random, degrees_of_freedom, defensive)
+        return DrawScheme(
+            (self.seed, integration.stream), integration.draws, self.space.n_random, degrees_of_freedom, defensive
+        )
 
     def _window(self, start: int, count: int, scheme: DrawScheme) -> _Window:
         """The window of a range of people; it keeps its draws while the scheme is unchanged, if they fit in memory."""
@@ -185,29 +187,37 @@ class MarginalLikelihood:
     def propose(
         self,
         population: PopulationParameters,
-        sweep: IntegrationSettings,
+        integration: IntegrationSettings,
         *,
         remember: bool = True,
         size: int | None = None,
         cells: int | None = None,
     ) -> Iterator[Proposal]:
         """Build the proposals, chunk after chunk (of ``size`` people, or of ``cells`` rows x draws)."""
-        local, scheme = population.to(self.people.like), self._scheme(sweep)
+        local, scheme = population.to(self.people.like), self._scheme(integration)
         if cells is None:
-            size, cells = size or self.chunk_size(sweep.draws), self._cells()
-        size = size or max(1, cells // sweep.draws)
+            size, cells = size or self.chunk_size(integration.draws), self._cells()
+        size = size or max(1, cells // integration.draws)
         for part, everybody in self.people.panels.chunks(_CHUNKS_IN_A_WINDOW * size):
             window = self._window(part.start, len(everybody), scheme)
-            for group, panel in everybody.pieces(self._row_limit(sweep.draws, cells), size):
+            for group, panel in everybody.pieces(self._row_limit(integration.draws, cells), size):
                 place = places_inside(part.start, group)
                 factor = polish(
-                    self.modes[place], local, panel, self.mixing, sweep.newton_steps, sweep.newton_tolerance
+                    self.modes[place], local, panel, self.mixing, integration.newton_steps, integration.newton_tolerance
                 )
                 if remember:
                     self.modes[place] = factor.mean
                 base = window.points(_affordable(scheme, panel, cells), group, factor.mean)
                 proposal = Proposal(
-                    place, panel, factor, base, window, group, sweep.variational_steps, cells, sweep.pathwise
+                    place,
+                    panel,
+                    factor,
+                    base,
+                    window,
+                    group,
+                    integration.variational_steps,
+                    cells,
+                    integration.pathwise,
                 )
                 yield self._warp(self._refine(proposal, local), local)
 
@@ -257,23 +267,23 @@ class MarginalLikelihood:
         return result
 
     def _journal(
-        self, name: str, population: PopulationParameters, sweep: IntegrationSettings, compute: Callable[[], Any]
+        self, name: str, population: PopulationParameters, integration: IntegrationSettings, compute: Callable[[], Any]
     ) -> list[Tensor]:
         """Sums of a pass over the people of all processes, computed or read from the journal."""
         at = self.space.unconstrain(population).cpu()
-        paths = " along paths" if sweep.pathwise else ""
-        key = f"{self.name} {name}{paths} with {sweep.draws} draws, key {sweep.stream}"
+        paths = " along paths" if integration.pathwise else ""
+        key = f"{self.name} {name}{paths} with {integration.draws} draws, key {integration.stream}"
         return self.journal.run(key, at, self, lambda: self.people.team.all_reduce_sum(*compute()))
 
-    def measure(
-        self, population: PopulationParameters, sweep: IntegrationSettings, *, remember: bool = True
+    def value_pass(
+        self, population: PopulationParameters, integration: IntegrationSettings, *, remember: bool = True
     ) -> LikelihoodSums:
         """Log likelihood without derivatives, from one pass."""
 
         def compute() -> tuple[Tensor]:
-            return (self._sum_values(population, self.propose(population, sweep, remember=remember)),)
+            return (self._sum_values(population, self.propose(population, integration, remember=remember)),)
 
-        return LikelihoodSums.finish(self.people.weight, *self._journal("value", population, sweep, compute))
+        return LikelihoodSums.finish(self.people.weight, *self._journal("value", population, integration, compute))
 
     def value(self, population: PopulationParameters, proposals: Iterable[Proposal]) -> LikelihoodSums:
         """Log likelihood without derivatives, from given proposals; not journaled."""
@@ -287,15 +297,15 @@ class MarginalLikelihood:
             sums += LikelihoodSums.of_chunk(drawn, proposal.panel.weights)
         return sums
 
-    def sweep(
-        self, population: PopulationParameters, sweep: IntegrationSettings, *, remember: bool = True
+    def score_pass(
+        self, population: PopulationParameters, integration: IntegrationSettings, *, remember: bool = True
     ) -> PassResult:
         """Log likelihood, score and centred outer product in relative coordinates, from one pass."""
 
         def compute() -> tuple[Tensor, Tensor, Tensor]:
-            return self._sum_scores(population, self.propose(population, sweep, remember=remember))
+            return self._sum_scores(population, self.propose(population, integration, remember=remember))
 
-        return PassResult.finish(self.people.weight, *self._journal("score", population, sweep, compute))
+        return PassResult.finish(self.people.weight, *self._journal("score", population, integration, compute))
 
     def score(self, population: PopulationParameters, proposals: Iterable[Proposal]) -> PassResult:
         """Log likelihood, score and outer product, from given proposals; not journaled."""
@@ -325,26 +335,28 @@ class MarginalLikelihood:
         drawn = draw_utilities(p.factor, base, population, p.panel, self.mixing, self._scratch)
         return score_people(drawn, population, p.panel, self.mixing, self.space, pathwise=p.pathwise)
 
-    def effect_of_draws(self, population: PopulationParameters, sweep: IntegrationSettings, times: int) -> DrawsEffect:
-        """Effect of ``times`` as many draws on the score, from ``times`` groups of the sweep's number of draws.
+    def effect_of_draws(
+        self, population: PopulationParameters, integration: IntegrationSettings, times: int
+    ) -> DrawsEffect:
+        """Effect of ``times`` as many draws on the score, from ``times`` groups of the settings' number of draws.
 
         The score on all groups less the mean of the scores on one group has little noise, since terms linear in the
         weights cancel.
         """
 
         def compute() -> tuple[Tensor, ...]:
-            return self._sum_effects(population, sweep, times)
+            return self._sum_effects(population, integration, times)
 
-        return DrawsEffect(*self._journal(f"effect of {times} times", population, sweep, compute))
+        return DrawsEffect(*self._journal(f"effect of {times} times", population, integration, compute))
 
     @torch.no_grad()
     def _sum_effects(
-        self, population: PopulationParameters, sweep: IntegrationSettings, times: int
+        self, population: PopulationParameters, integration: IntegrationSettings, times: int
     ) -> tuple[Tensor, ...]:
         size, local = self.space.size, population.to(self.people.like)
-        schemes = [self._scheme(replace(sweep, stream=sweep.stream + 1 + group)) for group in range(times)]
+        schemes = [self._scheme(replace(integration, stream=integration.stream + 1 + group)) for group in range(times)]
         total, variance, noise = self._zeros(size), self._zeros(size, size), self._zeros(size, size)
-        for p in self.propose(population, sweep, size=self.chunk_size(times * sweep.draws)):
+        for p in self.propose(population, integration, size=self.chunk_size(times * integration.draws)):
             weights = p.panel.weights.double()[:, None]
             groups = [p.points(scheme) for scheme in schemes]
             scores = [self._score_people(p, base, local)[1].double() for base in (BaseDraws.join(groups), *groups)]
@@ -358,7 +370,7 @@ class MarginalLikelihood:
 
     @torch.no_grad()
     def information(
-        self, model: MixedLogitModel, population: PopulationParameters, sweep: IntegrationSettings
+        self, model: MixedLogitModel, population: PopulationParameters, integration: IntegrationSettings
     ) -> Tensor:
         """Observed information (D, D) in relative coordinates, from one pass.
 
@@ -366,8 +378,8 @@ class MarginalLikelihood:
         that do not depend on the population parameters.
         """
         local, total = population.to(self.people.like), self._zeros(self.space.size, self.space.size)
-        for p in self.propose(population, sweep, remember=False, size=self._chunk_of_information(sweep)):
-            if sweep.pathwise:
+        for p in self.propose(population, integration, remember=False, size=self._chunk_of_information(integration)):
+            if integration.pathwise:
                 total += pathwise_information(model, *self.whitened(p), local, p.panel)
             else:
                 drawn = draw_utilities(p.factor, p.base, local, p.panel, self.mixing, self._scratch)
@@ -379,11 +391,11 @@ class MarginalLikelihood:
         xi, log_q, _ = draw_whitened(proposal.factor, proposal.base)
         return xi, log_standard_normal(xi.square().sum(1), xi.shape[1]) - log_q
 
-    def _chunk_of_information(self, sweep: IntegrationSettings) -> int:
+    def _chunk_of_information(self, integration: IntegrationSettings) -> int:
         """Number of people per chunk; the pathwise information also stores products of draws."""
-        k = self.space.n_random if sweep.pathwise else 0
+        k = self.space.n_random if integration.pathwise else 0
         products = (k + 1) * (k + 2) // (2 * max(1, self.people.panels.n_rows))
-        return self.chunk_size(max(1, products) * sweep.draws)
+        return self.chunk_size(max(1, products) * integration.draws)
 
     def _zeros(self, *shape: int) -> Tensor:
         return self.people.like.new_zeros(shape, dtype=torch.float64)

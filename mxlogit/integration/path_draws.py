@@ -205,7 +205,7 @@ class PathDraws:
     marginal : MarginalLikelihood
         Marginal likelihood of all people, with modes close to those at the anchor; `supports_fixed_paths` must hold.
     anchor : PopulationParameters
-    sweep : IntegrationSettings
+    integration : IntegrationSettings
         Number of draws, rounded up to a power of two, and proposal of the draws around modes.
     vectors : Tensor, shape (b, D)
         Unconstrained vectors, spread like the posterior, at which noise is compared.
@@ -221,17 +221,17 @@ class PathDraws:
         model: MixedLogitModel,
         marginal: MarginalLikelihood,
         anchor: PopulationParameters,
-        sweep: IntegrationSettings,
+        integration: IntegrationSettings,
         vectors: Tensor,
     ) -> None:
-        sweep = replace(sweep, draws=1 << (sweep.draws - 1).bit_length())
-        self.model, self._people, self.cells = model, marginal.people, path_cells(marginal, sweep.draws)
+        integration = replace(integration, draws=1 << (integration.draws - 1).bit_length())
+        self.model, self._people, self.cells = model, marginal.people, path_cells(marginal, integration.draws)
         here = anchor.to(marginal.people.like)
         there = [model.space.constrain(vector).to(marginal.people.like) for vector in vectors]
         self._chunks: list[_Drawn] = []
         self._apart: list[Tensor] = []
-        for proposal in marginal.propose(anchor, sweep, remember=False, cells=_CELLS):
-            kinds = list(_kinds(model, marginal, proposal, here, sweep.stream))
+        for proposal in marginal.propose(anchor, integration, remember=False, cells=_CELLS):
+            kinds = list(_kinds(model, marginal, proposal, here, integration.stream))
             aparts = [drawn.halves(model, here).diff(dim=1)[:, 0] for drawn in kinds]
             noises = [
                 torch.stack([drawn.noise(drawn.halves(model, other), apart) for other in there]).median()

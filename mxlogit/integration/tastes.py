@@ -149,14 +149,14 @@ class ImportanceTastes(WeighedTastes):
         # Created per call: reading results changes no state, so several threads may read them.
         marginal = MarginalLikelihood(people, self.model.space, self.model.mixing, self.seed, keys=keys)
         marginal.flow = self.flow
-        sweep = IntegrationSettings(
+        integration = IntegrationSettings(
             draws,
             self.degrees_of_freedom,
             _STREAM + stream,
             self.newton_steps,
             variational_steps=self.variational_steps,
         )
-        yield from marginal.weigh(population, marginal.propose(population, sweep, remember=False))
+        yield from marginal.weigh(population, marginal.propose(population, integration, remember=False))
 
     def _propose_alike(
         self, panel: PanelSource, population: PopulationParameters, draws: int, seed: int

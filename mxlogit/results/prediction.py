@@ -151,7 +151,7 @@ def mean_log_likelihood(model: MixedLogitModel, fit: Fit, panel: PanelSource, ke
         Seed of the draws.
     """
     marginal = MarginalLikelihood(People.gather(panel), model.space, model.mixing, seed, keys=keys)
-    total = marginal.measure(
+    total = marginal.value_pass(
         fit.center, IntegrationSettings(draws=256, degrees_of_freedom=8, stream=31, newton_steps=30)
     ).log_likelihood
     weights = [(part.weights.double() @ part.n_situations.double()) for _, part in panel.chunks(PEOPLE_AT_ONCE)]

@@ -87,13 +87,13 @@ def log_densities(model: MixedLogitModel, fit: Fit, panel: PanelSource, seed: in
     if fit.samples.kind != "posterior":
         raise SpecificationError("loo and waic need a posterior: use method='vi' or 'mcmc'.")
     marginal = MarginalLikelihood(People.gather(panel), model.space, model.mixing, seed)
-    sweep = IntegrationSettings(
+    integration = IntegrationSettings(
         _DRAWS, 8, stream=61, newton_steps=30, variational_steps=2 if model.space.n_random else 0
     )
     rows = []
     for vector in fit.samples.unconstrained[:_POPULATIONS]:
         population = model.space.constrain(vector)
-        rows.append(marginal.log_prob_people(population, marginal.propose(population, sweep)))
+        rows.append(marginal.log_prob_people(population, marginal.propose(population, integration)))
     return torch.stack(rows)
 
 

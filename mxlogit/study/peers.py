@@ -134,7 +134,7 @@ def _package(peer: Any, model: MixedLogitModel, panel: Panels, seconds: float, s
     known = torch.from_numpy(np.asarray(peer.covariance, dtype=float))[order][:, order]
     covariance[: len(order), : len(order)] = known
     people = People.gather(panel)
-    exact = MarginalLikelihood(people, space, model.mixing, seed).measure(
+    exact = MarginalLikelihood(people, space, model.mixing, seed).value_pass(
         center, IntegrationSettings(_EXACT_DRAWS, 8, stream=7, newton_steps=30)
     )
     status = Status.CONVERGED if peer.convergence else Status.STALLED

@@ -75,8 +75,8 @@ def fitted(est: MixedLogit, frame: Any) -> tuple[MarginalLikelihood, list[Popula
 
 
 def effective_sizes(marginal: MarginalLikelihood, population: PopulationParameters, *, defensive: bool) -> torch.Tensor:
-    sweep = IntegrationSettings(_DRAWS, 8, 3, 30, defensive=defensive, variational_steps=2)
-    proposals = marginal.propose(population, sweep, remember=False)
+    integration = IntegrationSettings(_DRAWS, 8, 3, 30, defensive=defensive, variational_steps=2)
+    proposals = marginal.propose(population, integration, remember=False)
     sizes = torch.empty(len(marginal.people))
     for proposal, drawn in marginal.weigh(population, proposals):
         sizes[proposal.part] = drawn.ess_fraction

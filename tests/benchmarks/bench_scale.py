@@ -88,8 +88,8 @@ def measure_pass(est: MixedLogit) -> dict[str, float]:
     """Seconds of one warm pass, of streaming the attributes, and of a bare product in chunks of the pass's size."""
     model, panel = est._fitted.model, est._fitted.panel
     marginal = MarginalLikelihood(People.gather(panel), model.space, model.mixing, 0)
-    sweep, population = IntegrationSettings(_DRAWS, 8, 1, 2), est.result_.center
-    marginal.sweep(population, IntegrationSettings(_DRAWS, 8, 1, 20))
+    integration, population = IntegrationSettings(_DRAWS, 8, 1, 2), est.result_.center
+    marginal.score_pass(population, IntegrationSettings(_DRAWS, 8, 1, 20))
     random = panel.values[..., len(FIXED) :]
     tastes = torch.randn(marginal.chunk_size(_DRAWS), len(RANDOM), _DRAWS, dtype=panel.values.dtype)
     buffer = torch.empty(len(tastes), panel.n_rows, _DRAWS, dtype=panel.values.dtype)
@@ -100,7 +100,7 @@ def measure_pass(est: MixedLogit) -> dict[str, float]:
             torch.bmm(random[part], tastes[:size], out=buffer[:size])
 
     return {
-        "pass": median_seconds(lambda: marginal.sweep(population, sweep)),
+        "pass": median_seconds(lambda: marginal.score_pass(population, integration)),
         "stream_floor": median_seconds(panel.values.sum),
         "product_floor": median_seconds(multiply),
     }
@@ -277,8 +277,10 @@ def run_shapes(options: argparse.Namespace) -> list[dict[str, float]]:
         space = ParameterSpace((), tuple(f"z{i}" for i in range(k)), (tuple(range(k)),))
         population = PopulationParameters(torch.zeros(0).double(), torch.zeros(k).double(), 0.5 * torch.eye(k).double())
         marginal = MarginalLikelihood(people, space, Mixing(["normal"] * k), 0)
-        marginal.sweep(population, IntegrationSettings(_DRAWS, 8, 1, 20))
-        seconds = median_seconds(lambda m=marginal, p=population: m.sweep(p, IntegrationSettings(_DRAWS, 8, 1, 2)), 7)
+        marginal.score_pass(population, IntegrationSettings(_DRAWS, 8, 1, 20))
+        seconds = median_seconds(
+            lambda m=marginal, p=population: m.score_pass(p, IntegrationSettings(_DRAWS, 8, 1, 2)), 7
+        )
         rows.append({"j": j, "k": k, "pass_ms": 1e3 * seconds, "per_row": 1e9 * seconds / (1000 * options.t * (j - 1))})
     print(pd.DataFrame(rows).round(2).to_string(index=False))
     return rows

@@ -298,7 +298,7 @@ def _exact_likelihood(marginal: MarginalLikelihood, center: PopulationParameters
     """Importance-sampled log likelihood at the estimate; draws increase until its error is small, unless ``once``."""
     draws = _FIRST_EXACT_DRAWS
     while True:
-        sums = marginal.measure(center, IntegrationSettings(draws, 8, stream=7, newton_steps=30))
+        sums = marginal.value_pass(center, IntegrationSettings(draws, 8, stream=7, newton_steps=30))
         error = sums.variance**0.5
         enough = error < max(_EXACT_ERROR, _EXACT_SHARE * abs(sums.log_likelihood))
         if once or enough or (draws >= _MOST_EXACT_DRAWS and 4 * draws * len(marginal.people) > _MOST_EXACT_WORK):

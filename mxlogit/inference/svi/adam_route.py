@@ -214,7 +214,7 @@ def _conclude(plan: AdamPlan, task: Task, guide: AmortizedGuide, factor: Gaussia
     samples: Samples = draw_samples(model.space, factor, plan.n_samples, seed)
     center = model.space.from_report(samples.mean)
     marginal = MarginalLikelihood(people, model.space, model.mixing, seed)
-    marginal.sweep(center, IntegrationSettings(16, plan.degrees_of_freedom, stream=6, newton_steps=30))
+    marginal.score_pass(center, IntegrationSettings(16, plan.degrees_of_freedom, stream=6, newton_steps=30))
     encoder = encoder_quality(guide, center, people, seed)
     diagnostics = replace(
         evaluate_center(marginal, center, 64, plan.degrees_of_freedom),

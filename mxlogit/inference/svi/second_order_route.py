@@ -218,7 +218,7 @@ def _conclude(
     samples = draw_samples(model.space, factor, plan.n_samples, seed)
     center = model.space.from_report(samples.mean)
     marginal = MarginalLikelihood(people, model.space, model.mixing, seed)
-    marginal.sweep(center, IntegrationSettings(16, plan.degrees_of_freedom, stream=6, newton_steps=30))
+    marginal.score_pass(center, IntegrationSettings(16, plan.degrees_of_freedom, stream=6, newton_steps=30))
     # A flow has learned to follow polished factors.
     variational_steps = _VARIATIONAL_STEPS if model.space.n_random and guide.flow is None else 0
     diagnostics = replace(

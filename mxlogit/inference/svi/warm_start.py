@@ -31,7 +31,7 @@ _TIMES_MORE = 4
 _MOST_ITERATIONS = 40
 _SHORT_WINDOW = 5
 # Integration settings of the Laplace approximation; chosen by hand.
-_SWEEP = IntegrationSettings(draws=16, degrees_of_freedom=8, stream=30, newton_steps=10)
+_INTEGRATION = IntegrationSettings(draws=16, degrees_of_freedom=8, stream=30, newton_steps=10)
 
 
 def warm_start(guide: AmortizedGuide, people: People, seed: int, clock: Clock) -> GaussianFactor:
@@ -77,6 +77,6 @@ def laplace(guide: AmortizedGuide, people: People, seed: int, clock: Clock) -> G
     model = guide.model
     population = model.space.constrain(guide.population_factor().mean)
     marginal = MarginalLikelihood(people, model.space, model.mixing, seed)
-    found = with_prior(model, population, marginal.sweep(population, _SWEEP))
+    found = with_prior(model, population, marginal.score_pass(population, _INTEGRATION))
     clock.passes += 1
     return laplace_factor(model, population, found.curvature, found.gradient)

@@ -60,7 +60,11 @@ _MOST_UNKNOWN = 0.02
 
 
 def correct(
-    task: Task, marginal: MarginalLikelihood, start: GaussianFactor, sweep: IntegrationSettings, work: float = MOST_WORK
+    task: Task,
+    marginal: MarginalLikelihood,
+    start: GaussianFactor,
+    integration: IntegrationSettings,
+    work: float = MOST_WORK,
 ) -> tuple[WeightedVectors | None, float]:
     """Correct a Gaussian posterior by weighted draws.
 
@@ -71,7 +75,7 @@ def correct(
         Marginal likelihood of all people.
     start : GaussianFactor
         The first proposal.
-    sweep : IntegrationSettings
+    integration : IntegrationSettings
         All but the number of draws.
     work : float
         People times draws times evaluations at most, where every evaluation is a pass.
@@ -89,20 +93,20 @@ def correct(
     vectors, _ = start.sample_and_log_prob(_MOMENT_SAMPLES, generator)
     points = coordinates.from_unconstrained(vectors)
     first, passes = gaussian_of(points), 0.0
-    kept = keep_draws(model, marginal, coordinates, points, sweep, tick)
+    kept = keep_draws(model, marginal, coordinates, points, integration, tick)
     if kept is not None:
         found, passes = _sample_kept(kept, first, generator, asked=work >= MOST_WORK), kept.passes
         if kept.share_unknown < _MOST_UNKNOWN and _is_enough(found, start):
             return _as_vectors(found, coordinates), passes
     if work == 0.0:
         return None, passes
-    swept = ReintegratedPosterior(model, marginal, coordinates, sweep, tick)
-    swept.sharpen(points[:_TRIED])
-    stages = min(_MOST_STAGES, int(work / (STAGE * swept.sweep.draws * marginal.people.load)))
+    reintegrated = ReintegratedPosterior(model, marginal, coordinates, integration, tick)
+    reintegrated.sharpen(points[:_TRIED])
+    stages = min(_MOST_STAGES, int(work / (STAGE * reintegrated.integration.draws * marginal.people.load)))
     if stages < FEWEST_STAGES:
-        return None, passes + swept.passes
-    found = sample_posterior(swept, first, STAGE * stages, generator)
-    return _as_vectors(found, coordinates) if _is_enough(found, start) else None, passes + swept.passes
+        return None, passes + reintegrated.passes
+    found = sample_posterior(reintegrated, first, STAGE * stages, generator)
+    return _as_vectors(found, coordinates) if _is_enough(found, start) else None, passes + reintegrated.passes
 
 
 def _sample_kept(
@@ -137,14 +141,14 @@ def _on_paths(cells: int) -> tuple[int, float]:
     return STAGE * stages, max(ENOUGH, min(_MANY, _PATH_WORK / cells))
 
 
-def is_precise(marginal: MarginalLikelihood, sweep: IntegrationSettings) -> bool:
+def is_precise(marginal: MarginalLikelihood, integration: IntegrationSettings) -> bool:
     """Return whether a correction on fixed draws errs less than a Gaussian that is nearly the posterior.
 
     It does on a surface, which few parameters have, or with a thousand effective draws.
     """
     if PER_TERM * count_terms(marginal.space.size) <= ENOUGH:
         return True
-    return stay_on_paths(marginal, sweep) and _on_paths(path_cells(marginal, sweep.draws))[1] >= _MANY
+    return stay_on_paths(marginal, integration) and _on_paths(path_cells(marginal, integration.draws))[1] >= _MANY
 
 
 def _is_enough(found: WeightedVectors | None, start: GaussianFactor) -> bool:

@@ -43,14 +43,14 @@ _TOO_FEW = 1.5
 
 
 def prefers_paths(
-    marginal: MarginalLikelihood, population: PopulationParameters, sweep: IntegrationSettings, curvature: Tensor
+    marginal: MarginalLikelihood, population: PopulationParameters, integration: IntegrationSettings, curvature: Tensor
 ) -> bool:
     """Return whether scores along paths of the draws have no more noise than Fisher's, beside a curvature (D, D)."""
     if marginal.space.n_random == 0:
         return False
     part = _some(marginal, _COMPARED)
     fisher, paths = (
-        part.effect_of_draws(population, replace(sweep, draws=_FEWEST, pathwise=pathwise), 2).noise
+        part.effect_of_draws(population, replace(integration, draws=_FEWEST, pathwise=pathwise), 2).noise
         for pathwise in (False, True)
     )
     inverse = torch.linalg.inv(curvature)
@@ -61,7 +61,7 @@ def observed_information(
     model: MixedLogitModel,
     marginal: MarginalLikelihood,
     population: PopulationParameters,
-    sweep: IntegrationSettings,
+    integration: IntegrationSettings,
     curvature: Tensor,
     precision: float,
 ) -> Tensor | None:
@@ -74,7 +74,7 @@ def observed_information(
         Likelihood of all people or of a random subsample.
     population : PopulationParameters
         Population parameters at which the information is taken.
-    sweep : IntegrationSettings
+    integration : IntegrationSettings
         Settings of the integration, except the number of draws.
     curvature : Tensor, shape (D, D)
         Positive definite approximation of the information, in whose units the noise is measured.
@@ -88,8 +88,8 @@ def observed_information(
     """
     if model.mixing.is_kinked:
         return None
-    sweep = replace(sweep, pathwise=sweep.pathwise or bool(model.mixing.direct))
-    noise = _noise_of_one(model, marginal, population, sweep)
+    integration = replace(integration, pathwise=integration.pathwise or bool(model.mixing.direct))
+    noise = _noise_of_one(model, marginal, population, integration)
     # One sample of the noise has as many degrees of freedom as a symmetric matrix: of few, it may seem small by chance.
     unlucky = seldom_exceeded(model.space.size * (model.space.size + 1) // 2)
     few = model.space.size <= FEW_PARAMETERS
@@ -105,11 +105,11 @@ def observed_information(
         return budget.draws(marginal.people.load, max(wanted, budget.least))
 
     draws = draws_for(curvature)
-    found = marginal.information(model, population, replace(sweep, draws=draws))
+    found = marginal.information(model, population, replace(integration, draws=draws))
     # Outer products of scores from few draws contain their noise; information does not.
     better = draws_for(found) if is_positive(found) else 4 * draws
     if better > _TOO_FEW * draws:
-        found = marginal.information(model, population, replace(sweep, draws=better))
+        found = marginal.information(model, population, replace(integration, draws=better))
     return found
 
 
@@ -119,12 +119,15 @@ def seldom_exceeded(freedom: int) -> float:
 
 
 def _noise_of_one(
-    model: MixedLogitModel, marginal: MarginalLikelihood, population: PopulationParameters, sweep: IntegrationSettings
+    model: MixedLogitModel,
+    marginal: MarginalLikelihood,
+    population: PopulationParameters,
+    integration: IntegrationSettings,
 ) -> Tensor:
     """A sample (D, D) of the noise of these people's information, times the root of how many draws they have in all."""
     part = _some(marginal, _TRIED)
     one, other = (
-        part.information(model, population, replace(sweep, draws=_FEWEST, stream=sweep.stream + group))
+        part.information(model, population, replace(integration, draws=_FEWEST, stream=integration.stream + group))
         for group in (1, 2)
     )
     return marginal.people.weight / part.people.weight * (0.5 * _FEWEST * len(part.people)) ** 0.5 * (one - other)

@@ -57,7 +57,7 @@ class NaturalSearch:
         people = marginal.people
         few = most_people(marginal)
         self.part = marginal.take(people.draw(few, (marginal.seed, -5))) if len(people) > few else marginal
-        self.sweep = IntegrationSettings(
+        self.integration = IntegrationSettings(
             settings.draws or _DRAWS,
             settings.degrees_of_freedom,
             stream=50,
@@ -69,8 +69,8 @@ class NaturalSearch:
         """Step until a full step would move the mean by a negligible distance."""
         space = self.model.space
         evaluation = self._evaluate(start)
-        if prefers_paths(self.marginal, start, self.sweep, evaluation.curvature):
-            self.sweep = replace(self.sweep, pathwise=True)
+        if prefers_paths(self.marginal, start, self.integration, evaluation.curvature):
+            self.integration = replace(self.integration, pathwise=True)
         q = laplace_factor(self.model, start, evaluation.curvature, evaluation.gradient)
         status, move, rate = Status.ITERATIONS, math.inf, _RATE
         for _ in range(self.settings.max_iterations):
@@ -90,23 +90,23 @@ class NaturalSearch:
         population = space.constrain(q.mean)
         evaluation = self._evaluate(population)
         decrement = newton_decrement(evaluation, torch.ones(space.size, dtype=torch.float64))
-        other = self._evaluate(population, replace(self.sweep, stream=self.sweep.stream + 1))
+        other = self._evaluate(population, replace(self.integration, stream=self.integration.stream + 1))
         redraw = draws_shift(self.model, evaluation, other)
-        return Optimum(population, evaluation, decrement, redraw, self.sweep, status, q)
+        return Optimum(population, evaluation, decrement, redraw, self.integration, status, q)
 
     def _step(
         self, q: GaussianFactor, population: PopulationParameters, evaluation: Evaluation, rate: float
     ) -> GaussianFactor:
         likelihood = evaluation.gradient - self.model.log_prior_in_moves(population).gradient
         weight = self.marginal.people.weight
-        target = AnchoredTarget(self.model, self.part, Anchor(population, likelihood, weight), self.sweep, q)
+        target = AnchoredTarget(self.model, self.part, Anchor(population, likelihood, weight), self.integration, q)
         at = expect(target, q)
         self.clock.passes += target.evaluations * self.part.people.weight / weight
         return natural_step(q, at, rate)
 
-    def _evaluate(self, population: PopulationParameters, sweep: IntegrationSettings | None = None) -> Evaluation:
+    def _evaluate(self, population: PopulationParameters, integration: IntegrationSettings | None = None) -> Evaluation:
         self.clock.passes += 1
-        return with_prior(self.model, population, self.marginal.sweep(population, sweep or self.sweep))
+        return with_prior(self.model, population, self.marginal.score_pass(population, integration or self.integration))
 
     def _record(self, evaluation: Evaluation, move: float) -> None:
         row = HistoryRow("natural", evaluation.value, move, self.clock.passes, self.clock.seconds(), accepted=True)

@@ -94,7 +94,7 @@ class Optimum:
         Predicted gain of a further Newton step, in nats.
     redraw : float
         Squared distance per parameter, in posterior sds, by which the last change of draws moved the optimum.
-    sweep : IntegrationSettings
+    integration : IntegrationSettings
         Integration settings of the last stage.
     status : Status
     factor : GaussianFactor or None
@@ -105,7 +105,7 @@ class Optimum:
     evaluation: Evaluation
     decrement: float
     redraw: float
-    sweep: IntegrationSettings
+    integration: IntegrationSettings
     status: Status
     factor: GaussianFactor | None = None
 
@@ -154,14 +154,14 @@ class NewtonSearch:
             part = self.sample
             if size < len(part.people):
                 part = part.take(part.people.draw(size, (part.seed, -1)))
-            sweep = IntegrationSettings(
+            integration = IntegrationSettings(
                 16,
                 self.settings.degrees_of_freedom,
                 stage,
                 self.settings.newton_steps,
                 variational_steps=self._variational_steps,
             )
-            ascent = self._ascend(population, part, sweep, _STAGE_TOLERANCE, f"{size} people")
+            ascent = self._ascend(population, part, integration, _STAGE_TOLERANCE, f"{size} people")
             population = self._note_weights(ascent)
         if self.settings.draws is not None:
             return self._ascend_with_these(self.settings.draws, population)
@@ -179,10 +179,10 @@ class NewtonSearch:
         self, draws: int, start: PopulationParameters, tolerance: float
     ) -> tuple[Ascent[PopulationParameters], IntegrationSettings]:
         """Ascend on the likelihood of all people."""
-        sweep = self._sweep_of(draws)
-        return self._ascend(start, self.marginal, sweep, tolerance, f"all people, {draws} draws"), sweep
+        integration = self._integration_of(draws)
+        return self._ascend(start, self.marginal, integration, tolerance, f"all people, {draws} draws"), integration
 
-    def _sweep_of(self, draws: int) -> IntegrationSettings:
+    def _integration_of(self, draws: int) -> IntegrationSettings:
         return IntegrationSettings(
             draws,
             self.settings.degrees_of_freedom,
@@ -196,28 +196,28 @@ class NewtonSearch:
         """Ascend on the likelihood of all people with a given number of draws; compare with a quarter of it."""
         ascent = self._first_ascent(population, min(16, draws), _STAGE_TOLERANCE)
         if self.clock.is_over():
-            return self._finish(ascent, self._sweep_of(min(16, draws)), math.nan)
-        ascent, sweep = self._ascend_with(draws, ascent.point, self.settings.tolerance)
-        few = replace(self._sweep_of(4 * max(1, draws // 16)), stream=sweep.stream + 1)
+            return self._finish(ascent, self._integration_of(min(16, draws)), math.nan)
+        ascent, integration = self._ascend_with(draws, ascent.point, self.settings.tolerance)
+        few = replace(self._integration_of(4 * max(1, draws // 16)), stream=integration.stream + 1)
         rough = self._evaluate(self.marginal, few, ascent.point)
-        return self._finish(ascent, sweep, draws_shift(self.model, rough, ascent.evaluation))
+        return self._finish(ascent, integration, draws_shift(self.model, rough, ascent.evaluation))
 
     def _finish(
-        self, ascent: Ascent[PopulationParameters], sweep: IntegrationSettings, redraw: float, near: float = 0.0
+        self, ascent: Ascent[PopulationParameters], integration: IntegrationSettings, redraw: float, near: float = 0.0
     ) -> Optimum:
         status = _STATUS[ascent.reason]
         if ascent.decrement < max(near, _NOISE_FLOOR * self.settings.tolerance):
             status = Status.CONVERGED
-        return Optimum(ascent.point, ascent.evaluation, ascent.decrement, redraw, sweep, status)
+        return Optimum(ascent.point, ascent.evaluation, ascent.decrement, redraw, integration, status)
 
     def _first_ascent(
         self, population: PopulationParameters, draws: int, tolerance: float
     ) -> Ascent[PopulationParameters]:
         """Ascend on the likelihood of all people with few draws, with pathwise derivatives if they have less noise."""
-        ascent, sweep = self._ascend_with(draws, population, tolerance)
+        ascent, integration = self._ascend_with(draws, population, tolerance)
         if self.clock.is_over():
             return ascent
-        self._pathwise = prefers_paths(self.sample, ascent.point, sweep, ascent.evaluation.curvature)
+        self._pathwise = prefers_paths(self.sample, ascent.point, integration, ascent.evaluation.curvature)
         if self._pathwise:
             ascent, _ = self._ascend_with(draws, ascent.point, tolerance)
         return ascent
@@ -225,17 +225,21 @@ class NewtonSearch:
     def _refine_draws(self, population: PopulationParameters) -> Optimum:
         """Ascend on the likelihood of all people, quadrupling the draws until new draws do not move the optimum."""
         people, draws, rough = self.marginal.people, 16, _STAGE_TOLERANCE * self.settings.tolerance
-        ascent, sweep, redraw = self._first_ascent(population, draws, rough), self._sweep_of(draws), math.nan
+        ascent, integration, redraw = (
+            self._first_ascent(population, draws, rough),
+            self._integration_of(draws),
+            math.nan,
+        )
         while not self.clock.is_over():
             before, draws = ascent.evaluation, 4 * draws
-            ascent, sweep = self._ascend_with(draws, self._note_weights(ascent), rough)
+            ascent, integration = self._ascend_with(draws, self._note_weights(ascent), rough)
             redraw = draws_shift(self.model, before, ascent.first)
             allowed = next(limit for cost, limit in _REDRAW_TOLERANCES if draws * len(people) < cost)
             if redraw < allowed or 4 * draws * people.load > SEARCH_WORK:
                 break
         if ascent.decrement > self.settings.tolerance and not self.clock.is_over():
-            ascent, sweep = self._ascend_with(draws, ascent.point, self.settings.tolerance)
-        return self._finish(ascent, sweep, redraw)
+            ascent, integration = self._ascend_with(draws, ascent.point, self.settings.tolerance)
+        return self._finish(ascent, integration, redraw)
 
     def _correct_draws(self, population: PopulationParameters) -> Optimum:
         """Ascend on the likelihood of all people with few draws, corrected by the effect of more on a subsample.
@@ -244,11 +248,11 @@ class NewtonSearch:
         for information.
         """
         draws, size = 16, self.model.space.size
-        ascent, sweep = self._first_ascent(population, draws, _COARSE_TOLERANCE_NATS), self._sweep_of(draws)
+        ascent, integration = self._first_ascent(population, draws, _COARSE_TOLERANCE_NATS), self._integration_of(draws)
         if self.clock.is_over():
-            return self._finish(ascent, sweep, math.nan)
+            return self._finish(ascent, integration, math.nan)
         while True:
-            effect = self._effect_of_draws(ascent.point, sweep)
+            effect = self._effect_of_draws(ascent.point, integration)
             inverse = torch.linalg.inv(without_noise(ascent.evaluation.curvature, effect.noise))
             shift, error, noise = (
                 float(effect.score @ inverse @ effect.score) / size,
@@ -262,13 +266,13 @@ class NewtonSearch:
             if (precise and small) or self.clock.is_over():
                 break
             draws *= 4
-            ascent, sweep = self._ascend_with(draws, ascent.point, _COARSE_TOLERANCE_NATS)
-        ascent = self._solve_scores(ascent, sweep, effect)
+            ascent, integration = self._ascend_with(draws, ascent.point, _COARSE_TOLERANCE_NATS)
+        ascent = self._solve_scores(ascent, integration, effect)
         # The remaining shift is about a quarter of this one in length: its square is divided by 16.
-        return self._finish(ascent, sweep, noise + error + shift / 16.0, _STALL_TOLERANCE_NATS)
+        return self._finish(ascent, integration, noise + error + shift / 16.0, _STALL_TOLERANCE_NATS)
 
     def _solve_scores(
-        self, ascent: Ascent[PopulationParameters], sweep: IntegrationSettings, effect: DrawsEffect
+        self, ascent: Ascent[PopulationParameters], integration: IntegrationSettings, effect: DrawsEffect
     ) -> Ascent[PopulationParameters]:
         """Newton steps on the corrected scores, as long as the predicted gain falls and is not negligible."""
         best = self._corrected(ascent, ascent.point, ascent.evaluation, effect)
@@ -277,12 +281,12 @@ class NewtonSearch:
                 break
             step = solve_step(best.evaluation, self.step_scale, _TRUST_RADIUS).step
             point = self.model.space.move(best.point, step)
-            found = self._corrected(ascent, point, self._evaluate(self.marginal, sweep, point), effect)
+            found = self._corrected(ascent, point, self._evaluate(self.marginal, integration, point), effect)
             better = found.decrement < best.decrement
             log = Iteration(
                 found.evaluation.value, found.decrement, float((step / self.step_scale).abs().amax()), better
             )
-            self.clock.record(f"all people, {sweep.draws} draws, corrected", log)
+            self.clock.record(f"all people, {integration.draws} draws, corrected", log)
             if not better:
                 break
             best = found
@@ -301,7 +305,7 @@ class NewtonSearch:
             ascent, point=point, evaluation=evaluation, decrement=newton_decrement(evaluation, self.step_scale)
         )
 
-    def _effect_of_draws(self, population: PopulationParameters, sweep: IntegrationSettings) -> DrawsEffect:
+    def _effect_of_draws(self, population: PopulationParameters, integration: IntegrationSettings) -> DrawsEffect:
         """Effect of more draws on the score of all people, estimated on a subsample."""
         part, count = self.sample, len(self.marginal.people)
         # Bounded, because the subsample must fit in memory.
@@ -310,27 +314,27 @@ class NewtonSearch:
             whole = part if size < len(part.people) else self.marginal
             part = whole.take(whole.people.draw(size, (part.seed, -4)))
         self.clock.passes += len(part.people) / count
-        effect = part.effect_of_draws(population, sweep, _MANY_TIMES)
+        effect = part.effect_of_draws(population, integration, _MANY_TIMES)
         return effect.scaled(self.marginal.people.weight / part.people.weight)
 
     def _evaluate(
-        self, marginal: MarginalLikelihood, sweep: IntegrationSettings, population: PopulationParameters
+        self, marginal: MarginalLikelihood, integration: IntegrationSettings, population: PopulationParameters
     ) -> Evaluation:
         self.clock.passes += len(marginal.people) / len(self.marginal.people)
-        return with_prior(self.model, population, marginal.sweep(population, sweep))
+        return with_prior(self.model, population, marginal.score_pass(population, integration))
 
     def _ascend(
         self,
         start: PopulationParameters,
         marginal: MarginalLikelihood,
-        sweep: IntegrationSettings,
+        integration: IntegrationSettings,
         tolerance: float,
         stage: str,
     ) -> Ascent[PopulationParameters]:
         share = len(marginal.people) / len(self.marginal.people)
 
         def evaluate(population: PopulationParameters) -> Evaluation:
-            return self._evaluate(marginal, sweep, population)
+            return self._evaluate(marginal, integration, population)
 
         def log(iteration: Iteration) -> None:
             self.clock.record(stage, replace(iteration, value=iteration.value / share))

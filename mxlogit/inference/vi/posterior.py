@@ -105,7 +105,7 @@ class AnchoredTarget:
     marginal : MarginalLikelihood
         Marginal likelihood of all people or of a subsample, with modes at the anchor.
     anchor : Anchor
-    sweep : IntegrationSettings
+    integration : IntegrationSettings
     near : GaussianFactor
         Approximate posterior, which indicates the range of vectors.
     tick : callable, optional
@@ -117,15 +117,15 @@ class AnchoredTarget:
         model: MixedLogitModel,
         marginal: MarginalLikelihood,
         anchor: Anchor,
-        sweep: IntegrationSettings,
+        integration: IntegrationSettings,
         near: GaussianFactor,
         tick: Callable[[int], None] | None = None,
     ) -> None:
         self.model, self.part = model, marginal
-        self._anchor, self._sweep, self._near, self._tick = anchor, sweep, near, tick
+        self._anchor, self._integration, self._near, self._tick = anchor, integration, near, tick
         self.factor, population = anchor.weight / marginal.people.weight, anchor.population
         self.evaluations = 1
-        self._score = _keep_or_follow(model, marginal, population, sweep, near)
+        self._score = _keep_or_follow(model, marginal, population, integration, near)
         self._centre, jacobian = model.space.unconstrain(population), model.space.relative_jacobian(population)
         here = self._score(self._centre[None])[0]
         self._linear = torch.linalg.solve(jacobian.T, anchor.gradient) - self.factor * here
@@ -142,10 +142,10 @@ class AnchoredTarget:
             self._tick(len(vectors))
         return result
 
-    def unmatched(self, sweep: IntegrationSettings) -> AnchoredTarget:
-        """Return the target before any match, which does not depend on q, on the draws of a sweep."""
-        if sweep != self._sweep:
-            target = AnchoredTarget(self.model, self.part, self._anchor, sweep, self._near, self._tick)
+    def unmatched(self, integration: IntegrationSettings) -> AnchoredTarget:
+        """Return the target before any match, which does not depend on q, on the draws of other settings."""
+        if integration != self._integration:
+            target = AnchoredTarget(self.model, self.part, self._anchor, integration, self._near, self._tick)
             target.evaluations += self.evaluations
             return target
         target = copy(self)
@@ -168,7 +168,7 @@ def _keep_or_follow(
     model: MixedLogitModel,
     marginal: MarginalLikelihood,
     anchor: PopulationParameters,
-    sweep: IntegrationSettings,
+    integration: IntegrationSettings,
     near: GaussianFactor,
 ) -> Callable[[Tensor], Tensor]:
     """Smooth function from unconstrained vectors (n, D) to scores (n, D), on fixed draws or draws that follow modes.
@@ -176,13 +176,13 @@ def _keep_or_follow(
     Fixed draws cost a hundredth, and are used if they cover the posterior.
     """
     typical, _ = near.sample_and_log_prob(_TYPICAL, make_generator(marginal.seed, 29))
-    if sweep.pathwise and supports_fixed_paths(marginal, sweep.draws):
-        return PathDraws(model, marginal, anchor, sweep, typical).gradients
-    if not sweep.pathwise and supports_fixed_draws(marginal, sweep.draws):
-        kept = FixedTasteDraws(marginal, anchor, sweep)
+    if integration.pathwise and supports_fixed_paths(marginal, integration.draws):
+        return PathDraws(model, marginal, anchor, integration, typical).gradients
+    if not integration.pathwise and supports_fixed_draws(marginal, integration.draws):
+        kept = FixedTasteDraws(marginal, anchor, integration)
         if float(kept.log_likelihood(typical)[1].nan_to_num(nan=math.inf).amax()) < _MAX_VARIANCE_NATS2:
             return kept.gradients
-    proposals, space = list(marginal.propose(anchor, sweep, remember=False)), marginal.space
+    proposals, space = list(marginal.propose(anchor, integration, remember=False)), marginal.space
 
     def score(vector: Tensor) -> Tensor:
         population = space.constrain(vector)
@@ -394,7 +394,7 @@ def situations_of_some(marginal: MarginalLikelihood) -> float:
     return mean_situations(marginal.take(marginal.people.draw(_COUNTED_PEOPLE, (marginal.seed, -7))))
 
 
-def posterior_sweep(sweep: IntegrationSettings, ess: float, n_people: int) -> IntegrationSettings:
-    """Return the sweep of this stage: differences around the mode need fewer draws than the mode itself."""
+def posterior_integration(integration: IntegrationSettings, ess: float, n_people: int) -> IntegrationSettings:
+    """Return the settings of this stage: differences around the mode need fewer draws than the mode itself."""
     draws = draws_for(ALLOWED_ERROR, ess, min(n_people, budgets.MOST_PEOPLE), AROUND_THE_MODE)
-    return replace(sweep, draws=draws, stream=POSTERIOR_STREAM)
+    return replace(integration, draws=draws, stream=POSTERIOR_STREAM)

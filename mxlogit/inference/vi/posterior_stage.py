@@ -28,7 +28,7 @@ from mxlogit.inference.vi.posterior import (
     fit_gaussian,
     laplace_factor,
     most_people,
-    posterior_sweep,
+    posterior_integration,
     situations_of_some,
     widen_to_possible,
 )
@@ -126,19 +126,21 @@ def find_posterior(
         return Posterior(widen_to_possible(model, rough, weight), 0, _UNCHECKED)
     optimum = _sharpen(task, everybody, optimum)
     start, gradient = _around_the_mode(model, sample, everybody, optimum)
-    sweep = posterior_sweep(optimum.sweep, optimum.evaluation.detail.value.ess, len(sample.people))
+    integration = posterior_integration(optimum.integration, optimum.evaluation.detail.value.ess, len(sample.people))
     # For many people half the subsample suffices, but few parameters keep all of it at little cost.
     part, size = sample, most_people(sample) // (2 if task.is_sampled and model.space.size > FEW_PARAMETERS else 1)
     if len(sample.people) > size:
         part = sample.take(sample.people.draw(size, (task.seed, -2)))
     anchor = Anchor(optimum.population, gradient, weight)
-    target = AnchoredTarget(model, part, anchor, _with_room(part, sweep, _MORE_STEP_DRAWS), start, task.clock.counter())
+    target = AnchoredTarget(
+        model, part, anchor, _with_room(part, integration, _MORE_STEP_DRAWS), start, task.clock.counter()
+    )
     found = Posterior(start, 0, _UNCHECKED)
     try:
         fitted = fit_gaussian(target, start)
         factor = widen_to_possible(model, fitted.factor, weight)
         found = Posterior(factor, fitted.rounds, _UNCHECKED, fitted.skewness)
-        found = _check_or_correct(task, everybody, target, found, wanted=wanted, sweep=sweep)
+        found = _check_or_correct(task, everybody, target, found, wanted=wanted, integration=integration)
     except TimeIsOverError:
         task.clock.tell("time is over: the posterior is the last Gaussian")
     task.clock.passes += (sample.people.weight + target.evaluations * part.people.weight) / weight
@@ -152,7 +154,7 @@ def _check_or_correct(
     found: Posterior,
     *,
     wanted: str | bool,
-    sweep: IntegrationSettings,
+    integration: IntegrationSettings,
 ) -> Posterior:
     """Replace a Gaussian by weighted draws if requested or necessary; otherwise check it."""
     model, part, count = task.model, target.part, len(everybody.people)
@@ -161,7 +163,7 @@ def _check_or_correct(
     skewed = found.skewness > (_LITTLE_SKEWED if count <= _FEW_PEOPLE else _SKEWED)
 
     def corrected_by(work: float) -> Posterior | None:
-        weighted, passes = correct(task, part if whole else everybody, found.factor, sweep, work)
+        weighted, passes = correct(task, part if whole else everybody, found.factor, integration, work)
         task.clock.passes += passes
         if weighted is None:
             return None
@@ -175,23 +177,23 @@ def _check_or_correct(
     # Sampling noise in the curvature of a subsample makes weights uneven if there are many parameters.
     blurred = not whole and model.space.size**2 > _BLURRED * len(part.people)
     points = _CHECK_POINTS[0] if blurred else _check_points(model.space.size)
-    judge_of_it = target if blurred else target.unmatched(_with_room(part, sweep, _MORE_CHECK_DRAWS))
+    judge_of_it = target if blurred else target.unmatched(_with_room(part, integration, _MORE_CHECK_DRAWS))
     points = _FEW_CHECK_POINTS if task.is_sampled else points
     check = check_gaussian(judge_of_it, found.factor, points, make_generator(task.seed, 3))
     target.evaluations = judge_of_it.evaluations
-    easy = is_correction_easy(part, sweep, check)
+    easy = is_correction_easy(part, integration, check)
     if auto and not at_once and (check.is_poor or easy):
         corrected = corrected_by(USUAL_WORK * check.is_poor)
     return corrected or replace(found, check=check)
 
 
-def _with_room(part: MarginalLikelihood, sweep: IntegrationSettings, most: int) -> IntegrationSettings:
+def _with_room(part: MarginalLikelihood, integration: IntegrationSettings, most: int) -> IntegrationSettings:
     """Settings with up to ``most`` times the draws for few parameters, which cost little, if these can be fixed."""
-    draws, room = sweep.draws, room_for_draws(part, sweep)
+    draws, room = integration.draws, room_for_draws(part, integration)
     if part.space.size <= FEW_PARAMETERS:
-        while draws < most * sweep.draws and room(2 * draws):
+        while draws < most * integration.draws and room(2 * draws):
             draws *= 2
-    return replace(sweep, draws=draws)
+    return replace(integration, draws=draws)
 
 
 def _check_points(size: int) -> int:
@@ -205,27 +207,27 @@ def _sharpen(task: Task, everybody: MarginalLikelihood, optimum: Optimum) -> Opt
 
     The error in the score due to few draws does not shrink relative to the information as the number of people grows.
     """
-    model, people, sweep = task.model, len(everybody.people), optimum.sweep
+    model, people, integration = task.model, len(everybody.people), optimum.integration
     # With pathwise derivatives a pass costs little compared with later stages; otherwise it must halve the error.
-    error, enough = (_likely_error(optimum, model), 1) if sweep.pathwise else (optimum.redraw, 2)
-    wanted = sweep.draws * error / ALLOWED_ERROR_OF_MODE**2 if math.isfinite(error) else 0.0
-    if wanted <= enough * sweep.draws or not (sweep.pathwise or task.is_sampled):
+    error, enough = (_likely_error(optimum, model), 1) if integration.pathwise else (optimum.redraw, 2)
+    wanted = integration.draws * error / ALLOWED_ERROR_OF_MODE**2 if math.isfinite(error) else 0.0
+    if wanted <= enough * integration.draws or not (integration.pathwise or task.is_sampled):
         return optimum
     few = model.space.size <= FEW_PARAMETERS
     budget = AT_THE_MODE_OF_FEW if few else AT_THE_MODE
     draws = budget.draws(people * situations_of_some(everybody), wanted)
-    if draws <= sweep.draws or (draws < wanted and not (sweep.pathwise or few)):
+    if draws <= integration.draws or (draws < wanted and not (integration.pathwise or few)):
         return optimum
-    sharp = replace(sweep, draws=draws, stream=sweep.stream + 5)
+    sharp = replace(integration, draws=draws, stream=integration.stream + 5)
     population = optimum.population
-    evaluation = with_prior(model, population, everybody.sweep(population, sharp))
+    evaluation = with_prior(model, population, everybody.score_pass(population, sharp))
     task.clock.passes += 1
     if newton_decrement(evaluation, step_scale(model)) > _FAR:
         population = step_from(model, population, evaluation)
-        evaluation = with_prior(model, population, everybody.sweep(population, sharp))
+        evaluation = with_prior(model, population, everybody.score_pass(population, sharp))
         task.clock.passes += 1
     # The shift under new draws is inversely proportional to their number.
-    redraw = optimum.redraw * sweep.draws / draws
+    redraw = optimum.redraw * integration.draws / draws
     return replace(optimum, population=population, evaluation=evaluation, redraw=redraw)
 
 
@@ -238,12 +240,12 @@ def _likely_error(optimum: Optimum, model: MixedLogitModel) -> float:
     return optimum.redraw * seldom_exceeded(model.space.size)
 
 
-def is_correction_easy(part: MarginalLikelihood, sweep: IntegrationSettings, check: PopulationCheck) -> bool:
+def is_correction_easy(part: MarginalLikelihood, integration: IntegrationSettings, check: PopulationCheck) -> bool:
     """Return whether weighted draws would improve on the Gaussian and can be weighted on fixed draws."""
     enough = EVEN_ENOUGH
     if part.space.size <= FEW_PARAMETERS:
-        enough = _NEARLY_GAUSSIAN if is_precise(part, sweep) else _LESS_NEARLY_GAUSSIAN
-    return check.ess < enough and room_for_draws(part, sweep)(_FEWEST_KEPT)
+        enough = _NEARLY_GAUSSIAN if is_precise(part, integration) else _LESS_NEARLY_GAUSSIAN
+    return check.ess < enough and room_for_draws(part, integration)(_FEWEST_KEPT)
 
 
 def _around_the_mode(
@@ -255,12 +257,12 @@ def _around_the_mode(
     start, weight = optimum.factor, everybody.people.weight
     if start is None:
         # With uninformative panels, information varies much between people.
-        part = everybody if optimum.sweep.pathwise else sample
+        part = everybody if optimum.integration.pathwise else sample
         few = model.space.size <= FEW_PARAMETERS
         precision = PRECISE if few or len(everybody.people) > most_people(part) else ROUGH
-        sweep = replace(optimum.sweep, stream=POSTERIOR_STREAM)
+        integration = replace(optimum.integration, stream=POSTERIOR_STREAM)
         scale = weight / part.people.weight
-        found = observed_information(model, part, population, sweep, evaluation.curvature / scale, precision)
+        found = observed_information(model, part, population, integration, evaluation.curvature / scale, precision)
         curvature = evaluation.curvature if found is None else scale * found - prior.hessian
         start = laplace_factor(model, population, curvature, evaluation.gradient)
     return widen_to_possible(model, start, weight), evaluation.gradient - prior.gradient

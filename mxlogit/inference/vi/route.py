@@ -84,7 +84,7 @@ def run_newton(task: Task, plan: NewtonPlan) -> Fit:
     gain = None
     if plan.is_spline and posterior.corrected is not None:
         samples, gain = _spline_samples(model, posterior.corrected, plan.n_samples, seed)
-    degrees_of_freedom, variational_steps = plan.search.degrees_of_freedom, optimum.sweep.variational_steps
+    degrees_of_freedom, variational_steps = plan.search.degrees_of_freedom, optimum.integration.variational_steps
     even = optimum.evaluation.detail.value.ess > EVEN_WEIGHTS and len(people) > _MANY_PEOPLE
     center = model.space.from_report(samples.mean)
     flow = marginal.flow = _train_flow(plan, task, part, [center, *_typical(model, samples)], optimum)
@@ -150,7 +150,7 @@ def _train_flow(
     wanted = FlowSettings(
         "spline" if auto else plan.flow,
         plan.flow_layers,
-        variational_steps=optimum.sweep.variational_steps,
+        variational_steps=optimum.integration.variational_steps,
         seed=task.seed,
     )
     flow, gain = train_flow(model, marginal, populations, wanted, task.clock.tell)
@@ -158,7 +158,7 @@ def _train_flow(
 
 
 def _describe_guide(flow: Flow | None, optimum: Optimum) -> str:
-    parts = ["polish", "variational steps"] if optimum.sweep.variational_steps else ["polish"]
+    parts = ["polish", "variational steps"] if optimum.integration.variational_steps else ["polish"]
     parts.append("Student-t importance weights" if flow is None else "conditional flow, importance weights")
     why = "even" if optimum.evaluation.detail.value.ess >= _WORTH_A_FLOW else "uneven"
     return f"{' + '.join(parts)}; no encoder (nothing to win under Newton); weights before a flow were {why}"
@@ -174,7 +174,7 @@ def _diagnose(optimum: Optimum, posterior: Posterior, at_center: Diagnostics) ->
         corrected=posterior.corrected is not None,
         newton_decrement=optimum.decrement,
         redraw_shift=optimum.redraw**0.5,
-        draws=optimum.sweep.draws,
+        draws=optimum.integration.draws,
     )
 
 

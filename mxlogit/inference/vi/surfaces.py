@@ -15,7 +15,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from mxlogit.inference.budgets import FIXED_DRAWS, SWEPT_POINT
+from mxlogit.inference.budgets import FIXED_DRAWS, REINTEGRATED_POINT
 from mxlogit.integration.kept_draws import FixedTasteDraws, supports_fixed_draws
 from mxlogit.integration.marginal import MarginalLikelihood
 from mxlogit.integration.path_draws import PathDraws, supports_fixed_paths
@@ -25,11 +25,11 @@ from mxlogit.model.mixed_logit import MixedLogitModel
 
 # Constants without a stated reason are chosen by hand. Variances are of the log likelihood, from the finite number of
 # draws, in nats squared.
-# Median variance at typical points above which a swept density takes more draws.
+# Median variance at typical points above which a reintegrated density takes more draws.
 _TYPICAL_VARIANCE = 0.25
 # Largest variance at one point; above it the value is unknown and counts as minus infinity.
 _LARGEST_VARIANCE = 4.0
-# Initial and largest number of draws per person of a swept density, and least Newton steps to the modes.
+# Initial and largest number of draws per person of a reintegrated density, and least Newton steps to the modes.
 _FIRST_DRAWS = 16
 _MOST_DRAWS = 1_024
 _NEWTON_STEPS = 4
@@ -55,7 +55,7 @@ _NEGLIGIBLE = 10.0
 # (150 people, one choice each: sds of log standard deviations of .47 where chains have .68).
 _FEWEST_SITUATIONS = 3.0
 # Quantiles of the standard deviations of the narrowest and the widest point at which fixed draws are compared with a
-# swept density; allowed error of the difference of the two points, in nats beyond two standard errors.
+# reintegrated density; allowed error of the difference of the two points, in nats beyond two standard errors.
 _ENDS = (0.05, 0.95)
 _LARGEST_ERROR = 0.3
 
@@ -69,7 +69,7 @@ class ReintegratedPosterior:
     marginal : MarginalLikelihood
         Marginal likelihood of all people, with modes close to the modes under the posterior.
     coordinates : RelativeCholeskyCoordinates
-    sweep : IntegrationSettings
+    integration : IntegrationSettings
     tick : callable
         Callback that receives the number of points evaluated.
     """
@@ -79,11 +79,13 @@ class ReintegratedPosterior:
         model: MixedLogitModel,
         marginal: MarginalLikelihood,
         coordinates: RelativeCholeskyCoordinates,
-        sweep: IntegrationSettings,
+        integration: IntegrationSettings,
         tick: Callable[[int], None],
     ) -> None:
         self.model, self.marginal, self.coordinates, self._tick = model, marginal, coordinates, tick
-        self.sweep = replace(sweep, draws=_FIRST_DRAWS, newton_steps=max(sweep.newton_steps, _NEWTON_STEPS))
+        self.integration = replace(
+            integration, draws=_FIRST_DRAWS, newton_steps=max(integration.newton_steps, _NEWTON_STEPS)
+        )
         self.passes = 0.0
 
     def evaluate(self, point: Tensor) -> tuple[float, float]:
@@ -91,7 +93,7 @@ class ReintegratedPosterior:
         self.passes += 1.0
         space, vector = self.model.space, self.coordinates.to_unconstrained(point)
         population = space.constrain(vector)
-        proposals = self.marginal.propose(population, self.sweep, remember=False)
+        proposals = self.marginal.propose(population, self.integration, remember=False)
         sums = self.marginal.value(population, proposals)
         prior = self.model.prior.log_prob(space, vector) + self.coordinates.log_jacobian(point)
         return sums.log_likelihood + float(prior), sums.variance
@@ -110,11 +112,11 @@ class ReintegratedPosterior:
 
     def sharpen(self, points: Tensor) -> None:
         """Quadruple the draws until the variance at typical points (n, D) is small."""
-        while self.sweep.draws < _MOST_DRAWS:
+        while self.integration.draws < _MOST_DRAWS:
             variance = torch.tensor([self.evaluate(point)[1] for point in points])
             if float(variance.nan_to_num(nan=math.inf).median()) < _TYPICAL_VARIANCE:
                 return
-            self.sweep = replace(self.sweep, draws=min(_MOST_DRAWS, 4 * self.sweep.draws))
+            self.integration = replace(self.integration, draws=min(_MOST_DRAWS, 4 * self.integration.draws))
 
 
 class FixedDrawsPosterior:
@@ -174,7 +176,7 @@ class FixedDrawsPosterior:
         return result
 
     def agrees(self, ends: Tensor, difference: float, variance: float) -> bool:
-        """Return whether the difference between two points (2, D) agrees with a swept density."""
+        """Return whether the difference between two points (2, D) agrees with a reintegrated density."""
         low, high = self.log_prob(ends).tolist()
         noise = self.kept.log_likelihood(self.coordinates.to_unconstrained(ends))[1].sum()
         return abs(high - low - difference) < _LARGEST_ERROR + 2.0 * (variance + float(noise)) ** 0.5
@@ -185,7 +187,7 @@ def keep_draws(
     marginal: MarginalLikelihood,
     coordinates: RelativeCholeskyCoordinates,
     points: Tensor,
-    sweep: IntegrationSettings,
+    integration: IntegrationSettings,
     tick: Callable[[int], None],
 ) -> FixedDrawsPosterior | None:
     """Return the posterior density on enough fixed draws for a small variance; None if draws do not cover it.
@@ -193,9 +195,9 @@ def keep_draws(
     The parameters are described in `ReintegratedPosterior`; ``points`` (n, D) represent the posterior. Draws are taken
     at large standard deviations, since they cover narrower populations, not wider ones. The variance between halves of
     the draws does not reveal a region that neither half covers, so the difference between the widest and the narrowest
-    point is compared with a swept density.
+    point is compared with a reintegrated density.
     """
-    paths, room = stay_on_paths(marginal, sweep), room_for_draws(marginal, sweep)
+    paths, room = stay_on_paths(marginal, integration), room_for_draws(marginal, integration)
     if not room(1):
         return None
     wide = coordinates.diagonal(points)
@@ -203,18 +205,20 @@ def keep_draws(
     population = model.space.constrain(coordinates.to_unconstrained(anchor))
     order = wide.log().sum(-1).argsort()
     ends = points[order[[int(share * len(points)) for share in _ENDS]]]
-    typical, swept, found = coordinates.to_unconstrained(points[:_TYPICAL]), None, None
+    typical, reintegrated, found = coordinates.to_unconstrained(points[:_TYPICAL]), None, None
     draws = 1 << FIXED_DRAWS.draws(len(marginal.people)).bit_length() - 1
     while draws <= _MOST_KEPT and room(draws):
-        more = replace(sweep, draws=draws)
+        more = replace(integration, draws=draws)
         path_draws = PathDraws(model, marginal, population, more, typical) if paths else None
         kept = path_draws or FixedTasteDraws(marginal, population, more)
         variance = kept.log_likelihood(typical)[1].nan_to_num(nan=math.inf)
         typically, worst = float(variance.median()), float(variance.amax())
         if typically < _KEPT_VARIANCE and worst < _LARGEST_KEPT_VARIANCE:
             density = FixedDrawsPosterior(model, kept, coordinates, tick)
-            swept = swept or _sweep_difference(ReintegratedPosterior(model, marginal, coordinates, sweep, tick), ends)
-            found = density if density.agrees(ends, *swept) else found
+            reintegrated = reintegrated or _reintegrated_difference(
+                ReintegratedPosterior(model, marginal, coordinates, integration, tick), ends
+            )
+            found = density if density.agrees(ends, *reintegrated) else found
         wanted = _path_variance(2 * marginal.people.rows * draws) if paths else _KEPT_VARIANCE
         excess = max(typically / wanted, worst / _LARGEST_KEPT_VARIANCE)
         if (found is not None and excess < 1.0) or excess * draws > _MOST_KEPT:
@@ -228,14 +232,18 @@ def _path_variance(cells: int) -> float:
     return _PATH_VARIANCE if cells < _FEW_CELLS else _ROUGH_PATH_VARIANCE
 
 
-def stay_on_paths(marginal: MarginalLikelihood, sweep: IntegrationSettings) -> bool:
+def stay_on_paths(marginal: MarginalLikelihood, integration: IntegrationSettings) -> bool:
     """Return whether to fix whitened tastes: fixed tastes do not apply to all mixing maps, nor to few choices."""
-    return sweep.pathwise or not supports_fixed_draws(marginal, 1) or typical_situations(marginal) < _FEWEST_SITUATIONS
+    return (
+        integration.pathwise
+        or not supports_fixed_draws(marginal, 1)
+        or typical_situations(marginal) < _FEWEST_SITUATIONS
+    )
 
 
-def room_for_draws(marginal: MarginalLikelihood, sweep: IntegrationSettings) -> Callable[[int], bool]:
+def room_for_draws(marginal: MarginalLikelihood, integration: IntegrationSettings) -> Callable[[int], bool]:
     """Return a function of the number of draws per person: whether fixed draws apply and fit in memory."""
-    return partial(supports_fixed_paths if stay_on_paths(marginal, sweep) else supports_fixed_draws, marginal)
+    return partial(supports_fixed_paths if stay_on_paths(marginal, integration) else supports_fixed_draws, marginal)
 
 
 def mean_situations(marginal: MarginalLikelihood) -> float:
@@ -250,9 +258,9 @@ def typical_situations(marginal: MarginalLikelihood) -> float:
     return len(people) / people.total(1.0 / people.counts[1].clamp(min=1.0))
 
 
-def _sweep_difference(density: ReintegratedPosterior, ends: Tensor) -> tuple[float, float]:
-    """Difference of the log posterior between two points by a swept density, and its variance."""
+def _reintegrated_difference(density: ReintegratedPosterior, ends: Tensor) -> tuple[float, float]:
+    """Difference of the log posterior between two points by a reintegrated density, and its variance."""
     people = density.marginal.people.load
-    density.sweep = replace(density.sweep, draws=SWEPT_POINT.draws(people))
+    density.integration = replace(density.integration, draws=REINTEGRATED_POINT.draws(people))
     (low, low_variance), (high, high_variance) = (density.evaluate(point) for point in ends)
     return high - low, low_variance + high_variance
