@@ -54,7 +54,7 @@ def reference() -> Path:
 
 @pytest.fixture
 def data(generator: torch.Generator) -> ChoiceData:
-    """5 people, up to 3 situations, 4 alternatives, 5 attributes; ragged, with closed alternatives."""
+    """5 people, up to 3 situations, 4 alternatives, 5 attributes; ragged, with unavailable alternatives."""
     n, t, j, k = 5, 3, 4, 5
     attributes = torch.randn(n, t, j, k, generator=generator, dtype=torch.float64)
     available = torch.rand(n, t, j, generator=generator) > 0.25
@@ -73,7 +73,7 @@ def data(generator: torch.Generator) -> ChoiceData:
 
 @pytest.fixture
 def panel(data: ChoiceData) -> PanelDifferences:
-    """The panels of `data` as one dense array, with closed rows."""
+    """The panels of `data` as one dense array, with unavailable rows."""
     return difference_panels(data).dense()
 
 

@@ -28,7 +28,7 @@ class Choices:
 
     @classmethod
     def of_frame(cls, frame, weights=None):
-        """From a long frame of `simulate_choices`, with any alternatives closed and any situations missing."""
+        """From a long frame of `simulate_choices`, with any alternatives unavailable and any situations missing."""
         people, labels = sorted(frame["id"].unique()), sorted(frame["alternative"].unique())
         table = frame.set_index(["id", "situation", "alternative"])[["x", "z", "choice"]].astype(float)
         situations = sorted(frame["situation"].unique())

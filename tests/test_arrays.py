@@ -14,7 +14,7 @@ N, T, J, K = 4, 3, 2, 2
 
 
 def arrays(seed=0):
-    """Whole numbers, so that every type holds them; one alternative is closed, one situation not observed."""
+    """Whole numbers, so that every type holds them; one alternative is unavailable, one situation not observed."""
     rng = np.random.default_rng(seed)
     attributes = rng.integers(0, 9, (N, T, J, K))
     chosen = rng.integers(0, J, (N, T))

@@ -72,12 +72,12 @@ def test_polars_and_pyarrow_give_the_same(frame):
 
 def test_closed_by_column_equals_closed_by_missing_row(frame):
     full, _ = simulate_choices(6, 3, 4, fixed={"x": 1.0}, random={"z": (0.5, 1.0)}, random_state=1)
-    closed = (full["alternative"] == "a4") & ~full["choice"]
-    marked = full.assign(open=(~closed).astype(int))
-    marked.loc[closed, "x"] = np.nan
+    unavailable = (full["alternative"] == "a4") & ~full["choice"]
+    marked = full.assign(open=(~unavailable).astype(int))
+    marked.loc[unavailable, "x"] = np.nan
     columns = Columns("id", "situation", "alternative", "choice", availability="open")
     by_column = read_frame(marked, columns, ["x", "z"]).data
-    by_row = read(full[~closed]).data
+    by_row = read(full[~unavailable]).data
     for name in ("attributes", "available", "chosen"):
         torch.testing.assert_close(getattr(by_column, name), getattr(by_row, name), atol=0, rtol=0)
 
@@ -124,7 +124,7 @@ BAD = {
     "bad weights": (lambda f: f.assign(w=-1.0), "weights are not positive"),
     "weights vary": (lambda f: f.assign(w=1.0 + np.arange(len(f))), "weights differ within"),
     "chosen but unavailable": (lambda f: f.assign(open=~f["choice"]), "marked unavailable"),
-    "all closed": (lambda f: f.assign(open=0), "no available alternative"),
+    "all unavailable": (lambda f: f.assign(open=0), "no available alternative"),
     "availability text": (lambda f: f.assign(open="yes"), "must hold 0/1"),
 }
 

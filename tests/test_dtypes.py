@@ -21,7 +21,7 @@ WHOLE = np.array([3, 1, 2, 5, 4, 0, 1, 2, 3, 7, 1, 0] * J)
 
 
 def keys():
-    """Twelve people, one situation each, three alternatives; the last is closed in one."""
+    """Twelve people, one situation each, three alternatives; the last is unavailable in one."""
     rng = np.random.default_rng(0)
     chosen = rng.integers(0, 2, N)
     return {
@@ -47,7 +47,7 @@ def in_arrow(array):
 
 
 def holes(values, hole=None):
-    """The values with a hole in the row of the closed alternative."""
+    """The values with a hole in the row of the unavailable alternative."""
     return [hole if row == 5 else value for row, value in enumerate(values)]
 
 
@@ -302,7 +302,7 @@ def test_large_whole_numbers_of_every_type_are_alike(kind, size):
     frame = in_pandas((np.arange(N * J) * 2**20 + size).astype(kind))
     x = read_frame(frame, COLUMNS, ["x"]).data.attributes[..., 0]
     apart = np.arange(J) * 2.0**20
-    # The last alternative of the second person is closed.
+    # The last alternative of the second person is unavailable.
     others = [person for person in range(N) if person != 1]
     np.testing.assert_array_equal((x - x[..., :1])[others, 0], np.tile(apart, (N - 1, 1)))
 

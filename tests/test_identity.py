@@ -110,7 +110,7 @@ def test_moving_an_alternative_to_the_next_situation_is_noticed():
         for a, b in ((x, first), (y, second))
     )
     rows = [difference_panels(data) for data in (one, other)]
-    assert torch.equal(*(panel.open_rows().values for panel in rows))
+    assert torch.equal(*(panel.available_rows().values for panel in rows))
     assert each(one) != each(other)
 
 

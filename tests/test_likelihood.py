@@ -109,14 +109,14 @@ def test_a_constant_added_to_a_situation_changes_nothing(data, panel, beta, gene
 def test_unavailable_equals_removed(data, beta):
     """Closing the last alternative everywhere equals cutting it off."""
     chosen = data.chosen.clamp(max=2)
-    opened = data.available.clone()
-    opened.scatter_(2, chosen[..., None], value=True)
-    closed = opened.clone()
-    closed[..., 3] = False
-    with_closed = rebuilt(data, available=closed, chosen=chosen)
-    cut = rebuilt(data, attributes=data.attributes[:, :, :3], available=opened[:, :, :3], chosen=chosen)
+    available = data.available.clone()
+    available.scatter_(2, chosen[..., None], value=True)
+    without_last = available.clone()
+    without_last[..., 3] = False
+    with_unavailable = rebuilt(data, available=without_last, chosen=chosen)
+    cut = rebuilt(data, attributes=data.attributes[:, :, :3], available=available[:, :, :3], chosen=chosen)
     torch.testing.assert_close(
-        panel_log_prob(beta, difference_panels(with_closed)),
+        panel_log_prob(beta, difference_panels(with_unavailable)),
         panel_log_prob(beta, difference_panels(cut)),
         atol=EXACT,
         rtol=0,

@@ -178,14 +178,14 @@ def test_shards_of_choice_sets_of_other_sizes(tmp_path, monkeypatch):
     for place, shard in enumerate(packed.shards):
         part, same = packed.read(place), whole.take(slice(starts[place], starts[place + 1]))
         assert part.attributes.shape[2:] == (packed.n_alternatives, 2)
-        found, expected = (difference_panels(x, [0, 1], torch.float32).open_rows() for x in (part, same))
+        found, expected = (difference_panels(x, [0, 1], torch.float32).available_rows() for x in (part, same))
         torch.testing.assert_close(found.values, expected.values)
         torch.testing.assert_close(found.sizes, expected.sizes)
         assert shard.people == part.n_decision_makers
     panels = StreamedPanels(packed, NAMES, torch.device("cpu"), torch.float32)
     some = torch.arange(0, len(panels), 7)
     expected = difference_panels(whole.take(some), [0, 1], torch.float32)
-    torch.testing.assert_close(panels.take(some).open_rows().values, expected.open_rows().values)
+    torch.testing.assert_close(panels.take(some).available_rows().values, expected.available_rows().values)
     assert packed.nobody().attributes.shape == (0, 1, packed.n_alternatives, 2)
 
 

@@ -356,11 +356,11 @@ def test_panels_are_freed_with_their_last_name():
 
 def test_threads_may_meet_people_in_windows_of_many_sizes():
     panel = difference_panels(ragged("all sizes"), [0, 1, 2])
-    whole = panel.open_rows().values
+    whole = panel.available_rows().values
 
     def read(size):
         for _ in range(40):
-            values = [part.open_rows().values for _, part in panel.chunks(size)]
+            values = [part.available_rows().values for _, part in panel.chunks(size)]
             assert sum(len(piece) for _, piece in panel.pieces(50 + size, size)) == len(panel)
             torch.testing.assert_close(torch.cat(values), whole)
         return True

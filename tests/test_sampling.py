@@ -54,7 +54,7 @@ def test_centred_draws_keep_the_joint_distribution(settings):
 def test_without_information_the_posterior_is_the_prior(settings, generator):
     """Chains that begin at the prior stay there under all moves together, choices being certain to say nothing."""
     model, chains = model_of(), 1_500
-    panel = replace(panel_of(4, 1, 1, SPACE, generator), closed=torch.ones(4, 1, dtype=torch.bool))
+    panel = replace(panel_of(4, 1, 1, SPACE, generator), unavailable=torch.ones(4, 1, dtype=torch.bool))
     sampler = GibbsSampler(model, panel, chains, 9, settings)
     population = prior_populations(model, settings, chains, sampler.noise)
     before = summaries(population)

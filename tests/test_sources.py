@@ -71,12 +71,12 @@ TYPES = {
 
 def not_chosen_first(frame):
     """The frame, its first row one of an alternative that is not available and so may lack values."""
-    closed = frame.copy()
-    others = np.flatnonzero(~closed["choice"].to_numpy()[:3])
-    order = [others[0], *(i for i in range(len(closed)) if i != others[0])]
-    closed = closed.iloc[order].reset_index(drop=True)
-    closed.loc[0, "open"] = False
-    return closed
+    changed = frame.copy()
+    others = np.flatnonzero(~changed["choice"].to_numpy()[:3])
+    order = [others[0], *(i for i in range(len(changed)) if i != others[0])]
+    changed = changed.iloc[order].reset_index(drop=True)
+    changed.loc[0, "open"] = False
+    return changed
 
 
 @pytest.mark.parametrize("kind", list(TYPES))

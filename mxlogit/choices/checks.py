@@ -145,11 +145,11 @@ def _check_array_values(data: GivenArrays, problems: Problems) -> None:
         _cells(outside, data),
     )
     position = data.chosen.clamp(0, data.n_alternatives - 1)[..., None]
-    closed = seen & ~data.available.gather(2, position)[..., 0] & ~outside
+    unavailable = seen & ~data.available.gather(2, position)[..., 0] & ~outside
     problems.add_if(
-        closed.cpu().numpy(),
+        unavailable.cpu().numpy(),
         f"in {COUNT} choice situations the chosen alternative is not available ({PLACES}).",
-        _cells(closed, data),
+        _cells(unavailable, data),
     )
     usable = (data.available & seen[..., None])[..., None]
     for column, name in enumerate(data.names):

@@ -102,10 +102,10 @@ def read_choice(
     for wrong, words in ((count == 0, "no chosen alternative"), (count > 1, "more than one chosen alternative")):
         places = [rows.place(s) for s in np.flatnonzero(wrong)[:SHOWN]]
         problems.add_if(wrong, f"{COUNT} of {TOTAL} choice situations have {words} ({PLACES}).\n  {advice}", places)
-    closed = chosen & ~available
-    places = [rows.row_place(row) for row in np.flatnonzero(closed)[:SHOWN]]
+    unavailable = chosen & ~available
+    places = [rows.row_place(row) for row in np.flatnonzero(unavailable)[:SHOWN]]
     problems.add_if(
-        closed,
+        unavailable,
         f"in {COUNT} choice situations the chosen alternative is marked unavailable ({PLACES}). Correct column "
         f"{columns.availability!r}, or drop these situations.",
         places,

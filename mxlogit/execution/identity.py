@@ -49,10 +49,10 @@ def digest_people(panels: PanelSource) -> list[bytes]:
 
 def _digest_chunk(panel: Panels) -> Iterator[bytes]:
     # Situations with a single alternative are indistinguishable from padding and equally uninformative.
-    opened = panel.open_rows()
-    rows, lengths = opened.values.cpu().contiguous().numpy(), opened.sizes.cpu().numpy()
+    available = panel.available_rows()
+    rows, lengths = available.values.cpu().contiguous().numpy(), available.sizes.cpu().numpy()
     facts = torch.stack([panel.weights.double(), panel.n_situations.double()], 1).cpu().numpy()
-    row_ends, length_ends = (np.cumsum(count.cpu().numpy()) for count in (opened.n_rows, opened.n_situations))
+    row_ends, length_ends = (np.cumsum(count.cpu().numpy()) for count in (available.n_rows, available.n_situations))
     row_start = length_start = 0
     for fact, row_end, length_end in zip(facts, row_ends, length_ends, strict=True):
         digest = hashlib.sha256(fact.tobytes())

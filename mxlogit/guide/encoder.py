@@ -288,8 +288,8 @@ class SetEncoder(nn.Module):
 def observed(panel: PanelDifferences) -> Tensor:
     """Mask (n, t) of observed situations, False at the padding of shorter panels."""
     equal = panel.single_section()
-    (opened,) = equal.by_section(~equal.closed_rows())
-    return opened.any(-1)
+    (available,) = equal.by_section(~equal.unavailable_rows())
+    return available.any(-1)
 
 
 class PublishedEncoder(nn.Module):
@@ -341,11 +341,11 @@ class PublishedEncoder(nn.Module):
                 f"the published network serves choice sets of up to {others + 1} alternatives, as in the data of the "
                 f"fit; got {panel.sections[0].others + 1}. SVI(encoder='set') serves any."
             )
-        values, closed = (panel.by_section(rows)[0] for rows in (panel.values, panel.closed_rows()))
+        values, unavailable = (panel.by_section(rows)[0] for rows in (panel.values, panel.unavailable_rows()))
         values = values.flatten(2)
-        inputs = torch.cat([values, (~closed).to(values)], -1)
+        inputs = torch.cat([values, (~unavailable).to(values)], -1)
         tokens = self.token(self.norm(inputs.flatten(0, 1))).unflatten(0, inputs.shape[:2])
-        padding = closed.all(-1, keepdim=True)
+        padding = unavailable.all(-1, keepdim=True)
         pooled = tokens.masked_fill(padding, -math.inf).amax(1).relu()
         head = self.head(self.hidden(self.pooled_norm(pooled)).relu())
         return whiten(self._latent_factor(head), population)

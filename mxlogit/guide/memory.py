@@ -82,7 +82,7 @@ def memory_report(guide: AmortizedGuide, panel: PanelDifferences) -> dict[str, i
     on_gpu = panel.values.is_cuda
     measure = (lambda function, known: peak_bytes(function)) if on_gpu else saved_bytes
     known = [*guide.parameters(), *guide.buffers(), panel.values]
-    known += [] if panel.closed is None else [panel.closed]
+    known += [] if panel.unavailable is None else [panel.unavailable]
     population = model.space.constrain(guide.population_factor().mean.detach()).to(panel.values)
     sizes = {"encoder": 0, "flow": 0}
     with torch.no_grad():

@@ -165,7 +165,7 @@ def _gather_rows(people: People, panels: PanelSource, direction: Tensor | None =
     """Rows of available alternatives of all processes; given a direction, some rows that gain utility in it."""
     kept = []
     for _, panel in panels.chunks(PEOPLE_AT_ONCE):
-        rows = panel.open_rows().values.double().cpu()
+        rows = panel.available_rows().values.double().cpu()
         if direction is not None:
             rows = rows[rows @ direction > _GAIN][:_SEPARATION_ROWS]
         kept.append(rows)

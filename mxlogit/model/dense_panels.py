@@ -1,6 +1,6 @@
 """Dense panels of choices, stored as attribute differences to the chosen alternative: the input of the kernel.
 
-Every person has the same number of rows, with padding marked in ``closed``. This module handles tensors only: no
+Every person has the same number of rows, with padding marked in ``unavailable``. This module handles tensors only: no
 frames, no population, no draws.
 """
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 
-class OpenRows(NamedTuple):
+class AvailableRows(NamedTuple):
     """Rows without padding, person by person and section by section.
 
     Attributes
@@ -71,8 +71,8 @@ class PanelDifferences(Ranked):
     ----------
     values : Tensor, shape (n, r, k)
         Differences x_j - x_chosen of the other alternatives; alternatives of a situation are adjacent. Zero where
-        closed.
-    closed : Tensor or None, bool, shape (n, r)
+        unavailable.
+    unavailable : Tensor or None, bool, shape (n, r)
         True where the alternative is unavailable or the situation is padding; None if there are no such rows.
     sections : tuple of Section
         Partition of the r rows of a person into choice situations.
@@ -87,7 +87,7 @@ class PanelDifferences(Ranked):
     """
 
     values: Tensor
-    closed: Tensor | None
+    unavailable: Tensor | None
     sections: tuple[Section, ...]
     weights: Tensor
     n_situations: Tensor
@@ -96,13 +96,13 @@ class PanelDifferences(Ranked):
 
     @classmethod
     def regular(
-        cls, values: Tensor, n_others: int, weights: Tensor | None = None, closed: Tensor | None = None
+        cls, values: Tensor, n_others: int, weights: Tensor | None = None, unavailable: Tensor | None = None
     ) -> PanelDifferences:
         """Build panels from values (n, r, k) whose situations all have ``n_others`` non-chosen alternatives."""
         n, situations = len(values), values.shape[1] // n_others
         counts = torch.full((n,), situations, device=values.device)
         weights = values.new_ones(n) if weights is None else weights
-        return cls(values, closed, (Section(situations, n_others),), weights, counts)
+        return cls(values, unavailable, (Section(situations, n_others),), weights, counts)
 
     def __len__(self) -> int:
         return self.values.shape[0]
@@ -131,7 +131,7 @@ class PanelDifferences(Ranked):
         """Return the panels of a subset of people, given by a slice (a view) or an index tensor (a copy)."""
         return PanelDifferences(
             self.values[people],
-            None if self.closed is None else self.closed[people],
+            None if self.unavailable is None else self.unavailable[people],
             self.sections,
             self.weights[people],
             self.n_situations[people],
@@ -143,16 +143,20 @@ class PanelDifferences(Ranked):
         """Return the panels with attributes and weights in another floating point type."""
         return replace(self, values=self.values.to(dtype), weights=self.weights.to(dtype))
 
-    def closed_rows(self) -> Tensor:
-        """``closed`` as a tensor: all False if it is None."""
-        return self.values.new_zeros(self.values.shape[:2], dtype=torch.bool) if self.closed is None else self.closed
+    def unavailable_rows(self) -> Tensor:
+        """``unavailable`` as a tensor: all False if it is None."""
+        return (
+            self.values.new_zeros(self.values.shape[:2], dtype=torch.bool)
+            if self.unavailable is None
+            else self.unavailable
+        )
 
-    def open_rows(self) -> OpenRows:
+    def available_rows(self) -> AvailableRows:
         """Return the rows without padding."""
-        opened = ~self.closed_rows()
-        sizes = torch.cat([part.sum(-1) for part in self.by_section(opened)], 1)
+        available = ~self.unavailable_rows()
+        sizes = torch.cat([part.sum(-1) for part in self.by_section(available)], 1)
         real = sizes > 0
-        return OpenRows(self.values[opened], sizes[real], opened.sum(1), real.sum(1))
+        return AvailableRows(self.values[available], sizes[real], available.sum(1), real.sum(1))
 
     def by_section(self, rows: Tensor) -> list[Tensor]:
         """Split rows (n, r, ...) into views (n, t, J - 1, ...), one per section."""
@@ -171,10 +175,12 @@ class PanelDifferences(Ranked):
         most = max(others, *(section.others for section in self.sections))
         if len(self.sections) == 1 and self.sections[0].others == most:
             return self
-        closed = torch.cat([_widened(x, most, closed=True) for x in self.by_section(self.closed_rows())], 1)
-        values = torch.cat([_widened(x, most, closed=False) for x in self.by_section(self.values)], 1)
+        unavailable = torch.cat(
+            [_widened(x, most, unavailable=True) for x in self.by_section(self.unavailable_rows())], 1
+        )
+        values = torch.cat([_widened(x, most, unavailable=False) for x in self.by_section(self.values)], 1)
         sections = (Section(values.shape[1], most),)
-        return replace(self, values=values.flatten(1, 2), closed=closed.flatten(1), sections=sections)
+        return replace(self, values=values.flatten(1, 2), unavailable=unavailable.flatten(1), sections=sections)
 
     def chunks(self, size: int) -> Iterator[tuple[slice, PanelDifferences]]:
         """Iterate over consecutive people, ``size`` at a time, without copying."""
@@ -191,8 +197,8 @@ class PanelDifferences(Ranked):
         return self
 
 
-def _widened(part: Tensor, others: int, *, closed: bool) -> Tensor:
-    """Pad a section (n, t, J - 1, ...) to ``others`` rows per situation, with True if ``closed``, else zeros."""
+def _widened(part: Tensor, others: int, *, unavailable: bool) -> Tensor:
+    """Pad a section (n, t, J - 1, ...) to ``others`` rows per situation, with True if ``unavailable``, else zeros."""
     shape = list(part.shape)
     shape[2] = others - shape[2]
-    return torch.cat([part, part.new_full(shape, float(closed))], 2)
+    return torch.cat([part, part.new_full(shape, float(unavailable))], 2)

@@ -48,7 +48,7 @@ class Layout:
         Consecutive people, or their increasing indices.
     index : Tensor of int, shape (m, r)
         Index of every row; the index of the row of zeros for padding.
-    closed : Tensor or None, bool, shape (m, r)
+    unavailable : Tensor or None, bool, shape (m, r)
         True for padding; None without padding.
     sections : tuple of (int, int)
         Number of situations and number of rows per situation, for each size that occurs.
@@ -56,7 +56,7 @@ class Layout:
 
     people: slice | Tensor
     index: Tensor
-    closed: Tensor | None
+    unavailable: Tensor | None
     sections: tuple[tuple[int, int], ...]
 
 
@@ -139,10 +139,10 @@ class Situations:
                 parts.append(self._rows(counts[place], first[place], most, size))
                 sections.append((most, size))
         index = torch.cat(parts, 1) if parts else counts.new_full((counts.shape[1], 1), self.no_row)
-        closed = index == self.no_row
+        unavailable = index == self.no_row
         if self.no_row < torch.iinfo(torch.int32).max:
             index = index.to(torch.int32)
-        return Layout(people, index, closed if bool(closed.any()) else None, tuple(sections) or ((1, 1),))
+        return Layout(people, index, unavailable if bool(unavailable.any()) else None, tuple(sections) or ((1, 1),))
 
     def _rows(self, counts: Tensor, first: Tensor, most: int, size: int) -> Tensor:
         """Row indices (m, most x size) of the situations of one size, ``most`` per person."""

@@ -122,8 +122,8 @@ def compute_odds(utility: Tensor, panel: PanelDifferences) -> Odds:
 
     If a difference could overflow, odds and total of each situation are divided by its largest odds.
     """
-    if panel.closed is not None:
-        utility = utility.masked_fill_(panel.closed[..., None], -math.inf)
+    if panel.unavailable is not None:
+        utility = utility.masked_fill_(panel.unavailable[..., None], -math.inf)
     largest = float(utility.detach().amax()) if utility.numel() else 0.0
     parts = panel.by_section(utility)
     if len(parts) == 1:

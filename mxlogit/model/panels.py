@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mxlogit.choices.runs import first_places, places_of_runs
-from mxlogit.model.dense_panels import OpenRows, PanelDifferences, Ranked, Section
+from mxlogit.model.dense_panels import AvailableRows, PanelDifferences, Ranked, Section
 from mxlogit.model.layouts import Layout, Situations, size_classes
 
 # Largest padding of a dense array, as a share of the real rows; with more, rows are stored without padding.
@@ -135,12 +135,12 @@ class RaggedPanels(Ranked):
             windows = _remember(self._windows, size, [(place, self._part(place)) for place in places])
         yield from windows
 
-    def open_rows(self) -> OpenRows:
+    def available_rows(self) -> AvailableRows:
         """Return the rows without padding."""
         n_rows, real = self._first_rows.diff(), first_places(self.others > 0)
         n_situations = real[self._first_situations].diff()
         values = self.values[self.first_row : self.first_row + int(n_rows.sum())]
-        return OpenRows(values, self.others[self.others > 0], n_rows, n_situations)
+        return AvailableRows(values, self.others[self.others > 0], n_rows, n_situations)
 
     def _part(self, people: slice) -> RaggedPanels:
         part = self.take(people)
@@ -174,7 +174,7 @@ class RaggedPanels(Ranked):
         people, index = layout.people, layout.index
         return PanelDifferences(
             self.values.index_select(0, index.flatten()).view(*index.shape, self.n_columns),
-            layout.closed,
+            layout.unavailable,
             tuple(Section(*section) for section in layout.sections),
             self.weights[people],
             self.n_situations[people],

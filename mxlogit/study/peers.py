@@ -104,7 +104,7 @@ def long_arrays(panels: Panels) -> dict[str, Any]:
     panel = panels.dense()
     n, r, k = panel.values.shape
     ((_, others),) = panel.sections
-    values, available = panel.values.view(-1, others, k), ~panel.closed_rows().view(-1, others)
+    values, available = panel.values.view(-1, others, k), ~panel.unavailable_rows().view(-1, others)
     kept = available.any(-1)
     values, available = values[kept], available[kept]
     count = len(values)

@@ -135,8 +135,8 @@ def arrays(panel: Panels) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     found = []
     for place, piece in panel.pieces(cells_at_once(0.25), len(panel)):
         people = np.arange(len(panel))[place if isinstance(place, slice) else place.cpu().numpy()]
-        parts = zip(piece.by_section(piece.values), piece.by_section(piece.closed_rows()), strict=True)
-        found += [(people, values.double().cpu().numpy(), closed.cpu().numpy()) for values, closed in parts]
+        parts = zip(piece.by_section(piece.values), piece.by_section(piece.unavailable_rows()), strict=True)
+        found += [(people, values.double().cpu().numpy(), unavailable.cpu().numpy()) for values, unavailable in parts]
     return found
 
 
@@ -170,10 +170,10 @@ def program(model: MixedLogitModel, n_people: int) -> Callable[[Any], None]:
         latent = location + xi @ (scale[:, None] * factor).T
         tastes = jnp.where(signs == 0.0, latent, signs * jnp.exp(jnp.where(signs == 0.0, 0.0, latent)))
         total = 0.0
-        for people, values, closed in parts:
+        for people, values, unavailable in parts:
             utility = values[..., :n_fixed] @ fixed + jnp.einsum("ntjk,nk->ntj", values[..., n_fixed:], tastes[people])
             # So low a utility has probability zero, with finite derivatives even if a whole situation is padding.
-            utility = jnp.where(closed, _NEVER, utility)
+            utility = jnp.where(unavailable, _NEVER, utility)
             total -= jnp.logaddexp(0.0, jax.nn.logsumexp(utility, -1)).sum()
         numpyro.factor("choices", total)
 

@@ -169,8 +169,10 @@ def information_criteria(value: float, size: int, panel: Panels) -> Diagnostics:
     """Information criteria and McFadden's rho-squared against equal probabilities."""
     null = 0.0
     for _, part in panel.chunks(PEOPLE_AT_ONCE):
-        opened = part.open_rows()
-        null -= float(opened.sizes.double().log1p() @ part.weights.double().repeat_interleave(opened.n_situations))
+        available = part.available_rows()
+        null -= float(
+            available.sizes.double().log1p() @ part.weights.double().repeat_interleave(available.n_situations)
+        )
     situations = float(panel.n_situations.double() @ panel.weights.double())
     return Diagnostics(
         aic=2.0 * size - 2.0 * value,
