@@ -23,7 +23,7 @@ from mxlogit.study import (
     summarise,
     write_results,
 )
-from mxlogit.study.designs import LATER
+from mxlogit.study.designs import NEW_SITUATIONS
 from mxlogit.study.metrics import covariance_of, true_covariance
 from mxlogit.study.peers import Xlogit
 
@@ -46,12 +46,12 @@ def test_designs(name):
     assert list(fitted.model.space.labels) == list(sample.parameters.index)
     assert len(people) == len(sample.tastes) == 12
     assert list(sample.tastes.columns) == list(est._specify().random)
-    if isinstance(sample.later, ChoiceData):
-        assert sample.later.observed.sum(1).tolist() == [LATER] * 12
-        assert np.array_equal(sample.later.decision_makers, sample.data.decision_makers)
+    if isinstance(sample.new_situations, ChoiceData):
+        assert sample.new_situations.observed.sum(1).tolist() == [NEW_SITUATIONS] * 12
+        assert np.array_equal(sample.new_situations.decision_makers, sample.data.decision_makers)
     else:
-        assert (sample.later.groupby("id")["situation"].nunique() == LATER).all()
-        assert set(sample.later["id"]) == set(sample.data["id"]) == set(sample.tastes.index)
+        assert (sample.new_situations.groupby("id")["situation"].nunique() == NEW_SITUATIONS).all()
+        assert set(sample.new_situations["id"]) == set(sample.data["id"]) == set(sample.tastes.index)
     matrix = true_covariance(sample.parameters, list(sample.tastes.columns))
     assert np.linalg.eigvalsh(matrix).min() > 0
     if name == "near_singular":
@@ -66,16 +66,16 @@ def _team():
 
 @pytest.mark.reference
 def test_the_published_design_is_the_published_one():
-    """Its data, its priors, its sizes; later choices follow the same tastes."""
+    """Its data, its priors, its sizes; choices in new situations follow the same tastes."""
     design = PublishedDesign()
     assert [design.situations(n) for n in (500, 2_000, 50_000)] == [5, 10, 10]
     sample = design.simulate(500, 2)
     assert simulate_published_study(500, 5, 2).best_share == pytest.approx(46.28, abs=0.01)
     assert np.array_equal(sample.data.chosen, simulate_published_study(500, 5, 2).data.chosen)
-    attributes, tastes = sample.later.attributes.double().numpy(), sample.tastes.to_numpy()
+    attributes, tastes = sample.new_situations.attributes.double().numpy(), sample.tastes.to_numpy()
     utility = attributes[..., :3] @ sample.parameters[["f1", "f2", "f3"]].to_numpy()
     utility = utility + (attributes[..., 3:] * tastes[:, None, None]).sum(-1)
-    best = float((utility.argmax(-1) == sample.later.chosen.numpy()).mean())
+    best = float((utility.argmax(-1) == sample.new_situations.chosen.numpy()).mean())
     assert best == pytest.approx(0.46, abs=4 * 0.5 / np.sqrt(2_500))
 
 
@@ -103,8 +103,8 @@ def test_the_evaluator(fitted):
     quantiles = samples.quantile([0.05, 0.95])
     inside = sample.parameters.between(quantiles.iloc[0], quantiles.iloc[1])
     assert found["covered_cor"] == pytest.approx(inside[inside.index.str.startswith("cor.")].mean(), abs=0.11)
-    assert found["later"] > np.log(1 / 5)
-    assert found["others"] == pytest.approx(est.score(sample.others))
+    assert found["log_score_same_people"] > np.log(1 / 5)
+    assert found["log_score_new_people"] == pytest.approx(est.score(sample.new_people))
     assert found["log_likelihood"] == est.log_likelihood_
 
 
@@ -173,7 +173,7 @@ class _Twins:
     def simulate(self, people, run):
         sample = SMALL.simulate(people, run)
         data = sample.data.assign(f2=sample.data["f1"])
-        return type(sample)(data, sample.parameters, sample.tastes, sample.later, sample.others)
+        return type(sample)(data, sample.parameters, sample.tastes, sample.new_situations, sample.new_people)
 
 
 def results():

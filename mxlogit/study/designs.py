@@ -14,15 +14,15 @@ from mxlogit.model.priors import Priors
 from mxlogit.simulate import StudyData, simulate_choices, simulate_published_study
 
 # Number of new situations per person for out-of-sample evaluation.
-LATER = 5
+NEW_SITUATIONS = 5
 # Largest number of people of the fit with new situations.
-LATER_PEOPLE = 1_000
+PEOPLE_WITH_NEW_SITUATIONS = 1_000
 # Largest number of new people.
-OTHERS = 1_000
+NEW_PEOPLE = 1_000
 # Offset of the seeds of new situations, distinct from the seeds of runs.
-_LATER_SEED = 1_000_000
+_NEW_SITUATIONS_SEED = 1_000_000
 # Offset of the seeds of new people.
-_OTHERS_SEED = 2_000_000
+_NEW_PEOPLE_SEED = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -37,17 +37,17 @@ class Sample:
         True reported parameters: coefficients, locations, ``sd.a``, ``cor.a:b`` (of latent normals).
     tastes : pandas.DataFrame
         True tastes, one row per decision maker of ``data``.
-    later : ChoiceData or DataFrame
+    new_situations : ChoiceData or DataFrame
         New situations of the first thousand of the same decision makers.
-    others : ChoiceData or DataFrame
+    new_people : ChoiceData or DataFrame
         Choices of new decision makers.
     """
 
     data: Any
     parameters: pd.Series
     tastes: pd.DataFrame
-    later: Any
-    others: Any
+    new_situations: Any
+    new_people: Any
 
 
 class StudyDesign(Protocol):
@@ -92,17 +92,17 @@ class PublishedDesign:
             study.data,
             truth.coef,
             truth.tastes,
-            _later_choices(study, run),
-            simulate_published_study(min(people, OTHERS), situations, _OTHERS_SEED + run).data,
+            _simulate_new_situations(study, run),
+            simulate_published_study(min(people, NEW_PEOPLE), situations, _NEW_PEOPLE_SEED + run).data,
         )
 
 
-def _later_choices(study: StudyData, run: int) -> ChoiceData:
+def _simulate_new_situations(study: StudyData, run: int) -> ChoiceData:
     """Simulate new situations of the first people of a published data set."""
-    tastes = study.tastes[:LATER_PEOPLE]
+    tastes = study.tastes[:PEOPLE_WITH_NEW_SITUATIONS]
     n, j = len(tastes), study.data.n_alternatives
-    rng = np.random.default_rng(_LATER_SEED + run)
-    attributes = rng.random((n, LATER, j, len(_FIXED) + len(_RANDOM)))
+    rng = np.random.default_rng(_NEW_SITUATIONS_SEED + run)
+    attributes = rng.random((n, NEW_SITUATIONS, j, len(_FIXED) + len(_RANDOM)))
     utility = attributes[..., :3] @ study.fixed + (attributes[..., 3:] * tastes[:, None, None]).sum(-1)
     chosen = (utility + rng.gumbel(size=utility.shape)).argmax(-1)
     return ChoiceData.from_arrays(attributes.astype(np.float32), chosen, names=[*_FIXED, *_RANDOM])
@@ -126,12 +126,12 @@ class SimulatedDesign:
     def simulate(self, people: int, run: int) -> Sample:
         """Simulate the data set of a run."""
         low, high = self.situations
-        frame, truth = self._draw(people, (low + LATER, high + LATER), run)
-        last = frame["situation"] > frame.groupby("id")["situation"].transform("max") - LATER
-        others, _ = self._draw(min(people, OTHERS), self.situations, _OTHERS_SEED + run)
-        first = frame["id"].isin(frame["id"].unique()[:LATER_PEOPLE])
-        seen, later = (frame[part].reset_index(drop=True) for part in (~last, last & first))
-        return Sample(seen, truth.coef, truth.tastes, later, others)
+        frame, truth = self._draw(people, (low + NEW_SITUATIONS, high + NEW_SITUATIONS), run)
+        last = frame["situation"] > frame.groupby("id")["situation"].transform("max") - NEW_SITUATIONS
+        new_people, _ = self._draw(min(people, NEW_PEOPLE), self.situations, _NEW_PEOPLE_SEED + run)
+        first = frame["id"].isin(frame["id"].unique()[:PEOPLE_WITH_NEW_SITUATIONS])
+        seen, new_situations = (frame[part].reset_index(drop=True) for part in (~last, last & first))
+        return Sample(seen, truth.coef, truth.tastes, new_situations, new_people)
 
     def _draw(self, people: int, situations: tuple[int, int], seed: int) -> Any:
         return simulate_choices(

@@ -39,9 +39,9 @@ def evaluate(est: MixedLogit, sample: Sample) -> dict[str, float]:
         Root-mean-square errors ``rmse_alpha`` (fixed coefficients), ``rmse_zeta`` (locations), ``rmse_omega`` (all
         elements of the posterior mean of the covariance of latents), ``rmse_beta_n`` (posterior means of all people's
         tastes); ``covered_...``, shares of 90 % intervals that contain the truth; ``log_likelihood`` and its Monte
-        Carlo error by importance sampling; ``later``, mean log probability of the choices in new situations of the
-        same people; ``others``, mean log likelihood per choice of new people; ``seconds``, ``passes``, ``pareto_k``,
-        ``converged``.
+        Carlo error by importance sampling; ``log_score_same_people``, mean log probability of the choices in new
+        situations of the same people; ``log_score_new_people``, mean log likelihood per choice of new people;
+        ``seconds``, ``passes``, ``pareto_k``, ``converged``.
     """
     fixed, random = list(est._specify().fixed), list(sample.tastes.columns)
     errors = {
@@ -56,8 +56,8 @@ def evaluate(est: MixedLogit, sample: Sample) -> dict[str, float]:
         **_coverage(est, sample.parameters),
         "log_likelihood": _number(est.log_likelihood_),
         "log_likelihood_error": _number(est.log_likelihood_error_),
-        "later": _mean_log_probability(est, sample.later),
-        "others": est.score(sample.others),
+        "log_score_same_people": _mean_log_probability(est, sample.new_situations),
+        "log_score_new_people": est.score(sample.new_people),
         "seconds": _number(found.get("seconds")),
         "passes": _number(found.get("passes")),
         "pareto_k": _number(found.get("pareto_k")),

@@ -29,6 +29,7 @@ RECORD = HERE.parent.parent / "docs" / "benchmarks" / "published_study.json"
 COMMAND = "python tutorials/results/make_tables.py"
 PUBLISHED = ("MSLE", "Gibbs", "AVI v2-d", "AVI v2-e")
 COVERED = ["covered_coefficient", "covered_sd", "covered_cor"]
+LOG_SCORES = ["log_score_same_people", "log_score_new_people"]
 ERRORS = ["alpha", "zeta", "omega", "beta_n"]
 HELD_OUT = (
     "Shares of 90 % intervals that hold the truth, mean log probabilities of choices in new situations of the same "
@@ -101,7 +102,7 @@ def coverage_table(table: pd.DataFrame) -> Table:
     for (people, method), row in summarise(table).sort_index(level=0, sort_remaining=False).iterrows():
         size = "" if people == last else f"{people:,}"
         covered = [f"{number(row[name], 2)} ({number(row[f'{name}_se'], 2)})" for name in COVERED]
-        rows.append([size, method, *covered, *(number(row[name], 3) for name in ("later", "others"))])
+        rows.append([size, method, *covered, *(number(row[name], 3) for name in LOG_SCORES)])
         last = people
     columns = ["N", "", "coefficients", "standard deviations", "correlations", "new situations", "new people"]
     return Table("coverage", columns, rows, HELD_OUT)
