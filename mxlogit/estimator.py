@@ -38,7 +38,8 @@ from mxlogit.request import (
     resolve_seed,
     sum_moments,
 )
-from mxlogit.results import frames, people, prediction, predictive
+from mxlogit.results import frames, prediction, predictive
+from mxlogit.results.individual_coefficients import individual_frame
 from mxlogit.spec import Columns, Specification, make_specification
 from mxlogit.weighting import cluster_sentences, scale_weights, weight_sentences
 
@@ -311,7 +312,7 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
         else:
             data = read_like_fit(X, replace(self._columns(), weights=None), fitted)
             labels, group = data.decision_makers, fitted.given(data)
-        return people.individual_frame(fitted.model, self.result_, group, labels, statistic)
+        return individual_frame(fitted.model, self.result_, group, labels, statistic)
 
     def predict_proba(self, X: Any, tastes: str = "population") -> pd.Series:
         """Choice probabilities.

@@ -33,7 +33,7 @@ from mxlogit.model.panels import RaggedPanels
 from mxlogit.model.parameters import ParameterSpace
 from mxlogit.model.priors import Priors, resolve_priors
 from mxlogit.results import prediction
-from mxlogit.results.people import Group
+from mxlogit.results.individual_coefficients import Group
 from mxlogit.spec import Specification
 
 _METHODS: dict[str, type[VI] | type[SVI] | type[MSLE] | type[MCMC]] = {"vi": VI, "svi": SVI, "msle": MSLE, "mcmc": MCMC}

@@ -122,7 +122,7 @@ def test_contract_of_the_result(est, frame):
 
 def test_conditional_tastes_agree_with_importance_weights(est):
     from mxlogit.integration.tastes import ImportanceTastes
-    from mxlogit.results.people import taste_moments
+    from mxlogit.results.individual_coefficients import taste_moments
 
     fitted = est._fitted
     exact, _ = ImportanceTastes(fitted.model, 1, 8, draws=2048).moments(fitted.panel, est.result_.center)

@@ -467,7 +467,7 @@ def test_importance_weighted_bounds_through_some_draws(long_guide):
     guide, panel = long_guide
     gradients, sizes = {}, {}
     for kept in (None, 1.0, 0.25):
-        settings = ObjectiveSettings("iwae", 128, 2, kept_draws=kept)
+        settings = ObjectiveSettings("iwae", 128, 2, share_of_draws=kept)
         objective = GuideObjective(guide, panel, settings, 3)
         point = objective.vector()
         gradients[kept] = objective.freeze(1, point).gradient(point)

@@ -5,9 +5,9 @@ With draws :math:`\xi_s \sim q` of whitened tastes
 .. math:: \log \hat p(y \mid \theta) = \log \tfrac1S \sum_s P(y \mid \alpha, g(\zeta + L \xi_s)) \phi(\xi_s) / q(\xi_s).
 
 If choices are little informative about tastes, fixed whitened tastes :math:`\xi_s` serve all population values, with
-any mixing map. If they are informative, fixed tastes have less noise, as in `mxlogit.integration.kept_draws`, which
-costs one exponential per draw and population value and has a control variate, but fixed tastes do not cover the tails
-of populations with larger variances.
+any mixing map. If they are informative, fixed tastes have less noise (`mxlogit.integration.fixed_taste_draws`, at one
+exponential per draw and population value and with a control variate), but they do not cover the tails of populations
+with larger variances.
 """
 
 from __future__ import annotations

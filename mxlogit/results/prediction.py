@@ -21,7 +21,7 @@ from mxlogit.integration.marginal import MarginalLikelihood
 from mxlogit.integration.settings import IntegrationSettings
 from mxlogit.model.likelihood import choice_probabilities
 from mxlogit.model.mixed_logit import MixedLogitModel
-from mxlogit.results.people import Group, weigh_coefficients
+from mxlogit.results.individual_coefficients import Group, weigh_coefficients
 
 # Number of nodes over (posterior sample of the population, tastes), a power of two. The largest errors of probabilities
 # are given in `MixedLogit.predict_proba`; with samples in random order they are twice as large.

@@ -63,7 +63,7 @@ class ObjectiveSettings:
     masked : bool
         Whether gradients pass only through the situations that the guide's `SBP` keeps, the same under one key. Second
         derivatives need all situations, because masked gradients are not derivatives of a function.
-    kept_draws : float or None
+    share_of_draws : float or None
         Share of draws to backpropagate through, for "iwae"; 1: all, recomputed; None: all, stored.
     """
 
@@ -75,7 +75,7 @@ class ObjectiveSettings:
     gradient: str = "standard"
     noise: str = "antithetic"
     masked: bool = True
-    kept_draws: float | None = None
+    share_of_draws: float | None = None
 
 
 class GuideObjective:
@@ -210,7 +210,7 @@ class _Bound(nn.Module):
         super().__init__()
         self.guide, self.batches, self.noise, self.key = guide, batches, noise, key if settings.masked else (0, 0)
         self.masked = settings.masked
-        self.bound, self.gradient, self.kept_draws = settings.bound, settings.gradient, settings.kept_draws
+        self.bound, self.gradient, self.share_of_draws = settings.bound, settings.gradient, settings.share_of_draws
 
     def forward(self) -> Tensor:
         """Evaluate minus the bound."""
@@ -238,7 +238,7 @@ class _Bound(nn.Module):
             factor = guide.local_factor(population, part, batch.places if self.masked else None)
         elif guide.flow is not None:
             factor = guide.flowed(factor, population, part)
-        if self.kept_draws is not None:
+        if self.share_of_draws is not None:
             return self._through_some(factor, population, batch)
         drawn = weigh_draws(factor, batch.base, population, part, guide.model.mixing)
         if self.gradient != "standard":
@@ -248,10 +248,10 @@ class _Bound(nn.Module):
     def _through_some(self, factor: LocalFactor, population: PopulationParameters, batch: _Batch) -> Tensor:
         """Importance-weighted bounds (n,) with autograd on a share of the draws, or on one chunk at a time."""
         kept, points = None, batch.base.points
-        assert self.kept_draws is not None
-        if self.kept_draws < 1.0:
+        assert self.share_of_draws is not None
+        if self.share_of_draws < 1.0:
             generator = make_generator(*self.guide.mask_key)
-            kept = choose_draws(len(points), points.shape[-1], self.kept_draws, generator).to(points.device)
+            kept = choose_draws(len(points), points.shape[-1], self.share_of_draws, generator).to(points.device)
 
         def log_ratio(points: Tensor) -> Tensor:
             base = replace(batch.base, points=points)

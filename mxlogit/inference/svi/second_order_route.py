@@ -98,7 +98,7 @@ class BoundPlan:
             orthogonal=not self.draws_stay,
             gradient=gradient,
             noise="independent" if gradient == "dreg" else self.noise,
-            kept_draws=None if guide.sbp is None else guide.sbp.draws,
+            share_of_draws=None if guide.sbp is None else guide.sbp.draws,
         )
 
 

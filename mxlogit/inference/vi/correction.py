@@ -15,7 +15,12 @@ from mxlogit.draws.generators import make_generator
 from mxlogit.guide.population import GaussianFactor
 from mxlogit.inference.task import Task
 from mxlogit.inference.vi.response_surface import count_terms
-from mxlogit.inference.vi.surfaces import FixedDrawsPosterior, ReintegratedPosterior, keep_draws, stay_on_paths
+from mxlogit.inference.vi.surfaces import (
+    FixedDrawsPosterior,
+    ReintegratedPosterior,
+    fixed_draws_posterior,
+    stay_on_paths,
+)
 from mxlogit.inference.vi.tail_proposal import is_zero_near
 from mxlogit.inference.vi.weighted_draws import (
     DRAWS_PER_PARAMETER,
@@ -93,10 +98,10 @@ def correct(
     vectors, _ = start.sample_and_log_prob(_MOMENT_SAMPLES, generator)
     points = coordinates.from_unconstrained(vectors)
     first, passes = gaussian_of(points), 0.0
-    kept = keep_draws(model, marginal, coordinates, points, integration, tick)
-    if kept is not None:
-        found, passes = _sample_kept(kept, first, generator, asked=work >= MOST_WORK), kept.passes
-        if kept.share_unknown < _MOST_UNKNOWN and _is_enough(found, start):
+    fixed = fixed_draws_posterior(model, marginal, coordinates, points, integration, tick)
+    if fixed is not None:
+        found, passes = _sample_on_fixed_draws(fixed, first, generator, asked=work >= MOST_WORK), fixed.passes
+        if fixed.share_unknown < _MOST_UNKNOWN and _is_enough(found, start):
             return _as_vectors(found, coordinates), passes
     if work == 0.0:
         return None, passes
@@ -109,16 +114,16 @@ def correct(
     return _as_vectors(found, coordinates) if _is_enough(found, start) else None, passes + reintegrated.passes
 
 
-def _sample_kept(
+def _sample_on_fixed_draws(
     density: FixedDrawsPosterior, first: GaussianFactor, generator: torch.Generator, *, asked: bool
 ) -> WeightedVectors | None:
-    """Weighted draws on draws of tastes that stay: many on a surface through few, or as many as time allows."""
+    """Weighted draws on fixed draws of tastes: many on a surface through few, or as many as time allows."""
     sampler, needed = PosteriorSampler(density, first, generator), PER_TERM * count_terms(len(first.mean))
     most, enough = STAGE * _MOST_STAGES, ENOUGH
     if asked:
         most, enough = STAGE * _MANY_STAGES, _MANY
-    elif isinstance(density.kept, PathDraws):
-        most, enough = _on_paths(density.kept.cells)
+    elif isinstance(density.fixed_draws, PathDraws):
+        most, enough = _on_paths(density.fixed_draws.cells)
     for stages, error in _SURFACE_ERRORS if needed <= enough else ():
         found = sampler.run(most, needed, stages)
         if found is None or found.ess < max(needed, _EVEN_ENOUGH * len(found.vectors)):

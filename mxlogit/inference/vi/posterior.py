@@ -28,7 +28,7 @@ from mxlogit.guide.population import GaussianFactor
 from mxlogit.inference import budgets
 from mxlogit.inference.budgets import ALLOWED_ERROR, AROUND_THE_MODE, draws_for
 from mxlogit.inference.vi.surfaces import mean_situations
-from mxlogit.integration.kept_draws import FixedTasteDraws, supports_fixed_draws
+from mxlogit.integration.fixed_taste_draws import FixedTasteDraws, supports_fixed_draws
 from mxlogit.integration.marginal import MarginalLikelihood
 from mxlogit.integration.path_draws import PathDraws, supports_fixed_paths
 from mxlogit.integration.settings import IntegrationSettings
@@ -179,9 +179,9 @@ def _keep_or_follow(
     if integration.pathwise and supports_fixed_paths(marginal, integration.draws):
         return PathDraws(model, marginal, anchor, integration, typical).gradients
     if not integration.pathwise and supports_fixed_draws(marginal, integration.draws):
-        kept = FixedTasteDraws(marginal, anchor, integration)
-        if float(kept.log_likelihood(typical)[1].nan_to_num(nan=math.inf).amax()) < _MAX_VARIANCE_NATS2:
-            return kept.gradients
+        fixed_draws = FixedTasteDraws(marginal, anchor, integration)
+        if float(fixed_draws.log_likelihood(typical)[1].nan_to_num(nan=math.inf).amax()) < _MAX_VARIANCE_NATS2:
+            return fixed_draws.gradients
     proposals, space = list(marginal.propose(anchor, integration, remember=False)), marginal.space
 
     def score(vector: Tensor) -> Tensor:

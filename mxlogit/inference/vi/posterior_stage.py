@@ -56,7 +56,7 @@ _FEW_PEOPLE = 250
 # Largest number of parameters of a default correction: with hundreds, importance weights are too uneven.
 _MOST_CORRECTED = 40
 # Fixed draws per person that must fit in memory for an easy correction, which then takes a second or less.
-_FEWEST_KEPT = 64
+_FEWEST_FIXED_DRAWS = 64
 # Effective sample size fraction of the check below which a posterior with few parameters is corrected, if that is easy.
 # The Gaussian's standard deviations are then some per cent too small (2,000 people, one choice each, two tastes: ratios
 # of .93 to .98 at an effective sample size of .92).
@@ -245,7 +245,7 @@ def is_correction_easy(part: MarginalLikelihood, integration: IntegrationSetting
     enough = EVEN_ENOUGH
     if part.space.size <= FEW_PARAMETERS:
         enough = _NEARLY_GAUSSIAN if is_precise(part, integration) else _LESS_NEARLY_GAUSSIAN
-    return check.ess < enough and room_for_draws(part, integration)(_FEWEST_KEPT)
+    return check.ess < enough and room_for_draws(part, integration)(_FEWEST_FIXED_DRAWS)
 
 
 def _around_the_mode(

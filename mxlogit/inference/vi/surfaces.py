@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mxlogit.inference.budgets import FIXED_DRAWS, REINTEGRATED_POINT
-from mxlogit.integration.kept_draws import FixedTasteDraws, supports_fixed_draws
+from mxlogit.integration.fixed_taste_draws import FixedTasteDraws, supports_fixed_draws
 from mxlogit.integration.marginal import MarginalLikelihood
 from mxlogit.integration.path_draws import PathDraws, supports_fixed_paths
 from mxlogit.integration.settings import IntegrationSettings
@@ -34,11 +34,11 @@ _FIRST_DRAWS = 16
 _MOST_DRAWS = 1_024
 _NEWTON_STEPS = 4
 # Most fixed draws per person.
-_MOST_KEPT = 8_192
+_MOST_FIXED_DRAWS = 8_192
 # Number of typical points at which their variance is checked, its largest median, and its largest value at one point.
 _TYPICAL = 12
-_KEPT_VARIANCE = 0.16
-_LARGEST_KEPT_VARIANCE = 2.0
+_FIXED_DRAWS_VARIANCE = 0.16
+_LARGEST_FIXED_DRAWS_VARIANCE = 2.0
 # Quantile of the standard deviations at which fixed draws are taken (measured, study design, 500 people: errors of .17
 # nats, .35 at the mean; few choices: .1 and .6).
 _WIDE = 0.84
@@ -125,7 +125,7 @@ class FixedDrawsPosterior:
     Parameters
     ----------
     model : MixedLogitModel
-    kept : FixedTasteDraws or PathDraws
+    fixed_draws : FixedTasteDraws or PathDraws
     coordinates : RelativeCholeskyCoordinates
     tick : callable
         Callback that receives the number of points evaluated.
@@ -136,11 +136,11 @@ class FixedDrawsPosterior:
     def __init__(
         self,
         model: MixedLogitModel,
-        kept: FixedTasteDraws | PathDraws,
+        fixed_draws: FixedTasteDraws | PathDraws,
         coordinates: RelativeCholeskyCoordinates,
         tick: Callable[[int], None],
     ) -> None:
-        self.model, self.kept, self.coordinates, self._tick = model, kept, coordinates, tick
+        self.model, self.fixed_draws, self.coordinates, self._tick = model, fixed_draws, coordinates, tick
         self._asked, self._highest, self._unknown = 0, -math.inf, torch.zeros(0, dtype=torch.float64)
 
     @property
@@ -152,11 +152,11 @@ class FixedDrawsPosterior:
         """Log posterior (n,) at points (n, D); minus infinity outside the space or if its variance is too large."""
         result = self.known(points)
         somewhere = torch.isfinite(result)
-        value, variance = self.kept.log_likelihood(self.coordinates.to_unconstrained(points[somewhere]))
+        value, variance = self.fixed_draws.log_likelihood(self.coordinates.to_unconstrained(points[somewhere]))
         # Lognormal correction: the likelihood, not its logarithm, must be unbiased; noisy points would get too much
         # weight.
         rest, value = result[somewhere], value - 0.5 * variance
-        known = torch.isfinite(value) & (variance < _LARGEST_KEPT_VARIANCE)
+        known = torch.isfinite(value) & (variance < _LARGEST_FIXED_DRAWS_VARIANCE)
         result[somewhere] += torch.where(known, value, -math.inf)
         self._asked += len(value)
         self._highest = max(self._highest, float(result.amax()))
@@ -178,11 +178,11 @@ class FixedDrawsPosterior:
     def agrees(self, ends: Tensor, difference: float, variance: float) -> bool:
         """Return whether the difference between two points (2, D) agrees with a reintegrated density."""
         low, high = self.log_prob(ends).tolist()
-        noise = self.kept.log_likelihood(self.coordinates.to_unconstrained(ends))[1].sum()
+        noise = self.fixed_draws.log_likelihood(self.coordinates.to_unconstrained(ends))[1].sum()
         return abs(high - low - difference) < _LARGEST_ERROR + 2.0 * (variance + float(noise)) ** 0.5
 
 
-def keep_draws(
+def fixed_draws_posterior(
     model: MixedLogitModel,
     marginal: MarginalLikelihood,
     coordinates: RelativeCholeskyCoordinates,
@@ -207,21 +207,21 @@ def keep_draws(
     ends = points[order[[int(share * len(points)) for share in _ENDS]]]
     typical, reintegrated, found = coordinates.to_unconstrained(points[:_TYPICAL]), None, None
     draws = 1 << FIXED_DRAWS.draws(len(marginal.people)).bit_length() - 1
-    while draws <= _MOST_KEPT and room(draws):
+    while draws <= _MOST_FIXED_DRAWS and room(draws):
         more = replace(integration, draws=draws)
         path_draws = PathDraws(model, marginal, population, more, typical) if paths else None
-        kept = path_draws or FixedTasteDraws(marginal, population, more)
-        variance = kept.log_likelihood(typical)[1].nan_to_num(nan=math.inf)
+        fixed_draws = path_draws or FixedTasteDraws(marginal, population, more)
+        variance = fixed_draws.log_likelihood(typical)[1].nan_to_num(nan=math.inf)
         typically, worst = float(variance.median()), float(variance.amax())
-        if typically < _KEPT_VARIANCE and worst < _LARGEST_KEPT_VARIANCE:
-            density = FixedDrawsPosterior(model, kept, coordinates, tick)
+        if typically < _FIXED_DRAWS_VARIANCE and worst < _LARGEST_FIXED_DRAWS_VARIANCE:
+            density = FixedDrawsPosterior(model, fixed_draws, coordinates, tick)
             reintegrated = reintegrated or _reintegrated_difference(
                 ReintegratedPosterior(model, marginal, coordinates, integration, tick), ends
             )
             found = density if density.agrees(ends, *reintegrated) else found
-        wanted = _path_variance(2 * marginal.people.rows * draws) if paths else _KEPT_VARIANCE
-        excess = max(typically / wanted, worst / _LARGEST_KEPT_VARIANCE)
-        if (found is not None and excess < 1.0) or excess * draws > _MOST_KEPT:
+        wanted = _path_variance(2 * marginal.people.rows * draws) if paths else _FIXED_DRAWS_VARIANCE
+        excess = max(typically / wanted, worst / _LARGEST_FIXED_DRAWS_VARIANCE)
+        if (found is not None and excess < 1.0) or excess * draws > _MOST_FIXED_DRAWS:
             break
         draws *= 2
     return found

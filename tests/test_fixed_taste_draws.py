@@ -1,4 +1,4 @@
-"""Draws that stay: equal to a pass at the anchor, to exact integrals near it, and their derivatives."""
+"""Fixed draws of tastes: equal to a pass at the anchor, to exact integrals near it, and their derivatives."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from oracles import marginal_of
 from mxlogit import VI, MixedLogit, datasets
 from mxlogit.execution.people import People
 from mxlogit.integration.expansion import Remainder, fixed_derivatives, index_pairs
-from mxlogit.integration.kept_draws import FixedTasteDraws, log_tilted_integral, supports_fixed_draws
+from mxlogit.integration.fixed_taste_draws import FixedTasteDraws, log_tilted_integral, supports_fixed_draws
 from mxlogit.integration.laplace import drawn_utility, polish
 from mxlogit.integration.marginal import MarginalLikelihood
 from mxlogit.integration.settings import IntegrationSettings
