@@ -233,9 +233,9 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
         moments = sum_moments(data, specification, team)
         model = build_model(specification, moments, self.priors)
         panels = make_panels(data, specification, device, dtype)
-        everybody = People.gather(panels, team)
-        facts = data.decision_makers, data.alternatives, seed, everybody.first, len(everybody), moments.n_rows
-        return Fitted(specification, model, panels, *facts), everybody, moments.n_situations
+        people = People.gather(panels, team)
+        facts = data.decision_makers, data.alternatives, seed, people.first, len(people), moments.n_rows
+        return Fitted(specification, model, panels, *facts), people, moments.n_situations
 
     def _remember(self, fitted: Fitted, result: Fit, n_people: int, n_situations: int) -> MixedLogit:
         """Set all fitted attributes, then warn."""

@@ -131,7 +131,7 @@ class TasteSampler(Protocol):
     """Posterior of people's tastes given their choices and a value of the population parameters.
 
     ``places`` are the ranks of people among those of the fit by first appearance, and the number of people of the fit
-    for everybody never seen; without them the panel is taken for the fit's own people in order.
+    for people never seen; without them the panel is taken for the fit's own people in order.
     """
 
     def moments(
@@ -179,7 +179,7 @@ class TasteStates:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Result of an engine before it is judged.
+    """Result of an engine before its diagnostics are assessed.
 
     Attributes
     ----------
@@ -214,7 +214,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Fit(Outcome):
-    """The outcome of an engine, judged (`mxlogit.inference.report`), and the history of its search.
+    """The outcome of an engine, assessed (`mxlogit.inference.report`), and the history of its search.
 
     Attributes
     ----------

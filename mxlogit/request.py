@@ -65,8 +65,8 @@ class Fitted:
     def seen(self, labels: np.ndarray) -> Group:
         """Decision makers of the fit, with their choices there; raises as `positions` does."""
         positions, panel = self.positions(labels), self.panel
-        everybody = torch.arange(len(panel), device=positions.device)
-        if not torch.equal(positions, everybody):
+        all_positions = torch.arange(len(panel), device=positions.device)
+        if not torch.equal(positions, all_positions):
             # Packed choices are read in order.
             order = positions.argsort()
             panel = panel.take(positions[order]).take(order.argsort())

@@ -11,7 +11,7 @@ import pandas as pd
 from scipy import optimize, stats
 
 LABELS = ("x", "z", "sd.z")
-# Points of each axis: coarse to find where the posterior lies, then fine within so many sds of its mean.
+# Points of each axis: coarse to find where the posterior lies, then fine within some sds of its mean.
 _COARSE, _FINE, _WIDTH = (15, 15, 15), (25, 25, 31), 4.5
 # Latents: trapezoids between these, exact to many digits while they are narrower than the standard deviation.
 _LATENTS = np.linspace(-9.0, 11.0, 401)
@@ -41,7 +41,7 @@ class Choices:
 
 
 def log_table(data, fixed, tastes):
-    """Log probability of everybody's choices (n, f, b) at fixed coefficients (f,) and tastes (b,)."""
+    """Log probability of all people's choices (n, f, b) at fixed coefficients (f,) and tastes (b,)."""
     result = np.zeros((len(data.chosen), len(fixed), len(tastes)))
     for t in range(data.chosen.shape[1]):
         # Situations that a person does not have say nothing.
@@ -118,7 +118,7 @@ class GridPosterior:
         self.mean, self.sd = pd.Series(mean, LABELS), pd.Series(sd, LABELS)
 
     def log_people(self, fixed, locations, sds):
-        """Log marginal probability of everybody's choices, (n, f, l, s)."""
+        """Log marginal probability of all people's choices, (n, f, l, s)."""
         table = np.exp(log_table(self.data, fixed, self.taste(_LATENTS)))
         n, f, b = table.shape
         product = table.reshape(n * f, b) @ densities(locations, sds)
@@ -159,7 +159,7 @@ class GridPosterior:
         return first, np.sqrt(second - first**2)
 
     def leave_one_out(self):
-        """Log predictive density (n,) of every person's choices given everybody else's."""
+        """Log predictive density (n,) of every person's choices given the choices of all others."""
         each = self.log_people(*self.axes.points)
         return -np.log((self.axes.mass * np.exp(-each)).sum((1, 2, 3)))
 

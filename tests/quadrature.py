@@ -218,8 +218,8 @@ def starting_point(locations: list[float], sds: list[float]) -> np.ndarray:
 
 
 REFERENCE = Path(__file__).parent / "reference" / "posterior_sds.json"
-# Populations of the reference, and the seed of `simulate_choices`, which gives 30,001 people; the first so many are taken.
-TASTES, SEED, EVERYBODY = {"z": (0.5, 1.0), "w": (-0.5, 1.0), "v": (0.3, 0.8)}, 8, 30_001
+# Populations of the reference, and the seed of `simulate_choices`, which gives 30,001 people; the first of them are taken, as many as needed.
+TASTES, SEED, N_SIMULATED = {"z": (0.5, 1.0), "w": (-0.5, 1.0), "v": (0.3, 0.8)}, 8, 30_001
 # Few choices of 100 people do not tell standard deviations of several tastes from infinite ones: posteriors have the
 # prior's tail there, without moments to compare (one choice), or with moments of which a fifth is far out (two, three tastes).
 CASES = [
@@ -252,7 +252,7 @@ def first_people(people: int, situations: int, tastes: int) -> tuple[pd.DataFram
 
     names = list(TASTES)[:tastes]
     random = {name: TASTES[name] for name in names}
-    frame, _ = simulate_choices(EVERYBODY, situations, 3, random=random, random_state=SEED)
+    frame, _ = simulate_choices(N_SIMULATED, situations, 3, random=random, random_state=SEED)
     return frame[frame["id"] <= people], names
 
 

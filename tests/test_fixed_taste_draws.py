@@ -139,7 +139,7 @@ def test_tilted_gaussian_against_dense_algebra(panel, generator):
 
 @pytest.fixture(params=["mixed", "money"])
 def fixed_case(request, panel, generator):
-    """Model, population, tastes (n, k, s) of everybody, and log P as a function of fixed coefficients."""
+    """Model, population, tastes (n, k, s) of all people, and log P as a function of fixed coefficients."""
     space, mixing = MODELS[request.param]
     population = space.constrain(0.3 * torch.randn(space.size, generator=generator, dtype=torch.float64))
     tastes = torch.randn(len(panel), 3, 4, generator=generator, dtype=torch.float64)

@@ -27,7 +27,7 @@ _STEP = 0.3
 
 
 def choose(model, population, xi, attributes, generator):
-    """Choice data with choices simulated given everybody's tastes."""
+    """Choice data with choices simulated given all people's tastes."""
     utility = torch.einsum("ntjk,nk->ntj", attributes, model.coefficients(first(population), xi[0].T))
     n, t, _ = utility.shape
     chosen = torch.multinomial(utility.softmax(-1).flatten(0, 1), 1, generator=generator).view(n, t)

@@ -203,7 +203,7 @@ def test_a_broken_checkpoint_is_named(data, interrupted):
 
 @pytest.mark.parametrize("steps", [3, 6, 10])
 def test_time_that_ends_a_search_leaves_no_other_passes(data, tmp_path, whole, monkeypatch, steps):
-    """Wherever it ends, in a subsample or among everybody: what closes the fit is not what the whole one does next."""
+    """Wherever it ends, in a subsample or among all people: what closes the fit is not what the whole one does next."""
     path, asked = tmp_path / "fit", []
 
     def progress(clock):

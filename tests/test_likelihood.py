@@ -148,6 +148,6 @@ def test_probabilities_of_all_alternatives_agree_with_the_kernel(data, panel, be
     torch.testing.assert_close(total, panel_log_prob(beta, panel), atol=EXACT, rtol=0)
 
 
-def test_chunks_cover_everybody_once(panel, beta):
+def test_chunks_cover_every_person_once(panel, beta):
     parts = [panel_log_prob(beta[0][part], chunk) for part, chunk in panel.chunks(2)]
     torch.testing.assert_close(torch.cat(parts), panel_log_prob(beta[0], panel), atol=0, rtol=0)

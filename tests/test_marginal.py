@@ -88,7 +88,7 @@ def test_score_by_finite_differences(panel, space, families, generator, pathwise
     ],
 )
 def test_information_by_finite_differences(panel, space, generator, families, pathwise):
-    """The identities themselves, with so many draws that none matters; with the engine's: test_posterior_sds."""
+    """The identities themselves, with enough draws that none matters; with the engine's: test_posterior_sds."""
     marginal, population = marginal_of(panel, space, families), population_of(space, generator)
     mixing = Mixing(families)
     prior = resolve_priors(Priors(), mixing, space.n_fixed, [1.0] * 5)
@@ -139,7 +139,7 @@ def test_polish_ends_at_the_mode(panel, space, generator):
 
 
 def test_undamped_steps_are_tamed(panel, space, generator):
-    """From a far start every iteration still improves everybody's target."""
+    """From a far start every iteration still improves all people's target."""
     population, mixing = population_of(space, generator), Mixing(["normal"] * 3)
     far = 30.0 * torch.randn(5, 3, generator=generator, dtype=torch.float64)
     near = polish(torch.zeros(5, 3, dtype=torch.float64), population, panel, mixing, 60)

@@ -166,7 +166,7 @@ def test_polished_guide_trains_its_encoder_on_its_own_bound(model, panel, guide)
 
 
 def test_encoder_bound_is_log_joint_less_log_density_of_torch(model, panel, guide):
-    """One draw under known noise: log p(y, xi) - log q(xi) of everybody, weighted."""
+    """One draw under known noise: log p(y, xi) - log q(xi) of all people, weighted."""
     population = model.space.constrain(guide.population_factor().mean.detach())
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(7)

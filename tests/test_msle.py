@@ -352,7 +352,7 @@ def test_the_check_of_the_draws_tells_few_from_many(frame, est):
 
 @pytest.fixture(scope="module")
 def priced():
-    """Cost coefficient -1 for everybody; valuations of z and w vary, x is worth 0.7."""
+    """Cost coefficient -1 for all people; valuations of z and w vary, x is worth 0.7."""
     made, _ = simulate_choices(
         600, 8, 3, fixed={"x": 0.7, "cost": -1.0}, random={"z": (1.5, 0.8), "w": (-0.5, 0.6)}, random_state=4
     )

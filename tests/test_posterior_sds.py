@@ -11,7 +11,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from quadrature import EVERYBODY, REFERENCE, Quadrature, first_people, minus_hessian
+from quadrature import N_SIMULATED, REFERENCE, Quadrature, first_people, minus_hessian
 
 from mxlogit import VI, ConvergenceWarning, MixedLogit, Priors
 from mxlogit.draws.generators import make_generator
@@ -40,7 +40,7 @@ QUICK = [
 
 @cache
 def simulated(situations: int, tastes: int):
-    return first_people(EVERYBODY, situations, tastes)
+    return first_people(N_SIMULATED, situations, tastes)
 
 
 def fit(people: int, situations: int, tastes: int, **settings) -> MixedLogit:

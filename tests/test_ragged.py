@@ -116,7 +116,7 @@ def test_the_kernel_on_any_shape(name, generator):
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_pieces_hold_everybody_once_and_little_padding(name):
+def test_pieces_hold_every_person_once_and_little_padding(name):
     data = ragged(name)
     panels = as_ragged(data)
     places, cells = [], 0

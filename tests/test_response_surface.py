@@ -139,7 +139,7 @@ def test_samples_of_more_parameters_than_nets_have(monkeypatch):
     assert samples.std(0).tolist() == pytest.approx([1.0] * 4, abs=0.06)
 
 
-def test_everybody_gets_a_net():
+def test_every_person_has_a_net():
     """Each quarter of each axis holds a quarter of a person's points, and no two people have the same."""
     net = shifted_net((1, 2), torch.tensor([5, 9, 5]), 3, 64)
     assert torch.equal(net[0], net[2])
@@ -174,7 +174,7 @@ def quadrature_point(population):
 
 
 def kind(name, model, marginal, anchor, key, draws=128):
-    """Draws of one kind of everybody, in the order of people."""
+    """Draws of one kind of all people, in the order of people."""
     integration = IntegrationSettings(draws, 8, key, 4)
     for proposal in marginal.propose(anchor, integration, remember=False):
         made = {

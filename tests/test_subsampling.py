@@ -58,7 +58,7 @@ def value_and_gradient(encoder, population, panel, masks=None):
 
 
 def every_mask(seen, kept=KEPT):
-    """All masks (n, t) that keep so many of each person's situations."""
+    """All masks (n, t) that keep a given number of each person's situations."""
     choices = [itertools.combinations(row.nonzero()[:, 0].tolist(), kept) for row in seen]
     for places in itertools.product(*[list(c) for c in choices]):
         mask = torch.zeros_like(seen)
@@ -215,7 +215,7 @@ def test_what_is_recorded_changes_no_value(heads, model, population, panel, monk
 
 @pytest.mark.parametrize("mask", ["grid", "random"])
 def test_masks(mask):
-    """So many of each person's situations, each as often as any other, padding never; few are all kept."""
+    """The given number of each person's situations, each as often as any other, padding never; few are all kept."""
     lengths = torch.tensor([10, 7, 3])
     seen = torch.arange(10) < lengths[:, None]
     settings, people = SBP(0.4, mask=mask, min_keep=3), torch.tensor([4, 0, 9])

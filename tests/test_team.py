@@ -82,7 +82,7 @@ def larger_team(request, folder):
 
 
 def check_equal(team, wanted, job):
-    """All processes have the answer of one; everybody is with one of them."""
+    """All processes have the answer of one; every person is with one of them."""
     for result in (process[job] for process in team):
         np.testing.assert_allclose(result["coef"], wanted["coef"], rtol=1e-6, atol=1e-8)
         np.testing.assert_allclose(result["sd"], wanted["sd"], rtol=1e-6, atol=1e-8)

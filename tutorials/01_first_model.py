@@ -29,7 +29,7 @@ est.summary().round(2)
 
 # %% [markdown]
 # `pf` is the mean taste for price, `sd.pf` how much it varies over households, `cor.tod:seas` how tastes go together.
-# `lower` and `upper` bound 95 % posterior intervals. Higher prices repel nearly everybody:
+# `lower` and `upper` bound 95 % posterior intervals. Higher prices repel nearly all people:
 
 # %%
 tastes = est.taste_distribution()

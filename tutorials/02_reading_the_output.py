@@ -58,8 +58,8 @@ pd.Series({name: est.diagnostics_[name] for name in ("status", "pareto_k", "ess_
 # %% [markdown]
 # ## One choice per person
 #
-# A mixed logit of one choice per person is identified by functional form alone: standard deviations hardly are. The
-# posterior says so by its width, and so does the warning. Means of ratios stay usable; spreads do not.
+# A mixed logit of one choice per person is identified by functional form alone: standard deviations are weakly identified.
+# The width of the posterior shows it, and so does the warning. Means of ratios stay usable; spreads do not.
 
 # %%
 single, single_truth = simulate(300 if SMOKE else 1_000, 1)
@@ -71,7 +71,7 @@ print(*said, sep="\n")
 # %% [markdown]
 # ## Few people
 #
-# With thirty people the prior counts. Compare two: what differs is what the data do not tell.
+# With thirty people the prior counts. Compare two: what differs is what the data do not identify.
 
 # %%
 few, _ = simulate(30, 5)
@@ -83,7 +83,7 @@ print(both.round(2).to_string())
 # %% [markdown]
 # ## A perfect predictor
 #
-# Everybody always takes the cheapest: no finite coefficient is the best one. The fit ends, and says what happened.
+# All people always take the cheapest (separation): no finite coefficient is the best one. The fit ends, with a warning.
 
 # %%
 perfect = frame.copy()

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 3. Variational inference, simulated likelihood and MCMC on the same data
 #
-# One model, three engines. MCMC is the judge: it is exact but for Monte Carlo error, and its own diagnostics say whether
+# One model, three engines. MCMC is the reference: it is exact but for Monte Carlo error, and its own diagnostics say whether
 # the chains have converged.
 
 # %%

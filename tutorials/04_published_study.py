@@ -36,7 +36,7 @@ beside_published(small).round(3)
 # %% [markdown]
 # ## All thirty
 #
-# Commands like this one made the files in `tutorials/results/` (a study that was stopped goes on; more sizes, more files):
+# Commands like this one made the files in `tutorials/results/` (interrupted studies resume; more sizes, more files):
 #
 #     mxlogit study published --sizes 500,2000,10000,50000 --runs 30 --methods vi --out tutorials/results/published_vi.csv
 

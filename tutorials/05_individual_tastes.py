@@ -31,8 +31,8 @@ people.head().round(2)
 
 # %% [markdown]
 # How good are they? Means correlate with the truth, and 90 % intervals hold it for nine people of ten - on average over
-# data sets. In one, an error of the population is everybody's: where a standard deviation is known to a fifth only, all
-# intervals are too wide or too narrow together, those of MCMC too. `summary()` says how well it is known.
+# data sets. In one, an error of the population is common to all people: where a standard deviation is known to a fifth
+# only, all intervals are too wide or too narrow together, those of MCMC too. `summary()` says how well it is known.
 
 # %%
 covered, correlation = {}, {}

@@ -39,7 +39,7 @@ packed
 # %% [markdown]
 # ## A fit that can be killed
 #
-# With `checkpoint=`, a fit started again goes on from its last pass, to the same answer.
+# With `checkpoint=`, a fit started again resumes from its last pass, to the same answer.
 
 # %%
 est = MixedLogit(random=names, method=VI(checkpoint=folder / "fit.checkpoint"), random_state=0).fit(packed)

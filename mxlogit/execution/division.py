@@ -69,9 +69,9 @@ def share_people(
                 "split alike: open the same pack in all of them, or give the same frame to all."
             )
         return _split(data, team)
-    everybody = team.gather(people)
-    ambiguous = count_ambiguous([part.labels for part in everybody], [part.contents for part in everybody])
-    relabelled = count_relabelled([part.contents for part in everybody])
+    by_process = team.gather(people)
+    ambiguous = count_ambiguous([part.labels for part in by_process], [part.contents for part in by_process])
+    relabelled = count_relabelled([part.contents for part in by_process])
     if relabelled and not ambiguous and team.rank == 0:
         warnings.warn(
             f"{relabelled} decision makers of a process have the very choices of decision makers of another process, "

@@ -149,11 +149,11 @@ def agree_on(team: Communicator, asked: Identity) -> None:
     SpecificationError
         If requests differ; the message names the settings and the processes.
     """
-    everybody = team.gather(asked)
-    for rank, other in enumerate(everybody):
-        if other != everybody[0]:
-            differing = sorted(k for k in {**everybody[0], **other} if everybody[0].get(k) != other.get(k))
-            words = ", ".join(f"{k} ({everybody[0].get(k, 'none')}; {other.get(k, 'none')})" for k in differing)
+    by_process = team.gather(asked)
+    for rank, other in enumerate(by_process):
+        if other != by_process[0]:
+            differing = sorted(k for k in {**by_process[0], **other} if by_process[0].get(k) != other.get(k))
+            words = ", ".join(f"{k} ({by_process[0].get(k, 'none')}; {other.get(k, 'none')})" for k in differing)
             raise SpecificationError(
                 f"processes 1 and {rank + 1} request different fits: {words}. Give all of them the same arguments."
             )

@@ -69,7 +69,7 @@ def evaluate_center(
 
 
 def report_fit(outcome: Outcome, model: MixedLogitModel, people: People, logit: MultinomialLogit, clock: Clock) -> Fit:
-    """Build the fit of an engine: its outcome, seconds and passes, and what poor diagnostics say of it.
+    """Build the fit of an engine: its outcome, seconds and passes, and the warnings that poor diagnostics call for.
 
     Parameters
     ----------
@@ -78,14 +78,14 @@ def report_fit(outcome: Outcome, model: MixedLogitModel, people: People, logit: 
         Model that was fitted.
     people : People
     logit : MultinomialLogit
-        Logit of the same people, which tells separation and weak identification.
+        Logit of the same people, which shows separation and weak identification.
     clock : Clock
         Clock of the fit, with its history.
 
     Returns
     -------
     Fit
-        With a sentence for everything poor, and the status that follows.
+        With one sentence per poor diagnostic, and the status that follows from them.
     """
     passes = outcome.diagnostics.passes or clock.passes or None
     diagnostics = replace(outcome.diagnostics, passes=passes, seconds=clock.seconds())
@@ -122,7 +122,7 @@ def _judge(fit: Fit, model: MixedLogitModel, people: People, logit: MultinomialL
 
 
 def _without_errors(fit: Fit, names: list[str], space: ParameterSpace) -> Fit:
-    """Void the errors of coefficients that run off where they are those of an estimator: a posterior has its prior."""
+    """Void the errors of coefficients that diverge where they are those of an estimator: a posterior has its prior."""
     if fit.covariance is None:
         return fit
     covariance = fit.covariance.clone()
@@ -159,22 +159,22 @@ def boundary_sentences(model: MixedLogitModel, fit: Fit) -> list[str]:
 
 
 def _upper_end_sentences(model: MixedLogitModel, fit: Fit) -> list[str]:
-    """Say which tastes of a bounded family lie at its upper end for everybody."""
+    """Say which tastes of a bounded family lie at its upper end for all decision makers."""
     families = model.mixing.families
     if not any(family.name == "johnson_sb" for family in families):
         return []
     mean, _ = model.mixing.moments(fit.center.location, fit.center.scale)
     return [
-        f"The taste of {name!r} lies at 1, the upper end of 'johnson_sb', for nearly everybody: its effect is larger "
-        "than that distribution, whose tastes lie between 0 and 1, allows. Multiply the column by a number, or take "
-        "another distribution."
+        f"The taste of {name!r} lies at 1, the upper end of 'johnson_sb', for nearly all decision makers: its "
+        "effect is larger than that distribution, whose tastes lie between 0 and 1, allows. Multiply the column by a "
+        "number, or take another distribution."
         for name, family, value in zip(model.space.random, families, mean.tolist(), strict=True)
         if family.name == "johnson_sb" and value > _UPPER_END
     ]
 
 
 def _vague_sentences(model: MixedLogitModel, fit: Fit) -> list[str]:
-    """Say which standard deviations the data leave open, far from the boundary."""
+    """Say which standard deviations are weakly identified, far from the boundary."""
     _, _, log_scales, _ = model.space.split(fit.samples.unconstrained)
     sentences = []
     for i, name in enumerate(model.space.random):
@@ -184,8 +184,8 @@ def _vague_sentences(model: MixedLogitModel, fit: Fit) -> list[str]:
             continue
         low, high = log_scales[:, i].exp().quantile(_INTERVAL.to(log_scales)).tolist()
         sentences.append(
-            f"The data hardly identify the standard deviation of {name!r}: 95 % of its posterior lies between "
-            f"{low:.3g} and {high:.3g}. More data, choices per person above all, would narrow it."
+            f"The standard deviation of {name!r} is weakly identified: 95 % of its posterior lies between "
+            f"{low:.3g} and {high:.3g}. More data, above all more choices per person, would narrow it."
         )
     return sentences
 

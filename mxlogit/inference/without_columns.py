@@ -125,7 +125,7 @@ class Reduction:
         return replace(people, panels=select_columns(people.panels, self.columns if columns is None else columns))
 
     def embed(self, population: PopulationParameters) -> PopulationParameters:
-        """Parameters (*s) of the full model whose dropped tastes are next to zero for everybody."""
+        """Parameters (*s) of the full model whose dropped tastes are next to zero for all people."""
         kept, lead = self.kept, population.location.shape[:-1]
         location, scale = self._nothing()
         tril = torch.diag(scale).expand(*lead, -1, -1).clone()

@@ -1,10 +1,10 @@
 r"""Tastes restricted to one sign whose attribute has an effect of the other: the likelihood is best without it.
 
-The taste of such a column wants to be zero for everybody, at the edge of its families: the location of a lognormal runs
-off to minus infinity, and engines with it. So before a fit its restricted columns are asked, where a multinomial logit
-leaves any doubt: with the model fitted without the column, does the likelihood rise towards tastes of the allowed sign,
-and is there a distribution of such tastes that raises it? For a mixture :math:`F` of tastes and person n's likelihood
-:math:`p_n(\beta)`, all else at its optimum without the column, the gain is
+The likelihood is highest with the taste of such a column at zero for all people, on the boundary of its families: the
+location of a lognormal diverges to minus infinity, and so do engines. So restricted columns are tested before a fit,
+where a multinomial logit leaves any doubt: with the model fitted without the column, does the likelihood rise towards
+tastes of the allowed sign, and is there a distribution of such tastes that raises it? For a mixture :math:`F` of tastes
+and person n's likelihood :math:`p_n(\beta)`, all else at its optimum without the column, the gain is
 :math:`\sum_n w_n \log \int p_n(\beta) / p_n(0) \, dF(\beta)`.
 """
 
@@ -99,7 +99,7 @@ def run_signed(
 
 
 def _for_second_run(method: Method, spent: float) -> Method | None:
-    """The method with the seconds that are left, and a file of its own to go on from; None if time is over.
+    """The method with the seconds that are left, and a checkpoint file of its own; None if the time is over.
 
     What the first run would resume is another fit.
     """
@@ -142,7 +142,7 @@ def _sentence(model: MixedLogitModel, i: int) -> str:
     spread = "" if family.units == "linear" else f" of latent standard deviations up to {float(_SPREADS.max()):.0f}"
     return (
         f"The effect of {name!r} has the other sign: with the {sign} tastes of {family.name!r}{spread} the likelihood "
-        "is as good without the column, at the boundary where its taste is zero for everybody. It is held there and "
+        "is as good without the column, at the boundary where its taste is zero for all people. It is held there and "
         f"its errors are void; use {other}."
     )
 
@@ -150,8 +150,8 @@ def _sentence(model: MixedLogitModel, i: int) -> str:
 def _contrary_sentence(model: MixedLogitModel, i: int) -> str:
     name, family = model.space.random[i], model.mixing.families[i]
     return (
-        f"A small effect of {name!r} of the sign of {family.name!r}, the same for everybody, lowers the likelihood: on "
-        "average the effect has the other sign. 'normal' lets people have either."
+        f"A small effect of {name!r} of the sign of {family.name!r}, the same for all people, lowers the likelihood: "
+        "on average the effect has the other sign. 'normal' lets people have either."
     )
 
 
@@ -275,7 +275,7 @@ class _Question:
 
 
 class _Probe:
-    """The likelihood of a model without some columns, one of which has the same coefficient for everybody instead."""
+    """The likelihood of a model without some columns, one of which has the same coefficient for all people instead."""
 
     def __init__(self, reduction: Reduction, people: People, population: PopulationParameters, i: int) -> None:
         full, part = reduction.full.space, reduction.model.space

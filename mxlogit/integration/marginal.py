@@ -198,9 +198,9 @@ class MarginalLikelihood:
         if cells is None:
             size, cells = size or self.chunk_size(integration.draws), self._cells()
         size = size or max(1, cells // integration.draws)
-        for part, everybody in self.people.panels.chunks(_CHUNKS_IN_A_WINDOW * size):
-            window = self._window(part.start, len(everybody), scheme)
-            for group, panel in everybody.pieces(self._row_limit(integration.draws, cells), size):
+        for part, panels in self.people.panels.chunks(_CHUNKS_IN_A_WINDOW * size):
+            window = self._window(part.start, len(panels), scheme)
+            for group, panel in panels.pieces(self._row_limit(integration.draws, cells), size):
                 place = places_inside(part.start, group)
                 factor = polish(
                     self.modes[place], local, panel, self.mixing, integration.newton_steps, integration.newton_tolerance

@@ -188,9 +188,9 @@ def by_pieces(
     """
     if isinstance(panel, PanelDifferences) or len(panel) == 0:
         return compute(slice(None), panel.dense())
-    everybody, places, parts = torch.arange(len(panel), device=panel.values.device), [], []
+    indices, places, parts = torch.arange(len(panel), device=panel.values.device), [], []
     for place, piece in panel.pieces(cells_at_once(0.25), len(panel)):
-        places.append(everybody[place])
+        places.append(indices[place])
         parts.append(compute(place, piece))
     order = torch.cat(places).argsort()
     return tuple(torch.cat(column)[order] for column in zip(*parts, strict=True))

@@ -93,9 +93,9 @@ def individual_probabilities(
         Positions of the attributes of the model, in its order.
     """
     result = torch.zeros(len(data.choices.rows), dtype=torch.float64)
-    everybody = torch.arange(data.n_decision_makers)
+    indices = torch.arange(data.n_decision_makers)
     for drawn in weigh_coefficients(model, fit, group):
-        people = everybody[on_processor(drawn.part)].to(data.choices.rows.device)
+        people = indices[on_processor(drawn.part)].to(data.choices.rows.device)
         found = _weigh_probabilities(data.take(people), columns, drawn.weights, drawn.coefficients)
         result[data.rows_of_people(people).cpu()] += found
     return result

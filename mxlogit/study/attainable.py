@@ -83,11 +83,11 @@ class _Sampled:
     def draw(cls, design: StudyDesign, people: int, part: int) -> _Sampled:
         """Simulate data set number ``part``."""
         sample = design.simulate(people, _SEED + part)
-        fitted, everybody, _ = MixedLogit(**design.request(), random_state=part)._prepare(sample.data, Communicator())
+        fitted, all_people, _ = MixedLogit(**design.request(), random_state=part)._prepare(sample.data, Communicator())
         space = fitted.model.space
         reported = sample.parameters[list(space.labels)].to_numpy(dtype=float)
         truth = space.from_report(torch.tensor(reported))
-        return cls(fitted.model, everybody, truth, sample.tastes.to_numpy(), part)
+        return cls(fitted.model, all_people, truth, sample.tastes.to_numpy(), part)
 
     def information(self) -> Tensor:
         """Mean information matrix per person for relative moves from the truth."""

@@ -59,7 +59,7 @@ def electricity(random: Any = ELECTRICITY) -> MixedLogit:
 
 
 def data_sets() -> dict[str, tuple[MixedLogit, pd.DataFrame]]:
-    """Electricity as it is, with three lognormal tastes, and with the first choices of everybody only."""
+    """Electricity as it is, with three lognormal tastes, and with the first choices of all people only."""
     frame = datasets.load_electricity()
     place = frame.groupby("id")["chid"].rank(method="dense")
     sets = {"electricity": (electricity(), frame), "three lognormal": (electricity(LOGNORMAL), frame)}
@@ -67,7 +67,7 @@ def data_sets() -> dict[str, tuple[MixedLogit, pd.DataFrame]]:
 
 
 def fitted(est: MixedLogit, frame: Any) -> tuple[MarginalLikelihood, list[PopulationParameters], Any]:
-    """Everybody's marginal likelihood, the posterior mean and some samples, and the model."""
+    """All people's marginal likelihood, the posterior mean and some samples, and the model."""
     result = est.set_params(method=VI(flow=None, correct=False)).fit(frame).result_
     space = result.tastes.model.space
     typical = [space.constrain(vector) for vector in result.samples.unconstrained[:_POPULATIONS]]

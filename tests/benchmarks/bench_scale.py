@@ -12,7 +12,7 @@ growth  Seconds at N / 100, N / 10 and N, and the exponent.
 shards  The same data packed on disk: seconds against memory, and memory beyond the page cache.
 team    Two gloo processes against one: difference of the answers, and seconds that an exchange adds to a pass.
 shapes  Seconds of a pass, a thousand people, for 2, 5, 20 and 100 alternatives and 1, 5, 10 and 20 random coefficients.
-gpu     The fit on CUDA, of data in the processor's memory: seconds, everybody's posterior means included, error, and peak
+gpu     The fit on CUDA, of data in the processor's memory: seconds, all people's posterior means included, error, and peak
         memory of the device as a multiple of the attributes; the first fit of the process is a row of its own.
 adam    The classic route, with more steps until its error is 1.2 times that of the fit, or 16,000.
 """

@@ -126,7 +126,7 @@ def guide_of(model: Any, people: Any, seed: int) -> Any:
 
 
 def bound_of(model: Any, people: Any, seed: int) -> Any:
-    """The common judge: everybody, 16 draws or more, two points a dimension, the same for all."""
+    """The common criterion: all people, 16 draws or more, two points a dimension, the same for all."""
     objective = GuideObjective(
         guide_of(model, people, seed),
         people.require_single_process(),

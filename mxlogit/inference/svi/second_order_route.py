@@ -43,7 +43,7 @@ _NO_DRAWS = 4
 _CURVATURE_SHARE = 4
 CURVATURE_PEOPLE = 300
 # Share of people under one key above which batches do not grow any further.
-_NEARLY_EVERYBODY = 0.9
+_NEARLY_ALL_PEOPLE = 0.9
 # Variational steps of people's factors after the fit.
 _VARIATIONAL_STEPS = 2
 
@@ -163,16 +163,16 @@ def minimise(
 
 def _ever_larger(objective: GuideObjective) -> Iterator[Batches]:
     """The objective on its own batches, then on batches twice, four times, ... as large, up to about all people."""
-    everybody = len(objective.panel)
-    size = min(objective.settings.batch, everybody)
+    n_people = len(objective.panel)
+    size = min(objective.settings.batch, n_people)
     while True:
         people = min(size, max(CURVATURE_PEOPLE, size // _CURVATURE_SHARE))
         whole, cost = objective.of_batches(size)
         few, curvature_cost = objective.of_batches(people, masked=False)
         yield Batches(whole, few, cost, curvature_cost)
-        if whole.batches() * size >= _NEARLY_EVERYBODY * everybody:
+        if whole.batches() * size >= _NEARLY_ALL_PEOPLE * n_people:
             return
-        size = min(2 * size, everybody)
+        size = min(2 * size, n_people)
 
 
 class _Record:

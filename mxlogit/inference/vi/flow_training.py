@@ -165,8 +165,8 @@ class _TrainingProblem:
     @torch.no_grad()
     def effective_sizes(self) -> Tensor:
         """Effective sample size fraction of each person, (n,)."""
-        everybody = torch.arange(len(self.panel), device=self.panel.values.device)
-        return torch.cat([self.draw(-1, part, _CHECK_DRAWS).ess_fraction for part in everybody.split(_CHECK_CHUNK)])
+        indices = torch.arange(len(self.panel), device=self.panel.values.device)
+        return torch.cat([self.draw(-1, part, _CHECK_DRAWS).ess_fraction for part in indices.split(_CHECK_CHUNK)])
 
 
 def _fit(

@@ -1,4 +1,4 @@
-"""Observed information of everybody at the mode, from as many draws as its noise asks for.
+"""Observed information of all people at the mode, from as many draws as its noise asks for.
 
 Its bias of order 1 / draws does not shrink with people and is taken away by the jackknife; its noise does, with people
 times draws. By Louis' identity noise is small where people say much about their tastes, along paths of the draws where
@@ -134,7 +134,7 @@ def _noise_of_one(
 
 
 def _some(marginal: MarginalLikelihood, count: int) -> MarginalLikelihood:
-    """So many people at random, or all where there are no more."""
+    """Marginal likelihood of ``count`` people at random, or of all people if there are no more."""
     if len(marginal.people) <= count:
         return marginal
     return marginal.take(marginal.people.draw(count, (marginal.seed, -6)))

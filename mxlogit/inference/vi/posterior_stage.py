@@ -99,7 +99,7 @@ _UNCHECKED = PopulationCheck(math.nan, math.nan)
 
 
 def find_posterior(
-    task: Task, sample: MarginalLikelihood, everybody: MarginalLikelihood, optimum: Optimum, *, wanted: str | bool
+    task: Task, sample: MarginalLikelihood, all_people: MarginalLikelihood, optimum: Optimum, *, wanted: str | bool
 ) -> Posterior:
     """Move from the mode to the Gaussian posterior of the population vector, and check or correct it.
 
@@ -108,7 +108,7 @@ def find_posterior(
     task : Task
     sample : MarginalLikelihood
         Likelihood of all people, or of a subsample that gives the information and all differences around the mode.
-    everybody : MarginalLikelihood
+    all_people : MarginalLikelihood
         Likelihood of all people.
     optimum : Optimum
     wanted : "auto" or bool
@@ -119,13 +119,13 @@ def find_posterior(
     Posterior
         Checked or corrected posterior; the last Gaussian found, unchecked, if the time limit is over.
     """
-    model, weight = task.model, everybody.people.weight
+    model, weight = task.model, all_people.people.weight
     if task.clock.is_over():
         evaluation = optimum.evaluation
         rough = optimum.factor or laplace_factor(model, optimum.population, evaluation.curvature, evaluation.gradient)
         return Posterior(widen_to_possible(model, rough, weight), 0, _UNCHECKED)
-    optimum = _sharpen(task, everybody, optimum)
-    start, gradient = _around_the_mode(model, sample, everybody, optimum)
+    optimum = _sharpen(task, all_people, optimum)
+    start, gradient = _around_the_mode(model, sample, all_people, optimum)
     integration = posterior_integration(optimum.integration, optimum.evaluation.detail.value.ess, len(sample.people))
     # For many people half the subsample suffices, but few parameters keep all of it at little cost.
     part, size = sample, most_people(sample) // (2 if task.is_sampled and model.space.size > FEW_PARAMETERS else 1)
@@ -140,7 +140,7 @@ def find_posterior(
         fitted = fit_gaussian(target, start)
         factor = widen_to_possible(model, fitted.factor, weight)
         found = Posterior(factor, fitted.rounds, _UNCHECKED, fitted.skewness)
-        found = _check_or_correct(task, everybody, target, found, wanted=wanted, integration=integration)
+        found = _check_or_correct(task, all_people, target, found, wanted=wanted, integration=integration)
     except TimeIsOverError:
         task.clock.tell("time is over: the posterior is the last Gaussian")
     task.clock.passes += (sample.people.weight + target.evaluations * part.people.weight) / weight
@@ -149,7 +149,7 @@ def find_posterior(
 
 def _check_or_correct(
     task: Task,
-    everybody: MarginalLikelihood,
+    all_people: MarginalLikelihood,
     target: AnchoredTarget,
     found: Posterior,
     *,
@@ -157,13 +157,13 @@ def _check_or_correct(
     integration: IntegrationSettings,
 ) -> Posterior:
     """Replace a Gaussian by weighted draws if requested or necessary; otherwise check it."""
-    model, part, count = task.model, target.part, len(everybody.people)
+    model, part, count = task.model, target.part, len(all_people.people)
     whole = len(part.people) == count
     auto = wanted == "auto" and whole and model.space.size <= _MOST_CORRECTED
     skewed = found.skewness > (_LITTLE_SKEWED if count <= _FEW_PEOPLE else _SKEWED)
 
     def corrected_by(work: float) -> Posterior | None:
-        weighted, passes = correct(task, part if whole else everybody, found.factor, integration, work)
+        weighted, passes = correct(task, part if whole else all_people, found.factor, integration, work)
         task.clock.passes += passes
         if weighted is None:
             return None
@@ -177,10 +177,10 @@ def _check_or_correct(
     # Sampling noise in the curvature of a subsample makes weights uneven if there are many parameters.
     blurred = not whole and model.space.size**2 > _BLURRED * len(part.people)
     points = _CHECK_POINTS[0] if blurred else _check_points(model.space.size)
-    judge_of_it = target if blurred else target.unmatched(_with_room(part, integration, _MORE_CHECK_DRAWS))
+    check_target = target if blurred else target.unmatched(_with_room(part, integration, _MORE_CHECK_DRAWS))
     points = _FEW_CHECK_POINTS if task.is_sampled else points
-    check = check_gaussian(judge_of_it, found.factor, points, make_generator(task.seed, 3))
-    target.evaluations = judge_of_it.evaluations
+    check = check_gaussian(check_target, found.factor, points, make_generator(task.seed, 3))
+    target.evaluations = check_target.evaluations
     easy = is_correction_easy(part, integration, check)
     if auto and not at_once and (check.is_poor or easy):
         corrected = corrected_by(USUAL_WORK * check.is_poor)
@@ -202,12 +202,12 @@ def _check_points(size: int) -> int:
     return max(least, min(most, 2 * (_POINTS_PER_PARAMETER * size // 2)))
 
 
-def _sharpen(task: Task, everybody: MarginalLikelihood, optimum: Optimum) -> Optimum:
+def _sharpen(task: Task, all_people: MarginalLikelihood, optimum: Optimum) -> Optimum:
     """Evaluate the optimum with the number of draws that its error requires, if the search ended with fewer.
 
     The error in the score due to few draws does not shrink relative to the information as the number of people grows.
     """
-    model, people, integration = task.model, len(everybody.people), optimum.integration
+    model, people, integration = task.model, len(all_people.people), optimum.integration
     # With pathwise derivatives a pass costs little compared with later stages; otherwise it must halve the error.
     error, enough = (_likely_error(optimum, model), 1) if integration.pathwise else (optimum.redraw, 2)
     wanted = integration.draws * error / ALLOWED_ERROR_OF_MODE**2 if math.isfinite(error) else 0.0
@@ -215,16 +215,16 @@ def _sharpen(task: Task, everybody: MarginalLikelihood, optimum: Optimum) -> Opt
         return optimum
     few = model.space.size <= FEW_PARAMETERS
     budget = AT_THE_MODE_OF_FEW if few else AT_THE_MODE
-    draws = budget.draws(people * situations_of_some(everybody), wanted)
+    draws = budget.draws(people * situations_of_some(all_people), wanted)
     if draws <= integration.draws or (draws < wanted and not (integration.pathwise or few)):
         return optimum
     sharp = replace(integration, draws=draws, stream=integration.stream + 5)
     population = optimum.population
-    evaluation = with_prior(model, population, everybody.score_pass(population, sharp))
+    evaluation = with_prior(model, population, all_people.score_pass(population, sharp))
     task.clock.passes += 1
     if newton_decrement(evaluation, step_scale(model)) > _FAR:
         population = step_from(model, population, evaluation)
-        evaluation = with_prior(model, population, everybody.score_pass(population, sharp))
+        evaluation = with_prior(model, population, all_people.score_pass(population, sharp))
         task.clock.passes += 1
     # The shift under new draws is inversely proportional to their number.
     redraw = optimum.redraw * integration.draws / draws
@@ -249,17 +249,17 @@ def is_correction_easy(part: MarginalLikelihood, integration: IntegrationSetting
 
 
 def _around_the_mode(
-    model: MixedLogitModel, sample: MarginalLikelihood, everybody: MarginalLikelihood, optimum: Optimum
+    model: MixedLogitModel, sample: MarginalLikelihood, all_people: MarginalLikelihood, optimum: Optimum
 ) -> tuple[GaussianFactor, Tensor]:
     """Initial Gaussian, and gradient of all people's log likelihood at the mode in relative coordinates."""
     population, evaluation = optimum.population, optimum.evaluation
     prior = model.log_prior_in_moves(population)
-    start, weight = optimum.factor, everybody.people.weight
+    start, weight = optimum.factor, all_people.people.weight
     if start is None:
         # With uninformative panels, information varies much between people.
-        part = everybody if optimum.integration.pathwise else sample
+        part = all_people if optimum.integration.pathwise else sample
         few = model.space.size <= FEW_PARAMETERS
-        precision = PRECISE if few or len(everybody.people) > most_people(part) else ROUGH
+        precision = PRECISE if few or len(all_people.people) > most_people(part) else ROUGH
         integration = replace(optimum.integration, stream=POSTERIOR_STREAM)
         scale = weight / part.people.weight
         found = observed_information(model, part, population, integration, evaluation.curvature / scale, precision)

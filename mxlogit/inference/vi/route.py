@@ -161,7 +161,7 @@ def _describe_guide(flow: Flow | None, optimum: Optimum) -> str:
     parts = ["polish", "variational steps"] if optimum.integration.variational_steps else ["polish"]
     parts.append("Student-t importance weights" if flow is None else "conditional flow, importance weights")
     why = "even" if optimum.evaluation.detail.value.ess >= _WORTH_A_FLOW else "uneven"
-    return f"{' + '.join(parts)}; no encoder (nothing to win under Newton); weights before a flow were {why}"
+    return f"{' + '.join(parts)}; no encoder (no gain under Newton); weights before a flow were {why}"
 
 
 def _diagnose(optimum: Optimum, posterior: Posterior, at_center: Diagnostics) -> Diagnostics:
