@@ -19,7 +19,7 @@ _ATTRIBUTES = ["pf", "cl", "loc", "wk", "tod", "seas"]
 _SHOWN = ("status", "log_likelihood", "log_likelihood_error", "elbo", "ess", "ess_min", "pareto_k", "newton_decrement")
 
 
-def _say(text: object = "") -> None:
+def _print(text: object = "") -> None:
     sys.stdout.write(f"{text}\n")
 
 
@@ -30,22 +30,22 @@ def run_demo(picture: str) -> None:
         raise FileNotFoundError(f"No such file or directory: {Path(picture).parent}; nothing was fitted.")
     frame = load_electricity()
     est = MixedLogit(random=_ATTRIBUTES, situation="chid", alternative="alt", random_state=0)
-    _say(f"Electricity: {frame['id'].nunique()} decision makers, {frame['chid'].nunique()} choice situations.")
-    _say("Fitting six correlated normal tastes ...")
+    _print(f"Electricity: {frame['id'].nunique()} decision makers, {frame['chid'].nunique()} choice situations.")
+    _print("Fitting six correlated normal tastes ...")
     est.fit(frame)
     diagnostics = est.diagnostics_
-    _say(f"{diagnostics['status']} {diagnostics['seconds']:.1f} s, {diagnostics['passes']:.0f} passes.\n")
-    _say(est.summary().round(3).to_string())
-    _say("\nDiagnostics")
+    _print(f"{diagnostics['status']} {diagnostics['seconds']:.1f} s, {diagnostics['passes']:.0f} passes.\n")
+    _print(est.summary().round(3).to_string())
+    _print("\nDiagnostics")
     for name in _SHOWN:
         value = diagnostics[name]
-        _say(f"  {name:22s} {value:.3f}" if isinstance(value, float) else f"  {name:22s} {value}")
-    _say("\nTastes of three people: posterior mean and 90 % interval")
-    _say(_three_people(est, frame).to_string())
-    _say("\nShares of the alternatives")
+        _print(f"  {name:22s} {value:.3f}" if isinstance(value, float) else f"  {name:22s} {value}")
+    _print("\nTastes of three people: posterior mean and 90 % interval")
+    _print(_three_people(est, frame).to_string())
+    _print("\nShares of the alternatives")
     observed = frame.loc[frame["choice"], "alt"].value_counts(normalize=True).sort_index()
     shares = pd.DataFrame({"predicted": est.shares(frame), "observed": observed})
-    _say(shares.round(4).to_string())
+    _print(shares.round(4).to_string())
     _write_picture(est, picture)
 
 
@@ -71,9 +71,9 @@ def _write_picture(est: MixedLogit, path: str) -> None:
         mpl.use("Agg")
         plot_taste_distributions(est)[0].figure.savefig(path, dpi=150)
     except ImportError:
-        _say("\nNo picture: install matplotlib with pip install 'mxlogit[plots]'.")
+        _print("\nNo picture: install matplotlib with pip install 'mxlogit[plots]'.")
         return
-    _say(f"\nTaste distributions drawn in {path}")
+    _print(f"\nTaste distributions drawn in {path}")
 
 
 def run_study_command(options: argparse.Namespace) -> None:
@@ -96,12 +96,12 @@ def run_study_command(options: argparse.Namespace) -> None:
     )
     write_results(table, options.out)
     shown = beside_published(table) if options.design == "published" else summarise(table)
-    _say(shown.round(4).to_string(na_rep=""))
+    _print(shown.round(4).to_string(na_rep=""))
     for record in table[table["failure"] != ""].to_dict("records"):
-        _say(f"failed: {record['method']}, {record['people']} people, run {record['run']}: {record['failure']}")
+        _print(f"failed: {record['method']}, {record['people']} people, run {record['run']}: {record['failure']}")
     if options.picture:
         _draw_seconds(table, options.picture, published=options.design == "published")
-    _say(f"\nResults in {options.out}. An interrupted study, or one with more runs, resumes from {options.out}.runs.")
+    _print(f"\nResults in {options.out}. An interrupted study, or one with more runs, resumes from {options.out}.runs.")
 
 
 def _draw_seconds(table: pd.DataFrame, path: str, *, published: bool) -> None:
@@ -115,9 +115,9 @@ def _draw_seconds(table: pd.DataFrame, path: str, *, published: bool) -> None:
             path, dpi=150
         )
     except ImportError:
-        _say("\nNo picture: install matplotlib with pip install 'mxlogit[plots]'.")
+        _print("\nNo picture: install matplotlib with pip install 'mxlogit[plots]'.")
         return
-    _say(f"\nSeconds drawn in {path}")
+    _print(f"\nSeconds drawn in {path}")
 
 
 def _whole(name: str, text: str) -> int:

@@ -308,10 +308,10 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
         """
         fitted = self._state()
         if X is None:
-            labels, group = fitted.decision_makers, fitted.seen(fitted.decision_makers)
+            labels, group = fitted.decision_makers, fitted.fitted_people(fitted.decision_makers)
         else:
             data = read_like_fit(X, replace(self._columns(), weights=None), fitted)
-            labels, group = data.decision_makers, fitted.given(data)
+            labels, group = data.decision_makers, fitted.people_of(data)
         return individual_frame(fitted.model, self.result_, group, labels, statistic)
 
     def predict_proba(self, X: Any, tastes: str = "population") -> pd.Series:

@@ -62,7 +62,7 @@ class Fitted:
         like = self.panel.like
         return make_panels(data, self.specification, like.device, like.dtype)
 
-    def seen(self, labels: np.ndarray) -> Group:
+    def fitted_people(self, labels: np.ndarray) -> Group:
         """Decision makers of the fit, with their choices there; raises as `positions` does."""
         positions, panel = self.positions(labels), self.panel
         all_positions = torch.arange(len(panel), device=positions.device)
@@ -72,7 +72,7 @@ class Fitted:
             panel = panel.take(positions[order]).take(order.argsort())
         return Group(panel, self.ranks(labels), positions, self.count, self.rows)
 
-    def given(self, data: ChoiceData | PackedChoices) -> Group:
+    def people_of(self, data: ChoiceData | PackedChoices) -> Group:
         """Decision makers, seen or never seen, with other choices."""
         return Group(self.difference(data), self.ranks(data.decision_makers), None, self.count, self.rows)
 
@@ -107,7 +107,9 @@ class Fitted:
         if tastes == "population":
             nodes = prediction.population_nodes(self.model, fit, self.seed)
             return prediction.population_probabilities(data, columns, nodes)
-        return prediction.individual_probabilities(self.model, fit, self.seen(data.decision_makers), data, columns)
+        return prediction.individual_probabilities(
+            self.model, fit, self.fitted_people(data.decision_makers), data, columns
+        )
 
 
 def label_keys(labels: np.ndarray) -> torch.Tensor:

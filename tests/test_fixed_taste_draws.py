@@ -76,8 +76,8 @@ def test_few_draws_have_no_bias_in_fixed_coefficients():
     for key in (1, 2, 3):
         kept = FixedTasteDraws(marginal, center, IntegrationSettings(64, 8, key, 20, variational_steps=2))
         value, _ = kept.log_likelihood(vector + moves)
-        bend = float(value[1] + value[2] - 2.0 * value[0])
-        assert bend == pytest.approx(exact[1] + exact[2] - 2.0 * exact[0], rel=0.1)
+        second_difference = float(value[1] + value[2] - 2.0 * value[0])
+        assert second_difference == pytest.approx(exact[1] + exact[2] - 2.0 * exact[0], rel=0.1)
 
 
 def test_gradients_are_those_of_the_values(case, generator):
@@ -121,11 +121,11 @@ def test_tilted_gaussian_against_dense_algebra(panel, generator):
     factor = polish(torch.zeros(len(panel), 3, dtype=torch.float64), population, panel, mixing, 8)
     slope = torch.randn(len(panel), 3, 2, generator=generator, dtype=torch.float64)
     rows, columns = index_pairs(3)
-    bend = 0.1 * torch.randn(len(rows), 2, generator=generator, dtype=torch.float64)
-    found = log_tilted_integral(factor, slope, bend)
+    products = 0.1 * torch.randn(len(rows), 2, generator=generator, dtype=torch.float64)
+    found = log_tilted_integral(factor, slope, products)
     for b in range(2):
         quadratic = torch.zeros(3, 3, dtype=torch.float64)
-        quadratic[rows, columns] = bend[:, b]
+        quadratic[rows, columns] = products[:, b]
         quadratic = quadratic + quadratic.T
         precision = torch.linalg.inv(factor.covariance)
         tilted = precision - quadratic
@@ -134,7 +134,7 @@ def test_tilted_gaussian_against_dense_algebra(panel, generator):
         expected = 0.5 * (torch.logdet(precision) - torch.logdet(tilted) + (linear * mean).sum(-1))
         expected -= 0.5 * torch.einsum("nk,nkl,nl->n", factor.mean, precision, factor.mean)
         torch.testing.assert_close(found[:, b], expected)
-    assert bool(torch.isnan(log_tilted_integral(factor, slope, 50.0 + 0.0 * bend)).all())
+    assert bool(torch.isnan(log_tilted_integral(factor, slope, 50.0 + 0.0 * products)).all())
 
 
 @pytest.fixture(params=["mixed", "money"])

@@ -126,7 +126,7 @@ def test_conditional_tastes_agree_with_importance_weights(est):
 
     fitted = est._fitted
     exact, _ = ImportanceTastes(fitted.model, 1, 8, draws=2048).moments(fitted.panel, est.result_.center)
-    simulated = taste_moments(fitted.model, est.result_, fitted.seen(fitted.decision_makers))
+    simulated = taste_moments(fitted.model, est.result_, fitted.fitted_people(fitted.decision_makers))
     scale = simulated.deviation.mean()
     assert float((simulated.mean - exact).square().mean().sqrt()) < 0.15 * float(scale)
 

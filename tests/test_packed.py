@@ -186,7 +186,7 @@ def test_shards_of_choice_sets_of_other_sizes(tmp_path, monkeypatch):
     some = torch.arange(0, len(panels), 7)
     expected = difference_panels(whole.take(some), [0, 1], torch.float32)
     torch.testing.assert_close(panels.take(some).available_rows().values, expected.available_rows().values)
-    assert packed.nobody().attributes.shape == (0, 1, packed.n_alternatives, 2)
+    assert packed.empty().attributes.shape == (0, 1, packed.n_alternatives, 2)
 
 
 @pytest.mark.parametrize("keep", [0, 1, 30, 0.5])

@@ -387,7 +387,7 @@ def test_people_of_a_fit_are_found_in_any_order(name):
     weight_of = dict(zip(data.decision_makers, data.weights.tolist(), strict=True))
     for count in (2, n):
         for labels in itertools.permutations(data.decision_makers, count):
-            group = fitted.seen(np.array(labels))
+            group = fitted.fitted_people(np.array(labels))
             assert group.panel.weights.tolist() == [weight_of[label] for label in labels]
 
 

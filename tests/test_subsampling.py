@@ -15,7 +15,7 @@ from mxlogit.guide.amortized import AmortizedGuide
 from mxlogit.guide.encoder import Encoder, SetEncoder, observed
 from mxlogit.guide.memory import saved_bytes
 from mxlogit.guide.population import GaussianFactor
-from mxlogit.guide.subsampling import SBP, Masks, grid_keeps
+from mxlogit.guide.subsampling import SBP, Masks, is_on_grid
 from mxlogit.inference.svi.guide_objective import GuideObjective, ObjectiveSettings
 from mxlogit.inference.svi.keep_control import KeepControl
 from mxlogit.model.differences import difference_panels
@@ -94,7 +94,7 @@ def test_grids_are_unbiased(model, population, panel):
     rank, total = seen.cumsum(1) - 1, seen.sum(1, keepdim=True)
     found = []
     for phases in itertools.product(range(4), range(3)):
-        mask = seen & grid_keeps(rank, torch.full((2, 1), KEPT), total, torch.tensor(phases)[:, None])
+        mask = seen & is_on_grid(rank, torch.full((2, 1), KEPT), total, torch.tensor(phases)[:, None])
         found.append(value_and_gradient(encoder, population, panel, Masks(SBP(), seen, (mask,), scale_of(seen)))[1])
     torch.testing.assert_close(torch.stack(found).mean(0), gradient, rtol=0, atol=1e-10 * float(gradient.norm()))
 
@@ -246,7 +246,7 @@ def test_a_persons_mask_depends_on_place_and_step_alone(mask):
 def test_grids_of_any_ratio_keep_every_place_equally_often():
     for total in range(1, 30):
         for kept in range(1, total + 1):
-            mask = grid_keeps(
+            mask = is_on_grid(
                 torch.arange(total)[None], torch.tensor(kept), torch.tensor(total), torch.arange(total)[:, None]
             )
             assert bool((mask.sum(0) == kept).all() & (mask.sum(1) == kept).all())

@@ -15,7 +15,7 @@ from mxlogit.execution.processes import Communicator
 from mxlogit.fit import Status
 from mxlogit.inference import wrong_sign
 from mxlogit.inference.without_columns import Reduction
-from mxlogit.inference.wrong_sign import Signs, _members, ask_signs, best_gain
+from mxlogit.inference.wrong_sign import Signs, _members, best_gain, determine_signs
 from mxlogit.model.dense_panels import PanelDifferences
 from mxlogit.model.mixing import FAMILIES
 from mxlogit.model.parameters import ParameterSpace
@@ -115,7 +115,7 @@ def test_no_alarm_where_the_sign_is_right(mean, seed):
     free, _ = quietly(frame, fixed=["x", "z"], random=[], method=METHODS["msle"])
     for family in RESTRICTED:
         model, people = question(frame, family.name)
-        alarmed = bool(ask_signs(model, people, lambda line: None).wrong)
+        alarmed = bool(determine_signs(model, people, lambda line: None).wrong)
         assert alarmed == (family.sign * free.coef_["z"] < 0)
 
 
@@ -131,7 +131,7 @@ def test_people_of_both_signs_are_fitted():
     first, second = simulate(2.5, 0.2, n=60, seed=1), simulate(-2.5, 0.2, n=120, seed=4)
     frame = pd.concat([first, second.assign(id=second["id"] + 60)], ignore_index=True)
     model, people = question(frame, "lognormal")
-    signs = ask_signs(model, people, lambda line: None)
+    signs = determine_signs(model, people, lambda line: None)
     assert (signs.wrong, signs.contrary) == ((), (0,))
     est, said = quietly(frame, random={"z": "lognormal"}, method=METHODS["vi"])
     assert est.log_likelihood_ > signs.log_likelihood + 3.0
@@ -210,16 +210,16 @@ def test_what_was_contrary_once_is_not_forgotten(monkeypatch):
     est = MixedLogit(random={"z": "lognormal", "w": "lognormal"}, random_state=0)
     fitted, people, _ = est._prepare(frame, Communicator(), y=None, weights=None)
     answers = [Signs((0,), (1,), -1.0), Signs((0,), (), -2.0)]
-    monkeypatch.setattr(wrong_sign._Question, "answer", lambda question: answers.pop(0))
-    monkeypatch.setattr(wrong_sign._Question, "log_likelihood", lambda question: -10.0 - len(question.doubtful))
-    assert ask_signs(fitted.model, people, lambda line: None) == Signs((0,), (1,), -12.0)
+    monkeypatch.setattr(wrong_sign._SignTest, "classify", lambda question: answers.pop(0))
+    monkeypatch.setattr(wrong_sign._SignTest, "log_likelihood", lambda question: -10.0 - len(question.doubtful))
+    assert determine_signs(fitted.model, people, lambda line: None) == Signs((0,), (1,), -12.0)
 
 
 @pytest.mark.parametrize("gain", [True, False])
 def test_wrong_and_contrary_columns_of_one_model(gain, monkeypatch):
     """The first is held at zero; the second is warned of, or held as well where the engine found no gain."""
     frame = simulate_choices(60, 5, 3, random={"z": (-0.8, 0.2), "w": (-0.4, 0.4)}, random_state=3)[0]
-    monkeypatch.setattr(wrong_sign, "ask_signs", lambda *given: Signs((0,), (1,), -1e4 if gain else 0.0))
+    monkeypatch.setattr(wrong_sign, "determine_signs", lambda *given: Signs((0,), (1,), -1e4 if gain else 0.0))
     est, said = quietly(frame, fixed=[], random={"z": "lognormal", "w": "lognormal"}, method=METHODS["msle"])
     assert est.diagnostics_["wrong_sign"] == (["z"] if gain else ["z", "w"])
     assert any("'w'" in s and "on average" in s for s in said) is gain

@@ -28,11 +28,11 @@ from mxlogit.choices.constants import check_constants, constant_labels
 from mxlogit.choices.data import ChoiceData
 from mxlogit.choices.frames import as_narwhals, as_vector, index_of, note_missing_columns, note_missing_keys
 from mxlogit.choices.labels import (
-    are_few,
-    do_recur,
     explain_kinds,
     factorize,
     find_labels,
+    labels_are_few,
+    labels_recur,
     listed,
     rank_within,
     read_labels,
@@ -212,8 +212,8 @@ def _read_alternatives(
             )
         return position[codes], known
     largest = int(np.bincount(situation_of).max())
-    recur = by_label and do_recur(len(labels), len(values), n_people, largest)
-    if recur or are_few(len(labels), largest):
+    recur = by_label and labels_recur(len(labels), len(values), n_people, largest)
+    if recur or labels_are_few(len(labels), largest):
         return codes, labels
     return rank_within(situation_of, int(situation_of.max()) + 1), None
 

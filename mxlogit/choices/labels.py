@@ -58,14 +58,14 @@ def rank_within(groups: np.ndarray, n_groups: int) -> np.ndarray:
     return rank
 
 
-def are_few(n_labels: int, largest: int) -> bool:
+def labels_are_few(n_labels: int, largest: int) -> bool:
     """Return whether every label can have a position of its own, given choice sets of up to ``largest`` rows."""
     return n_labels <= max(_FEW_LABELS, 2 * largest)
 
 
-def do_recur(n_labels: int, n_rows: int, n_people: int, largest: int) -> bool:
+def labels_recur(n_labels: int, n_rows: int, n_people: int, largest: int) -> bool:
     """Return whether labels name recurring alternatives, rather than number the rows or the offers to one person."""
-    return are_few(n_labels, largest) or n_labels <= max(n_people, n_rows // _FEWEST_ROWS)
+    return labels_are_few(n_labels, largest) or n_labels <= max(n_people, n_rows // _FEWEST_ROWS)
 
 
 def find_labels(known: np.ndarray, wanted: np.ndarray) -> np.ndarray:

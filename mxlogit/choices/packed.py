@@ -239,7 +239,7 @@ class PackedChoices:
             alternatives=self.alternatives,
         )
 
-    def nobody(self) -> ChoiceData:
+    def empty(self) -> ChoiceData:
         """Return choice data without decision makers."""
         counts = torch.zeros(0, dtype=torch.int64)
         rows = torch.zeros(0, len(self.names), dtype=self.weights.dtype)

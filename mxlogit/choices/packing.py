@@ -21,7 +21,7 @@ import torch
 
 from mxlogit.choices.data import ChoiceData
 from mxlogit.choices.ingest import read_frame
-from mxlogit.choices.labels import are_few, do_recur, listed
+from mxlogit.choices.labels import labels_are_few, labels_recur, listed
 from mxlogit.choices.packed import (
     FORMAT,
     MANIFEST,
@@ -211,13 +211,13 @@ class _Census:
             people.add(batch)
             alternatives.add(batch)
             n_rows += len(batch)
-            if not are_few(len(alternatives), most):
+            if not labels_are_few(len(alternatives), most):
                 keys = batch.select(list(dict.fromkeys([columns.decision_maker, columns.situation]))).to_pandas()
                 most = max(most, *keys.value_counts().tolist()[:1])
         if n_rows == 0:
             raise ChoiceDataError("there are no rows to pack.")
         labels = alternatives.sorted()
-        recur = do_recur(len(labels), n_rows, len(people), most)
+        recur = labels_recur(len(labels), n_rows, len(people), most)
         return cls(people.sorted(), n_rows, labels if recur else None)
 
 

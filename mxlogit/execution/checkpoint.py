@@ -94,7 +94,7 @@ class Checkpoint:
         )
 
 
-class Keeper(Protocol):
+class PassState(Protocol):
     """State that a pass updates in place (the modes that start the next one), stored with its result."""
 
     modes: Tensor
@@ -103,16 +103,16 @@ class Keeper(Protocol):
 class Journal:
     """Journal that stores nothing: every pass is computed."""
 
-    def run(self, name: str, at: Tensor, keeper: Keeper, compute: Callable[[], Sequence[Tensor]]) -> list[Tensor]:
+    def run(self, name: str, at: Tensor, state: PassState, compute: Callable[[], Sequence[Tensor]]) -> list[Tensor]:
         """Return the results of a pass.
 
         Parameters
         ----------
         name : str
-            Name of the pass and its people; the keeper's modes are stored under its first word.
+            Name of the pass and its people; the state's modes are stored under its first word.
         at : Tensor, shape (D,)
             Parameters at which the pass is made.
-        keeper : Keeper
+        state : PassState
             State of the pass; a stored pass sets the same modes as a computed one.
         compute : callable
             Function that computes the results.
@@ -157,7 +157,7 @@ class FileJournal(Journal):
         self._names = self._names[: min(team.gather(len(self._names)))]
         self._next, self._paused = 0, False
 
-    def run(self, name: str, at: Tensor, keeper: Keeper, compute: Callable[[], Sequence[Tensor]]) -> list[Tensor]:
+    def run(self, name: str, at: Tensor, state: PassState, compute: Callable[[], Sequence[Tensor]]) -> list[Tensor]:
         """Return the stored results of the pass, or compute and store them."""
         if self._paused:
             return list(compute())
@@ -165,13 +165,13 @@ class FileJournal(Journal):
         modes = f"modes {name.split()[0]}"
         if place < len(self._names):
             self._check(place, name, at)
-            keeper.modes.copy_(self._tensors[modes])
+            state.modes.copy_(self._tensors[modes])
             return [self._tensors[key] for key in self._keys(place)]
         results = list(compute())
         self._names.append(name)
         self._tensors[f"{place} at"] = at
         self._tensors |= {f"{place} {i:02d}": result.contiguous() for i, result in enumerate(results)}
-        self._tensors[modes] = keeper.modes.cpu().contiguous()
+        self._tensors[modes] = state.modes.cpu().contiguous()
         self._file.write(self._tensors, {"passes": json.dumps(self._names)})
         return results
 

@@ -72,7 +72,7 @@ def places_inside(start: int, group: slice | Tensor) -> slice | Tensor:
     return slice(start + group.start, start + group.stop) if isinstance(group, slice) else start + group
 
 
-def on_processor(place: slice | Tensor) -> slice | Tensor:
+def on_cpu(place: slice | Tensor) -> slice | Tensor:
     """Return indices on the CPU; slices are unchanged."""
     return place if isinstance(place, slice) else place.cpu()
 

@@ -69,7 +69,7 @@ class StreamedPanels:
             inside = wanted[(wanted >= places[shard]) & (wanted < places[shard + 1])] - places[shard]
             if len(inside):
                 parts.append(self.packed.read(shard).take(inside))
-        return self._difference(join_choices(parts) if parts else self.packed.nobody())
+        return self._difference(join_choices(parts) if parts else self.packed.empty())
 
     def _read(self, shard: int) -> Panels:
         return self._difference(self.packed.read(shard))

@@ -211,7 +211,7 @@ class Masks:
         if self._is_plain(mask):
             return function(rows, keys, self.seen)
         kept = mask & self.seen
-        place, there = _left(kept)
+        place, there = _true_columns(kept)
         people = max(1, _CHUNK // kept.shape[1])
         recorded = self._recorded(function, [_rows_at(rows, place), keys, self.seen], people)[there]
         recorded = _scale_gradient(recorded, self.scale.repeat_interleave(kept.sum(1))[:, None].to(recorded))
@@ -219,7 +219,7 @@ class Masks:
         with torch.no_grad():
             for chunk in torch.arange(len(kept), device=kept.device).split(people):
                 dropped = (self.seen & ~kept)[chunk]
-                place, there = _left(dropped)
+                place, there = _true_columns(dropped)
                 if place.shape[1]:
                     part_of = function(_rows_at(rows[chunk], place), keys[chunk], self.seen[chunk])
                     out[chunk[:, None].expand_as(dropped)[dropped], dropped.nonzero()[:, 1]] = part_of[there]
@@ -272,7 +272,7 @@ def _put(out: Tensor, rows: Tensor, recorded: Tensor) -> Tensor:
     return out.index_put((rows,), recorded)
 
 
-def _left(mask: Tensor) -> tuple[Tensor, Tensor]:
+def _true_columns(mask: Tensor) -> tuple[Tensor, Tensor]:
     """Column indices (n, m) of each row's True entries, padded to the longest row, and a validity mask (n, m)."""
     counts = mask.sum(1)
     most = int(counts.max()) if len(counts) else 0
@@ -336,13 +336,13 @@ def _draw_mask(kind: str, seen: Tensor, counts: Tensor, key: tuple[int, ...], pe
     n_situations = seen.sum(1)
     if kind == "grid":
         phase = (_uniforms(key, people) * n_situations).long()
-        return seen & grid_keeps(rank, counts[:, None], n_situations[:, None].clamp(min=1), phase[:, None])
+        return seen & is_on_grid(rank, counts[:, None], n_situations[:, None].clamp(min=1), phase[:, None])
     noise = torch.stack([_uniforms((*key, place), people) for place in range(seen.shape[1])], 1)
     order = noise.masked_fill(~seen, 2.0).argsort(1).argsort(1)
     return seen & (order < counts[:, None])
 
 
-def grid_keeps(rank: Tensor, kept: Tensor, total: Tensor, phase: Tensor) -> Tensor:
+def is_on_grid(rank: Tensor, kept: Tensor, total: Tensor, phase: Tensor) -> Tensor:
     """Whether situation ``rank`` of ``total`` is among ``kept`` evenly spaced ones, for any ratio of the two.
 
     Over phases 0 to total - 1 each situation is kept in exactly ``kept`` of them.

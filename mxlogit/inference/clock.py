@@ -14,7 +14,7 @@ from mxlogit.optim.trust_region import Iteration
 # with more draws, and the checks of people.
 _CLOSING_PASSES = 4.0
 # Points of a posterior between two progress messages; chosen by hand.
-_TELL_EVERY = 10
+_SHOW_EVERY = 10
 
 
 class TimeIsOverError(Exception):
@@ -27,7 +27,7 @@ class Clock:
 
     Attributes
     ----------
-    tell : callable
+    show : callable
         Callback that receives progress messages, one line of text each.
     limit : float or None
         Time limit of the fit, in seconds.
@@ -44,7 +44,7 @@ class Clock:
         Callback at the time limit.
     """
 
-    tell: Callable[[str], None]
+    show: Callable[[str], None]
     limit: float | None = None
     team: Communicator = field(default_factory=Communicator)
     started: float = field(default_factory=time.perf_counter)
@@ -86,8 +86,8 @@ class Clock:
         def count(points: int) -> None:
             nonlocal counted
             counted += points
-            if counted % _TELL_EVERY < points:
-                self.tell(f"posterior: {counted} points")
+            if counted % _SHOW_EVERY < points:
+                self.show(f"posterior: {counted} points")
             if self.is_over():
                 raise TimeIsOverError
 
@@ -97,4 +97,4 @@ class Clock:
         """Append a row to the history and report progress."""
         row = HistoryRow(stage, iteration.value, iteration.decrement, self.passes, self.seconds(), iteration.accepted)
         self.history.append(row)
-        self.tell(f"{stage}: {self.passes:.1f} passes, log posterior {row.objective:.1f}")
+        self.show(f"{stage}: {self.passes:.1f} passes, log posterior {row.objective:.1f}")

@@ -90,10 +90,10 @@ def report_fit(outcome: Outcome, model: MixedLogitModel, people: People, logit: 
     passes = outcome.diagnostics.passes or clock.passes or None
     diagnostics = replace(outcome.diagnostics, passes=passes, seconds=clock.seconds())
     fit = Fit(**{**vars(outcome), "diagnostics": diagnostics}, history=clock.history)
-    return _judge(fit, model, people, logit)
+    return _assess(fit, model, people, logit)
 
 
-def _judge(fit: Fit, model: MixedLogitModel, people: People, logit: MultinomialLogit) -> Fit:
+def _assess(fit: Fit, model: MixedLogitModel, people: People, logit: MultinomialLogit) -> Fit:
     """Turn poor diagnostics into sentences and into the status."""
     warnings, status = list(fit.warnings), fit.status
     names = (*model.space.fixed, *model.space.random)

@@ -104,7 +104,7 @@ def _sum_derivatives(point: Tensor, people: People) -> tuple[float, Tensor, Tens
     return float(value), gradient, information
 
 
-def in_money(model: MixedLogitModel, logit: MultinomialLogit) -> tuple[MixedLogitModel, MultinomialLogit]:
+def in_wtp_space(model: MixedLogitModel, logit: MultinomialLogit) -> tuple[MixedLogitModel, MultinomialLogit]:
     """Convert a model's units and its logit's coefficients to willingness-to-pay space, if the model is in it.
 
     Raises

@@ -20,12 +20,12 @@ from mxlogit.model.parameters import ParameterSpace, PopulationParameters
 
 # Size of a taste that stands for zero, in utils for an attribute's typical difference, and the standard deviation of
 # its logarithm.
-_NOTHING = 1e-8
+_NEGLIGIBLE_TASTE = 1e-8
 _NARROW = 0.01
 
 
 @dataclass(frozen=True)
-class ColumnsOf:
+class SelectedColumns:
     """Some columns of the panels of a source, as a `PanelSource`."""
 
     source: PanelSource
@@ -72,7 +72,7 @@ def select_columns(source: PanelSource, columns: list[int]) -> PanelSource:
     """Panels with some of their columns, in the order wanted: in memory where the source is."""
     if isinstance(source, (PanelDifferences, RaggedPanels)):
         return _take_columns(source, columns)
-    return ColumnsOf(source, columns)
+    return SelectedColumns(source, columns)
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ class Reduction:
     def embed(self, population: PopulationParameters) -> PopulationParameters:
         """Parameters (*s) of the full model whose dropped tastes are next to zero for all people."""
         kept, lead = self.kept, population.location.shape[:-1]
-        location, scale = self._nothing()
+        location, scale = self._negligible_tastes()
         tril = torch.diag(scale).expand(*lead, -1, -1).clone()
         location = location.expand(*lead, -1).clone()
         location[..., kept] = population.location
@@ -135,10 +135,10 @@ class Reduction:
         tril[..., rows, columns] = population.scale_tril
         return PopulationParameters(population.fixed, location, tril)
 
-    def _nothing(self) -> tuple[Tensor, Tensor]:
+    def _negligible_tastes(self) -> tuple[Tensor, Tensor]:
         """Locations and scales (k,) of tastes next to zero, by families that reach it."""
         unit = self.full.attribute_scale[self.full.space.n_fixed :]
-        small = _NOTHING / unit
+        small = _NEGLIGIBLE_TASTE / unit
         linear = torch.tensor([family.units == "linear" for family in self.full.mixing.families])
         location = torch.where(linear, torch.zeros_like(small), small.log())
         return location, torch.where(linear, small, torch.full_like(small, _NARROW))
@@ -159,7 +159,7 @@ class Reduction:
             fit,
             samples=samples,
             center=self.embed(fit.center),
-            tastes=TastesWithout(self, fit.tastes),
+            tastes=ReducedTastes(self, fit.tastes),
             covariance=covariance,
             chains=None if fit.chains is None else self._embed_report(fit.chains, fit.samples.labels),
             states=None if fit.states is None else self._embed_states(fit.states),
@@ -186,7 +186,7 @@ class Reduction:
 
 
 @dataclass(frozen=True)
-class TastesWithout:
+class ReducedTastes:
     """Tastes of a model some of whose random coefficients are held at zero: a `TasteSampler` of the full model."""
 
     reduction: Reduction

@@ -28,7 +28,7 @@ from mxlogit.inference.clock import Clock
 from mxlogit.inference.method import Callback, Method
 from mxlogit.inference.msle.covariance import information_criteria
 from mxlogit.inference.msle.engine import MSLE
-from mxlogit.inference.start import MultinomialLogit, fit_multinomial_logit, in_money, start_population
+from mxlogit.inference.start import MultinomialLogit, fit_multinomial_logit, in_wtp_space, start_population
 from mxlogit.inference.vi.newton import NewtonSearch, NewtonSettings
 from mxlogit.inference.without_columns import Reduction
 from mxlogit.integration.marginal import MarginalLikelihood
@@ -85,7 +85,7 @@ def run_signed(
         If the scale column of willingness-to-pay space has the wrong sign.
     """
     started = time.perf_counter()
-    signs = ask_signs(model, people, callback)
+    signs = determine_signs(model, people, callback)
     fit = _fit_without(method, model, signs.wrong, people, generator, callback)
     no_gain = fit.diagnostics.log_likelihood <= signs.log_likelihood + _CHANCE
     second = _for_second_run(method, people.team.gather(time.perf_counter() - started)[0])
@@ -128,7 +128,7 @@ def _fit_without(
     if reduction.columns:
         part = method.run(reduction.model, reduction.people(people), generator=generator, callback=callback)
     else:
-        part = _fit_nothing(reduction, people, method)
+        part = _fit_without_coefficients(reduction, people, method)
     fit, status = reduction.embed_fit(part), Status.WRONG_SIGN
     names = [reduction.full.space.random[i] for i in reduction.dropped]
     sentences = [status.value, *(_sentence(reduction.full, i) for i in reduction.dropped), *part.warnings]
@@ -178,16 +178,16 @@ class Signs:
     log_likelihood: float = -math.inf
 
 
-def ask_signs(model: MixedLogitModel, people: People, callback: Callback) -> Signs:
+def determine_signs(model: MixedLogitModel, people: People, callback: Callback) -> Signs:
     """Ask the likelihood about sign-restricted coefficients that a multinomial logit leaves in doubt."""
     if not any(family.sign for family in model.mixing.families):
         return Signs()
-    model, logit = in_money(model, fit_multinomial_logit(people, model.prior.deviation))
+    model, logit = in_wtp_space(model, fit_multinomial_logit(people, model.prior.deviation))
     doubtful = _doubtful(model, logit)
     signs, contrary = Signs(), set[int]()
     while doubtful:
         callback(f"sign of {[model.space.random[i] for i in doubtful]}")
-        signs = _Question(model, people, logit, doubtful).answer()
+        signs = _SignTest(model, people, logit, doubtful).classify()
         contrary.update(signs.contrary)
         if signs.wrong == doubtful or not signs.wrong:
             break
@@ -195,7 +195,7 @@ def ask_signs(model: MixedLogitModel, people: People, callback: Callback) -> Sig
         doubtful = signs.wrong
     if contrary > set(signs.contrary):
         without = tuple(sorted(contrary.union(signs.wrong)))
-        value = _Question(model, people, logit, without).log_likelihood()
+        value = _SignTest(model, people, logit, without).log_likelihood()
         return Signs(signs.wrong, tuple(sorted(contrary)), value)
     return signs
 
@@ -227,7 +227,7 @@ def _doubtful(model: MixedLogitModel, logit: MultinomialLogit) -> tuple[int, ...
 
 
 @dataclass(frozen=True)
-class _Question:
+class _SignTest:
     """Gain of the likelihood from doubtful columns, given its optimum without them."""
 
     model: MixedLogitModel
@@ -235,7 +235,7 @@ class _Question:
     logit: MultinomialLogit
     doubtful: tuple[int, ...]
 
-    def answer(self) -> Signs:
+    def classify(self) -> Signs:
         """Classify the doubtful columns as wrong, contrary or neither."""
         reduction = Reduction(self.model, self.doubtful)
         population, value = self._optimum(reduction)
@@ -341,7 +341,7 @@ def _members(family: Family, unit: float) -> Tensor:
     return family.map(location + scale * z, location.expand(-1, _QUANTILES), scale.expand(-1, _QUANTILES)).taste.abs()
 
 
-def _fit_nothing(reduction: Reduction, people: People, method: Method) -> Fit:
+def _fit_without_coefficients(reduction: Reduction, people: People, method: Method) -> Fit:
     """The fit of a model without parameters: equal probabilities."""
     model, part = reduction.model, reduction.people(people)
     population = start_population(model, _empty_logit())

@@ -106,8 +106,8 @@ class _Halves:
         return self.odds.mul_(((2.0 * share - 0.5) / self.odds.sum(2))[:, :, None]).flatten(1, 2)
 
 
-def log_tilted_integral(factor: LocalFactor, slope: Tensor, bend: Tensor) -> Tensor:
-    """Log integrals (n, b) of Gaussian factors times exp(slope' xi + bend' (products of xi)); nan if infinite.
+def log_tilted_integral(factor: LocalFactor, slope: Tensor, quadratic: Tensor) -> Tensor:
+    """Log integrals (n, b) of Gaussian factors times exp(slope' xi + quadratic' (products of xi)); nan if infinite.
 
     The Cholesky factorisation runs entry by entry over all people and population values together, in a sixth of the
     time of a factorisation of one matrix after the other.
@@ -116,7 +116,7 @@ def log_tilted_integral(factor: LocalFactor, slope: Tensor, bend: Tensor) -> Ten
     ----------
     factor : LocalFactor
     slope : Tensor, shape (n, k, b)
-    bend : Tensor, shape (pairs, b)
+    quadratic : Tensor, shape (pairs, b)
     """
     precision = factor.precision_tril @ factor.precision_tril.mT
     pull = (precision @ factor.mean[..., None])[..., 0]
@@ -128,7 +128,7 @@ def log_tilted_integral(factor: LocalFactor, slope: Tensor, bend: Tensor) -> Ten
     cells: dict[tuple[int, int], Tensor] = {}
     solved: list[Tensor] = []
     for j in range(slope.shape[1]):
-        pivot = precision[:, j, j, None] - 2.0 * bend[pairs[j, j]]
+        pivot = precision[:, j, j, None] - 2.0 * quadratic[pairs[j, j]]
         right = pull[:, j, None] + slope[:, j]
         for m in range(j):
             pivot = pivot - cells[j, m].square()
@@ -137,7 +137,7 @@ def log_tilted_integral(factor: LocalFactor, slope: Tensor, bend: Tensor) -> Ten
         solved.append(right * inverse)
         value = value + inverse.log() + 0.5 * solved[j].square()
         for i in range(j + 1, slope.shape[1]):
-            cell = precision[:, i, j, None] - bend[pairs[i, j]]
+            cell = precision[:, i, j, None] - quadratic[pairs[i, j]]
             for m in range(j):
                 cell = cell - cells[i, m] * cells[j, m]
             cells[i, j] = cell * inverse
@@ -334,8 +334,8 @@ class FixedTasteDraws:
         slope = (precision @ shift[..., None])[..., 0]
         constant = -tril.diagonal(dim1=-2, dim2=-1).log().sum(-1) - 0.5 * (slope * shift).sum(-1)
         rows, columns = index_pairs(space.n_random)
-        bend = (identity - precision)[:, rows, columns] * (1.0 - 0.5 * (rows == columns).to(fixed))
-        return torch.cat([slope, bend, fixed, pairs], 1).T, constant
+        quadratic = (identity - precision)[:, rows, columns] * (1.0 - 0.5 * (rows == columns).to(fixed))
+        return torch.cat([slope, quadratic, fixed, pairs], 1).T, constant
 
 
 def supports_fixed_draws(marginal: MarginalLikelihood, draws: int) -> bool:

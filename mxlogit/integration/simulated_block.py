@@ -103,9 +103,9 @@ def evaluate_block(
         directions = _directions(model, drawn, design)
         second = _outer_and_information(directions, panel, prob, gradient, weights)
         if model.mixing.scale_position is not None:
-            _add_money_bends(second, model, design, gradient * weights[:, None])
+            _add_wtp_curvature(second, model, design, gradient * weights[:, None])
         if drawn.value is not None:
-            _add_bends(second, model, population, drawn, pulled * weights[:, None])
+            _add_mixing_curvature(second, model, population, drawn, pulled * weights[:, None])
     return Block((top + total.log())[:, 0], score, second)
 
 
@@ -175,7 +175,7 @@ def _directions(model: MixedLogitModel, drawn: DrawnTastes, design: Tensor) -> _
     f, k = model.space.n_fixed, model.space.n_random
     owners = _owners(model)
     if model.mixing.scale_position is not None:
-        return _directions_in_money(model, drawn, design)
+        return _directions_in_wtp_space(model, drawn, design)
     if drawn.value is not None:
         return _Directions(design, owners, list(range(len(owners))))
     # With the identity map, tastes move with 1 and with the draws: few functions for many coordinates.
@@ -184,7 +184,7 @@ def _directions(model: MixedLogitModel, drawn: DrawnTastes, design: Tensor) -> _
     return _Directions(torch.cat([ones, drawn.z], 1), owners, [0] * (f + k) + [1 + column for column in columns])
 
 
-def _directions_in_money(model: MixedLogitModel, drawn: DrawnTastes, design: Tensor) -> _Directions:
+def _directions_in_wtp_space(model: MixedLogitModel, drawn: DrawnTastes, design: Tensor) -> _Directions:
     """Directions in WTP space: a WTP moves its own attribute by minus the scale; the scale moves all attributes."""
     position, owners = model.mixing.scale_position, _owners(model)
     assert position is not None
@@ -291,7 +291,7 @@ def _pair_index(size: int) -> Tensor:
     return index
 
 
-def _add_money_bends(second: Tensor, model: MixedLogitModel, design: Tensor, weighted: Tensor) -> None:
+def _add_wtp_curvature(second: Tensor, model: MixedLogitModel, design: Tensor, weighted: Tensor) -> None:
     """Add the curvature of WTP-space coefficients, which are products, given weighted gradients of the coefficients."""
     position, owners = model.mixing.scale_position, torch.tensor(_owners(model))
     assert position is not None
@@ -305,7 +305,7 @@ def _add_money_bends(second: Tensor, model: MixedLogitModel, design: Tensor, wei
         second[:, scale[:, None], mine] -= block.mT
 
 
-def _add_bends(
+def _add_mixing_curvature(
     second: Tensor, model: MixedLogitModel, population: PopulationParameters, drawn: DrawnTastes, weighted: Tensor
 ) -> None:
     """Add the curvature of the mixing maps themselves, given weighted gradients (n, K, r)."""
@@ -323,22 +323,25 @@ def _add_bends(
         ratio[1:] = population.scale_tril[i, columns[cells]] / population.scale[i]
         inputs = torch.stack([lead, ratio]).expand(len(ones), -1, -1)
         moved = torch.cat([ones, drawn.z[:, columns[cells]]], 1)
-        bend = family.bend(drawn.latent[:, i], population.location[i], population.scale[i])
+        second_map = family.second_derivatives(drawn.latent[:, i], population.location[i], population.scale[i])
         pull = weighted[:, f + i]
-        block = torch.bmm(moved * (pull * bend.latent_latent)[:, None], moved.mT)
+        block = torch.bmm(moved * (pull * second_map.latent_latent)[:, None], moved.mT)
         if family.direct:
-            block = block + _direct_bend(bend, pull, moved, inputs)
+            block = block + _direct_curvature(second_map, pull, moved, inputs)
             outside = torch.diag_embed(1.0 - lead) - torch.outer(ratio, ratio)
-            block = block + (pull * bend.scale).sum(-1)[:, None, None] * outside / population.scale[i]
+            block = block + (pull * second_map.scale).sum(-1)[:, None, None] * outside / population.scale[i]
         mine = torch.nonzero(owners == f + i)[:, 0]
         second[:, mine[:, None], mine] += block
 
 
-def _direct_bend(bend: SecondDerivatives, pull: Tensor, moved: Tensor, inputs: Tensor) -> Tensor:
+def _direct_curvature(second_map: SecondDerivatives, pull: Tensor, moved: Tensor, inputs: Tensor) -> Tensor:
     """Second derivatives through location and scale: inputs (n, 2, m) are their derivatives."""
-    cross = torch.stack([bend.latent_location * pull, bend.latent_scale * pull], 1)
+    cross = torch.stack([second_map.latent_location * pull, second_map.latent_scale * pull], 1)
     mixed = torch.bmm(torch.bmm(moved, cross.mT), inputs)
-    pairs = [(bend.location_location, bend.location_scale), (bend.location_scale, bend.scale_scale)]
+    pairs = [
+        (second_map.location_location, second_map.location_scale),
+        (second_map.location_scale, second_map.scale_scale),
+    ]
     inner = torch.stack([torch.stack([(pull * entry).sum(-1) for entry in row], -1) for row in pairs], 1)
     return mixed + mixed.mT + torch.bmm(torch.bmm(inputs.mT, inner), inputs)
 

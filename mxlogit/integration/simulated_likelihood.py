@@ -20,7 +20,7 @@ from torch import Tensor
 
 from mxlogit.choices.chunks import cells_at_once, people_at_once
 from mxlogit.draws.simulation import PersonDraws
-from mxlogit.execution.people import on_processor, places_inside
+from mxlogit.execution.people import on_cpu, places_inside
 from mxlogit.integration.drawn_tastes import draw_tastes
 from mxlogit.integration.simulated_block import evaluate_block, merge_blocks, sum_second, weigh_block
 from mxlogit.model.dense_panels import PanelDifferences
@@ -176,7 +176,7 @@ class SimulatedLikelihood:
             normals = self._normals(window)
             for group, piece in part.pieces(rows, size):
                 inside = normals[group]
-                yield on_processor(places_inside(window.start, group)), piece, inside
+                yield on_cpu(places_inside(window.start, group)), piece, inside
 
     def _normals(self, part: slice) -> Tensor:
         """Draws of a range of people, (n, k, r)."""

@@ -64,9 +64,11 @@ class MixedLogitModel:
         The Hessian omits the curvature of the coordinates, so it is negative semidefinite.
         """
         vector = self.space.unconstrain(population)
-        slope, bend = self.prior.derivatives(self.space, vector)
+        slope, hessian_diagonal = self.prior.derivatives(self.space, vector)
         jacobian = self.space.relative_jacobian(population)
-        return PriorInMoves(float(self.log_prior(vector)), jacobian.T @ slope, jacobian.T @ (bend[:, None] * jacobian))
+        return PriorInMoves(
+            float(self.log_prior(vector)), jacobian.T @ slope, jacobian.T @ (hessian_diagonal[:, None] * jacobian)
+        )
 
     def log_joint(self, vector: Tensor, xi: Tensor, panel: Panels) -> Tensor:
         """Log joint density of parameters, whitened tastes and choices, with weighted people.

@@ -225,7 +225,7 @@ class Family:
         """Evaluate the map without derivatives, elementwise."""
         return self.map(latent, location, scale).taste if self.value is None else self.value(latent, location, scale)
 
-    def bend(self, latent: Tensor, location: Tensor, scale: Tensor) -> SecondDerivatives:
+    def second_derivatives(self, latent: Tensor, location: Tensor, scale: Tensor) -> SecondDerivatives:
         """Compute the second derivatives of the map by automatic differentiation of its first derivatives.
 
         Parameters

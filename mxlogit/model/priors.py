@@ -104,12 +104,12 @@ class PriorDensity:
         centred, ratio, partial, power = self._parts(space, vector)
         share = torch.sigmoid(2.0 * ratio)
         slope = torch.cat([-centred / self.deviation, 1.0 - 2.0 * share, -2.0 * power * partial.tanh()], -1)
-        bend = [
+        hessian_diagonal = [
             -self.deviation.square().reciprocal().expand_as(centred),
             -4.0 * share * (1.0 - share),
             -2.0 * power * _log_sech_squared(partial).exp(),
         ]
-        return slope, torch.cat(bend, -1)
+        return slope, torch.cat(hessian_diagonal, -1)
 
     def _parts(self, space: ParameterSpace, vector: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Standardised coefficients, log scale ratios, partial correlations, and the LKJ powers.

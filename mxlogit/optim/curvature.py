@@ -136,9 +136,9 @@ def steihaug(
     while done < most and float(residual.norm()) > tolerance:
         done += 1
         product = multiply(direction)
-        bend = float(direction @ product)
-        length = float(residual.square().sum()) / bend if bend > 0.0 else math.inf
-        if bend <= 0.0 or float((step + length * direction).norm()) >= radius:
+        curvature = float(direction @ product)
+        length = float(residual.square().sum()) / curvature if curvature > 0.0 else math.inf
+        if curvature <= 0.0 or float((step + length * direction).norm()) >= radius:
             if not math.isfinite(radius):
                 break
             length = _to_boundary(step, direction, radius)

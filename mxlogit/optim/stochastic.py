@@ -67,8 +67,8 @@ class Progress:
 
     Attributes
     ----------
-    tell : callable
-        Callback that receives iteration, value, cost in gradients and whether the step was accepted; returns whether
+    callback : callable
+        Function that receives iteration, value, cost in gradients and whether the step was accepted; returns whether
         to continue.
     gradients : float
         Cost so far, in gradient evaluations.
@@ -76,7 +76,7 @@ class Progress:
         Number of rejected steps.
     """
 
-    tell: Callable[[int, float, float, bool], bool]
+    callback: Callable[[int, float, float, bool], bool]
     gradients: float = 0.0
     rejected: int = 0
     iteration: int = field(default=0)
@@ -86,7 +86,7 @@ class Progress:
         self.iteration += 1
         self.rejected += not kept
         self.gradients += gradients
-        return self.tell(self.iteration, value, self.gradients, kept)
+        return self.callback(self.iteration, value, self.gradients, kept)
 
 
 def settled(values: list[float], window: int = _WINDOW) -> bool:
@@ -117,16 +117,16 @@ class _Acceptance:
     def __init__(self) -> None:
         self.ends: list[Tensor] = []
 
-    def end_of(self, judge: Smooth, point: Tensor, trial: Tensor, predicted: float) -> Tensor | None:
+    def accepted_point(self, independent: Smooth, point: Tensor, trial: Tensor, predicted: float) -> Tensor | None:
         """The trial point, or the mean of trial points since the last clear gain; None without an improvement."""
-        before, after = judge.values(point), judge.values(trial)
+        before, after = independent.values(point), independent.values(trial)
         gain = float((before - after).mean()) / predicted
         if not gain > _CLEAR_LOSS:
             return None
         self.ends = [] if gain > _CLEAR_GAIN else [*self.ends, trial][-_MOST_AVERAGED:]
         if len(self.ends) > 1:
             trial = torch.stack(self.ends).mean(0)
-            after = judge.values(trial)
+            after = independent.values(trial)
         return trial if improves(before, after) else None
 
 
@@ -175,15 +175,15 @@ def hessian_free(
     """
     point, radius, damping = start, _FIRST_RADIUS, _FIRST_DAMPING
     last: Tensor | None = None
-    independent = _Acceptance()
+    acceptance = _Acceptance()
     sizes = iter(batches)
     now = next(sizes)
     for iteration in range(iterations):
         smooth = now.objective.freeze(2 * iteration, point)
-        judge = now.objective.freeze(2 * iteration + 1, point)
+        independent = now.objective.freeze(2 * iteration + 1, point)
         value, gradient = smooth.gradient(point)
-        bending = smooth if now.curvature is None else now.curvature.freeze(2 * iteration, point)
-        multiply = bending.curvature(point)
+        curved = smooth if now.curvature is None else now.curvature.freeze(2 * iteration, point)
+        multiply = curved.curvature(point)
         if safeguard == "damping":
             plain, weight = multiply, damping
             multiply = lambda v: plain(v) + weight * v  # noqa: B023, E731
@@ -193,7 +193,7 @@ def hessian_free(
         trial = point + found.step
         actual = value - float(smooth.values(trial).mean())
         ratio = actual / found.predicted if found.predicted > 0.0 and math.isfinite(actual) else -1.0
-        end = independent.end_of(judge, point, trial, found.predicted) if ratio > 0.0 else None
+        end = acceptance.accepted_point(independent, point, trial, found.predicted) if ratio > 0.0 else None
         kept = end is not None
         length = float(found.step.norm())
         if ratio < 0.25:
@@ -203,14 +203,14 @@ def hessian_free(
             damping = damping / _DAMPING_FACTOR
         last = found.step if kept else None
         point = point if end is None else end
-        work = now.cost * (smooth.gradients + judge.gradients)
-        if bending is not smooth:
-            work += now.curvature_cost * bending.gradients
+        work = now.cost * (smooth.gradients + independent.gradients)
+        if curved is not smooth:
+            work += now.curvature_cost * curved.gradients
         if not progress.record(value, work, kept=kept):
             break
         larger = None if kept else next(sizes, None)
         if larger is not None:
-            now, independent = larger, _Acceptance()
+            now, acceptance = larger, _Acceptance()
     return point
 
 

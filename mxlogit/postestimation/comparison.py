@@ -60,8 +60,8 @@ class Comparison:
     @property
     def verdict(self) -> str:
         """Sentences, one per engine, that state whether it agrees with the reference."""
-        judge = self.fits[self.reference].diagnostics_
-        trust = "" if judge["converged"] else f" Status of the reference, {self.reference}: {judge['status']}"
+        found = self.fits[self.reference].diagnostics_
+        trust = "" if found["converged"] else f" Status of the reference, {self.reference}: {found['status']}"
         return " ".join(self._sentence(name) for name in self.fits if name != self.reference) + trust
 
     def _sentence(self, name: str) -> str:
@@ -127,14 +127,14 @@ def compare_with_mcmc(est: MixedLogit, X: Any, mcmc: MCMC | None = None) -> Comp
     SpecificationError
         If ``mcmc`` is not `MCMC` settings, or the arguments of ``est`` have changed since it was fitted.
     """
-    judge = MCMC() if mcmc is None else mcmc
-    if not isinstance(judge, MCMC):
+    settings = MCMC() if mcmc is None else mcmc
+    if not isinstance(settings, MCMC):
         raise SpecificationError(f"mcmc must be None or MCMC(...); got {mcmc!r}.")
     if hasattr(est, "result_"):
         _check_same_choices(est, X)
     else:
         est = clone(est).fit(X)
-    sampled = clone(est).set_params(method=judge).fit(X)
+    sampled = clone(est).set_params(method=settings).fit(X)
     name = _name(resolve_method(est.method))
     return _compare({name if name != "mcmc" else "mcmc (est)": est, "mcmc": sampled}, X)
 
@@ -196,12 +196,12 @@ def _compare(fits: dict[str, MixedLogit], X: Any) -> Comparison:
 
 def _parameters(est: MixedLogit, reference: MixedLogit, *, is_reference: bool) -> pd.DataFrame:
     """Estimates of one engine, and their differences from the reference."""
-    mine, judge = est.summary(), reference.summary()
+    mine, theirs = est.summary(), reference.summary()
     frame = pd.DataFrame({"estimate": mine["estimate"], "sd": mine["std_error"]})
     if is_reference:
         return frame
-    unit = judge["std_error"]
-    frame["difference"] = (mine["estimate"] - judge["estimate"]) / unit
+    unit = theirs["std_error"]
+    frame["difference"] = (mine["estimate"] - theirs["estimate"]) / unit
     frame["sd_ratio"] = mine["std_error"] / unit
     here, there = est.posterior_samples(), reference.posterior_samples()
     frame["wasserstein"] = [wasserstein_distance(here[x], there[x]) / unit[x] for x in frame.index]
@@ -210,14 +210,14 @@ def _parameters(est: MixedLogit, reference: MixedLogit, *, is_reference: bool) -
 
 def _people(fits: dict[str, MixedLogit], reference: str) -> pd.DataFrame:
     """Comparison of decision makers' posterior means and sds with those of the reference."""
-    judge = fits[reference].individual_coefficients()
+    expected = fits[reference].individual_coefficients()
     rows = {}
     for name, est in fits.items():
         if name == reference:
             continue
         found = est.individual_coefficients()
         for taste in found.columns.unique("taste"):
-            here, there = found[taste], judge[taste]
+            here, there = found[taste], expected[taste]
             rows[name, taste] = {
                 "rmse": float(np.sqrt((here["mean"] - there["mean"]).pow(2).mean())),
                 "correlation": float(here["mean"].corr(there["mean"])),

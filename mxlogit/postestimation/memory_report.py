@@ -63,7 +63,7 @@ def memory_report(est: MixedLogit, X: Any) -> pd.DataFrame:
     fitted, people, _ = clone(est)._prepare(X, Communicator())
     if fitted.model.space.n_random == 0:
         raise SpecificationError("memory_report: without random coefficients there is no encoder.")
-    batch = people.take(torch.arange(min(len(people), method.how.batch_size)))
+    batch = people.take(torch.arange(min(len(people), method.resolved_training.batch_size)))
     panel = batch.require_single_process().dense()
     start = start_population(fitted.model, fit_multinomial_logit(batch, fitted.model.prior.deviation))
     guide = make_guide(plan, fitted.model, panel, start, fitted.seed)

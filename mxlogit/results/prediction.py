@@ -15,7 +15,7 @@ from mxlogit.choices import ChoiceData, FrameChoices
 from mxlogit.choices.chunks import PEOPLE_AT_ONCE, cells_at_once
 from mxlogit.draws.curve import order_along_curve
 from mxlogit.draws.simulation import PersonDraws
-from mxlogit.execution.people import PanelSource, People, on_processor
+from mxlogit.execution.people import PanelSource, People, on_cpu
 from mxlogit.fit import Fit
 from mxlogit.integration.marginal import MarginalLikelihood
 from mxlogit.integration.settings import IntegrationSettings
@@ -95,7 +95,7 @@ def individual_probabilities(
     result = torch.zeros(len(data.choices.rows), dtype=torch.float64)
     indices = torch.arange(data.n_decision_makers)
     for drawn in weigh_coefficients(model, fit, group):
-        people = indices[on_processor(drawn.part)].to(data.choices.rows.device)
+        people = indices[on_cpu(drawn.part)].to(data.choices.rows.device)
         found = _weigh_probabilities(data.take(people), columns, drawn.weights, drawn.coefficients)
         result[data.rows_of_people(people).cpu()] += found
     return result

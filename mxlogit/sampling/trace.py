@@ -48,7 +48,7 @@ class Trace:
 
     def __init__(self, model: MixedLogitModel, state: State, length: int, taste_bytes: int) -> None:
         chains, k, n = state.xi.shape
-        self.model, self.kept = model, 0
+        self.model, self.n_kept = model, 0
         self._vectors = torch.empty(length, chains, model.space.size, dtype=torch.float64)
         self.moments = TasteMoments((n, k), state.xi)
         size = max(1, chains * k * n * state.xi.element_size())
@@ -58,18 +58,18 @@ class Trace:
     def add(self, state: State) -> None:
         """Keep the state of all chains."""
         population = state.population
-        self._vectors[self.kept] = self.model.space.unconstrain(population).cpu()
+        self._vectors[self.n_kept] = self.model.space.unconstrain(population).cpu()
         location, scale = population.location[:, None], population.scale[:, None]
         tastes = self.model.mixing.tastes(state.latents().mT, location, scale)
         self.moments.add(tastes)
-        if self.kept % self._every == 0:
+        if self.n_kept % self._every == 0:
             self._states.append(tastes.to(state.xi))
-        self.kept += 1
+        self.n_kept += 1
 
     def tensors(self) -> dict[str, Tensor]:
         """All stored samples as named tensors, which `restore` reads."""
         return {
-            "vectors": self._vectors[: self.kept].clone(),
+            "vectors": self._vectors[: self.n_kept].clone(),
             "mean": self.moments.mean,
             "squares": self.moments.squares,
             "states": torch.stack(self._states) if self._states else torch.empty(0),
@@ -78,15 +78,15 @@ class Trace:
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Restore the samples stored by another trace of the same run."""
         vectors, moments = tensors["vectors"], self.moments
-        self.kept = len(vectors)
-        self._vectors[: self.kept] = vectors
+        self.n_kept = len(vectors)
+        self._vectors[: self.n_kept] = vectors
         moments.mean, moments.squares = tensors["mean"].to(moments.mean), tensors["squares"].to(moments.mean)
-        moments.count = self.kept * vectors.shape[1]
+        moments.count = self.n_kept * vectors.shape[1]
         self._states = list(tensors["states"].to(moments.mean.device))
 
     def vectors(self) -> Tensor:
         """Unconstrained vectors, (chains, kept, D)."""
-        return self._vectors[: self.kept].transpose(0, 1)
+        return self._vectors[: self.n_kept].transpose(0, 1)
 
     def reported(self) -> Tensor:
         """Reported parameters, (chains, kept, D)."""
@@ -94,7 +94,7 @@ class Trace:
 
     def states(self) -> tuple[Tensor, Tensor]:
         """Fixed coefficients (states x chains, f) and tastes (states x chains, n, k) of the kept states."""
-        fixed = self._vectors[: self.kept : self._every, :, : self.model.space.n_fixed]
+        fixed = self._vectors[: self.n_kept : self._every, :, : self.model.space.n_fixed]
         return fixed.flatten(0, 1), torch.cat(self._states)
 
     def samples(self, generator: torch.Generator) -> Samples:

@@ -170,7 +170,7 @@ def train_guide(
     with torch.random.fork_rng(), pyro.settings.context(module_local_params=True):
         guide = make_guide(settings.plan(), model, seen.require_single_process(), start, seed)
         torch.manual_seed(seed)
-        factor, _ = train_by_adam(settings.how, guide, task)
+        factor, _ = train_by_adam(settings.resolved_training, guide, task)
     return guide, factor, seen, unseen, time.process_time() - started
 
 

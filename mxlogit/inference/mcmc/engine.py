@@ -274,7 +274,7 @@ def _conclude(model: MixedLogitModel, sampled: Sampled, panel: Panels, seed: int
     marginal = MarginalLikelihood(People.gather(panel), model.space, model.mixing, seed)
     at_center = evaluate_center(marginal, center, AFTER_CHAINS.draws(len(panel)), 8)
     found = at_center.join(diagnostics).join(sampled.figures)
-    found = replace(found, iterations=trace.kept, taste_states=len(states.tastes))
+    found = replace(found, iterations=trace.n_kept, taste_states=len(states.tastes))
     return Outcome(samples, center, status, tastes, found, warnings, chains=reported, states=states)
 
 

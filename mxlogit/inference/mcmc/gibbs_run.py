@@ -27,7 +27,7 @@ _WINDOWS = (0.04, 0.12, 0.24, 0.5, 0.8)
 # Relative sd of the chains' initial states around their center; chosen by hand.
 _START_SPREAD = 0.3
 # Iterations between progress messages, and seconds between checkpoints; chosen by hand.
-_TELL_EVERY = 50
+_SHOW_EVERY = 50
 _SECONDS_BETWEEN_FILES = 20.0
 # Fewest kept iterations for which R-hat is defined and an interrupted run returns a result.
 FEWEST_KEPT = 4
@@ -137,7 +137,7 @@ class _Run:
             while self.iteration < self.warmup + settings.samples * settings.thin:
                 if self.iteration < self.warmup:
                     self._warm_up()
-                elif self.trace.kept >= FEWEST_KEPT and self.clock.is_over():
+                elif self.trace.n_kept >= FEWEST_KEPT and self.clock.is_over():
                     if file is not None:
                         self._save(file)
                     return Status.TIME
@@ -147,7 +147,7 @@ class _Run:
                 if file is not None and time.perf_counter() - self._written > _SECONDS_BETWEEN_FILES:
                     self._save(file)
         except KeyboardInterrupt:
-            if self.trace.kept < FEWEST_KEPT:
+            if self.trace.n_kept < FEWEST_KEPT:
                 raise
             return Status.INTERRUPTED
         return None
@@ -168,25 +168,25 @@ class _Run:
             self._tune(_Tuning(self.state, seen, self.sampler.population(seen.mean((0, 1)))))
         self.state, accepted = self.sampler.run(self.state, self.iteration, adapt=True)
         self.visited.append(self.sampler.coordinates(self.state))
-        self._tell("warm-up", self.iteration, accepted)
+        self._show_progress("warm-up", self.iteration, accepted)
 
     def _sample(self, iteration: int) -> None:
         self.state, accepted = self.sampler.run(self.state, self.iteration, adapt=False)
         self.acceptances.add(accepted)
         if (iteration + 1) % self.settings.thin == 0:
             self.trace.add(self.state)
-        self._tell("sampling", iteration, self.acceptances.mean())
+        self._show_progress("sampling", iteration, self.acceptances.mean())
 
-    def _tell(self, stage: str, iteration: int, accepted: Acceptance) -> None:
-        if (iteration + 1) % _TELL_EVERY:
+    def _show_progress(self, stage: str, iteration: int, accepted: Acceptance) -> None:
+        if (iteration + 1) % _SHOW_EVERY:
             return
         value, seconds = float(self.state.log_prob.double().sum(-1).mean()), self.clock.seconds()
         self.clock.history.append(HistoryRow(stage, value, float("nan"), float(iteration + 1), seconds, True))
         text = f"{stage}: iteration {iteration + 1}, accepted people {accepted.people:.2f}, population "
         text += f"{accepted.population:.2f} and {accepted.posterior:.2f}"
-        if stage == "sampling" and self.trace.kept >= FEWEST_KEPT and self.settings.chains > 1:
+        if stage == "sampling" and self.trace.n_kept >= FEWEST_KEPT and self.settings.chains > 1:
             text += f", R-hat {float(rhat(self.trace.reported()).nan_to_num(nan=1.0).amax()):.3f}"
-        self.clock.tell(text)
+        self.clock.show(text)
 
     def _save(self, file: Checkpoint) -> None:
         """Save the state of the run."""

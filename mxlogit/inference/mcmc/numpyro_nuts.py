@@ -78,7 +78,7 @@ def run_numpyro(
         for stage, block, diverged in _run_chain(settings, model, panel, start, (seed, chain)):
             text = f"chain {chain + 1}, {stage}"
             clock.history.append(HistoryRow(text, float("nan"), float("nan"), float("nan"), clock.seconds(), True))
-            clock.tell(text)
+            clock.show(text)
             blocks += [block] if block else []
             divergences += diverged
             kept = sum(len(next(iter(block.values()))) for block in blocks) // settings.thin

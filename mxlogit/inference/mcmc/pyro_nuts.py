@@ -27,7 +27,7 @@ _START_SPREAD = 0.2
 # Target acceptance probability; chosen by hand.
 _TARGET_ACCEPTANCE = 0.85
 # Iterations between progress messages; chosen by hand.
-_TELL_EVERY = 20
+_SHOW_EVERY = 20
 
 
 def run_nuts(
@@ -113,7 +113,7 @@ def _run_chain(
         at, kept = kernel.initial_params, []
         for iteration in range(-settings.warmup, settings.samples * settings.thin):
             at = kernel.sample(at)
-            _tell(clock, key[1], iteration, settings.warmup)
+            _show_progress(clock, key[1], iteration, settings.warmup)
             if iteration >= 0 and (iteration + 1) % settings.thin == 0:
                 kept.append(at)
             if len(kept) >= FEWEST_KEPT and is_over_for(key[1], settings, clock):
@@ -125,14 +125,14 @@ def _run_chain(
     return found, diverged
 
 
-def _tell(clock: Clock, chain: int, iteration: int, warmup: int) -> None:
+def _show_progress(clock: Clock, chain: int, iteration: int, warmup: int) -> None:
     """Report progress; iterations of the warm-up are negative."""
     done = iteration + 1 + (warmup if iteration < 0 else 0)
-    if done % _TELL_EVERY:
+    if done % _SHOW_EVERY:
         return
     stage = f"chain {chain + 1}, {'warmup' if iteration < 0 else 'sample'}"
     clock.history.append(HistoryRow(stage, float("nan"), float("nan"), float(done), clock.seconds(), True))
-    clock.tell(f"{stage}: iteration {done}")
+    clock.show(f"{stage}: iteration {done}")
 
 
 def site_values(model: MixedLogitModel, population: PopulationParameters) -> dict[str, Tensor]:

@@ -29,7 +29,7 @@ from mxlogit.inference.msle.covariance import (
 )
 from mxlogit.inference.msle.search import SCIPY, MaximumFound, SearchSettings, SimulatedSearch
 from mxlogit.inference.report import report_fit
-from mxlogit.inference.start import fit_multinomial_logit, in_money, start_population
+from mxlogit.inference.start import fit_multinomial_logit, in_wtp_space, start_population
 from mxlogit.integration.marginal import MarginalLikelihood
 from mxlogit.integration.settings import IntegrationSettings
 from mxlogit.integration.simulated_likelihood import SimulatedLikelihood
@@ -176,7 +176,7 @@ class MSLE(BaseEstimator):  # type: ignore[misc]
         panel = panel.by_appearance()
         people = People.gather(panel)
         logit = fit_multinomial_logit(people, torch.full_like(model.prior.deviation, math.inf))
-        model, start = in_money(model, logit)
+        model, start = in_wtp_space(model, logit)
         draws = PersonDraws(self.draws, self.n_draws, model.space.n_random, seed, antithetic=self.antithetic)
         if model.space.n_random == 0:
             # A multinomial logit has nothing to integrate.

@@ -238,7 +238,7 @@ class SimulatedSearch:
     def _log(self, stage: str, value: float, decrement: float, *, accepted: bool) -> None:
         self.clock.passes = self.passes
         self.clock.history.append(HistoryRow(stage, value, decrement, self.passes, self.clock.seconds(), accepted))
-        self.clock.tell(f"{stage}: {self.passes:.1f} passes, log likelihood {value:.3f}")
+        self.clock.show(f"{stage}: {self.passes:.1f} passes, log likelihood {value:.3f}")
 
     # -- scipy ----------------------------------------------------------------------------------
 

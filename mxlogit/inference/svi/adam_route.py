@@ -204,7 +204,7 @@ def _unflatten(vector: Tensor, parameters: list[torch.nn.Parameter]) -> None:
 def _record(clock: Clock, step: int, elbo: float) -> None:
     row = HistoryRow(f"Adam step {step}", elbo, math.nan, clock.passes, clock.seconds(), accepted=True)
     clock.history.append(row)
-    clock.tell(f"Adam step {step}: {clock.passes:.1f} passes, ELBO {elbo:.1f}")
+    clock.show(f"Adam step {step}: {clock.passes:.1f} passes, ELBO {elbo:.1f}")
 
 
 def _conclude(plan: AdamPlan, task: Task, guide: AmortizedGuide, factor: GaussianFactor, clipped: int) -> Outcome:

@@ -108,6 +108,6 @@ class DADVI(BaseEstimator):  # type: ignore[misc]
         from mxlogit.inference.svi.training import Training
 
         guide = GuidePlan(None, _POLISH if self.polish == "auto" else int(self.polish), family="diagonal")
-        how, optimizer = Training(), "fixed_draws"
-        plan = BoundPlan(guide, optimizer, how, self.objective, self.noise, self.draws, self.tail, self.n_samples)
+        training, optimizer = Training(), "fixed_draws"
+        plan = BoundPlan(guide, optimizer, training, self.objective, self.noise, self.draws, self.tail, self.n_samples)
         return run_stochastic(task, plan)

@@ -180,7 +180,7 @@ class SVI(BaseEstimator):  # type: ignore[misc]
         check_settings(self, _RULES)
         if isinstance(self.encoder, Encoder):
             self.encoder.check()
-        self.how.check()
+        self.resolved_training.check()
         check_layers("SVI", self.flow, self.flow_layers)
         check_layers("SVI", self.plan().flow, self.flow_layers)
         self._check_gradient()
@@ -188,7 +188,7 @@ class SVI(BaseEstimator):  # type: ignore[misc]
         self._refuse_what_has_no_effect()
 
     def _check_gradient(self) -> None:
-        gradient = self.how.gradient
+        gradient = self.resolved_training.gradient
         own_bound = self.resolved_encoder is not None and self.optimizer == "adam" and not self.takes_pyros_elbo
         if own_bound:
             # Gradients do not pass through Newton steps.
@@ -215,7 +215,7 @@ class SVI(BaseEstimator):  # type: ignore[misc]
                 "SVI(sbp=...) is for optimizer='adam' and 'hessian_free'; 'lbfgs' compares values and derivatives of "
                 "one function, and what some situations leave is the derivative of none."
             )
-        usual = self.optimizer == "adam" and self.how.gradient == "standard"
+        usual = self.optimizer == "adam" and self.resolved_training.gradient == "standard"
         if sbp.draws is not None and not (self.objective == "iwae" and usual):
             raise SpecificationError(
                 "SBP(draws=...) is for optimizer='adam' with objective='iwae' and gradient='standard': only its log of "
@@ -226,33 +226,43 @@ class SVI(BaseEstimator):  # type: ignore[misc]
             raise SpecificationError("SBP(keep='auto') is for optimizer='adam' on Pyro's ELBO; give a share.")
 
     def _refuse_what_has_no_effect(self) -> None:
-        how, plan = self.how, self.plan()
+        training, plan = self.resolved_training, self.plan()
         on_pyros_elbo = self.takes_pyros_elbo and plan.encoder is not None
         networks = plan.encoder is not None or plan.flow is not None
         given = {
             "SVI(draws=...)": (self.draws, not on_pyros_elbo, "objective='iwae' or 'elbo': Pyro's ELBO takes one draw"),
-            "Training(learning_rate=...)": (how.learning_rate, self.optimizer == "adam", "optimizer='adam'"),
+            "Training(learning_rate=...)": (training.learning_rate, self.optimizer == "adam", "optimizer='adam'"),
             "Training(guide_learning_rate=...)": (
-                how.guide_learning_rate,
+                training.guide_learning_rate,
                 self.optimizer == "adam" and networks,
                 "optimizer='adam' and an encoder or a flow",
             ),
-            "Training(schedule=...)": (how.schedule, on_pyros_elbo, "optimizer='adam' with an encoder on Pyro's ELBO"),
-            "Training(safeguard=...)": (how.safeguard, self.optimizer == "hessian_free", "optimizer='hessian_free'"),
+            "Training(schedule=...)": (
+                training.schedule,
+                on_pyros_elbo,
+                "optimizer='adam' with an encoder on Pyro's ELBO",
+            ),
+            "Training(safeguard=...)": (
+                training.safeguard,
+                self.optimizer == "hessian_free",
+                "optimizer='hessian_free'",
+            ),
         }
         for name, (value, used, needs) in given.items():
             if value is not None and not used:
                 raise SpecificationError(f"{name} needs {needs}; without it {value!r} would change nothing.")
 
     @property
-    def how(self) -> Training:
+    def resolved_training(self) -> Training:
         """Training settings, given or default."""
         return self.training or Training()
 
     @property
     def takes_pyros_elbo(self) -> bool:
         """Whether an encoder would be trained by Pyro's ELBO: no other bound, gradient or noise was requested."""
-        usual = self.objective == "auto" and self.how.gradient == "standard" and self.noise == "antithetic"
+        usual = (
+            self.objective == "auto" and self.resolved_training.gradient == "standard" and self.noise == "antithetic"
+        )
         return self.optimizer == "adam" and usual
 
     @property
@@ -294,8 +304,15 @@ class SVI(BaseEstimator):  # type: ignore[misc]
         guide = self.plan()
         # With fixed coefficients only, there are no tastes to encode.
         if self.takes_pyros_elbo and guide.encoder is not None and model.space.n_random > 0:
-            return run_classic(task, AdamPlan(guide, self.how, self.tail, self.n_samples))
+            return run_classic(task, AdamPlan(guide, self.resolved_training, self.tail, self.n_samples))
         bound = BoundPlan(
-            guide, self.optimizer, self.how, self.objective, self.noise, self.draws, self.tail, self.n_samples
+            guide,
+            self.optimizer,
+            self.resolved_training,
+            self.objective,
+            self.noise,
+            self.draws,
+            self.tail,
+            self.n_samples,
         )
         return run_stochastic(task, bound)

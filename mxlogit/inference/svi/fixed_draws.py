@@ -142,7 +142,7 @@ def _trust_newton(smooth: Smooth, vector: Tensor, clock: Clock) -> np.ndarray:
         row = HistoryRow("fixed draws", -value, float("nan"), smooth.gradients, clock.seconds(), accepted=True)
         clock.history.append(row)
         clock.passes = max(clock.passes, smooth.gradients)
-        clock.tell(f"fixed draws: bound {-value:.3f}, {smooth.gradients:.0f} gradients")
+        clock.show(f"fixed draws: bound {-value:.3f}, {smooth.gradients:.0f} gradients")
         if clock.is_over():
             raise StopIteration
 

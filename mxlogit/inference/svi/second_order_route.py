@@ -74,7 +74,7 @@ class BoundPlan:
     n_samples: int
 
     @property
-    def draws_stay(self) -> bool:
+    def uses_fixed_draws(self) -> bool:
         """Whether the same draws are used in all iterations."""
         return self.optimizer == "fixed_draws"
 
@@ -86,7 +86,7 @@ class BoundPlan:
             bound = "marginal" if alone else "iwae"
         many = min(2 * guide.model.space.size, _MOST_POINTS) if alone else _POINTS_WITH_NETWORKS
         points = {"adam": 2, "fixed_draws": FIRST_DRAWS}.get(self.optimizer, many)
-        draws = self.draws or _DRAWS[self.draws_stay]
+        draws = self.draws or _DRAWS[self.uses_fixed_draws]
         if guide.model.space.n_random == 0:
             draws = _NO_DRAWS
         gradient = self.training.gradient
@@ -95,7 +95,7 @@ class BoundPlan:
             draws,
             points,
             self.training.batch_size,
-            orthogonal=not self.draws_stay,
+            orthogonal=not self.uses_fixed_draws,
             gradient=gradient,
             noise="independent" if gradient == "dreg" else self.noise,
             share_of_draws=None if guide.sbp is None else guide.sbp.draws,
@@ -111,7 +111,7 @@ def run_stochastic(task: Task, plan: BoundPlan) -> Fit:
         factor = warm_start(guide, people, seed, clock)
         guide = AmortizedGuide(model, factor, None, guide.newton_steps, family=guide.family)
     objective = GuideObjective(guide, panel, plan.settings_of_bound(guide), seed)
-    if plan.draws_stay:
+    if plan.uses_fixed_draws:
         found = minimise_fixed_draws(objective, seed, clock)
         factor, status = found.factor, Status.CONVERGED if found.settled else Status.ITERATIONS
         status = Status.TIME if clock.was_over else status
@@ -127,12 +127,12 @@ def run_stochastic(task: Task, plan: BoundPlan) -> Fit:
 
 
 def _minimise(plan: BoundPlan, objective: GuideObjective, progress: Progress, clock: Clock) -> torch.Tensor:
-    how, start = plan.training, objective.vector()
-    most = how.steps or (_ITERATIONS[plan.optimizer] if clock.limit is None else _ENDLESS)
+    training, start = plan.training, objective.vector()
+    most = training.steps or (_ITERATIONS[plan.optimizer] if clock.limit is None else _ENDLESS)
     if plan.optimizer != "adam":
-        return minimise(objective, start, most, progress, plan.optimizer, how.safeguard or "trust")
-    rate = torch.full_like(start, how.rate)
-    rate[objective.of_networks()] = how.guide_rate
+        return minimise(objective, start, most, progress, plan.optimizer, training.safeguard or "trust")
+    rate = torch.full_like(start, training.rate)
+    rate[objective.of_networks()] = training.guide_rate
     return adam(objective, start, most, progress, rate=rate, share_used=clock.progress)
 
 
@@ -158,10 +158,10 @@ def minimise(
     """
     if engine == "lbfgs":
         return lbfgs(objective, start, most, progress)
-    return hessian_free(_ever_larger(objective), start, most, progress, safeguard=safeguard)
+    return hessian_free(_doubling_batches(objective), start, most, progress, safeguard=safeguard)
 
 
-def _ever_larger(objective: GuideObjective) -> Iterator[Batches]:
+def _doubling_batches(objective: GuideObjective) -> Iterator[Batches]:
     """The objective on its own batches, then on batches twice, four times, ... as large, up to about all people."""
     n_people = len(objective.panel)
     size = min(objective.settings.batch, n_people)
@@ -193,7 +193,7 @@ class _Record:
         )
         self.clock.history.append(row)
         if iteration % 10 == 0:
-            self.clock.tell(f"{row.stage}: bound {-value:.1f}, {gradients:.0f} gradients")
+            self.clock.show(f"{row.stage}: bound {-value:.1f}, {gradients:.0f} gradients")
         if self.clock.is_over():
             return False
         self.values.append(value)

@@ -58,16 +58,16 @@ def warm_start(guide: AmortizedGuide, people: People, seed: int, clock: Clock) -
     values: list[float] = []
     before = clock.passes
 
-    def tell(iteration: int, value: float, gradients: float, kept: bool) -> bool:  # noqa: FBT001
+    def callback(iteration: int, value: float, gradients: float, kept: bool) -> bool:  # noqa: FBT001
         values.append(value)
         passes = before + gradients * settings.points * _FEW_PEOPLE / len(people)
         row = HistoryRow(f"few people {iteration}", -value, math.nan, passes, clock.seconds(), kept)
         clock.history.append(row)
         return not (clock.is_over() or settled(values, _SHORT_WINDOW))
 
-    objective.load(lbfgs(objective, objective.vector(), _MOST_ITERATIONS, Progress(tell)))
+    objective.load(lbfgs(objective, objective.vector(), _MOST_ITERATIONS, Progress(callback)))
     clock.passes = clock.history[-1].passes
-    clock.tell(f"few people: {len(values)} iterations, bound {-values[-1]:.1f}")
+    clock.show(f"few people: {len(values)} iterations, bound {-values[-1]:.1f}")
     return laplace(near, people, seed, clock)
 
 

@@ -19,15 +19,15 @@ from mxlogit.inference.vi.surfaces import (
     FixedDrawsPosterior,
     ReintegratedPosterior,
     fixed_draws_posterior,
-    stay_on_paths,
+    uses_path_draws,
 )
 from mxlogit.inference.vi.tail_proposal import is_zero_near
 from mxlogit.inference.vi.weighted_draws import (
     DRAWS_PER_PARAMETER,
-    ENOUGH,
     FEWEST_STAGES,
     PER_TERM,
     STAGE,
+    TARGET_ESS,
     PosteriorSampler,
     WeightedVectors,
     sample_posterior,
@@ -41,24 +41,24 @@ from mxlogit.model.parameters import ParameterSpace
 # Most stages if every value costs a pass, or a sum over fixed draws.
 _MOST_STAGES = 6
 # Sufficient number of effective draws, and most stages, of a requested correction on fixed draws.
-_MANY = 1_000.0
-_MANY_STAGES = 16
+_REQUESTED_ESS = 1_000.0
+_REQUESTED_STAGES = 16
 # Errors of a surface (nats, root mean square) below which it is taken, by number of stages: with .17 after two and .03
 # after one, standard deviations (one choice, two tastes, 2,000 and 5,000 people) differ by 1 % between seeds.
 _SURFACE_ERRORS = ((1, 0.06), (2, 0.2))
 # Effective share of the draws below which tails matter that a cubic does not fit (100 people, one choice: a standard
 # deviation 10 % too large on a surface where it is .78).
-_EVEN_ENOUGH = 0.84
+_EVEN_ESS = 0.84
 # Most rows x draws x points with fixed whitened draws, of effective points and of all: six nanoseconds each.
 _PATH_WORK = 0.8e9
 _MOST_PATH_WORK = 2.4e9
 # Most people x draws x evaluations of a correction, by default and on request: one and five minutes on electricity.
-USUAL_WORK = 130e6
-MOST_WORK = 650e6
+DEFAULT_WORK = 130e6
+REQUESTED_WORK = 650e6
 # Most stages from the region where a standard deviation is close to zero.
 _TAIL_STAGES = 3
 # Points of the first Gaussian at which the number of draws is chosen, and points that give its moments.
-_TRIED = 12
+_PILOT_POINTS = 12
 _MOMENT_SAMPLES = 2_000
 # Largest share of points with non-negligible density that fixed draws do not cover.
 _MOST_UNKNOWN = 0.02
@@ -69,7 +69,7 @@ def correct(
     marginal: MarginalLikelihood,
     start: GaussianFactor,
     integration: IntegrationSettings,
-    work: float = MOST_WORK,
+    work: float = REQUESTED_WORK,
 ) -> tuple[WeightedVectors | None, float]:
     """Correct a Gaussian posterior by weighted draws.
 
@@ -100,13 +100,13 @@ def correct(
     first, passes = gaussian_of(points), 0.0
     fixed = fixed_draws_posterior(model, marginal, coordinates, points, integration, tick)
     if fixed is not None:
-        found, passes = _sample_on_fixed_draws(fixed, first, generator, asked=work >= MOST_WORK), fixed.passes
+        found, passes = _sample_on_fixed_draws(fixed, first, generator, asked=work >= REQUESTED_WORK), fixed.passes
         if fixed.share_unknown < _MOST_UNKNOWN and _is_enough(found, start):
             return _as_vectors(found, coordinates), passes
     if work == 0.0:
         return None, passes
     reintegrated = ReintegratedPosterior(model, marginal, coordinates, integration, tick)
-    reintegrated.sharpen(points[:_TRIED])
+    reintegrated.sharpen(points[:_PILOT_POINTS])
     stages = min(_MOST_STAGES, int(work / (STAGE * reintegrated.integration.draws * marginal.people.load)))
     if stages < FEWEST_STAGES:
         return None, passes + reintegrated.passes
@@ -119,14 +119,14 @@ def _sample_on_fixed_draws(
 ) -> WeightedVectors | None:
     """Weighted draws on fixed draws of tastes: many on a surface through few, or as many as time allows."""
     sampler, needed = PosteriorSampler(density, first, generator), PER_TERM * count_terms(len(first.mean))
-    most, enough = STAGE * _MOST_STAGES, ENOUGH
+    most, enough = STAGE * _MOST_STAGES, TARGET_ESS
     if asked:
-        most, enough = STAGE * _MANY_STAGES, _MANY
+        most, enough = STAGE * _REQUESTED_STAGES, _REQUESTED_ESS
     elif isinstance(density.fixed_draws, PathDraws):
         most, enough = _on_paths(density.fixed_draws.cells)
     for stages, error in _SURFACE_ERRORS if needed <= enough else ():
         found = sampler.run(most, needed, stages)
-        if found is None or found.ess < max(needed, _EVEN_ENOUGH * len(found.vectors)):
+        if found is None or found.ess < max(needed, _EVEN_ESS * len(found.vectors)):
             continue
         if is_zero_near(density.coordinates, found.vectors, found.log_weights.exp()):
             break
@@ -142,8 +142,8 @@ def _on_paths(cells: int) -> tuple[int, float]:
 
     Standard deviations from a thousand effective points err by two per cent, from 250 by four.
     """
-    stages = max(_MOST_STAGES, min(_MANY_STAGES, int(_MOST_PATH_WORK / (STAGE * cells))))
-    return STAGE * stages, max(ENOUGH, min(_MANY, _PATH_WORK / cells))
+    stages = max(_MOST_STAGES, min(_REQUESTED_STAGES, int(_MOST_PATH_WORK / (STAGE * cells))))
+    return STAGE * stages, max(TARGET_ESS, min(_REQUESTED_ESS, _PATH_WORK / cells))
 
 
 def is_precise(marginal: MarginalLikelihood, integration: IntegrationSettings) -> bool:
@@ -151,9 +151,12 @@ def is_precise(marginal: MarginalLikelihood, integration: IntegrationSettings) -
 
     It does on a surface, which few parameters have, or with a thousand effective draws.
     """
-    if PER_TERM * count_terms(marginal.space.size) <= ENOUGH:
+    if PER_TERM * count_terms(marginal.space.size) <= TARGET_ESS:
         return True
-    return stay_on_paths(marginal, integration) and _on_paths(path_cells(marginal, integration.draws))[1] >= _MANY
+    return (
+        uses_path_draws(marginal, integration)
+        and _on_paths(path_cells(marginal, integration.draws))[1] >= _REQUESTED_ESS
+    )
 
 
 def _is_enough(found: WeightedVectors | None, start: GaussianFactor) -> bool:

@@ -43,7 +43,7 @@ _CHECK_CHUNK = 500
 # Most Newton steps to the modes, points of the variational steps, and training steps between messages.
 _NEWTON_STEPS = 30
 _VARIATIONAL_POINTS = 16
-_TELL_EVERY = 20
+_SHOW_EVERY = 20
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def train_flow(
     marginal: MarginalLikelihood,
     populations: Sequence[PopulationParameters],
     settings: FlowSettings,
-    tell: Callable[[str], None],
+    show: Callable[[str], None],
 ) -> tuple[LocalFlow, float]:
     """Train a flow on a random sample of people by stochastic backpropagation.
 
@@ -91,7 +91,7 @@ def train_flow(
     populations : sequence of PopulationParameters
         Two or more population values from the posterior; the last one is held out for validation.
     settings : FlowSettings
-    tell : callable
+    show : callable
         Callback that receives progress messages.
 
     Returns
@@ -110,7 +110,7 @@ def train_flow(
     flow.standardize(torch.cat([problem.warp.context for problem in training]))
     before = float(validation.effective_sizes().mean())
     steps = settings.steps or (_STEPS if before > _VERY_UNEVEN else _MANY_STEPS)
-    _fit(flow, training, settings, steps, tell)
+    _fit(flow, training, settings, steps, show)
     # With several processes, all use the flow that the first trained on its own people.
     team = marginal.people.team
     flow.load_state_dict(team.gather(flow.state_dict())[0])
@@ -170,7 +170,7 @@ class _TrainingProblem:
 
 
 def _fit(
-    flow: LocalFlow, training: list[_TrainingProblem], settings: FlowSettings, steps: int, tell: Callable[[str], None]
+    flow: LocalFlow, training: list[_TrainingProblem], settings: FlowSettings, steps: int, show: Callable[[str], None]
 ) -> None:
     """Train with Adam on mini-batches of people, cycling over population values, with a cosine learning rate."""
     panel, seed = training[0].panel, training[0].seed
@@ -186,5 +186,5 @@ def _fit(
         loss.backward()
         torch.nn.utils.clip_grad_norm_(flow.parameters(), _CLIP)
         optimizer.step()
-        if (step + 1) % _TELL_EVERY == 0:
-            tell(f"flow: {step + 1} of {steps} steps")
+        if (step + 1) % _SHOW_EVERY == 0:
+            show(f"flow: {step + 1} of {steps} steps")

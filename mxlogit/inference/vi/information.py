@@ -24,22 +24,22 @@ from mxlogit.model.parameters import PopulationParameters
 PRECISE = 0.01
 ROUGH = 0.03
 # People, and draws per person, of the pilot run that estimates the noise.
-_TRIED = 250
-_FEWEST = 16
+_PILOT_PEOPLE = 250
+_PILOT_DRAWS = 16
 # Largest number of parameters for which the noisiest direction counts instead of the mean, since draws cost little.
 FEW_PARAMETERS = 12
 # Factor of the draws for few parameters: with one per cent in the worst direction, one person more moved the standard
 # deviation of a correlation by 2.5 % (20,000 people, one choice, two tastes), now by 1.1 %.
 _MORE_FOR_FEW = 4
 # Probability that an expectation exceeds its upper confidence bound.
-_SELDOM = 0.1
+_EXCEEDANCE = 0.1
 # People on whom scores are compared, and largest ratio of the noise of pathwise scores to that of Fisher's at which the
 # former are preferred: their information has less noise (two choices each of 20,000 people: ratios of 1 to 1.5, errors
 # of sds of .5 per cent against 5).
-_COMPARED = 128
-_FAVOUR = 2.0
+_COMPARED_PEOPLE = 128
+_LARGEST_NOISE_RATIO = 2.0
 # Ratio of the required to the used number of draws above which the information is computed again.
-_TOO_FEW = 1.5
+_RECOMPUTE_RATIO = 1.5
 
 
 def prefers_paths(
@@ -48,13 +48,13 @@ def prefers_paths(
     """Return whether scores along paths of the draws have no more noise than Fisher's, beside a curvature (D, D)."""
     if marginal.space.n_random == 0:
         return False
-    part = _some(marginal, _COMPARED)
+    part = _subsample(marginal, _COMPARED_PEOPLE)
     fisher, paths = (
-        part.effect_of_draws(population, replace(integration, draws=_FEWEST, pathwise=pathwise), 2).noise
+        part.effect_of_draws(population, replace(integration, draws=_PILOT_DRAWS, pathwise=pathwise), 2).noise
         for pathwise in (False, True)
     )
     inverse = torch.linalg.inv(curvature)
-    return float((inverse * paths).sum()) < _FAVOUR * float((inverse * fisher).sum())
+    return float((inverse * paths).sum()) < _LARGEST_NOISE_RATIO * float((inverse * fisher).sum())
 
 
 def observed_information(
@@ -89,15 +89,15 @@ def observed_information(
     if model.mixing.is_kinked:
         return None
     integration = replace(integration, pathwise=integration.pathwise or bool(model.mixing.direct))
-    noise = _noise_of_one(model, marginal, population, integration)
+    noise = _noise_per_draw(model, marginal, population, integration)
     # One sample of the noise has as many degrees of freedom as a symmetric matrix: of few, it may seem small by chance.
-    unlucky = seldom_exceeded(model.space.size * (model.space.size + 1) // 2)
+    safety = error_bound_factor(model.space.size * (model.space.size + 1) // 2)
     few = model.space.size <= FEW_PARAMETERS
     budget = INFORMATION_OF_FEW if few else INFORMATION
 
     def draws_for(curvature: Tensor) -> int:
         squares = whitened(noise, curvature).square()
-        size = unlucky * float(squares.mean())
+        size = safety * float(squares.mean())
         if few:
             # That of each direction: a correlation's may be ten times as noisy as the others.
             size = _MORE_FOR_FEW * max(size, float(squares.diagonal().amax()))
@@ -108,32 +108,32 @@ def observed_information(
     found = marginal.information(model, population, replace(integration, draws=draws))
     # Outer products of scores from few draws contain their noise; information does not.
     better = draws_for(found) if is_positive(found) else 4 * draws
-    if better > _TOO_FEW * draws:
+    if better > _RECOMPUTE_RATIO * draws:
         found = marginal.information(model, population, replace(integration, draws=better))
     return found
 
 
-def seldom_exceeded(freedom: int) -> float:
+def error_bound_factor(freedom: int) -> float:
     """Factor from a mean of ``freedom`` squares to a bound that their expectation exceeds once in ten."""
-    return freedom / float(stats.chi2.ppf(_SELDOM, freedom))
+    return freedom / float(stats.chi2.ppf(_EXCEEDANCE, freedom))
 
 
-def _noise_of_one(
+def _noise_per_draw(
     model: MixedLogitModel,
     marginal: MarginalLikelihood,
     population: PopulationParameters,
     integration: IntegrationSettings,
 ) -> Tensor:
     """A sample (D, D) of the noise of these people's information, times the root of how many draws they have in all."""
-    part = _some(marginal, _TRIED)
+    part = _subsample(marginal, _PILOT_PEOPLE)
     one, other = (
-        part.information(model, population, replace(integration, draws=_FEWEST, stream=integration.stream + group))
+        part.information(model, population, replace(integration, draws=_PILOT_DRAWS, stream=integration.stream + group))
         for group in (1, 2)
     )
-    return marginal.people.weight / part.people.weight * (0.5 * _FEWEST * len(part.people)) ** 0.5 * (one - other)
+    return marginal.people.weight / part.people.weight * (0.5 * _PILOT_DRAWS * len(part.people)) ** 0.5 * (one - other)
 
 
-def _some(marginal: MarginalLikelihood, count: int) -> MarginalLikelihood:
+def _subsample(marginal: MarginalLikelihood, count: int) -> MarginalLikelihood:
     """Marginal likelihood of ``count`` people at random, or of all people if there are no more."""
     if len(marginal.people) <= count:
         return marginal

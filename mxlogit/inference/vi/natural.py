@@ -111,4 +111,4 @@ class NaturalSearch:
     def _record(self, evaluation: Evaluation, move: float) -> None:
         row = HistoryRow("natural", evaluation.value, move, self.clock.passes, self.clock.seconds(), accepted=True)
         self.clock.history.append(row)
-        self.clock.tell(f"natural: {self.clock.passes:.1f} passes, log posterior {evaluation.value:.1f}")
+        self.clock.show(f"natural: {self.clock.passes:.1f} passes, log posterior {evaluation.value:.1f}")

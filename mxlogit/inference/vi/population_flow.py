@@ -108,7 +108,7 @@ class FlowFactor:
         size = len(self.gaussian.mean)
         noise = torch.randn(n, size, generator=generator, dtype=torch.float64)
         with torch.no_grad():
-            image, _ = self.flow(noise[None], _nothing())
+            image, _ = self.flow(noise[None], _no_context())
         return self.coordinates.to_unconstrained(self.gaussian.at(image[0]))
 
 
@@ -117,14 +117,14 @@ def _upper_tail(x: Tensor) -> Tensor:
     return 0.5 * torch.special.erfc(x / math.sqrt(2.0))
 
 
-def _nothing() -> Tensor:
+def _no_context() -> Tensor:
     """Constant context of an unconditional flow."""
     return torch.zeros(1, 1, dtype=torch.float64)
 
 
 def _excess(flow: LocalFlow, whitened: Tensor) -> Tensor:
     """Log density (n,) of a flow less log density of the standard normal, at whitened vectors (n, D)."""
-    points, log_det = flow(whitened[None], _nothing(), inverse=True)
+    points, log_det = flow(whitened[None], _no_context(), inverse=True)
     return 0.5 * (whitened.square().sum(-1) - points[0].square().sum(-1)) + log_det[0]
 
 

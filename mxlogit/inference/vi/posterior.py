@@ -125,7 +125,7 @@ class AnchoredTarget:
         self._anchor, self._integration, self._near, self._tick = anchor, integration, near, tick
         self.factor, population = anchor.weight / marginal.people.weight, anchor.population
         self.evaluations = 1
-        self._score = _keep_or_follow(model, marginal, population, integration, near)
+        self._score = _score_function(model, marginal, population, integration, near)
         self._centre, jacobian = model.space.unconstrain(population), model.space.relative_jacobian(population)
         here = self._score(self._centre[None])[0]
         self._linear = torch.linalg.solve(jacobian.T, anchor.gradient) - self.factor * here
@@ -164,7 +164,7 @@ class AnchoredTarget:
         self._quadratic, self._centre = self._quadratic + inverse.T @ (identity - precision) @ inverse, q.mean
 
 
-def _keep_or_follow(
+def _score_function(
     model: MixedLogitModel,
     marginal: MarginalLikelihood,
     anchor: PopulationParameters,
@@ -211,9 +211,9 @@ def expect(target: Target, q: GaussianFactor, distance: float = 1.0) -> Expectat
         [1, len(moves), len(moves)]
     )
     precision = (below - above) @ q.tril / (2.0 * distance)
-    bend = (above + below - 2.0 * centre) / distance**2
-    total = centre[0] + 0.5 * bend.sum(0)
-    third = (bend * q.tril.T).sum(1).abs()
+    hessian_change = (above + below - 2.0 * centre) / distance**2
+    total = centre[0] + 0.5 * hessian_change.sum(0)
+    third = (hessian_change * q.tril.T).sum(1).abs()
     return Expectations(q.tril.T @ total, 0.5 * (precision + precision.T), float(third.amax()))
 
 
@@ -384,10 +384,10 @@ def _widest(model: MixedLogitModel) -> Tensor:
 
 def most_people(marginal: MarginalLikelihood) -> int:
     """Number of people in the subsample for differences around the mode: more if each has few choice situations."""
-    return max(budgets.MOST_PEOPLE, int(budgets.MOST_SITUATIONS / situations_of_some(marginal)))
+    return max(budgets.MOST_PEOPLE, int(budgets.MOST_SITUATIONS / estimated_situations(marginal)))
 
 
-def situations_of_some(marginal: MarginalLikelihood) -> float:
+def estimated_situations(marginal: MarginalLikelihood) -> float:
     """Mean number of choice situations, estimated on a few people who fit in memory."""
     if len(marginal.people) <= _COUNTED_PEOPLE:
         return mean_situations(marginal)

@@ -15,8 +15,8 @@ from mxlogit.inference.budgets import ALLOWED_ERROR_OF_MODE, AT_THE_MODE, AT_THE
 from mxlogit.inference.clock import TimeIsOverError
 from mxlogit.inference.report import draw_samples, report_samples
 from mxlogit.inference.task import Task
-from mxlogit.inference.vi.correction import MOST_WORK, USUAL_WORK, correct, is_precise
-from mxlogit.inference.vi.information import FEW_PARAMETERS, PRECISE, ROUGH, observed_information, seldom_exceeded
+from mxlogit.inference.vi.correction import DEFAULT_WORK, REQUESTED_WORK, correct, is_precise
+from mxlogit.inference.vi.information import FEW_PARAMETERS, PRECISE, ROUGH, error_bound_factor, observed_information
 from mxlogit.inference.vi.moment_matching import match_moments
 from mxlogit.inference.vi.newton import Optimum, step_from, step_scale, with_prior
 from mxlogit.inference.vi.posterior import (
@@ -25,14 +25,14 @@ from mxlogit.inference.vi.posterior import (
     AnchoredTarget,
     PopulationCheck,
     check_gaussian,
+    estimated_situations,
     fit_gaussian,
     laplace_factor,
     most_people,
     posterior_integration,
-    situations_of_some,
     widen_to_possible,
 )
-from mxlogit.inference.vi.surfaces import room_for_draws
+from mxlogit.inference.vi.surfaces import supported_draws
 from mxlogit.inference.vi.weighted_draws import WeightedVectors
 from mxlogit.integration.marginal import MarginalLikelihood
 from mxlogit.integration.settings import IntegrationSettings
@@ -133,7 +133,7 @@ def find_posterior(
         part = sample.take(sample.people.draw(size, (task.seed, -2)))
     anchor = Anchor(optimum.population, gradient, weight)
     target = AnchoredTarget(
-        model, part, anchor, _with_room(part, integration, _MORE_STEP_DRAWS), start, task.clock.counter()
+        model, part, anchor, _with_more_draws(part, integration, _MORE_STEP_DRAWS), start, task.clock.counter()
     )
     found = Posterior(start, 0, _UNCHECKED)
     try:
@@ -142,7 +142,7 @@ def find_posterior(
         found = Posterior(factor, fitted.rounds, _UNCHECKED, fitted.skewness)
         found = _check_or_correct(task, all_people, target, found, wanted=wanted, integration=integration)
     except TimeIsOverError:
-        task.clock.tell("time is over: the posterior is the last Gaussian")
+        task.clock.show("time is over: the posterior is the last Gaussian")
     task.clock.passes += (sample.people.weight + target.evaluations * part.people.weight) / weight
     return found
 
@@ -170,28 +170,28 @@ def _check_or_correct(
         check = PopulationCheck(weighted.pareto_k, weighted.ess / len(weighted.vectors))
         return replace(found, check=check, corrected=weighted)
 
-    at_once = MOST_WORK if wanted is True else USUAL_WORK * (auto and skewed)
+    at_once = REQUESTED_WORK if wanted is True else DEFAULT_WORK * (auto and skewed)
     corrected = corrected_by(at_once) if at_once else None
     if corrected is not None:
         return corrected
     # Sampling noise in the curvature of a subsample makes weights uneven if there are many parameters.
     blurred = not whole and model.space.size**2 > _BLURRED * len(part.people)
     points = _CHECK_POINTS[0] if blurred else _check_points(model.space.size)
-    check_target = target if blurred else target.unmatched(_with_room(part, integration, _MORE_CHECK_DRAWS))
+    check_target = target if blurred else target.unmatched(_with_more_draws(part, integration, _MORE_CHECK_DRAWS))
     points = _FEW_CHECK_POINTS if task.is_sampled else points
     check = check_gaussian(check_target, found.factor, points, make_generator(task.seed, 3))
     target.evaluations = check_target.evaluations
     easy = is_correction_easy(part, integration, check)
     if auto and not at_once and (check.is_poor or easy):
-        corrected = corrected_by(USUAL_WORK * check.is_poor)
+        corrected = corrected_by(DEFAULT_WORK * check.is_poor)
     return corrected or replace(found, check=check)
 
 
-def _with_room(part: MarginalLikelihood, integration: IntegrationSettings, most: int) -> IntegrationSettings:
+def _with_more_draws(part: MarginalLikelihood, integration: IntegrationSettings, most: int) -> IntegrationSettings:
     """Settings with up to ``most`` times the draws for few parameters, which cost little, if these can be fixed."""
-    draws, room = integration.draws, room_for_draws(part, integration)
+    draws, is_supported = integration.draws, supported_draws(part, integration)
     if part.space.size <= FEW_PARAMETERS:
-        while draws < most * integration.draws and room(2 * draws):
+        while draws < most * integration.draws and is_supported(2 * draws):
             draws *= 2
     return replace(integration, draws=draws)
 
@@ -215,7 +215,7 @@ def _sharpen(task: Task, all_people: MarginalLikelihood, optimum: Optimum) -> Op
         return optimum
     few = model.space.size <= FEW_PARAMETERS
     budget = AT_THE_MODE_OF_FEW if few else AT_THE_MODE
-    draws = budget.draws(people * situations_of_some(all_people), wanted)
+    draws = budget.draws(people * estimated_situations(all_people), wanted)
     if draws <= integration.draws or (draws < wanted and not (integration.pathwise or few)):
         return optimum
     sharp = replace(integration, draws=draws, stream=integration.stream + 5)
@@ -237,7 +237,7 @@ def _likely_error(optimum: Optimum, model: MixedLogitModel) -> float:
     It is estimated from one change of draws, with as many degrees of freedom as parameters: with two, the estimate can
     be a tenth of the error by chance.
     """
-    return optimum.redraw * seldom_exceeded(model.space.size)
+    return optimum.redraw * error_bound_factor(model.space.size)
 
 
 def is_correction_easy(part: MarginalLikelihood, integration: IntegrationSettings, check: PopulationCheck) -> bool:
@@ -245,7 +245,7 @@ def is_correction_easy(part: MarginalLikelihood, integration: IntegrationSetting
     enough = EVEN_ENOUGH
     if part.space.size <= FEW_PARAMETERS:
         enough = _NEARLY_GAUSSIAN if is_precise(part, integration) else _LESS_NEARLY_GAUSSIAN
-    return check.ess < enough and room_for_draws(part, integration)(_FEWEST_FIXED_DRAWS)
+    return check.ess < enough and supported_draws(part, integration)(_FEWEST_FIXED_DRAWS)
 
 
 def _around_the_mode(

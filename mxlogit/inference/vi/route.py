@@ -153,7 +153,7 @@ def _train_flow(
         variational_steps=optimum.integration.variational_steps,
         seed=task.seed,
     )
-    flow, gain = train_flow(model, marginal, populations, wanted, task.clock.tell)
+    flow, gain = train_flow(model, marginal, populations, wanted, task.clock.show)
     return None if auto and gain < 1.0 else flow
 
 

@@ -197,8 +197,8 @@ def fixed_draws_posterior(
     the draws does not reveal a region that neither half covers, so the difference between the widest and the narrowest
     point is compared with a reintegrated density.
     """
-    paths, room = stay_on_paths(marginal, integration), room_for_draws(marginal, integration)
-    if not room(1):
+    paths, is_supported = uses_path_draws(marginal, integration), supported_draws(marginal, integration)
+    if not is_supported(1):
         return None
     wide = coordinates.diagonal(points)
     anchor = coordinates.with_diagonal(points.mean(0), wide.quantile(_WIDE, 0))
@@ -207,7 +207,7 @@ def fixed_draws_posterior(
     ends = points[order[[int(share * len(points)) for share in _ENDS]]]
     typical, reintegrated, found = coordinates.to_unconstrained(points[:_TYPICAL]), None, None
     draws = 1 << FIXED_DRAWS.draws(len(marginal.people)).bit_length() - 1
-    while draws <= _MOST_FIXED_DRAWS and room(draws):
+    while draws <= _MOST_FIXED_DRAWS and is_supported(draws):
         more = replace(integration, draws=draws)
         path_draws = PathDraws(model, marginal, population, more, typical) if paths else None
         fixed_draws = path_draws or FixedTasteDraws(marginal, population, more)
@@ -232,7 +232,7 @@ def _path_variance(cells: int) -> float:
     return _PATH_VARIANCE if cells < _FEW_CELLS else _ROUGH_PATH_VARIANCE
 
 
-def stay_on_paths(marginal: MarginalLikelihood, integration: IntegrationSettings) -> bool:
+def uses_path_draws(marginal: MarginalLikelihood, integration: IntegrationSettings) -> bool:
     """Return whether to fix whitened tastes: fixed tastes do not apply to all mixing maps, nor to few choices."""
     return (
         integration.pathwise
@@ -241,9 +241,9 @@ def stay_on_paths(marginal: MarginalLikelihood, integration: IntegrationSettings
     )
 
 
-def room_for_draws(marginal: MarginalLikelihood, integration: IntegrationSettings) -> Callable[[int], bool]:
+def supported_draws(marginal: MarginalLikelihood, integration: IntegrationSettings) -> Callable[[int], bool]:
     """Return a function of the number of draws per person: whether fixed draws apply and fit in memory."""
-    return partial(supports_fixed_paths if stay_on_paths(marginal, integration) else supports_fixed_draws, marginal)
+    return partial(supports_fixed_paths if uses_path_draws(marginal, integration) else supports_fixed_draws, marginal)
 
 
 def mean_situations(marginal: MarginalLikelihood) -> float:

@@ -30,7 +30,7 @@ STAGE = 256
 # Fewest stages before enough effective draws may end the sampling.
 FEWEST_STAGES = 2
 # Effective draws that suffice by default.
-ENOUGH = 250.0
+TARGET_ESS = 250.0
 # Fewest effective draws per coefficient of a response surface.
 PER_TERM = 3.0
 # Number of draws weighed on a response surface.
@@ -133,7 +133,7 @@ class PosteriorSampler:
         self._vectors = torch.empty(0, len(start.mean), dtype=torch.float64)
         self._values = torch.empty(0, dtype=torch.float64)
 
-    def run(self, most: int, enough: float = ENOUGH, fewest: int = FEWEST_STAGES) -> WeightedVectors | None:
+    def run(self, most: int, enough: float = TARGET_ESS, fewest: int = FEWEST_STAGES) -> WeightedVectors | None:
         """Draw, weigh and adapt until the effective draws suffice after the fewest stages, or ``most`` were taken.
 
         Returns
@@ -223,7 +223,7 @@ class PosteriorSampler:
 
 
 def sample_posterior(
-    target: Density, start: GaussianFactor, most: int, generator: torch.Generator, enough: float = ENOUGH
+    target: Density, start: GaussianFactor, most: int, generator: torch.Generator, enough: float = TARGET_ESS
 ) -> WeightedVectors | None:
     """Draw, weigh and adapt until enough draws count or ``most`` were taken.
 
