@@ -263,7 +263,7 @@ def test_ends_of_noisy_steps_are_averaged():
 
 
 def test_pairs_of_points_have_people_of_their_own(model, panel):
-    """Batches are in proportion to their pairs, nobody is in two, and the bound is that of everybody on average."""
+    """Batches are in proportion to their pairs, nobody is in two, and the bound is that of all people on average."""
     size = model.space.size
     start = GaussianFactor(torch.zeros(size).double(), 0.1 * torch.eye(size).double())
     guide = AmortizedGuide(model, start, None, 10)
