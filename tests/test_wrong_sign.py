@@ -1,5 +1,6 @@
 """Sign-restricted tastes of columns with the other sign: said, held at zero, errors void; and no false alarms."""
 
+import time
 import warnings
 from dataclasses import replace
 
@@ -309,3 +310,28 @@ def test_moments_that_do_not_exist_are_said():
         table = est.taste_distribution()
     assert table.loc["x", "mean"] < 1.0
     assert table.loc["z", "mean"] == pytest.approx(est.coef_["z"])
+
+
+@pytest.mark.filterwarnings("ignore::mxlogit.ConvergenceWarning")
+def test_questions_about_signs_count_as_seconds_of_the_fit(monkeypatch):
+    """The engine has what they leave of the limit, and the user's settings stay as they are."""
+    frame, limits, run = simulate(0.3, 0.2, n=60, seed=1), [], VI.run
+
+    def watched(self, model, people, **tools):
+        limits.append(self.max_seconds)
+        return run(self, model, people, **tools)
+
+    def slowly(*arguments):
+        time.sleep(0.3)
+        return determine_signs(*arguments)
+
+    monkeypatch.setattr(VI, "run", watched)
+    monkeypatch.setattr(wrong_sign, "determine_signs", slowly)
+    for limit in (100.0, 0.2, None):
+        method = VI(correct=False, max_seconds=limit)
+        est = MixedLogit(random={"z": "lognormal"}, method=method, random_state=0).fit(frame)
+        assert method.max_seconds == limit
+        assert (est.result_.status is Status.TIME) == (limit == 0.2)
+    assert 90.0 < limits[0] < 99.7
+    assert limits[1] < 0.01
+    assert limits[2] is None

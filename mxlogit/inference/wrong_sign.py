@@ -86,7 +86,8 @@ def run_signed(
     """
     started = time.perf_counter()
     signs = determine_signs(model, people, callback)
-    fit = _fit_without(method, model, signs.wrong, people, generator, callback)
+    first = _with_seconds_left(method, people.team.gather(time.perf_counter() - started)[0])
+    fit = _fit_without(first, model, signs.wrong, people, generator, callback)
     no_gain = fit.diagnostics.log_likelihood <= signs.log_likelihood + _CHANCE
     second = _for_second_run(method, people.team.gather(time.perf_counter() - started)[0])
     if signs.contrary and no_gain and second is not None:
@@ -103,13 +104,20 @@ def _for_second_run(method: Method, spent: float) -> Method | None:
 
     What the first run would resume is another fit.
     """
-    path, limit, other = getattr(method, "checkpoint", None), getattr(method, "max_seconds", None), copy(method)
-    if limit is not None:
-        if spent > _MOST_OF_THE_LIMIT * limit:
-            return None
-        other.max_seconds = limit - spent  # type: ignore[attr-defined]
+    path, limit = getattr(method, "checkpoint", None), getattr(method, "max_seconds", None)
+    if limit is not None and spent > _MOST_OF_THE_LIMIT * limit:
+        return None
+    other = _with_seconds_left(method, spent)
     if path is not None:
         other.checkpoint = f"{os.fspath(path)}.second"  # type: ignore[attr-defined]
+    return other
+
+
+def _with_seconds_left(method: Method, spent: float) -> Method:
+    """A copy of the method whose time limit, if any, is what is left of it."""
+    other = copy(method)
+    if (limit := getattr(method, "max_seconds", None)) is not None:
+        other.max_seconds = max(_FEWEST_SECONDS, limit - spent)  # type: ignore[attr-defined]
     return other
 
 
@@ -157,6 +165,8 @@ def _contrary_sentence(model: MixedLogitModel, i: int) -> str:
 
 # Share of a time limit after which no second run begins.
 _MOST_OF_THE_LIMIT = 0.7
+# Time limit, in seconds, of a run for which none is left: it ends where it begins, and says so.
+_FEWEST_SECONDS = 1e-3
 
 
 @dataclass(frozen=True)
