@@ -33,8 +33,10 @@ from mxlogit.model.triangles import inverse_of_lower
 _MOST_NUMBERS = 32_000_000
 # People x draws of a chunk. A quarter of it, and four times it, were measured to be slower.
 _CHUNK_DRAWS = 32_000
-# Exponents (people x draws x population values) computed at once. A quarter and four times were measured to be slower.
-_EXPONENTS_AT_ONCE = 2_000_000
+# Population values of one matrix product, and a number of which all products have a multiple: with 62 columns, or with
+# 2, a column takes three to four times as long (AVX512). Exponents of a chunk take 4 MB.
+_VALUES_AT_ONCE = 32
+_COLUMNS = 16
 # Number of floats of all fixed draws up to which they are in double precision. With few people the posterior reaches
 # populations much narrower than the anchor, whose exponents are small differences of large numbers: the log likelihood
 # of 100 people erred by 5e-4 nats there. Their fit takes .06 s more.
@@ -243,7 +245,6 @@ class FixedTasteDraws:
         few = _count_numbers(marginal, integration.draws) <= _FEW_NUMBERS
         self._like = marginal.people.like.double() if few else marginal.people.like
         self._people, self._local = marginal.people, anchor.to(self._like)
-        self._draws = integration.draws
         size = max(1, _CHUNK_DRAWS // integration.draws)
         proposals = marginal.propose(anchor, integration, remember=False, size=size)
         weighed = marginal.weigh(anchor, proposals)
@@ -260,16 +261,13 @@ class FixedTasteDraws:
 
         The variances are due to the finite number of draws, estimated from the two halves of each person's draws.
         """
-        parts = [self._values(part) for part in vectors.split(self._at_once())]
-        total = torch.cat(parts, 1)
+        total = torch.cat([self._values(part) for part in _parts(vectors)], 1)[:, : len(vectors)]
         return total[0], total[1]
 
     def _values(self, vectors: Tensor) -> Tensor:
-        coefficients, _ = self._coefficients(vectors)
-        # Rounded coefficients are exact for another population nearby. With its term, their rounding errors, which are
-        # the same for all people, do not add up.
+        coefficients, constant = self._coefficients(vectors)
         local = self._cast(coefficients)
-        constant = self._shared_term(local.tastes.double())
+        constant = self._rounded_term(local.tastes.double(), constant)
         total = self._people.like.new_zeros(2, len(vectors), dtype=torch.float64)
         for chunk, apart in zip(self._chunks, self._apart, strict=True):
             weights = chunk.panel.weights.double()
@@ -282,7 +280,7 @@ class FixedTasteDraws:
 
     def gradients(self, vectors: Tensor) -> Tensor:
         """Gradients (b, D) of the log likelihoods at unconstrained vectors (b, D)."""
-        return torch.cat([self._gradients(part) for part in vectors.split(self._at_once())])
+        return torch.cat([self._gradients(part) for part in _parts(vectors)])[: len(vectors)]
 
     def _gradients(self, vectors: Tensor) -> Tensor:
         with torch.enable_grad():
@@ -298,24 +296,25 @@ class FixedTasteDraws:
             (gradient,) = torch.autograd.grad(surrogate, inputs)
         return gradient
 
-    def _at_once(self) -> int:
-        """Population values per matrix product, the same in all processes: its exponents stay in cache."""
-        return max(1, _EXPONENTS_AT_ONCE // max(_CHUNK_DRAWS, self._draws))
-
     def _cast(self, coefficients: Tensor) -> _Coefficients:
         return _Coefficients.split(coefficients.detach().to(self._like), self.space)
 
-    def _shared_term(self, tastes: Tensor) -> Tensor:
-        """Term (b,) that all people's exponents share, given the coefficients (k + pairs, b) of draws and products."""
+    def _rounded_term(self, tastes: Tensor, exact: Tensor) -> Tensor:
+        """Term (b,) that all people's exponents share, given rounded coefficients (k + pairs, b) of draws and products.
+
+        Rounded coefficients are exact for another population nearby. With its term, their rounding errors, which are
+        the same for all people, do not add up. Next to a singular covariance there may be none; the exact term remains.
+        """
         k = self.space.n_random
         slope, bend = tastes.to(self.anchor.location.device).split([k, len(tastes) - k])
         rows, columns = index_pairs(k)
         precision = torch.eye(k, dtype=tastes.dtype).repeat(tastes.shape[1], 1, 1)
         precision[:, rows, columns] -= bend.T
         precision[:, columns, rows] -= bend.T
-        tril = torch.linalg.cholesky(precision)
+        tril, failed = torch.linalg.cholesky_ex(precision)
         whitened = torch.linalg.solve_triangular(tril, slope.T[..., None], upper=False)
-        return tril.diagonal(dim1=-2, dim2=-1).log().sum(-1) - 0.5 * whitened.square().sum((-2, -1))
+        term = tril.diagonal(dim1=-2, dim2=-1).log().sum(-1) - 0.5 * whitened.square().sum((-2, -1))
+        return torch.where(failed == 0, term, exact)
 
     def _coefficients(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
         """Coefficients (F, b) of the features, and the term (b,) that all people's exponents share."""
@@ -336,6 +335,12 @@ class FixedTasteDraws:
         rows, columns = index_pairs(space.n_random)
         quadratic = (identity - precision)[:, rows, columns] * (1.0 - 0.5 * (rows == columns).to(fixed))
         return torch.cat([slope, quadratic, fixed, pairs], 1).T, constant
+
+
+def _parts(vectors: Tensor) -> tuple[Tensor, ...]:
+    """Unconstrained vectors (b, D) of one matrix product after the other; the last is filled up by repetition."""
+    missing = -len(vectors) % _COLUMNS
+    return torch.cat([vectors, vectors[-1:].expand(missing, -1)]).split(_VALUES_AT_ONCE)
 
 
 def supports_fixed_draws(marginal: MarginalLikelihood, draws: int) -> bool:
