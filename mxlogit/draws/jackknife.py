@@ -23,8 +23,11 @@ class Jackknife:
         self._odds = (halves - top).exp()
         self._total = self._odds.sum(-1, keepdim=True)
         self._halves = (top + self._total.log())[..., 0]
-        self._whole = self._halves.logsumexp(-1)
         self._count = log_values.shape[-1]
+
+    @cached_property
+    def _whole(self) -> Tensor:
+        return self._halves.logsumexp(-1)
 
     @property
     def log_sums(self) -> Tensor:

@@ -130,16 +130,20 @@ class ParameterSpace:
         tuple of (list of Tensor (*s, b, b), list of Tensor (*s,))
             Factors, and log |d factor / d partial| in the coordinates of torch's LKJCholesky density.
         """
-        factors, log_jacobians, start = [], [], 0
-        for block in self.correlated_blocks:
-            stop = start + len(block) * (len(block) - 1) // 2
-            transform = CorrCholeskyTransform(cache_size=0)
-            part = partial[..., start:stop]
-            factor = transform(part)
-            log_jacobians.append(transform.log_abs_det_jacobian(part, factor))
-            factors.append(factor)
-            start = stop
-        return factors, log_jacobians
+        factors = self.correlation_factors(partial)
+        transform = CorrCholeskyTransform(cache_size=0)
+        parts = self._partials_of_blocks(partial)
+        return factors, [transform.log_abs_det_jacobian(*pair) for pair in zip(parts, factors, strict=True)]
+
+    def correlation_factors(self, partial: Tensor) -> list[Tensor]:
+        """Compute the Cholesky factors alone, as `correlation_tril` says."""
+        transform = CorrCholeskyTransform(cache_size=0)
+        return [transform(part) for part in self._partials_of_blocks(partial)]
+
+    def _partials_of_blocks(self, partial: Tensor) -> list[Tensor]:
+        """The partial correlations (*s, b (b - 1) / 2) of each correlated block."""
+        sizes = [len(block) * (len(block) - 1) // 2 for block in self.correlated_blocks]
+        return list(partial.split(sizes, dim=-1)) if sizes else []
 
     def assemble(self, fixed: Tensor, location: Tensor, scale: Tensor, factors: list[Tensor]) -> PopulationParameters:
         """Build a population from its parts, with L = diag(scale) times the factors of the blocks."""
@@ -154,7 +158,7 @@ class ParameterSpace:
     def constrain(self, vector: Tensor) -> PopulationParameters:
         """Convert unconstrained vectors (*s, D) to population parameters."""
         fixed, location, log_scale, partial = self.split(vector)
-        factors, _ = self.correlation_tril(partial)
+        factors = self.correlation_factors(partial)
         return self.assemble(fixed, location, log_scale.exp(), factors)
 
     def unconstrain(self, population: PopulationParameters) -> Tensor:
