@@ -28,7 +28,7 @@ from mxlogit.fit import Status
 from mxlogit.simulate import simulate_choices
 
 pytestmark = pytest.mark.filterwarnings("ignore::mxlogit.ConvergenceWarning")
-QUICK = Training(steps=4, batch_size=20)
+QUICK = Training(steps=2, batch_size=20)
 # Engines, each as quick as it can be, and another value of every setting.
 ENGINES = {
     "newton": (
@@ -152,7 +152,7 @@ ENGINES = {
 # What only says where work is kept, or how long it may take: tested by themselves.
 ELSEWHERE = {"training", "max_seconds", "checkpoint"}
 TRAINING = {
-    "steps": 6,
+    "steps": 3,
     "batch_size": 30,
     "learning_rate": 0.1,
     "guide_learning_rate": 0.1,
@@ -164,7 +164,7 @@ TRAINING = {
 
 @pytest.fixture(scope="module")
 def frame():
-    return simulate_choices(25, 4, 3, fixed={"x": 0.5}, random={"z": (0.5, 1.0), "w": (0.3, 0.7)}, random_state=3)[0]
+    return simulate_choices(40, 8, 3, fixed={"x": 0.5}, random={"z": (0.5, 1.0), "w": (0.3, 0.7)}, random_state=3)[0]
 
 
 def facts(frame, method):
@@ -234,7 +234,7 @@ TRAINED = ["adam", "adam on a bound", "adam alone", "hessian_free", "lbfgs"]
 @pytest.mark.parametrize("setting", TRAINING)
 def test_no_setting_of_training_is_ignored(frame, usual, name, setting):
     method, _ = ENGINES[name]
-    training = Training(**{"steps": 4, "batch_size": 20, setting: TRAINING[setting]})
+    training = Training(**{"steps": 2, "batch_size": 20, setting: TRAINING[setting]})
     changed = type(method)(**{**method.get_params(deep=False), "training": training})
     assert changes_something_or_is_refused(frame, usual(name), changed)
 
@@ -251,14 +251,14 @@ LIMITED = {
     "msle": (MSLE(n_draws=2_000), Status.TIME),
     "msle, bfgs": (MSLE(n_draws=2_000, optimizer="bfgs"), Status.TIME),
     "gibbs": (MCMC(samples=50_000), Status.TIME),
-    "nuts": (MCMC(sampler="nuts", chains=2, warmup=20, samples=2_000), Status.TIME),
+    "nuts": (MCMC(sampler="nuts", chains=2, warmup=10, samples=2_000), Status.TIME),
 }
 
 
 @pytest.mark.parametrize("name", LIMITED)
 def test_a_time_limit_ends_every_engine(name):
     """With what it has, and says so. What it has may be little: estimates are finite, and far from nothing."""
-    people = 60 if name == "nuts" else 400
+    people = {"nuts": 40, "fixed draws": 100}.get(name, 400)
     frame, _ = simulate_choices(people, 4, 3, random={"x": (-1.0, 0.5), "z": (0.5, 1.0)}, random_state=3)
     method, status = LIMITED[name]
     method = type(method)(**{**method.get_params(deep=False), "max_seconds": 0.05})
