@@ -1,6 +1,6 @@
 """The exact posterior of a model with one fixed coefficient and one random one, by grids: shares no code with mxlogit.
 
-The table of log P(choices of n | fixed coefficient, latent) is made once, by a softmax written here; everything else is
+The table of P(choices of n | fixed coefficient, latent) is made once, by a softmax written here; everything else is
 sums over it. Parameters are (x, z, sd.z): fixed coefficient, location and standard deviation of the latent normal.
 """
 
@@ -40,17 +40,22 @@ class Choices:
         return cls(cells[..., :2], cells[..., 2].argmax(-1), available, weight)
 
 
-def log_table(data, fixed, tastes):
-    """Log probability of all people's choices (n, f, b) at fixed coefficients (f,) and tastes (b,)."""
-    result = np.zeros((len(data.chosen), len(fixed), len(tastes)))
+def probability_table(data, fixed, tastes):
+    """Probability of all people's choices (n, f, b) at fixed coefficients (f,) and tastes (b,)."""
+    result = np.ones((len(data.chosen), len(fixed), len(tastes)))
     for t in range(data.chosen.shape[1]):
         # Situations that a person does not have say nothing.
         real = data.available[:, t].any(-1)
-        x, z = data.attributes[real, t, :, 0], data.attributes[real, t, :, 1]
-        utility = x[:, :, None, None] * fixed[:, None] + z[:, :, None, None] * tastes
-        utility = np.where(data.available[real, t, :, None, None], utility, -np.inf)
-        chosen = np.take_along_axis(utility, data.chosen[real, t, None, None, None], 1)[:, 0]
-        result[real] += chosen - np.logaddexp.reduce(utility, axis=1)
+        attributes = data.attributes[real, t]
+        gaps = attributes - np.take_along_axis(attributes, data.chosen[real, t, None, None], 1)
+        total = np.zeros((len(gaps), *result.shape[1:]))
+        for j in range(gaps.shape[1]):
+            x, z = gaps[:, j].T
+            utility = x[:, None, None] * fixed[:, None] + z[:, None, None] * tastes
+            # Odds that overflow are those of choices that are not made.
+            with np.errstate(over="ignore"):
+                total += np.where(data.available[real, t, j, None, None], np.exp(utility), 0.0)
+        result[real] /= total
     return result
 
 
@@ -63,7 +68,7 @@ def densities(locations, sds):
 
 def log_likelihood(data, x, z, sd, taste=lambda latent: latent):
     """Weighted log likelihood at one value of the parameters."""
-    table = np.exp(log_table(data, np.array([x]), taste(_LATENTS))[:, 0])
+    table = probability_table(data, np.array([x]), taste(_LATENTS))[:, 0]
     return float(data.weights @ np.log(table @ densities(np.array([z]), np.array([sd]))[:, 0]))
 
 
@@ -119,7 +124,7 @@ class GridPosterior:
 
     def log_people(self, fixed, locations, sds):
         """Log marginal probability of all people's choices, (n, f, l, s)."""
-        table = np.exp(log_table(self.data, fixed, self.taste(_LATENTS)))
+        table = probability_table(self.data, fixed, self.taste(_LATENTS))
         n, f, b = table.shape
         product = table.reshape(n * f, b) @ densities(locations, sds)
         return np.log(product).reshape(n, f, len(locations), len(sds))
@@ -150,7 +155,7 @@ class GridPosterior:
     def tastes(self, data=None):
         """Posterior means and standard deviations (n,) of people's tastes, seen or not, over that of the parameters."""
         x, z, sd = self.axes.points
-        table = np.exp(log_table(self.data if data is None else data, x, self.taste(_LATENTS)))
+        table = probability_table(self.data if data is None else data, x, self.taste(_LATENTS))
         n, f, b = table.shape
         masses, taste = densities(z, sd), self.taste(_LATENTS)
         moments = [(table * taste**power).reshape(n * f, b) @ masses for power in range(3)]
@@ -200,12 +205,10 @@ class TwoTastes:
         self.scales = location_scale, sd_scale
         first, second = (axis.ravel() for axis in np.meshgrid(self._POINTS, self._POINTS, indexing="ij"))
         self.grid = np.stack([first, second])
-        log_prob = np.zeros((len(chosen), self.grid.shape[1]))
+        self.table = np.ones((len(chosen), self.grid.shape[1]))
         for t in range(chosen.shape[1]):
-            utility = attributes[:, t] @ self.grid
-            picked = np.take_along_axis(utility, chosen[:, t, None, None], 1)[:, 0]
-            log_prob += picked - np.logaddexp.reduce(utility, axis=1)
-        self.table = np.exp(log_prob)
+            odds = np.exp(attributes[:, t] @ self.grid)
+            self.table *= np.take_along_axis(odds, chosen[:, t, None, None], 1)[:, 0] / odds.sum(1)
         start = optimize.minimize(lambda v: -self.log_posterior(v[None])[0], np.zeros(5), method="BFGS").x
         root = np.linalg.cholesky(np.linalg.inv(self._curvature(start)))
         rng = np.random.default_rng(5)

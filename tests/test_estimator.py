@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from grid_oracle import Choices, log_likelihood, log_table
+from grid_oracle import Choices, log_likelihood, probability_table
 from sklearn.base import clone
 from sklearn.model_selection import GroupKFold, cross_val_score
 
@@ -248,7 +248,7 @@ def test_only_fixed_coefficients_is_a_multinomial_logit(frame):
     assert list(est.coef_.index) == ["x", "z"]
     assert est.individual_coefficients().shape == (150, 0)
     data = Choices.of_frame(frame)
-    exact = log_table(data, est.coef_[["x"]].to_numpy(), est.coef_[["z"]].to_numpy()).sum()
+    exact = np.log(probability_table(data, est.coef_[["x"]].to_numpy(), est.coef_[["z"]].to_numpy())).sum()
     assert est.score(frame) * est.n_situations_ == pytest.approx(exact, abs=1e-3)
     assert est.log_likelihood_ == pytest.approx(exact, abs=1e-3)
 

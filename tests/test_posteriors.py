@@ -55,7 +55,7 @@ ENGINES = {
     "default": (VI(), 0.08, 0.08),
     "corrected": (VI(correct=True), 0.08, 0.08),
     "natural": (VI(optimizer="natural", correct=False), 0.08, 0.08),
-    "mcmc": (MCMC(chains=3, warmup=150, samples=400), 0.15, 0.12),
+    "mcmc": (MCMC(chains=3, warmup=100, samples=300), 0.15, 0.12),
 }
 
 
@@ -101,7 +101,7 @@ def test_few_people_under_priors_that_say_much():
     assert float((found["sd"] / sd).mean()) == pytest.approx(1.0, abs=0.04)
 
 
-@pytest.mark.parametrize("method", [VI(), MCMC(chains=3, warmup=150, samples=400)], ids=["vi", "mcmc"])
+@pytest.mark.parametrize("method", [VI(n_samples=150), MCMC(chains=2, warmup=100, samples=200)], ids=["vi", "mcmc"])
 def test_people_never_seen_have_the_exact_moments(frame, method):
     seen, unseen = frame[frame["id"] <= 60], frame[frame["id"] > 60]
     mean, sd = GridPosterior(Choices.of_frame(seen), 2.0, 1.0).tastes(Choices.of_frame(unseen))
@@ -184,7 +184,7 @@ def pair():
     return ChoiceData.from_arrays(attributes, chosen, names=["z", "w"]), TwoTastes(attributes, chosen, 2.0, 1.0)
 
 
-@pytest.mark.parametrize("method", [VI(), MCMC(chains=2, warmup=150, samples=300)], ids=["vi", "mcmc"])
+@pytest.mark.parametrize("method", [VI(), MCMC(chains=2, warmup=100, samples=250)], ids=["vi", "mcmc"])
 def test_correlated_tastes_have_the_exact_moments(pair, method):
     data, exact = pair
     assert exact.ess > 1_000

@@ -88,7 +88,7 @@ def test_length_of_panels(t, n):
 
 def test_open_standard_deviations_are_named():
     """One choice each of few people: where standard deviations stay open they are named, and where not, they are not."""
-    frame, _ = simulate_choices(150, 1, 3, random={"z0": (0.5, 0.8), "z1": (0.2, 3.0)}, random_state=2)
+    frame, _ = simulate_choices(80, 1, 3, random={"z0": (0.5, 0.8), "z1": (0.2, 3.0)}, random_state=2)
     est, sentences = fit(frame, random=names(2))
     spread = np.log(est.posterior_samples()[["sd.z0", "sd.z1"]]).std()
     assert (spread > 0.5).any()
@@ -103,7 +103,7 @@ def test_open_standard_deviations_are_named():
 
 def test_nearly_singular_covariance():
     frame, truth = simulate_choices(
-        800, 10, 4, fixed={"x": -0.7}, random={z: (0.5, 0.8) for z in names(3)}, correlation=0.999, random_state=1
+        500, 10, 4, fixed={"x": -0.7}, random={z: (0.5, 0.8) for z in names(3)}, correlation=0.999, random_state=1
     )
     est, _ = fit(frame, fixed=["x"], random=names(3), method=VI(correct=False))
     # Correlations at the edge have posteriors on one side of the truth.
@@ -123,20 +123,26 @@ def test_a_taste_that_does_not_vary():
     assert "'z0'" not in sentences
 
 
-@pytest.mark.parametrize("n", [800, 2_500, pytest.param(21_000, marks=pytest.mark.slow)])
-def test_units_a_million_apart(n, monkeypatch):
+@pytest.fixture
+def small_subsamples(monkeypatch):
+    """Subsamples and budgets so much smaller that 1,300 people are many."""
+    monkeypatch.setattr(task, "LARGEST_SAMPLE", 1_000)
+    monkeypatch.setattr(newton, "STAGE_SIZES", (100, 1_000))
+    monkeypatch.setattr(budgets, "MOST_PEOPLE", 500)
+    monkeypatch.setattr(budgets, "MOST_SITUATIONS", 2_000)
+
+
+@pytest.mark.parametrize("n", [500, 1_300, pytest.param(21_000, marks=pytest.mark.slow)])
+def test_units_a_million_apart(n, request):
     """The same choices in other units: the same answer in those units. More people than the largest subsample, too."""
-    if n == 2_500:
-        monkeypatch.setattr(task, "LARGEST_SAMPLE", 2_000)
-        monkeypatch.setattr(newton, "STAGE_SIZES", (200, 2_000))
-        monkeypatch.setattr(budgets, "MOST_PEOPLE", 1_000)
-        monkeypatch.setattr(budgets, "MOST_SITUATIONS", 4_000)
+    if n == 1_300:
+        request.getfixturevalue("small_subsamples")
     scales = {"x": 1e-6, "z0": 1e6, "z1": 1.0, "z2": 1e-3}
     plain = {"fixed": {"x": -0.7}, "random": {"z0": (0.5, 0.8), "z1": (0.5, 0.8), "z2": (-0.5, 0.8)}}
     frame, truth = simulate_choices(n, 4 if n > 1000 else 10, 4, **plain, random_state=1)
     scaled = frame.assign(**{column: frame[column] * scale for column, scale in scales.items()})
-    request = {"fixed": ["x"], "random": names(3), "method": VI(n_samples=1000)}
-    here, there = fit(frame, **request)[0], fit(scaled, **request)[0]
+    asked = {"fixed": ["x"], "random": names(3), "correlated": n != 1_300, "method": VI(n_samples=1000)}
+    here, there = fit(frame, **asked)[0], fit(scaled, **asked)[0]
     check(here, truth)
     check(there, truth, skip=there.coef_.index)
     for label, value in here.coef_.items():
@@ -156,16 +162,24 @@ def test_all_mixing_distributions_together(n):
     check(est, truth)
 
 
-@pytest.mark.parametrize(
-    "family",
-    [pytest.param(name, marks=[pytest.mark.slow] * (name not in ("normal", "lognormal"))) for name in MIXING_NAMES],
-)
-def test_many_people_of_each_mixing_distribution(family):
-    """More people than the largest subsample: the route that corrects few draws."""
+def check_family(family, n):
     random = {"z": (*PARAMETERS[family], family), "w": (0.5, 0.8)}
-    frame, truth = simulate_choices(21_000, 5, 3, random=random, scales={"z": 1.5}, random_state=5)
+    frame, truth = simulate_choices(n, 5, 3, random=random, scales={"z": 1.5}, random_state=5)
     est, _ = fit(frame, random={"z": family, "w": "normal"}, correlated=False, method=VI(n_samples=1000))
     check(est, truth)
+
+
+@pytest.mark.parametrize("family", ["normal", "lognormal"])
+def test_more_people_than_the_largest_subsample(small_subsamples, family):
+    """The route that corrects few draws."""
+    check_family(family, 1_300)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", MIXING_NAMES)
+def test_many_people_of_each_mixing_distribution(family):
+    """The same, at the size where users meet it."""
+    check_family(family, 21_000)
 
 
 @pytest.mark.parametrize(

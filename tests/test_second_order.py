@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from grid_oracle import Choices, GridPosterior, log_table
+from grid_oracle import Choices, GridPosterior, probability_table
 
 from mxlogit import DADVI, SVI, VI, MixedLogit, Priors, SpecificationError, Training
 from mxlogit.guide.amortized import AmortizedGuide
@@ -486,7 +486,7 @@ def logit_posterior(frame):
     """Mean and sd (2,) of two fixed coefficients under N(0, 2) priors, by a grid around the maximum."""
     data = Choices.of_frame(frame)
     axes = [np.linspace(-0.5, 1.5, 161), np.linspace(-0.5, 1.5, 161)]
-    log_mass = log_table(data, *axes).sum(0) - 0.125 * (axes[0][:, None] ** 2 + axes[1] ** 2)
+    log_mass = np.log(probability_table(data, *axes)).sum(0) - 0.125 * (axes[0][:, None] ** 2 + axes[1] ** 2)
     mass = np.exp(log_mass - log_mass.max())
     marginals = [mass.sum(1) / mass.sum(), mass.sum(0) / mass.sum()]
     assert all(max(marginal[0], marginal[-1]) < 1e-12 for marginal in marginals)
