@@ -114,7 +114,7 @@ def test_names_of_two_settings_of_one_engine(frame):
 def test_two_engines_against_the_exact_posterior(frame):
     """The table's distances are those of the exact posterior from itself: none; people and evaluator likewise."""
     est = make(priors=Priors(location_scale=2.0, sd_scale=1.0))
-    found = quietly(compare_methods, est, frame, (VI(), MCMC(chains=3, warmup=150, samples=400)))
+    found = quietly(compare_methods, est, frame, (VI(), MCMC(chains=3, warmup=100, samples=250)))
     exact = GridPosterior(Choices.of_frame(frame), 2.0, 1.0)
     assert "vi agrees with mcmc" in found.verdict
     for name in ("vi", "mcmc"):

@@ -148,12 +148,12 @@ def posterior_of_sd(binary):
     _, x, chosen = binary
     sign = 2.0 * chosen - 1.0
     nodes, weights = np.polynomial.hermite_e.hermegauss(60)
-    location, sd = np.linspace(-0.5, 2.5, 121), np.linspace(0.005, 4.0, 400)
+    location, sd = np.linspace(-0.5, 2.5, 61), np.linspace(0.005, 4.0, 400)
     log_posterior = np.empty((len(location), len(sd)))
     for j, size in enumerate(sd):
         taste = location[:, None] + size * nodes
-        log_prob = -np.logaddexp(0.0, -(sign * x)[:, :, None, None] * taste).sum(1)
-        log_posterior[:, j] = np.log(np.exp(log_prob) @ (weights / weights.sum())).sum(0)
+        odds = np.exp(-(sign * x)[:, :, None, None] * taste)
+        log_posterior[:, j] = np.log((1.0 / (1.0 + odds)).prod(1) @ (weights / weights.sum())).sum(0)
     log_posterior += stats.norm(0, 2.0).logpdf(location)[:, None] + stats.halfcauchy(scale=0.5).logpdf(sd)
     density = np.exp(log_posterior - log_posterior.max()).sum(0)
     return sd, density.cumsum() / density.sum()
