@@ -16,7 +16,7 @@ ENGINES = {
     "vi": VI(correct=False),
     "svi": SVI(training=Training(steps=10, batch_size=32)),
     "lbfgs": SVI(optimizer="lbfgs", encoder=None, training=Training(steps=3)),
-    "dadvi": DADVI(),
+    "dadvi": DADVI(draws=32),
     "msle": MSLE(n_draws=50, n_starts=1),
     "mcmc": MCMC(chains=2, warmup=20, samples=20),
 }

@@ -27,7 +27,7 @@ from mxlogit import (
 )
 from mxlogit.simulate import simulate_choices
 
-FAST = {"max_iterations": 30, "draws": 16, "n_samples": 400}
+FAST = {"max_iterations": 30, "draws": 16, "n_samples": 200}
 
 
 def make(**options):
@@ -76,8 +76,8 @@ def test_samples_have_the_moments_of_the_summary(est):
     np.testing.assert_allclose(samples.mean(), est.coef_, rtol=1e-6)
     np.testing.assert_allclose(samples.std(), est.summary()["std_error"], rtol=1e-6)
     assert len(est.posterior_samples(10)) == 10
-    with pytest.raises(SpecificationError, match="between 1 and 400"):
-        est.posterior_samples(401)
+    with pytest.raises(SpecificationError, match="between 1 and 200"):
+        est.posterior_samples(201)
 
 
 def test_clone_and_parameters(est):
@@ -345,7 +345,7 @@ def test_the_classic_route_runs_on_the_same_functions(frame, est):
     import pyro
 
     classic = make(
-        method=SVI(polish=0, flow=None, training=Training(steps=400, batch_size=150, learning_rate=0.05))
+        method=SVI(polish=0, flow=None, n_samples=200, training=Training(steps=400, batch_size=150, learning_rate=0.05))
     ).fit(frame)
     assert ((classic.coef_ - est.coef_).abs() < 1.5 * est.summary()["std_error"]).all()
     assert classic.diagnostics_["ess_encoder"] > 0.8

@@ -313,12 +313,12 @@ def test_training_raises_effective_sizes_of_seen_and_unseen(wide, kind):
 def test_auto_trains_a_flow_where_weights_are_uneven_only(wide, monkeypatch):
     monkeypatch.setattr(flow_training, "_MANY_STEPS", 100)
     data = wide[0][wide[0]["id"] <= 75]
-    est = MixedLogit(fixed=["x"], random=["z", "w", "v"], random_state=1, method=VI(correct=False, n_samples=200))
+    est = MixedLogit(fixed=["x"], random=["z", "w", "v"], random_state=1, method=VI(correct=False, n_samples=60))
     flowed = est.fit(data)
     assert flowed.result_.tastes.flow is not None
     assert "conditional flow" in flowed.diagnostics_["guide"]
     plain = MixedLogit(
-        fixed=["x"], random=["z", "w", "v"], random_state=1, method=VI(correct=False, flow=None, n_samples=200)
+        fixed=["x"], random=["z", "w", "v"], random_state=1, method=VI(correct=False, flow=None, n_samples=60)
     )
     plain.fit(data)
     assert flowed.diagnostics_["ess"] > plain.diagnostics_["ess"]
@@ -330,9 +330,9 @@ def test_auto_trains_a_flow_where_weights_are_uneven_only(wide, monkeypatch):
     apart = (people[0].xs("mean", axis=1, level="statistic") - means).abs() / sds
     # Weights of the Gaussian are uneven here: both have noise.
     assert float(apart.mean().max()) < 0.117
-    again = MixedLogit(
-        fixed=["x"], random=["z", "w", "v"], random_state=1, method=VI(correct=False, n_samples=200)
-    ).fit(data)
+    again = MixedLogit(fixed=["x"], random=["z", "w", "v"], random_state=1, method=VI(correct=False, n_samples=60)).fit(
+        data
+    )
     assert again.log_likelihood_ == flowed.log_likelihood_
 
 
@@ -347,9 +347,9 @@ def test_wrong_settings_are_named():
 @pytest.mark.parametrize(
     "method",
     [
-        SVI(training=Training(steps=60)),
+        SVI(training=Training(steps=60), n_samples=100),
         SVI.rodrigues2022(steps=120),
-        SVI(flow="spline", training=Training(steps=50)),
+        SVI(flow="spline", training=Training(steps=50), n_samples=100),
     ],
 )
 def test_ready_made_routes_train_and_predict(wide, without_flow, gap, method):
