@@ -18,7 +18,7 @@ COLUMNS = Columns("id", "situation", "alternative", "choice")
 ENGINES = {
     "vi": VI(n_samples=400),
     "msle": MSLE(),
-    "mcmc": MCMC(samples=600, warmup=200, chains=2),
+    "mcmc": MCMC(samples=400, warmup=100, chains=2),
 }
 # Posterior sd of a constant of 1,200 choices: .07; chains of this length have Monte Carlo errors of about .005.
 FROM_MAXIMUM = {"vi": 2e-3, "msle": 1e-5, "mcmc": 2.5e-2}
@@ -114,7 +114,7 @@ def varied():
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_random_constant_alone_is_that_of_quadrature(varied, engine):
     right, log_likelihood = quadrature_maximum(varied)
-    method = {"msle": MSLE(n_draws=2_000), "mcmc": MCMC(samples=300, warmup=150, chains=2)}.get(engine, ENGINES[engine])
+    method = {"msle": MSLE(n_draws=2_000), "mcmc": MCMC(samples=200, warmup=100, chains=2)}.get(engine, ENGINES[engine])
     est = fit(varied, constants=True, random=["asc.a2"], method=method)
     assert list(est.coef_.index) == ["asc.a3", "asc.a2", "sd.asc.a2"]
     # Posterior means are not the maximum: within .4 of their sds; MSLE is, but for its draws.

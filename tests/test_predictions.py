@@ -28,7 +28,7 @@ def fits(frame):
         # Tables average over these samples, all of which the quadratures below go through.
         "vi": VI(n_samples=100),
         "msle": MSLE(n_draws=200, check_draws=False),
-        "mcmc": MCMC(warmup=150, samples=300, chains=2),
+        "mcmc": MCMC(warmup=100, samples=200, chains=2),
         "short chains": MCMC(warmup=50, samples=40, chains=2),
     }
     made = {}
