@@ -139,7 +139,7 @@ def test_equal_rows_have_equal_probabilities(fits, frame, name):
 
 
 @pytest.mark.parametrize("tastes", ["population", "individual"])
-@pytest.mark.parametrize("name", ["vi", "msle", "mcmc"])
+@pytest.mark.parametrize("name", ["vi", "msle", "short chains"])
 def test_company_and_order_do_not_matter(fits, frame, name, tastes):
     est = fits[name]
     whole = est.predict_proba(frame, tastes=tastes)

@@ -245,7 +245,7 @@ def unequal():
 
 
 METHODS = {
-    "vi": VI(draws=16, n_samples=200, correct=False),
+    "vi": VI(draws=16, n_samples=60, correct=False),
     "adam": SVI(polish=0, flow=None, n_samples=50, training=Training(steps=20, batch_size=16)),
     "hessian_free": SVI(optimizer="hessian_free", n_samples=50, training=Training(steps=2, batch_size=30)),
     "msle": MSLE(n_draws=20),

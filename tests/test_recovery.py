@@ -70,16 +70,19 @@ def test_blocks_weights_and_ragged_panels():
 
 
 @pytest.mark.parametrize(
-    ("people", "situations"),
-    [(10, 1), *(pytest.param(*few, marks=pytest.mark.slow) for few in ((3, 2), (20, 2), (50, 3)))],
+    ("people", "situations", "names"),
+    [
+        (10, 1, "ab"),
+        *(pytest.param(*few, "abcd", marks=pytest.mark.slow) for few in ((10, 1), (3, 2), (20, 2), (50, 3))),
+    ],
 )
-def test_too_few_people_give_vague_answers_and_warnings(people, situations):
+def test_too_few_people_give_vague_answers_and_warnings(people, situations, names):
     """Never an error of linear algebra: finite estimates, wide intervals, and a sentence that says so."""
     frame, _ = simulate_choices(
-        people, situations, 4, fixed={"x": 1.0}, random={k: (0.5, 1.0) for k in "abcd"}, random_state=people
+        people, situations, 4, fixed={"x": 1.0}, random={k: (0.5, 1.0) for k in names}, random_state=people
     )
     with pytest.warns(ConvergenceWarning):
-        est = MixedLogit(fixed=["x"], random=list("abcd"), random_state=0).fit(frame)
+        est = MixedLogit(fixed=["x"], random=list(names), random_state=0).fit(frame)
     assert np.isfinite(est.summary()).all().all()
     assert est.summary()["std_error"]["a"] > 0.2
     assert np.isfinite(est.individual_coefficients()).all().all()
