@@ -534,7 +534,9 @@ def test_polars_labels_that_differ_by_nanoseconds():
         number.cast(pl.Time),
         number.cast(pl.Int128),
     ):
-        est = MixedLogit(fixed=["x"], random_state=0).fit(table.with_columns(labels))
+        est = MixedLogit(fixed=["x"], random_state=0, method=VI(correct=False, n_samples=50)).fit(
+            table.with_columns(labels)
+        )
         assert est.n_decision_makers_ == 20
     assert len(est.individual_coefficients(table.with_columns(labels))) == 20
 

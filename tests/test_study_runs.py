@@ -27,7 +27,7 @@ from mxlogit.study.designs import NEW_SITUATIONS
 from mxlogit.study.metrics import covariance_of, true_covariance
 from mxlogit.study.peers import Xlogit
 
-FAST = {"fast": VI(correct=False, n_samples=200, draws=16)}
+FAST = {"fast": VI(correct=False, n_samples=60, draws=16)}
 SMALL = SimulatedDesign({"r1": (0.5, 0.8)}, {"f1": 0.5}, correlation=None, situations=(4, 4), alternatives=3)
 # What a run costs differs from time to time.
 COSTS = ["seconds", "peak_mb"]

@@ -73,7 +73,7 @@ def test_zero_is_near_where_standard_deviations_are_hardly_known(generator):
 EXACT = np.array([-1.120, 0.700, 0.468, 0.573, -0.760]), np.array([0.113, 0.104, 0.161, 0.141, 0.228])
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_correlation_beside_a_small_standard_deviation(seed):
     """150 people, three choices: its standard deviation was .86 to .92 of the right one."""
     frame, _ = simulate_choices(150, 3, 4, random={"x": (-1.0, 0.5), "z": (0.6, 0.5)}, random_state=5)

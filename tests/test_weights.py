@@ -132,7 +132,12 @@ def test_only_what_is_used_is_asked_for(frame):
     """Predictions need neither weights nor choices, tastes no weights, scores and shares those there are."""
     frame = frame[frame["id"] <= 30]
     est = MixedLogit(
-        fixed=["x"], random=["z"], weights="w", random_state=0, weights_sum="given", method=VI(draws=16, correct=False)
+        fixed=["x"],
+        random=["z"],
+        weights="w",
+        random_state=0,
+        weights_sum="given",
+        method=VI(draws=16, correct=False, n_samples=60),
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
