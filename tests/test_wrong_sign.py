@@ -134,7 +134,7 @@ def test_people_of_both_signs_are_fitted():
     model, people = question(frame, "lognormal")
     signs = determine_signs(model, people, lambda line: None)
     assert (signs.wrong, signs.contrary) == ((), (0,))
-    est, said = quietly(frame, random={"z": "lognormal"}, method=METHODS["vi"])
+    est, said = quietly(frame, random={"z": "lognormal"}, method=VI(correct=False))
     assert est.log_likelihood_ > signs.log_likelihood + 3.0
     assert any("on average the effect has the other sign" in s for s in said)
     assert est.summary()["std_error"].notna().all()
@@ -295,7 +295,7 @@ def test_functions_of_what_is_held_have_no_error(frames, method):
 @pytest.mark.filterwarnings("ignore::mxlogit.ConvergenceWarning")
 def test_a_taste_beyond_the_upper_end_of_its_family_is_said():
     frame, _ = simulate_choices(150, 5, 3, random={"x": (2.0, 0.4), "z": (0.6, 0.5)}, random_state=0)
-    est = MixedLogit(random={"x": "johnson_sb", "z": "normal"}, random_state=0)
+    est = MixedLogit(random={"x": "johnson_sb", "z": "normal"}, random_state=0, method=VI(correct=False))
     with pytest.warns(ConvergenceWarning, match="taste of 'x' lies at 1, the upper end of 'johnson_sb'"):
         est.fit(frame)
 
