@@ -176,9 +176,9 @@ class PosteriorSampler:
         (501 people, one choice, one taste). As long as fewer draws count than a proposal has moments, it still learns.
         """
         size = self._vectors.shape[1]
-        if weighted is not None and weighted.ess < size * (size + 3) / 2:
-            return STAGE
         lacking = STAGE if weighted is None else (enough / weighted.ess - 1.0) * len(self._vectors)
+        if weighted is not None and weighted.ess < size * (size + 3) / 2:
+            return STAGE if lacking > STAGE // 2 else STAGE // 2
         power = min(round(math.log2(max(lacking / STAGE, 1.0))), int(math.log2((most - len(self._vectors)) / STAGE)))
         return STAGE << power
 
