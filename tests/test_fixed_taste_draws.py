@@ -8,14 +8,17 @@ from oracles import marginal_of
 
 from mxlogit import VI, MixedLogit, datasets
 from mxlogit.execution.people import People
+from mxlogit.integration import fixed_taste_draws
 from mxlogit.integration.expansion import Remainder, fixed_derivatives, index_pairs
 from mxlogit.integration.fixed_taste_draws import FixedTasteDraws, log_tilted_integral, supports_fixed_draws
 from mxlogit.integration.laplace import drawn_utility, polish
 from mxlogit.integration.marginal import MarginalLikelihood
 from mxlogit.integration.settings import IntegrationSettings
+from mxlogit.model.differences import difference_panels
 from mxlogit.model.likelihood import compute_odds
 from mxlogit.model.mixing import Mixing
 from mxlogit.model.parameters import ParameterSpace, PopulationParameters
+from mxlogit.simulate import simulate_published_study
 
 INTEGRATION = IntegrationSettings(draws=256, degrees_of_freedom=8, stream=3, newton_steps=8)
 MODELS = {
@@ -183,3 +186,40 @@ def test_expansion_and_remainder_are_exact_at_their_tastes(fixed_case, panel):
 def _pairs_of(move):
     rows, columns = index_pairs(len(move))
     return (move[rows] * move[columns] * (1.0 - 0.5 * (rows == columns).double()))[:, None]
+
+
+@pytest.fixture(scope="module")
+def many():
+    """The same fixed draws of 2,000 people in single and in double precision, and vectors near their anchor."""
+    study = simulate_published_study(2_000, 10, 1)
+    space = ParameterSpace(("f1", "f2", "f3"), ("r1", "r2", "r3", "r4", "r5"), ((0, 1, 2, 3, 4),))
+    anchor = PopulationParameters(
+        torch.tensor(study.fixed), torch.tensor(study.location), torch.linalg.cholesky(torch.tensor(study.covariance))
+    )
+    columns = [study.data.names.index(name) for name in (*space.fixed, *space.random)]
+    people = People.gather(difference_panels(study.data, columns, torch.float32).dense())
+    marginal, found = MarginalLikelihood(people, space, Mixing(["normal"] * 5), seed=5), []
+    for few in (0, 10**9):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(fixed_taste_draws, "_FEW_NUMBERS", few)
+            found.append(FixedTasteDraws(marginal, anchor, IntegrationSettings(16, 8, 3, 20)))
+    normal = torch.randn(200, space.size, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    return found, space.unconstrain(anchor) + 0.05 * normal
+
+
+def test_single_precision_suffices_near_the_anchor(many):
+    """Differences between points in single and in double precision, on the same draws: some 1e-4 nats of 28,000."""
+    (single, double), vectors = many
+    apart = single.log_likelihood(vectors)[0] - double.log_likelihood(vectors)[0]
+    assert float(apart.std()) < 5e-4
+
+
+def test_values_by_twos_are_those_of_many(many):
+    """Whatever fills up the columns of a matrix product."""
+    (single, _), vectors = many
+    whole = single.log_likelihood(vectors)
+    for part in (slice(0, 2), slice(31, 48), slice(40, 40)):
+        for found, expected in zip(single.log_likelihood(vectors[part]), whole, strict=True):
+            torch.testing.assert_close(found, expected[part], rtol=1e-6, atol=1e-6)
+    gradients = single.gradients(vectors[:40])
+    torch.testing.assert_close(single.gradients(vectors[38:40]), gradients[38:], rtol=1e-3, atol=1e-2)

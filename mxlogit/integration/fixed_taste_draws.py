@@ -261,13 +261,14 @@ class FixedTasteDraws:
 
         The variances are due to the finite number of draws, estimated from the two halves of each person's draws.
         """
+        if not len(vectors):
+            return vectors.new_zeros(0), vectors.new_zeros(0)
         total = torch.cat([self._values(part) for part in _parts(vectors)], 1)[:, : len(vectors)]
         return total[0], total[1]
 
     def _values(self, vectors: Tensor) -> Tensor:
         coefficients, constant = self._coefficients(vectors)
         local = self._cast(coefficients)
-        constant = self._rounded_term(local.tastes.double(), constant)
         total = self._people.like.new_zeros(2, len(vectors), dtype=torch.float64)
         for chunk, apart in zip(self._chunks, self._apart, strict=True):
             weights = chunk.panel.weights.double()
@@ -298,23 +299,6 @@ class FixedTasteDraws:
 
     def _cast(self, coefficients: Tensor) -> _Coefficients:
         return _Coefficients.split(coefficients.detach().to(self._like), self.space)
-
-    def _rounded_term(self, tastes: Tensor, exact: Tensor) -> Tensor:
-        """Term (b,) that all people's exponents share, given rounded coefficients (k + pairs, b) of draws and products.
-
-        Rounded coefficients are exact for another population nearby. With its term, their rounding errors, which are
-        the same for all people, do not add up. Next to a singular covariance there may be none; the exact term remains.
-        """
-        k = self.space.n_random
-        slope, bend = tastes.to(self.anchor.location.device).split([k, len(tastes) - k])
-        rows, columns = index_pairs(k)
-        precision = torch.eye(k, dtype=tastes.dtype).repeat(tastes.shape[1], 1, 1)
-        precision[:, rows, columns] -= bend.T
-        precision[:, columns, rows] -= bend.T
-        tril, failed = torch.linalg.cholesky_ex(precision)
-        whitened = torch.linalg.solve_triangular(tril, slope.T[..., None], upper=False)
-        term = tril.diagonal(dim1=-2, dim2=-1).log().sum(-1) - 0.5 * whitened.square().sum((-2, -1))
-        return torch.where(failed == 0, term, exact)
 
     def _coefficients(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
         """Coefficients (F, b) of the features, and the term (b,) that all people's exponents share."""
