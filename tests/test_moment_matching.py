@@ -40,6 +40,9 @@ def test_few_samples_and_doubtful_moments_stay(weighted):
     few = vectors[:50]
     assert match_moments(space, few, vectors, weights) is few
     # One draw far out makes the weighted moments.
-    vectors, selected = vectors.clone(), vectors[:1_000]
+    vectors, selected = vectors.clone(), vectors[:1_000].clone()
     vectors[-1, 3] = 9.0
+    assert match_moments(space, selected, vectors, weights) is selected
+    # A coordinate that does not vary.
+    vectors[:, 3] = selected[:, 3] = 0.5
     assert match_moments(space, selected, vectors, weights) is selected

@@ -17,10 +17,10 @@ from mxlogit.model.parameters import ParameterSpace
 # Fewest samples whose moments are matched: of a few, a shift to the mean would leave little chance.
 _FEWEST = 100
 # Most Newton steps, all with the Jacobian at the start from the first samples: each leaves a tenth of the error, which
-# is a hundredth of a standard deviation at first; and the error, in the same unit, that is none.
+# is a hundredth of a standard deviation at first; and errors, in the same unit, that are none, or too large to be left.
 _STEPS = 12
 _JACOBIAN_SAMPLES = 300
-_NO_ERROR = 1e-9
+_NO_ERROR, _LARGEST_ERROR = 1e-9, 1e-4
 # Largest stretch of a coordinate. Beyond it the weighted moment is that of a few draws far out.
 _LARGEST_STRETCH = 0.1
 
@@ -55,14 +55,17 @@ def match_moments(space: ParameterSpace, samples: Tensor, vectors: Tensor, weigh
 
     change = samples.new_zeros(2 * samples.shape[1])
     first = partial(moments, samples[:_JACOBIAN_SAMPLES])
-    inverse = torch.linalg.pinv(torch.autograd.functional.jacobian(first, change))
-    unit = wanted.chunk(2)[1].repeat(2)
+    jacobian = torch.autograd.functional.jacobian(first, change)
+    if not bool(torch.isfinite(jacobian).all()):
+        return samples
+    inverse, unit = torch.linalg.pinv(jacobian), wanted.chunk(2)[1].repeat(2)
+    error = wanted - moments(samples, change)
     for _ in range(_STEPS):
-        error = wanted - moments(samples, change)
         if bool((error.abs() <= _NO_ERROR * unit).all()):
             break
         change = change + inverse @ error
-    close = torch.isfinite(change).all() & (change.chunk(2)[1].abs() < _LARGEST_STRETCH).all()
+        error = wanted - moments(samples, change)
+    close = (error.abs() < _LARGEST_ERROR * unit).all() & (change.chunk(2)[1].abs() < _LARGEST_STRETCH).all()
     return moved(samples, change) if bool(close) else samples
 
 
