@@ -335,3 +335,9 @@ def test_questions_about_signs_count_as_seconds_of_the_fit(monkeypatch):
     assert 90.0 < limits[0] < 99.7
     assert limits[1] < 0.01
     assert limits[2] is None
+
+
+@pytest.mark.parametrize("limit", [-1.0, 0, "5", True, float("nan")])
+def test_a_limit_that_is_none_is_refused_after_the_questions(limit):
+    with pytest.raises(SpecificationError, match="max_seconds"):
+        MixedLogit(random={"z": "lognormal"}, method=VI(max_seconds=limit)).fit(simulate(1.0, n=20))

@@ -15,6 +15,7 @@ import os
 import time
 from copy import copy
 from dataclasses import dataclass, replace
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -114,10 +115,10 @@ def _for_second_run(method: Method, spent: float) -> Method | None:
 
 
 def _with_seconds_left(method: Method, spent: float) -> Method:
-    """A copy of the method whose time limit, if any, is what is left of it."""
-    other = copy(method)
-    if (limit := getattr(method, "max_seconds", None)) is not None:
-        other.max_seconds = max(_FEWEST_SECONDS, limit - spent)  # type: ignore[attr-defined]
+    """A copy of the method whose time limit, if any, is what is left of it; the engine refuses a limit that is none."""
+    other, limit = copy(method), getattr(method, "max_seconds", None)
+    if isinstance(limit, Real) and not isinstance(limit, bool) and float(limit) > 0.0:
+        other.max_seconds = max(_FEWEST_SECONDS, float(limit) - spent)  # type: ignore[attr-defined]
     return other
 
 
