@@ -14,6 +14,9 @@ from mxlogit.errors import SpecificationError
 
 # Eigenvalue of the Gram matrix of unit diagonal (sums in float64) below which its columns count as collinear.
 _COLLINEAR = 1e-10
+# Ratio of the within-situation standard deviation to the size of the values above which rounding is no question, in any
+# precision, whichever values are exact.
+_CLEAR = 1e-2
 # Smallest within-situation standard deviation, in units of the column, whose square and reciprocal are representable in
 # single precision.
 _SMALLEST_DEVIATION = 1e-18
@@ -31,7 +34,8 @@ class AttributeMoments:
         Sums of products of the attributes centred at their situation mean: probabilities do not depend on the level of
         utility in a situation, so identification depends on this matrix alone.
     square : Tensor, shape (k,)
-        Sums of squares of the attribute values that may be rounded: all but integers that the type holds exactly.
+        Sums of squares of the attribute values; where attributes vary little, of those that may be rounded: all but
+        integers that the type holds exactly.
     count : Tensor, shape (2,)
         Number of available alternatives and of situations.
     rounding : float
@@ -63,10 +67,13 @@ class AttributeMoments:
         """Sum over situations with equally many alternatives, (m, size, k); integers up to ``exact`` are exact."""
         # Differences are taken first: an attribute that does not vary is then exactly zero, however large it is.
         differences = sets - sets[:, :1]
-        centred = (differences - differences.mean(1, keepdim=True)).flatten(0, 1)
-        count = sets.new_tensor([len(centred), len(sets)])
-        rounded = sets.masked_fill((sets == sets.round()) & (sets.abs() <= exact), 0.0)
-        return cls((centred.T @ centred).cpu(), rounded.square().sum((0, 1)).cpu(), count.cpu())
+        differences -= differences.mean(1, keepdim=True)
+        centred = differences.flatten(0, 1)
+        count, gram = sets.new_tensor([len(centred), len(sets)]), centred.T @ centred
+        square = sets.square().sum((0, 1))
+        if bool((gram.diagonal() < _CLEAR**2 * square).any()):
+            square = sets.masked_fill((sets == sets.round()) & (sets.abs() <= exact), 0.0).square().sum((0, 1))
+        return cls(gram.cpu(), square.cpu(), count.cpu())
 
     def __add__(self, other: AttributeMoments) -> AttributeMoments:
         """Add the sums over two groups of people."""
