@@ -323,7 +323,7 @@ class FixedTasteDraws:
 
 def _parts(vectors: Tensor) -> tuple[Tensor, ...]:
     """Unconstrained vectors (b, D) of one matrix product after the other; the last is filled up by repetition."""
-    missing = -len(vectors) % _COLUMNS
+    missing = -len(vectors) % _COLUMNS if len(vectors) > 1 else 0
     return torch.cat([vectors, vectors[-1:].expand(missing, -1)]).split(_VALUES_AT_ONCE)
 
 

@@ -92,7 +92,7 @@ class WeightedDraws:
         return self._tilt.weights
 
     def mean_by_halves(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Means of values (..., n, s) by `jackknife_weights`, (..., n), and by the weights of halves, (..., n, 2)."""
+        """Means of values (m, n, s) by `jackknife_weights`, (m, n), and by the weights of halves, (m, n, 2)."""
         return self._by_halves(values, self._ratio)
 
     def control_mean_by_halves(self, values: Tensor) -> tuple[Tensor, Tensor]:
@@ -101,7 +101,10 @@ class WeightedDraws:
 
     @staticmethod
     def _by_halves(values: Tensor, jackknife: Jackknife) -> tuple[Tensor, Tensor]:
-        halves = (values.unflatten(-1, (2, -1)) * jackknife.half_weights).sum(-1)
+        # One after the other: products of this size stay in a cache (23 x 500 x 256: .8 instead of 2.6 ms).
+        halves = values.new_empty(*values.shape[:2], 2)
+        for row, sums in zip(values.unflatten(-1, (2, -1)), halves, strict=True):
+            torch.sum(row * jackknife.half_weights, -1, out=sums)
         return (halves * jackknife.half_coefficients).sum(-1), halves
 
     @property

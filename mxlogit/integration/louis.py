@@ -102,23 +102,19 @@ def _product(left: Tensor, right: Tensor) -> Tensor:
 def _normal_covariance(factor: LocalFactor, people: Tensor, space: ParameterSpace) -> Tensor:
     """Sum over people of the covariance of (xi, tril(xi xi')) when xi ~ N(mean, R R')."""
     mean, cov = factor.mean.double(), factor.covariance.double()
-    i, j = _triangle(space, mean.device)
-    k = space.n_random
+    (i, j), k = _triangle(space, mean.device), space.n_random
     result = mean.new_zeros(k + len(i), k + len(i))
     result[:k, :k] = torch.einsum("nkl,n->kl", cov, people)
-    cross = mean[:, None, j] * cov[:, :, i] + mean[:, None, i] * cov[:, :, j]
-    result[:k, k:] = torch.einsum("nka,n->ka", cross, people)
+    # Sums over people of m_i cov_kj, (i, k, j).
+    products = ((people[:, None] * mean).T @ cov.flatten(1)).view(k, k, k)
+    result[:k, k:] = (products[j, :, i] + products[i, :, j]).T
     result[k:, :k] = result[:k, k:].T
-    second = cov + mean[:, :, None] * mean[:, None, :]
     # Cov(x_i x_j, x_p x_q) = M_ip M_jq + M_iq M_jp - 2 m_i m_j m_p m_q, M the raw second moments.
-    weighted = people[:, None, None] * second
-    products = torch.zeros_like(result[k:, k:])
-    for a in range(len(i)):
-        first = weighted[:, i[a]][:, i] * second[:, j[a]][:, j]
-        other = weighted[:, i[a]][:, j] * second[:, j[a]][:, i]
-        products[a] = (first + other).sum(0)
+    raw = (cov + mean[:, :, None] * mean[:, None, :]).flatten(1)
+    pairs = (raw.T @ (people[:, None] * raw)).view(k, k, k, k)
     squares = mean[:, i] * mean[:, j]
-    result[k:, k:] = products - 2.0 * squares.T @ (people[:, None] * squares)
+    first, other = (pairs[i[:, None], p, j[:, None], q] for p, q in ((i, j), (j, i)))
+    result[k:, k:] = first + other - 2.0 * squares.T @ (people[:, None] * squares)
     return result
 
 

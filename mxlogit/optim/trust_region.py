@@ -169,8 +169,14 @@ class NewtonAscent(Generic[Point]):
     rounding: float = 1e-12
     is_over: Callable[[], bool] = lambda: False
 
-    def run(self, point: Point) -> Ascent[Point]:
+    def run(self, point: Point, known: Evaluation | None = None) -> Ascent[Point]:
         """Ascend from ``point``; the ascent has stalled when steps are too short to change the value.
+
+        Parameters
+        ----------
+        point : Point
+        known : Evaluation, optional
+            Evaluation at ``point``, if there is one.
 
         Raises
         ------
@@ -178,14 +184,15 @@ class NewtonAscent(Generic[Point]):
             If the objective is not finite at ``point``.
         """
         radius = self.largest_radius
-        current = first = self.evaluate(point)
+        current = first = known or self.evaluate(point)
         if not current.is_finite():
             raise SpecificationError(
                 "the objective is not finite where the search begins: rescale attributes of extreme size, or use "
                 "dtype='float64'."
             )
         decrement = newton_decrement(current, self.scale)
-        self.log(Iteration(current.value, decrement, 0.0, accepted=True))
+        if known is None:
+            self.log(Iteration(current.value, decrement, 0.0, accepted=True))
         rejected = 0
         for _ in range(self.max_iterations):
             if decrement < self._threshold(current):

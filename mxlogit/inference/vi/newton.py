@@ -176,11 +176,11 @@ class NewtonSearch:
         return ascent.point
 
     def _ascend_with(
-        self, draws: int, start: PopulationParameters, tolerance: float
+        self, draws: int, start: PopulationParameters, tolerance: float, known: Evaluation | None = None
     ) -> tuple[Ascent[PopulationParameters], IntegrationSettings]:
-        """Ascend on the likelihood of all people."""
-        integration = self._integration_of(draws)
-        return self._ascend(start, self.marginal, integration, tolerance, f"all people, {draws} draws"), integration
+        """Ascend on the likelihood of all people; ``known`` is its evaluation at the start, if there is one."""
+        integration, stage = self._integration_of(draws), f"all people, {draws} draws"
+        return self._ascend(start, self.marginal, integration, tolerance, stage, known), integration
 
     def _integration_of(self, draws: int) -> IntegrationSettings:
         return IntegrationSettings(
@@ -238,7 +238,7 @@ class NewtonSearch:
             if redraw < allowed or 4 * draws * people.load > SEARCH_WORK:
                 break
         if ascent.decrement > self.settings.tolerance and not self.clock.is_over():
-            ascent, integration = self._ascend_with(draws, ascent.point, self.settings.tolerance)
+            ascent, integration = self._ascend_with(draws, ascent.point, self.settings.tolerance, ascent.evaluation)
         return self._finish(ascent, integration, redraw)
 
     def _correct_draws(self, population: PopulationParameters) -> Optimum:
@@ -330,6 +330,7 @@ class NewtonSearch:
         integration: IntegrationSettings,
         tolerance: float,
         stage: str,
+        known: Evaluation | None = None,
     ) -> Ascent[PopulationParameters]:
         share = len(marginal.people) / len(self.marginal.people)
 
@@ -350,7 +351,7 @@ class NewtonSearch:
             rounding=_ROUNDING[marginal.people.like.dtype],
             is_over=self.clock.is_over,
         )
-        return ascent.run(start)
+        return ascent.run(start, known)
 
 
 def step_scale(model: MixedLogitModel) -> Tensor:

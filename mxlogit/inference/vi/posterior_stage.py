@@ -41,7 +41,9 @@ from mxlogit.optim.trust_region import newton_decrement
 
 # Constants without a stated reason are chosen by hand.
 # Fewest and most points of the importance check, points per parameter between these, and points for a sampled task.
-_CHECK_POINTS = (48, 128)
+# With the mean they fill up products of 16 columns (see `mxlogit.integration.fixed_taste_draws`).
+_CHECK_POINTS = (46, 126)
+_CHECK_BLOCK = 16
 _POINTS_PER_PARAMETER = 3
 _FEW_CHECK_POINTS = 30
 # Squared number of parameters per person of a subsample above which the check covers third derivatives only: with 23
@@ -199,7 +201,7 @@ def _with_more_draws(part: MarginalLikelihood, integration: IntegrationSettings,
 def _check_points(size: int) -> int:
     """Number of check points for ``size`` parameters: 48 points with 27 parameters give a Pareto k from .3 to .9."""
     least, most = _CHECK_POINTS
-    return max(least, min(most, 2 * (_POINTS_PER_PARAMETER * size // 2)))
+    return max(least, min(most, _POINTS_PER_PARAMETER * size // _CHECK_BLOCK * _CHECK_BLOCK - 2))
 
 
 def _sharpen(task: Task, all_people: MarginalLikelihood, optimum: Optimum) -> Optimum:
