@@ -140,6 +140,12 @@ class TasteSampler(Protocol):
         """Posterior mean and standard deviation of each person's random tastes, (n, k) each."""
         ...
 
+    def moments_of_each(
+        self, panel: PanelSource, populations: Sequence[PopulationParameters], places: Tensor | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Iterate over the moments under one population after the other, with draws of each one's own."""
+        ...
+
     def weigh(
         self, panel: PanelSource, population: PopulationParameters, seed: int = 0, places: Tensor | None = None
     ) -> Iterator[TasteDraws]:

@@ -191,8 +191,9 @@ class DrawScheme:
         size = k + (0 if self.degrees_of_freedom is None else self.degrees_of_freedom // 2)
         if size == 0:
             return self._assemble(*(like.new_empty(len(keys), 0, 2, half // 2) for _ in range(2)))
-        uniform = shifted_net(self.key, keys, size, half).to(like.device).unflatten(-1, (2, -1))
-        return self._assemble(torch.special.ndtri(uniform[:, :k]).to(like), uniform[:, k:].to(like))
+        distinct, person = keys.unique(return_inverse=True)
+        uniform = shifted_net(self.key, distinct, size, half).to(like.device).unflatten(-1, (2, -1))
+        return self._assemble(torch.special.ndtri(uniform[:, :k]).to(like), uniform[:, k:].to(like)).take(person)
 
     def _assemble(self, normal: Tensor, uniform: Tensor) -> BaseDraws:
         """Build antithetic points from normal (n, k, 2, quarter) and uniform (n, freedom / 2, 2, quarter) numbers."""

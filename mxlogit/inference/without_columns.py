@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -197,28 +197,39 @@ class ReducedTastes:
         """Draws of a simulated likelihood."""
         return self.inner.draws  # type: ignore[attr-defined]
 
-    def _given(self, panel: PanelSource, population: PopulationParameters) -> tuple[PanelSource, PopulationParameters]:
+    def _select(self, panel: PanelSource) -> PanelSource:
+        return select_columns(panel, self.reduction.columns)
+
+    def _given(self, population: PopulationParameters) -> PopulationParameters:
         kept = self.reduction.kept
-        tril = population.scale_tril[kept][:, kept]
-        part = PopulationParameters(population.fixed, population.location[kept], tril)
-        return select_columns(panel, self.reduction.columns), part
+        return PopulationParameters(population.fixed, population.location[kept], population.scale_tril[kept][:, kept])
 
     def moments(
         self, panel: PanelSource, population: PopulationParameters, seed: int = 0, places: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Posterior mean and standard deviation of each person's random tastes, (n, k) each."""
-        mean, deviation = self.inner.moments(*self._given(panel, population), seed, places)
+        mean, deviation = self.inner.moments(self._select(panel), self._given(population), seed, places)
         return self.reduction.insert_zeros(mean), self.reduction.insert_zeros(deviation)
+
+    def moments_of_each(
+        self, panel: PanelSource, populations: Sequence[PopulationParameters], places: Tensor | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Iterate over the moments under one population after the other, with draws of each one's own."""
+        parts = [self._given(population) for population in populations]
+        for mean, deviation in self.inner.moments_of_each(self._select(panel), parts, places):
+            yield self.reduction.insert_zeros(mean), self.reduction.insert_zeros(deviation)
 
     def weigh(
         self, panel: PanelSource, population: PopulationParameters, seed: int = 0, places: Tensor | None = None
     ) -> Iterator[TasteDraws]:
         """Weighted draws of people's random tastes, chunk after chunk of people."""
-        for drawn in self.inner.weigh(*self._given(panel, population), seed, places):
+        for drawn in self.inner.weigh(self._select(panel), self._given(population), seed, places):
             yield WeightedTastes(drawn.part, drawn.weights, self.reduction.insert_zeros(drawn.tastes.mT).mT)
 
     def sample(
         self, panel: PanelSource, population: PopulationParameters, n: int, seed: int = 0, places: Tensor | None = None
     ) -> Tensor:
         """Posterior samples of each person's random tastes, (n_samples, n, k)."""
-        return self.reduction.insert_zeros(self.inner.sample(*self._given(panel, population), n, seed, places))
+        return self.reduction.insert_zeros(
+            self.inner.sample(self._select(panel), self._given(population), n, seed, places)
+        )

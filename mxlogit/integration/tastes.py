@@ -85,6 +85,19 @@ class WeighedTastes(ABC):
             people.
         """
 
+    @abstractmethod
+    def moments(
+        self, panel: PanelSource, population: PopulationParameters, seed: int = 0, places: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Posterior mean and standard deviation of each person's random tastes, (n, k) each, float64."""
+
+    def moments_of_each(
+        self, panel: PanelSource, populations: Sequence[PopulationParameters], places: Tensor | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Iterate over the moments under one population after the other, with draws of each one's own."""
+        for seed, population in enumerate(populations):
+            yield self.moments(panel, population, seed, places)
+
     def sample(
         self, panel: PanelSource, population: PopulationParameters, n: int, seed: int = 0, places: Tensor | None = None
     ) -> Tensor:
@@ -142,13 +155,20 @@ class ImportanceTastes(WeighedTastes):
         self.newton_steps, self.variational_steps = newton_steps, variational_steps
         self.draws, self.even_weights, self.flow = draws, even_weights, flow
 
-    def _propose(
-        self, people: People, population: PopulationParameters, draws: int, stream: int, keys: Tensor | None
-    ) -> Iterator[tuple[Proposal, WeightedDraws]]:
-        """Proposal and weighted draws of each chunk of people."""
-        # Created per call: reading results changes no state, so several threads may read them.
+    def _marginal(self, people: People, keys: Tensor | None) -> MarginalLikelihood:
+        """Marginal likelihood of people, created per call: reading results changes no state, whatever thread reads."""
         marginal = MarginalLikelihood(people, self.model.space, self.model.mixing, self.seed, keys=keys)
         marginal.flow = self.flow
+        return marginal
+
+    def _marginal_alike(self, panel: PanelSource) -> MarginalLikelihood:
+        """Marginal likelihood of people who share their base points."""
+        return self._marginal(People.gather(panel), torch.zeros(len(panel), dtype=torch.int64))
+
+    def _propose(
+        self, marginal: MarginalLikelihood, population: PopulationParameters, draws: int, stream: int
+    ) -> Iterator[tuple[Proposal, WeightedDraws]]:
+        """Proposal and weighted draws of each chunk of people; modes are where the next population's search begins."""
         integration = IntegrationSettings(
             draws,
             self.degrees_of_freedom,
@@ -156,14 +176,7 @@ class ImportanceTastes(WeighedTastes):
             self.newton_steps,
             variational_steps=self.variational_steps,
         )
-        yield from marginal.weigh(population, marginal.propose(population, integration, remember=False))
-
-    def _propose_alike(
-        self, panel: PanelSource, population: PopulationParameters, draws: int, seed: int
-    ) -> Iterator[tuple[Proposal, WeightedDraws]]:
-        """Apply `_propose` with the same base points for all people."""
-        keys = torch.zeros(len(panel), dtype=torch.int64)
-        return self._propose(People.gather(panel), population, draws, seed, keys)
+        yield from marginal.weigh(population, marginal.propose(population, integration))
 
     def _tastes(self, drawn: WeightedDraws, population: PopulationParameters) -> Tensor:
         """Tastes (n, k, s) of weighted draws."""
@@ -174,13 +187,28 @@ class ImportanceTastes(WeighedTastes):
         self, panel: PanelSource, population: PopulationParameters, seed: int = 0, places: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Posterior mean and standard deviation of each person's random tastes, (n, k) each, float64."""
-        shape = (len(panel), self.model.space.n_random)
-        mean = panel.like.new_zeros(shape, dtype=torch.float64)
-        deviation = torch.zeros_like(mean)
+        return self._moments(self._marginal_alike(panel), population, seed)
+
+    def moments_of_each(
+        self, panel: PanelSource, populations: Sequence[PopulationParameters], places: Tensor | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Iterate over the moments under one population after the other, with draws of each one's own.
+
+        A person's mode is sought from the one before: populations that follow each other should be close.
+        """
+        marginal = self._marginal_alike(panel)
+        for seed, population in enumerate(populations):
+            yield self._moments(marginal, population, seed)
+
+    def _moments(
+        self, marginal: MarginalLikelihood, population: PopulationParameters, seed: int
+    ) -> tuple[Tensor, Tensor]:
+        like, shape = marginal.people.like, (len(marginal.people.panels), self.model.space.n_random)
+        mean = like.new_zeros(shape, dtype=torch.float64)
+        deviation, local = torch.zeros_like(mean), population.to(like)
         draws = min(self.draws, _FEW_DRAWS) if self.even_weights else self.draws
-        for proposal, drawn in self._propose_alike(panel, population, draws, seed):
-            centre, spread = self._chunk_moments(proposal.factor, drawn, population.to(panel.like))
-            mean[proposal.part], deviation[proposal.part] = centre, spread
+        for proposal, drawn in self._propose(marginal, population, draws, seed):
+            mean[proposal.part], deviation[proposal.part] = self._chunk_moments(proposal.factor, drawn, local)
         return mean, deviation
 
     def _chunk_moments(
@@ -198,7 +226,7 @@ class ImportanceTastes(WeighedTastes):
         first, second = latent_moments(drawn, drawn.jackknife_weights, factor)
         covariance = (second - first[:, :, None] * first[:, None]).double()
         tril = population.scale_tril.double()
-        variance = torch.einsum("kl,nlm,km->nk", tril, covariance, tril)
+        variance = ((tril @ covariance) * tril).sum(-1)
         # Very uneven signed weights can make a variance negative; plain weights cannot.
         weights = drawn.weights[:, None]
         deviation = drawn.xi - (weights * drawn.xi).sum(-1, keepdim=True)
@@ -211,14 +239,14 @@ class ImportanceTastes(WeighedTastes):
     ) -> Iterator[WeightedTastes]:
         """Weighted draws of people's random tastes, chunk after chunk of people."""
         local = population.to(panel.like)
-        for proposal, drawn in self._propose_alike(panel, population, self.draws, seed):
+        for proposal, drawn in self._propose(self._marginal_alike(panel), population, self.draws, seed):
             yield WeightedTastes(proposal.part, drawn.weights, self._tastes(drawn, local))
 
     def check(self, people: People, population: PopulationParameters, draws: int = 256) -> PeopleCheck:
         """Effective sample size fractions and Pareto k of the importance weights of the people of all processes."""
         n = len(people.panels)
         ess, shape = people.like.new_zeros(n), people.like.new_zeros(n, dtype=torch.float64)
-        for proposal, drawn in self._propose(people, population, draws, draws, None):
+        for proposal, drawn in self._propose(self._marginal(people, None), population, draws, draws):
             ess[proposal.part] = drawn.ess_fraction
             shape[proposal.part] = pareto_k(drawn.log_ratio)
         return PeopleCheck.join(people.team.gather(PeopleCheck(ess.cpu(), shape.cpu())))

@@ -127,13 +127,9 @@ def taste_moments(model: MixedLogitModel, fit: Fit, group: Group) -> Moments:
         return Moments(fit.states.mean[group.positions], fit.states.deviation[group.positions])
     count = group.count_populations()
     populations = sampled_populations(model, fit, count) if count > 1 else [fit.center]
-    means, variances = [], []
-    for seed, population in enumerate(populations):
-        mean, deviation = fit.tastes.moments(group.panel, population, seed, group.places)
-        means.append(mean)
-        variances.append(deviation.square())
+    means, deviations = zip(*fit.tastes.moments_of_each(group.panel, populations, group.places), strict=True)
     mean = torch.stack(means)
-    variance = torch.stack(variances).mean(0) + (mean - mean.mean(0)).square().mean(0)
+    variance = torch.stack(deviations).square().mean(0) + (mean - mean.mean(0)).square().mean(0)
     return Moments(mean.mean(0), variance.sqrt())
 
 
