@@ -227,7 +227,7 @@ class PathDraws:
         integration = replace(integration, draws=1 << (integration.draws - 1).bit_length())
         self.model, self._people, self.cells = model, marginal.people, path_cells(marginal, integration.draws)
         here = anchor.to(marginal.people.like)
-        there = [model.space.constrain(vector).to(marginal.people.like) for vector in vectors]
+        there = [population.to(marginal.people.like) for population in model.space.constrain_each(vectors)]
         self._chunks: list[_Drawn] = []
         self._apart: list[Tensor] = []
         for proposal in marginal.propose(anchor, integration, remember=False, cells=_CELLS):
@@ -248,12 +248,11 @@ class PathDraws:
         The variances are due to the finite number of draws, estimated from the two halves of each person's draws.
         """
         total = torch.zeros(2, len(vectors), dtype=torch.float64)
-        for i, vector in enumerate(vectors):
-            total[:, i] = self._value(vector)
+        for i, population in enumerate(self.model.space.constrain_each(vectors)):
+            total[:, i] = self._value(population.to(self._people.like))
         return total[0], total[1]
 
-    def _value(self, vector: Tensor) -> Tensor:
-        local = self.model.space.constrain(vector).to(self._people.like)
+    def _value(self, local: PopulationParameters) -> Tensor:
         total = self._people.like.new_zeros(2, dtype=torch.float64)
         for chunk, apart in zip(self._chunks, self._apart, strict=True):
             halves = chunk.halves(self.model, local)

@@ -118,7 +118,7 @@ def sampled_populations(model: MixedLogitModel, fit: Fit, n: int) -> list[Popula
     count = min(n, len(fit.samples))
     order = order_along_curve(fit.samples.unconstrained)
     picks = order[(torch.arange(count) + 0.5).mul(len(fit.samples) / count).long()]
-    return [model.space.constrain(vector) for vector in fit.samples.unconstrained[picks]]
+    return model.space.constrain_each(fit.samples.unconstrained[picks])
 
 
 def taste_moments(model: MixedLogitModel, fit: Fit, group: Group) -> Moments:

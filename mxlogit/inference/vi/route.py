@@ -128,7 +128,7 @@ def _spline_samples(model: MixedLogitModel, weighted: WeightedVectors, n: int, s
 
 def _typical(model: MixedLogitModel, samples: Samples) -> list[PopulationParameters]:
     """Posterior samples of the population parameters."""
-    return [model.space.constrain(vector) for vector in samples.unconstrained[:_FLOW_POPULATIONS]]
+    return model.space.constrain_each(samples.unconstrained[:_FLOW_POPULATIONS])
 
 
 def _train_flow(

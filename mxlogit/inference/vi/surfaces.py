@@ -8,7 +8,7 @@ population values that fixed draws do not cover.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 
@@ -88,32 +88,31 @@ class ReintegratedPosterior:
         )
         self.passes = 0.0
 
-    def evaluate(self, point: Tensor) -> tuple[float, float]:
-        """Log posterior at a point, and the variance of the log likelihood from the finite number of draws."""
-        self.passes += 1.0
-        space, vector = self.model.space, self.coordinates.to_unconstrained(point)
-        population = space.constrain(vector)
-        proposals = self.marginal.propose(population, self.integration, remember=False)
-        sums = self.marginal.value(population, proposals)
-        prior = self.model.prior.log_prob(space, vector) + self.coordinates.log_jacobian(point)
-        return sums.log_likelihood + float(prior), sums.variance
+    def evaluate(self, points: Tensor) -> Iterator[tuple[float, float]]:
+        """Iterate over the log posterior at points (n, D) and the variances due to the finite number of draws."""
+        space, vectors = self.model.space, self.coordinates.to_unconstrained(points)
+        known = self.model.prior.log_prob(space, vectors) + self.coordinates.log_jacobian(points)
+        for population, prior in zip(space.constrain_each(vectors), known.tolist(), strict=True):
+            self.passes += 1.0
+            proposals = self.marginal.propose(population, self.integration, remember=False)
+            sums = self.marginal.value(population, proposals)
+            yield sums.log_likelihood + prior, sums.variance
 
     def log_prob(self, points: Tensor) -> Tensor:
         """Log posterior (n,) at points (n, D); minus infinity outside the space or if its variance is too large."""
-        return torch.tensor([self._log_prob(point) for point in points], dtype=torch.float64)
-
-    def _log_prob(self, point: Tensor) -> float:
-        self._tick(1)
-        if not math.isfinite(float(self.coordinates.log_jacobian(point))):
-            return -math.inf
-        value, variance = self.evaluate(point)
-        known = math.isfinite(value) and variance < _LARGEST_VARIANCE
-        return value if known else -math.inf
+        result = self.coordinates.log_jacobian(points)
+        inside = torch.isfinite(result).nonzero()[:, 0]
+        result[:] = -math.inf
+        for place, (value, variance) in zip(inside.tolist(), self.evaluate(points[inside]), strict=True):
+            self._tick(1)
+            if math.isfinite(value) and variance < _LARGEST_VARIANCE:
+                result[place] = value
+        return result
 
     def sharpen(self, points: Tensor) -> None:
         """Quadruple the draws until the variance at typical points (n, D) is small."""
         while self.integration.draws < _MOST_DRAWS:
-            variance = torch.tensor([self.evaluate(point)[1] for point in points])
+            variance = torch.tensor([variance for _, variance in self.evaluate(points)])
             if float(variance.nan_to_num(nan=math.inf).median()) < _TYPICAL_VARIANCE:
                 return
             self.integration = replace(self.integration, draws=min(_MOST_DRAWS, 4 * self.integration.draws))
@@ -262,5 +261,5 @@ def _reintegrated_difference(density: ReintegratedPosterior, ends: Tensor) -> tu
     """Difference of the log posterior between two points by a reintegrated density, and its variance."""
     people = density.marginal.people.load
     density.integration = replace(density.integration, draws=REINTEGRATED_POINT.draws(people))
-    (low, low_variance), (high, high_variance) = (density.evaluate(point) for point in ends)
+    (low, low_variance), (high, high_variance) = density.evaluate(ends)
     return high - low, low_variance + high_variance
