@@ -1,6 +1,7 @@
 """Every setting of every engine changes something or is refused; and a time limit ends every engine in time."""
 
 import copy
+import functools
 import importlib
 import inspect
 import time
@@ -168,11 +169,20 @@ def frame():
 
 
 def facts(frame, method):
-    """What a fit says, without its seconds."""
+    """What a fit says, without its seconds: functions, the costliest last, since most settings change the first."""
     est = MixedLogit(fixed=["x"], random=["z", "w"], method=method, random_state=1).fit(frame)
     said = {k: v for k, v in est.diagnostics_.items() if k != "seconds"}
-    people = est.individual_coefficients(statistic=("mean", "sd")).to_numpy()
-    return [est.coef_.to_numpy(), est.posterior_samples().to_numpy(), people, [repr(said)]]
+    return [
+        est.coef_.to_numpy,
+        lambda: est.posterior_samples().to_numpy(),
+        lambda: [repr(said)],
+        functools.cache(lambda: est.individual_coefficients(statistic=("mean", "sd")).to_numpy()),
+    ]
+
+
+def same_numbers(first, second):
+    """The same estimates, samples and tastes, to the last bit; diagnostics count what was done."""
+    return all(np.array_equal(first[i](), second[i]()) for i in (0, 1, 3))
 
 
 @pytest.fixture(scope="module")
@@ -192,7 +202,7 @@ def changes_something_or_is_refused(frame, before, method):
         after = facts(frame, method)
     except MxlogitError:
         return True
-    return any(np.shape(a) != np.shape(b) or not np.array_equal(a, b) for a, b in zip(before, after, strict=True))
+    return any(not np.array_equal(a(), b()) for a, b in zip(before, after, strict=True))
 
 
 def test_the_tables_know_every_setting():
@@ -273,7 +283,7 @@ def test_a_time_limit_ends_every_engine(name):
 
 def test_time_that_is_enough_changes_nothing(frame):
     first, second = (facts(frame, VI(n_samples=20, flow=None, max_seconds=seconds)) for seconds in (None, 1_000.0))
-    assert all(np.array_equal(a, b) for a, b in zip(first[:3], second[:3], strict=True))
+    assert same_numbers(first, second)
 
 
 @pytest.mark.parametrize("settings", [{"correct": False}, {"draws": 64, "correct": False}, {"correct": True}], ids=str)
@@ -289,7 +299,7 @@ def test_a_fit_that_time_ended_goes_on_from_its_file(frame, tmp_path, settings):
     assert begun.result_.status is Status.TIME
     assert path.exists()
     resumed = facts(frame, VI(checkpoint=path, **settings))
-    assert all(np.array_equal(a, b) for a, b in zip(whole[:3], resumed[:3], strict=True))
+    assert same_numbers(whole, resumed)
     assert not path.exists()
 
 
