@@ -13,7 +13,7 @@ import pytest
 import torch
 from quadrature import N_SIMULATED, REFERENCE, Quadrature, first_people, minus_hessian
 
-from mxlogit import VI, ConvergenceWarning, MixedLogit, Priors
+from mxlogit import MSLE, VI, ConvergenceWarning, MixedLogit, Priors
 from mxlogit.draws.generators import make_generator
 from mxlogit.execution.people import People
 from mxlogit.guide.population import GaussianFactor
@@ -32,9 +32,8 @@ LARGEST_JUMP = 0.02
 EXACT = json.loads(REFERENCE.read_text())
 # Seconds, and a size on either side of where routes change: these are checked by default.
 QUICK = [
-    *((people, situations, 1) for people in (100, 500, 501, 2_000) for situations in (1, 5)),
-    *((2_001, 1, 1), (5_000, 1, 1)),
-    *((100, 2, 2), (500, 1, 2), (500, 5, 2), (2_000, 5, 2), (500, 5, 3)),
+    *((100, 1, 1), (500, 1, 1), (501, 1, 1), (2_000, 1, 1), (2_001, 1, 1), (5_000, 1, 1), (100, 5, 1), (500, 5, 1)),
+    *((100, 2, 2), (500, 5, 2), (2_000, 5, 2), (500, 5, 3)),
 ]
 
 
@@ -75,7 +74,7 @@ def test_posterior_is_that_of_quadrature(exact):
     assert (np.abs(shift) < LARGEST_SHIFT).all(), shift
 
 
-@pytest.mark.parametrize(("people", "situations"), [(2_000, 1), (2_000, 5)])
+@pytest.mark.parametrize(("people", "situations"), [(2_000, 1), pytest.param(2_000, 5, marks=pytest.mark.slow)])
 def test_one_person_more_changes_little(people, situations):
     one, other = (summary(n, situations, 1)["std_error"] for n in (people, people + 1))
     assert (np.abs(other / one - 1.0) < LARGEST_JUMP).all(), other / one
@@ -96,7 +95,9 @@ def test_one_person_more_changes_little_at_every_count(people, situations, taste
 @cache
 def rough(situations: int):
     """A rough fit of 3,000 people: model, marginal likelihood with its modes, population, quadrature."""
-    est = fit(3_000, situations, 1, draws=16, correct=False)
+    frame, names = simulated(situations, 1)
+    method = MSLE(n_draws=50, n_samples=10, check_draws=False)
+    est = MixedLogit(random=names, method=method, random_state=0).fit(frame[frame["id"] <= 3_000])
     model, population = est._fitted.model, est.result_.center
     marginal = MarginalLikelihood(People.gather(est._fitted.panel), model.space, model.mixing, 3)
     marginal.score_pass(population, IntegrationSettings(16, 8, 1, 20))
