@@ -37,6 +37,12 @@ def simulate(mean, sd=0.3, n=80, seed=2, **more):
     return simulate_choices(n, 6, 3, fixed={"x": -0.6, **more}, random={"z": (mean, sd)}, random_state=seed)[0]
 
 
+def of_both_signs():
+    """A third of the people have a positive effect, strongly."""
+    first, second = simulate(2.5, 0.2, n=30, seed=1), simulate(-2.5, 0.2, n=60, seed=4)
+    return pd.concat([first, second.assign(id=second["id"] + 30)], ignore_index=True)
+
+
 @pytest.fixture(scope="module")
 def frames():
     """Data with a positive and with a negative effect."""
@@ -129,8 +135,7 @@ def question(frame, family):
 
 def test_people_of_both_signs_are_fitted():
     """A third have the allowed sign, strongly: the likelihood is far better with them, and is asked for it."""
-    first, second = simulate(2.5, 0.2, n=60, seed=1), simulate(-2.5, 0.2, n=120, seed=4)
-    frame = pd.concat([first, second.assign(id=second["id"] + 60)], ignore_index=True)
+    frame = of_both_signs()
     model, people = question(frame, "lognormal")
     signs = determine_signs(model, people, lambda line: None)
     assert (signs.wrong, signs.contrary) == ((), (0,))
@@ -142,8 +147,7 @@ def test_people_of_both_signs_are_fitted():
 
 def test_an_engine_that_ends_at_the_boundary_is_not_believed(monkeypatch):
     """Gains exist, but the search did not find them: what it found is no better than no column."""
-    first, second = simulate(2.5, 0.2, n=60, seed=1), simulate(-2.5, 0.2, n=120, seed=4)
-    frame = pd.concat([first, second.assign(id=second["id"] + 60)], ignore_index=True)
+    frame = of_both_signs()
     method = METHODS["msle"]
     run = MSLE.run
 
@@ -162,8 +166,7 @@ def test_an_engine_that_ends_at_the_boundary_is_not_believed(monkeypatch):
 @pytest.mark.filterwarnings("ignore::mxlogit.ConvergenceWarning")
 def test_a_second_run_has_a_file_of_its_own(monkeypatch, tmp_path):
     """Which the first run of a fit that is begun again does not meet; and none is made where time was over."""
-    first, second = simulate(2.5, 0.2, n=60, seed=1), simulate(-2.5, 0.2, n=120, seed=4)
-    frame = pd.concat([first, second.assign(id=second["id"] + 60)], ignore_index=True)
+    frame = of_both_signs()
     frame["x"] = np.random.default_rng(0).normal(size=len(frame))
     request = {"fixed": ["x"], "random": {"z": "lognormal"}, "random_state": 0}
     run, files = VI.run, []
