@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from oracles import marginal_of
+from sklearn.base import clone
 
 from mxlogit import SVI, VI, ConvergenceWarning, MixedLogit, SpecificationError, Training
 from mxlogit.draws.importance import DrawScheme
@@ -263,7 +264,7 @@ def wide():
     return simulate_choices(
         fixed={"x": 0.5},
         random={"z": (0.5, 4.0), "w": (-0.5, 4.0), "v": (0.0, 4.0)},
-        n_decision_makers=150,
+        n_decision_makers=100,
         n_situations=4,
         n_alternatives=3,
         random_state=3,
@@ -286,33 +287,39 @@ def gap(wide, without_flow):
     return without_flow.log_likelihood_ - plain.log_likelihood_
 
 
-@pytest.mark.filterwarnings("ignore::mxlogit.ConvergenceWarning")
-@pytest.mark.parametrize("kind", ["affine", "spline"])
-def test_training_raises_effective_sizes_of_seen_and_unseen(wide, kind):
-    data = wide[0]
+@pytest.fixture(scope="module")
+def seen_and_unseen(wide):
+    """A fit of some people, and one of the others."""
     est = MixedLogit(fixed=["x"], random=["z", "w", "v"], random_state=1, method=VI(flow=None, correct=False))
-    first = data[data["id"] < 120]
-    tastes = est.fit(first).result_.tastes
-    seen = marginal_of(est)
+    some = wide[0]["id"] <= 70
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return est.fit(wide[0][some]), clone(est).fit(wide[0][~some])
+
+
+@pytest.mark.parametrize("kind", ["affine", "spline"])
+def test_training_raises_effective_sizes_of_seen_and_unseen(seen_and_unseen, kind):
+    est, others = seen_and_unseen
+    tastes, seen = est.result_.tastes, marginal_of(est)
     centers = [tastes.model.space.constrain(v) for v in est.result_.samples.unconstrained[:4]]
     flow, gain = train_flow(tastes.model, seen, centers, FlowSettings(kind, steps=60, seed=1), lambda line: None)
     assert gain > 1.02
     assert not any(parameter.requires_grad for parameter in flow.parameters())
-    unseen = marginal_of(est.fit(data[data["id"] >= 120]))
+    unseen = marginal_of(others)
     sizes = []
     for unseen.flow in (None, flow):
         proposals = unseen.propose(
             centers[0], IntegrationSettings(256, 8, 3, 30, variational_steps=2, defensive=unseen.flow is None)
         )
         sizes.append(float(torch.cat([drawn.ess_fraction for _, drawn in unseen.weigh(centers[0], proposals)]).mean()))
-    assert len(unseen.people) == 31
+    assert len(unseen.people) == 30
     assert sizes[1] > 1.05 * sizes[0]
 
 
 @pytest.mark.filterwarnings("ignore::mxlogit.ConvergenceWarning")
 def test_auto_trains_a_flow_where_weights_are_uneven_only(wide, monkeypatch):
     monkeypatch.setattr(flow_training, "_MANY_STEPS", 100)
-    data = wide[0][wide[0]["id"] <= 75]
+    data = wide[0][wide[0]["id"] <= 50]
     est = MixedLogit(fixed=["x"], random=["z", "w", "v"], random_state=1, method=VI(correct=False, n_samples=60))
     flowed = est.fit(data)
     assert flowed.result_.tastes.flow is not None
@@ -347,9 +354,9 @@ def test_wrong_settings_are_named():
 @pytest.mark.parametrize(
     "method",
     [
-        SVI(training=Training(steps=60), n_samples=100),
-        SVI.rodrigues2022(steps=120),
-        SVI(flow="spline", training=Training(steps=50), n_samples=100),
+        SVI(training=Training(steps=60), n_samples=30),
+        SVI.rodrigues2022(steps=120, n_samples=30),
+        SVI(flow="spline", training=Training(steps=50), n_samples=30),
     ],
 )
 def test_ready_made_routes_train_and_predict(wide, without_flow, gap, method):
@@ -359,7 +366,7 @@ def test_ready_made_routes_train_and_predict(wide, without_flow, gap, method):
     assert gap > 5.0
     assert without_flow.log_likelihood_ - est.log_likelihood_ < 0.8 * gap
     assert est.result_.history
-    assert len(est.individual_coefficients()) == 150
+    assert len(est.individual_coefficients()) == 100
 
 
 def test_flow_distribution_of_the_pyro_guide(model, panel, population, factor):
