@@ -32,7 +32,7 @@ SHORT = {"chains": 2, "warmup": 60, "samples": 40}
 @pytest.fixture(scope="module")
 def frame():
     frame, _ = simulate_choices(
-        120, 6, 3, fixed={"x": -0.7}, random={"z": (0.5, 0.8), "w": (-0.4, 0.6)}, random_state=4
+        80, 6, 3, fixed={"x": -0.7}, random={"z": (0.5, 0.8), "w": (-0.4, 0.6)}, random_state=4
     )
     return frame
 
@@ -57,9 +57,9 @@ def short(frame):
 
 def test_agrees_with_variational_inference(frame):
     """Posteriors of two engines under the same priors: means within a third of an sd, sds within a fifth."""
-    method = MCMC(chains=2, warmup=200, samples=500)
+    method = MCMC(chains=4, warmup=100, samples=250)
     sampled, _ = fit(make(method), frame)
-    found = make(VI(n_samples=4000)).fit(frame)
+    found = make(VI(n_samples=200)).fit(frame)
     here, there = sampled.summary(), found.summary()
     locations = ["x", "z", "w"]
     gap = (here["estimate"] - there["estimate"]) / here["std_error"]
@@ -67,7 +67,8 @@ def test_agrees_with_variational_inference(frame):
     ratio = there["std_error"] / here["std_error"]
     assert ratio[locations].between(0.8, 1.25).all()
     assert sampled.log_likelihood_ == pytest.approx(found.log_likelihood_, abs=2.0)
-    people = sampled.individual_coefficients(), found.individual_coefficients()
+    some = frame[frame["id"] <= 40]
+    people = sampled.individual_coefficients().loc[:40], found.individual_coefficients(some)
     error = (people[0]["z"]["mean"] - people[1]["z"]["mean"]) / people[0]["z"]["sd"]
     assert float(error.abs().mean()) < 0.15
     assert list(here.columns) == ["estimate", "std_error", "lower", "upper", "rhat", "ess"]
@@ -82,7 +83,7 @@ def test_a_fit_has_what_other_engines_have(short, frame):
     for name in ("rhat", "ess_bulk", "ess_tail", "seconds", "acceptance_people", "acceptance_population"):
         assert est.diagnostics_[name] > 0
     tastes = est.individual_coefficients(statistic=("mean", "sd", 0.5))
-    assert tastes.shape == (120, 6)
+    assert tastes.shape == (80, 6)
     assert (tastes.xs("sd", axis=1, level="statistic") > 0).all(axis=None)
     middle, mean, sd = (tastes.xs(name, axis=1, level="statistic") for name in (0.5, "mean", "sd"))
     assert float(((middle - mean) / sd).abs().max().max()) < 0.6
@@ -106,7 +107,7 @@ def test_the_same_seed_gives_the_same_chains(short, frame):
         ({"random": []}, {}),
         ({"fixed": [], "random": {"z": "lognormal", "w": "normal"}}, {}),
         ({"random": {"z": "uniform", "w": "triangular"}, "correlated": False}, {}),
-        ({"random": {"z": "truncated_normal"}}, {"warmup": 150, "samples": 300}),
+        ({"random": {"z": "truncated_normal"}}, {"chains": 4, "warmup": 120, "samples": 150}),
         ({}, {"covariance_prior": InverseWishart()}),
         ({"correlated": False}, {"covariance_prior": HuangWand()}),
         ({}, {"thin": 3}),
@@ -231,7 +232,7 @@ def test_chains_of_another_run_are_refused(frame, tmp_path, written_always):
         (make(MCMC(**RESUMED, start="vi", checkpoint=path)), frame),
         (make(MCMC(**RESUMED, taste_memory=1.0, checkpoint=path)), frame),
         (make(MCMC(**RESUMED, checkpoint=path), random_state=1), frame),
-        (make(MCMC(**RESUMED, checkpoint=path)), frame[frame["id"] < 100]),
+        (make(MCMC(**RESUMED, checkpoint=path)), frame[frame["id"] < 70]),
         (make(MCMC(**RESUMED, checkpoint=path)), frame.assign(x=2.0 * frame["x"])),
         (make(MCMC(**RESUMED, checkpoint=path)), frame.assign(id=200 - frame["id"]).sort_values("id", kind="stable")),
         (make(MCMC(**RESUMED, checkpoint=path), priors=Priors(sd_scale=1.0)), frame),
@@ -245,7 +246,7 @@ def test_chains_of_another_run_are_refused(frame, tmp_path, written_always):
 
 
 def test_quantiles_of_people_are_those_of_their_states(frame):
-    est, _ = fit(make(MCMC(chains=2, warmup=60, samples=150)), frame)
+    est, _ = fit(make(MCMC(chains=2, warmup=60, samples=150)), frame[frame["id"] <= 20])
     quantiles = est.individual_coefficients(statistic=[0.1, 0.9])
     states = est.result_.states.tastes.numpy()
     for column, at in ((0, 0.1), (1, 0.9)):
@@ -320,13 +321,13 @@ def test_nuts_on_the_pyro_program(frame):
     """Few iterations: everything is where it belongs, nothing global is touched, the same seed repeats it."""
     import pyro
 
-    some = frame[frame["id"] <= 15]
+    some = frame[frame["id"] <= 8]
     method = MCMC(sampler="nuts", chains=2, warmup=10, samples=4)
     first, said = fit(make(method), some)
     second, _ = fit(make(method), some)
     pd.testing.assert_series_equal(first.coef_, second.coef_)
     assert first.result_.chains.shape == (2, 4, 6)
-    assert first.individual_coefficients().shape == (15, 4)
+    assert first.individual_coefficients().shape == (8, 4)
     assert np.isfinite(first.diagnostics_["divergences"])
     assert len(pyro.get_param_store()) == 0
     assert "chains have not mixed" in said
