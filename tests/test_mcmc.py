@@ -31,9 +31,7 @@ SHORT = {"chains": 2, "warmup": 60, "samples": 40}
 
 @pytest.fixture(scope="module")
 def frame():
-    frame, _ = simulate_choices(
-        80, 6, 3, fixed={"x": -0.7}, random={"z": (0.5, 0.8), "w": (-0.4, 0.6)}, random_state=4
-    )
+    frame, _ = simulate_choices(80, 6, 3, fixed={"x": -0.7}, random={"z": (0.5, 0.8), "w": (-0.4, 0.6)}, random_state=4)
     return frame
 
 
@@ -246,7 +244,7 @@ def test_chains_of_another_run_are_refused(frame, tmp_path, written_always):
 
 
 def test_quantiles_of_people_are_those_of_their_states(frame):
-    est, _ = fit(make(MCMC(chains=2, warmup=60, samples=150)), frame[frame["id"] <= 20])
+    est, _ = fit(make(MCMC(chains=2, warmup=60, samples=150)), frame[frame["id"] <= 30])
     quantiles = est.individual_coefficients(statistic=[0.1, 0.9])
     states = est.result_.states.tastes.numpy()
     for column, at in ((0, 0.1), (1, 0.9)):

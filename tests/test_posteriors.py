@@ -41,7 +41,7 @@ def exact(frame):
 
 @pytest.fixture(scope="module")
 def vi(frame):
-    return fit(VI(), frame)
+    return fit(VI(n_samples=150), frame)
 
 
 def distances(est, exact):
@@ -55,7 +55,7 @@ ENGINES = {
     "default": (VI(), 0.08, 0.08),
     "corrected": (VI(correct=True), 0.08, 0.08),
     "natural": (VI(optimizer="natural", correct=False), 0.08, 0.08),
-    "mcmc": (MCMC(chains=3, warmup=100, samples=300), 0.15, 0.12),
+    "mcmc": (MCMC(chains=6, warmup=80, samples=150), 0.15, 0.12),
 }
 
 
@@ -92,7 +92,7 @@ def test_few_people_under_priors_that_say_much():
     """Locations N(0, .2): half a posterior sd from where N(0, .3) would put them; people's sds include the population's."""
     few = simulate(4, n=25)
     exact = GridPosterior(Choices.of_frame(few), 0.2, 1.0)
-    est = fit(VI(correct=True), few, priors=Priors(location_scale=0.2, sd_scale=1.0))
+    est = fit(VI(correct=True, n_samples=200), few, priors=Priors(location_scale=0.2, sd_scale=1.0))
     far, ratio = distances(est, exact)
     assert far.max() < 0.06
     assert (ratio - 1.0).abs().max() < 0.06
@@ -101,7 +101,7 @@ def test_few_people_under_priors_that_say_much():
     assert float((found["sd"] / sd).mean()) == pytest.approx(1.0, abs=0.04)
 
 
-@pytest.mark.parametrize("method", [VI(n_samples=150), MCMC(chains=2, warmup=100, samples=200)], ids=["vi", "mcmc"])
+@pytest.mark.parametrize("method", [VI(n_samples=150), MCMC(chains=4, warmup=80, samples=60)], ids=["vi", "mcmc"])
 def test_people_never_seen_have_the_exact_moments(frame, method):
     seen, unseen = frame[frame["id"] <= 60], frame[frame["id"] > 60]
     mean, sd = GridPosterior(Choices.of_frame(seen), 2.0, 1.0).tastes(Choices.of_frame(unseen))
@@ -149,8 +149,8 @@ def test_panels_of_every_length(frame):
 MAPS = {
     "lognormal": (np.exp, (-0.2, 0.7), 100),
     "negative_lognormal": (lambda latent: -np.exp(latent), (-0.2, 0.7), 200),
-    "censored_normal": (lambda latent: np.maximum(latent, 0.0), (0.5, 0.8), 200),
-    "johnson_sb": (lambda latent: 1.0 / (1.0 + np.exp(-latent)), (0.3, 1.5), 300),
+    "censored_normal": (lambda latent: np.maximum(latent, 0.0), (0.5, 0.8), 120),
+    "johnson_sb": (lambda latent: 1.0 / (1.0 + np.exp(-latent)), (0.3, 1.5), 150),
 }
 
 
@@ -184,7 +184,7 @@ def pair():
     return ChoiceData.from_arrays(attributes, chosen, names=["z", "w"]), TwoTastes(attributes, chosen, 2.0, 1.0)
 
 
-@pytest.mark.parametrize("method", [VI(), MCMC(chains=2, warmup=100, samples=250)], ids=["vi", "mcmc"])
+@pytest.mark.parametrize("method", [VI(), MCMC(chains=4, warmup=80, samples=130)], ids=["vi", "mcmc"])
 def test_correlated_tastes_have_the_exact_moments(pair, method):
     data, exact = pair
     assert exact.ess > 1_000

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from oracles import PARAMETERS
 
-from mxlogit import ConvergenceWarning, MixedLogit
+from mxlogit import VI, ConvergenceWarning, MixedLogit
 from mxlogit.simulate import simulate_choices
 from mxlogit.spec import MIXING_NAMES
 
@@ -30,7 +30,7 @@ ELSEWHERE = ("truncated_normal", "censored_normal", "johnson_sb")
 )
 def test_truth_is_recovered(family):
     frame, truth = simulate_choices(
-        700,
+        400,
         10,
         3,
         fixed={"x": -0.8},
@@ -45,13 +45,13 @@ def test_truth_is_recovered(family):
     assert est.diagnostics_["converged"]
     errors = standardised_errors(est, truth)
     assert (errors.abs() < WIDTH).all(), errors
-    tastes = est.individual_coefficients(frame[frame["id"] <= 200])[("z", "mean")]
+    tastes = est.individual_coefficients(frame[frame["id"] <= 100])[("z", "mean")]
     assert np.corrcoef(tastes, truth.tastes["z"].loc[tastes.index])[0, 1] > 0.5
 
 
 def test_blocks_weights_and_ragged_panels():
     frame, truth = simulate_choices(
-        600,
+        300,
         (1, 12),
         5,
         fixed={"x": 1.0},
@@ -81,8 +81,9 @@ def test_too_few_people_give_vague_answers_and_warnings(people, situations, name
     frame, _ = simulate_choices(
         people, situations, 4, fixed={"x": 1.0}, random={k: (0.5, 1.0) for k in names}, random_state=people
     )
+    method = VI(n_samples=64)
     with pytest.warns(ConvergenceWarning):
-        est = MixedLogit(fixed=["x"], random=list(names), random_state=0).fit(frame)
+        est = MixedLogit(fixed=["x"], random=list(names), method=method, random_state=0).fit(frame)
     assert np.isfinite(est.summary()).all().all()
     assert est.summary()["std_error"]["a"] > 0.2
     assert np.isfinite(est.individual_coefficients()).all().all()

@@ -87,7 +87,7 @@ def test_twenty_independent_coefficients():
 
 @pytest.mark.parametrize(
     ("t", "n"),
-    [*(pytest.param(*size, marks=pytest.mark.slow) for size in ((1, 2000), (2, 1500))), (30, 300), (100, 150)],
+    [*(pytest.param(*size, marks=pytest.mark.slow) for size in ((1, 2000), (2, 1500), (30, 300))), (100, 80)],
 )
 def test_length_of_panels(t, n):
     frame, truth = simulate_choices(
@@ -115,9 +115,9 @@ def test_open_standard_deviations_are_named():
 
 def test_nearly_singular_covariance():
     frame, truth = simulate_choices(
-        500, 10, 4, fixed={"x": -0.7}, random={z: (0.5, 0.8) for z in names(3)}, correlation=0.999, random_state=1
+        250, 10, 4, fixed={"x": -0.7}, random={z: (0.5, 0.8) for z in names(3)}, correlation=0.999, random_state=1
     )
-    est, _ = fit(frame, fixed=["x"], random=names(3), method=VI(correct=False))
+    est, _ = fit(frame, fixed=["x"], random=names(3), method=VI(correct=False, flow=None))
     # Correlations at the edge have posteriors on one side of the truth.
     check(est, truth, skip=[label for label in est.coef_.index if label.startswith("cor.")])
     assert (est.coef_.filter(like="cor.") > 0.9).all()
@@ -137,23 +137,23 @@ def test_a_taste_that_does_not_vary():
 
 @pytest.fixture
 def small_subsamples(monkeypatch):
-    """Subsamples and budgets so much smaller that 1,300 people are many."""
-    monkeypatch.setattr(task, "LARGEST_SAMPLE", 1_000)
-    monkeypatch.setattr(newton, "STAGE_SIZES", (100, 1_000))
-    monkeypatch.setattr(budgets, "MOST_PEOPLE", 500)
-    monkeypatch.setattr(budgets, "MOST_SITUATIONS", 2_000)
+    """Subsamples and budgets so much smaller that 650 people are many."""
+    monkeypatch.setattr(task, "LARGEST_SAMPLE", 500)
+    monkeypatch.setattr(newton, "STAGE_SIZES", (100, 500))
+    monkeypatch.setattr(budgets, "MOST_PEOPLE", 250)
+    monkeypatch.setattr(budgets, "MOST_SITUATIONS", 1_000)
 
 
-@pytest.mark.parametrize("n", [500, 1_300, pytest.param(21_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n", [500, 650, pytest.param(21_000, marks=pytest.mark.slow)])
 def test_units_a_million_apart(n, request):
     """The same choices in other units: the same answer in those units. More people than the largest subsample, too."""
-    if n == 1_300:
+    if n == 650:
         request.getfixturevalue("small_subsamples")
     scales = {"x": 1e-6, "z0": 1e6, "z1": 1.0, "z2": 1e-3}
     plain = {"fixed": {"x": -0.7}, "random": {"z0": (0.5, 0.8), "z1": (0.5, 0.8), "z2": (-0.5, 0.8)}}
-    frame, truth = simulate_choices(n, 4 if n > 1000 else 10, 4, **plain, random_state=1)
+    frame, truth = simulate_choices(n, 10 if n == 500 else 4, 4, **plain, random_state=1)
     scaled = frame.assign(**{column: frame[column] * scale for column, scale in scales.items()})
-    asked = {"fixed": ["x"], "random": names(3), "correlated": n != 1_300, "method": VI(n_samples=1000)}
+    asked = {"fixed": ["x"], "random": names(3), "correlated": n != 650, "method": VI(n_samples=1000)}
     here, there = fit(frame, **asked)[0], fit(scaled, **asked)[0]
     check(here, truth)
     check(there, truth, skip=there.coef_.index)
@@ -184,7 +184,7 @@ def check_family(family, n):
 @pytest.mark.parametrize("family", ["normal", "lognormal"])
 def test_more_people_than_the_largest_subsample(small_subsamples, family):
     """The route that corrects few draws."""
-    check_family(family, 1_300)
+    check_family(family, 650)
 
 
 @pytest.mark.slow
