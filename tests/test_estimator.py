@@ -343,7 +343,7 @@ def test_the_classic_route_runs_on_the_same_functions(frame, est):
     import pyro
 
     classic = make(
-        method=SVI(polish=0, flow=None, n_samples=80, training=Training(steps=250, batch_size=150, learning_rate=0.05))
+        method=SVI(polish=0, flow=None, n_samples=80, training=Training(steps=320, batch_size=150, learning_rate=0.05))
     ).fit(frame)
     assert ((classic.coef_ - est.coef_).abs() < 1.5 * est.summary()["std_error"]).all()
     assert classic.diagnostics_["ess_encoder"] > 0.8

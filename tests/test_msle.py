@@ -422,7 +422,7 @@ def test_bad_scales_are_explained(priced):
 
 
 def test_censored_tastes_have_standard_errors():
-    made, _ = simulate_choices(400, 8, 3, fixed={"x": 1.0}, random={"z": (0.3, 1.0, "censored_normal")}, random_state=1)
+    made, _ = simulate_choices(200, 8, 3, fixed={"x": 1.0}, random={"z": (0.3, 1.0, "censored_normal")}, random_state=1)
     errors = []
     for n_draws in (200, 4_000):
         method = MSLE(n_draws=n_draws, n_starts=1, covariance="hessian", check_draws=False)
