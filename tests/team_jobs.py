@@ -45,7 +45,7 @@ def ragged(data):
 
 
 def make_estimator(**more):
-    settings = {"method": VI(draws=16, n_samples=400), "dtype": "float64", "random_state": 4, **NAMES, **more}
+    settings = {"method": VI(draws=16, n_samples=40), "dtype": "float64", "random_state": 4, **NAMES, **more}
     return MixedLogit(**settings)
 
 
@@ -183,10 +183,10 @@ def other_engine(rank, size, folder):
     return "no error"
 
 
-def classic(rank, size, folder, steps=60, **settings):
+def classic(rank, size, folder, steps=30, **settings):
     """The encoder through DistributedDataParallel, which one process runs on more pieces than the other."""
     training = Training(steps=steps, batch_size=64)
-    method = SVI(polish=0, flow=None, n_samples=200, training=training, **settings)
+    method = SVI(polish=0, flow=None, n_samples=40, training=training, **settings)
     with mock.patch.object(chunks, "_CELLS", {"cpu": 800}):
         est = make_estimator(method=method, dtype="float32").fit(ragged(make_data()))
     share = est.diagnostics_.get("sbp_keep")

@@ -1,11 +1,17 @@
 """The demo, as a newcomer runs it."""
 
+import functools
+
 import pytest
 
+from mxlogit import VI, MixedLogit, cli
 from mxlogit.cli import main
 
 
-def test_demo_prints_and_draws(tmp_path, capsys):
+@pytest.mark.parametrize("samples", [20, pytest.param(4_000, marks=pytest.mark.slow)])
+def test_demo_prints_and_draws(samples, tmp_path, capsys, monkeypatch):
+    """Tables average over fewer posterior samples than a newcomer's."""
+    monkeypatch.setattr(cli, "MixedLogit", functools.partial(MixedLogit, method=VI(n_samples=samples, flow=None)))
     picture = tmp_path / "demo.png"
     assert main(["demo", "--picture", str(picture)]) == 0
     text = capsys.readouterr().out

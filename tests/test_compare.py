@@ -24,6 +24,8 @@ from mxlogit import (
 from mxlogit.simulate import simulate_choices
 
 QUICK = MCMC(chains=2, warmup=60, samples=60)
+# Where it only matters whether chains are the same ones.
+SHORTEST = MCMC(chains=2, warmup=20, samples=20)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +45,7 @@ def quietly(call, *arguments):
 
 @pytest.fixture(scope="module")
 def three(frame):
-    return quietly(compare_methods, make(), frame, (VI(n_samples=500), MSLE(n_draws=100, n_samples=500), QUICK))
+    return quietly(compare_methods, make(), frame, (VI(n_samples=200), MSLE(n_draws=100, n_samples=200), QUICK))
 
 
 def test_table_holds_the_summaries_and_their_distances(three):
@@ -71,7 +73,7 @@ def test_people_and_engines(three):
     assert list(engines.index) == ["vi", "msle", "mcmc"]
     assert engines.loc["mcmc", "predictive_distance"] == 0.0
     assert engines["predictive_distance"].between(0.0, 0.05).all()
-    assert engines.loc["vi", "ess"] == 500
+    assert engines.loc["vi", "ess"] == 200
     np.testing.assert_allclose(engines["ess_per_second"], engines["ess"] / engines["seconds"])
     # One evaluator: the maximum of the likelihood is higher than posterior means, up to Monte Carlo error.
     assert engines.loc["msle", "log_likelihood"] > engines["log_likelihood"].max() - 0.1
@@ -105,7 +107,7 @@ def test_engines_agree_up_to_a_quarter_of_an_sd_and_a_fifth_of_its_size(three, f
 
 
 def test_names_of_two_settings_of_one_engine(frame):
-    methods = (VI(n_samples=100, correct=False), VI(n_samples=100, correct=False, draws=32))
+    methods = (VI(n_samples=30, correct=False), VI(n_samples=30, correct=False, draws=32))
     found = quietly(compare_methods, make(), frame, methods)
     assert list(found.fits) == ["vi", "vi 2"]
     assert [est.method.draws for est in found.fits.values()] == [None, 32]
@@ -114,7 +116,7 @@ def test_names_of_two_settings_of_one_engine(frame):
 def test_two_engines_against_the_exact_posterior(frame):
     """The table's distances are those of the exact posterior from itself: none; people and evaluator likewise."""
     est = make(priors=Priors(location_scale=2.0, sd_scale=1.0))
-    found = quietly(compare_methods, est, frame, (VI(), MCMC(chains=3, warmup=100, samples=250)))
+    found = quietly(compare_methods, est, frame, (VI(n_samples=400), MCMC(chains=6, warmup=100, samples=170)))
     exact = GridPosterior(Choices.of_frame(frame), 2.0, 1.0)
     assert "vi agrees with mcmc" in found.verdict
     for name in ("vi", "mcmc"):
@@ -132,19 +134,19 @@ def test_two_engines_against_the_exact_posterior(frame):
 
 
 def test_compare_with_mcmc(frame):
-    est = make(method=VI(n_samples=100)).fit(frame)
+    est = make(method=VI(n_samples=30)).fit(frame)
     before = est.coef_.copy()
-    compared = quietly(compare_with_mcmc, est, frame, QUICK)
+    compared = quietly(compare_with_mcmc, est, frame, SHORTEST)
     assert compared.fits["vi"] is est
     assert (est.coef_ == before).all()
-    unfitted = quietly(compare_with_mcmc, make(method=VI(n_samples=100)), frame, QUICK)
+    unfitted = quietly(compare_with_mcmc, make(method=VI(n_samples=30)), frame, SHORTEST)
     np.testing.assert_allclose(unfitted.table["vi"]["estimate"], compared.table["vi"]["estimate"])
     np.testing.assert_allclose(unfitted.table["mcmc"]["estimate"], compared.table["mcmc"]["estimate"])
 
 
 def test_log_likelihoods_are_weighted(frame):
     """By quadrature at each engine's estimate, people counted one to three times."""
-    methods = (VI(n_samples=200, correct=False), MSLE(n_draws=50, n_samples=200, check_draws=False))
+    methods = (VI(n_samples=50, correct=False), MSLE(n_draws=50, n_samples=50, check_draws=False))
     weight = 1.0 + frame["id"] % 3
     found = quietly(compare_methods, make(weights="weight"), frame.assign(weight=weight), methods)
     exact = GridPosterior(Choices.of_frame(frame, weight.groupby(frame["id"]).first()), 2.0, 1.0)
@@ -154,14 +156,14 @@ def test_log_likelihoods_are_weighted(frame):
 
 
 def test_other_choices_are_noticed(frame):
-    est = make(method=VI(n_samples=500)).fit(frame[frame["id"] <= 60])
+    est = make(method=VI(n_samples=30)).fit(frame[frame["id"] <= 60])
     with pytest.raises(ChoiceDataError, match="fitted on other choices"):
         quietly(compare_with_mcmc, est, frame, QUICK)
-    weighted = make(method=VI(n_samples=500), weights="w").fit(frame.assign(w=1.0))
+    weighted = make(method=VI(n_samples=30), weights="w").fit(frame.assign(w=1.0))
     with pytest.raises(ChoiceDataError, match="fitted on other choices"):
         quietly(compare_with_mcmc, weighted, frame.assign(w=1.0 + (frame["id"] == 3)), QUICK)
     for change, words in (({"random": {"z": "uniform"}}, "other random"), ({"priors": Priors()}, "other priors")):
-        changed = make(method=VI(n_samples=500)).fit(frame).set_params(**change)
+        changed = make(method=VI(n_samples=30)).fit(frame).set_params(**change)
         with pytest.raises(SpecificationError, match=words):
             quietly(compare_with_mcmc, changed, frame, QUICK)
 

@@ -299,10 +299,10 @@ def test_effect_of_draws(panel, space, generator, families):
     """Its mean is the difference of scores with few and with many draws; its noise that of scores with few."""
     population = population_of(space, generator)
     marginal = marginal_of(replace(panel, weights=torch.ones(5).double()), space, families)
-    few = [marginal.score_pass(population, IntegrationSettings(16, 8, 1000 + key, 30)) for key in range(300)]
-    many = [marginal.score_pass(population, IntegrationSettings(64, 8, 5000 + key, 30)) for key in range(300)]
+    few = [marginal.score_pass(population, IntegrationSettings(16, 8, 1000 + key, 30)) for key in range(200)]
+    many = [marginal.score_pass(population, IntegrationSettings(64, 8, 5000 + key, 30)) for key in range(200)]
     effects = [
-        marginal.effect_of_draws(population, IntegrationSettings(16, 8, 9000 + 10 * key, 30), 4) for key in range(300)
+        marginal.effect_of_draws(population, IntegrationSettings(16, 8, 9000 + 10 * key, 30), 4) for key in range(200)
     ]
     found = torch.stack([e.score for e in effects])
     gap = torch.stack([r.score for r in many]) - torch.stack([r.score for r in few])

@@ -18,7 +18,7 @@ COLUMNS = Columns("id", "situation", "alternative", "choice")
 ENGINES = {
     "vi": VI(n_samples=400),
     "msle": MSLE(),
-    "mcmc": MCMC(samples=400, warmup=100, chains=2),
+    "mcmc": MCMC(samples=200, warmup=60, chains=4),
 }
 # Posterior sd of a constant of 1,200 choices: .07; chains of this length have Monte Carlo errors of about .005.
 FROM_MAXIMUM = {"vi": 2e-3, "msle": 1e-5, "mcmc": 2.5e-2}
@@ -133,14 +133,19 @@ def two():
     return simulate_choices(60, 5, 3, fixed={"x": 1.0}, random={"z": (0.5, 1.0)}, random_state=3)[0]
 
 
+@pytest.fixture(scope="module")
+def plain(two):
+    """A fit under names that mean nothing else."""
+    return fit(two, fixed=["x", "z"])
+
+
 RESERVED = ["asc.a2", "asc.", "sd.x", "sd.z", "cor.x:z", "cor.z:x", "mean", "sd", "estimate", "index", "y", "{count}"]
 
 
 @pytest.mark.parametrize("name", RESERVED)
-def test_a_column_is_a_column_whatever_its_name(two, name, tmp_path):
+def test_a_column_is_a_column_whatever_its_name(two, plain, name, tmp_path):
     """Where no other parameter has the label, a name is a name: in frames, in packs, in predictions."""
     renamed = two.rename(columns={"z": name})
-    plain = fit(two, fixed=["x", "z"])
     for data in (renamed, pack_choices(renamed, tmp_path / "pack", names=["x", name])):
         est = fit(data, fixed=["x", name])
         assert list(est.coef_.index) == ["x", name]
@@ -161,9 +166,8 @@ WORDS = [*ROLES, "id", "available", "availability", "weights", "cluster", "names
 
 
 @pytest.mark.parametrize("name", WORDS)
-def test_an_attribute_may_have_the_name_of_a_role(two, name):
+def test_an_attribute_may_have_the_name_of_a_role(two, plain, name):
     """Where another column has the role."""
-    plain = fit(two, fixed=["x", "z"])
     renamed = two.rename(
         columns={"id": "who", "situation": "when", "alternative": "which", "choice": "took", "z": name}
     )

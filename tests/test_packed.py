@@ -59,7 +59,7 @@ def estimator(**more):
     return MixedLogit(
         random=NAMES,
         random_state=3,
-        method=VI(draws=16, n_samples=50, correct=False),
+        method=VI(draws=16, n_samples=16, correct=False),
         constants=True,
         **COLUMNS,
         **more,
@@ -154,7 +154,7 @@ def test_alternatives_without_recurring_labels(tmp_path):
     frame["mode"] = np.arange(len(frame))
     packed = pack_choices(frame, tmp_path / "pack", names=NAMES, **COLUMNS)
     assert packed.alternatives is None
-    est = MixedLogit(random=NAMES, random_state=3, method=VI(draws=16, n_samples=200, correct=False), **COLUMNS)
+    est = MixedLogit(random=NAMES, random_state=3, method=VI(draws=16, n_samples=16, correct=False), **COLUMNS)
     there, here = est.fit(packed).coef_.copy(), est.fit(frame).coef_
     pd.testing.assert_series_equal(there, here, rtol=1e-5, atol=1e-6)
 

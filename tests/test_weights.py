@@ -16,7 +16,7 @@ ENGINES = {
     "vi": VI(n_samples=4_000),
     "msle": MSLE(covariance="hessian"),
     # Chains of this length have Monte Carlo errors of standard deviations of about 5 %.
-    "mcmc": MCMC(samples=600, warmup=200, chains=2),
+    "mcmc": MCMC(samples=300, warmup=100, chains=4),
 }
 # VI: 4,000 samples, and a posterior that is not quite Gaussian.
 ROOM = {"vi": 0.06, "msle": 1e-4, "mcmc": 0.2}
@@ -137,7 +137,7 @@ def test_only_what_is_used_is_asked_for(frame):
         weights="w",
         random_state=0,
         weights_sum="given",
-        method=VI(draws=16, correct=False, n_samples=60),
+        method=VI(draws=16, correct=False, n_samples=16),
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
