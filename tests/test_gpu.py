@@ -141,7 +141,7 @@ def test_numbers_do_not_depend_on_chunks_precision_or_device(fitted, monkeypatch
 
 # Searches of a fit branch where rounding does: a hundredth of a posterior sd.
 FAR = 0.01
-METHODS = {"vi": VI(n_samples=100, correct=False), "msle": MSLE(n_draws=100)}
+METHODS = {"vi": VI(n_samples=30, correct=False), "msle": MSLE(n_draws=100)}
 
 
 @pytest.mark.parametrize("name", list(METHODS))

@@ -243,6 +243,6 @@ def test_natural_steps_are_judged_by_new_draws(data):
     shifts = []
     for draws in (16, 256):
         method = VI(optimizer="natural", draws=draws, correct=False, n_samples=50)
-        est = MixedLogit(**NAMES, method=method, random_state=0).fit(data)
+        est = MixedLogit(random=["r1", "r2"], method=method, random_state=0).fit(data)
         shifts.append(est.diagnostics_["redraw_shift"])
     assert 0.0 < shifts[1] < 0.6 * shifts[0] < 0.5

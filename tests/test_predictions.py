@@ -26,10 +26,10 @@ def fits(frame):
     """One fit of each engine."""
     methods = {
         # Tables average over these samples, all of which the quadratures below go through.
-        "vi": VI(n_samples=100),
+        "vi": VI(n_samples=40),
         "msle": MSLE(n_draws=200, check_draws=False),
-        "mcmc": MCMC(warmup=100, samples=200, chains=2),
-        "short chains": MCMC(warmup=50, samples=40, chains=2),
+        "mcmc": MCMC(warmup=60, samples=70, chains=4),
+        "short chains": MCMC(warmup=50, samples=15, chains=2),
     }
     made = {}
     for name, method in methods.items():
@@ -109,7 +109,7 @@ def test_individual_tastes_by_quadrature_over_posterior_samples(fits, frame, peo
         frame = simulate_choices(25, 3, 3, fixed={"x": -0.6}, random={"z": (0.7, 0.9)}, random_state=5)[0]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
-            est = MixedLogit(fixed=["x"], random=["z"], method=VI(n_samples=200), random_state=1).fit(frame)
+            est = MixedLogit(fixed=["x"], random=["z"], method=VI(n_samples=60), random_state=1).fit(frame)
         persons = range(1, 26)
     samples, (nodes, weights) = est.posterior_samples(), grid(200)
     tastes = samples["z"].to_numpy()[:, None] + samples["sd.z"].to_numpy()[:, None] * nodes

@@ -39,9 +39,10 @@ SMALLER = {
     "02_reading_the_output": {
         "200 if SMOKE": "100 if SMOKE",
         "300 if SMOKE": "150 if SMOKE",
-        "fit(single)": "fit(single, method=VI(correct=False))",
-        "fit(few)": "fit(few, method=VI(correct=False))",
-        "fit(few, priors": "fit(few, method=VI(correct=False), priors",
+        "said = fit(frame)": "said = fit(frame, method=VI(flow=None))",
+        "fit(single)": "fit(single, method=VI(correct=False, flow=None))",
+        "fit(few)": "fit(few, method=VI(correct=False, flow=None))",
+        "fit(few, priors": "fit(few, method=VI(correct=False, flow=None), priors",
     },
     "03_vi_msle_mcmc": {
         '"id"] <= 60': '"id"] <= 40',
@@ -55,7 +56,7 @@ SMALLER = {
         "random_state=0)": "random_state=0, method=VI(correct=False, n_samples=16))",
     },
     "06_flows_sbp_second_order": {
-        "datasets.load_electricity()": "datasets.load_electricity().query('id <= 100')",
+        "datasets.load_electricity()": "datasets.load_electricity().query('id <= 70')",
         "simulate_choices(64, 64, 4,": "simulate_choices(24, 32, 4,",
         "batch_size=32": "batch_size=16",
     },
@@ -67,7 +68,7 @@ SMALLER = {
     },
     "08_coming_from": {
         '"id"] <= 100': '"id"] <= 60',
-        'alternative="alt", random_state=0)': 'alternative="alt", random_state=0, method=VI(correct=False))',
+        'alternative="alt", random_state=0)': 'alternative="alt", random_state=0, method=VI(correct=False, flow=None))',
     },
 }
 
@@ -180,7 +181,7 @@ def test_python_of_the_readme_runs():
     code = "\n".join(python_blocks())
     smaller = {
         "datasets.load_electricity()": "datasets.load_electricity().query('id <= 60')",
-        "random_state=0)": "random_state=0, method=VI(n_samples=100))",
+        "random_state=0)": "random_state=0, method=VI(n_samples=40))",
         "compare_with_mcmc(est, df)": "compare_with_mcmc(est, df, MCMC(warmup=60, samples=60))",
     }
     for written, small in smaller.items():
