@@ -1,6 +1,5 @@
 """What is said of mistakes that tired people make, and errors that are caught by the names others give them."""
 
-import subprocess
 import sys
 
 import numpy as np
@@ -183,9 +182,3 @@ def test_names_of_packs_are_names(frame, tmp_path):
         pack_choices(pd.concat([frame, frame[["x"]]], axis=1), tmp_path / "pack", names=["x"])
     packed = pack_choices(frame, tmp_path / "pack", names=pd.Index(["x", "z"]))
     assert packed.names == ("x", "z")
-
-
-def test_importing_errors_first_is_possible():
-    code = "import mxlogit.errors, sklearn.exceptions as s; print(issubclass(mxlogit.errors.NotFittedError, s.NotFittedError))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "True"

@@ -20,9 +20,9 @@ def standardised_errors(est, truth):
     return (table["estimate"] - truth.coef[table.index]) / table["std_error"]
 
 
-# A truncated normal's posterior is wide here, and takes half a minute; `test_posteriors.py` has a narrower one, and the
-# exact posteriors of the other two.
-ELSEWHERE = ("truncated_normal", "censored_normal", "johnson_sb")
+# A truncated normal's posterior is wide here, and takes half a minute; `test_mcmc.py` has a narrower one, and
+# `test_posteriors.py` the exact posteriors of the other three.
+ELSEWHERE = ("truncated_normal", "censored_normal", "johnson_sb", "lognormal")
 
 
 @pytest.mark.parametrize(
