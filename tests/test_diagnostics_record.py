@@ -13,7 +13,7 @@ from mxlogit.inference.svi.training import Training
 from mxlogit.simulate import simulate_choices
 
 ENGINES = {
-    "vi": VI(correct=False),
+    "vi": VI(correct=False, n_samples=50),
     "svi": SVI(training=Training(steps=10, batch_size=32)),
     "lbfgs": SVI(optimizer="lbfgs", encoder=None, training=Training(steps=3)),
     "dadvi": DADVI(draws=32),

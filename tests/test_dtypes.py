@@ -349,7 +349,7 @@ def plain():
 
 def fit_labelled(frame, labels):
     labelled = frame.assign(id=labels, situation=np.arange(N).repeat(J))
-    est = MixedLogit(fixed=["x"], random_state=0, method=VI(draws=16, n_samples=100, correct=False))
+    est = MixedLogit(fixed=["x"], random_state=0, method=VI(draws=16, n_samples=10, correct=False))
     return est.fit(labelled), labelled
 
 

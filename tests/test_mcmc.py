@@ -118,7 +118,7 @@ def test_every_kind_of_model_comes_to_where_variational_inference_does(frame, re
     """
     settings = {**SHORT, **options}
     est, _ = fit(make(MCMC(**settings), **request_), frame)
-    vi, _ = fit(make(VI(n_samples=400, correct=False, flow=None), **request_), frame)
+    vi, _ = fit(make(VI(draws=64, n_samples=400, correct=False, flow=None), **request_), frame)
     assert len(est.posterior_samples()) == settings["chains"] * settings["samples"]
     assert est.log_likelihood_ == pytest.approx(vi.log_likelihood_, abs=0.5)
     table = vi.summary()
@@ -223,7 +223,7 @@ def test_killed_chains_go_on(frame, whole, tmp_path, written_always, dying):
 def test_chains_of_another_run_are_refused(frame, tmp_path, written_always):
     path = tmp_path / "chains"
     with pytest.raises(_Killed):
-        make(_Dying(**RESUMED, checkpoint=path)).fit(frame)
+        make(_DyingEarly(**RESUMED, checkpoint=path)).fit(frame)
     before = path.read_bytes()
     for other, data in (
         (make(MCMC(**{**RESUMED, "samples": 90}, checkpoint=path)), frame),

@@ -52,9 +52,13 @@ LIBRARIES = {
 }
 
 
+def maximum_likelihood(long):
+    return MixedLogit(fixed=["time", "toll"], availability="available", method="msle", random_state=0).fit(long)
+
+
 @pytest.fixture(scope="module")
 def coefficients_by_hand():
-    return MixedLogit(fixed=["time", "toll"], availability="available", random_state=0).fit(by_hand(make_wide())).coef_
+    return maximum_likelihood(by_hand(make_wide())).coef_
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
@@ -63,7 +67,7 @@ def test_wide_frames_of_every_library(library, coefficients_by_hand):
     given = LIBRARIES[library](wide)
     long = wide_to_long(given, SOURCES, choice="chosen", availability={"car": "open"}, keep=["age"])
     pd.testing.assert_frame_equal(long, by_hand(wide), check_dtype=False)
-    est = MixedLogit(fixed=["time", "toll"], availability="available", random_state=0).fit(long)
+    est = maximum_likelihood(long)
     np.testing.assert_allclose(est.coef_, coefficients_by_hand)
 
 

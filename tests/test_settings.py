@@ -48,7 +48,7 @@ ENGINES = {
             "n_samples": 12,
         },
     ),
-    "spline": (VI(n_samples=20, correct=False, flow="spline"), {"flow_layers": 2}),
+    "spline": (VI(draws=16, n_samples=20, correct=False, flow="spline"), {"flow_layers": 2}),
     "natural": (
         VI(optimizer="natural", n_samples=20, correct=False, flow=None, draws=16),
         {
@@ -93,7 +93,7 @@ ENGINES = {
         | {"draws": 8, "tail": None, "population_family": "diagonal"},
     ),
     "hessian_free": (
-        SVI(optimizer="hessian_free", n_samples=20, training=QUICK),
+        SVI(optimizer="hessian_free", draws=16, n_samples=20, training=QUICK),
         {
             "encoder": "set",
             "flow": "affine",
@@ -109,7 +109,7 @@ ENGINES = {
         },
     ),
     "lbfgs": (
-        SVI(optimizer="lbfgs", n_samples=20, training=QUICK),
+        SVI(optimizer="lbfgs", draws=16, n_samples=20, training=QUICK),
         {"encoder": "set", "flow": "affine", "flow_layers": 2, "sbp": 0.5, "polish": 2, "objective": "elbo"}
         | {"noise": "sobol", "draws": 8, "tail": None, "population_family": "diagonal", "n_samples": 12},
     ),

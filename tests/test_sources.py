@@ -546,11 +546,11 @@ def test_roles_of_choice_data_that_are_not_there_are_said(tmp_path):
     frame, _ = simulate_choices(30, 3, 3, fixed={"x": 1.0}, random_state=0)
     packed = pack_choices(frame, tmp_path / "pack", names=["x"])
     with pytest.warns(ChoiceDataWarning, match="weights='q': all weights of these data are one"):
-        MixedLogit(fixed=["x"], weights="q").fit(packed)
+        MixedLogit(fixed=["x"], weights="q", method="msle").fit(packed)
     weighed = pack_choices(frame.assign(q=2.0), tmp_path / "weighed", names=["x"], weights="q")
     with warnings.catch_warnings():
         warnings.simplefilter("error", ChoiceDataWarning)
-        MixedLogit(fixed=["x"], weights="q", weights_sum="given").fit(weighed)
+        MixedLogit(fixed=["x"], weights="q", weights_sum="given", method="msle").fit(weighed)
     with pytest.warns(ConvergenceWarning, match="cluster='g' has no effect with MSLE"):
         MixedLogit(fixed=["x"], cluster="g", method="msle").fit(frame.assign(g=frame["id"] % 7))
 
