@@ -70,7 +70,7 @@ def test_quadrature_of_one_random_coefficient(panel, family):
 def test_score_by_finite_differences(panel, space, families, generator, pathwise):
     """The score of the marginal likelihood equals differences of its value along relative moves."""
     marginal, population = marginal_of(panel, space, families), population_of(space, generator)
-    integration, h = IntegrationSettings(65_536, 8, 1, 30, newton_tolerance=1e-12, pathwise=pathwise), 1e-2
+    integration, h = IntegrationSettings(32_768, 8, 1, 30, newton_tolerance=1e-12, pathwise=pathwise), 1e-2
     score = marginal.score_pass(population, integration).score
     for i, step in enumerate(h * torch.eye(space.size, dtype=torch.float64)):
         up, down = (

@@ -409,7 +409,7 @@ def test_linear_response_is_exact_for_a_gaussian_target(matrix, generator):
     torch.testing.assert_close(covariance[:SIZE, :SIZE], inverse, atol=0.06 * float(inverse.abs().max()), rtol=0)
     assert float((vector[SIZE:].exp() / inverse.diagonal().sqrt()).min()) < 0.8
     scores = []
-    for key in range(60):
+    for key in range(40):
         smooth = fixed(key, 30)
         found = optimum(smooth, vector)
         _, error = linear_response(smooth, found)
@@ -442,7 +442,7 @@ ENGINES = [
     SVI(optimizer="hessian_free"),
     pytest.param(SVI(optimizer="hessian_free", training=Training(safeguard="damping")), marks=pytest.mark.slow),
     pytest.param(DADVI(draws=64), marks=pytest.mark.slow),
-    SVI(encoder=None, training=Training(steps=400, learning_rate=0.05)),
+    SVI(encoder=None, training=Training(steps=300, learning_rate=0.05)),
 ]
 
 

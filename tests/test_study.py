@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from mxlogit import MCMC, VI, MixedLogit, Priors, SpecificationError
-from mxlogit.study import Calibration, Design, simulation_based_calibration
+from mxlogit.study import Calibration, Design, records, simulation_based_calibration
 from mxlogit.study.calibration import _Task
 
 SMALL = Design(people=25, situations=3, alternatives=3, ranked=19)
@@ -96,7 +96,11 @@ def test_a_stopped_study_goes_on(tmp_path):
         simulation_based_calibration(make(), METHOD, 3, design=SMALL, path=path, random_state=1)
 
 
-def test_processes_do_not_matter():
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_processes_do_not_matter(workers, monkeypatch):
+    """One process beside this one by default: each takes seconds to begin."""
+    several = records.ProcessPoolExecutor
+    monkeypatch.setattr(records, "ProcessPoolExecutor", lambda processes, **more: several(workers, **more))
     alone = simulation_based_calibration(make(), METHOD, 3, design=SMALL)
     both = simulation_based_calibration(make(), METHOD, 3, design=SMALL, processes=2)
     pd.testing.assert_frame_equal(alone.ranks, both.ranks)

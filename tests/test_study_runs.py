@@ -27,7 +27,7 @@ from mxlogit.study.designs import NEW_SITUATIONS
 from mxlogit.study.metrics import covariance_of, true_covariance
 from mxlogit.study.peers import Xlogit
 
-FAST = {"fast": VI(correct=False, n_samples=60, draws=16)}
+FAST = {"fast": VI(correct=False, n_samples=30, draws=16)}
 SMALL = SimulatedDesign({"r1": (0.5, 0.8)}, {"f1": 0.5}, correlation=None, situations=(4, 4), alternatives=3)
 # What a run costs differs from time to time.
 COSTS = ["seconds", "peak_mb"]
@@ -280,7 +280,7 @@ def test_results_are_written(ending, tmp_path):
 def test_the_command(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(DESIGNS, "short", SMALL)
     out = tmp_path / "study.csv"
-    command = ["study", "short", "--sizes", "20", "--runs", "1", "--methods", "vi_uncorrected", "--out", str(out)]
+    command = ["study", "short", "--sizes", "20", "--runs", "1", "--methods", "msle", "--out", str(out)]
     assert main(command) == 0
     assert "rmse_omega" in capsys.readouterr().out
     assert len(pd.read_csv(out)) == 1

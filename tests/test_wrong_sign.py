@@ -25,9 +25,9 @@ from mxlogit.simulate import simulate_choices
 
 RESTRICTED = [family for family in FAMILIES.values() if family.sign]
 METHODS = {
-    "vi": VI(n_samples=100),
+    "vi": VI(n_samples=30),
     "msle": MSLE(n_draws=100, check_draws=False),
-    "mcmc": MCMC(warmup=40, samples=60, chains=2),
+    "mcmc": MCMC(warmup=30, samples=30, chains=2),
 }
 # Log likelihoods of two searches, each within its tolerance of the same optimum and its Monte Carlo error.
 SAME = 0.15
@@ -105,7 +105,7 @@ def test_one_of_two_columns_beside_correlated_tastes():
     random = {"z": (-0.8, 0.2), "w": (0.2, 0.4, "lognormal"), "v": (0.5, 0.7)}
     frame = simulate_choices(100, 6, 3, random=random, random_state=3)[0]
     families = {"z": "truncated_normal", "w": "lognormal", "v": "normal"}
-    est, said = quietly(frame, fixed=[], random=families, method=VI(correct=False))
+    est, said = quietly(frame, fixed=[], random=families, method=VI(correct=False, flow=None))
     assert est.diagnostics_["wrong_sign"] == ["z"]
     assert not any("'w'" in s and "as good without" in s for s in said)
     error = est.summary()["std_error"]
@@ -333,7 +333,7 @@ def test_questions_about_signs_count_as_seconds_of_the_fit(monkeypatch):
     monkeypatch.setattr(VI, "run", watched)
     monkeypatch.setattr(wrong_sign, "determine_signs", slowly)
     for limit in (100.0, 0.2, None):
-        method = VI(correct=False, max_seconds=limit)
+        method = VI(correct=False, flow=None, max_seconds=limit)
         est = MixedLogit(random={"z": "lognormal"}, method=method, random_state=0).fit(frame)
         assert method.max_seconds == limit
         assert (est.result_.status is Status.TIME) == (limit == 0.2)
