@@ -135,7 +135,7 @@ def failing_in_a_pass(rank, size, folder):
 
 def failing_late(rank, size, folder):
     """The first process fails after its last pass."""
-    est = make_estimator()
+    est = make_estimator(method=VI(draws=16, n_samples=40, correct=False, flow=None))
     if rank == 0:
         import mxlogit.inference.vi.route as default
 
@@ -183,7 +183,7 @@ def other_engine(rank, size, folder):
     return "no error"
 
 
-def classic(rank, size, folder, steps=30, **settings):
+def classic(rank, size, folder, steps=20, **settings):
     """The encoder through DistributedDataParallel, which one process runs on more pieces than the other."""
     training = Training(steps=steps, batch_size=64)
     method = SVI(polish=0, flow=None, n_samples=40, training=training, **settings)

@@ -198,7 +198,7 @@ def written_always(monkeypatch):
     monkeypatch.setattr(gibbs_run, "_SECONDS_BETWEEN_FILES", -1.0)
 
 
-RESUMED = {"chains": 2, "warmup": 120, "samples": 80}
+RESUMED = {"chains": 2, "warmup": 105, "samples": 55}
 
 
 @pytest.fixture(scope="module")

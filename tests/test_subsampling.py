@@ -276,7 +276,7 @@ def test_training_under_masks(settings):
         fixed={"x": 0.5}, random={"z": (0.5, 1.0)}, n_decision_makers=80, n_situations=12, random_state=3
     )
     steps = 60 if settings["sbp"] == "auto" else 20 if "objective" in settings else 30
-    method = SVI(polish=0, flow=None, training=Training(steps=steps, batch_size=40), **settings)
+    method = SVI(polish=0, flow=None, n_samples=100, training=Training(steps=steps, batch_size=40), **settings)
     first, second = (MixedLogit(fixed=["x"], random=["z"], method=method, random_state=1).fit(frame) for _ in range(2))
     assert first.summary().equals(second.summary())
     kept = first.diagnostics_.get("sbp_keep", method_share(settings["sbp"]))

@@ -50,7 +50,7 @@ SMALLER = {
         'alternative="alt", random_state=0)': 'alternative="alt", random_state=0, method=VI(n_samples=20))',
         "[VI(), ": "[VI(n_samples=20), ",
     },
-    "04_published_study": {'["vi", "vi_uncorrected"]': '["vi_uncorrected"]'},
+    "04_published_study": {'["vi", "vi_uncorrected"]': '{"vi": VI(correct=False, n_samples=30)}'},
     "05_individual_tastes": {
         "200 if SMOKE": "120 if SMOKE",
         "random_state=0)": "random_state=0, method=VI(correct=False, n_samples=16))",
@@ -59,6 +59,7 @@ SMALLER = {
         "datasets.load_electricity()": "datasets.load_electricity().query('id <= 70')",
         "simulate_choices(64, 64, 4,": "simulate_choices(24, 32, 4,",
         "batch_size=32": "batch_size=16",
+        "steps=40 if SMOKE": "steps=20 if SMOKE",
     },
     # Two processes start in `test_team.py`.
     "07_large_data": {
