@@ -8,10 +8,12 @@ from mxlogit import VI, MixedLogit, cli
 from mxlogit.cli import main
 
 
-@pytest.mark.parametrize("samples", [20, pytest.param(4_000, marks=pytest.mark.slow)])
-def test_demo_prints_and_draws(samples, tmp_path, capsys, monkeypatch):
-    """Tables average over fewer posterior samples than a newcomer's."""
-    monkeypatch.setattr(cli, "MixedLogit", functools.partial(MixedLogit, method=VI(n_samples=samples, flow=None)))
+@pytest.mark.parametrize(
+    "method", [VI(n_samples=20, flow=None), pytest.param(VI(), marks=pytest.mark.slow)], ids=["quick", "as it is"]
+)
+def test_demo_prints_and_draws(method, tmp_path, capsys, monkeypatch):
+    """By default tables average over fewer posterior samples than a newcomer's, and no flow is trained."""
+    monkeypatch.setattr(cli, "MixedLogit", functools.partial(MixedLogit, method=method))
     picture = tmp_path / "demo.png"
     assert main(["demo", "--picture", str(picture)]) == 0
     text = capsys.readouterr().out
