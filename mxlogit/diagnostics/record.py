@@ -32,7 +32,8 @@ class Diagnostics:
     ess_population : float
         Effective sample size of these weights, as a share of the draws.
     corrected : bool
-        Whether posterior samples are weighted draws of the posterior instead of draws from a Gaussian.
+        Whether posterior samples are weighted draws of the posterior, or states of short chains of it (then ``rhat`` is
+        there), instead of draws from a Gaussian.
     posterior_rounds : int
         Natural-gradient steps from the mode to the Gaussian; zero where they did not settle.
     ess_min, pareto_k_people, people_above_k : float

@@ -12,6 +12,8 @@ LARGEST_PARETO_K = 0.7
 EVEN_ENOUGH = 0.7
 # Mean effective share of people's draws above which their weights are even; chosen by hand.
 EVEN_WEIGHTS = 0.75
+# Share of people with uneven weights above which results are approximate; chosen by hand.
+MANY_PEOPLE = 0.05
 # Largest R-hat of chains that have mixed (Vehtari, Gelman, Simpson, Carpenter and Bürkner 2021, Bayesian Analysis 16).
 LARGEST_RHAT = 1.01
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mxlogit.diagnostics.record import Diagnostics
-from mxlogit.diagnostics.thresholds import EVEN_ENOUGH
+from mxlogit.diagnostics.thresholds import EVEN_ENOUGH, MANY_PEOPLE
 from mxlogit.draws.generators import make_generator
 from mxlogit.execution.people import People
 from mxlogit.fit import Fit, Outcome, Samples, Status
@@ -32,7 +32,6 @@ _VAGUE_LOG_DEVIATION = 0.5
 # Posterior deviation of the logarithm of a standard deviation below which zero is five of its own errors away.
 _KNOWN_LOG_DEVIATION = 0.2
 _ROUNDING = 1e-12
-_MANY_PEOPLE = 0.05
 # Mean of a taste between 0 and 1 above which nearly all tastes are at the upper end.
 _UPPER_END = 0.97
 
@@ -205,9 +204,9 @@ def _quality_sentences(found: Diagnostics) -> list[str]:
             "The population posterior is too far from Gaussian to find its means: samples are those of a Gaussian "
             "around its mode, and estimates and intervals are approximate."
         )
-    if above is not None and above > _MANY_PEOPLE:
+    if above is not None and above > MANY_PEOPLE:
+        rough = "tastes and the log likelihood" if found.rhat is None else "the log likelihood and tastes of new people"
         sentences.append(
-            f"Pareto k exceeds 0.7 for {above:.0%} of the decision makers that were checked: tastes and the log "
-            "likelihood are approximate."
+            f"Pareto k exceeds 0.7 for {above:.0%} of the decision makers that were checked: {rough} are approximate."
         )
     return sentences

@@ -25,6 +25,9 @@ from mxlogit.sampling.posterior_move import PosteriorMove
 
 # Iterations between random-walk steps of people's tastes; chosen by hand.
 _WALK_EVERY = 4
+# Independence steps of tastes before chains begin at given populations: 1 - .6^10 of the people with the worst accepted
+# share that was seen have moved; chosen by hand.
+_FIRST_STEPS = 10
 # Initial step size of the whitened move, before adaptation; chosen by hand.
 _FIRST_STEP = 0.3
 
@@ -89,6 +92,19 @@ class GibbsSampler:
         populations = self.space.move(population, steps)
         xi = self.noise.normal(self.space.n_random, len(self.likelihood), like=self.likelihood.panel.like)
         return State(populations, xi, self.likelihood.log_prob(populations, xi))
+
+    def start_at(self, populations: PopulationParameters, reference: PopulationParameters) -> State:
+        """Initial states at given populations (one per chain), with tastes drawn given them.
+
+        Tastes come from the proposals around ``reference``, by independence steps that keep their exact posterior.
+        """
+        proposal = PersonProposal.at(Expansion.around(self.likelihood, reference), populations)
+        unit = self.noise.normal(self.space.n_random, len(self.likelihood), like=self.likelihood.panel.like)
+        xi = proposal.place(unit)
+        state = State(populations, xi, self.likelihood.log_prob(populations, xi))
+        for _ in range(_FIRST_STEPS):
+            state, _ = independence_step(state, self.likelihood, proposal, self.noise)
+        return state
 
     def tune(self, state: State, visited: Tensor | None, reference: PopulationParameters) -> None:
         """Update the proposals.

@@ -85,7 +85,10 @@ class VI(BaseEstimator):  # type: ignore[misc]
         parameters, if the posterior is skewed (by more than 0.6 along an axis of the Gaussian, 0.2 up to 250 people),
         if the Gaussian fails its importance check, or if it can be improved (an effective sample size below .98 with up
         to twelve parameters, .7 with more) on fixed draws that fit in memory, which takes some seconds; without fixed
-        draws it takes up to 1,536 passes over the people. True: at any size, up to an effective sample size of 1,000;
+        draws it takes up to 1,536 passes over the people. Where that is no remedy (the Gaussian fails its check, or
+        more than a twentieth of the people have uneven weights), short chains of the exact posterior are begun from the
+        fit, if these take less than about a minute (up to some 50,000 rows of data, each person of weight one):
+        ``diagnostics_`` then has their ``rhat`` and ``ess_bulk``, and tastes of people are their states. True: at any size, up to an effective sample size of 1,000;
         if too few weighted draws are effective within its limit of work (6.5e8 people x draws x evaluations), the
         Gaussian is kept, with a warning and ``diagnostics_["corrected"]`` False. False: for speed, if intervals of
         standard deviations and correlations need not be exact.

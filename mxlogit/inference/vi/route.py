@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from mxlogit.diagnostics.record import Diagnostics
-from mxlogit.diagnostics.thresholds import EVEN_WEIGHTS, LARGEST_PARETO_K
+from mxlogit.diagnostics.thresholds import EVEN_WEIGHTS, LARGEST_PARETO_K, MANY_PEOPLE
 from mxlogit.draws.generators import make_generator
 from mxlogit.execution.checkpoint import Journal
 from mxlogit.fit import Fit, Outcome, Samples, Status
@@ -15,6 +16,7 @@ from mxlogit.inference.task import Task
 from mxlogit.inference.vi.natural import NaturalSearch
 from mxlogit.inference.vi.newton import NewtonSearch, NewtonSettings, Optimum
 from mxlogit.inference.vi.posterior_stage import Posterior, find_posterior
+from mxlogit.inference.vi.short_chains import count_affordable, run_short_chains
 from mxlogit.inference.vi.weighted_draws import WeightedVectors
 from mxlogit.integration.laplace import Flow
 from mxlogit.integration.marginal import MarginalLikelihood
@@ -84,23 +86,56 @@ def run_newton(task: Task, plan: NewtonPlan) -> Fit:
     gain = None
     if plan.is_spline and posterior.corrected is not None:
         samples, gain = _spline_samples(model, posterior.corrected, plan.n_samples, seed)
-    degrees_of_freedom, variational_steps = plan.search.degrees_of_freedom, optimum.integration.variational_steps
-    even = optimum.evaluation.detail.value.ess > EVEN_WEIGHTS and len(people) > _MANY_PEOPLE
+    tastes = _tastes_around(plan, task, optimum, None)
+    chains = None
+    if plan.correct == "auto" and not plan.is_spline and _fails(task, optimum, posterior, tastes, samples):
+        chains = run_short_chains(task, samples, plan.n_samples)
+    samples = samples if chains is None else chains.samples
     center = model.space.from_report(samples.mean)
-    flow = marginal.flow = _train_flow(plan, task, part, [center, *_typical(model, samples)], optimum)
-    tastes = ImportanceTastes(
-        model, seed, degrees_of_freedom, variational_steps=variational_steps, even_weights=even, flow=flow
-    )
+    if chains is None:
+        marginal.flow = _train_flow(plan, task, part, [center, *_typical(model, samples)], optimum)
+        tastes = _tastes_around(plan, task, optimum, marginal.flow)
+    degrees_of_freedom, variational_steps = plan.search.degrees_of_freedom, optimum.integration.variational_steps
     draws = AT_THE_ESTIMATE.least if clock.was_over else AT_THE_ESTIMATE.draws(people.load)
     at_center = evaluate_center(marginal, center, draws, degrees_of_freedom, variational_steps)
     clock.passes += 1
     found = _diagnose_people(task, tastes, center, _diagnose(optimum, posterior, at_center))
-    found = replace(found, guide=_describe_guide(flow, optimum), population_flow_gain=gain)
+    found = replace(found, guide=_describe_guide(marginal.flow, optimum), population_flow_gain=gain)
+    if chains is not None:
+        # Nothing of the Gaussian is reported, so neither is its check.
+        found = replace(found.join(chains.found), corrected=True, pareto_k=math.nan, ess_population=None)
     status = Status.TIME if clock.was_over else optimum.status
-    said = _uncorrected_sentences(plan, task, posterior)
-    fit = report_fit(Outcome(samples, center, status, tastes, found, said), model, people, task.logit, clock)
+    said = _uncorrected_sentences(plan, task, posterior) if chains is None else chains.sentences()
+    states = None if chains is None else chains.states
+    outcome = Outcome(samples, center, status, tastes, found, said, states=states)
+    fit = report_fit(outcome, model, people, task.logit, clock)
     plan.journal.finish()
     return fit
+
+
+def _tastes_around(plan: NewtonPlan, task: Task, optimum: Optimum, flow: Flow | None) -> ImportanceTastes:
+    """Tastes of people by the local factors of the search."""
+    return ImportanceTastes(
+        task.model,
+        task.seed,
+        plan.search.degrees_of_freedom,
+        variational_steps=optimum.integration.variational_steps,
+        even_weights=optimum.evaluation.detail.value.ess > EVEN_WEIGHTS and len(task.people) > _MANY_PEOPLE,
+        flow=flow,
+    )
+
+
+def _fails(task: Task, optimum: Optimum, posterior: Posterior, tastes: ImportanceTastes, samples: Samples) -> bool:
+    """Whether the posterior is known to be wrong: a Gaussian that fails its check, or uneven weights of many people."""
+    if task.clock.is_over() or not count_affordable(task):
+        return False
+    if posterior.corrected is None and (posterior.check.is_poor or posterior.rounds == 0):
+        return True
+    if optimum.evaluation.detail.value.ess >= _WORTH_A_FLOW:
+        return False
+    sample = task.sample.take(task.sample.draw(_CHECKED_PEOPLE, (task.seed, 11)))
+    check = tastes.check(sample, task.model.space.from_report(samples.mean))
+    return float((check.pareto_k > LARGEST_PARETO_K).double().mean()) > MANY_PEOPLE
 
 
 def _uncorrected_sentences(plan: NewtonPlan, task: Task, posterior: Posterior) -> list[str]:

@@ -1,0 +1,190 @@
+"""Short chains keep the exact posterior, wherever the fit from which they begin ends; the default takes them where it fails."""
+
+import json
+import math
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from grid_oracle import LABELS, Choices, GridPosterior
+
+from mxlogit import VI, ConvergenceWarning, MixedLogit, Priors, datasets
+from mxlogit.execution.people import People
+from mxlogit.inference.report import report_samples
+from mxlogit.inference.task import Task
+from mxlogit.inference.vi import route, short_chains
+from mxlogit.inference.vi.posterior import PopulationCheck
+from mxlogit.inference.vi.posterior_stage import Posterior
+from mxlogit.simulate import simulate_choices
+
+REFERENCE = Path(__file__).parent / "reference" / "chains_electricity_lognormal.json"
+# Errors of 500 kept iterations of 12 chains: .04 posterior sds of a mean, three per cent of a deviation.
+FAR, RATIO = 0.15, 0.12
+
+
+@pytest.fixture(scope="module")
+def frame():
+    random = {"z": (-0.3, 0.8, "lognormal")}
+    return simulate_choices(80, 5, 3, fixed={"x": -0.7}, random=random, random_state=4)[0]
+
+
+@pytest.fixture(scope="module")
+def exact(frame):
+    return GridPosterior(Choices.of_frame(frame), 2.0, 1.0, np.exp)
+
+
+def fit(frame, **settings):
+    priors = Priors(location_scale=2.0, sd_scale=1.0)
+    est = MixedLogit(fixed=["x"], random={"z": "lognormal"}, priors=priors, random_state=0, method=VI(**settings))
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        return est.fit(frame), " ".join(str(warning.message) for warning in said)
+
+
+@pytest.fixture(scope="module")
+def gaussian(frame):
+    return fit(frame, correct=False, flow=None, n_samples=500)[0]
+
+
+@pytest.fixture
+def long(monkeypatch):
+    """Chains that do not end before they are as long as the tolerances of these tests need."""
+    monkeypatch.setattr(short_chains, "_ENOUGH", math.inf)
+    monkeypatch.setattr(short_chains, "_MOST", 500)
+
+
+def begin(gaussian, weights=None):
+    """A task on the data of a fit, with other weights."""
+    panel = gaussian._fitted.panel
+    if weights is not None:
+        panel = panel.take(torch.arange(len(panel)))
+        panel.weights[:] = weights
+    return Task.begin(gaussian._fitted.model, People.gather(panel), torch.Generator().manual_seed(1), lambda text: None)
+
+
+def test_chains_forget_a_fit_that_is_wrong(gaussian, exact, long):
+    """Samples three deviations off and half as wide: chains find means and deviations of the exact posterior."""
+    task, vectors = begin(gaussian), gaussian.result_.samples.unconstrained
+    wrong = vectors.mean(0) + 3.0 * vectors.std(0) + 0.5 * (vectors - vectors.mean(0))
+    chains = short_chains.run_short_chains(task, report_samples(task.model.space, wrong), 2_000)
+    reported = chains.samples.reported.numpy()
+    assert chains.samples.labels == LABELS
+    assert reported.shape == (2_000, 3)
+    assert chains.found.ess_bulk > 200
+    assert (((reported.mean(0) - exact.mean) / exact.sd).abs() < FAR).all()
+    np.testing.assert_allclose(reported.std(0) / exact.sd, 1.0, atol=RATIO)
+
+
+def test_the_default_takes_chains_where_it_would_fail(frame, exact, long, monkeypatch):
+    """Estimates, errors and tastes are those of the exact posterior; nothing is said of a Gaussian that is not there."""
+    monkeypatch.setattr(route, "_fails", lambda *arguments: True)
+    # As if no correction had been possible.
+    find = route.find_posterior
+    monkeypatch.setattr(route, "find_posterior", lambda *arguments, wanted: find(*arguments, wanted=False))
+    est, said = fit(frame, n_samples=1_000)
+    table, found = est.summary(), est.diagnostics_
+    assert (((table["estimate"] - exact.mean) / exact.sd).abs() < FAR).all()
+    np.testing.assert_allclose(table["std_error"] / exact.sd, 1.0, atol=RATIO)
+    mean, sd = exact.tastes()
+    people = est.individual_coefficients()["z"]
+    assert float(((people["mean"] - mean) / sd).abs().max()) < FAR
+    # A lognormal taste that choices do not bound from above has a deviation that few samples know.
+    assert float((people["sd"] / sd - 1.0).abs().median()) < 0.05
+    assert found["corrected"]
+    assert found["iterations"] == 500
+    assert found["rhat"] < 1.05
+    assert "ess_population" not in found
+    assert "approximate" not in said
+
+
+def test_same_seed_same_chains(gaussian, long, monkeypatch):
+    monkeypatch.setattr(short_chains, "_MOST", 100)
+    first, second = (
+        short_chains.run_short_chains(begin(gaussian), gaussian.result_.samples, 100).samples for _ in range(2)
+    )
+    assert torch.equal(first.reported, second.reported)
+
+
+def test_chains_that_are_too_short_are_said(gaussian, monkeypatch):
+    """An effective sample size of 25 leaves a fifth of a posterior deviation, and the sentence says so."""
+    monkeypatch.setattr(short_chains, "ess_bulk", lambda chains: torch.tensor([25.0]))
+    monkeypatch.setattr(short_chains, "_MOST", 100)
+    chains = short_chains.run_short_chains(begin(gaussian), gaussian.result_.samples, 100)
+    (said,) = chains.sentences()
+    assert "is 25: an estimate may be off by 0.20 posterior standard deviations" in said
+    enough = replace(chains, found=replace(chains.found, ess_bulk=100.0))
+    assert enough.sentences() == []
+
+
+@pytest.mark.parametrize("name", ["rhat", "ess_bulk"])
+def test_chains_that_have_not_mixed_are_dropped(gaussian, monkeypatch, name):
+    bad = {"rhat": 1.5, "ess_bulk": 5.0}[name]
+    monkeypatch.setattr(short_chains, name, lambda chains: torch.tensor([bad]))
+    monkeypatch.setattr(short_chains, "_MOST", 100)
+    assert short_chains.run_short_chains(begin(gaussian), gaussian.result_.samples, 100) is None
+
+
+def test_where_chains_do_not_apply(gaussian, monkeypatch):
+    """Not with weights, nor where few iterations are affordable."""
+    assert short_chains.count_affordable(begin(gaussian)) > 0
+    halves = torch.tensor([0.5, 1.5] * 40)
+    assert short_chains.run_short_chains(begin(gaussian, halves), gaussian.result_.samples, 100) is None
+    assert short_chains.count_affordable(begin(gaussian, 2.0)) == 0
+    monkeypatch.setattr(short_chains, "_WORK", 1e6)
+    assert short_chains.count_affordable(begin(gaussian)) == 0
+
+
+@pytest.mark.parametrize(
+    ("k", "ess", "rounds", "corrected", "even", "above", "expected"),
+    [
+        (0.9, 0.3, 2, False, True, 0.0, True),  # a Gaussian that fails its check
+        (0.9, 0.9, 2, False, True, 0.0, False),  # even weights, whatever their tail
+        (0.2, 0.3, 0, False, True, 0.0, True),  # steps that have not settled
+        (0.9, 0.3, 0, True, True, 0.0, False),  # corrected
+        (0.2, 0.9, 2, True, False, 0.1, True),  # a tenth of the people with uneven weights: so is the correction
+        (0.2, 0.9, 2, True, False, 0.02, False),
+    ],
+)
+def test_which_posteriors_fail(gaussian, k, ess, rounds, corrected, even, above, expected):
+    weighted = object() if corrected else None
+    posterior = Posterior(None, rounds, PopulationCheck(k, ess), corrected=weighted)
+    value = SimpleNamespace(ess=0.9 if even else 0.4)
+    optimum = SimpleNamespace(evaluation=SimpleNamespace(detail=SimpleNamespace(value=value)))
+    people = SimpleNamespace(pareto_k=torch.where(torch.arange(1_000) < 1_000 * above, 0.9, 0.1))
+    tastes = SimpleNamespace(check=lambda sample, center: people)
+    assert route._fails(begin(gaussian), optimum, posterior, tastes, gaussian.result_.samples) == expected
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"correct": False},
+        pytest.param({"correct": True}, marks=pytest.mark.slow),
+        pytest.param({"population_family": "spline"}, marks=pytest.mark.slow),
+    ],
+)
+def test_other_settings_have_no_chains(frame, monkeypatch, settings):
+    monkeypatch.setattr(route, "_fails", lambda *arguments: True)
+    est, _ = fit(frame, n_samples=100, flow=None, **settings)
+    assert "rhat" not in est.diagnostics_
+
+
+@pytest.mark.slow
+@pytest.mark.reference
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_lognormal_tastes_of_electricity(seed):
+    """Three lognormals among six correlated tastes: without chains seeds differed by half a posterior deviation."""
+    exact = json.loads(REFERENCE.read_text())["parameters"]
+    random = {"pf": "normal", "cl": "normal", "loc": "normal", "wk": "lognormal"}
+    random |= {"tod": "negative_lognormal", "seas": "negative_lognormal"}
+    est = MixedLogit(random=random, situation="chid", alternative="alt", random_state=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        table = est.fit(datasets.load_electricity()).summary()
+    for label, parameter in exact.items():
+        assert abs(table.loc[label, "estimate"] - parameter["mean"]) < 0.35 * parameter["sd"], label
+        assert 0.8 < table.loc[label, "std_error"] / parameter["sd"] < 1.2, label
