@@ -19,6 +19,7 @@ from mxlogit.inference.task import Task
 from mxlogit.inference.vi import route, short_chains
 from mxlogit.inference.vi.posterior import PopulationCheck
 from mxlogit.inference.vi.posterior_stage import Posterior
+from mxlogit.integration.tastes import PeopleCheck
 from mxlogit.simulate import simulate_choices
 
 REFERENCE = Path(__file__).parent / "reference" / "chains_electricity_lognormal.json"
@@ -81,10 +82,7 @@ def test_chains_forget_a_fit_that_is_wrong(gaussian, exact, long):
 
 def test_the_default_takes_chains_where_it_would_fail(frame, exact, long, monkeypatch):
     """Estimates, errors and tastes are those of the exact posterior; nothing is said of a Gaussian that is not there."""
-    monkeypatch.setattr(route, "_fails", lambda *arguments: True)
-    # As if no correction had been possible.
-    find = route.find_posterior
-    monkeypatch.setattr(route, "find_posterior", lambda *arguments, wanted: find(*arguments, wanted=False))
+    monkeypatch.setattr(route, "_needs_chains", lambda *arguments: True)
     est, said = fit(frame, n_samples=1_000)
     table, found = est.summary(), est.diagnostics_
     assert (((table["estimate"] - exact.mean) / exact.sd).abs() < FAR).all()
@@ -115,9 +113,23 @@ def test_chains_that_are_too_short_are_said(gaussian, monkeypatch):
     monkeypatch.setattr(short_chains, "_MOST", 100)
     chains = short_chains.run_short_chains(begin(gaussian), gaussian.result_.samples, 100)
     (said,) = chains.sentences()
+    assert not chains.status.converged
     assert "is 25: an estimate may be off by 0.20 posterior standard deviations" in said
     enough = replace(chains, found=replace(chains.found, ess_bulk=100.0))
     assert enough.sentences() == []
+    assert enough.status.converged
+
+
+def test_a_hasty_search_is_repeated_where_its_chains_fail(frame, monkeypatch):
+    """The fit is then that of a search without chains."""
+    few = frame[frame["id"] <= 40]
+    plain, _ = fit(few, n_samples=100, flow=None)
+    monkeypatch.setattr(route, "_needs_chains", lambda *arguments: True)
+    monkeypatch.setattr(route, "run_short_chains", lambda *arguments: None)
+    est, _ = fit(few, n_samples=100, flow=None)
+    np.testing.assert_allclose(est.coef_, plain.coef_, rtol=1e-3)
+    assert est.diagnostics_["corrected"]
+    assert "rhat" not in est.diagnostics_
 
 
 @pytest.mark.parametrize("name", ["rhat", "ess_bulk"])
@@ -139,24 +151,26 @@ def test_where_chains_do_not_apply(gaussian, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("k", "ess", "rounds", "corrected", "even", "above", "expected"),
+    ("k", "ess", "rounds", "corrected", "expected"),
     [
-        (0.9, 0.3, 2, False, True, 0.0, True),  # a Gaussian that fails its check
-        (0.9, 0.9, 2, False, True, 0.0, False),  # even weights, whatever their tail
-        (0.2, 0.3, 0, False, True, 0.0, True),  # steps that have not settled
-        (0.9, 0.3, 0, True, True, 0.0, False),  # corrected
-        (0.2, 0.9, 2, True, False, 0.1, True),  # a tenth of the people with uneven weights: so is the correction
-        (0.2, 0.9, 2, True, False, 0.02, False),
+        (0.9, 0.3, 2, None, True),  # a Gaussian that fails its check
+        (0.9, 0.9, 2, None, False),  # even weights, whatever their tail
+        (0.2, 0.3, 0, None, True),  # steps that have not settled
+        (0.9, 0.3, 0, object(), False),  # corrected
     ],
 )
-def test_which_posteriors_fail(gaussian, k, ess, rounds, corrected, even, above, expected):
-    weighted = object() if corrected else None
-    posterior = Posterior(None, rounds, PopulationCheck(k, ess), corrected=weighted)
-    value = SimpleNamespace(ess=0.9 if even else 0.4)
-    optimum = SimpleNamespace(evaluation=SimpleNamespace(detail=SimpleNamespace(value=value)))
-    people = SimpleNamespace(pareto_k=torch.where(torch.arange(1_000) < 1_000 * above, 0.9, 0.1))
-    tastes = SimpleNamespace(check=lambda sample, center: people)
-    assert route._fails(begin(gaussian), optimum, posterior, tastes, gaussian.result_.samples) == expected
+def test_which_posteriors_fail(k, ess, rounds, corrected, expected):
+    assert Posterior(None, rounds, PopulationCheck(k, ess), corrected=corrected).fails == expected
+
+
+@pytest.mark.parametrize(("ess", "above", "expected"), [(0.4, 0.1, True), (0.4, 0.02, False), (0.9, 0.1, False)])
+def test_which_people_need_chains(gaussian, monkeypatch, ess, above, expected):
+    """A tenth of the people with uneven weights, and not a fiftieth."""
+    shapes = torch.where(torch.arange(1_000) < 1_000 * above, 0.9, 0.1)
+    monkeypatch.setattr(route, "_check_people", lambda *arguments: PeopleCheck(shapes, shapes))
+    evaluation = SimpleNamespace(detail=SimpleNamespace(value=SimpleNamespace(ess=ess)))
+    plan = SimpleNamespace(correct="auto", is_spline=False, search=SimpleNamespace(degrees_of_freedom=8))
+    assert route._needs_chains(begin(gaussian), plan, gaussian.result_.center, evaluation, 0) == expected
 
 
 @pytest.mark.parametrize(
@@ -168,7 +182,7 @@ def test_which_posteriors_fail(gaussian, k, ess, rounds, corrected, even, above,
     ],
 )
 def test_other_settings_have_no_chains(frame, monkeypatch, settings):
-    monkeypatch.setattr(route, "_fails", lambda *arguments: True)
+    monkeypatch.setattr(Posterior, "fails", True)
     est, _ = fit(frame, n_samples=100, flow=None, **settings)
     assert "rhat" not in est.diagnostics_
 

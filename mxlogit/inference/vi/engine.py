@@ -80,18 +80,18 @@ class VI(BaseEstimator):  # type: ignore[misc]
     max_iterations : int
         Largest number of Newton steps per stage of the search, or of natural-gradient steps in total.
     correct : "auto" or bool
-        Whether posterior samples of the population parameters are importance-weighted draws of the posterior instead
-        of samples from the Gaussian. "auto": with up to 2,000 people or 20,000 choices, whichever is more, and up to 40
+        Whether posterior samples of the population parameters are importance-weighted draws of the posterior instead of
+        samples from the Gaussian. "auto": with up to 2,000 people or 20,000 choices, whichever is more, and up to 40
         parameters, if the posterior is skewed (by more than 0.6 along an axis of the Gaussian, 0.2 up to 250 people),
         if the Gaussian fails its importance check, or if it can be improved (an effective sample size below .98 with up
         to twelve parameters, .7 with more) on fixed draws that fit in memory, which takes some seconds; without fixed
         draws it takes up to 1,536 passes over the people. Where that is no remedy (the Gaussian fails its check, or
         more than a twentieth of the people have uneven weights), short chains of the exact posterior are begun from the
         fit, if these take less than about a minute (up to some 50,000 rows of data, each person of weight one):
-        ``diagnostics_`` then has their ``rhat`` and ``ess_bulk``, and tastes of people are their states. True: at any size, up to an effective sample size of 1,000;
-        if too few weighted draws are effective within its limit of work (6.5e8 people x draws x evaluations), the
-        Gaussian is kept, with a warning and ``diagnostics_["corrected"]`` False. False: for speed, if intervals of
-        standard deviations and correlations need not be exact.
+        ``diagnostics_`` then has their ``rhat`` and ``ess_bulk``, and tastes of people are their states. True: at any
+        size, up to an effective sample size of 1,000; if too few weighted draws are effective within its limit of work
+        (6.5e8 people x draws x evaluations), the Gaussian is kept, with a warning and ``diagnostics_["corrected"]``
+        False. False: for speed, if intervals of standard deviations and correlations need not be exact.
     population_family : {"gaussian", "spline"}
         Family of q(theta): Gaussian with full covariance; or splines on it, fitted to importance-weighted draws, for a
         density or for more samples than there are weighted draws (Wasserstein distance of standard deviations to long

@@ -9,6 +9,7 @@ records every pass.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -69,6 +70,8 @@ _VARIATIONAL_STEPS = 2
 # Squared shift of the optimum under new draws (per parameter, in posterior sds) above which the number of draws is
 # quadrupled, by cost: (draws x people, tolerance). About a fifth of the shift remains after quadrupling.
 _REDRAW_TOLERANCES = ((32_000, 0.0009), (400_000, 0.006), (500_000, 0.03), (float("inf"), 0.05))
+# Draws per person of a search that chains follow, whose mode is a place to begin only.
+_ENOUGH_DRAWS = 256
 # Predicted gain, in multiples of the tolerance, below which a stalled search has converged up to noise of its draws.
 _NOISE_FLOOR = 20.0
 # Relative rounding error of a sum of people's log likelihoods: single-precision errors average out over people.
@@ -131,6 +134,8 @@ class NewtonSearch:
         Marginal likelihoods of all people, and of a random subsample (or again of all people).
     settings : NewtonSettings
     clock : Clock
+    is_enough : callable
+        Whether more draws than `_ENOUGH_DRAWS` are no remedy, given a population, its evaluation and variational steps.
     """
 
     def __init__(
@@ -140,8 +145,10 @@ class NewtonSearch:
         sample: MarginalLikelihood,
         settings: NewtonSettings,
         clock: Clock,
+        is_enough: Callable[[PopulationParameters, Evaluation, int], bool] = lambda *_: False,
     ) -> None:
         self.model, self.marginal, self.sample, self.settings, self.clock = model, marginal, sample, settings, clock
+        self._is_enough = is_enough
         self._variational_steps, self._pathwise = 0, False
         self.step_scale = step_scale(model)
 
@@ -236,6 +243,13 @@ class NewtonSearch:
             redraw = draws_shift(self.model, before, ascent.first)
             allowed = next(limit for cost, limit in _REDRAW_TOLERANCES if draws * len(people) < cost)
             if redraw < allowed or 4 * draws * people.load > SEARCH_WORK:
+                break
+            near = ascent.decrement < _NOISE_FLOOR * self.settings.tolerance
+            if (
+                near
+                and draws == _ENOUGH_DRAWS
+                and self._is_enough(ascent.point, ascent.evaluation, self._variational_steps)
+            ):
                 break
         if ascent.decrement > self.settings.tolerance and not self.clock.is_over():
             ascent, integration = self._ascend_with(draws, ascent.point, self.settings.tolerance, ascent.evaluation)

@@ -86,6 +86,11 @@ class Posterior:
     skewness: float = math.nan
     corrected: WeightedVectors | None = None
 
+    @property
+    def fails(self) -> bool:
+        """Whether it is a Gaussian that fails its check, or whose steps have not settled."""
+        return self.corrected is None and (self.check.is_poor or self.rounds == 0)
+
     def sample(self, model: MixedLogitModel, n: int, seed: int) -> Samples:
         """Draw ``n`` samples of the population parameters."""
         if self.corrected is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import partial
 
 from mxlogit.diagnostics.record import Diagnostics
 from mxlogit.diagnostics.thresholds import EVEN_WEIGHTS, LARGEST_PARETO_K, MANY_PEOPLE
@@ -16,13 +17,14 @@ from mxlogit.inference.task import Task
 from mxlogit.inference.vi.natural import NaturalSearch
 from mxlogit.inference.vi.newton import NewtonSearch, NewtonSettings, Optimum
 from mxlogit.inference.vi.posterior_stage import Posterior, find_posterior
-from mxlogit.inference.vi.short_chains import count_affordable, run_short_chains
+from mxlogit.inference.vi.short_chains import ShortChains, count_affordable, run_short_chains
 from mxlogit.inference.vi.weighted_draws import WeightedVectors
 from mxlogit.integration.laplace import Flow
 from mxlogit.integration.marginal import MarginalLikelihood
-from mxlogit.integration.tastes import ImportanceTastes
+from mxlogit.integration.tastes import ImportanceTastes, PeopleCheck
 from mxlogit.model.mixed_logit import MixedLogitModel
 from mxlogit.model.parameters import PopulationParameters
+from mxlogit.optim.trust_region import Evaluation
 
 # Largest number of people whose importance weights are checked after a fit; chosen by hand.
 _CHECKED_PEOPLE = 1_000
@@ -69,73 +71,120 @@ class NewtonPlan:
         return self.population_family == "spline"
 
 
+@dataclass(frozen=True)
+class _Sampled:
+    """Posterior samples of the population: of a Gaussian, weighted draws or splines on them, or short chains.
+
+    ``gain`` is that of the splines in log density over the Gaussian, in nats. ``chains_failed``: chains were tried, and
+    have not mixed.
+    """
+
+    posterior: Posterior
+    samples: Samples
+    gain: float | None = None
+    chains: ShortChains | None = None
+    chains_failed: bool = False
+
+
 def run_newton(task: Task, plan: NewtonPlan) -> Fit:
     """Find the population posterior by Newton steps on the marginal likelihood, and return its fit."""
-    model, people, seed, clock = task.model, task.people, task.seed, task.clock
+    model, people, clock = task.model, task.people, task.clock
     clock.on_over = plan.journal.pause
-    marginal = MarginalLikelihood(people, model.space, model.mixing, seed, "all", plan.journal)
+    marginal = MarginalLikelihood(people, model.space, model.mixing, task.seed, "all", plan.journal)
     part = marginal
     if task.is_sampled:
-        part = MarginalLikelihood(task.sample, model.space, model.mixing, seed, "sample", plan.journal)
-    if plan.optimizer == "natural":
-        optimum = NaturalSearch(model, marginal, plan.search, clock).run(task.start)
-    else:
-        optimum = NewtonSearch(model, marginal, part, plan.search, clock).run(task.start)
-    posterior = find_posterior(task, part, marginal, optimum, wanted=plan.is_spline or plan.correct)
-    samples = posterior.sample(model, plan.n_samples, seed)
-    gain = None
-    if plan.is_spline and posterior.corrected is not None:
-        samples, gain = _spline_samples(model, posterior.corrected, plan.n_samples, seed)
-    tastes = _tastes_around(plan, task, optimum, None)
-    chains = None
-    if plan.correct == "auto" and not plan.is_spline and _fails(task, optimum, posterior, tastes, samples):
-        chains = run_short_chains(task, samples, plan.n_samples)
-    samples = samples if chains is None else chains.samples
+        part = MarginalLikelihood(task.sample, model.space, model.mixing, task.seed, "sample", plan.journal)
+    optimum, sampled = _find_posterior(task, plan, marginal, part)
+    samples, chains = sampled.samples, sampled.chains
     center = model.space.from_report(samples.mean)
     if chains is None:
         marginal.flow = _train_flow(plan, task, part, [center, *_typical(model, samples)], optimum)
-        tastes = _tastes_around(plan, task, optimum, marginal.flow)
-    degrees_of_freedom, variational_steps = plan.search.degrees_of_freedom, optimum.integration.variational_steps
+    even = optimum.evaluation.detail.value.ess > EVEN_WEIGHTS and len(people) > _MANY_PEOPLE
+    tastes = _tastes_around(plan, task, optimum.integration.variational_steps, even_weights=even, flow=marginal.flow)
     draws = AT_THE_ESTIMATE.least if clock.was_over else AT_THE_ESTIMATE.draws(people.load)
-    at_center = evaluate_center(marginal, center, draws, degrees_of_freedom, variational_steps)
+    at_center = evaluate_center(marginal, center, draws, tastes.degrees_of_freedom, tastes.variational_steps)
     clock.passes += 1
-    found = _diagnose_people(task, tastes, center, _diagnose(optimum, posterior, at_center))
-    found = replace(found, guide=_describe_guide(marginal.flow, optimum), population_flow_gain=gain)
-    if chains is not None:
-        # Nothing of the Gaussian is reported, so neither is its check.
-        found = replace(found.join(chains.found), corrected=True, pareto_k=math.nan, ess_population=None)
-    status = Status.TIME if clock.was_over else optimum.status
-    said = _uncorrected_sentences(plan, task, posterior) if chains is None else chains.sentences()
+    found = _diagnose_people(task, tastes, center, _diagnose(optimum, sampled, at_center))
+    found = replace(found, guide=_describe_guide(marginal.flow, optimum))
+    status = optimum.status if chains is None else chains.status
+    status = Status.TIME if clock.was_over else status
+    said = _uncorrected_sentences(plan, task, sampled.posterior) if chains is None else chains.sentences()
     states = None if chains is None else chains.states
-    outcome = Outcome(samples, center, status, tastes, found, said, states=states)
-    fit = report_fit(outcome, model, people, task.logit, clock)
+    fit = report_fit(
+        Outcome(samples, center, status, tastes, found, said, states=states), model, people, task.logit, clock
+    )
     plan.journal.finish()
     return fit
 
 
-def _tastes_around(plan: NewtonPlan, task: Task, optimum: Optimum, flow: Flow | None) -> ImportanceTastes:
+def _find_posterior(
+    task: Task, plan: NewtonPlan, marginal: MarginalLikelihood, part: MarginalLikelihood
+) -> tuple[Optimum, _Sampled]:
+    """Find the mode and sample the posterior around it; anew, with more draws, if chains have not mixed."""
+    model, clock = task.model, task.clock
+    if plan.optimizer == "natural":
+        optimum = NaturalSearch(model, marginal, plan.search, clock).run(task.start)
+        return optimum, _sample(task, plan, marginal, part, optimum, hasty=False)
+    is_enough = partial(_needs_chains, task, plan)
+    optimum = NewtonSearch(model, marginal, part, plan.search, clock, is_enough).run(task.start)
+    sampled = _sample(task, plan, marginal, part, optimum, hasty=True)
+    if sampled.chains_failed and not clock.is_over():
+        optimum = NewtonSearch(model, marginal, part, plan.search, clock).run(task.start)
+        sampled = _sample(task, plan, marginal, part, optimum, hasty=False)
+    return optimum, sampled
+
+
+def _sample(
+    task: Task,
+    plan: NewtonPlan,
+    marginal: MarginalLikelihood,
+    part: MarginalLikelihood,
+    optimum: Optimum,
+    *,
+    hasty: bool,
+) -> _Sampled:
+    """Sample the population posterior: by chains where many people's weights are uneven, or the Gaussian fails."""
+    uneven = _needs_chains(task, plan, optimum.population, optimum.evaluation, optimum.integration.variational_steps)
+    wanted = False if uneven and hasty else plan.is_spline or plan.correct
+    posterior = find_posterior(task, part, marginal, optimum, wanted=wanted)
+    sampled = _Sampled(posterior, posterior.sample(task.model, plan.n_samples, task.seed))
+    if uneven or (_may_have_chains(task, plan) and posterior.fails):
+        chains = run_short_chains(task, sampled.samples, plan.n_samples)
+        if chains is None:
+            return replace(sampled, chains_failed=uneven and hasty)
+        return replace(sampled, samples=chains.samples, chains=chains)
+    if plan.is_spline and posterior.corrected is not None:
+        samples, gain = _spline_samples(task.model, posterior.corrected, plan.n_samples, task.seed)
+        return _Sampled(posterior, samples, gain)
+    return sampled
+
+
+def _may_have_chains(task: Task, plan: NewtonPlan) -> bool:
+    return plan.correct == "auto" and not plan.is_spline and not task.clock.is_over() and count_affordable(task) > 0
+
+
+def _needs_chains(
+    task: Task, plan: NewtonPlan, population: PopulationParameters, evaluation: Evaluation, variational_steps: int
+) -> bool:
+    """Whether more than a few people have uneven weights, so that neither more draws nor a correction is a remedy."""
+    if evaluation.detail.value.ess >= _WORTH_A_FLOW or not _may_have_chains(task, plan):
+        return False
+    tastes = _tastes_around(plan, task, variational_steps)
+    return _share_above_k(_check_people(task, tastes, population)) > MANY_PEOPLE
+
+
+def _tastes_around(
+    plan: NewtonPlan, task: Task, variational_steps: int, *, even_weights: bool = False, flow: Flow | None = None
+) -> ImportanceTastes:
     """Tastes of people by the local factors of the search."""
     return ImportanceTastes(
         task.model,
         task.seed,
         plan.search.degrees_of_freedom,
-        variational_steps=optimum.integration.variational_steps,
-        even_weights=optimum.evaluation.detail.value.ess > EVEN_WEIGHTS and len(task.people) > _MANY_PEOPLE,
+        variational_steps=variational_steps,
+        even_weights=even_weights,
         flow=flow,
     )
-
-
-def _fails(task: Task, optimum: Optimum, posterior: Posterior, tastes: ImportanceTastes, samples: Samples) -> bool:
-    """Whether the posterior is known to be wrong: a Gaussian that fails its check, or uneven weights of many people."""
-    if task.clock.is_over() or not count_affordable(task):
-        return False
-    if posterior.corrected is None and (posterior.check.is_poor or posterior.rounds == 0):
-        return True
-    if optimum.evaluation.detail.value.ess >= _WORTH_A_FLOW:
-        return False
-    sample = task.sample.take(task.sample.draw(_CHECKED_PEOPLE, (task.seed, 11)))
-    check = tastes.check(sample, task.model.space.from_report(samples.mean))
-    return float((check.pareto_k > LARGEST_PARETO_K).double().mean()) > MANY_PEOPLE
 
 
 def _uncorrected_sentences(plan: NewtonPlan, task: Task, posterior: Posterior) -> list[str]:
@@ -199,9 +248,10 @@ def _describe_guide(flow: Flow | None, optimum: Optimum) -> str:
     return f"{' + '.join(parts)}; no encoder (no gain under Newton); weights before a flow were {why}"
 
 
-def _diagnose(optimum: Optimum, posterior: Posterior, at_center: Diagnostics) -> Diagnostics:
+def _diagnose(optimum: Optimum, sampled: _Sampled, at_center: Diagnostics) -> Diagnostics:
     """Add the figures of the search and of the population posterior."""
-    return replace(
+    posterior, chains = sampled.posterior, sampled.chains
+    found = replace(
         at_center,
         pareto_k=posterior.check.pareto_k,
         ess_population=posterior.check.ess,
@@ -210,18 +260,32 @@ def _diagnose(optimum: Optimum, posterior: Posterior, at_center: Diagnostics) ->
         newton_decrement=optimum.decrement,
         redraw_shift=optimum.redraw**0.5,
         draws=optimum.integration.draws,
+        population_flow_gain=sampled.gain,
     )
+    if chains is None:
+        return found
+    # Nothing of the Gaussian is reported, so neither is its check.
+    return replace(found.join(chains.found), corrected=True, pareto_k=math.nan, ess_population=None)
+
+
+def _check_people(task: Task, tastes: ImportanceTastes, population: PopulationParameters) -> PeopleCheck:
+    """Quality of the importance weights of a random part of the people."""
+    sample = task.sample
+    return tastes.check(sample.take(sample.draw(_CHECKED_PEOPLE, (task.seed, 11))), population)
+
+
+def _share_above_k(check: PeopleCheck) -> float:
+    return float((check.pareto_k > LARGEST_PARETO_K).double().mean())
 
 
 def _diagnose_people(
     task: Task, tastes: ImportanceTastes, center: PopulationParameters, found: Diagnostics
 ) -> Diagnostics:
     """Add how even the importance weights of a random part of the people are."""
-    sample = task.sample
-    check = tastes.check(sample.take(sample.draw(_CHECKED_PEOPLE, (task.seed, 11))), center)
+    check = _check_people(task, tastes, center)
     return replace(
         found,
         ess_min=float(check.ess.min()),
         pareto_k_people=float(check.pareto_k.max()),
-        people_above_k=float((check.pareto_k > LARGEST_PARETO_K).double().mean()),
+        people_above_k=_share_above_k(check),
     )

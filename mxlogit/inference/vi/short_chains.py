@@ -16,7 +16,7 @@ import torch
 from mxlogit.diagnostics.convergence import ess_bulk, ess_tail, rhat
 from mxlogit.diagnostics.record import Diagnostics
 from mxlogit.draws.generators import make_generator
-from mxlogit.fit import Samples, TasteStates
+from mxlogit.fit import Samples, Status, TasteStates
 from mxlogit.inference.report import report_samples
 from mxlogit.inference.task import Task
 from mxlogit.inference.vi.moment_matching import match_moments
@@ -56,6 +56,11 @@ class ShortChains:
     samples: Samples
     states: TasteStates
     found: Diagnostics
+
+    @property
+    def status(self) -> Status:
+        """Whether they are long enough for means that err by less than a seventh of a posterior standard deviation."""
+        return Status.CONVERGED if (self.found.ess_bulk or 0.0) >= 0.5 * _ENOUGH else Status.ITERATIONS
 
     def sentences(self) -> list[str]:
         """Say how far means may be off, if that is more than a tenth of a posterior standard deviation."""
