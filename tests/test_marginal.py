@@ -12,7 +12,7 @@ from mxlogit.choices import ChoiceData
 from mxlogit.draws.importance import DrawScheme
 from mxlogit.draws.jackknife import Jackknife
 from mxlogit.execution.people import People
-from mxlogit.inference.vi.newton import without_noise
+from mxlogit.inference.vi.log_posterior import without_noise
 from mxlogit.integration.laplace import follow, polish
 from mxlogit.integration.marginal import MarginalLikelihood
 from mxlogit.integration.settings import IntegrationSettings

@@ -17,7 +17,7 @@ from mxlogit.guide.amortized import AmortizedGuide
 from mxlogit.guide.population import GaussianFactor
 from mxlogit.inference.clock import Clock
 from mxlogit.inference.svi.guide_objective import GuideObjective, ObjectiveSettings
-from mxlogit.inference.vi.newton import with_prior
+from mxlogit.inference.vi.log_posterior import with_prior
 from mxlogit.inference.vi.posterior import laplace_factor
 from mxlogit.integration.marginal import MarginalLikelihood
 from mxlogit.integration.settings import IntegrationSettings

@@ -11,7 +11,8 @@ from mxlogit.fit import HistoryRow, Status
 from mxlogit.guide.population import GaussianFactor
 from mxlogit.inference.clock import Clock
 from mxlogit.inference.vi.information import prefers_paths
-from mxlogit.inference.vi.newton import NewtonSettings, Optimum, draws_shift, with_prior
+from mxlogit.inference.vi.log_posterior import draws_shift, with_prior
+from mxlogit.inference.vi.newton import NewtonSettings, Optimum
 from mxlogit.inference.vi.posterior import (
     Anchor,
     AnchoredTarget,

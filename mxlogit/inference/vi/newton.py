@@ -13,7 +13,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
 
 from mxlogit.diagnostics.thresholds import EVEN_WEIGHTS
 from mxlogit.fit import Status
@@ -22,12 +21,12 @@ from mxlogit.inference.budgets import PRECISE_SEARCH_WORK, SEARCH_WORK, STEADY_S
 from mxlogit.inference.clock import Clock
 from mxlogit.inference.task import LARGEST_SAMPLE
 from mxlogit.inference.vi.information import prefers_paths
+from mxlogit.inference.vi.log_posterior import TRUST_RADIUS, draws_shift, step_scale, with_prior, without_noise
 from mxlogit.integration.marginal import MarginalLikelihood
 from mxlogit.integration.settings import IntegrationSettings
-from mxlogit.integration.sums import DrawsEffect, PassResult
+from mxlogit.integration.sums import DrawsEffect
 from mxlogit.model.mixed_logit import MixedLogitModel
 from mxlogit.model.parameters import PopulationParameters
-from mxlogit.model.triangles import inverse_of_lower
 from mxlogit.optim.trust_region import (
     Ascent,
     Evaluation,
@@ -44,7 +43,7 @@ STAGE_SIZES = (2_000, LARGEST_SAMPLE)
 # Predicted gain of a further step at which a stage ends, since later stages move the optimum anyway: on a subsample, in
 # nats, and on a number of draws that may increase, in multiples of the tolerance.
 _STAGE_TOLERANCE = 3.0
-# For more people than the largest subsample, down to _MOST_NOISE:
+# For more people than the largest subsample, down to _CORRECTED_STEPS:
 # Predicted gain at which the search on few draws ends, because the fit of the posterior starts with a Newton step.
 _COARSE_TOLERANCE_NATS = 0.5
 # Factor of the number of draws whose effect is estimated; bounds on the subsample for it, in people and as a share.
@@ -61,10 +60,6 @@ _LARGEST_EFFECT = 0.25
 _STALL_TOLERANCE_NATS = 4.0
 # Most Newton steps on corrected scores.
 _CORRECTED_STEPS = 8
-# Largest share of the curvature in a direction that is subtracted as noise.
-_MOST_NOISE = 0.95
-# Largest scaled coordinate of a Newton step.
-_TRUST_RADIUS = 0.5
 # Variational steps of proposals whose weights are uneven.
 _VARIATIONAL_STEPS = 2
 # Squared shift of the optimum under new draws (per parameter, in posterior sds) above which the number of draws is
@@ -293,7 +288,7 @@ class NewtonSearch:
         for _ in range(_CORRECTED_STEPS):
             if best.decrement < _COARSE_TOLERANCE_NATS or self.clock.is_over():
                 break
-            step = solve_step(best.evaluation, self.step_scale, _TRUST_RADIUS).step
+            step = solve_step(best.evaluation, self.step_scale, TRUST_RADIUS).step
             point = self.model.space.move(best.point, step)
             found = self._corrected(ascent, point, self._evaluate(self.marginal, integration, point), effect)
             better = found.decrement < best.decrement
@@ -360,49 +355,9 @@ class NewtonSearch:
             self.step_scale,
             tolerance,
             self.settings.max_iterations,
-            _TRUST_RADIUS,
+            TRUST_RADIUS,
             log,
             rounding=_ROUNDING[marginal.people.like.dtype],
             is_over=self.clock.is_over,
         )
         return ascent.run(start, known)
-
-
-def step_scale(model: MixedLogitModel) -> Tensor:
-    """Natural size (D,) of a step in each relative coordinate."""
-    scale = torch.ones(model.space.size, dtype=torch.float64)
-    scale[: model.space.n_fixed] = 1.0 / model.attribute_scale[: model.space.n_fixed]
-    return scale
-
-
-def step_from(model: MixedLogitModel, population: PopulationParameters, evaluation: Evaluation) -> PopulationParameters:
-    """Take one Newton step from a population value."""
-    return model.space.move(population, solve_step(evaluation, step_scale(model), _TRUST_RADIUS).step)
-
-
-def draws_shift(model: MixedLogitModel, old: Evaluation, new: Evaluation) -> float:
-    """Squared distance per parameter, in posterior sds, between the Newton steps of two evaluations of a point.
-
-    The difference of the two scores is free of the search's own remaining step.
-    """
-    apart = replace(new, gradient=new.gradient - old.gradient)
-    return 2.0 * newton_decrement(apart, step_scale(model)) / model.space.size
-
-
-def with_prior(model: MixedLogitModel, population: PopulationParameters, result: PassResult) -> Evaluation:
-    """Log posterior, its gradient, and its curvature by outer products of scores, from the sums of a pass."""
-    prior = model.log_prior_in_moves(population)
-    return Evaluation(
-        result.value.log_likelihood + prior.value,
-        result.score + prior.gradient,
-        result.outer - prior.hessian,
-        detail=result,
-    )
-
-
-def without_noise(curvature: Tensor, noise: Tensor) -> Tensor:
-    """Subtract noise from a curvature (D, D), at most `_MOST_NOISE` of it in any direction: positive definite."""
-    root = torch.linalg.cholesky(curvature)
-    inverse = inverse_of_lower(root)
-    values, vectors = torch.linalg.eigh(inverse @ noise @ inverse.T)
-    return curvature - root @ (vectors * values.clamp(max=_MOST_NOISE)) @ vectors.T @ root.T

@@ -17,8 +17,9 @@ from mxlogit.inference.report import draw_samples, report_samples
 from mxlogit.inference.task import Task
 from mxlogit.inference.vi.correction import DEFAULT_WORK, REQUESTED_WORK, correct, is_precise
 from mxlogit.inference.vi.information import FEW_PARAMETERS, PRECISE, ROUGH, error_bound_factor, observed_information
+from mxlogit.inference.vi.log_posterior import step_from, step_scale, with_prior
 from mxlogit.inference.vi.moment_matching import match_moments
-from mxlogit.inference.vi.newton import Optimum, step_from, step_scale, with_prior
+from mxlogit.inference.vi.newton import Optimum
 from mxlogit.inference.vi.posterior import (
     POSTERIOR_STREAM,
     Anchor,
