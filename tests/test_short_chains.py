@@ -58,6 +58,15 @@ def long(monkeypatch):
     monkeypatch.setattr(short_chains, "_MOST", 500)
 
 
+@pytest.fixture
+def short(monkeypatch):
+    """The shortest chains, where it does not matter what they find."""
+    for name, value in {"_SETTLING": 20, "_REFIT": 10, "_BLOCK": 20, "_MOST": 40}.items():
+        monkeypatch.setattr(short_chains, name, value)
+    for name, value in {"rhat": 1.1, "ess_bulk": 60.0}.items():
+        monkeypatch.setattr(short_chains, name, lambda chains, value=value: torch.tensor([value]))
+
+
 def begin(gaussian, weights=None):
     """A task on the data of a fit, with other weights."""
     panel = gaussian._fitted.panel
@@ -99,18 +108,17 @@ def test_the_default_takes_chains_where_it_would_fail(frame, exact, long, monkey
     assert "approximate" not in said
 
 
-def test_same_seed_same_chains(gaussian, long, monkeypatch):
-    monkeypatch.setattr(short_chains, "_MOST", 100)
+def test_same_seed_same_chains(gaussian, short):
+    """A fit that is repeated has the same chains, although they are far from mixed."""
     first, second = (
         short_chains.run_short_chains(begin(gaussian), gaussian.result_.samples, 100).samples for _ in range(2)
     )
     assert torch.equal(first.reported, second.reported)
 
 
-def test_chains_that_are_too_short_are_said(gaussian, monkeypatch):
+def test_chains_that_are_too_short_are_said(gaussian, short, monkeypatch):
     """An effective sample size of 25 leaves a fifth of a posterior deviation, and the sentence says so."""
     monkeypatch.setattr(short_chains, "ess_bulk", lambda chains: torch.tensor([25.0]))
-    monkeypatch.setattr(short_chains, "_MOST", 100)
     chains = short_chains.run_short_chains(begin(gaussian), gaussian.result_.samples, 100)
     (said,) = chains.sentences()
     assert not chains.status.converged
@@ -121,22 +129,27 @@ def test_chains_that_are_too_short_are_said(gaussian, monkeypatch):
 
 
 def test_a_hasty_search_is_repeated_where_its_chains_fail(frame, monkeypatch):
-    """The fit is then that of a search without chains."""
-    few = frame[frame["id"] <= 40]
-    plain, _ = fit(few, n_samples=100, flow=None)
+    """The fit is then what it is without chains: a correction is tried, which chains would have made needless."""
+    asked, find = [], route.find_posterior
+
+    def find_gaussian(*arguments, wanted):
+        asked.append(wanted)
+        return find(*arguments, wanted=False)
+
+    monkeypatch.setattr(route, "find_posterior", find_gaussian)
+    plain, _ = fit(frame, n_samples=100, flow=None)
     monkeypatch.setattr(route, "_needs_chains", lambda *arguments: True)
     monkeypatch.setattr(route, "run_short_chains", lambda *arguments: None)
-    est, _ = fit(few, n_samples=100, flow=None)
+    est, _ = fit(frame, n_samples=100, flow=None)
+    assert asked == ["auto", False, "auto"]
     np.testing.assert_allclose(est.coef_, plain.coef_, rtol=1e-3)
-    assert est.diagnostics_["corrected"]
     assert "rhat" not in est.diagnostics_
 
 
 @pytest.mark.parametrize("name", ["rhat", "ess_bulk"])
-def test_chains_that_have_not_mixed_are_dropped(gaussian, monkeypatch, name):
+def test_chains_that_have_not_mixed_are_dropped(gaussian, short, monkeypatch, name):
     bad = {"rhat": 1.5, "ess_bulk": 5.0}[name]
     monkeypatch.setattr(short_chains, name, lambda chains: torch.tensor([bad]))
-    monkeypatch.setattr(short_chains, "_MOST", 100)
     assert short_chains.run_short_chains(begin(gaussian), gaussian.result_.samples, 100) is None
 
 
