@@ -1,6 +1,8 @@
 """Simulation-based calibration: its own laws on posteriors that are known, resuming, wrong settings."""
 
 import json
+import pickle
+from concurrent.futures import Future
 
 import numpy as np
 import pandas as pd
@@ -96,11 +98,27 @@ def test_a_stopped_study_goes_on(tmp_path):
         simulation_based_calibration(make(), METHOD, 3, design=SMALL, path=path, random_state=1)
 
 
-@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_processes_do_not_matter(workers, monkeypatch):
-    """One process beside this one by default: each takes seconds to begin."""
-    several = records.ProcessPoolExecutor
-    monkeypatch.setattr(records, "ProcessPoolExecutor", lambda processes, **more: several(workers, **more))
+class _Pickling:
+    """An executor that runs tasks in this process, from and to pickles as if they came from and went to another one."""
+
+    def __init__(self, processes, **settings):
+        assert settings["mp_context"].get_start_method() == "spawn"
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *details):
+        pass
+
+    def submit(self, task, key):
+        future, (task, key) = Future(), pickle.loads(pickle.dumps((task, key)))
+        future.set_result(pickle.loads(pickle.dumps(task(key))))
+        return future
+
+
+@pytest.mark.parametrize("executor", [_Pickling, pytest.param(records.ProcessPoolExecutor, marks=pytest.mark.slow)])
+def test_processes_do_not_matter(executor, monkeypatch):
+    monkeypatch.setattr(records, "ProcessPoolExecutor", executor)
     alone = simulation_based_calibration(make(), METHOD, 3, design=SMALL)
     both = simulation_based_calibration(make(), METHOD, 3, design=SMALL, processes=2)
     pd.testing.assert_frame_equal(alone.ranks, both.ranks)
