@@ -1,13 +1,19 @@
 """Moments of tastes against numerical integrals, over wide ranges of the latent normal's parameters."""
 
+import math
+import warnings
+from types import SimpleNamespace
+
 import mpmath
 import numpy as np
 import pytest
 import torch
 from scipy import stats
 
-from mxlogit import MSLE, MixedLogit
+from mxlogit import MSLE, ConvergenceWarning, MixedLogit
 from mxlogit.model.mixing import Mixing
+from mxlogit.model.parameters import ParameterSpace
+from mxlogit.results.frames import taste_frame
 from mxlogit.simulate import simulate_choices
 from mxlogit.spec import MIXING_NAMES
 
@@ -98,3 +104,24 @@ def test_an_estimators_moments_are_those_at_its_estimate():
     assert table["mean_error"] > 0
     fixed = MixedLogit(fixed=["z"], method=MSLE(), random_state=0).fit(frame)
     assert fixed.taste_distribution().empty
+
+
+@pytest.mark.parametrize(
+    ("latent", "mean", "sd"),
+    [(0.3, True, True), (4.0, True, True), (30.0, True, False), (400.0, False, False)],
+    ids=["usual", "wide", "squares beyond all numbers", "beyond all numbers"],
+)
+def test_moments_of_wide_lognormals_are_medians_and_said(latent, mean, sd):
+    """Nothing but one sentence is said, where moments have no finite mean; which of them are finite themselves."""
+    space = ParameterSpace((), ("z",), ((0,),))
+    vectors = torch.zeros(400, 2, dtype=torch.float64)
+    vectors[:, 1] = torch.linspace(-0.5, 0.5, 400, dtype=torch.float64) + math.log(latent)
+    samples = SimpleNamespace(kind="posterior", unconstrained=vectors)
+    fit = SimpleNamespace(samples=samples, center=space.constrain(vectors.mean(0)), void=())
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        row = taste_frame(SimpleNamespace(space=space, mixing=Mixing(["lognormal"])), fit).loc["z"]
+    assert [warning.category for warning in said] == [ConvergenceWarning] * (latent > 1.0)
+    assert math.isfinite(row["mean"]) == mean
+    assert math.isfinite(row["sd"]) == sd
+    assert not mean or math.log(row["mean"]) == pytest.approx(0.5 * latent**2, rel=0.02, abs=0.01)

@@ -108,9 +108,12 @@ def taste_frame(model: MixedLogitModel, fit: Fit) -> pd.DataFrame:
     endless = set[str]()
     for name, value, center in zip(("mean", "sd"), sampled, at_center, strict=True):
         frame[name] = (value.mean(0) if posterior else center).cpu().numpy()
-        frame[f"{name}_error"] = value.cpu().numpy().std(0, ddof=1)
+        # Where this overflows the column is one of those without a mean.
+        with np.errstate(over="ignore", invalid="ignore"):
+            frame[f"{name}_error"] = value.cpu().numpy().std(0, ddof=1)
         for i in _without_mean(value) if posterior else []:
-            low, middle, high = np.quantile(value[:, i].cpu().numpy(), _CENTRAL)
+            # Moments of the widest populations may be larger than any number: nothing is interpolated between these.
+            low, middle, high = np.quantile(value[:, i].cpu().numpy(), _CENTRAL, method="nearest").tolist()
             frame.iloc[i, -2:] = middle, 0.5 * (high - low)
             endless.add(frame.index[i])
         frame.loc[void, f"{name}_error"] = float("nan")
@@ -125,6 +128,6 @@ def taste_frame(model: MixedLogitModel, fit: Fit) -> pd.DataFrame:
 
 
 def _without_mean(samples: torch.Tensor) -> list[int]:
-    """Columns of samples (s, k) whose tails are too heavy for a finite mean."""
-    _, shape = pareto_smoothed(samples.abs().clamp(min=1e-300).log().T)
-    return [int(i) for i in torch.nonzero(shape > LARGEST_PARETO_K)[:, 0]]
+    """Columns of samples (s, k) whose tails are too heavy for a finite mean, or that are not all finite themselves."""
+    _, shape = pareto_smoothed(samples.abs().clamp(1e-300, torch.finfo(samples.dtype).max).log().T)
+    return [int(i) for i in torch.nonzero((shape > LARGEST_PARETO_K) | ~torch.isfinite(samples).all(0))[:, 0]]
