@@ -109,6 +109,17 @@ def test_the_default_takes_chains_where_it_would_fail(frame, exact, long, monkey
     assert "approximate" not in said
 
 
+@pytest.mark.parametrize(("flow", "expected"), [("auto", 0), ("affine", 1)])
+def test_a_requested_flow_is_trained_beside_chains(frame, short, monkeypatch, flow, expected):
+    """Tastes of people who are not in the fit have it."""
+    trained = []
+    monkeypatch.setattr(route, "_needs_chains", lambda *arguments: True)
+    monkeypatch.setattr(route, "_train_flow", lambda *arguments: trained.append(arguments))
+    est, _ = fit(frame, n_samples=100, flow=flow)
+    assert est.diagnostics_["rhat"] == pytest.approx(1.1)
+    assert len(trained) == expected
+
+
 def test_same_seed_same_chains(gaussian, short):
     """A fit that is repeated has the same chains, although they are far from mixed."""
     first, second = (

@@ -97,7 +97,8 @@ def run_newton(task: Task, plan: NewtonPlan) -> Fit:
     optimum, sampled = _find_posterior(task, plan, marginal, part)
     samples, chains = sampled.samples, sampled.chains
     center = model.space.from_report(samples.mean)
-    if chains is None:
+    # By default no flow is trained for tastes that are states of chains.
+    if chains is None or plan.flow != "auto":
         marginal.flow = _train_flow(plan, task, part, [center, *_typical(model, samples)], optimum)
     even = optimum.evaluation.detail.value.ess > EVEN_WEIGHTS and len(people) > _MANY_PEOPLE
     tastes = _tastes_around(plan, task, optimum.integration.variational_steps, even_weights=even, flow=marginal.flow)
