@@ -21,8 +21,8 @@ def standardised_errors(est, truth):
 
 
 # A truncated normal's posterior is wide here, and takes half a minute; `test_mcmc.py` has a narrower one, and
-# `test_posteriors.py` the exact posteriors of the other three.
-ELSEWHERE = ("truncated_normal", "censored_normal", "johnson_sb", "lognormal")
+# `test_posteriors.py` the exact posteriors of the other four.
+ELSEWHERE = ("truncated_normal", "censored_normal", "johnson_sb", "lognormal", "normal")
 
 
 @pytest.mark.parametrize(

@@ -184,7 +184,7 @@ def check_family(family, n):
     check(est, truth)
 
 
-@pytest.mark.parametrize("family", ["normal", "lognormal"])
+@pytest.mark.parametrize("family", ["normal", pytest.param("lognormal", marks=pytest.mark.slow)])
 def test_more_people_than_the_largest_subsample(small_subsamples, family):
     """The route that corrects few draws."""
     check_family(family, 650)
