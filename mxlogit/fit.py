@@ -143,7 +143,7 @@ class TasteSampler(Protocol):
     def moments_of_each(
         self, panel: PanelSource, populations: Sequence[PopulationParameters], places: Tensor | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Iterate over the moments under one population after the other, with draws of each one's own."""
+        """Iterate over the moments under one population after the other, each with draws of its own."""
         ...
 
     def weigh(

@@ -214,7 +214,7 @@ class ReducedTastes:
     def moments_of_each(
         self, panel: PanelSource, populations: Sequence[PopulationParameters], places: Tensor | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Iterate over the moments under one population after the other, with draws of each one's own."""
+        """Iterate over the moments under one population after the other, each with draws of its own."""
         parts = [self._given(population) for population in populations]
         for mean, deviation in self.inner.moments_of_each(self._select(panel), parts, places):
             yield self.reduction.insert_zeros(mean), self.reduction.insert_zeros(deviation)

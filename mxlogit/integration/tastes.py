@@ -94,7 +94,7 @@ class WeighedTastes(ABC):
     def moments_of_each(
         self, panel: PanelSource, populations: Sequence[PopulationParameters], places: Tensor | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Iterate over the moments under one population after the other, with draws of each one's own."""
+        """Iterate over the moments under one population after the other, each with draws of its own."""
         for seed, population in enumerate(populations):
             yield self.moments(panel, population, seed, places)
 
@@ -192,7 +192,7 @@ class ImportanceTastes(WeighedTastes):
     def moments_of_each(
         self, panel: PanelSource, populations: Sequence[PopulationParameters], places: Tensor | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Iterate over the moments under one population after the other, with draws of each one's own.
+        """Iterate over the moments under one population after the other, each with draws of its own.
 
         A person's mode is sought from the one before: populations that follow each other should be close.
         """

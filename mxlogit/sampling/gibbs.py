@@ -25,8 +25,8 @@ from mxlogit.sampling.posterior_move import PosteriorMove
 
 # Iterations between random-walk steps of people's tastes; chosen by hand.
 _WALK_EVERY = 4
-# Independence steps of tastes before chains begin at given populations: 1 - .6^10 of the people with the worst accepted
-# share that was seen have moved; chosen by hand.
+# Independence steps of tastes before chains begin at given populations. With two fifths of them accepted, 99 % of the
+# people have moved; chosen by hand.
 _FIRST_STEPS = 10
 # Initial step size of the whitened move, before adaptation; chosen by hand.
 _FIRST_STEP = 0.3
