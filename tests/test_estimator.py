@@ -385,10 +385,16 @@ def test_verbose_tells_every_pass(frame, capsys):
 
 
 def test_import_is_light_and_may_begin_with_errors():
+    """Neither it nor a step of Adam, which torch's class would take after its import, loads the compiler."""
     code = """
 import sys, mxlogit.errors, mxlogit, sklearn.exceptions as s
 print(issubclass(mxlogit.errors.NotFittedError, s.NotFittedError))
-print([m for m in ('matplotlib', 'arviz', 'jax', 'pyro', 'polars') if m in sys.modules])
+import torch
+from mxlogit.optim.adam import Adam
+parameter = torch.ones(2, requires_grad=True)
+parameter.grad = torch.ones(2)
+Adam([parameter]).step(0.1)
+print([m for m in ('matplotlib', 'arviz', 'jax', 'pyro', 'polars', 'torch._dynamo') if m in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split("\n") == ["True", "[]", ""]

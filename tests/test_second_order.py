@@ -14,6 +14,7 @@ from mxlogit.guide.flows import LocalFlow
 from mxlogit.guide.population import GaussianFactor
 from mxlogit.inference.svi.fixed_draws import linear_response
 from mxlogit.inference.svi.guide_objective import GuideObjective, ObjectiveSettings
+from mxlogit.optim.adam import Adam
 from mxlogit.optim.curvature import Smooth, steihaug
 from mxlogit.optim.identities import derivatives, natural_update, second_derivative
 from mxlogit.optim.stochastic import Batches, Progress, adam, apply_inverse, hessian_free, improves, lbfgs, settled
@@ -316,6 +317,67 @@ def test_two_loops_equal_the_dense_update(generator):
         left = identity - rho * torch.outer(step, change)
         inverse = left @ inverse @ left.T + rho * torch.outer(step, step)
     torch.testing.assert_close(apply_inverse(memory, gradient), inverse @ gradient, atol=1e-10, rtol=0)
+
+
+def moved_by(optimizers, dtype, generator):
+    """Parameters after 20 steps at changing rates; the second has a gradient in every other step only."""
+    parameters = [torch.randn(size, generator=generator, dtype=dtype).requires_grad_() for size in (3, (2, 4))]
+    step, zero_grad = optimizers(parameters)
+    for number in range(20):
+        zero_grad()
+        for parameter in parameters[: 1 + number % 2]:
+            parameter.grad = torch.randn(parameter.shape, generator=generator, dtype=dtype)
+        step(0.1 / (1 + number))
+    return [parameter.detach() for parameter in parameters]
+
+
+def test_adam_moves_by_the_published_rule(generator):
+    """Algorithm 1 of Kingma and Ba (2015)."""
+
+    def by_hand(parameters):
+        state = [[0.0, 0.0, 0] for _ in parameters]
+
+        def step(rate):
+            for parameter, row in zip(parameters, state, strict=True):
+                if parameter.grad is not None:
+                    first, second, count = row
+                    row[:] = 0.9 * first + 0.1 * parameter.grad, 0.99 * second + 0.01 * parameter.grad**2, count + 1
+                    mean, square = row[0] / (1.0 - 0.9 ** row[2]), row[1] / (1.0 - 0.99 ** row[2])
+                    parameter.data = parameter.data - rate * mean / (square.sqrt() + 1e-8)
+
+        return step, lambda: [setattr(parameter, "grad", None) for parameter in parameters]
+
+    def of_ours(parameters):
+        optimizer = Adam(parameters, betas=(0.9, 0.99))
+        return optimizer.step, optimizer.zero_grad
+
+    ours = moved_by(of_ours, torch.float64, generator)
+    theirs = moved_by(by_hand, torch.float64, generator.manual_seed(20))
+    for mine, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, other, atol=1e-12, rtol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_adam_has_the_digits_of_torch(dtype, generator):
+    """Slow: the first optimizer of a process imports the compiler."""
+
+    def of_torch(parameters):
+        optimizer = torch.optim.Adam(parameters)
+
+        def step(rate):
+            optimizer.param_groups[0]["lr"] = rate
+            optimizer.step()
+
+        return step, optimizer.zero_grad
+
+    def of_ours(parameters):
+        optimizer = Adam(parameters)
+        return optimizer.step, optimizer.zero_grad
+
+    ours = moved_by(of_ours, dtype, generator)
+    for mine, other in zip(ours, moved_by(of_torch, dtype, generator.manual_seed(20)), strict=True):
+        torch.testing.assert_close(mine, other, atol=0, rtol=0)
 
 
 def test_adam_averages_noise_away():

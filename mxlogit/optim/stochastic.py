@@ -14,6 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from mxlogit.optim.adam import Adam
 from mxlogit.optim.curvature import Smooth, steihaug
 
 # Constants without a stated reason are chosen by hand.
@@ -326,16 +327,15 @@ def adam(
     # Adam is invariant to the scale of gradients, so learning rates per coordinate amount to units per coordinate.
     unit = torch.ones_like(start) * rate
     moved = torch.zeros_like(start).requires_grad_()
-    optimizer = torch.optim.Adam([moved], lr=1.0, betas=(0.9, 0.99))
+    optimizer = Adam([moved], betas=(0.9, 0.99))
     point = start
     total, count = torch.zeros_like(start), 0
     for iteration in range(iterations):
         share = min(1.0, max(iteration / iterations, share_used()))
-        optimizer.param_groups[0]["lr"] = 0.5 * (1.0 + math.cos(math.pi * share))
         smooth = objective.freeze(iteration, point)
         value, gradient = smooth.gradient(point)
         moved.grad = unit * gradient
-        optimizer.step()
+        optimizer.step(0.5 * (1.0 + math.cos(math.pi * share)))
         point = start + unit * moved.detach()
         if share >= 0.75:
             total, count = total + point, count + 1

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import threading
 from dataclasses import dataclass, replace
-from typing import Any
 
 import pyro
 import torch
@@ -33,6 +32,7 @@ from mxlogit.integration.settings import IntegrationSettings
 from mxlogit.integration.tastes import ImportanceTastes
 from mxlogit.model.panels import Panels
 from mxlogit.model.pyro_program import mixed_logit
+from mxlogit.optim.adam import Adam
 
 # Steps between rows of the history; chosen by hand.
 _RECORD_EVERY = 50
@@ -126,8 +126,7 @@ class _Run:
         self.theta = [guide.shift, guide.log_diagonal, guide.below]
         self.rates = [training.rate, training.guide_rate]
         networks = [p for name, p in guide.named_parameters() if "." in name]
-        groups: list[dict[str, Any]] = [{"params": self.theta}, {"params": networks}]
-        self.optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
+        self.optimizers = [Adam(parameters, betas=(0.9, 0.99)) for parameters in (self.theta, networks)]
         self.schedule, self.clipped = _Schedule(training, task.clock), 0
         automatic = guide.sbp is not None and guide.sbp.keep == "auto"
         self.control = KeepControl(guide, self.team) if automatic else None
@@ -155,10 +154,9 @@ class _Run:
 
     def _step(self, step: int, progress: float) -> None:
         guide, panel, key = self.guide, self.panel, (self.task.seed, step)
-        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = rate * self.schedule.rate(progress)
         chosen = torch.randperm(len(panel))[: self.batch].to(panel.values.device)
-        self.optimizer.zero_grad()
+        for optimizer in self.optimizers:
+            optimizer.zero_grad()
         if self.control is not None and step % EVERY == EVERY - 1:
             self.control.adjust(panel, chosen, key)
         guide.mask_key = key
@@ -171,7 +169,8 @@ class _Run:
         _average_gradients([*self.theta, *([] if guide.flow is None else guide.flow.parameters())], self.team)
         longest = _CLIP * len(panel) * self.team.size
         self.clipped += float(torch.nn.utils.clip_grad_norm_(self.theta, longest)) > longest
-        self.optimizer.step()
+        for optimizer, rate in zip(self.optimizers, self.rates, strict=True):
+            optimizer.step(rate * self.schedule.rate(progress))
         self.clock.passes += self.batch / len(panel)
         self.recent = [*self.recent[-_RECORD_EVERY + 1 :], -float(loss.detach())]
 

@@ -20,6 +20,7 @@ from mxlogit.integration.variational import refine_gaussian
 from mxlogit.model.mixed_logit import MixedLogitModel
 from mxlogit.model.panels import Panels
 from mxlogit.model.parameters import PopulationParameters
+from mxlogit.optim.adam import Adam
 
 # Constants without a stated reason are chosen by hand.
 # Largest number of people in the training set, of all processes together.
@@ -174,10 +175,9 @@ def _fit(
 ) -> None:
     """Train with Adam on mini-batches of people, cycling over population values, with a cosine learning rate."""
     panel, seed = training[0].panel, training[0].seed
-    optimizer = torch.optim.Adam(flow.parameters(), lr=_RATE)
+    optimizer = Adam(flow.parameters())
     generator, batch = make_generator(seed, 22), min(_BATCH, len(panel))
     for step in range(steps):
-        optimizer.param_groups[0]["lr"] = _RATE * 0.5 * (1.0 + math.cos(math.pi * step / steps))
         people = torch.randperm(len(panel), generator=generator)[:batch].to(panel.values.device)
         drawn, weights = training[step % len(training)].draw(step, people, _DRAWS), panel.weights[people]
         reward = objectives.value(drawn.log_ratio, settings.objective)
@@ -185,6 +185,6 @@ def _fit(
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(flow.parameters(), _CLIP)
-        optimizer.step()
+        optimizer.step(_RATE * 0.5 * (1.0 + math.cos(math.pi * step / steps)))
         if (step + 1) % _SHOW_EVERY == 0:
             show(f"flow: {step + 1} of {steps} steps")

@@ -16,6 +16,7 @@ from mxlogit.guide.flows import LocalFlow
 from mxlogit.guide.population import GaussianFactor
 from mxlogit.inference.vi.weighted_draws import WeightedVectors
 from mxlogit.model.parameters import ParameterSpace
+from mxlogit.optim.adam import Adam
 
 # Constants are chosen by hand.
 # Most steps of Adam and its learning rate.
@@ -156,12 +157,12 @@ def fit_population_flow(weighted: WeightedVectors, space: ParameterSpace, seed: 
         torch.manual_seed(seed % 2**63)
         flow = LocalFlow(whitened.shape[1], "spline", _LAYERS, _WIDTH, n_context=1).double()
     best = {name: value.clone() for name, value in flow.state_dict().items()}
-    gain, since, optimizer = 0.0, 0, torch.optim.Adam(flow.parameters(), lr=_RATE)
+    gain, since, optimizer = 0.0, 0, Adam(flow.parameters())
     for step in range(_STEPS):
         loss = -(weights[train] @ _excess(flow, whitened[train])) / weights[train].sum()
         optimizer.zero_grad()
         loss.backward()
-        optimizer.step()
+        optimizer.step(_RATE)
         if (step + 1) % _TEST_EVERY:
             continue
         with torch.no_grad():
