@@ -113,8 +113,12 @@ def test_names_of_two_settings_of_one_engine(frame):
     assert [est.method.draws for est in found.fits.values()] == [None, 32]
 
 
+@pytest.mark.slow
 def test_two_engines_against_the_exact_posterior(frame):
-    """The table's distances are those of the exact posterior from itself: none; people and evaluator likewise."""
+    """The table's distances are those of the exact posterior from itself: none; people and evaluator likewise.
+
+    By default the engines have it in `test_posteriors.py`, and the table what they have in the tests above.
+    """
     est = make(priors=Priors(location_scale=2.0, sd_scale=1.0))
     found = quietly(compare_methods, est, frame, (VI(n_samples=400), MCMC(chains=6, warmup=100, samples=170)))
     exact = GridPosterior(Choices.of_frame(frame), 2.0, 1.0)
