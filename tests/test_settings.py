@@ -272,7 +272,7 @@ LIMITED = {
 @pytest.mark.parametrize("name", LIMITED)
 def test_a_time_limit_ends_every_engine(name):
     """With what it has, and says so. What it has may be little: estimates are finite, and far from nothing."""
-    people = {"nuts": 40, "fixed draws": 100}.get(name, 400)
+    people = {"nuts": 15, "fixed draws": 50}.get(name, 400)
     frame, _ = simulate_choices(people, 4, 3, random={"x": (-1.0, 0.5), "z": (0.5, 1.0)}, random_state=3)
     method, status = LIMITED[name]
     method = type(method)(**{**method.get_params(deep=False), "max_seconds": 0.05})
