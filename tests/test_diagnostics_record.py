@@ -25,7 +25,7 @@ OF_ALL = {"status", "converged", "seconds", "log_likelihood", "log_likelihood_er
 
 @pytest.fixture(scope="module")
 def fits():
-    frame, _ = simulate_choices(80, 4, 3, fixed={"x": -1.0}, random={"z": (0.6, 0.8)}, random_state=0)
+    frame, _ = simulate_choices(40, 4, 3, fixed={"x": -1.0}, random={"z": (0.6, 0.8)}, random_state=0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         return {

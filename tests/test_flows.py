@@ -354,9 +354,9 @@ def test_wrong_settings_are_named():
 @pytest.mark.parametrize(
     "method",
     [
-        SVI(training=Training(steps=60), n_samples=30),
-        SVI.rodrigues2022(steps=120, n_samples=30),
-        SVI(flow="spline", training=Training(steps=50), n_samples=30),
+        SVI(training=Training(steps=60), n_samples=12),
+        SVI.rodrigues2022(steps=120, n_samples=12),
+        SVI(flow="spline", training=Training(steps=50), n_samples=12),
     ],
 )
 def test_ready_made_routes_train_and_predict(wide, without_flow, gap, method):

@@ -241,7 +241,7 @@ def test_a_checkpoint_that_cannot_be_written_is_said_before_the_fit(data, tmp_pa
 def test_natural_steps_are_judged_by_new_draws(data):
     """What they change, not how far the last step went; and more draws change less."""
     shifts = []
-    for draws in (16, 256):
+    for draws in (16, 128):
         method = VI(optimizer="natural", draws=draws, correct=False, n_samples=50)
         est = MixedLogit(random=["r1", "r2"], method=method, random_state=0).fit(data)
         shifts.append(est.diagnostics_["redraw_shift"])

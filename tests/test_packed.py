@@ -26,7 +26,7 @@ COLUMNS = {"decision_maker": "person", "situation": "task", "alternative": "mode
 NAMES = ["cost", "time"]
 
 
-def make_frame(n=60, seed=0, labels=None):
+def make_frame(n=40, seed=0, labels=None):
     """Ragged panels, choice sets of two or three of three modes."""
     rng = np.random.default_rng(seed)
     rows = []
@@ -51,7 +51,7 @@ def frame():
 
 @pytest.fixture(autouse=True)
 def _small_shards(monkeypatch):
-    monkeypatch.setattr(packing, "_CELLS_PER_SHARD", 200)
+    monkeypatch.setattr(packing, "_CELLS_PER_SHARD", 150)
     monkeypatch.setattr(sources, "_BATCH_ROWS", 37)
 
 
@@ -201,7 +201,7 @@ def test_a_file_of_people_that_was_cut_off_is_noticed(frame, tmp_path, keep):
 def test_more_shards_than_may_be_open(frame, tmp_path, monkeypatch):
     monkeypatch.setattr(packing, "_OPEN_BUCKETS", 2)
     packed = pack_choices(frame, tmp_path / "pack", names=NAMES, **COLUMNS)
-    assert packed.decision_makers.tolist() == list(range(60))
+    assert packed.decision_makers.tolist() == list(range(40))
 
 
 def test_an_interrupted_packing_leaves_nothing_that_opens(frame, tmp_path):
@@ -221,7 +221,7 @@ def test_what_a_killed_packing_left_is_cleared_away(frame, tmp_path):
     (tmp_path / "pack.partial").mkdir()
     (tmp_path / "pack.partial" / MANIFEST).write_text("{")
     packed = pack_choices(frame, tmp_path / "pack", names=NAMES, **COLUMNS)
-    assert packed.n_decision_makers == 60
+    assert packed.n_decision_makers == 40
     assert [p.name for p in tmp_path.iterdir()] == ["pack"]
 
 

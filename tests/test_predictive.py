@@ -30,9 +30,9 @@ def loo(est):
 
 
 def test_equals_refits_without_the_person(est, loo, frame):
-    """What a fit to the others says of three people: an exact leave-one-out, up to Monte Carlo error."""
+    """What a fit to the others says of two people: an exact leave-one-out, up to Monte Carlo error."""
     found = loo.pointwise
-    for person in (1, 20, 60):
+    for person in (1, 60):
         others = make().fit(frame[frame["id"] != person])
         here = est._fitted.panel.take(torch.tensor([person - 1]))
         densities = log_densities(others._fitted.model, others.result_, here, 5)[:, 0]

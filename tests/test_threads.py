@@ -14,11 +14,11 @@ pytestmark = pytest.mark.filterwarnings("ignore::mxlogit.ConvergenceWarning")
 THREADS, READINGS = 3, 2
 # Few samples, since tables average over populations; what is read for each is the same.
 METHODS = {
-    "vi": VI(n_samples=12, draws=16),
-    "flow": VI(n_samples=12, draws=16, flow="affine", correct=False),
-    "encoder": SVI(polish=0, flow=None, n_samples=12, training=Training(steps=30)),
-    "msle": MSLE(n_draws=50, n_samples=12, check_draws=False),
-    "mcmc": MCMC(chains=2, warmup=20, samples=6),
+    "vi": VI(n_samples=6, draws=16),
+    "flow": VI(n_samples=6, draws=16, flow="affine", correct=False),
+    "encoder": SVI(polish=0, flow=None, n_samples=6, training=Training(steps=30)),
+    "msle": MSLE(n_draws=50, n_samples=6, check_draws=False),
+    "mcmc": MCMC(chains=2, warmup=20, samples=4),
 }
 CALLS = {
     "moments": lambda est, frame: est.individual_coefficients(),
@@ -82,7 +82,7 @@ def test_a_pickle_holds_panels_and_samples(est, frame, wanted):
 
 def test_networks_are_trained_in_threads_as_alone(frame):
     """Pyro has one stack of handlers and torch one generator for all threads: fits in several of them take turns."""
-    method = SVI(n_samples=12, training=Training(steps=15, batch_size=40))
+    method = SVI(n_samples=6, training=Training(steps=15, batch_size=40))
     wanted = MixedLogit(random=["z", "w"], method=method, random_state=2).fit(frame).coef_
 
     def fit(_):

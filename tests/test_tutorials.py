@@ -63,6 +63,9 @@ SMALLER = {
     },
     # Two processes start in `test_team.py`.
     "07_large_data": {
+        "VI(checkpoint=": "VI(correct=False, checkpoint=",
+        "import MixedLogit, PackedChoices": "import VI, MixedLogit, PackedChoices",
+        "{names}, random_state=0)": "{names}, random_state=0, method=VI(correct=False))",
         "world_size=2": "world_size=1",
         "for rank in range(2)": "for rank in range(1)",
         "ended == [0, 0]": "ended == [0]",
