@@ -299,14 +299,15 @@ def test_effect_of_draws(panel, space, generator, families):
     """Its mean is the difference of scores with few and with many draws; its noise that of scores with few."""
     population = population_of(space, generator)
     marginal = marginal_of(replace(panel, weights=torch.ones(5).double()), space, families)
-    few = [marginal.score_pass(population, IntegrationSettings(16, 8, 1000 + key, 30)) for key in range(200)]
-    many = [marginal.score_pass(population, IntegrationSettings(64, 8, 5000 + key, 30)) for key in range(200)]
+    count = 120
+    few = [marginal.score_pass(population, IntegrationSettings(16, 8, 1000 + key, 30)) for key in range(count)]
+    many = [marginal.score_pass(population, IntegrationSettings(64, 8, 5000 + key, 30)) for key in range(count)]
     effects = [
-        marginal.effect_of_draws(population, IntegrationSettings(16, 8, 9000 + 10 * key, 30), 4) for key in range(200)
+        marginal.effect_of_draws(population, IntegrationSettings(16, 8, 9000 + 10 * key, 30), 4) for key in range(count)
     ]
     found = torch.stack([e.score for e in effects])
     gap = torch.stack([r.score for r in many]) - torch.stack([r.score for r in few])
-    error = (gap.var(0) / 200 + found.var(0) / 200).sqrt()
+    error = (gap.var(0) / count + found.var(0) / count).sqrt()
     assert float(((gap.mean(0) - found.mean(0)) / error).abs().max()) < 4.5
     # People's draws are independent: with weights of one their noise adds up to the variance of the score.
     noise = torch.stack([e.noise for e in effects]).mean(0).diagonal()
