@@ -1,11 +1,9 @@
-"""What the processes of `test_team.py` do: run as ``python team_jobs.py JOBS RANK SIZE FOLDER``."""
+"""What the processes of `test_team.py` do: `run` is what each of them begins with."""
 
 import datetime
 import pickle
-import sys
 import warnings
 from dataclasses import replace
-from pathlib import Path
 from unittest import mock
 
 import numpy as np
@@ -213,19 +211,19 @@ def lost(rank, size, folder):
     return "no error"
 
 
-def main():
-    jobs, rank, size, folder = sys.argv[1].split(","), int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
+def results_file(jobs, rank, size, folder):
+    return folder / f"{'-'.join(jobs)[:20]}-{size}-{rank}.pickle"
+
+
+def run(jobs, rank, size, folder):
+    """Do the jobs one after the other, and write their results."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     if size > 1:
-        store = dist.FileStore(str(folder / f"store-{sys.argv[1][:20]}-{size}"), size)
+        store = dist.FileStore(str(results_file(jobs, "all", size, folder).with_suffix(".store")), size)
         dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=datetime.timedelta(seconds=60))
     results = {}
     for job in jobs:
         results[job] = globals()[job](rank, size, folder)
         # After every job, since the last one may end a process.
-        (folder / f"{sys.argv[1][:20]}-{size}-{rank}.pickle").write_bytes(pickle.dumps(results))
-
-
-if __name__ == "__main__":
-    main()
+        results_file(jobs, rank, size, folder).write_bytes(pickle.dumps(results))
