@@ -471,7 +471,7 @@ def test_linear_response_is_exact_for_a_gaussian_target(matrix, generator):
     torch.testing.assert_close(covariance[:SIZE, :SIZE], inverse, atol=0.06 * float(inverse.abs().max()), rtol=0)
     assert float((vector[SIZE:].exp() / inverse.diagonal().sqrt()).min()) < 0.8
     scores = []
-    for key in range(40):
+    for key in range(24):
         smooth = fixed(key, 30)
         found = optimum(smooth, vector)
         _, error = linear_response(smooth, found)
