@@ -16,7 +16,7 @@ ENGINES = {
     "vi": VI(correct=False, n_samples=50),
     "svi": SVI(training=Training(steps=10, batch_size=32)),
     "lbfgs": SVI(optimizer="lbfgs", encoder=None, training=Training(steps=3)),
-    "dadvi": DADVI(draws=32),
+    "dadvi": DADVI(draws=32, polish=1),
     "msle": MSLE(n_draws=50, n_starts=1),
     "mcmc": MCMC(chains=2, warmup=20, samples=20),
 }

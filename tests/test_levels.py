@@ -15,9 +15,9 @@ from mxlogit.simulate import simulate_choices
 RELATIVE = 1e-6
 
 METHODS = {
-    "default": VI(n_samples=60),
-    "vi": VI(draws=16, n_samples=16, correct=False),
-    "adam": SVI(polish=0, flow=None, n_samples=16, training=Training(steps=20, batch_size=50)),
+    "default": VI(n_samples=24),
+    "vi": VI(draws=16, n_samples=8, correct=False),
+    "adam": SVI(polish=0, flow=None, n_samples=8, training=Training(steps=20, batch_size=50)),
     "msle": MSLE(n_draws=20),
     "mcmc": MCMC(chains=2, warmup=20, samples=20),
 }

@@ -26,7 +26,7 @@ def fits(frame):
     """One fit of each engine."""
     methods = {
         # Tables average over these samples, all of which the quadratures below go through.
-        "vi": VI(n_samples=40),
+        "vi": VI(n_samples=24),
         "msle": MSLE(n_draws=200, check_draws=False),
         "mcmc": MCMC(warmup=60, samples=70, chains=4),
         "short chains": MCMC(warmup=50, samples=15, chains=2),

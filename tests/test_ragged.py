@@ -245,9 +245,9 @@ def unequal():
 
 
 METHODS = {
-    "vi": VI(draws=16, n_samples=16, correct=False),
-    "adam": SVI(polish=0, flow=None, n_samples=16, training=Training(steps=20, batch_size=16)),
-    "hessian_free": SVI(optimizer="hessian_free", n_samples=16, training=Training(steps=2, batch_size=30)),
+    "vi": VI(draws=16, n_samples=8, correct=False),
+    "adam": SVI(polish=0, flow=None, n_samples=8, training=Training(steps=20, batch_size=16)),
+    "hessian_free": SVI(optimizer="hessian_free", n_samples=8, training=Training(steps=2, batch_size=30)),
     "msle": MSLE(n_draws=20),
     "mcmc": MCMC(chains=2, warmup=20, samples=20),
 }

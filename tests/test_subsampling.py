@@ -261,7 +261,8 @@ def method_share(sbp):
 @pytest.mark.parametrize(
     "settings",
     [
-        {"sbp": 0.5},
+        # "auto" begins with it, and attention has it below.
+        pytest.param({"sbp": 0.5}, marks=pytest.mark.slow),
         pytest.param({"sbp": SBP(0.3, "layer")}, marks=pytest.mark.slow),
         {"sbp": "auto"},
         pytest.param({"sbp": "checkpoint"}, marks=pytest.mark.slow),
