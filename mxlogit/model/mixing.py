@@ -292,7 +292,7 @@ class Mixing:
         self.is_kinked = any(family.kinked for family in self.families)
         self.direct = tuple(i for i, family in enumerate(self.families) if family.direct)
         self._groups = {
-            name: [i for i, family in enumerate(self.families) if family.name == name]
+            name: _as_slice([i for i, family in enumerate(self.families) if family.name == name])
             for name in dict.fromkeys(names)
             if name != "normal"
         }
@@ -367,3 +367,9 @@ class Mixing:
         if not pairs:
             return location, scale
         return torch.stack([mean for mean, _ in pairs], -1), torch.stack([deviation for _, deviation in pairs], -1)
+
+
+def _as_slice(columns: list[int]) -> slice | list[int]:
+    """Consecutive columns as a slice, which takes a view where a list takes a copy."""
+    first, last = columns[0], columns[-1] + 1
+    return slice(first, last) if last - first == len(columns) else columns

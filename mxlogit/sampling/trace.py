@@ -38,20 +38,20 @@ class Trace:
     Parameters
     ----------
     model : MixedLogitModel
-    state : State
-        State that gives the numbers of chains and people.
+    xi : Tensor, shape (chains, k, n)
+        Whitened tastes, which give the numbers of chains and people.
     length : int
         Number of iterations to be kept.
     taste_bytes : int
         Memory for states of people's tastes, in bytes; if all iterations do not fit, evenly spaced ones are kept.
     """
 
-    def __init__(self, model: MixedLogitModel, state: State, length: int, taste_bytes: int) -> None:
-        chains, k, n = state.xi.shape
+    def __init__(self, model: MixedLogitModel, xi: Tensor, length: int, taste_bytes: int) -> None:
+        chains, k, n = xi.shape
         self.model, self.n_kept = model, 0
         self._vectors = torch.empty(length, chains, model.space.size, dtype=torch.float64)
-        self.moments = TasteMoments((n, k), state.xi)
-        size = max(1, chains * k * n * state.xi.element_size())
+        self.moments = TasteMoments((n, k), xi)
+        size = max(1, xi.numel() * xi.element_size())
         self._every = max(1, -(-length * size // max(size, taste_bytes)))
         self._states: list[Tensor] = []
 

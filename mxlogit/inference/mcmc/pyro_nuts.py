@@ -166,7 +166,7 @@ def _collect(settings: ChainSettings, model: MixedLogitModel, n_people: int, cha
         # A trace does not use log probabilities.
         state = State(here, xi.mT, xi.new_full(xi.shape[:2], float("nan")))
         if trace is None:
-            trace = Trace(model, state, length, settings.taste_bytes)
+            trace = Trace(model, state.xi, length, settings.taste_bytes)
         trace.add(state)
     assert trace is not None
     return trace
