@@ -239,12 +239,7 @@ class NewtonSearch:
             allowed = next(limit for cost, limit in _REDRAW_TOLERANCES if draws * len(people) < cost)
             if redraw < allowed or 4 * draws * people.load > SEARCH_WORK:
                 break
-            near = ascent.decrement < _NOISE_FLOOR * self.settings.tolerance
-            if (
-                near
-                and draws == _ENOUGH_DRAWS
-                and self._is_enough(ascent.point, ascent.evaluation, self._variational_steps)
-            ):
+            if draws == _ENOUGH_DRAWS and self._is_enough(ascent.point, ascent.evaluation, self._variational_steps):
                 break
         if ascent.decrement > self.settings.tolerance and not self.clock.is_over():
             ascent, integration = self._ascend_with(draws, ascent.point, self.settings.tolerance, ascent.evaluation)

@@ -77,6 +77,10 @@ _MORE_CHECK_DRAWS = 2
 _FAR = 0.01
 
 
+# Check of a posterior whose time limit was over before the check.
+_UNCHECKED = PopulationCheck(math.nan, math.nan)
+
+
 @dataclass(frozen=True)
 class Posterior:
     """The population factor, its number of natural-gradient steps, and its importance check or correction."""
@@ -86,6 +90,14 @@ class Posterior:
     check: PopulationCheck
     skewness: float = math.nan
     corrected: WeightedVectors | None = None
+
+    @classmethod
+    def at_the_mode(
+        cls, task: Task, sample: MarginalLikelihood, all_people: MarginalLikelihood, optimum: Optimum
+    ) -> Posterior:
+        """Gaussian with the curvature at the mode, unchecked: where chains begin."""
+        factor, _ = _around_the_mode(task.model, sample, all_people, optimum)
+        return cls(factor, 0, _UNCHECKED)
 
     @property
     def fails(self) -> bool:
@@ -100,10 +112,6 @@ class Posterior:
         selected = weighted.resample(n, make_generator(seed, 5))
         matched = match_moments(model.space, selected, weighted.vectors, weighted.log_weights.exp())
         return report_samples(model.space, matched)
-
-
-# Check of a posterior whose time limit was over before the check.
-_UNCHECKED = PopulationCheck(math.nan, math.nan)
 
 
 def find_posterior(

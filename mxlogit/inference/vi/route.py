@@ -146,11 +146,13 @@ def _sample(
 ) -> _Sampled:
     """Sample the population posterior: by chains where many people's weights are uneven, or the Gaussian fails."""
     uneven = _needs_chains(task, plan, optimum.population, optimum.evaluation, optimum.integration.variational_steps)
-    wanted = False if uneven and hasty else plan.is_spline or plan.correct
-    posterior = find_posterior(task, part, marginal, optimum, wanted=wanted)
+    if uneven and hasty:
+        posterior = Posterior.at_the_mode(task, part, marginal, optimum)
+    else:
+        posterior = find_posterior(task, part, marginal, optimum, wanted=plan.is_spline or plan.correct)
     sampled = _Sampled(posterior, posterior.sample(task.model, plan.n_samples, task.seed))
     if uneven or (_may_have_chains(task, plan) and posterior.fails):
-        chains = run_short_chains(task, sampled.samples, plan.n_samples)
+        chains = run_short_chains(task, posterior.factor, plan.n_samples)
         if chains is None:
             return replace(sampled, chains_failed=uneven and hasty)
         return replace(sampled, samples=chains.samples, chains=chains)

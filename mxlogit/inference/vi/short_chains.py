@@ -1,9 +1,9 @@
 """Short chains of the exact posterior, begun from a fit: where weights of the population or of people fail.
 
-Metropolis within Gibbs (`mxlogit.sampling`) needs neither even weights nor a posterior that is nearly Gaussian. A fit
-spares it its long warm-up: chains begin at posterior samples of the population with tastes drawn given these, and
-proposals are fitted to the Gaussian. Chains keep the exact posterior wherever they begin; a fit that is wrong costs
-iterations, and is not inherited.
+Chains keep the exact posterior wherever they begin; a fit that is wrong costs iterations, and is not inherited. What a
+fit knows spares them a long warm-up. Particle Gibbs (`mxlogit.sampling.particle_gibbs`) needs some dozen iterations;
+where a mixing map depends on the population parameters, Metropolis within Gibbs (`mxlogit.sampling.gibbs`) takes
+hundreds.
 """
 
 from __future__ import annotations
@@ -12,39 +12,92 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from mxlogit.diagnostics.convergence import ess_bulk, ess_tail, rhat
 from mxlogit.diagnostics.record import Diagnostics
 from mxlogit.draws.generators import make_generator
 from mxlogit.fit import Samples, Status, TasteStates
+from mxlogit.guide.population import GaussianFactor
 from mxlogit.inference.report import report_samples
 from mxlogit.inference.task import Task
 from mxlogit.inference.vi.moment_matching import match_moments
-from mxlogit.sampling.gibbs import Acceptance, GibbsSampler
+from mxlogit.sampling.chains import State
+from mxlogit.sampling.gibbs import GibbsSampler
+from mxlogit.sampling.particle_gibbs import DrawMoments, ParticleGibbs, ParticleState
 from mxlogit.sampling.population_step import coordinates
 from mxlogit.sampling.trace import Trace
 
 # Constants without a stated reason are chosen by hand.
-# Number of chains. An iteration of many costs less per chain (electricity: 2.0 ms with 12, 3.3 with 4).
-_CHAINS = 12
-# Iterations in which step sizes adapt and tastes forget where they began, and the one after which proposals are fitted
-# again.
-_SETTLING, _REFIT = 100, 50
-# Posterior samples per chain to which the first proposals are fitted.
-_FITTED = 64
-# Kept iterations between two looks at the effective sample size, and most of them.
-_BLOCK, _MOST = 100, 1_000
-# Smallest bulk effective sample size of any parameter that ends the sampling: errors of a mean are a tenth of a
-# posterior sd then, of a standard deviation seven per cent.
-_ENOUGH = 100.0
+# Number of chains. An iteration of many costs less per chain (electricity, Gibbs: 2.0 ms with 12, 3.3 with 4).
+_CHAINS = 8
+# Draws per person and chain. 32 to 128 give the same effective sample size per second (388 people, four lognormals).
+_DRAWS = 64
+
+
+# Iterations of particle Gibbs after which proposals are fitted for the first time, and every so many thereafter.
+_FIRST_FITS, _FIT_EVERY = (3,), 6
+# Fewest and most iterations in which it adapts.
+_FEWEST_SETTLING, _MOST_SETTLING = 18, 90
+# Change of the mean state from one adaptation to the next (root mean square over parameters, in sds of the states)
+# below which chains have arrived: six iterations of all leave .3 by chance.
+_ARRIVED = 0.45
+# Spread of the first states, in that of the Gaussian.
+_SPREAD = 0.5
+# Work of an iteration that is proportional to people, in rows of data: exponentials of the population's steps.
+_ROWS_OF_A_PERSON = 16
+# Iterations in which a Gibbs sampler adapts, and the one after which its proposals are fitted again.
+_GIBBS_SETTLING, _GIBBS_FIT = 100, 50
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Lengths of the chains of a sampler.
+
+    Attributes
+    ----------
+    settling : int
+        Expected number of iterations in which proposals adapt and tastes forget where they began.
+    block, most : int
+        Kept iterations between two looks at the effective sample size, and most of them.
+    fewest : int
+        Fewest kept iterations that the work must allow.
+    enough : float
+        Smallest effective sample size of any parameter that ends the sampling.
+    work : float
+        Most rows of data x chains x draws x iterations: about a minute of one core.
+    draws : int
+        Draws per person and chain.
+    """
+
+    settling: int
+    block: int
+    most: int
+    fewest: int
+    enough: float
+    work: float
+    draws: int = 1
+
+    def affordable(self, rows: int) -> int:
+        """Kept iterations that the work allows on a number of rows of data; zero if too few."""
+        kept = int(self.work / (_CHAINS * self.draws * rows)) - self.settling
+        return min(self.most, kept // self.block * self.block) if kept >= self.fewest else 0
+
+
+# 250 effective samples leave errors of .06 posterior sds of a mean and of 4.5 % of a standard deviation; 100, which a
+# Gibbs sampler of skewed tastes reaches in a minute, .1 and 7 %.
+_PARTICLES = _Plan(_FEWEST_SETTLING, 10, 400, 40, 250.0, 4e9, _DRAWS)
+_GIBBS = _Plan(_GIBBS_SETTLING, 100, 1_000, 200, 100.0, 200e6)
+# Effective sample size below which a sentence says so: means may be off by a tenth of a posterior sd.
+_FEW = 100.0
 # The same below which chains say less than the Gaussian they would replace: a quarter of a posterior sd.
 _FEWEST = 16.0
 # Largest R-hat, of chains much shorter than those of `mxlogit.MCMC`: a third of a posterior sd between them.
 _LARGEST_RHAT = 1.3
-# Most rows of data x chains x iterations: about a minute of one core.
-_WORK = 200e6
-# Fewest kept iterations that the work must allow.
-_FEWEST_KEPT = 200
+# Effective sample size of the tails that suffices, as a share of that of the bulk; chosen by hand.
+_TAIL = 0.6
+# Samples of the Gaussian per chain to which the first proposals of a Gibbs sampler are fitted.
+_FITTED = 64
 # Memory of people's states, in bytes.
 _TASTE_BYTES = 64_000_000
 
@@ -60,12 +113,12 @@ class ShortChains:
     @property
     def status(self) -> Status:
         """Whether they are long enough for means that err by less than a seventh of a posterior standard deviation."""
-        return Status.CONVERGED if (self.found.ess_bulk or 0.0) >= 0.5 * _ENOUGH else Status.ITERATIONS
+        return Status.CONVERGED if (self.found.ess_bulk or 0.0) >= 0.5 * _FEW else Status.ITERATIONS
 
     def sentences(self) -> list[str]:
         """Say how far means may be off, if that is more than a tenth of a posterior standard deviation."""
         ess = self.found.ess_bulk
-        if ess is None or ess >= _ENOUGH:
+        if ess is None or ess >= _FEW:
             return []
         return [
             f"The smallest effective sample size of the short chains of the posterior is {ess:.0f}: an estimate may be "
@@ -76,24 +129,32 @@ class ShortChains:
 def count_affordable(task: Task) -> int:
     """Kept iterations that the work allows; zero where chains do not apply.
 
-    They need all people in this process, each of weight one, random coefficients, and work for a few hundred
-    iterations.
+    They need all people in this process, each of weight one, random coefficients, and work for enough iterations.
     """
     people, space = task.people, task.model.space
     if people.team.size > 1 or space.n_random == 0 or people.weight != len(people):
         return 0
-    kept = int(_WORK / (_CHAINS * people.rows)) - _SETTLING
-    return min(_MOST, kept // _BLOCK * _BLOCK) if kept >= _FEWEST_KEPT else 0
+    rows = people.rows + _ROWS_OF_A_PERSON * len(people) if _uses_particles(task) else people.rows
+    return _plan_of(task).affordable(rows)
 
 
-def run_short_chains(task: Task, samples: Samples, n_samples: int) -> ShortChains | None:
+def _uses_particles(task: Task) -> bool:
+    """Whether tastes do not depend on the population parameters but through their latents."""
+    return not task.model.mixing.direct
+
+
+def _plan_of(task: Task) -> _Plan:
+    return _PARTICLES if _uses_particles(task) else _GIBBS
+
+
+def run_short_chains(task: Task, gaussian: GaussianFactor, n_samples: int) -> ShortChains | None:
     """Sample the exact posterior from where a fit ends.
 
     Parameters
     ----------
     task : Task
-    samples : Samples
-        Posterior samples of the fit.
+    gaussian : GaussianFactor
+        Gaussian approximation of the posterior, however rough.
     n_samples : int
         Number of samples to report.
 
@@ -105,12 +166,13 @@ def run_short_chains(task: Task, samples: Samples, n_samples: int) -> ShortChain
     most = count_affordable(task)
     if not most or not bool((task.people.panels.weights == 1.0).all()):
         return None
-    trace, acceptance = _sample(task, samples, most)
+    plan = _plan_of(task)
+    trace, rates = _sample(task, plan, gaussian, most)
     # An iteration of all chains costs about what a pass with a few dozen draws costs.
-    task.clock.passes += _SETTLING + trace.n_kept
-    if trace.n_kept < _BLOCK:
+    task.clock.passes += plan.settling + trace.n_kept
+    if trace.n_kept < plan.block:
         return None
-    found = _diagnose(trace, acceptance)
+    found = _diagnose(trace, rates)
     if not (found.rhat < _LARGEST_RHAT and found.ess_bulk >= _FEWEST):  # type: ignore[operator]
         return None
     states = TasteStates(trace.moments.mean, trace.moments.deviation, *trace.states())
@@ -118,58 +180,115 @@ def run_short_chains(task: Task, samples: Samples, n_samples: int) -> ShortChain
 
 
 @torch.no_grad()
-def _sample(task: Task, samples: Samples, most: int) -> tuple[Trace, list[Acceptance]]:
+def _sample(task: Task, plan: _Plan, gaussian: GaussianFactor, most: int) -> tuple[Trace, list[dict[str, float]]]:
     """Kept iterations of all chains, and their acceptance rates."""
-    model = task.model
-    sampler = GibbsSampler(model, task.people.require_single_process(), _CHAINS, task.seed)
-    vectors = samples.unconstrained
-    picks = torch.randint(len(vectors), ((_FITTED + 1) * _CHAINS,), generator=make_generator(task.seed, 31))
-    populations = model.space.constrain(vectors[picks])
-    fitted = coordinates(model.space, populations)[_CHAINS:].view(_FITTED, _CHAINS, -1)
-    center = model.space.from_report(samples.mean)
-    state = sampler.start_at(model.space.constrain(vectors[picks[:_CHAINS]]), center)
-    sampler.tune(state, fitted, center)
-    trace, rates = Trace(model, state, most, _TASTE_BYTES), list[Acceptance]()
-    for iteration in _iterations(task, trace, most):
-        settling = iteration < _SETTLING
-        state, accepted = sampler.run(state, iteration, adapt=settling)
-        if iteration == _REFIT:
-            here = sampler.coordinates(state)
-            sampler.tune(state, torch.cat([fitted, here[None]]), sampler.population(here.mean(0)))
-        if not settling:
-            trace.add(state)
-            rates.append(accepted)
+    xi = task.people.like.new_empty(_CHAINS, task.model.space.n_random, len(task.people))
+    trace, rates = Trace(task.model, xi, most, _TASTE_BYTES), list[dict[str, float]]()
+    states = (_particle_states if _uses_particles(task) else _gibbs_states)(task, gaussian)
+    for state, accepted in states:
+        trace.add(state)
+        rates.append(accepted)
+        if trace.n_kept == most or (trace.n_kept % plan.block == 0 and _is_enough(task, plan, trace)):
+            break
     return trace, rates
 
 
-def _iterations(task: Task, trace: Trace, most: int) -> Iterator[int]:
-    """Numbers of iterations, until enough are effective, ``most`` are kept, or time is over."""
-    for iteration in range(_SETTLING + most):
-        if iteration >= _SETTLING and (iteration - _SETTLING) % _BLOCK == 0:
-            ess = float(ess_bulk(trace.reported()).amin()) if trace.n_kept else 0.0
-            task.clock.show(f"chains: {trace.n_kept} iterations, smallest effective sample size {ess:.0f}")
-            if ess >= _ENOUGH:
-                return
+def _is_enough(task: Task, plan: _Plan, trace: Trace) -> bool:
+    """Whether effective sample sizes suffice, of the tails as well: states that alternate say little of these."""
+    reported = trace.reported()
+    ess = float(torch.minimum(ess_bulk(reported), ess_tail(reported) / _TAIL).amin())
+    task.clock.show(f"chains: {trace.n_kept} iterations, smallest effective sample size {ess:.0f}")
+    return ess >= plan.enough
+
+
+def _particle_states(task: Task, gaussian: GaussianFactor) -> Iterator[tuple[State, dict[str, float]]]:
+    """States of particle Gibbs once it has arrived, iteration by iteration, until time is over."""
+    sampler = ParticleGibbs(task.model, task.people.require_single_process(), _CHAINS, _DRAWS, task.seed, gaussian)
+    state = _settle(task, sampler, sampler.start(_first(gaussian, task.seed)))
+    iteration = 0
+    while not task.clock.is_over():
+        state, share = sampler.run(state, iteration, adapt=False)
+        iteration += 1
+        yield sampler.state(state), {"acceptance_posterior": share}
+
+
+def _first(gaussian: GaussianFactor, seed: int) -> Tensor:
+    """Vectors (chains, D) where chains begin: closer to the mean than samples, which may be impossible."""
+    return gaussian.mean + _SPREAD * (gaussian.sample(_CHAINS, make_generator(seed, 31)) - gaussian.mean)
+
+
+def _settle(task: Task, sampler: ParticleGibbs, state: ParticleState) -> ParticleState:
+    """Adapt proposals and step size until chains have arrived."""
+    moments, recent, before = DrawMoments(), list[Tensor](), None
+    for iteration in range(1, _MOST_SETTLING + 1):
         if task.clock.is_over():
-            return
-        yield iteration
+            break
+        state, _ = sampler.run(state, iteration, adapt=True, moments=moments)
+        recent.append(state.vectors)
+        if iteration not in _FIRST_FITS and iteration % _FIT_EVERY:
+            continue
+        visited, last = torch.stack(recent), before
+        before = visited.mean((0, 1))
+        if iteration >= _FEWEST_SETTLING and last is not None and _distance(visited, last) < _ARRIVED:
+            break
+        state = sampler.tune(state.restarted(_sources(visited)), moments, visited)
+        moments, recent = DrawMoments(), []
+        task.clock.show(f"chains: {iteration} iterations to adapt")
+    return state
 
 
-def _diagnose(trace: Trace, rates: list[Acceptance]) -> Diagnostics:
+def _sources(visited: Tensor) -> Tensor:
+    """Chain (chains,) that each chain is to continue: itself, or another one if it has accepted nothing.
+
+    A rough fit has samples that are impossible beside the proposals of people's tastes, from which no step leads away.
+    """
+    chains = torch.arange(visited.shape[1])
+    moved = (visited != visited[0]).any(2).any(0)
+    alive = chains[moved] if bool(moved.any()) else chains
+    return torch.where(moved, chains, alive[chains % len(alive)])
+
+
+def _distance(visited: Tensor, mean: Tensor) -> float:
+    """Distance of the mean of states (iterations, chains, D) from another, in their sds (root mean square)."""
+    flat = visited.flatten(0, 1)
+    return float(((flat.mean(0) - mean) / flat.std(0)).square().mean().sqrt())
+
+
+def _gibbs_states(task: Task, gaussian: GaussianFactor) -> Iterator[tuple[State, dict[str, float]]]:
+    """States of Metropolis within Gibbs once it has adapted, iteration by iteration, until time is over."""
+    space = task.model.space
+    sampler = GibbsSampler(task.model, task.people.require_single_process(), _CHAINS, task.seed)
+    populations = space.constrain(gaussian.sample((_FITTED + 1) * _CHAINS, make_generator(task.seed, 31)))
+    here = coordinates(space, populations)
+    first, fitted = here[:_CHAINS], here[_CHAINS:].view(_FITTED, _CHAINS, -1)
+    center = space.constrain(gaussian.mean)
+    state = sampler.start_at(sampler.population(first), center)
+    sampler.tune(state, fitted, center)
+    iteration = 0
+    while not task.clock.is_over():
+        adapts = iteration < _GIBBS_SETTLING
+        state, accepted = sampler.run(state, iteration, adapt=adapts)
+        if iteration == _GIBBS_FIT:
+            here = sampler.coordinates(state)
+            sampler.tune(state, torch.cat([fitted, here[None]]), sampler.population(here.mean(0)))
+        iteration += 1
+        if not adapts:
+            yield (
+                state,
+                {f"acceptance_{name}": getattr(accepted, name) for name in ("people", "population", "posterior")},
+            )
+
+
+def _diagnose(trace: Trace, rates: list[dict[str, float]]) -> Diagnostics:
     """Numbers that the chains report about themselves."""
     reported = trace.reported()
-    people, population, posterior = (
-        sum(getattr(rate, name) for rate in rates) / len(rates) for name in ("people", "population", "posterior")
-    )
     return Diagnostics(
         rhat=float(rhat(reported).nan_to_num(nan=1.0).amax()),
         ess_bulk=float(ess_bulk(reported).amin()),
         ess_tail=float(ess_tail(reported).amin()),
         iterations=trace.n_kept,
         taste_states=len(trace.states()[1]),
-        acceptance_people=people,
-        acceptance_population=population,
-        acceptance_posterior=posterior,
+        **{name: sum(rate[name] for rate in rates) / len(rates) for name in rates[0]},  # type: ignore[arg-type]
     )
 
 
