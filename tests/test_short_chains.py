@@ -24,7 +24,7 @@ from mxlogit.integration.tastes import PeopleCheck
 from mxlogit.simulate import simulate_choices
 
 REFERENCE = Path(__file__).parent / "reference" / "chains_electricity_lognormal.json"
-# Errors of 300 kept iterations of 12 chains: .05 posterior sds of a mean, four per cent of a deviation.
+# Errors of chains as long as `long` makes them: .05 posterior sds of a mean, five per cent of a deviation.
 FAR, RATIO = 0.15, 0.12
 
 
