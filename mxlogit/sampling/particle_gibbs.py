@@ -206,15 +206,16 @@ class ParticleGibbs:
     def _move(self, state: ParticleState, iteration: int) -> tuple[ParticleState, float]:
         """Move the population parameters given all draws."""
         space, draws = self.model.space, state.draws
-        path, proposed = self.move.propose(state.vectors, self._target(draws), iteration, self.noise), draws
-        gain = path.gain
+        path = self.move.propose(state.vectors, self._target(draws), iteration, self.noise)
+        gain, log_ratio = path.gain, draws.log_ratio
         if draws.expansion is not None:
             proposed = replace(draws, log_ratio=self._ratio_at(path.vectors, draws))
             gain = gain + proposed.error_of_expansion(space, path.vectors)
             gain = gain - draws.error_of_expansion(space, state.vectors)
         accepted, share = accept(gain, self.noise)
+        if draws.expansion is not None:
+            log_ratio = torch.where(accepted[:, None, None], proposed.log_ratio, log_ratio)
         vectors = torch.where(accepted[:, None], path.vectors, state.vectors)
-        log_ratio = torch.where(accepted[:, None, None], proposed.log_ratio, draws.log_ratio)
         return replace(state, vectors=vectors, draws=replace(draws, log_ratio=log_ratio)), float(share.mean())
 
     def _select(self, draws: TasteDraws, weights: Tensor) -> HeldTastes:
@@ -308,7 +309,7 @@ class ParticleGibbs:
         f = self.model.space.n_fixed
         rows, columns = index_pairs(f)
         total = torch.zeros(len(rows), dtype=torch.float64, device=whitened.device)
-        for place, piece in self._pieces():
+        for place, piece in self._pieces() if f else ():
             tastes = self._tastes(whitened[place][..., None])
             total -= fixed_derivatives(tastes, self._local, piece, self.model.mixing).second.double().sum((0, 2))
         result = total.new_zeros(f, f)
