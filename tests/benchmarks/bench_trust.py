@@ -132,12 +132,8 @@ def main() -> None:
     table = pd.DataFrame(rows)
     sys.stdout.write(table.to_string(index=False, float_format="{:.3g}".format) + "\n")
     if options.json is not None:
-        record_results(
-            options.json,
-            "Skewed tastes beside long chains",
-            [table_of("default engine", table)],
-            threads=options.threads,
-        )
+        tables = [table_of("default engine", table)]
+        record_results(options.json, "Skewed tastes beside long chains", tables, threads=options.threads)
 
 
 if __name__ == "__main__":

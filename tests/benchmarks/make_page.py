@@ -37,6 +37,7 @@ ORDER = (
     "logistic",
     "calibration",
     "msle",
+    "trust",
 )
 _HEAD = """# Measured
 
