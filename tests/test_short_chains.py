@@ -61,7 +61,7 @@ def lengths(monkeypatch, **changes):
 @pytest.fixture
 def long(monkeypatch):
     """Chains that do not end before they are as long as the tolerances of these tests need."""
-    lengths(monkeypatch, enough=math.inf, most=120)
+    lengths(monkeypatch, enough=math.inf, most=80)
     monkeypatch.setattr(short_chains, "_GIBBS", replace(short_chains._GIBBS, most=300))
 
 
@@ -118,7 +118,7 @@ def test_the_default_takes_chains_where_it_would_fail(frame, exact, long, monkey
     # A lognormal taste that choices do not bound from above has a deviation that few samples know.
     assert float((people["sd"] / sd - 1.0).abs().median()) < 0.05
     assert found["corrected"]
-    assert found["iterations"] == 120
+    assert found["iterations"] == 80
     assert found["rhat"] < 1.05
     assert "ess_population" not in found
     assert "approximate" not in said
