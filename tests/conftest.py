@@ -18,6 +18,36 @@ from mxlogit.model.priors import Priors, resolve_priors
 
 torch.set_num_threads(1)
 
+# Costly cases of laws that other cases of the same test have by default: with them the default suite takes a tenth longer.
+REPEATED = {
+    "test_settings.py::test_a_time_limit_ends_every_engine[nuts]",
+    "test_settings.py::test_a_time_limit_ends_every_engine[fixed draws]",
+    "test_settings.py::test_a_fit_that_time_ended_goes_on_from_its_file[{'correct': True}]",
+    "test_ragged.py::test_every_engine_as_with_padding[hessian_free]",
+    "test_subsampling.py::test_training_under_masks[settings2]",
+    "test_posteriors.py::test_tastes_that_are_not_normal[johnson_sb]",
+    "test_posteriors.py::test_people_never_seen_have_the_exact_moments[mcmc]",
+    "test_mcmc.py::test_every_kind_of_model_comes_to_where_variational_inference_does[request_2-options2]",
+    "test_mcmc.py::test_every_kind_of_model_comes_to_where_variational_inference_does[request_3-options3]",
+    "test_flows.py::test_training_raises_effective_sizes_of_seen_and_unseen[affine]",
+    "test_names.py::test_a_random_constant_alone_is_that_of_quadrature[mcmc]",
+    "test_recovery.py::test_too_few_people_give_vague_answers_and_warnings[10-1-ab]",
+    "test_posterior_sds.py::test_posterior_is_that_of_quadrature[500-5-3]",
+    "test_short_chains.py::test_chains_forget_a_fit_that_is_wrong[False]",
+    "test_tutorials.py::test_tutorial_on_small_data[06_flows_sbp_second_order]",
+    "test_cli.py::test_demo_prints_and_draws[quick]",
+    "test_tail_proposal.py::test_a_correlation_beside_a_small_standard_deviation[0]",
+}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark repeated cases as slow."""
+    for item in items:
+        if item.nodeid.rpartition("/")[2] in REPEATED:
+            item.add_marker(pytest.mark.slow)
+
+
 REFERENCE = Path(__file__).parent / "reference"
 
 
