@@ -21,6 +21,7 @@ from mxlogit.inference.vi.correction import gaussian_of
 from mxlogit.inference.vi.posterior import PopulationCheck
 from mxlogit.inference.vi.posterior_stage import Posterior
 from mxlogit.integration.tastes import PeopleCheck
+from mxlogit.sampling.taste_draws import TasteDraws
 from mxlogit.simulate import simulate_choices
 
 REFERENCE = Path(__file__).parent / "reference" / "chains_electricity_lognormal.json"
@@ -181,12 +182,30 @@ def test_chains_that_have_not_mixed_are_dropped(gaussian, short, monkeypatch, na
     assert short_chains.run_short_chains(begin(gaussian), fitted(gaussian), 100) is None
 
 
+def test_chains_that_break_down_are_dropped(gaussian, short, monkeypatch):
+    """Weights that are no numbers leave no covariance to fit: the fit goes on without chains, and without a traceback."""
+    weights = TasteDraws.weights
+    monkeypatch.setattr(TasteDraws, "weights", lambda draws, population: math.nan * weights(draws, population))
+    assert short_chains.run_short_chains(begin(gaussian), fitted(gaussian), 100) is None
+
+
+def test_chains_that_accept_nothing_begin_again_elsewhere():
+    visited = torch.arange(12.0).view(3, 4, 1).repeat(1, 1, 2)
+    visited[:, [1, 2]] = visited[0, [1, 2]]
+    sources = short_chains._sources(visited)
+    assert sources[[0, 3]].tolist() == [0, 3]
+    assert set(sources[[1, 2]].tolist()) <= {0, 3}
+    assert short_chains._sources(visited[:1].expand(3, -1, -1)).tolist() == [0, 1, 2, 3]
+
+
 def test_where_chains_do_not_apply(gaussian, monkeypatch):
     """Not with weights, nor where few iterations are affordable."""
     assert short_chains.count_affordable(begin(gaussian)) > 0
     halves = torch.tensor([0.5, 1.5] * 40)
     assert short_chains.run_short_chains(begin(gaussian, halves), fitted(gaussian), 100) is None
     assert short_chains.count_affordable(begin(gaussian, 2.0)) == 0
+    elsewhere = SimpleNamespace(team=SimpleNamespace(size=1), like=SimpleNamespace(device=torch.device("cuda")))
+    assert short_chains.count_affordable(SimpleNamespace(people=elsewhere, model=begin(gaussian).model)) == 0
     lengths(monkeypatch, work=1e6)
     assert short_chains.count_affordable(begin(gaussian)) == 0
 

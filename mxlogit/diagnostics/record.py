@@ -97,7 +97,8 @@ class Diagnostics:
     taste_states : int
         States of people's tastes that were kept.
     acceptance_people, acceptance_population, acceptance_posterior : float
-        Accepted shares of the proposals of a Gibbs sampler's steps.
+        Accepted shares of the proposals of a Gibbs sampler's steps; ``posterior`` alone of particle Gibbs, of its
+        trajectories.
     divergences : float
         Divergent transitions of a Hamiltonian sampler after warm-up.
     wrong_sign : list of str

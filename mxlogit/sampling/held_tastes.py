@@ -7,6 +7,7 @@ whitened tastes it moves all the same (Yu and Meng 2011, Journal of Computationa
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -61,18 +62,19 @@ class HeldTasteSteps:
         self._adapted = 0
 
     def states(self, vectors: Tensor, held: HeldTastes, whitening: Whitening) -> State:
-        """Held tastes as states of chains, whitened by each chain's own population."""
+        """Held tastes as states of chains, whitened by each chain's own population; without log probabilities."""
         population = self._space.constrain(vectors)
         location, tril = whitening.whiten(population)
         xi = torch.linalg.solve_triangular(tril, held.whitened.double() - location[..., None], upper=False)
         xi = xi.to(held.whitened)
-        return State(population, xi, self._likelihood.log_prob(population, xi))
+        return State(population, xi, xi.new_full((len(xi), xi.shape[2]), math.nan))
 
     def run(
         self, vectors: Tensor, held: HeldTastes, proposals: TasteProposals, noise: Noise, *, adapt: bool
     ) -> tuple[Tensor, HeldTastes]:
         """Run one iteration: tastes, then populations. Returns vectors (chains, D) and held tastes."""
         state = self.states(vectors, held, proposals.whitening)
+        state = replace(state, log_prob=self._likelihood.log_prob(state.population, state.xi))
         for _ in range(_WALKS):
             state = self._walk(state, proposals, noise)
         if self._whitened is None:

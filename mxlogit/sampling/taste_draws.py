@@ -26,7 +26,15 @@ _DRAWS_AT_ONCE = 60_000
 
 @dataclass(frozen=True)
 class Whitening:
-    """Location and Cholesky factor of the reference population, float64."""
+    """Change of coordinates between latent tastes and those whitened at a reference population.
+
+    Attributes
+    ----------
+    location : Tensor, shape (k,)
+        Location of the reference, float64.
+    tril : Tensor, shape (k, k)
+        Cholesky factor of its covariance, float64.
+    """
 
     location: Tensor
     tril: Tensor

@@ -129,10 +129,12 @@ class ShortChains:
 def count_affordable(task: Task) -> int:
     """Kept iterations that the work allows; zero where chains do not apply.
 
-    They need all people in this process, each of weight one, random coefficients, and work for enough iterations.
+    They need all people in this process and on the CPU, each of weight one, random coefficients, and work for enough
+    iterations.
     """
     people, space = task.people, task.model.space
-    if people.team.size > 1 or space.n_random == 0 or people.weight != len(people):
+    here = people.team.size == 1 and people.like.device.type == "cpu"
+    if not here or space.n_random == 0 or people.weight != len(people):
         return 0
     rows = people.rows + _ROWS_OF_A_PERSON * len(people) if _uses_particles(task) else people.rows
     return _plan_of(task).affordable(rows)
@@ -161,13 +163,18 @@ def run_short_chains(task: Task, gaussian: GaussianFactor, n_samples: int) -> Sh
     Returns
     -------
     ShortChains or None
-        None where chains do not apply, have not mixed, or time is over.
+        None where chains do not apply, have not mixed or broke down, or time is over.
     """
     most = count_affordable(task)
     if not most or not bool((task.people.panels.weights == 1.0).all()):
         return None
     plan = _plan_of(task)
-    trace, rates = _sample(task, plan, gaussian, most)
+    try:
+        trace, rates = _sample(task, plan, gaussian, most)
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+        # A covariance of states or of somebody's draws is singular, or not a number.
+        task.clock.show("chains: no proposals can be fitted")
+        return None
     # An iteration of all chains costs about what a pass with a few dozen draws costs.
     task.clock.passes += plan.settling + trace.n_kept
     if trace.n_kept < plan.block:
