@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from mxlogit.diagnostics.error import ErrorEstimate
 from mxlogit.diagnostics.record import Diagnostics
 from mxlogit.execution.people import PanelSource
 from mxlogit.model.parameters import PopulationParameters
@@ -205,6 +206,9 @@ class Outcome:
         Reported parameters in the order of sampling, where the engine has chains.
     states : TasteStates or None
         Tastes of the people of the fit, where the engine has chains.
+    error : ErrorEstimate or None
+        Estimated distance of means and standard deviations from those of the exact posterior; for a sampling
+        distribution, of estimates and errors from those of the exact likelihood. None where it was not estimated.
     """
 
     samples: Samples
@@ -216,6 +220,7 @@ class Outcome:
     covariance: Tensor | None = None
     chains: Tensor | None = None
     states: TasteStates | None = None
+    error: ErrorEstimate | None = None
 
 
 @dataclass(frozen=True)

@@ -335,6 +335,10 @@ def test_bad_settings_are_explained(frame, options, words):
         make(method=VI(**options)).fit(frame)
 
 
+UNFINISHED = pytest.mark.filterwarnings("ignore:The estimated error:mxlogit.errors.ConvergenceWarning")
+
+
+@UNFINISHED
 def test_the_classic_route_runs_on_the_same_functions(frame, est):
     """A short Adam run on Pyro's ELBO ends near the default route's posterior and leaves no trace."""
     import pyro
@@ -353,6 +357,7 @@ def test_the_classic_route_runs_on_the_same_functions(frame, est):
 SHORT = Training(steps=60, batch_size=100)
 
 
+@UNFINISHED
 @pytest.mark.parametrize("options", [{"encoder": "rodrigues2022"}, {"polish": 1}])
 def test_variants_of_the_classic_route_learn(frame, est, options):
     """Sixty steps close most of the gap in log likelihood between the multinomial logit they begin at and the fit."""

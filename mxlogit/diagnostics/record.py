@@ -101,6 +101,14 @@ class Diagnostics:
         trajectories.
     divergences : float
         Divergent transitions of a Hamiltonian sampler after warm-up.
+    error : dict of str -> float
+        Estimated distance of reported means and standard deviations from the exact ones, in posterior standard
+        deviations (standard deviations relative to the exact ones): the largest of the coefficients (fixed ones and
+        locations), the standard deviations, the correlations, and the root mean square over people's mean tastes.
+    trusted : bool
+        Whether none of them exceeds 0.2.
+    trust : str
+        The same as a sentence, with cause and remedy where one does.
     wrong_sign : list of str
         Columns whose effect has not the sign that their distribution allows, held at zero.
     """
@@ -157,6 +165,9 @@ class Diagnostics:
     acceptance_population: float | None = None
     acceptance_posterior: float | None = None
     divergences: float | None = None
+    error: dict[str, float] | None = None
+    trusted: bool | None = None
+    trust: str | None = None
     wrong_sign: list[str] | None = None
 
     def join(self, other: Diagnostics) -> Diagnostics:

@@ -14,6 +14,9 @@ EVEN_ENOUGH = 0.7
 EVEN_WEIGHTS = 0.75
 # Share of people with uneven weights above which results are approximate; chosen by hand.
 MANY_PEOPLE = 0.05
+# Largest estimated error, in posterior standard deviations, of a fit that is trusted: errors above .3 are then rare (at
+# most 2 % of parameters; measured, docs/benchmarks).
+LARGEST_ERROR = 0.2
 # Largest R-hat of chains that have mixed (Vehtari, Gelman, Simpson, Carpenter and Bürkner 2021, Bayesian Analysis 16).
 LARGEST_RHAT = 1.01
 

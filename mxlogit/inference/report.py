@@ -87,9 +87,17 @@ def report_fit(outcome: Outcome, model: MixedLogitModel, people: People, logit: 
         With one sentence per poor diagnostic, and the status that follows from them.
     """
     passes = outcome.diagnostics.passes or clock.passes or None
-    diagnostics = replace(outcome.diagnostics, passes=passes, seconds=clock.seconds())
+    diagnostics = replace(_with_error(outcome), passes=passes, seconds=clock.seconds())
     fit = Fit(**{**vars(outcome), "diagnostics": diagnostics}, history=clock.history)
     return _assess(fit, model, people, logit)
+
+
+def _with_error(outcome: Outcome) -> Diagnostics:
+    """Diagnostics with the estimated error, and whether the fit is trusted."""
+    error = outcome.error
+    if error is None:
+        return outcome.diagnostics
+    return replace(outcome.diagnostics, error=error.by_group(), trusted=error.is_small, trust=error.sentence())
 
 
 def _assess(fit: Fit, model: MixedLogitModel, people: People, logit: MultinomialLogit) -> Fit:
@@ -190,8 +198,23 @@ def _vague_sentences(model: MixedLogitModel, fit: Fit) -> list[str]:
 
 
 def _quality_sentences(found: Diagnostics) -> list[str]:
-    """Say that weights of the population posterior, or of many people, are uneven."""
-    sentences, ess, above = [], found.ess_population, found.people_above_k
+    """Say that the error is large, or, where it was not estimated, that weights are uneven."""
+    sentences = _posterior_sentences(found) if found.trusted is None else []
+    # Simulated draws have a verdict of their own.
+    if found.trusted is False and found.trust is not None and found.draws_enough is None:
+        sentences.append(found.trust)
+    above = found.people_above_k
+    if above is not None and above > MANY_PEOPLE:
+        rough = "tastes and the log likelihood" if found.rhat is None else "the log likelihood and tastes of new people"
+        sentences.append(
+            f"Pareto k exceeds 0.7 for {above:.0%} of the decision makers that were checked: {rough} are approximate."
+        )
+    return sentences
+
+
+def _posterior_sentences(found: Diagnostics) -> list[str]:
+    """Say that weights of the population posterior are uneven."""
+    sentences, ess = [], found.ess_population
     uneven = ess is not None and ess < EVEN_ENOUGH
     if ess is not None and PopulationCheck(found.pareto_k, ess).is_poor:
         reason = "its weighted draws miss some of its tail" if found.corrected else "it is not close to Gaussian"
@@ -203,10 +226,5 @@ def _quality_sentences(found: Diagnostics) -> list[str]:
         sentences.append(
             "The population posterior is too far from Gaussian to find its means: samples are those of a Gaussian "
             "around its mode, and estimates and intervals are approximate."
-        )
-    if above is not None and above > MANY_PEOPLE:
-        rough = "tastes and the log likelihood" if found.rhat is None else "the log likelihood and tastes of new people"
-        sentences.append(
-            f"Pareto k exceeds 0.7 for {above:.0%} of the decision makers that were checked: {rough} are approximate."
         )
     return sentences

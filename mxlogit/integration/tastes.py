@@ -155,6 +155,11 @@ class ImportanceTastes(WeighedTastes):
         self.newton_steps, self.variational_steps = newton_steps, variational_steps
         self.draws, self.even_weights, self.flow = draws, even_weights, flow
 
+    @property
+    def draws_of_moments(self) -> int:
+        """Draws per person for means and standard deviations."""
+        return min(self.draws, _FEW_DRAWS) if self.even_weights else self.draws
+
     def _marginal(self, people: People, keys: Tensor | None) -> MarginalLikelihood:
         """Marginal likelihood of people, created per call: reading results changes no state, whatever thread reads."""
         marginal = MarginalLikelihood(people, self.model.space, self.model.mixing, self.seed, keys=keys)
@@ -206,8 +211,7 @@ class ImportanceTastes(WeighedTastes):
         like, shape = marginal.people.like, (len(marginal.people.panels), self.model.space.n_random)
         mean = like.new_zeros(shape, dtype=torch.float64)
         deviation, local = torch.zeros_like(mean), population.to(like)
-        draws = min(self.draws, _FEW_DRAWS) if self.even_weights else self.draws
-        for proposal, drawn in self._propose(marginal, population, draws, seed):
+        for proposal, drawn in self._propose(marginal, population, self.draws_of_moments, seed):
             mean[proposal.part], deviation[proposal.part] = self._chunk_moments(proposal.factor, drawn, local)
         return mean, deviation
 

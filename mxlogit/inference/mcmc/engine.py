@@ -13,6 +13,7 @@ from sklearn.base import BaseEstimator
 from torch import Tensor
 
 from mxlogit.diagnostics.convergence import ess_bulk, ess_tail, rhat
+from mxlogit.diagnostics.error import ErrorEstimate, error_of_chains
 from mxlogit.diagnostics.record import Diagnostics
 from mxlogit.diagnostics.thresholds import LARGEST_RHAT
 from mxlogit.errors import Rule, SpecificationError, at_least, check_path, check_settings, one_of, whole
@@ -275,7 +276,9 @@ def _conclude(model: MixedLogitModel, sampled: Sampled, panel: Panels, seed: int
     at_center = evaluate_center(marginal, center, AFTER_CHAINS.draws(len(panel)), 8)
     found = at_center.join(diagnostics).join(sampled.figures)
     found = replace(found, iterations=trace.n_kept, taste_states=len(states.tastes))
-    return Outcome(samples, center, status, tastes, found, warnings, chains=reported, states=states)
+    people = float((diagnostics.ess_bulk or math.nan) ** -0.5) if model.space.n_random else None
+    error = ErrorEstimate(samples.labels, (error_of_chains(reported),), people)
+    return Outcome(samples, center, status, tastes, found, warnings, chains=reported, states=states, error=error)
 
 
 def _of_people(trace: Trace, panel: Panels) -> TasteStates:

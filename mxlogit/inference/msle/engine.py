@@ -9,6 +9,7 @@ import torch
 from sklearn.base import BaseEstimator
 from torch import Tensor
 
+from mxlogit.diagnostics.error import ErrorEstimate
 from mxlogit.diagnostics.record import Diagnostics
 from mxlogit.draws.simulation import SCHEMES, PersonDraws
 from mxlogit.errors import Rule, SpecificationError, check_flag, check_settings, one_of, positive, whole
@@ -27,6 +28,7 @@ from mxlogit.inference.msle.covariance import (
     report_jacobian,
     sampling_distribution,
 )
+from mxlogit.inference.msle.draws_check import DrawsCheck
 from mxlogit.inference.msle.search import SCIPY, MaximumFound, SearchSettings, SimulatedSearch
 from mxlogit.inference.report import report_fit
 from mxlogit.inference.start import fit_multinomial_logit, in_wtp_space, start_population
@@ -38,10 +40,6 @@ from mxlogit.model.mixed_logit import MixedLogitModel
 from mxlogit.model.panels import Panels
 from mxlogit.model.parameters import PopulationParameters
 
-# Draws are not enough if twice the draws would move an estimate by more than this, in standard errors,
-_FAR = 0.5
-# or change a standard error by more than this share. Both chosen by hand.
-_UNSTEADY = 0.2
 # Importance draws for the exact log likelihood: initial number, and number from which it increases only while people x
 # draws stay below _MOST_EXACT_WORK; chosen by hand.
 _FIRST_EXACT_DRAWS = 32
@@ -223,10 +221,13 @@ class _Conclusion:
         names = coordinate_names(simulated)
         warnings = spread.sentences(names, settings.covariance) + _scheme_sentences(self.draws)
         diagnostics = self._diagnose(center, [names[i] for i in spread.flat])
+        error = None
         if settings.check_draws and simulated.model.space.n_random and not self.search.clock.was_over:
             check = self._check_draws(spread)
-            diagnostics = diagnostics.join(check)
-            warnings += [] if check.draws_enough else [str(check.draws_verdict)]
+            found = check.diagnose(settings.n_draws)
+            diagnostics = diagnostics.join(found)
+            warnings += [] if found.draws_enough else [str(found.draws_verdict)]
+            error = ErrorEstimate(samples.labels, (check.errors(),))
         signs = column_signs(simulated.population(vector).scale_tril)
         return Outcome(
             samples,
@@ -236,6 +237,7 @@ class _Conclusion:
             diagnostics,
             warnings=warnings,
             covariance=self._reported(spread, covariance),
+            error=error,
         )
 
     def _diagnose(self, center: PopulationParameters, flat: list[str]) -> Diagnostics:
@@ -262,36 +264,13 @@ class _Conclusion:
         reported[unknown] = reported[:, unknown] = math.nan
         return reported
 
-    def _check_draws(self, spread: EstimatorCovariance) -> Diagnostics:
-        """Value and errors at the optimum under other draws, and under both sets together.
-
-        The second half of twice the draws is another randomisation, so one evaluation answers both.
-        """
-        rough = self.likelihoods[1]
+    def _check_draws(self, spread: EstimatorCovariance) -> DrawsCheck:
+        """The optimum under other draws: the second half of twice the draws is another randomisation."""
+        rough, vector, sizes = self.likelihoods[1], self.optimum.vector, self.search.sizes
         others = SimulatedLikelihood(rough.model, rough.panel, self.draws.another(), keep=False)
-        other = others.evaluate(self.optimum.vector)
-        first, weights = self.optimum.at, rough.weights
-        both = torch.stack([first.log_prob, other.log_prob])
-        share = both.softmax(0)[..., None]
-        scores = share[0] * first.scores + share[1] * other.scores
-        log_prob = both.logsumexp(0) - math.log(2.0)
-        error = spread.covariance("hessian").diagonal().sqrt()
-        move = (spread.covariance("hessian") @ (scores.T @ weights)) / error
-        old, new = (_outer_errors(s, weights, self.search.sizes) for s in (first.scores, scores))
-        shift, change = float(move.nan_to_num().abs().max()), float((new / old - 1.0).nan_to_num().abs().max())
-        enough = shift < _FAR and change < _UNSTEADY
-        verdict = (
-            f"Twice the draws would move estimates by up to {shift:.2f} standard errors and change standard errors by "
-            f"up to {change:.0%}: {self.settings.n_draws} draws were {'enough' if enough else 'not enough'}."
-        )
-        return Diagnostics(
-            simulated_log_likelihood_other_draws=float(other.log_prob @ weights),
-            simulated_log_likelihood_twice_the_draws=float(log_prob @ weights),
-            redraw_shift=shift,
-            std_error_change=change,
-            draws_enough=enough,
-            draws_verdict=verdict,
-        )
+        jacobian = report_jacobian(self.likelihoods[0], vector, sizes)
+        inverse = spread.covariance("hessian")
+        return DrawsCheck(self.optimum.at, others.evaluate(vector), rough.weights, inverse, jacobian, sizes)
 
 
 def _exact_likelihood(marginal: MarginalLikelihood, center: PopulationParameters, *, once: bool) -> Diagnostics:
@@ -304,13 +283,6 @@ def _exact_likelihood(marginal: MarginalLikelihood, center: PopulationParameters
         if once or enough or (draws >= _MOST_EXACT_DRAWS and 4 * draws * len(marginal.people) > _MOST_EXACT_WORK):
             return Diagnostics(log_likelihood=sums.log_likelihood, log_likelihood_error=error, ess=sums.ess)
         draws *= 4
-
-
-def _outer_errors(scores: Tensor, weights: Tensor, sizes: Tensor) -> Tensor:
-    """Standard errors (D,) from outer products of scores."""
-    scaled = scores * sizes
-    inverse = torch.linalg.pinv(scaled.T @ (weights[:, None] * scaled), hermitian=True)
-    return sizes * inverse.diagonal().clamp(min=0.0).sqrt()
 
 
 def _scheme_sentences(draws: PersonDraws) -> list[str]:

@@ -27,6 +27,7 @@ from mxlogit.inference.svi.keep_control import EVERY, KeepControl
 from mxlogit.inference.svi.plan import GuidePlan
 from mxlogit.inference.svi.training import Training
 from mxlogit.inference.task import Task
+from mxlogit.inference.vi.assessment import assess_gaussian, assess_people
 from mxlogit.integration.marginal import MarginalLikelihood
 from mxlogit.integration.settings import IntegrationSettings
 from mxlogit.integration.tastes import ImportanceTastes
@@ -227,4 +228,6 @@ def _conclude(plan: AdamPlan, task: Task, guide: AmortizedGuide, factor: Gaussia
     # A flow has learned to follow what the guide polishes; after the bare encoder's factors it would not fit.
     tastes = ImportanceTastes(model, seed, plan.degrees_of_freedom, flow=guide.flow if guide.newton_steps else None)
     guide.requires_grad_(requires_grad=False)
-    return Outcome(samples, center, Status.ITERATIONS_DONE, tastes, diagnostics)
+    error = assess_gaussian(task, marginal, factor, samples, plan.degrees_of_freedom)
+    error = replace(error, people=assess_people(task, tastes, center))
+    return Outcome(samples, center, Status.ITERATIONS_DONE, tastes, diagnostics, error=error)

@@ -21,6 +21,7 @@ from mxlogit.inference.svi.plan import GuidePlan
 from mxlogit.inference.svi.training import Training
 from mxlogit.inference.svi.warm_start import warm_start
 from mxlogit.inference.task import Task
+from mxlogit.inference.vi.assessment import assess_gaussian, assess_people
 from mxlogit.integration.marginal import MarginalLikelihood
 from mxlogit.integration.settings import IntegrationSettings
 from mxlogit.integration.tastes import ImportanceTastes
@@ -230,4 +231,6 @@ def _conclude(
     tastes = ImportanceTastes(
         model, seed, plan.degrees_of_freedom, variational_steps=variational_steps, flow=guide.flow
     )
-    return Outcome(samples, center, Status.CONVERGED, tastes, diagnostics)
+    error = assess_gaussian(task, marginal, factor, samples, plan.degrees_of_freedom)
+    error = replace(error, people=assess_people(task, tastes, center))
+    return Outcome(samples, center, Status.CONVERGED, tastes, diagnostics, error=error)

@@ -6,7 +6,7 @@ logarithms are too short.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -60,8 +60,30 @@ _TAIL_STAGES = 3
 # Points of the first Gaussian at which the number of draws is chosen, and points that give its moments.
 _PILOT_POINTS = 12
 _MOMENT_SAMPLES = 2_000
+# Weighted points at which values are compared with other draws of tastes, and the step to their random stream.
+_COMPARED = 24
+_OTHER_STREAM = 9
 # Largest share of points with non-negligible density that fixed draws do not cover.
 _MOST_UNKNOWN = 0.02
+
+
+@dataclass(frozen=True)
+class Correction:
+    """Weighted draws of the posterior, and how they compare with draws of tastes of their own.
+
+    Attributes
+    ----------
+    weighted : WeightedVectors
+        Unconstrained vectors.
+    compared : Tensor, shape (m, D)
+        Some of them, drawn by weight.
+    log_ratio : Tensor, shape (m,)
+        Log posterior there by independent draws of tastes, less the one by which they were weighed, up to a constant.
+    """
+
+    weighted: WeightedVectors
+    compared: Tensor
+    log_ratio: Tensor
 
 
 def correct(
@@ -70,7 +92,7 @@ def correct(
     start: GaussianFactor,
     integration: IntegrationSettings,
     work: float = REQUESTED_WORK,
-) -> tuple[WeightedVectors | None, float]:
+) -> tuple[Correction | None, float]:
     """Correct a Gaussian posterior by weighted draws.
 
     Parameters
@@ -87,9 +109,8 @@ def correct(
 
     Returns
     -------
-    tuple of (WeightedVectors or None, float)
-        Weighted unconstrained vectors, None where too few count or too much work would be needed, and how many passes
-        over the people they took.
+    tuple of (Correction or None, float)
+        None where too few draws count or too much work would be needed, and how many passes over the people it took.
     """
     model, generator, tick = task.model, make_generator(task.seed, 17), task.clock.counter()
     coordinates = RelativeCholeskyCoordinates(
@@ -101,8 +122,11 @@ def correct(
     fixed = fixed_draws_posterior(model, marginal, coordinates, points, integration, tick)
     if fixed is not None:
         found, passes = _sample_on_fixed_draws(fixed, first, generator, asked=work >= REQUESTED_WORK), fixed.passes
-        if fixed.share_unknown < _MOST_UNKNOWN and _is_enough(found, start):
-            return _as_vectors(found, coordinates), passes
+        if fixed.share_unknown < _MOST_UNKNOWN and found is not None and _is_enough(found, start):
+            corrected = _compare(
+                ReintegratedPosterior(model, marginal, coordinates, integration, tick), found, generator
+            )
+            return corrected, passes + _COMPARED
     if work == 0.0:
         return None, passes
     reintegrated = ReintegratedPosterior(model, marginal, coordinates, integration, tick)
@@ -111,7 +135,10 @@ def correct(
     if stages < FEWEST_STAGES:
         return None, passes + reintegrated.passes
     found = sample_posterior(reintegrated, first, STAGE * stages, generator)
-    return _as_vectors(found, coordinates) if _is_enough(found, start) else None, passes + reintegrated.passes
+    passes += reintegrated.passes
+    if found is None or not _is_enough(found, start):
+        return None, passes
+    return _compare(reintegrated, found, generator), passes + _COMPARED
 
 
 def _sample_on_fixed_draws(
@@ -159,15 +186,20 @@ def is_precise(marginal: MarginalLikelihood, integration: IntegrationSettings) -
     )
 
 
-def _is_enough(found: WeightedVectors | None, start: GaussianFactor) -> bool:
+def _is_enough(found: WeightedVectors, start: GaussianFactor) -> bool:
     """Whether enough draws count."""
-    return found is not None and found.ess >= DRAWS_PER_PARAMETER * len(start.mean)
+    return found.ess >= DRAWS_PER_PARAMETER * len(start.mean)
 
 
-def _as_vectors(found: WeightedVectors | None, coordinates: RelativeCholeskyCoordinates) -> WeightedVectors:
-    """The unconstrained vectors that weighted points are."""
-    assert found is not None
-    return replace(found, vectors=coordinates.to_unconstrained(found.vectors))
+def _compare(density: ReintegratedPosterior, found: WeightedVectors, generator: torch.Generator) -> Correction:
+    """Compare weighted points, some drawn by weight, with a density on draws of tastes not used so far."""
+    assert found.values is not None
+    other = density.on_other_draws(_OTHER_STREAM)
+    places = found.pick(_COMPARED, generator)
+    points = found.vectors[places]
+    values = torch.tensor([value for value, _ in other.evaluate(points)], dtype=torch.float64)
+    vectors = density.coordinates.to_unconstrained(found.vectors)
+    return Correction(replace(found, vectors=vectors), vectors[places], values - found.values[places])
 
 
 def gaussian_of(points: Tensor) -> GaussianFactor:

@@ -277,10 +277,16 @@ class PopulationCheck:
     pareto_k : float
     ess : float
         Effective sample size as a fraction of the draws.
+    vectors : Tensor or None, shape (n, D)
+        Antithetic points of q: the second half mirrors the first.
+    log_weights : Tensor or None, shape (n,)
+        Their importance weights, up to a constant.
     """
 
     pareto_k: float
     ess: float
+    vectors: Tensor | None = None
+    log_weights: Tensor | None = None
 
     @property
     def is_poor(self) -> bool:
@@ -305,7 +311,8 @@ def check_gaussian(target: Target, q: GaussianFactor, n: int, generator: torch.G
     if not bool(torch.isfinite(log_weights).any()):
         return PopulationCheck(math.inf, 0.0)
     weights = log_weights.softmax(0)
-    return PopulationCheck(float(pareto_k(log_weights)), float(1.0 / (weights.square().sum() * n)))
+    ess = float(1.0 / (weights.square().sum() * n))
+    return PopulationCheck(float(pareto_k(log_weights)), ess, vectors, log_weights)
 
 
 def laplace_factor(

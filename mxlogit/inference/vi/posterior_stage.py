@@ -15,7 +15,7 @@ from mxlogit.inference.budgets import ALLOWED_ERROR_OF_MODE, AT_THE_MODE, AT_THE
 from mxlogit.inference.clock import TimeIsOverError
 from mxlogit.inference.report import draw_samples, report_samples
 from mxlogit.inference.task import Task
-from mxlogit.inference.vi.correction import DEFAULT_WORK, REQUESTED_WORK, correct, is_precise
+from mxlogit.inference.vi.correction import DEFAULT_WORK, REQUESTED_WORK, Correction, correct, is_precise
 from mxlogit.inference.vi.information import FEW_PARAMETERS, PRECISE, ROUGH, error_bound_factor, observed_information
 from mxlogit.inference.vi.log_posterior import step_from, step_scale, with_prior
 from mxlogit.inference.vi.moment_matching import match_moments
@@ -34,7 +34,6 @@ from mxlogit.inference.vi.posterior import (
     widen_to_possible,
 )
 from mxlogit.inference.vi.surfaces import supported_draws
-from mxlogit.inference.vi.weighted_draws import WeightedVectors
 from mxlogit.integration.marginal import MarginalLikelihood
 from mxlogit.integration.settings import IntegrationSettings
 from mxlogit.model.mixed_logit import MixedLogitModel
@@ -72,6 +71,8 @@ _LESS_NEARLY_GAUSSIAN = 0.94
 _MORE_STEP_DRAWS = 8
 # The same for the importance check, whose noise looks like a posterior that is not Gaussian.
 _MORE_CHECK_DRAWS = 2
+# Step to the random stream of the check's draws: those to which the Gaussian is fitted would hide their own noise.
+_OTHER_STREAM = 3
 # Predicted gain, in nats, of a Newton step on these draws above which it is taken. A third of a posterior sd from the
 # mode, information was that of a population with a standard deviation known 4 % worse (20,001 people, one choice each).
 _FAR = 0.01
@@ -89,7 +90,8 @@ class Posterior:
     rounds: int
     check: PopulationCheck
     skewness: float = math.nan
-    corrected: WeightedVectors | None = None
+    corrected: Correction | None = None
+    mode: Optimum | None = None
 
     @classmethod
     def at_the_mode(
@@ -97,7 +99,7 @@ class Posterior:
     ) -> Posterior:
         """Gaussian with the curvature at the mode, unchecked: where chains begin."""
         factor, _ = _around_the_mode(task.model, sample, all_people, optimum)
-        return cls(factor, 0, _UNCHECKED)
+        return cls(factor, 0, _UNCHECKED, mode=optimum)
 
     @property
     def fails(self) -> bool:
@@ -108,7 +110,7 @@ class Posterior:
         """Draw ``n`` samples of the population parameters."""
         if self.corrected is None:
             return draw_samples(model.space, self.factor, n, seed)
-        weighted = self.corrected
+        weighted = self.corrected.weighted
         selected = weighted.resample(n, make_generator(seed, 5))
         matched = match_moments(model.space, selected, weighted.vectors, weighted.log_weights.exp())
         return report_samples(model.space, matched)
@@ -139,7 +141,7 @@ def find_posterior(
     if task.clock.is_over():
         evaluation = optimum.evaluation
         rough = optimum.factor or laplace_factor(model, optimum.population, evaluation.curvature, evaluation.gradient)
-        return Posterior(widen_to_possible(model, rough, weight), 0, _UNCHECKED)
+        return Posterior(widen_to_possible(model, rough, weight), 0, _UNCHECKED, mode=optimum)
     optimum = _sharpen(task, all_people, optimum)
     start, gradient = _around_the_mode(model, sample, all_people, optimum)
     integration = posterior_integration(optimum.integration, optimum.evaluation.detail.value.ess, len(sample.people))
@@ -151,11 +153,11 @@ def find_posterior(
     target = AnchoredTarget(
         model, part, anchor, _with_more_draws(part, integration, _MORE_STEP_DRAWS), start, task.clock.counter()
     )
-    found = Posterior(start, 0, _UNCHECKED)
+    found = Posterior(start, 0, _UNCHECKED, mode=optimum)
     try:
         fitted = fit_gaussian(target, start)
         factor = widen_to_possible(model, fitted.factor, weight)
-        found = Posterior(factor, fitted.rounds, _UNCHECKED, fitted.skewness)
+        found = replace(found, factor=factor, rounds=fitted.rounds, skewness=fitted.skewness)
         found = _check_or_correct(task, all_people, target, found, wanted=wanted, integration=integration)
     except TimeIsOverError:
         task.clock.show("time is over: the posterior is the last Gaussian")
@@ -179,12 +181,13 @@ def _check_or_correct(
     skewed = found.skewness > (_LITTLE_SKEWED if count <= _FEW_PEOPLE else _SKEWED)
 
     def corrected_by(work: float) -> Posterior | None:
-        weighted, passes = correct(task, part if whole else all_people, found.factor, integration, work)
+        corrected, passes = correct(task, part if whole else all_people, found.factor, integration, work)
         task.clock.passes += passes
-        if weighted is None:
+        if corrected is None:
             return None
+        weighted = corrected.weighted
         check = PopulationCheck(weighted.pareto_k, weighted.ess / len(weighted.vectors))
-        return replace(found, check=check, corrected=weighted)
+        return replace(found, check=check, corrected=corrected)
 
     at_once = REQUESTED_WORK if wanted is True else DEFAULT_WORK * (auto and skewed)
     corrected = corrected_by(at_once) if at_once else None
@@ -192,8 +195,9 @@ def _check_or_correct(
         return corrected
     # Sampling noise in the curvature of a subsample makes weights uneven if there are many parameters.
     blurred = not whole and model.space.size**2 > _BLURRED * len(part.people)
-    points = _CHECK_POINTS[0] if blurred else _check_points(model.space.size)
-    check_target = target if blurred else target.unmatched(_with_more_draws(part, integration, _MORE_CHECK_DRAWS))
+    points = _CHECK_POINTS[0] if blurred else check_points(model.space.size)
+    others = replace(_with_more_draws(part, integration, _MORE_CHECK_DRAWS), stream=integration.stream + _OTHER_STREAM)
+    check_target = target if blurred else target.unmatched(others)
     points = _FEW_CHECK_POINTS if task.is_sampled else points
     check = check_gaussian(check_target, found.factor, points, make_generator(task.seed, 3))
     target.evaluations = check_target.evaluations
@@ -212,7 +216,7 @@ def _with_more_draws(part: MarginalLikelihood, integration: IntegrationSettings,
     return replace(integration, draws=draws)
 
 
-def _check_points(size: int) -> int:
+def check_points(size: int) -> int:
     """Number of check points for ``size`` parameters: 48 points with 27 parameters give a Pareto k from .3 to .9."""
     least, most = _CHECK_POINTS
     return max(least, min(most, _POINTS_PER_PARAMETER * size // _CHECK_BLOCK * _CHECK_BLOCK - 2))

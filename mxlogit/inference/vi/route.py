@@ -6,14 +6,18 @@ import math
 from dataclasses import dataclass, replace
 from functools import partial
 
+from mxlogit.diagnostics.error import ErrorEstimate, SquaredErrors
 from mxlogit.diagnostics.record import Diagnostics
 from mxlogit.diagnostics.thresholds import EVEN_WEIGHTS, LARGEST_PARETO_K, MANY_PEOPLE
 from mxlogit.draws.generators import make_generator
 from mxlogit.execution.checkpoint import Journal
 from mxlogit.fit import Fit, Outcome, Samples, Status
 from mxlogit.inference.budgets import AT_THE_ESTIMATE
+from mxlogit.inference.error_estimate import error_of_people
 from mxlogit.inference.report import evaluate_center, report_fit, report_samples
 from mxlogit.inference.task import Task
+from mxlogit.inference.vi.assessment import assess_posterior, check_people
+from mxlogit.inference.vi.far_tail import error_of_far_tails
 from mxlogit.inference.vi.natural import NaturalSearch
 from mxlogit.inference.vi.newton import NewtonSearch, NewtonSettings, Optimum
 from mxlogit.inference.vi.posterior_stage import Posterior, find_posterior
@@ -26,8 +30,6 @@ from mxlogit.model.mixed_logit import MixedLogitModel
 from mxlogit.model.parameters import PopulationParameters
 from mxlogit.optim.trust_region import Evaluation
 
-# Largest number of people whose importance weights are checked after a fit; chosen by hand.
-_CHECKED_PEOPLE = 1_000
 # Number of people of a fit above which tastes with even weights get few draws for their moments; chosen by hand.
 _MANY_PEOPLE = 5_000
 # Effective sample size fraction below which a flow is trained: .8 without the eighth of draws from the prior.
@@ -81,6 +83,7 @@ class _Sampled:
 
     posterior: Posterior
     samples: Samples
+    error: ErrorEstimate
     gain: float | None = None
     chains: ShortChains | None = None
     chains_failed: bool = False
@@ -105,14 +108,21 @@ def run_newton(task: Task, plan: NewtonPlan) -> Fit:
     draws = AT_THE_ESTIMATE.least if clock.was_over else AT_THE_ESTIMATE.draws(people.load)
     at_center = evaluate_center(marginal, center, draws, tastes.degrees_of_freedom, tastes.variational_steps)
     clock.passes += 1
-    found = _diagnose_people(task, tastes, center, _diagnose(optimum, sampled, at_center))
+    check = check_people(task, tastes, center)
+    found = _of_people(check, _diagnose(optimum, sampled, at_center))
     found = replace(found, guide=_describe_guide(marginal.flow, optimum))
+    error = sampled.error.with_part(_error_of_tails(task, marginal, samples))
+    error = replace(error, people=_error_of_people(sampled, check, tastes))
     status = optimum.status if chains is None else chains.status
     status = Status.TIME if clock.was_over else status
     said = _uncorrected_sentences(plan, task, sampled.posterior) if chains is None else chains.sentences()
     states = None if chains is None else chains.states
     fit = report_fit(
-        Outcome(samples, center, status, tastes, found, said, states=states), model, people, task.logit, clock
+        Outcome(samples, center, status, tastes, found, said, states=states, error=error),
+        model,
+        people,
+        task.logit,
+        clock,
     )
     plan.journal.finish()
     return fit
@@ -150,15 +160,16 @@ def _sample(
         posterior = Posterior.at_the_mode(task, part, marginal, optimum)
     else:
         posterior = find_posterior(task, part, marginal, optimum, wanted=plan.is_spline or plan.correct)
-    sampled = _Sampled(posterior, posterior.sample(task.model, plan.n_samples, task.seed))
-    if uneven or (_may_have_chains(task, plan) and posterior.fails):
+    samples = posterior.sample(task.model, plan.n_samples, task.seed)
+    sampled = _Sampled(posterior, samples, assess_posterior(task, part, posterior, samples))
+    if uneven or (_may_have_chains(task, plan) and not sampled.error.is_small):
         chains = run_short_chains(task, posterior.factor, plan.n_samples)
         if chains is None:
             return replace(sampled, chains_failed=uneven and hasty)
-        return replace(sampled, samples=chains.samples, chains=chains)
+        return replace(sampled, samples=chains.samples, chains=chains, error=chains.error)
     if plan.is_spline and posterior.corrected is not None:
-        samples, gain = _spline_samples(task.model, posterior.corrected, plan.n_samples, task.seed)
-        return _Sampled(posterior, samples, gain)
+        samples, gain = _spline_samples(task.model, posterior.corrected.weighted, plan.n_samples, task.seed)
+        return replace(sampled, samples=samples, gain=gain)
     return sampled
 
 
@@ -173,7 +184,7 @@ def _needs_chains(
     if evaluation.detail.value.ess >= _WORTH_A_FLOW or not _may_have_chains(task, plan):
         return False
     tastes = _tastes_around(plan, task, variational_steps)
-    return _share_above_k(_check_people(task, tastes, population)) > MANY_PEOPLE
+    return _share_above_k(check_people(task, tastes, population)) > MANY_PEOPLE
 
 
 def _tastes_around(
@@ -271,21 +282,28 @@ def _diagnose(optimum: Optimum, sampled: _Sampled, at_center: Diagnostics) -> Di
     return replace(found.join(chains.found), corrected=True, pareto_k=math.nan, ess_population=None)
 
 
-def _check_people(task: Task, tastes: ImportanceTastes, population: PopulationParameters) -> PeopleCheck:
-    """Quality of the importance weights of a random part of the people."""
-    sample = task.sample
-    return tastes.check(sample.take(sample.draw(_CHECKED_PEOPLE, (task.seed, 11))), population)
-
-
 def _share_above_k(check: PeopleCheck) -> float:
     return float((check.pareto_k > LARGEST_PARETO_K).double().mean())
 
 
-def _diagnose_people(
-    task: Task, tastes: ImportanceTastes, center: PopulationParameters, found: Diagnostics
-) -> Diagnostics:
+def _error_of_tails(task: Task, marginal: MarginalLikelihood, samples: Samples) -> SquaredErrors | None:
+    """Errors by what lies beyond all samples; None where that is not asked: in a sample of people, or late."""
+    if task.is_sampled or task.clock.is_over():
+        return None
+    return error_of_far_tails(task.model, marginal, samples)
+
+
+def _error_of_people(sampled: _Sampled, check: PeopleCheck, tastes: ImportanceTastes) -> float | None:
+    """Error of people's mean tastes, as states of chains or by importance draws; None without random coefficients."""
+    if tastes.model.space.n_random == 0:
+        return None
+    if sampled.chains is not None:
+        return float((sampled.chains.found.ess_bulk or math.nan) ** -0.5)
+    return error_of_people(check, tastes.draws_of_moments)
+
+
+def _of_people(check: PeopleCheck, found: Diagnostics) -> Diagnostics:
     """Add how even the importance weights of a random part of the people are."""
-    check = _check_people(task, tastes, center)
     return replace(
         found,
         ess_min=float(check.ess.min()),

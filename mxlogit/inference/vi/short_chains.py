@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from mxlogit.diagnostics.convergence import ess_bulk, ess_tail, rhat
+from mxlogit.diagnostics.error import ErrorEstimate, error_of_chains
 from mxlogit.diagnostics.record import Diagnostics
 from mxlogit.draws.generators import make_generator
 from mxlogit.fit import Samples, Status, TasteStates
@@ -109,6 +110,7 @@ class ShortChains:
     samples: Samples
     states: TasteStates
     found: Diagnostics
+    error: ErrorEstimate
 
     @property
     def status(self) -> Status:
@@ -183,7 +185,8 @@ def run_short_chains(task: Task, gaussian: GaussianFactor, n_samples: int) -> Sh
     if not (found.rhat < _LARGEST_RHAT and found.ess_bulk >= _FEWEST):  # type: ignore[operator]
         return None
     states = TasteStates(trace.moments.mean, trace.moments.deviation, *trace.states())
-    return ShortChains(_select(task, trace, n_samples), states, found)
+    error = ErrorEstimate(tuple(task.model.space.labels), (error_of_chains(trace.reported()),))
+    return ShortChains(_select(task, trace, n_samples), states, found, error)
 
 
 @torch.no_grad()

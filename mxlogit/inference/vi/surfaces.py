@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from copy import copy
 from dataclasses import replace
 from functools import partial
 
@@ -107,6 +108,13 @@ class ReintegratedPosterior:
             self._tick(1)
             if math.isfinite(value) and variance < _LARGEST_VARIANCE:
                 result[place] = value
+        return result
+
+    def on_other_draws(self, step: int) -> ReintegratedPosterior:
+        """The same density on draws of another random stream, and on as many as a few points allow."""
+        result = copy(self)
+        draws = max(self.integration.draws, REINTEGRATED_POINT.draws(self.marginal.people.load))
+        result.integration = replace(self.integration, draws=draws, stream=self.integration.stream + step)
         return result
 
     def sharpen(self, points: Tensor) -> None:

@@ -80,11 +80,14 @@ class WeightedVectors:
     log_weights : Tensor, shape (n,)
         Smoothed, normalised.
     pareto_k : float
+    values : Tensor or None, shape (n,)
+        Log density by which they were weighed, up to a constant.
     """
 
     vectors: Tensor
     log_weights: Tensor
     pareto_k: float
+    values: Tensor | None = None
 
     @property
     def ess(self) -> float:
@@ -106,12 +109,16 @@ class WeightedVectors:
 
     def resample(self, n: int, generator: torch.Generator) -> Tensor:
         """Draw ``n`` vectors of the posterior, in random order: systematic resampling, so that some repeat."""
+        return self.vectors[self.pick(n, generator)]
+
+    def pick(self, n: int, generator: torch.Generator) -> Tensor:
+        """Draw the places of ``n`` vectors of the posterior, as `resample` does."""
         start = torch.rand((), generator=generator, dtype=torch.float64)
         points = (torch.arange(n, dtype=torch.float64) + start) / n
         order = order_along_curve(self.vectors)
         cumulative = self.log_weights[order].exp().cumsum(0)
         places = torch.searchsorted(cumulative / cumulative[-1], points).clamp(max=len(self.vectors) - 1)
-        return self.vectors[order[places[torch.randperm(n, generator=generator)]]]
+        return order[places[torch.randperm(n, generator=generator)]]
 
 
 class PosteriorSampler:
@@ -196,7 +203,8 @@ class PosteriorSampler:
             return None
         stages = zip(self._counts, self._proposals, strict=True)
         mixture = torch.stack([math.log(n) + proposal.log_prob(self._vectors) for n, proposal in stages]).logsumexp(0)
-        return WeightedVectors(self._vectors[possible], *_smooth((self._values - mixture)[possible]))
+        values = self._values[possible]
+        return WeightedVectors(self._vectors[possible], *_smooth(values - mixture[possible]), values)
 
     def smoothed(
         self, weighted: WeightedVectors, known: Callable[[Tensor], Tensor], error: float
@@ -219,9 +227,10 @@ class PosteriorSampler:
             return None
         proposal = StudentFactor(gaussian, self._freedom)
         drawn = proposal.sample(_SURFACE_DRAWS, self._generator)
-        log_ratio = surface.at(drawn) + known(drawn) - proposal.log_prob(drawn)
+        smooth = surface.at(drawn) + known(drawn)
+        log_ratio = smooth - proposal.log_prob(drawn)
         inside = torch.isfinite(log_ratio)
-        found = WeightedVectors(drawn[inside], *_smooth(log_ratio[inside]))
+        found = WeightedVectors(drawn[inside], *_smooth(log_ratio[inside]), smooth[inside])
         return found if found.pareto_k < largest_pareto_k(len(drawn)) else None
 
 

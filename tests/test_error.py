@@ -1,0 +1,214 @@
+"""Estimated errors of a fit: each estimator against what repetitions show, and the fit's own words."""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import pytest
+import torch
+from small_models import SPACE, model_of, panel_of
+
+from mxlogit import MCMC, MSLE, SVI, VI, ConvergenceWarning, MixedLogit
+from mxlogit.diagnostics.error import (
+    Cause,
+    ErrorEstimate,
+    SquaredErrors,
+    error_of_chains,
+    error_of_reweighting,
+    error_of_weighted,
+    shrunk_squares,
+    unknown_errors,
+)
+from mxlogit.draws.generators import make_generator
+from mxlogit.execution.people import People
+from mxlogit.inference.error_estimate import Standardised, error_of_draws
+from mxlogit.integration.marginal import MarginalLikelihood
+from mxlogit.integration.settings import IntegrationSettings
+from mxlogit.model.parameters import PopulationParameters
+from mxlogit.simulate import simulate_choices
+
+
+def normal(*shape, seed=1):
+    return torch.randn(*shape, generator=make_generator(seed), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.05, 0.5])
+def test_squares_of_noisy_estimates(spread):
+    """On average they are the squares of what was estimated, the noise taken out."""
+    noise = 0.01 * (1.0 + torch.arange(40, dtype=torch.float64) / 20.0)
+    found, exact = [], []
+    for seed in range(200):
+        truth = spread * normal(40, seed=seed)
+        estimates = truth + noise.sqrt() * normal(40, seed=1_000 + seed)
+        found.append(shrunk_squares(estimates, noise).mean())
+        exact.append(truth.square().mean())
+    assert float(torch.stack(found).mean()) == pytest.approx(float(torch.stack(exact).mean()), rel=0.1, abs=0.002)
+
+
+def test_weighted_draws_err_as_they_say():
+    """Means and standard deviations of a normal by weighted draws of a wider t distribution, over repetitions."""
+    proposal = torch.distributions.StudentT(torch.tensor(5.0, dtype=torch.float64), 0.0, 1.4)
+    errors, estimated = [], []
+    for seed in range(400):
+        # A t variable is a normal one over the root of a chi square one per degree of freedom.
+        points = 1.4 * normal(500, 1, seed=seed) / (normal(500, 5, seed=9_000 + seed).square().mean(1, True)).sqrt()
+        weights = (-0.5 * points[:, 0].square() - proposal.log_prob(points[:, 0])).softmax(0)
+        mean = weights @ points
+        deviation = (weights @ (points - mean).square()).sqrt()
+        found = error_of_weighted((points - mean) / deviation, weights)
+        errors.append(torch.cat([mean, deviation - 1.0]).square())
+        estimated.append(torch.cat([found.mean, found.deviation]))
+    ratio = torch.stack(estimated).mean(0) / torch.stack(errors).mean(0)
+    assert ratio.tolist() == pytest.approx([1.0, 1.0], rel=0.25)
+
+
+@pytest.mark.parametrize("antithetic", [False, True])
+def test_weights_reveal_a_shift_and_a_stretch(antithetic):
+    """The first coordinate is at .3 with a standard deviation of 1.2, the others as the sample has them."""
+    half = normal(2_000, 4)
+    points = torch.cat([half, -half]) if antithetic else normal(4_000, 4)
+    x = points[:, 0]
+    log_weights = -0.5 * ((x - 0.3) / 1.2).square() + 0.5 * x.square()
+    found = error_of_reweighting(Cause.APPROXIMATION, points, log_weights, antithetic=antithetic)
+    assert float(found.mean[0].sqrt()) == pytest.approx(0.3, abs=0.06)
+    # Half the change of the variance.
+    assert float(found.deviation[0].sqrt()) == pytest.approx(0.22, abs=0.06)
+    assert float(found.mean[1:].amax().sqrt()) < 0.06
+    assert float(found.deviation[1:].amax().sqrt()) < 0.06
+
+
+def test_chains_err_as_they_say():
+    """Autoregressive chains, whose means have a known variance."""
+    rho, chains, kept = 0.6, 8, 400
+    errors, estimated = [], []
+    for seed in range(60):
+        noise = normal(kept, chains, 1, seed=seed)
+        states = [noise[0]]
+        for step in noise[1:]:
+            states.append(rho * states[-1] + (1.0 - rho**2) ** 0.5 * step)
+        reported = torch.stack(states, 1)
+        found = error_of_chains(reported)
+        errors.append(torch.stack([reported.mean(), reported.std() - 1.0]).square())
+        estimated.append(torch.cat([found.mean, found.deviation]))
+    exact = (1.0 + rho) / (1.0 - rho) / (chains * kept)
+    assert float(torch.stack(estimated).mean(0)[0]) == pytest.approx(exact, rel=0.15)
+    ratio = torch.stack(estimated).mean(0) / torch.stack(errors).mean(0)
+    assert ratio.tolist() == pytest.approx([1.0, 1.0], rel=0.4)
+    assert bool(torch.isinf(error_of_chains(reported[:1]).mean).all())
+
+
+def test_draws_move_the_mean_as_they_say(generator):
+    """Against the variance of Newton steps from scores under many other draws."""
+    panel = panel_of(60, 4, 3, SPACE, generator)
+    model = model_of()
+    marginal = MarginalLikelihood(People.gather(panel), model.space, model.mixing, 1)
+    zeros = torch.zeros(2, dtype=torch.float64)
+    population = PopulationParameters(zeros[:1], zeros, 0.8 * torch.eye(2, dtype=torch.float64))
+    center = model.space.unconstrain(population)
+    posterior = Standardised(model.space, center + 0.1 * normal(4_000, model.space.size))
+    few = IntegrationSettings(16, 8, 300, 30)
+    scores = torch.stack(
+        [marginal.score_pass(population, IntegrationSettings(16, 8, 1_000 + key, 30)).score for key in range(150)]
+    )
+    moves = scores @ posterior.response(population).T
+    estimated = torch.stack(
+        [
+            error_of_draws(marginal, population, IntegrationSettings(16, 8, 5_000 + 20 * key, 30), posterior, 60.0).mean
+            for key in range(20)
+        ]
+    ).mean(0)
+    torch.testing.assert_close(estimated, moves.var(0), rtol=0.4, atol=0)
+    more = error_of_draws(marginal, population, IntegrationSettings(64, 8, 300, 30), posterior, 60.0).mean
+    assert float((more / error_of_draws(marginal, population, few, posterior, 60.0).mean).median()) < 0.5
+
+
+def test_response_of_means_is_that_of_tilted_samples(generator):
+    """A gradient added to the log density moves the reported means of samples as weights by its exponential do."""
+    model = model_of()
+    population = PopulationParameters(
+        torch.tensor([0.4]).double(),
+        torch.tensor([0.2, -0.3]).double(),
+        torch.tensor([[0.9, 0.0], [0.3, 0.6]]).double(),
+    )
+    center = model.space.unconstrain(population)
+    vectors = center + 0.05 * normal(20_000, model.space.size)
+    posterior = Standardised(model.space, vectors)
+    gradient = torch.randn(model.space.size, generator=generator, dtype=torch.float64)
+    slope = torch.linalg.solve(model.space.relative_jacobian(population).T, gradient)
+    weights = ((vectors - center) @ slope).softmax(0)
+    exact = weights @ posterior.scores()
+    torch.testing.assert_close(posterior.response(population) @ gradient, exact, rtol=0.1, atol=0.03)
+
+
+def estimate_of(mean, deviation=None, people=None, cause=Cause.DRAWS):
+    labels = ("price", "time", "sd.time", "cor.time:price")
+    mean = torch.tensor(mean).double().square()
+    deviation = torch.zeros(4).double() if deviation is None else torch.tensor(deviation).double().square()
+    return ErrorEstimate(labels, (SquaredErrors(cause, mean, deviation),), people)
+
+
+def test_groups_and_words():
+    fine = estimate_of([0.05, 0.02, 0.1, 0.15], [0.0, 0.0, 0.12, 0.0], people=0.03)
+    assert fine.by_group() == pytest.approx(
+        {"coefficients": 0.05, "standard deviations": 0.12, "correlations": 0.15, "people": 0.03}
+    )
+    assert fine.is_small
+    assert "within 0.15 posterior" in fine.sentence()
+    poor = estimate_of([0.05, 0.02, 0.1, 0.45], people=0.03)
+    assert not poor.is_small
+    assert "correlations (0.45): the noise of the draws of tastes. Remedy: more draws" in poor.sentence()
+    tastes = estimate_of([0.05, 0.02, 0.1, 0.1], people=0.4)
+    assert "people (0.40): uneven weights" in tastes.sentence()
+    unknown = ErrorEstimate(poor.labels, (*poor.parts, unknown_errors(Cause.TIME, 4)))
+    assert not unknown.is_small
+    assert "unknown): time was over" in unknown.sentence()
+    assert math.isinf(unknown.of_population)
+
+
+def test_independent_causes_add_up():
+    one, other = estimate_of([0.1] * 4).parts[0], estimate_of([0.2] * 4, cause=Cause.CHAINS).parts[0]
+    both = ErrorEstimate(("a", "b", "sd.a", "sd.b"), (one, other))
+    assert both.by_parameter.tolist() == pytest.approx([0.05**0.5] * 4)
+    assert not both.is_small
+    assert Cause.CHAINS.words in both.sentence()
+
+
+@pytest.fixture(scope="module")
+def choices():
+    frame, _ = simulate_choices(120, 6, 3, fixed={"f": -0.5}, random={"a": (0.4, 0.8)}, random_state=3)
+    return frame
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        VI(n_samples=200),
+        VI(n_samples=200, correct=True),
+        VI(n_samples=200, optimizer="natural"),
+        MSLE(n_draws=256),
+        MCMC(samples=200, warmup=200),
+        SVI.rodrigues2022(steps=50),
+        SVI(optimizer="hessian_free"),
+    ],
+    ids=str,
+)
+def test_every_engine_estimates_its_error(choices, method):
+    est = MixedLogit(fixed=["f"], random={"a": "normal"}, method=method, random_state=1)
+    with warnings.catch_warnings(record=True) as raised:
+        warnings.simplefilter("always", ConvergenceWarning)
+        est.fit(choices)
+    found = est.diagnostics_
+    assert {"coefficients", "standard deviations"} <= set(found["error"])
+    assert all(error >= 0.0 for error in found["error"].values())
+    assert found["trusted"] == (max(found["error"].values()) <= 0.2)
+    told = any(found["trust"] in str(w.message) for w in raised)
+    assert told == (not found["trusted"] and not isinstance(method, MSLE))
+
+
+def test_training_that_has_not_arrived_is_not_trusted(choices):
+    """A few steps of the classic route leave a q(theta) far from the posterior."""
+    est = MixedLogit(fixed=["f"], random={"a": "normal"}, method=SVI.rodrigues2022(steps=3))
+    with pytest.warns(ConvergenceWarning, match="estimated error"):
+        est.fit(choices)
+    assert est.diagnostics_["trusted"] is False
