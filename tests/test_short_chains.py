@@ -13,13 +13,12 @@ import torch
 from grid_oracle import LABELS, Choices, GridPosterior
 
 from mxlogit import VI, ConvergenceWarning, MixedLogit, Priors, datasets
+from mxlogit.diagnostics.error import Cause, ErrorEstimate, SquaredErrors
 from mxlogit.execution.people import People
 from mxlogit.guide.population import GaussianFactor
 from mxlogit.inference.task import Task
 from mxlogit.inference.vi import route, short_chains
 from mxlogit.inference.vi.correction import gaussian_of
-from mxlogit.inference.vi.posterior import PopulationCheck
-from mxlogit.inference.vi.posterior_stage import Posterior
 from mxlogit.integration.tastes import PeopleCheck
 from mxlogit.sampling.taste_draws import TasteDraws
 from mxlogit.simulate import simulate_choices
@@ -142,16 +141,19 @@ def test_same_seed_same_chains(gaussian, short):
     assert torch.equal(first.reported, second.reported)
 
 
-def test_chains_that_are_too_short_are_said(gaussian, short, monkeypatch):
-    """An effective sample size of 25 leaves a fifth of a posterior deviation, and the sentence says so."""
+def test_chains_that_are_too_short_are_said(frame, short, monkeypatch):
+    """An effective sample size of 11 leaves a third of a posterior deviation, and the fit says so."""
+    third = torch.full((3,), 0.09, dtype=torch.float64)
     monkeypatch.setattr(short_chains, "ess_bulk", lambda chains: torch.tensor([25.0]))
-    chains = short_chains.run_short_chains(begin(gaussian), fitted(gaussian), 100)
-    (said,) = chains.sentences()
-    assert not chains.status.converged
-    assert "is 25: an estimate may be off by 0.20 posterior standard deviations" in said
-    enough = replace(chains, found=replace(chains.found, ess_bulk=100.0))
-    assert enough.sentences() == []
-    assert enough.status.converged
+    monkeypatch.setattr(
+        short_chains, "error_of_chains", lambda reported: SquaredErrors(Cause.CHAINS, third, 0.5 * third)
+    )
+    monkeypatch.setattr(route, "_needs_chains", lambda *arguments: True)
+    est, said = fit(frame, n_samples=100)
+    assert not est.diagnostics_["converged"]
+    assert not est.diagnostics_["trusted"]
+    assert est.diagnostics_["error"]["coefficients"] == pytest.approx(0.3, abs=0.01)
+    assert "the chains are short" in said
 
 
 def test_a_hasty_search_is_repeated_where_its_chains_fail(frame, monkeypatch):
@@ -210,24 +212,24 @@ def test_where_chains_do_not_apply(gaussian, monkeypatch):
     assert short_chains.count_affordable(begin(gaussian)) == 0
 
 
-@pytest.mark.parametrize(
-    ("k", "ess", "rounds", "corrected", "expected"),
-    [
-        (0.9, 0.3, 2, None, True),  # a Gaussian that fails its check
-        (0.9, 0.9, 2, None, False),  # even weights, whatever their tail
-        (0.2, 0.3, 0, None, True),  # steps that have not settled
-        (0.9, 0.3, 0, object(), False),  # corrected
-    ],
-)
-def test_which_posteriors_fail(k, ess, rounds, corrected, expected):
-    assert Posterior(None, rounds, PopulationCheck(k, ess), corrected=corrected).fails == expected
+@pytest.mark.parametrize(("error", "expected"), [(0.1, 0), (0.3, 1)])
+def test_chains_follow_a_large_error(frame, monkeypatch, error, expected):
+    """Of the Gaussian or the weighted draws, as estimated; chains that do not mix leave them, and the fit says so."""
+    tried, squares = [], torch.full((3,), error**2, dtype=torch.float64)
+    estimate = ErrorEstimate(LABELS, (SquaredErrors(Cause.APPROXIMATION, squares, squares),))
+    monkeypatch.setattr(route, "assess_posterior", lambda *arguments: estimate)
+    monkeypatch.setattr(route, "run_short_chains", lambda *arguments: tried.append(arguments))
+    est, said = fit(frame, n_samples=100, flow=None)
+    assert len(tried) == expected
+    assert est.diagnostics_["trusted"] == (not expected)
+    assert ("Remedy: VI(correct=True)" in said) == bool(expected)
 
 
 @pytest.mark.parametrize(("ess", "above", "expected"), [(0.4, 0.1, True), (0.4, 0.02, False), (0.9, 0.1, False)])
 def test_which_people_need_chains(gaussian, monkeypatch, ess, above, expected):
     """A tenth of the people with uneven weights, and not a fiftieth."""
     shapes = torch.where(torch.arange(1_000) < 1_000 * above, 0.9, 0.1)
-    monkeypatch.setattr(route, "_check_people", lambda *arguments: PeopleCheck(shapes, shapes))
+    monkeypatch.setattr(route, "check_people", lambda *arguments: PeopleCheck(shapes, shapes))
     evaluation = SimpleNamespace(detail=SimpleNamespace(value=SimpleNamespace(ess=ess)))
     plan = SimpleNamespace(correct="auto", is_spline=False, search=SimpleNamespace(degrees_of_freedom=8))
     assert route._needs_chains(begin(gaussian), plan, gaussian.result_.center, evaluation, 0) == expected
@@ -242,7 +244,7 @@ def test_which_people_need_chains(gaussian, monkeypatch, ess, above, expected):
     ],
 )
 def test_other_settings_have_no_chains(frame, monkeypatch, settings):
-    monkeypatch.setattr(Posterior, "fails", True)
+    monkeypatch.setattr(ErrorEstimate, "is_small", False)
     est, _ = fit(frame, n_samples=100, flow=None, **settings)
     assert "rhat" not in est.diagnostics_
 

@@ -45,6 +45,8 @@ print(said or "no warnings")
 # | name | what it is | to worry |
 # |---|---|---|
 # | `status`, `converged` | how the search ended, a sentence | not converged |
+# | `trusted`, `trust` | whether the estimated error is small, and a sentence | not trusted |
+# | `error` | estimated distance from the exact posterior by group, in posterior standard deviations | above 0.2 |
 # | `pareto_k` | tail of the importance weights of the population posterior | above 0.7 while `ess_population` is small |
 # | `ess_population` | their effective sample size, as a share | with the former |
 # | `corrected` | whether samples are weighted draws of the exact density | |
@@ -53,7 +55,7 @@ print(said or "no warnings")
 # | `log_likelihood_error` | Monte Carlo error of the log likelihood | when it is as large as what you compare |
 
 # %%
-pd.Series({name: est.diagnostics_[name] for name in ("status", "pareto_k", "ess_population", "corrected", "ess")})
+pd.Series({name: est.diagnostics_[name] for name in ("status", "trust", "error", "ess_population", "corrected", "ess")})
 
 # %% [markdown]
 # ## One choice per person

@@ -96,7 +96,7 @@ def _with_error(outcome: Outcome) -> Diagnostics:
     """Diagnostics with the estimated error, and whether the fit is trusted."""
     error = outcome.error
     if error is None:
-        return outcome.diagnostics
+        return replace(outcome.diagnostics, trusted=False, trust="The error of this fit was not estimated.")
     return replace(outcome.diagnostics, error=error.by_group(), trusted=error.is_small, trust=error.sentence())
 
 
@@ -199,9 +199,9 @@ def _vague_sentences(model: MixedLogitModel, fit: Fit) -> list[str]:
 
 def _quality_sentences(found: Diagnostics) -> list[str]:
     """Say that the error is large, or, where it was not estimated, that weights are uneven."""
-    sentences = _posterior_sentences(found) if found.trusted is None else []
+    sentences = _posterior_sentences(found) if found.error is None else []
     # Simulated draws have a verdict of their own.
-    if found.trusted is False and found.trust is not None and found.draws_enough is None:
+    if found.error is not None and found.trust is not None and not found.trusted and found.draws_enough is None:
         sentences.append(found.trust)
     above = found.people_above_k
     if above is not None and above > MANY_PEOPLE:

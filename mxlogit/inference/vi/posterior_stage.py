@@ -101,11 +101,6 @@ class Posterior:
         factor, _ = _around_the_mode(task.model, sample, all_people, optimum)
         return cls(factor, 0, _UNCHECKED, mode=optimum)
 
-    @property
-    def fails(self) -> bool:
-        """Whether it is a Gaussian that fails its check, or whose steps have not settled."""
-        return self.corrected is None and (self.check.is_poor or self.rounds == 0)
-
     def sample(self, model: MixedLogitModel, n: int, seed: int) -> Samples:
         """Draw ``n`` samples of the population parameters."""
         if self.corrected is None:

@@ -115,7 +115,7 @@ def run_newton(task: Task, plan: NewtonPlan) -> Fit:
     error = replace(error, people=_error_of_people(sampled, check, tastes))
     status = optimum.status if chains is None else chains.status
     status = Status.TIME if clock.was_over else status
-    said = _uncorrected_sentences(plan, task, sampled.posterior) if chains is None else chains.sentences()
+    said = _uncorrected_sentences(plan, task, sampled.posterior) if chains is None else []
     states = None if chains is None else chains.states
     fit = report_fit(
         Outcome(samples, center, status, tastes, found, said, states=states, error=error),

@@ -89,9 +89,9 @@ class _Plan:
 # Gibbs sampler of skewed tastes reaches in a minute, .1 and 7 %.
 _PARTICLES = _Plan(_FEWEST_SETTLING, 10, 400, 40, 250.0, 4e9, _DRAWS)
 _GIBBS = _Plan(_GIBBS_SETTLING, 100, 1_000, 200, 100.0, 200e6)
-# Effective sample size below which a sentence says so: means may be off by a tenth of a posterior sd.
-_FEW = 100.0
-# The same below which chains say less than the Gaussian they would replace: a quarter of a posterior sd.
+# Effective sample size of chains that have converged: means err by less than a seventh of a posterior sd.
+_CONVERGED = 50.0
+# The one below which chains say less than the Gaussian they would replace: a quarter of a posterior sd.
 _FEWEST = 16.0
 # Largest R-hat, of chains much shorter than those of `mxlogit.MCMC`: a third of a posterior sd between them.
 _LARGEST_RHAT = 1.3
@@ -115,17 +115,7 @@ class ShortChains:
     @property
     def status(self) -> Status:
         """Whether they are long enough for means that err by less than a seventh of a posterior standard deviation."""
-        return Status.CONVERGED if (self.found.ess_bulk or 0.0) >= 0.5 * _FEW else Status.ITERATIONS
-
-    def sentences(self) -> list[str]:
-        """Say how far means may be off, if that is more than a tenth of a posterior standard deviation."""
-        ess = self.found.ess_bulk
-        if ess is None or ess >= _FEW:
-            return []
-        return [
-            f"The smallest effective sample size of the short chains of the posterior is {ess:.0f}: an estimate may be "
-            f"off by {ess**-0.5:.2f} posterior standard deviations; method='mcmc' takes longer chains."
-        ]
+        return Status.CONVERGED if (self.found.ess_bulk or 0.0) >= _CONVERGED else Status.ITERATIONS
 
 
 def count_affordable(task: Task) -> int:
