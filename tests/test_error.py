@@ -189,9 +189,9 @@ def choices():
         VI(n_samples=200, correct=True),
         VI(n_samples=200, optimizer="natural"),
         MSLE(n_draws=256),
-        MCMC(samples=200, warmup=200),
+        MCMC(samples=60, warmup=60, chains=2),
         SVI.rodrigues2022(steps=50),
-        SVI(optimizer="hessian_free"),
+        SVI(optimizer="hessian_free", encoder=None),
     ],
     ids=str,
 )
@@ -206,6 +206,17 @@ def test_every_engine_estimates_its_error(choices, method):
     assert found["trusted"] == (max(found["error"].values()) <= 0.2)
     told = any(found["trust"] in str(w.message) for w in raised)
     assert told == (not found["trusted"] and not isinstance(method, MSLE))
+
+
+@pytest.mark.parametrize(("correct", "rung"), [(False, "Gaussian"), (True, "weighted draws")])
+def test_rungs_and_what_they_cost(choices, correct, rung):
+    est = MixedLogit(fixed=["f"], random={"a": "normal"}, method=VI(n_samples=200, correct=correct), random_state=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        found = est.fit(choices).diagnostics_
+    assert found["rung"] == rung
+    assert set(found["rung_seconds"]) == {"search", "Gaussian", "report"} | ({"weighted draws"} if correct else set())
+    assert sum(found["rung_seconds"].values()) == pytest.approx(found["seconds"], rel=0.05)
 
 
 def test_training_that_has_not_arrived_is_not_trusted(choices):

@@ -34,6 +34,10 @@ class Diagnostics:
     corrected : bool
         Whether posterior samples are weighted draws of the posterior, or states of short chains of it (then ``rhat`` is
         there), instead of draws from a Gaussian.
+    rung : {"Gaussian", "weighted draws", "chains"}
+        What posterior samples come from: the first of these, by cost, whose estimated error is small.
+    rung_seconds : dict of str -> float
+        Seconds of the search, of every rung that was tried, and of the report.
     posterior_rounds : int
         Natural-gradient steps from the mode to the Gaussian; zero where they did not settle.
     ess_min, pareto_k_people, people_above_k : float
@@ -122,6 +126,8 @@ class Diagnostics:
     pareto_k: float = math.nan
     ess_population: float | None = None
     corrected: bool | None = None
+    rung: str | None = None
+    rung_seconds: dict[str, float] | None = None
     posterior_rounds: int | None = None
     ess_min: float | None = None
     pareto_k_people: float | None = None

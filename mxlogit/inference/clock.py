@@ -42,6 +42,8 @@ class Clock:
         Whether the time limit has been reached; once true, it stays true.
     on_over : callable
         Callback at the time limit.
+    laps : dict of str -> float
+        Seconds of each part of the fit, by name.
     """
 
     show: Callable[[str], None]
@@ -52,11 +54,17 @@ class Clock:
     history: list[HistoryRow] = field(default_factory=list)
     was_over: bool = False
     on_over: Callable[[], None] = field(default=lambda: None)
+    laps: dict[str, float] = field(default_factory=dict)
     _first: tuple[float, float] | None = None
 
     def seconds(self) -> float:
         """Seconds since the start."""
         return time.perf_counter() - self.started
+
+    def lap(self, name: str) -> None:
+        """Count the seconds since the last lap ended, or since the start, as those of a part of the fit."""
+        passed = self.seconds() - sum(self.laps.values())
+        self.laps[name] = self.laps.get(name, 0.0) + passed
 
     def progress(self) -> float:
         """Used share of the limit, less time for the final passes; zero without a limit; the same in all processes."""

@@ -176,8 +176,10 @@ def _check_or_correct(
     skewed = found.skewness > (_LITTLE_SKEWED if count <= _FEW_PEOPLE else _SKEWED)
 
     def corrected_by(work: float) -> Posterior | None:
+        task.clock.lap("Gaussian")
         corrected, passes = correct(task, part if whole else all_people, found.factor, integration, work)
         task.clock.passes += passes
+        task.clock.lap("weighted draws")
         if corrected is None:
             return None
         weighted = corrected.weighted

@@ -113,6 +113,8 @@ def run_newton(task: Task, plan: NewtonPlan) -> Fit:
     found = replace(found, guide=_describe_guide(marginal.flow, optimum))
     error = sampled.error.with_part(_error_of_tails(task, marginal, samples))
     error = replace(error, people=_error_of_people(sampled, check, tastes))
+    clock.lap("report")
+    found = replace(found, rung=_rung_of(sampled), rung_seconds=dict(clock.laps))
     status = optimum.status if chains is None else chains.status
     status = Status.TIME if clock.was_over else status
     said = _uncorrected_sentences(plan, task, sampled.posterior) if chains is None else []
@@ -155,6 +157,7 @@ def _sample(
     hasty: bool,
 ) -> _Sampled:
     """Sample the population posterior: by chains where many people's weights are uneven, or the Gaussian fails."""
+    task.clock.lap("search")
     uneven = _needs_chains(task, plan, optimum.population, optimum.evaluation, optimum.integration.variational_steps)
     if uneven and hasty:
         posterior = Posterior.at_the_mode(task, part, marginal, optimum)
@@ -162,15 +165,24 @@ def _sample(
         posterior = find_posterior(task, part, marginal, optimum, wanted=plan.is_spline or plan.correct)
     samples = posterior.sample(task.model, plan.n_samples, task.seed)
     sampled = _Sampled(posterior, samples, assess_posterior(task, part, posterior, samples))
+    task.clock.lap("Gaussian")
     if uneven or (_may_have_chains(task, plan) and not sampled.error.is_small):
         chains = run_short_chains(task, posterior.factor, plan.n_samples)
-        if chains is None:
+        task.clock.lap("chains")
+        if chains is None or not (uneven or chains.error.of_population < sampled.error.of_population):
             return replace(sampled, chains_failed=uneven and hasty)
         return replace(sampled, samples=chains.samples, chains=chains, error=chains.error)
     if plan.is_spline and posterior.corrected is not None:
         samples, gain = _spline_samples(task.model, posterior.corrected.weighted, plan.n_samples, task.seed)
         return replace(sampled, samples=samples, gain=gain)
     return sampled
+
+
+def _rung_of(sampled: _Sampled) -> str:
+    """What the samples come from."""
+    if sampled.chains is not None:
+        return "chains"
+    return "Gaussian" if sampled.posterior.corrected is None else "weighted draws"
 
 
 def _may_have_chains(task: Task, plan: NewtonPlan) -> bool:
