@@ -15,7 +15,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mxlogit.choices.chunks import people_at_once
 from mxlogit.integration.drawn_tastes import DrawnTastes, draw_tastes
 from mxlogit.integration.laplace import draws_at_once
 from mxlogit.model.dense_panels import PanelDifferences
@@ -24,9 +23,6 @@ from mxlogit.model.mixed_logit import MixedLogitModel
 from mxlogit.model.mixing import SecondDerivatives
 from mxlogit.model.parameters import PopulationParameters
 from mxlogit.model.wtp_space import pull_back, to_coefficients
-
-# Share of the usual cells of a chunk in the buffer of `_moved_products`; chosen by hand.
-_SHARE_OF_BUFFER = 0.125
 
 
 @dataclass(frozen=True)
@@ -152,42 +148,28 @@ def _owners(model: MixedLogitModel) -> list[int]:
 
 @dataclass(frozen=True)
 class _Directions:
-    """Derivatives of utility: sums of products of one attribute with one function of the draws.
+    """Derivatives of utility: products of one attribute with one function of the draws.
 
     Attributes
     ----------
-    basis : Tensor, shape (n, m, r)
-        Functions of the draws.
-    attribute, function : list of int, length E
-        Indices of the attribute and the function of each direction.
+    functions : Tensor, shape (n, E, r)
+        Function of the draws of each direction.
+    attribute : list of int, length E
+        Index of the attribute of each direction.
     collect : Tensor or None, shape (E, D)
         Indicator of the directions that each coordinate is the sum of; None if directions are coordinates.
     """
 
-    basis: Tensor
+    functions: Tensor
     attribute: list[int]
-    function: list[int]
     collect: Tensor | None = None
 
 
 def _directions(model: MixedLogitModel, drawn: DrawnTastes, design: Tensor) -> _Directions:
-    """Directions of all coordinates."""
-    f, k = model.space.n_fixed, model.space.n_random
-    owners = _owners(model)
-    if model.mixing.scale_position is not None:
-        return _directions_in_wtp_space(model, drawn, design)
-    if drawn.value is not None:
-        return _Directions(design, owners, list(range(len(owners))))
-    # With the identity map, tastes move with 1 and with the draws: few functions for many coordinates.
-    ones = drawn.z.new_ones(len(drawn.z), 1, drawn.z.shape[-1])
-    columns = model.space.triangle[1]
-    return _Directions(torch.cat([ones, drawn.z], 1), owners, [0] * (f + k) + [1 + column for column in columns])
-
-
-def _directions_in_wtp_space(model: MixedLogitModel, drawn: DrawnTastes, design: Tensor) -> _Directions:
-    """Directions in WTP space: a WTP moves its own attribute by minus the scale; the scale moves all attributes."""
+    """Directions of all coordinates; in WTP space the scale moves all attributes, a WTP its own by minus the scale."""
     position, owners = model.mixing.scale_position, _owners(model)
-    assert position is not None
+    if position is None:
+        return _Directions(design, owners)
     size = drawn.parameters.shape[1]
     functions, attribute, coordinate = [], [], []
     for i, owner in enumerate(owners):
@@ -203,92 +185,45 @@ def _directions_in_wtp_space(model: MixedLogitModel, drawn: DrawnTastes, design:
             coordinate.append(i)
     collect = design.new_zeros(len(functions), len(owners))
     collect[torch.arange(len(functions)), coordinate] = 1.0
-    return _Directions(torch.stack(functions, 1), attribute, list(range(len(functions))), collect)
+    return _Directions(torch.stack(functions, 1), attribute, collect)
 
 
 def _outer_and_information(
     directions: _Directions, panel: PanelDifferences, prob: Tensor, gradient: Tensor, weights: Tensor
 ) -> Tensor:
-    """Weighted sum over draws (n, D, D) of the gradient's outer product plus the Hessian of log P, linear utility."""
-    attribute, function = torch.tensor(directions.attribute), torch.tensor(directions.function)
-    within = _within(directions.basis, panel, prob, weights)
-    pairs, columns = _pair_index(directions.basis.shape[1]), _pair_index(gradient.shape[1])
-    information = within[:, pairs[function[:, None], function], columns[attribute[:, None], attribute]]
-    root = directions.basis * weights[:, None].sqrt()
-    products = _moved_products(directions, panel, prob, gradient, root) - information
+    """Weighted sum over draws (n, D, D) of the gradient's outer product plus the Hessian of log P, linear utility.
+
+    Situations and alternatives are summed out first, per draw and pair of attributes: the cost of a direction then
+    depends on the number of draws only.
+    """
+    attribute = torch.tensor(directions.attribute)
+    mine = [torch.nonzero(attribute == i)[:, 0] for i in range(gradient.shape[1])]
+    functions = [directions.functions[:, index] for index in mine]
+    inner = _outer_and_hessian_of_attributes(panel, prob, gradient) * weights[:, None]
+    size = len(attribute)
+    products = gradient.new_empty(len(gradient), size, size)
+    for pair, (i, j) in enumerate(torch.triu_indices(len(mine), len(mine)).T.tolist()):
+        block = torch.bmm(functions[i] * inner[:, pair, None], functions[j].mT)
+        products[:, mine[i][:, None], mine[j]] = block
+        products[:, mine[j][:, None], mine[i]] = block.mT
     collect = directions.collect
     return products if collect is None else collect.T @ products @ collect
 
 
-def _moved_products(
-    directions: _Directions, panel: PanelDifferences, prob: Tensor, gradient: Tensor, root: Tensor
-) -> Tensor:
-    """Products (n, E, E) over draws of situations' mean attributes, and of gradients, times functions (n, m, r).
+def _outer_and_hessian_of_attributes(panel: PanelDifferences, prob: Tensor, gradient: Tensor) -> Tensor:
+    """Gradient's outer product plus Hessian of log P by the coefficients, per pair of attributes and draw, (n, m, r).
 
-    Computed for a few people at a time in a reused buffer: allocating new memory takes longer than these products.
+    Pairs are the upper triangle in row order.
     """
-    n, _, r = gradient.shape
-    size, t = len(directions.attribute), sum(section.situations for section in panel.sections)
-    runs = _runs(directions.attribute, directions.function)
-    step = min(n, people_at_once(size * (t + 1), r, _SHARE_OF_BUFFER))
-    products = gradient.new_empty(n, size, size)
-    moved = gradient.new_empty(step, size, t + 1, r)
-    for start in range(0, n, step):
-        part = slice(start, min(start + step, n))
-        count = part.stop - start
-        mean = situation_means(panel.values[part], prob[part], panel).transpose(1, 2)
-        for run in runs:
-            target, factor = moved[:count, run.place], root[part, run.function, None]
-            torch.mul(mean[:, run.attribute], factor, out=target[:, :, :t])
-            torch.mul(gradient[part, run.attribute, None], factor, out=target[:, :, t:])
-        flat = moved[:count].flatten(2)
-        torch.bmm(flat, flat.mT, out=products[part])
-    return products
-
-
-@dataclass(frozen=True)
-class _Run:
-    """Consecutive directions computed by one elementwise product: their indices, attributes and functions."""
-
-    place: slice
-    attribute: slice
-    function: slice
-
-
-def _runs(attribute: list[int], function: list[int]) -> list[_Run]:
-    """Split directions into runs in which attribute and function indices are each constant or increase by one."""
-    runs, start, count = [], 0, len(attribute)
-    while start < count:
-        stop, steps = start + 1, (0, 0)
-        while stop < count:
-            move = attribute[stop] - attribute[stop - 1], function[stop] - function[stop - 1]
-            steps = move if stop == start + 1 else steps
-            if move != steps or not set(move) <= {0, 1}:
-                break
-            stop += 1
-        firsts = attribute[start], function[start]
-        slices = [
-            slice(first, first + (stop - start if step else 1)) for first, step in zip(firsts, steps, strict=True)
-        ]
-        runs.append(_Run(slice(start, stop), *slices))
-        start = stop
-    return runs
-
-
-def _within(basis: Tensor, panel: PanelDifferences, prob: Tensor, weights: Tensor) -> Tensor:
-    """Sum over alternatives of E_w[f g p] x y for pairs of functions and of attributes, (n, pairs, pairs)."""
-    first, second = torch.triu_indices(basis.shape[1], basis.shape[1])
-    expected = torch.bmm(basis[:, first] * weights[:, None] * basis[:, second], prob.mT)
-    first, second = torch.triu_indices(panel.values.shape[-1], panel.values.shape[-1])
-    return torch.bmm(expected, panel.values[..., first] * panel.values[..., second])
-
-
-def _pair_index(size: int) -> Tensor:
-    """Index of every pair (i, j) in the flattened upper triangle, (size, size)."""
-    index = torch.zeros(size, size, dtype=torch.int64)
-    rows, columns = torch.triu_indices(size, size)
-    index[rows, columns] = index[columns, rows] = torch.arange(len(rows))
-    return index
+    first, second = torch.triu_indices(gradient.shape[1], gradient.shape[1])
+    total = torch.bmm((panel.values[..., first] * panel.values[..., second]).mT, prob).neg_()
+    for place in [gradient, *situation_means(panel.values, prob, panel).unbind(1)]:
+        start = 0
+        for i in range(place.shape[1]):
+            stop = start + place.shape[1] - i
+            total[:, start:stop].addcmul_(place[:, i, None], place[:, i:])
+            start = stop
+    return total
 
 
 def _add_wtp_curvature(second: Tensor, model: MixedLogitModel, design: Tensor, weighted: Tensor) -> None:
