@@ -39,6 +39,14 @@ def test_steps_stay_inside_the_radius_and_ascend_under_negative_curvature(matrix
         assert step.at_boundary
 
 
+def test_steps_use_the_radius_under_strongly_negative_curvature():
+    """The damping beyond what makes the model concave is the least of a doubling sequence, whatever the curvature."""
+    curvature = torch.diag(torch.tensor([-1e4, 2.0, 5.0], dtype=torch.float64))
+    for radius in (0.01, 0.3, 2.0):
+        step = solve_step(Evaluation(0.0, torch.ones(3).double(), curvature), torch.ones(3).double(), radius)
+        assert 0.4 * radius < float(step.step.abs().max()) <= radius
+
+
 @pytest.mark.parametrize("start", [-1.2, 3.0])
 def test_ascent_finds_the_top_of_a_curved_valley(start):
     """The Rosenbrock function, by its exact Hessian."""

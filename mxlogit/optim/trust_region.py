@@ -122,10 +122,10 @@ def solve_step(evaluation: Evaluation, scale: Tensor, radius: float) -> Step:
     gradient = vectors.T @ (scale * evaluation.gradient)
     size = float(values.abs().amax()) or 1.0
     lowest = float(values.amin())
-    damping = 0.0 if lowest > 1e-9 * size else -lowest + 1e-6 * size
+    shift, damping = (0.0, 0.0) if lowest > 1e-9 * size else (-lowest, 1e-6 * size)
     first = damping
     while True:
-        step = vectors @ (gradient / (values + damping))
+        step = vectors @ (gradient / (values + shift + damping))
         if float(step.abs().amax()) <= radius:
             break
         damping = max(2.0 * damping, 1e-6 * size)
