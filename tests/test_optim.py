@@ -75,6 +75,24 @@ def test_an_objective_that_only_lies_is_given_up():
     assert ascent.run(torch.zeros(2).double()).reason is Reason.STALLED
 
 
+@pytest.mark.parametrize("ripple", [0.0, 1e-4])
+def test_an_ascent_by_a_curvature_that_misses_ripples_ends_where_it_is_slow(ripple):
+    """Ripples of amplitude 1e-4 and period 6e-3 have a slope of .1 and a curvature of 100; the parabola has 1."""
+
+    def evaluate(point):
+        value = -0.5 * point.square().sum() + ripple * (1e3 * point).sin().sum()
+        gradient = -point + 1e3 * ripple * (1e3 * point).cos()
+        return Evaluation(float(value), gradient, torch.eye(2).double())
+
+    start, rows = torch.tensor([3.0, -2.0], dtype=torch.float64), []
+    ascent = NewtonAscent(evaluate, torch.add, torch.ones(2).double(), 1e-12, 200, 1.0, rows.append, ends_if_slow=True)
+    end = ascent.run(start)
+    assert end.reason is (Reason.SLOW if ripple else Reason.CONVERGED)
+    assert len(rows) < 15
+    # Within the ripples' slope of the top of the parabola.
+    assert float(end.point.abs().max()) < 3e3 * ripple + 1e-9
+
+
 class Target:
     """A log density of two coordinates with known moments: Gaussian, or skewed along the first axis."""
 

@@ -23,6 +23,8 @@ Point = TypeVar("Point")
 _SHORTEST_STEP = 1e-6
 # Rejections in a row after which the ascent has stalled: each shortens the step four times, so the rest is noise.
 _MOST_REJECTIONS = 4
+# Steps over which the progress of an ascent is judged; chosen by hand.
+_SLOW_STEPS = 5
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ class Reason(Enum):
     CONVERGED = "converged"
     ITERATIONS = "iterations"
     STALLED = "stalled"
+    SLOW = "slow"
     STOPPED = "stopped"
 
 
@@ -157,6 +160,9 @@ class NewtonAscent(Generic[Point]):
         Relative size of the objective's rounding errors.
     is_over : callable
         Function that returns whether to stop before the next step, for example at a time limit.
+    ends_if_slow : bool
+        Whether to end where five steps together have gained less than is predicted for one: the curvature is not that
+        of the objective.
     """
 
     evaluate: Callable[[Point], Evaluation]
@@ -168,6 +174,7 @@ class NewtonAscent(Generic[Point]):
     log: Callable[[Iteration], None]
     rounding: float = 1e-12
     is_over: Callable[[], bool] = lambda: False
+    ends_if_slow: bool = False
 
     def run(self, point: Point, known: Evaluation | None = None) -> Ascent[Point]:
         """Ascend from ``point``; the ascent has stalled when steps are too short to change the value.
@@ -193,7 +200,7 @@ class NewtonAscent(Generic[Point]):
         decrement = newton_decrement(current, self.scale)
         if known is None:
             self.log(Iteration(current.value, decrement, 0.0, accepted=True))
-        rejected = 0
+        rejected, values = 0, [current.value]
         for _ in range(self.max_iterations):
             if decrement < self._threshold(current):
                 return Ascent(point, current, decrement, Reason.CONVERGED, first)
@@ -213,6 +220,10 @@ class NewtonAscent(Generic[Point]):
                 decrement = newton_decrement(current, self.scale)
             radius = self._next_radius(radius, length, gain / proposal.predicted)
             self.log(Iteration(evaluation.value, decrement, length, accepted))
+            values.append(current.value)
+            slow = len(values) > _SLOW_STEPS and current.value - values.pop(0) < decrement
+            if slow and self.ends_if_slow:
+                return Ascent(point, current, decrement, Reason.SLOW, first)
         converged = decrement < self._threshold(current)
         return Ascent(point, current, decrement, Reason.CONVERGED if converged else Reason.ITERATIONS, first)
 

@@ -2,6 +2,11 @@
 
 Every optimiser is followed by Newton steps with the exact Hessian in the precision of the data, until the predicted
 gain of a further step is below the tolerance. All optimisers therefore agree in all reported digits.
+
+With sign-restricted tastes, whose large values make choices all but certain, a small change of parameters turns single
+draws from likely to unlikely. The simulated likelihood then has curvature at scales far below a standard error, up to
+a hundred times that of the exact one, and many local maxima within the noise of its draws. Outer products of scores do
+not see this curvature: searches by them end where they gain hardly anything, and exact Hessians find the maximum.
 """
 
 from __future__ import annotations
@@ -9,15 +14,15 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-import numpy as np
 import torch
 from scipy.optimize import OptimizeResult, minimize
 from torch import Tensor
 
 from mxlogit.fit import HistoryRow, Status
 from mxlogit.inference.clock import Clock
+from mxlogit.inference.msle.scaled_loss import ScaledLoss
 from mxlogit.integration.simulated_likelihood import SimulatedLikelihood, SimulatedScores
 from mxlogit.optim.trust_region import Ascent, Evaluation, Iteration, NewtonAscent, Reason, newton_decrement, solve_step
 
@@ -30,8 +35,10 @@ _COARSE = 1.0
 _NEAR = 2e-3
 # Predicted gain below which the Hessian is reused at the next points: at most 0.02 standard errors from the optimum.
 _HESSIAN_REUSE_TOLERANCE = 2e-4
-# Relative rounding error of the log likelihood in single precision.
+# Relative rounding error of the log likelihood in single precision, and the multiple of it that a predicted gain must
+# exceed for values in single precision to tell whether a step is good.
 _ROUNDING = 1e-8
+_CLEAR = 100.0
 # Draws of the coarse search: one in _COARSE_SHARE, but at least _FEWEST_DRAWS.
 _COARSE_SHARE = 8
 _FEWEST_DRAWS = 40
@@ -83,10 +90,25 @@ class MaximumFound:
 
 @dataclass(frozen=True)
 class Found:
-    """End of an optimiser's run: coordinates, value, whether iterations were used up, name of the starting point."""
+    """End of an optimiser's run.
+
+    Attributes
+    ----------
+    vector : Tensor, shape (D,)
+        Coordinates.
+    value : float
+        Simulated log likelihood.
+    gain : float
+        Predicted gain of a further step, not small if the search ended because it was slow.
+    exhausted : bool
+        Whether iterations were used up.
+    start : str
+        Name of the starting point.
+    """
 
     vector: Tensor
     value: float
+    gain: float
     exhausted: bool
     start: str
 
@@ -138,15 +160,31 @@ class SimulatedSearch:
     def run(self, start: Tensor, n_starts: int) -> MaximumFound:
         """Search from ``start`` and from its most likely sign changes, then take final Newton steps at the best."""
         first = self._coarse(start) if self.optimizer == "newton" else start
-        best = self._search(first, "positive standard deviations")
-        flips = [] if self.clock.is_over() else self._flips(best.vector, n_starts - 1)
+        found = [self._search(first, "positive standard deviations")]
+        flips = [] if self.clock.is_over() else self._flips(found[0].vector, n_starts - 1)
         for name, vector in flips:
             if self.clock.is_over():
                 break
-            other = self._search(vector, name)
-            if other.value > best.value + _MIN_IMPROVEMENT:
+            found.append(self._search(vector, name))
+        return self._finish_best(found)
+
+    def _finish_best(self, found: list[Found]) -> MaximumFound:
+        """Finish the search of the highest predicted maximum, and any that ended above what it comes to."""
+        best = found[0]
+        for other in found[1:]:
+            if other.value + other.gain > best.value + best.gain + _MIN_IMPROVEMENT:
                 best = other
-        return self._finish(best)
+        maximum = self._finish(best)
+        for other in found:
+            if other is best or self.clock.is_over() or other.value < self._value(maximum) + _MIN_IMPROVEMENT:
+                continue
+            rival = self._finish(other)
+            if self._value(rival) > self._value(maximum) + _MIN_IMPROVEMENT:
+                maximum = rival
+        return maximum
+
+    def _value(self, maximum: MaximumFound) -> float:
+        return float(maximum.at.log_prob @ self.simulated.weights)
 
     def _flips(self, vector: Tensor, count: int) -> list[tuple[str, Tensor]]:
         """Points with the sign of one column of L changed, at most ``count``, in decreasing order of likelihood."""
@@ -171,7 +209,8 @@ class SimulatedSearch:
         if ascent.reason is Reason.CONVERGED:
             # The last evaluation gives one more step, so the exact Hessian is computed closer to the optimum.
             vector = vector + solve_step(ascent.evaluation, self.sizes, _RADIUS).step
-        return Found(vector, ascent.evaluation.value, ascent.reason is Reason.ITERATIONS, name)
+        exhausted = ascent.reason is Reason.ITERATIONS
+        return Found(vector, ascent.evaluation.value, ascent.decrement, exhausted, name)
 
     # -- Berndt-Hall-Hall-Hausman steps, few draws first -----------------------------------------
 
@@ -202,7 +241,7 @@ class SimulatedSearch:
             del seen[: -_SECANTS - 1]
             return Evaluation(float(at.log_prob @ weights), gradient, _with_secants(outer, seen), at)
 
-        return self._newton(evaluate, start, tolerance, self.max_iterations, stage, _ROUNDING)
+        return self._newton(evaluate, start, tolerance, self.max_iterations, stage, _ROUNDING, ends_if_slow=True)
 
     def _newton(
         self,
@@ -212,14 +251,24 @@ class SimulatedSearch:
         iterations: int,
         stage: str,
         rounding: float,
+        *,
+        known: Evaluation | None = None,
+        ends_if_slow: bool = False,
     ) -> Ascent[Tensor]:
         def log(iteration: Iteration) -> None:
             self._log(stage, iteration.value, iteration.decrement, accepted=iteration.accepted)
 
         settings = self.sizes, tolerance, iterations, _RADIUS
-        return NewtonAscent(evaluate, self._move, *settings, log, rounding=rounding, is_over=self.clock.is_over).run(
-            start
+        ascent = NewtonAscent(
+            evaluate,
+            self._move,
+            *settings,
+            log,
+            rounding=rounding,
+            is_over=self.clock.is_over,
+            ends_if_slow=ends_if_slow,
         )
+        return ascent.run(start, known)
 
     def _move(self, vector: Tensor, step: Tensor) -> Tensor:
         """Take a step that does not change signs of standard deviations, unless they are close to zero.
@@ -243,7 +292,7 @@ class SimulatedSearch:
     # -- scipy ----------------------------------------------------------------------------------
 
     def _search_scipy(self, start: Tensor, name: str) -> Found:
-        objective = _ScaledLoss(self.rough, self._scales(start))
+        objective = ScaledLoss(self.rough, self._scales(start))
         # A gain of the tolerance corresponds to a gradient of this size in units of standard errors.
         gradient_tolerance = math.sqrt(2.0 * self.tolerance)
         options: dict[str, object] = {"gtol": gradient_tolerance, "maxiter": self.max_iterations}
@@ -265,7 +314,7 @@ class SimulatedSearch:
             callback=follow,
         )
         exhausted = result.nit >= self.max_iterations
-        return Found(torch.from_numpy(result.x) * objective.scales, -float(result.fun), exhausted, name)
+        return Found(torch.from_numpy(result.x) * objective.scales, -float(result.fun), 0.0, exhausted, name)
 
     def _scales(self, start: Tensor) -> Tensor:
         """Standard errors of the coordinates from outer products of scores at the start, at most their sizes."""
@@ -279,19 +328,22 @@ class SimulatedSearch:
         """Take final Newton steps with the exact Hessian, reused close to the optimum."""
         evaluate = _ExactEvaluation(self.simulated, self.rough, self.sizes)
         iterations = 0 if found.exhausted else self.max_iterations
-        vector = found.vector if found.exhausted else evaluate.first_step(found.vector)
+        vector, known = (found.vector, None) if found.exhausted else evaluate.first_step(found.vector)
         # Jumps of the score limit the attainable gain.
         tolerance = (
             max(self.tolerance, _NONSMOOTH_TOLERANCE) if self.simulated.model.mixing.is_kinked else self.tolerance
         )
-        ascent = self._newton(evaluate, vector, tolerance, iterations, "exact Hessian", 1e-13)
+        ascent = self._newton(evaluate, vector, tolerance, iterations, "exact Hessian", 1e-13, known=known)
         status = _STATUS[ascent.reason]
         if self.simulated.model.mixing.is_kinked and ascent.decrement < 10.0 * _NONSMOOTH_TOLERANCE:
             status = Status.CONVERGED
         if found.exhausted and not status.converged:
             status = Status.ITERATIONS
-        at = ascent.evaluation
-        return MaximumFound(ascent.point, at.detail, -at.curvature, ascent.decrement, status, found.start)
+        at: SimulatedScores = ascent.evaluation.detail
+        if at.hessian is not None:
+            # The search ended far from a maximum, on an evaluation in its own precision.
+            at = self.simulated.evaluate(ascent.point)
+        return MaximumFound(ascent.point, at, -ascent.evaluation.curvature, ascent.decrement, status, found.start)
 
 
 def _with_secants(curvature: Tensor, seen: list[tuple[Tensor, Tensor]]) -> Tensor:
@@ -312,7 +364,7 @@ class _ExactEvaluation:
     """Values and scores in the precision of the data, with the exact Hessian in the precision of the search.
 
     The Hessian is reused once little is left to gain. Its rounding error in single precision (relative 1e-5) is
-    negligible for Newton steps and standard errors.
+    negligible for Newton steps and standard errors. Far from the optimum values and scores are those of the search.
     """
 
     def __init__(self, simulated: SimulatedLikelihood, rough: SimulatedLikelihood, sizes: Tensor) -> None:
@@ -320,18 +372,26 @@ class _ExactEvaluation:
         self._hessian: Tensor | None = None
         self._gain = math.inf
 
-    def first_step(self, vector: Tensor) -> Tensor:
-        """One Newton step from ``vector``, in the precision of the search; none if its predicted gain is too large."""
+    def first_step(self, vector: Tensor) -> tuple[Tensor, Evaluation | None]:
+        """One Newton step from ``vector``, in the precision of the search; none if its predicted gain is too large.
+
+        The evaluation at ``vector`` comes with no step, if it is precise enough there.
+        """
         evaluation = self._remember(self.rough.evaluate(vector, curvature=True))
         if self._gain > _HESSIAN_REUSE_TOLERANCE:
-            return vector
-        return vector + solve_step(evaluation, self.sizes, _RADIUS).step
+            return vector, evaluation if self._is_far(evaluation) else None
+        return vector + solve_step(evaluation, self.sizes, _RADIUS).step, None
 
     def __call__(self, vector: Tensor) -> Evaluation:
-        at = self.simulated.evaluate(vector)
         if self._hessian is None or self._gain > _HESSIAN_REUSE_TOLERANCE:
-            at = replace(at, hessian=self.rough.evaluate(vector, curvature=True).hessian)
-        return self._remember(at)
+            evaluation = self._remember(self.rough.evaluate(vector, curvature=True))
+            if self._is_far(evaluation):
+                return evaluation
+        return self._remember(self.simulated.evaluate(vector))
+
+    def _is_far(self, evaluation: Evaluation) -> bool:
+        """Whether there is so much to gain that rounding in single precision does not matter."""
+        return self._gain > _CLEAR * _ROUNDING * abs(evaluation.value)
 
     def _remember(self, at: SimulatedScores) -> Evaluation:
         self._hessian = at.hessian if at.hessian is not None else self._hessian
@@ -340,40 +400,3 @@ class _ExactEvaluation:
         evaluation = Evaluation(float(at.log_prob @ weights), at.scores.T @ weights, -self._hessian, at)
         self._gain = newton_decrement(evaluation, self.sizes)
         return evaluation
-
-
-class _ScaledLoss:
-    """Loss for scipy: minus the simulated log likelihood in scaled coordinates."""
-
-    def __init__(self, simulated: SimulatedLikelihood, scales: Tensor) -> None:
-        self.simulated, self.scales = simulated, scales
-        self._last: tuple[bytes, SimulatedScores] | None = None
-
-    def _at(self, scaled: np.ndarray, *, curvature: bool = False) -> SimulatedScores:
-        key = scaled.tobytes()
-        if self._last is None or self._last[0] != key or (curvature and self._last[1].hessian is None):
-            vector = torch.from_numpy(scaled.copy()) * self.scales
-            self._last = key, self.simulated.evaluate(vector, curvature=curvature)
-        return self._last[1]
-
-    def value(self, scaled: np.ndarray) -> float:
-        return -float(self._at(scaled).log_prob @ self.simulated.weights)
-
-    def gradient(self, scaled: np.ndarray) -> np.ndarray:
-        gradient: np.ndarray = -(self.scales * (self._at(scaled).scores.T @ self.simulated.weights)).numpy()
-        return gradient
-
-    def hessian(self, scaled: np.ndarray) -> np.ndarray:
-        exact = self._at(scaled, curvature=True).hessian
-        assert exact is not None
-        hessian: np.ndarray = -(self.scales[:, None] * exact * self.scales).numpy()
-        return hessian
-
-    def first_inverse_hessian(self, start: Tensor) -> np.ndarray:
-        """Inverse of the sum of outer products of scores at the start, with a ridge."""
-        scores = self.simulated.evaluate(start).scores * self.scales
-        outer = (scores * self.simulated.weights[:, None]).T @ scores
-        ridge = 1e-3 * outer.diagonal().mean() * torch.eye(len(outer), dtype=outer.dtype)
-        inverse = torch.linalg.inv(outer + ridge).numpy()
-        symmetric: np.ndarray = 0.5 * (inverse + inverse.T)
-        return symmetric
