@@ -459,19 +459,19 @@ def test_maximum_with_sign_restricted_tastes_is_that_of_a_reference_optimiser():
 
 @pytest.mark.slow
 def test_standard_errors_of_a_lognormal_are_posterior_sds_under_flat_priors():
-    """On 2,000 people the posterior is normal around the maximum: errors agree to 8 % with sds of long chains.
+    """On 2,000 people the posterior is normal around the maximum: errors agree to 6 % with sds of long chains.
 
-    Their sds have Monte Carlo errors of about 2 % and differ by seed; robust errors vary by another 2 %.
+    Their sds have Monte Carlo errors of 1 to 2 %; robust errors vary by another 2 %.
     """
     random = {"z": (0.5, 0.8), "cost": (-0.3, 0.6, NEGATIVE)}
     made, _ = simulate_choices(2_000, 8, 3, fixed={"x": 1.0}, random=random, random_state=5)
     request = {"fixed": ["x"], "random": {"z": "normal", "cost": NEGATIVE}, "correlated": False, "random_state": 1}
     flat = Priors(location_scale=100.0, sd_scale=100.0)
-    chains = MixedLogit(**request, method=MCMC(start="vi", warmup=300, samples=1_500), priors=flat).fit(made).summary()
+    chains = MixedLogit(**request, method=MCMC(start="vi", warmup=200, samples=1_000), priors=flat).fit(made).summary()
     for covariance in ("robust", "hessian"):
         method = MSLE(n_draws=1_024, draws="sobol", covariance=covariance, n_starts=1, check_draws=False)
         table = MixedLogit(**request, method=method).fit(made).summary()
-        assert (table["std_error"] / chains["std_error"]).between(0.92, 1.08).all()
+        assert (table["std_error"] / chains["std_error"]).between(0.94, 1.06).all()
         assert ((table["estimate"] - chains["estimate"]).abs() < 0.2 * table["std_error"]).all()
 
 
