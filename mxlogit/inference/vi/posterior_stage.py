@@ -94,12 +94,11 @@ class Posterior:
     mode: Optimum | None = None
 
     @classmethod
-    def at_the_mode(
-        cls, task: Task, sample: MarginalLikelihood, all_people: MarginalLikelihood, optimum: Optimum
-    ) -> Posterior:
-        """Gaussian with the curvature at the mode, unchecked: where chains begin."""
-        factor, _ = _around_the_mode(task.model, sample, all_people, optimum)
-        return cls(factor, 0, _UNCHECKED, mode=optimum)
+    def at_the_mode(cls, task: Task, optimum: Optimum) -> Posterior:
+        """Gaussian with the curvature of the search at its mode, unchecked: where chains begin, or time ends."""
+        model, evaluation = task.model, optimum.evaluation
+        rough = optimum.factor or laplace_factor(model, optimum.population, evaluation.curvature, evaluation.gradient)
+        return cls(widen_to_possible(model, rough, task.people.weight), 0, _UNCHECKED, mode=optimum)
 
     def sample(self, model: MixedLogitModel, n: int, seed: int) -> Samples:
         """Draw ``n`` samples of the population parameters."""
@@ -134,9 +133,7 @@ def find_posterior(
     """
     model, weight = task.model, all_people.people.weight
     if task.clock.is_over():
-        evaluation = optimum.evaluation
-        rough = optimum.factor or laplace_factor(model, optimum.population, evaluation.curvature, evaluation.gradient)
-        return Posterior(widen_to_possible(model, rough, weight), 0, _UNCHECKED, mode=optimum)
+        return Posterior.at_the_mode(task, optimum)
     optimum = _sharpen(task, all_people, optimum)
     start, gradient = _around_the_mode(model, sample, all_people, optimum)
     integration = posterior_integration(optimum.integration, optimum.evaluation.detail.value.ess, len(sample.people))

@@ -160,7 +160,7 @@ def _sample(
     task.clock.lap("search")
     uneven = _needs_chains(task, plan, optimum.population, optimum.evaluation, optimum.integration.variational_steps)
     if uneven and hasty:
-        posterior = Posterior.at_the_mode(task, part, marginal, optimum)
+        posterior = Posterior.at_the_mode(task, optimum)
     else:
         posterior = find_posterior(task, part, marginal, optimum, wanted=plan.is_spline or plan.correct)
     samples = posterior.sample(task.model, plan.n_samples, task.seed)
