@@ -335,6 +335,7 @@ def test_bad_settings_are_explained(frame, options, words):
         make(method=VI(**options)).fit(frame)
 
 
+# Training of a few dozen steps ends far from the posterior, which the fit says.
 UNFINISHED = pytest.mark.filterwarnings("ignore:The estimated error:mxlogit.errors.ConvergenceWarning")
 
 
