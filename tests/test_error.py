@@ -80,6 +80,18 @@ def test_weights_reveal_a_shift_and_a_stretch(antithetic):
     assert float(found.deviation[1:].amax().sqrt()) < 0.06
 
 
+def test_weights_of_one_point_say_nothing():
+    """An estimate from a single point is all noise, which is not small."""
+    points = normal(60, 5)
+    log_weights = torch.zeros(60, dtype=torch.float64)
+    log_weights[7] = 30.0
+    found = error_of_reweighting(Cause.APPROXIMATION, points, log_weights)
+    assert float(torch.cat([found.mean, found.deviation]).amin().sqrt()) > 0.9
+    log_weights[:] = -math.inf
+    nowhere = error_of_reweighting(Cause.APPROXIMATION, points, log_weights)
+    assert not ErrorEstimate(("a", "b", "c", "d", "e"), (nowhere,)).is_small
+
+
 def test_chains_err_as_they_say():
     """Autoregressive chains, whose means have a known variance."""
     rho, chains, kept = 0.6, 8, 400

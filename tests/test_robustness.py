@@ -11,7 +11,7 @@ from oracles import PARAMETERS
 
 from mxlogit import VI, ConvergenceWarning, MixedLogit, Priors, datasets
 from mxlogit.inference import budgets, task
-from mxlogit.inference.vi import newton
+from mxlogit.inference.vi import newton, route
 from mxlogit.simulate import simulate_choices
 from mxlogit.spec import MIXING_NAMES
 
@@ -137,7 +137,8 @@ def test_a_taste_that_does_not_vary():
 
 @pytest.fixture
 def small_subsamples(monkeypatch):
-    """Subsamples and budgets so much smaller that 650 people are many."""
+    """Subsamples and budgets so much smaller that 650 people are many, whom chains do not reach."""
+    monkeypatch.setattr(route, "count_affordable", lambda task: 0)
     monkeypatch.setattr(task, "LARGEST_SAMPLE", 500)
     monkeypatch.setattr(newton, "STAGE_SIZES", (100, 500))
     monkeypatch.setattr(budgets, "MOST_PEOPLE", 250)

@@ -180,6 +180,9 @@ def error_of_reweighting(
 ) -> SquaredErrors:
     """Errors that weights reveal: by how much they move means and standard deviations of a sample.
 
+    Where few points carry all weight, the estimate and its noise are the same few numbers, and neither says anything:
+    errors then are at least those of a mean over so few points.
+
     Parameters
     ----------
     cause : Cause
@@ -190,12 +193,16 @@ def error_of_reweighting(
     antithetic : bool
         Whether the second half of the points mirrors the first.
     """
-    excess = log_weights.softmax(0) * len(log_weights) - 1.0
+    weights = log_weights.softmax(0)
+    excess = weights * len(log_weights) - 1.0
+    resolution = float(weights.square().sum()) - 1.0 / len(weights)
+    least = resolution if not resolution <= LARGEST_ERROR**2 else 0.0
     shift = (excess[:, None] * scores).mean(0)
     first = excess[:, None] * scores
     # Around the moved mean.
     second = 0.5 * (excess[:, None] * (scores.square() - 1.0) - shift.square())
-    return SquaredErrors(cause, _expected_squares(first, antithetic), _expected_squares(second, antithetic))
+    squares = (_expected_squares(values, antithetic).clamp(min=least) for values in (first, second))
+    return SquaredErrors(cause, *squares)
 
 
 def _expected_squares(values: Tensor, antithetic: bool) -> Tensor:  # noqa: FBT001

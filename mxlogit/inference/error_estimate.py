@@ -18,6 +18,8 @@ from mxlogit.model.parameters import ParameterSpace, PopulationParameters
 # to a few per cent from hundreds of people.
 _COMPARED_PEOPLE = 2_000
 _COMPARED_DRAWS = 64
+# Random streams: of the part of the people, and the step to that of their draws.
+_PEOPLE_STREAM, _DRAWS_STREAM = -9, 11
 # Bias of the score from some draws, in its change under twice as many, if it is inversely proportional to draws.
 _BIAS_PER_CHANGE = 2.0
 
@@ -82,9 +84,9 @@ def error_of_draws(
     """
     part = marginal
     if len(part.people) > _COMPARED_PEOPLE:
-        part = part.take(part.people.draw(_COMPARED_PEOPLE, (part.seed, -9)))
+        part = part.take(part.people.draw(_COMPARED_PEOPLE, (part.seed, _PEOPLE_STREAM)))
     draws = min(integration.draws, _COMPARED_DRAWS)
-    few = replace(integration, draws=draws, stream=integration.stream + 11)
+    few = replace(integration, draws=draws, stream=integration.stream + _DRAWS_STREAM)
     effect = part.effect_of_draws(population, few, 2).scaled(weight / part.people.weight)
     response, share = posterior.response(population), draws / integration.draws
     bias = _BIAS_PER_CHANGE * share * (response @ effect.score)

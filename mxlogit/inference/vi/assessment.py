@@ -35,6 +35,8 @@ from mxlogit.model.parameters import PopulationParameters
 
 # Draws per person of the score at the mean of a Gaussian that is assessed; chosen by hand.
 _AUDIT_DRAWS = 128
+# Random streams of its draws, of the people around it and of the points of its check; Newton steps to modes.
+_AUDIT_STREAM, _PEOPLE_STREAM, _POINTS_STREAM, _NEWTON_STEPS = 8, -2, 3, 30
 # Largest number of people whose importance weights are checked after a fit; chosen by hand.
 _CHECKED_PEOPLE = 1_000
 
@@ -117,17 +119,17 @@ def assess_gaussian(
         return ErrorEstimate(samples.labels, (unknown_errors(Cause.TIME, size),))
     population, people = model.space.constrain(factor.mean), marginal.people
     draws = AT_THE_MODE.draws(people.load, _AUDIT_DRAWS)
-    integration = IntegrationSettings(draws, degrees_of_freedom, stream=8, newton_steps=30)
+    integration = IntegrationSettings(draws, degrees_of_freedom, _AUDIT_STREAM, _NEWTON_STEPS)
     anchor = Anchor(population, marginal.score_pass(population, integration).score, people.weight)
     part, most = marginal, most_people(marginal)
     if len(people) > most:
-        part = marginal.take(people.draw(most, (task.seed, -2)))
+        part = marginal.take(people.draw(most, (task.seed, _PEOPLE_STREAM)))
     posterior = Standardised(model.space, samples.unconstrained)
     of_draws = error_of_draws(part, population, integration, posterior, people.weight)
     try:
         around = posterior_integration(integration, 1.0, len(part.people))
         target = AnchoredTarget(model, part, anchor, around, factor, task.clock.counter())
-        check = check_gaussian(target, factor, check_points(size), make_generator(task.seed, 3))
+        check = check_gaussian(target, factor, check_points(size), make_generator(task.seed, _POINTS_STREAM))
     except TimeIsOverError:
         return ErrorEstimate(samples.labels, (unknown_errors(Cause.TIME, size),))
     return ErrorEstimate(samples.labels, (of_draws, _of_check(Cause.TRAINING, check, posterior)))
