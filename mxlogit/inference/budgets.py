@@ -73,7 +73,7 @@ def draws_for(error: float, ess: float, people: float, budget: Budget) -> int:
 # Limits of work. Scores around the mode: a few hundred people get 256 draws each, many get 64.
 AROUND_THE_MODE = Budget(64, 256, 128_000, 16)
 # Score at the mode, of people times choice situations: half a minute at most.
-AT_THE_MODE = Budget(4, 1_024, 16_000_000)
+AT_THE_MODE = Budget(4, 1_024, 64_000_000)
 # The same for few parameters, of which draws cost little (30,000 people, five choices, two tastes: errors of means
 # within .31 posterior sds without, .11 with, for a second).
 AT_THE_MODE_OF_FEW = Budget(4, 1_024, 64_000_000)
@@ -88,6 +88,8 @@ AT_THE_ESTIMATE = Budget(16, 1_024, 400_000)
 AFTER_CHAINS = Budget(64, 1_024, 20_000_000)
 # One point of a posterior surface by new draws.
 REINTEGRATED_POINT = Budget(64, 1_024, 128_000)
+# The same of the few points at which a posterior surface is compared with other draws, of people times situations.
+COMPARED_POINT = Budget(64, 1_024, 1_280_000)
 # Fixed draws of a posterior surface, to begin with: what few people's draws miss matters more, and they cost less.
 FIXED_DRAWS = Budget(64, 4_096, 64_000)
 # People times draws of the search beyond which draws are not quadrupled to move the optimum less.

@@ -64,6 +64,8 @@ def error_of_draws(
     integration: IntegrationSettings,
     posterior: Standardised,
     weight: float,
+    *,
+    biased: bool = True,
 ) -> SquaredErrors:
     """Errors of means that noise and bias of the draws leave in the score at a population.
 
@@ -81,6 +83,8 @@ def error_of_draws(
     posterior : Standardised
     weight : float
         Sum of all people's weights.
+    biased : bool
+        Whether bias of the draws counts, beside their noise.
     """
     part = marginal
     if len(part.people) > _COMPARED_PEOPLE:
@@ -92,7 +96,8 @@ def error_of_draws(
     bias = _BIAS_PER_CHANGE * share * (response @ effect.score)
     of_bias = (_BIAS_PER_CHANGE * share) ** 2 * _variances(response, effect.variance)
     noise = share * _variances(response, effect.noise)
-    return SquaredErrors(Cause.DRAWS, noise + shrunk_squares(bias, of_bias), torch.zeros_like(noise))
+    squares = noise + shrunk_squares(bias, of_bias) if biased else noise
+    return SquaredErrors(Cause.DRAWS, squares, torch.zeros_like(noise))
 
 
 def _variances(response: Tensor, covariance: Tensor) -> Tensor:

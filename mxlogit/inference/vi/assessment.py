@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from mxlogit.diagnostics.error import (
     Cause,
     ErrorEstimate,
@@ -90,12 +92,12 @@ def _of_check(cause: Cause, check: PopulationCheck, gaussian: Standardised) -> S
 def _of_mode(task: Task, part: MarginalLikelihood, mode: Optimum, gaussian: Standardised) -> SquaredErrors:
     """Errors that the draws of the search leave in the mode.
 
-    The score of few draws of all people, corrected by the effect of more on a subsample, has the noise of both.
+    The score of few draws of all people, corrected by the effect of more on a subsample, has the noise of both; a part
+    of many people tells their noise, but not their bias, which the correction takes away.
     """
-    found = error_of_draws(part, mode.population, mode.integration, gaussian, task.people.weight)
-    if not task.is_sampled:
-        return found
-    return SquaredErrors(found.cause, found.mean.clamp(min=mode.redraw), found.deviation)
+    sampled = task.is_sampled
+    found = error_of_draws(part, mode.population, mode.integration, gaussian, task.people.weight, biased=not sampled)
+    return replace(found, mean=found.mean.clamp(min=mode.redraw)) if sampled else found
 
 
 def assess_gaussian(

@@ -230,7 +230,7 @@ def _sharpen(task: Task, all_people: MarginalLikelihood, optimum: Optimum) -> Op
     few = model.space.size <= FEW_PARAMETERS
     budget = AT_THE_MODE_OF_FEW if few else AT_THE_MODE
     draws = budget.draws(people * estimated_situations(all_people), wanted)
-    if draws <= integration.draws or (draws < wanted and not (integration.pathwise or few)):
+    if draws <= integration.draws or (draws < 2 * integration.draws and not (integration.pathwise or few)):
         return optimum
     sharp = replace(integration, draws=draws, stream=integration.stream + 5)
     population = optimum.population
@@ -242,7 +242,8 @@ def _sharpen(task: Task, all_people: MarginalLikelihood, optimum: Optimum) -> Op
         task.clock.passes += 1
     # The shift under new draws is inversely proportional to their number.
     redraw = optimum.redraw * integration.draws / draws
-    return replace(optimum, population=population, evaluation=evaluation, redraw=redraw)
+    more = replace(integration, draws=draws)
+    return replace(optimum, population=population, evaluation=evaluation, redraw=redraw, integration=more)
 
 
 def _likely_error(optimum: Optimum, model: MixedLogitModel) -> float:

@@ -16,7 +16,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from mxlogit.inference.budgets import FIXED_DRAWS, REINTEGRATED_POINT
+from mxlogit.execution.people import People
+from mxlogit.inference.budgets import COMPARED_POINT, FIXED_DRAWS, REINTEGRATED_POINT
 from mxlogit.integration.fixed_taste_draws import FixedTasteDraws, supports_fixed_draws
 from mxlogit.integration.marginal import MarginalLikelihood
 from mxlogit.integration.path_draws import PathDraws, supports_fixed_paths
@@ -113,7 +114,8 @@ class ReintegratedPosterior:
     def on_other_draws(self, step: int) -> ReintegratedPosterior:
         """The same density on draws of another random stream, and on as many as a few points allow."""
         result = copy(self)
-        draws = max(self.integration.draws, REINTEGRATED_POINT.draws(self.marginal.people.load))
+        situations = len(self.marginal.people) * mean_situations(self.marginal)
+        draws = max(self.integration.draws, COMPARED_POINT.draws(situations))
         result.integration = replace(self.integration, draws=draws, stream=self.integration.stream + step)
         return result
 
@@ -244,7 +246,7 @@ def uses_path_draws(marginal: MarginalLikelihood, integration: IntegrationSettin
     return (
         integration.pathwise
         or not supports_fixed_draws(marginal, 1)
-        or typical_situations(marginal) < _FEWEST_SITUATIONS
+        or typical_situations(marginal.people) < _FEWEST_SITUATIONS
     )
 
 
@@ -259,9 +261,8 @@ def mean_situations(marginal: MarginalLikelihood) -> float:
     return people.total(people.counts[1]) / len(people)
 
 
-def typical_situations(marginal: MarginalLikelihood) -> float:
+def typical_situations(people: People) -> float:
     """Harmonic mean of people's numbers of choice situations, robust to a few people with very many."""
-    people = marginal.people
     return len(people) / people.total(1.0 / people.counts[1].clamp(min=1.0))
 
 
