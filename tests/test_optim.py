@@ -6,7 +6,8 @@ import torch
 from scipy import optimize
 
 from mxlogit.guide.population import GaussianFactor
-from mxlogit.inference.vi.posterior import check_gaussian, fit_gaussian
+from mxlogit.inference.vi.population_check import check_gaussian
+from mxlogit.inference.vi.posterior import fit_gaussian
 from mxlogit.optim.trust_region import Evaluation, NewtonAscent, Reason, newton_decrement, solve_step
 
 SIZE = 6

@@ -18,7 +18,8 @@ from mxlogit.draws.generators import make_generator
 from mxlogit.execution.people import People
 from mxlogit.guide.population import GaussianFactor
 from mxlogit.inference.vi.information import PRECISE, observed_information, whitened
-from mxlogit.inference.vi.posterior import Anchor, AnchoredTarget, check_gaussian
+from mxlogit.inference.vi.population_check import check_gaussian
+from mxlogit.inference.vi.posterior import Anchor, AnchoredTarget
 from mxlogit.integration.marginal import MarginalLikelihood
 from mxlogit.integration.path_draws import PathDraws
 from mxlogit.integration.settings import IntegrationSettings

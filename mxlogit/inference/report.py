@@ -16,7 +16,7 @@ from mxlogit.fit import Fit, Outcome, Samples, Status
 from mxlogit.guide.population import GaussianFactor
 from mxlogit.inference.clock import Clock
 from mxlogit.inference.start import MultinomialLogit, is_separated, weakly_identified
-from mxlogit.inference.vi.posterior import PopulationCheck
+from mxlogit.inference.vi.population_check import PopulationCheck
 from mxlogit.integration.marginal import MarginalLikelihood
 from mxlogit.integration.settings import IntegrationSettings
 from mxlogit.model.mixed_logit import MixedLogitModel

@@ -21,11 +21,10 @@ from mxlogit.inference.error_estimate import Standardised, error_of_draws, error
 from mxlogit.inference.task import Task
 from mxlogit.inference.vi.correction import Correction
 from mxlogit.inference.vi.newton import Optimum
+from mxlogit.inference.vi.population_check import PopulationCheck, check_gaussian
 from mxlogit.inference.vi.posterior import (
     Anchor,
     AnchoredTarget,
-    PopulationCheck,
-    check_gaussian,
     most_people,
     posterior_integration,
 )

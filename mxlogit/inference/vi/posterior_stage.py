@@ -20,12 +20,11 @@ from mxlogit.inference.vi.information import FEW_PARAMETERS, PRECISE, ROUGH, err
 from mxlogit.inference.vi.log_posterior import step_from, step_scale, with_prior
 from mxlogit.inference.vi.moment_matching import match_moments
 from mxlogit.inference.vi.newton import Optimum
+from mxlogit.inference.vi.population_check import PopulationCheck, check_gaussian
 from mxlogit.inference.vi.posterior import (
     POSTERIOR_STREAM,
     Anchor,
     AnchoredTarget,
-    PopulationCheck,
-    check_gaussian,
     estimated_situations,
     fit_gaussian,
     laplace_factor,
@@ -187,18 +186,30 @@ def _check_or_correct(
     corrected = corrected_by(at_once) if at_once else None
     if corrected is not None:
         return corrected
-    # Sampling noise in the curvature of a subsample makes weights uneven if there are many parameters.
-    blurred = not whole and model.space.size**2 > _BLURRED * len(part.people)
-    points = _CHECK_POINTS[0] if blurred else check_points(model.space.size)
-    others = replace(_with_more_draws(part, integration, _MORE_CHECK_DRAWS), stream=integration.stream + _OTHER_STREAM)
-    check_target = target if blurred else target.unmatched(others)
-    points = _FEW_CHECK_POINTS if task.is_sampled else points
-    check = check_gaussian(check_target, found.factor, points, make_generator(task.seed, 3))
-    target.evaluations = check_target.evaluations
+    check = _check(task, target, found.factor, integration, whole=whole)
     easy = is_correction_easy(part, integration, check)
     if auto and not at_once and (check.is_poor or easy):
         corrected = corrected_by(DEFAULT_WORK * check.is_poor)
     return corrected or replace(found, check=check)
+
+
+def _check(
+    task: Task, target: AnchoredTarget, factor: GaussianFactor, integration: IntegrationSettings, *, whole: bool
+) -> PopulationCheck:
+    """Check a Gaussian on draws of its own.
+
+    Sampling noise in the curvature of a subsample makes weights uneven if there are many parameters: third derivatives
+    only are checked then, on the draws that the Gaussian is matched to.
+    """
+    size, part = task.model.space.size, target.part
+    blurred = not whole and size**2 > _BLURRED * len(part.people)
+    points = _CHECK_POINTS[0] if blurred else check_points(size)
+    others = replace(_with_more_draws(part, integration, _MORE_CHECK_DRAWS), stream=integration.stream + _OTHER_STREAM)
+    check_target = target if blurred else target.unmatched(others)
+    points = _FEW_CHECK_POINTS if task.is_sampled else points
+    check = check_gaussian(check_target, factor, points, make_generator(task.seed, 3))
+    target.evaluations = check_target.evaluations
+    return check
 
 
 def _with_more_draws(part: MarginalLikelihood, integration: IntegrationSettings, most: int) -> IntegrationSettings:
