@@ -38,6 +38,7 @@ ORDER = (
     "calibration",
     "msle",
     "trust",
+    "error",
 )
 _HEAD = """# Measured
 
