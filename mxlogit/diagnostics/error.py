@@ -42,7 +42,7 @@ class Cause(Enum):
 
     @property
     def remedy(self) -> str:
-        """What reduces it."""
+        """Remedy as a phrase."""
         return str(self.value[1])
 
 
@@ -54,9 +54,9 @@ class SquaredErrors:
     ----------
     cause : Cause
     mean : Tensor, shape (D,)
-        Of the reported means.
+        Squared errors of the reported means.
     deviation : Tensor, shape (D,)
-        Of the reported standard deviations, relative to them.
+        Squared errors of the reported standard deviations, relative to these.
     """
 
     cause: Cause

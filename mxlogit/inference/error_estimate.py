@@ -75,11 +75,11 @@ def error_of_draws(
     Parameters
     ----------
     marginal : MarginalLikelihood
-        Of all people, or a random part of them.
+        Marginal likelihood of all people, or of a random part of them.
     population : PopulationParameters
-        Where the score was taken.
+        Population parameters at which the score was taken.
     integration : IntegrationSettings
-        How it was.
+        Settings of that score.
     posterior : Standardised
     weight : float
         Sum of all people's weights.

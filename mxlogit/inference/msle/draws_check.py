@@ -34,7 +34,7 @@ class DrawsCheck:
     inverse : Tensor, shape (D, D)
         Inverse of the negative Hessian of the simulated log likelihood.
     jacobian : Tensor, shape (D, D)
-        Of the reported parameters with respect to the coordinates.
+        Jacobian of the reported parameters with respect to the coordinates.
     sizes : Tensor, shape (D,)
         Natural sizes of the coordinates.
     """
@@ -54,7 +54,7 @@ class DrawsCheck:
         return replace(self.first, log_prob=log_prob.logsumexp(0) - math.log(2.0), scores=scores)
 
     def diagnose(self, n_draws: int) -> Diagnostics:
-        """What twice the draws would change, and a verdict in words."""
+        """Diagnostics of the change under twice the draws, with a verdict in words."""
         both = self.both()
         move = (self.inverse @ (both.scores.T @ self.weights)) / self.inverse.diagonal().sqrt()
         old, new = (self._outer(at.scores).diagonal().sqrt() for at in (self.first, both))

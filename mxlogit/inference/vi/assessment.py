@@ -49,9 +49,9 @@ def assess_posterior(task: Task, part: MarginalLikelihood, posterior: Posterior,
     ----------
     task : Task
     part : MarginalLikelihood
-        Of all people, or of the subsample that gave the curvature.
+        Marginal likelihood of all people, or of the subsample that gave the curvature.
     posterior : Posterior
-        Where the samples come from: its weighted draws, or its Gaussian.
+        Population posterior that the samples come from: its weighted draws, or its Gaussian.
     samples : Samples
     """
     if task.clock.was_over:
@@ -108,12 +108,12 @@ def assess_gaussian(
     ----------
     task : Task
     marginal : MarginalLikelihood
-        Of all people, with modes at the Gaussian's mean.
+        Marginal likelihood of all people, with modes at the Gaussian's mean.
     factor : GaussianFactor
     samples : Samples
         Samples of it.
     degrees_of_freedom : int or None
-        Of proposals of people's tastes.
+        Degrees of freedom of proposals of people's tastes.
     """
     model, size = task.model, task.model.space.size
     if task.clock.was_over:

@@ -37,7 +37,7 @@ def error_of_far_tails(model: MixedLogitModel, marginal: MarginalLikelihood, sam
     ----------
     model : MixedLogitModel
     marginal : MarginalLikelihood
-        Of all people, or a random part of them.
+        Marginal likelihood of all people, or of a random part of them.
     samples : Samples
         Posterior samples.
     """
