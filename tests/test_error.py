@@ -283,3 +283,10 @@ def test_what_lies_beyond_all_samples(seed, has_moments):
     assert (wrong < 0.1) == has_moments
     assert told > 0.15 or has_moments
     assert told < 0.1 or not has_moments
+
+
+def test_a_logit_by_maximum_likelihood_has_no_error(choices):
+    """There is nothing to simulate."""
+    est = MixedLogit(fixed=["f", "a"], random=[], method=MSLE(), random_state=1).fit(choices)
+    assert est.diagnostics_["error"] == {"coefficients": 0.0}
+    assert est.diagnostics_["trusted"]

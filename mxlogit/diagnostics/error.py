@@ -64,6 +64,12 @@ class SquaredErrors:
     deviation: Tensor
 
 
+def no_errors(size: int) -> SquaredErrors:
+    """Errors of ``size`` parameters whose likelihood needs no simulation."""
+    zeros = torch.zeros(size, dtype=torch.float64)
+    return SquaredErrors(Cause.SIMULATION, zeros, zeros)
+
+
 def unknown_errors(cause: Cause, size: int) -> SquaredErrors:
     """Errors of ``size`` parameters that nothing tells, from a cause."""
     unknown = torch.full((size,), math.inf, dtype=torch.float64)

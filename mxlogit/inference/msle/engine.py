@@ -9,7 +9,7 @@ import torch
 from sklearn.base import BaseEstimator
 from torch import Tensor
 
-from mxlogit.diagnostics.error import ErrorEstimate
+from mxlogit.diagnostics.error import ErrorEstimate, no_errors
 from mxlogit.diagnostics.record import Diagnostics
 from mxlogit.draws.simulation import SCHEMES, PersonDraws
 from mxlogit.errors import Rule, SpecificationError, check_flag, check_settings, one_of, positive, whole
@@ -221,7 +221,9 @@ class _Conclusion:
         names = coordinate_names(simulated)
         warnings = spread.sentences(names, settings.covariance) + _scheme_sentences(self.draws)
         diagnostics = self._diagnose(center, [names[i] for i in spread.flat])
-        error = None
+        # A multinomial logit has nothing to simulate.
+        is_exact = simulated.model.space.n_random == 0
+        error = ErrorEstimate(samples.labels, (no_errors(len(vector)),)) if is_exact else None
         if settings.check_draws and simulated.model.space.n_random and not self.search.clock.was_over:
             check = self._check_draws(spread)
             found = check.diagnose(settings.n_draws)
