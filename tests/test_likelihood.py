@@ -123,7 +123,9 @@ def test_unavailable_equals_removed(data, beta):
     )
 
 
-def test_two_alternatives_equal_the_binary_logit(data, beta):
+@pytest.mark.parametrize("size", [1.0, 30.0, 400.0])
+def test_two_alternatives_equal_the_binary_logit(data, beta, size):
+    """At sizes 30 and 400 differences exceed what exp() can hold in single precision."""
     two = rebuilt(
         data,
         attributes=data.attributes[:, :, :2],
@@ -132,9 +134,13 @@ def test_two_alternatives_equal_the_binary_logit(data, beta):
     )
     x = two.attributes[:, :, 1] - two.attributes[:, :, 0]
     sign = 2.0 * two.chosen - 1.0
-    v = torch.einsum("ntk,nk->nt", x, beta[0])
+    tastes = (size * beta[0]).requires_grad_()
+    v = torch.einsum("ntk,nk->nt", x, tastes)
     expected = (torch.nn.functional.logsigmoid(sign * v) * two.observed).sum(1)
-    torch.testing.assert_close(panel_log_prob(beta[0], difference_panels(two)), expected, atol=EXACT, rtol=0)
+    found = panel_log_prob(tastes, difference_panels(two))
+    torch.testing.assert_close(found, expected, atol=EXACT * size, rtol=1e-12)
+    gradients = [torch.autograd.grad(value.sum(), tastes)[0] for value in (found, expected)]
+    torch.testing.assert_close(*gradients, atol=EXACT, rtol=0)
 
 
 def test_probabilities_of_all_alternatives_agree_with_the_kernel(data, panel, beta):

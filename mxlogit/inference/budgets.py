@@ -92,6 +92,9 @@ REINTEGRATED_POINT = Budget(64, 1_024, 128_000)
 COMPARED_POINT = Budget(64, 1_024, 1_280_000)
 # Fixed draws of a posterior surface, to begin with: what few people's draws miss matters more, and they cost less.
 FIXED_DRAWS = Budget(64, 4_096, 64_000)
+# The same of whitened draws, doubled until their own noise is small (60 people, one truncated normal: the same
+# posterior from a quarter of the draws, in a third of the time).
+FIXED_PATHS = Budget(64, 4_096, 16_000)
 # People times draws of the search beyond which draws are not quadrupled to move the optimum less.
 SEARCH_WORK = 6_400_000
 # The same of more people than the largest subsample: to know the error of their few draws,

@@ -29,6 +29,9 @@ from mxlogit.model.mixing import MapValue, Mixing
 from mxlogit.model.panels import Panels
 from mxlogit.model.parameters import ParameterSpace, PopulationParameters
 
+# Estimate of a log probability that no noise of draws explains: utilities of such tastes have no digits left.
+_IMPOSSIBLE = 3.0
+
 
 @dataclass(frozen=True)
 class WeightedDraws:
@@ -78,8 +81,9 @@ class WeightedDraws:
 
     @property
     def log_marginal(self) -> Tensor:
-        """Estimate of log p(y_n) with jackknife and control variate, shape (n,)."""
-        return self._ratio.log_mean - self._tilt.log_mean if self.near_normal else self._ratio.log_mean
+        """Estimate of log p(y_n) with jackknife and control variate, shape (n,); -inf where it is impossible."""
+        estimate = self._ratio.log_mean - self._tilt.log_mean if self.near_normal else self._ratio.log_mean
+        return estimate.masked_fill(~(estimate < _IMPOSSIBLE), -math.inf)
 
     @property
     def jackknife_weights(self) -> Tensor:

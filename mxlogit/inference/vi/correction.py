@@ -160,8 +160,14 @@ def _sample_on_fixed_draws(
         smoothed = sampler.smoothed(found, density.known, error)
         if smoothed is not None:
             return smoothed
-    found = sampler.run(most, enough)
-    return None if found is None else sampler.cover(found, density.coordinates, _TAIL_STAGES)
+    found = sampler.run(min(most, STAGE * _MOST_STAGES), TARGET_ESS)
+    if found is None:
+        return None
+    if found.ess < _EVEN_ESS * len(found.vectors):
+        found = sampler.widen(found, most, enough)
+    else:
+        found = sampler.run(most, enough) or found
+    return sampler.cover(found, density.coordinates, _TAIL_STAGES)
 
 
 def _on_paths(cells: int) -> tuple[int, float]:

@@ -1,8 +1,11 @@
-"""What lies beyond all samples of a standard deviation, where hardly more than its prior bounds it.
+"""What lies beyond all samples of a standard deviation or location, where hardly more than its prior bounds it.
 
 Tastes with bounds, and skewed ones, approach a two-point distribution as the standard deviation of their latent grows:
 the likelihood of few data then does not vanish, and the tail of the posterior is the half-Cauchy prior's, which has no
 moments. A thousand samples may miss values that double the standard deviation of the posterior.
+
+A normal truncated at zero approaches an exponential distribution as its location falls: of location and standard
+deviation only the mean taste is known then, and the location's tail is its prior's.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from mxlogit.diagnostics.error import Cause, SquaredErrors
 from mxlogit.fit import Samples
@@ -19,6 +23,7 @@ from mxlogit.inference.budgets import REINTEGRATED_POINT
 from mxlogit.integration.marginal import MarginalLikelihood
 from mxlogit.integration.settings import IntegrationSettings
 from mxlogit.model.mixed_logit import MixedLogitModel
+from mxlogit.model.mixing import Family
 
 # Posterior standard deviation of the logarithm of a standard deviation above which its tail is looked at: below, the
 # largest of a thousand normal samples is three times the median, and data that say so much bound the tail too.
@@ -27,6 +32,9 @@ _VAGUE = 0.35
 _OCTAVES = 6
 # Locations there, in those that the ratio of location to standard deviation in the bulk would ask for.
 _STRETCHES = (0.0, 1.0)
+# Share of the samples below which locations are on a ridge, in ratios to the standard deviation below a number; and the
+# factor up to which samples around it give its density.
+_ON_RIDGE, _LOW, _AROUND = 0.1, -0.3, 1.5
 _STREAM, _DEGREES_OF_FREEDOM, _NEWTON_STEPS = 23, 8, 30
 
 
@@ -45,6 +53,11 @@ def error_of_far_tails(model: MixedLogitModel, marginal: MarginalLikelihood, sam
     deviation = mean.clone()
     for tail in _vague_tails(model, samples):
         mean[tail.place], deviation[tail.place] = tail.squared_errors(model, marginal)
+    for ridge in _low_ridges(model, samples):
+        places = [ridge.location, ridge.place]
+        of_means, of_deviations = ridge.squared_errors(model, marginal)
+        mean[places] = torch.maximum(mean[places], of_means)
+        deviation[places] = torch.maximum(deviation[places], of_deviations)
     return SquaredErrors(Cause.TAIL, mean, deviation)
 
 
@@ -54,6 +67,64 @@ def _vague_tails(model: MixedLogitModel, samples: Samples) -> Iterator[_Tail]:
         sizes = samples.reported[:, f + k + j]
         if float(sizes.clamp(min=1e-300).log().std()) > _VAGUE:
             yield _Tail(f + k + j, f + j, samples)
+
+
+def _low_ridges(model: MixedLogitModel, samples: Samples) -> Iterator[_Ridge]:
+    """Tastes that a bound at zero leaves a ridge, where a tenth of the samples have begun to follow it."""
+    f, k = model.space.n_fixed, model.space.n_random
+    for j, family in enumerate(model.mixing.families):
+        ratio = samples.reported[:, f + j] / samples.reported[:, f + k + j]
+        if family.units == "linear" and family.sign and float(ratio.quantile(_ON_RIDGE)) < _LOW:
+            yield _Ridge(f + k + j, f + j, samples, family)
+
+
+def _log_posterior(model: MixedLogitModel, marginal: MarginalLikelihood, vector: Tensor) -> float:
+    """Log posterior of a reported vector, by new draws."""
+    population = model.space.from_report(vector)
+    draws = REINTEGRATED_POINT.draws(marginal.people.load)
+    integration = IntegrationSettings(draws, _DEGREES_OF_FREEDOM, _STREAM, _NEWTON_STEPS)
+    value = marginal.value_pass(population, integration, remember=False).log_likelihood
+    return value + float(model.prior.log_prob(model.space, model.space.unconstrain(population)))
+
+
+@dataclass(frozen=True)
+class _Ridge:
+    """Low locations of a taste above zero, with the standard deviation that keeps its mean; places as of `_Tail`."""
+
+    place: int
+    location: int
+    samples: Samples
+    family: Family
+
+    def squared_errors(self, model: MixedLogitModel, marginal: MarginalLikelihood) -> tuple[Tensor, Tensor]:
+        """Squares of what lies beyond adds to means and to standard deviations of location and standard deviation."""
+        both = self.samples.reported[:, [self.location, self.place]]
+        ratio = both[:, 0] / both[:, 1]
+        here = float(ratio.quantile(_ON_RIDGE))
+        # Density of the logarithm of minus the ratio, of samples up to half as much away.
+        density = float(((ratio < here / _AROUND) & (ratio > here * _AROUND)).double().mean()) / (
+            2.0 * math.log(_AROUND)
+        )
+        beyond = float(ratio.amin()) * 2.0 ** (0.5 + torch.arange(_OCTAVES, dtype=torch.float64))
+        reference, _ = self._at(model, marginal, here)
+        masses, places = [], []
+        for value in beyond.tolist():
+            log_density, pair = self._at(model, marginal, value)
+            masses.append(density * math.log(2.0) * math.exp(min(log_density - reference, 0.0)))
+            places.append(pair)
+        mass, away = torch.tensor(masses).double(), (torch.stack(places) - both.mean(0)) / both.std(0)
+        return (mass @ away).square(), (0.5 * mass @ away.square()).square()
+
+    def _at(self, model: MixedLogitModel, marginal: MarginalLikelihood, ratio: float) -> tuple[float, Tensor]:
+        """Log density of log(-ratio) and the log mean of tastes, and the pair of location and standard deviation."""
+        pairs = self.samples.reported[:, [self.location, self.place]].median(0).values
+        wanted = self.family.moments(pairs[0], pairs[1])[0]
+        one = torch.tensor(1.0, dtype=torch.float64)
+        size = float(wanted / self.family.moments(ratio * one, one)[0])
+        vector = self.samples.mean.clone()
+        vector[[self.location, self.place]] = pair = torch.tensor([ratio * size, size], dtype=torch.float64)
+        # The map from (log(-ratio), log mean) to (location, log standard deviation) stretches by ratio times size.
+        return _log_posterior(model, marginal, vector) + math.log(abs(ratio) * size), pair
 
 
 @dataclass(frozen=True)
@@ -86,11 +157,7 @@ class _Tail:
         vector = self.samples.mean.clone()
         vector[self.place] = size
         vector[self.location] = stretch * size * float((locations / sizes).median())
-        population = model.space.from_report(vector)
-        draws = REINTEGRATED_POINT.draws(marginal.people.load)
-        integration = IntegrationSettings(draws, _DEGREES_OF_FREEDOM, _STREAM, _NEWTON_STEPS)
-        value = marginal.value_pass(population, integration, remember=False).log_likelihood
-        return value + float(model.prior.log_prob(model.space, model.space.unconstrain(population)))
+        return _log_posterior(model, marginal, vector)
 
     def _width(self, model: MixedLogitModel, size: float) -> float:
         """Width (median absolute deviation) of the location beside a standard deviation, within the prior's."""

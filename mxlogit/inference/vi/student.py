@@ -18,6 +18,15 @@ from mxlogit.guide.population import GaussianFactor
 _SMALLEST = 2.0**-53
 
 
+def draw_student(n: int, size: int, freedom: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Quasi-random standard normals (n, size), and the factors (n, 1) that make them t with some degrees of freedom."""
+    seed = int(torch.randint(2**31, (1,), generator=generator))
+    uniform = qmc.Sobol(size + 1, rng=seed).random_base2(math.ceil(math.log2(n)))[:n]
+    uniform = np.clip(uniform, _SMALLEST, 1.0 - _SMALLEST)
+    normal = torch.special.ndtri(torch.from_numpy(uniform[:, :size]))
+    return normal, torch.from_numpy(np.sqrt(freedom / stats.chi2.ppf(uniform[:, size:], freedom)))
+
+
 @dataclass(frozen=True)
 class StudentFactor:
     """Multivariate t with the location and scale of a Gaussian factor."""
@@ -27,13 +36,8 @@ class StudentFactor:
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         """Draw n vectors, shape (n, D), from a scrambled Sobol sequence: means have less noise than of random draws."""
-        size = len(self.gaussian.mean)
-        seed = int(torch.randint(2**31, (1,), generator=generator))
-        uniform = qmc.Sobol(size + 1, rng=seed).random_base2(math.ceil(math.log2(n)))[:n]
-        uniform = np.clip(uniform, _SMALLEST, 1.0 - _SMALLEST)
-        normal = torch.special.ndtri(torch.from_numpy(uniform[:, :size]))
-        stretch = np.sqrt(self.freedom / stats.chi2.ppf(uniform[:, size:], self.freedom))
-        return self.gaussian.at(normal * torch.from_numpy(stretch))
+        normal, stretch = draw_student(n, len(self.gaussian.mean), self.freedom, generator)
+        return self.gaussian.at(normal * stretch)
 
     def log_prob(self, vector: Tensor) -> Tensor:
         """Log density (*s,) at vectors (*s, D)."""

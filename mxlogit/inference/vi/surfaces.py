@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from mxlogit.execution.people import People
-from mxlogit.inference.budgets import COMPARED_POINT, FIXED_DRAWS, REINTEGRATED_POINT
+from mxlogit.inference.budgets import COMPARED_POINT, FIXED_DRAWS, FIXED_PATHS, REINTEGRATED_POINT
 from mxlogit.integration.fixed_taste_draws import FixedTasteDraws, supports_fixed_draws
 from mxlogit.integration.marginal import MarginalLikelihood
 from mxlogit.integration.path_draws import PathDraws, supports_fixed_paths
@@ -215,7 +215,8 @@ def fixed_draws_posterior(
     order = wide.log().sum(-1).argsort()
     ends = points[order[[int(share * len(points)) for share in _ENDS]]]
     typical, reintegrated, found = coordinates.to_unconstrained(points[:_TYPICAL]), None, None
-    draws = 1 << FIXED_DRAWS.draws(len(marginal.people)).bit_length() - 1
+    budget = FIXED_PATHS if paths else FIXED_DRAWS
+    draws = 1 << budget.draws(len(marginal.people)).bit_length() - 1
     while draws <= _MOST_FIXED_DRAWS and is_supported(draws):
         more = replace(integration, draws=draws)
         path_draws = PathDraws(model, marginal, population, more, typical) if paths else None

@@ -23,6 +23,7 @@ from mxlogit.guide.population import GaussianFactor
 from mxlogit.inference.vi.response_surface import ResponseSurface
 from mxlogit.inference.vi.student import StudentFactor
 from mxlogit.inference.vi.tail_proposal import TailProposal, is_zero_near
+from mxlogit.inference.vi.wide_proposal import WideProposal
 from mxlogit.model.coordinates import RelativeCholeskyCoordinates
 
 # Draws of a stage.
@@ -48,6 +49,12 @@ _WIDER = 0.5
 # its mean.
 DRAWS_PER_PARAMETER = 3.0
 _DRAWS_OF_MEAN = 0.25
+
+
+# Change of a mean, in standard deviations, or of the logarithm of one, that noise of draws explains; chosen by hand.
+_STAYED = 0.1
+# Looks in a row after which moments that stay are believed.
+_LOOKS = 2
 
 
 class Density(Protocol):
@@ -93,6 +100,14 @@ class WeightedVectors:
     def ess(self) -> float:
         """Effective number of draws."""
         return float(1.0 / (2.0 * self.log_weights).exp().sum())
+
+    @property
+    def noise(self) -> float:
+        """Largest error of a coordinate's mean, in standard deviations, or of its standard deviation, as a share."""
+        weights, found = self.log_weights.exp(), self.gaussian(0.0)
+        away = ((self.vectors - found.mean) / found.tril.norm(dim=1)).square()
+        shares = weights.square()
+        return float(torch.maximum(shares @ away, 0.25 * (shares @ (away - 1.0).square())).amax().sqrt())
 
     def gaussian(self, least: float) -> GaussianFactor:
         """Weighted mean and covariance, of tempered weights where fewer than ``least`` draws count."""
@@ -175,6 +190,27 @@ class PosteriorSampler:
             self._take_stage(TailProposal.around(coordinates, found.vectors, weights))
             found = self._weighted() or found
         return found if found.ess > _LEFT * weighted.ess else weighted
+
+    def widen(self, weighted: WeightedVectors, most: int, enough: float) -> WeightedVectors:
+        """Look several standard deviations beyond the draws, and adapt to what is there, until moments stay.
+
+        Mean and standard deviation then err by no more than the mean of ``enough`` draws.
+
+        Parameters
+        ----------
+        weighted : WeightedVectors
+            What `run` returned.
+        most : int
+            Draws in all.
+        enough : float
+        """
+        stayed = 0
+        while len(self._vectors) + STAGE <= most and (stayed < _LOOKS or weighted.noise > enough**-0.5):
+            before = weighted.gaussian(0.0)
+            self._take_stage(WideProposal.around(weighted.vectors, weighted.log_weights.exp(), before))
+            weighted = self._weighted() or weighted
+            stayed = stayed + 1 if _distance(before, weighted.gaussian(0.0)) < _STAYED else 0
+        return weighted
 
     def _block(self, weighted: WeightedVectors | None, enough: float, most: int) -> int:
         """Size of the next stage: about the number of draws that is lacking, as one quasi-random net.
@@ -262,6 +298,12 @@ def _next_gaussian(weighted: WeightedVectors, start: GaussianFactor) -> Gaussian
     covariance = seen * found.tril @ found.tril.T + (1.0 - seen) * start.tril @ start.tril.T
     wider = 1.0 + _WIDER / size
     return GaussianFactor(start.mean + moved * (found.mean - start.mean), wider * torch.linalg.cholesky(covariance))
+
+
+def _distance(one: GaussianFactor, other: GaussianFactor) -> float:
+    """Largest difference of means, in the other's standard deviations, and of logarithms of standard deviations."""
+    here, there = one.tril.norm(dim=1), other.tril.norm(dim=1)
+    return float(torch.maximum(((one.mean - other.mean) / there).abs(), (here / there).log().abs()).amax())
 
 
 def _smooth(log_ratios: Tensor) -> tuple[Tensor, float]:
