@@ -34,3 +34,8 @@ def largest_pareto_k(draws: int) -> float:
     Vehtari, Simpson, Gelman, Yao and Gabry (2024), Journal of Machine Learning Research 25, section 3.
     """
     return min(1.0 - 1.0 / math.log10(max(draws, 11)), LARGEST_PARETO_K)
+
+
+# Error of a difference of log likelihoods, in nats, above which a comparison of models says so: a test statistic errs
+# by twice as much, and one more parameter is worth one by AIC.
+LARGEST_LIKELIHOOD_ERROR = 1.0

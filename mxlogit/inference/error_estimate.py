@@ -99,9 +99,16 @@ def error_of_draws(
     response, share = posterior.response(population), draws / integration.draws
     bias = _BIAS_PER_CHANGE * share * (response @ effect.score)
     of_bias = (_BIAS_PER_CHANGE * share) ** 2 * _variances(response, effect.variance)
-    noise = share * _variances(response, effect.noise)
+    noise = share * _mean_weight(part) * _variances(response, effect.noise)
     squares = noise + shrunk_squares(bias, of_bias) if biased else noise
     return SquaredErrors(Cause.DRAWS, squares, torch.zeros_like(noise))
+
+
+def _mean_weight(marginal: MarginalLikelihood) -> float:
+    """Sum of squares of people's weights over their sum: a person's noise counts by the square of the weight."""
+    people = marginal.people
+    weights = people.panels.weights.double()
+    return people.total(weights.square()) / people.total(weights)
 
 
 def _variances(response: Tensor, covariance: Tensor) -> Tensor:

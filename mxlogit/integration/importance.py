@@ -28,6 +28,7 @@ from mxlogit.model.likelihood import Odds, Scratch, compute_odds
 from mxlogit.model.mixing import MapValue, Mixing
 from mxlogit.model.panels import Panels
 from mxlogit.model.parameters import ParameterSpace, PopulationParameters
+from mxlogit.model.products import add_products
 
 # Estimate of a log probability that no noise of draws explains: utilities of such tastes have no digits left.
 _IMPOSSIBLE = 3.0
@@ -197,7 +198,7 @@ def draw_whitened(factor: LocalFactor, base: BaseDraws) -> tuple[Tensor, Tensor,
     k, share, warp = base.points.shape[1], base.prior_share, factor.warp
     log_det, mean = factor.log_det[:, None], factor.mean[..., None]
     images, stretch = (base.points, None) if warp is None else warp.forward(base.points)
-    xi = torch.baddbmm(mean, factor.root, images)
+    xi = add_products(mean, factor.root, images)
     square = images.square().sum(1)
     of_base = square if warp is None else base.points.square().sum(1)
     if share:

@@ -20,6 +20,7 @@ from mxlogit.model.likelihood import Scratch, by_pieces, compute_odds, panel_der
 from mxlogit.model.mixing import Mixing
 from mxlogit.model.panels import Panels
 from mxlogit.model.parameters import PopulationParameters
+from mxlogit.model.products import add_products, multiply
 from mxlogit.model.triangles import inverse_of_lower
 from mxlogit.model.wtp_space import coefficient_jacobian, to_coefficients
 
@@ -164,9 +165,9 @@ def drawn_utility(
     fixed = population.fixed[:, None].expand(len(tastes), -1, tastes.shape[-1])
     coefficients = to_coefficients(torch.cat([fixed, tastes], 1), mixing.scale_position, dim=1)
     if scratch is None:
-        return torch.bmm(panel.values, coefficients)
+        return multiply(panel.values, coefficients)
     shape = (*panel.values.shape[:2], tastes.shape[-1])
-    return torch.bmm(panel.values, coefficients, out=scratch.take(shape, panel.values))
+    return multiply(panel.values, coefficients, out=scratch.take(shape, panel.values))
 
 
 def whitened_utility(xi: Tensor, population: PopulationParameters, panel: PanelDifferences, mixing: Mixing) -> Tensor:
@@ -178,7 +179,7 @@ def whitened_utility(xi: Tensor, population: PopulationParameters, panel: PanelD
     if mixing.is_identity and mixing.scale_position is None:
         values = panel.values[..., n_fixed:]
         mean = fixed_utility(population, panel) + values @ population.location
-        return torch.baddbmm(mean[..., None], values @ population.scale_tril, xi)
+        return add_products(mean[..., None], values @ population.scale_tril, xi)
     latent = population.location[:, None] + population.scale_tril @ xi
     tastes = mixing.tastes(latent.mT, population.location, population.scale).mT
     return drawn_utility(tastes, population, panel, mixing)

@@ -22,6 +22,7 @@ from mxlogit.model.likelihood import panel_probabilities, situation_means
 from mxlogit.model.mixed_logit import MixedLogitModel
 from mxlogit.model.mixing import SecondDerivatives
 from mxlogit.model.parameters import PopulationParameters
+from mxlogit.model.products import multiply
 from mxlogit.model.wtp_space import pull_back, to_coefficients
 
 
@@ -46,7 +47,7 @@ class Block:
 
 def _probabilities(model: MixedLogitModel, drawn: DrawnTastes, panel: PanelDifferences) -> tuple[Tensor, Tensor]:
     coefficients = to_coefficients(drawn.parameters, model.mixing.scale_position, dim=1)
-    return panel_probabilities(torch.bmm(panel.values, coefficients), panel)
+    return panel_probabilities(multiply(panel.values, coefficients), panel)
 
 
 def weigh_block(model: MixedLogitModel, drawn: DrawnTastes, panel: PanelDifferences) -> Tensor:

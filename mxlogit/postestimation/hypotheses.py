@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from scipy.stats import chi2, norm
 
 from mxlogit.choices.chunks import PEOPLE_AT_ONCE
+from mxlogit.diagnostics.thresholds import LARGEST_LIKELIHOOD_ERROR
 from mxlogit.errors import NotFittedError, SpecificationError, check_option, check_probability, suggest
 from mxlogit.estimator import MixedLogit
 from mxlogit.execution.people import dense_pieces
@@ -155,6 +157,7 @@ def likelihood_ratio_test(restricted: MixedLogit, full: MixedLogit) -> Hypothesi
     Returns
     -------
     HypothesisTest
+        Its sentence says if the noise of the draws exceeds one unit of log likelihood.
 
     Raises
     ------
@@ -181,6 +184,7 @@ def likelihood_ratio_test(restricted: MixedLogit, full: MixedLogit) -> Hypothesi
         )
     statistic = max(statistic, 0.0)
     sentence = f"Likelihood ratio test of {extra} = 0.{_boundary_words(extra, full)}"
+    sentence += _noise_words(restricted, full, values[1] - values[0])
     return HypothesisTest(statistic, len(extra), float(chi2.sf(statistic, len(extra))), sentence)
 
 
@@ -195,6 +199,19 @@ def _number(est: MixedLogit, name: str) -> float:
     value = est.diagnostics_[name]
     assert isinstance(value, float)
     return value
+
+
+def _noise_words(restricted: MixedLogit, full: MixedLogit, simulated: float) -> str:
+    """Words where simulated log likelihoods do not differ as importance-sampled ones do, which tell their errors."""
+    fits = (restricted, full)
+    value, error = ([_number(est, name) for est in fits] for name in ("log_likelihood", "log_likelihood_error"))
+    other, noise = value[1] - value[0], math.hypot(*error)
+    if abs(other - simulated) <= LARGEST_LIKELIHOOD_ERROR and noise <= LARGEST_LIKELIHOOD_ERROR:
+        return ""
+    return (
+        f" The draws count: the log likelihoods differ by {simulated:.2f} as simulated, by {other:.2f} +- {noise:.2f} "
+        "(standard error) by importance sampling. Remedy: more draws."
+    )
 
 
 def _check_same(restricted: MixedLogit, full: MixedLogit) -> None:

@@ -6,7 +6,7 @@ Asserts nothing. All cases by default, by the default engine; with ``--mcmc`` by
 
 normal      One fixed and two correlated normal coefficients: 150 people, six situations, three alternatives.
 lognormal   The same with a lognormal and a normal.
-one_choice  One fixed and two correlated normal coefficients: 3,000 people, one situation, three alternatives.
+one_choice  One fixed and one normal coefficient: 3,000 people, one situation, three alternatives.
 
 A folder holds finished replications, from which an interrupted run resumes.
 """
@@ -32,10 +32,10 @@ _ONE_CHOICE = Design(people=3_000, situations=1)
 CASES: dict[str, tuple[Any, Design]] = {
     "normal": (["z", "w"], Design()),
     "lognormal": ({"z": "lognormal", "w": "normal"}, Design()),
-    "one_choice": (["z", "w"], _ONE_CHOICE),
+    "one_choice": (["z"], _ONE_CHOICE),
 }
 # Scales of the priors from which parameters are drawn, so that choices are neither noise nor certain.
-_PRIORS = Priors(location_scale=1.0, sd_scale=0.5)
+_PRIORS = Priors(location_scale=0.7, sd_scale=0.3)
 
 
 def calibrate(name: str, options: argparse.Namespace) -> Calibration:

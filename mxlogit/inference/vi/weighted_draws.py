@@ -210,6 +210,9 @@ class PosteriorSampler:
             self._take_stage(WideProposal.around(weighted.vectors, weighted.log_weights.exp(), before))
             weighted = self._weighted() or weighted
             stayed = stayed + 1 if _distance(before, weighted.gaussian(0.0)) < _STAYED else 0
+            if stayed == _LOOKS:
+                # Nothing is there: draws closer to the posterior count more.
+                weighted = self.run(most, enough) or weighted
         return weighted
 
     def _block(self, weighted: WeightedVectors | None, enough: float, most: int) -> int:
