@@ -2,13 +2,12 @@
 
     python tests/benchmarks/bench_mcmc.py [--threads 2] [--json FILE] [CASE ...]
 
-Asserts nothing. Cases (all but ``numpyro`` and ``calibration``, which takes an hour, by default):
+Asserts nothing. Cases (all but ``numpyro`` by default):
 
 electricity  Six correlated normals against another program's NUTS and, under its prior, against bayesm.
 study        The published simulation design, N = 10,000, T = 10: 1,000 kept iterations a chain.
 engines      VI against MCMC on electricity, Train and Swissmetro.
 numpyro      Smallest effective sample sizes per second on electricity beside NumPyro's NUTS, alternating (extra nuts).
-calibration  200 replications of two small designs, VI and MCMC: coverage and rank histograms.
 """
 
 from __future__ import annotations
@@ -24,18 +23,12 @@ import pandas as pd
 import torch
 from recording import medians_of, record_results, table_of
 
-from mxlogit import MCMC, VI, ConvergenceWarning, InverseWishart, MixedLogit, Priors, compare_with_mcmc, datasets
+from mxlogit import MCMC, ConvergenceWarning, InverseWishart, MixedLogit, Priors, compare_with_mcmc, datasets
 from mxlogit.simulate import simulate_published_study
-from mxlogit.study import simulation_based_calibration
 
 REFERENCE = Path(__file__).parent.parent / "reference"
 ELECTRICITY = ["pf", "cl", "loc", "wk", "tod", "seas"]
 FIXED, RANDOM = ["f1", "f2", "f3"], ["r1", "r2", "r3", "r4", "r5"]
-SMALL = {
-    "two correlated normals": ["z", "w"],
-    "lognormal and normal": {"z": "lognormal", "w": "normal"},
-}
-SHORT_CHAINS = MCMC(warmup=300, samples=500)
 
 
 def electricity(priors: Priors | None = None, method: Any = "vi") -> MixedLogit:
@@ -148,29 +141,13 @@ def run_numpyro() -> list[dict[str, Any]]:
     return rows
 
 
-def run_calibration() -> list[dict[str, Any]]:
-    rows = []
-    for name, random in SMALL.items():
-        for method in (VI(), SHORT_CHAINS):
-            est = MixedLogit(fixed=["x"], random=random, priors=Priors(location_scale=1.0, sd_scale=0.5))
-            found = simulation_based_calibration(est, method, 200, processes=2)
-            engine = type(method).__name__
-            print(
-                f"\n{name}, {engine}\n{found.coverage.round(3).to_string()}\n{found.histogram().round(3).to_string()}"
-            )
-            rows.append({"design": name, "engine": engine, "inside": float(found.coverage["inside"].mean())})
-    print(pd.DataFrame(rows).round(3).to_string(index=False))
-    return rows
-
-
 CASES = {
     "electricity": run_electricity,
     "study": run_study,
     "engines": run_engines,
     "numpyro": run_numpyro,
-    "calibration": run_calibration,
 }
-_LONG = ("numpyro", "calibration")
+_LONG = ("numpyro",)
 
 
 def main() -> None:
