@@ -113,6 +113,8 @@ class _Ridge:
             masses.append(density * math.log(2.0) * math.exp(min(log_density - reference, 0.0)))
             places.append(pair)
         mass, away = torch.tensor(masses).double(), (torch.stack(places) - both.mean(0)) / both.std(0)
+        # So far out that the mean taste underflows is nothing.
+        away = torch.where(mass[:, None] > 0.0, away, 0.0)
         return (mass @ away).square(), (0.5 * mass @ away.square()).square()
 
     def _at(self, model: MixedLogitModel, marginal: MarginalLikelihood, ratio: float) -> tuple[float, Tensor]:
@@ -123,6 +125,8 @@ class _Ridge:
         size = float(wanted / self.family.moments(ratio * one, one)[0])
         vector = self.samples.mean.clone()
         vector[[self.location, self.place]] = pair = torch.tensor([ratio * size, size], dtype=torch.float64)
+        if not bool(torch.isfinite(pair).all()):
+            return -math.inf, pair
         # The map from (log(-ratio), log mean) to (location, log standard deviation) stretches by ratio times size.
         return _log_posterior(model, marginal, vector) + math.log(abs(ratio) * size), pair
 

@@ -192,8 +192,11 @@ def _may_have_chains(task: Task, plan: NewtonPlan) -> bool:
 def _needs_chains(
     task: Task, plan: NewtonPlan, population: PopulationParameters, evaluation: Evaluation, variational_steps: int
 ) -> bool:
-    """Whether more than a few people have uneven weights, so that neither more draws nor a correction is a remedy."""
-    if evaluation.detail.value.ess >= _WORTH_A_FLOW or not _may_have_chains(task, plan):
+    """Whether more than a few people have uneven weights, so that neither more draws nor a correction is a remedy.
+
+    Under maps with a kink weights have steps, which look like a heavy tail and are none.
+    """
+    if evaluation.detail.value.ess >= _WORTH_A_FLOW or not _may_have_chains(task, plan) or task.model.mixing.is_kinked:
         return False
     tastes = _tastes_around(plan, task, variational_steps)
     return _share_above_k(check_people(task, tastes, population)) > MANY_PEOPLE

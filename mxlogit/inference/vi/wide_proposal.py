@@ -17,9 +17,9 @@ from mxlogit.draws.importance import log_standard_student
 from mxlogit.guide.population import GaussianFactor
 from mxlogit.inference.vi.student import draw_student
 
-# Scale of the t along the stretched direction, in standard deviations of the Gaussian, and its degrees of freedom: one
-# draw in six lies beyond four standard deviations.
-_WIDTH, _FREEDOM = 2.0, 3.0
+# Scale of the t along the stretched direction, in standard deviations of the Gaussian, and its degrees of freedom: four
+# draws in ten lie beyond four standard deviations.
+_WIDTH, _FREEDOM = 4.0, 3.0
 # Square, in those standard deviations, beyond which a bend goes straight on: a parabola fits near the draws.
 _FARTHEST = 16.0
 
