@@ -70,11 +70,11 @@ def _vague_tails(model: MixedLogitModel, samples: Samples) -> Iterator[_Tail]:
 
 
 def _low_ridges(model: MixedLogitModel, samples: Samples) -> Iterator[_Ridge]:
-    """Tastes that a bound at zero leaves a ridge, where a tenth of the samples have begun to follow it."""
+    """Tastes truncated at zero, where a tenth of the samples have begun to follow the ridge."""
     f, k = model.space.n_fixed, model.space.n_random
     for j, family in enumerate(model.mixing.families):
         ratio = samples.reported[:, f + j] / samples.reported[:, f + k + j]
-        if family.units == "linear" and family.sign and float(ratio.quantile(_ON_RIDGE)) < _LOW:
+        if family.direct and family.sign and float(ratio.quantile(_ON_RIDGE)) < _LOW:
             yield _Ridge(f + k + j, f + j, samples, family)
 
 
@@ -113,8 +113,6 @@ class _Ridge:
             masses.append(density * math.log(2.0) * math.exp(min(log_density - reference, 0.0)))
             places.append(pair)
         mass, away = torch.tensor(masses).double(), (torch.stack(places) - both.mean(0)) / both.std(0)
-        # So far out that the mean taste underflows is nothing.
-        away = torch.where(mass[:, None] > 0.0, away, 0.0)
         return (mass @ away).square(), (0.5 * mass @ away.square()).square()
 
     def _at(self, model: MixedLogitModel, marginal: MarginalLikelihood, ratio: float) -> tuple[float, Tensor]:
@@ -125,8 +123,6 @@ class _Ridge:
         size = float(wanted / self.family.moments(ratio * one, one)[0])
         vector = self.samples.mean.clone()
         vector[[self.location, self.place]] = pair = torch.tensor([ratio * size, size], dtype=torch.float64)
-        if not bool(torch.isfinite(pair).all()):
-            return -math.inf, pair
         # The map from (log(-ratio), log mean) to (location, log standard deviation) stretches by ratio times size.
         return _log_posterior(model, marginal, vector) + math.log(abs(ratio) * size), pair
 
