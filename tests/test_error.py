@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -135,6 +136,22 @@ def test_draws_move_the_mean_as_they_say(generator):
     torch.testing.assert_close(estimated, moves.var(0), rtol=0.4, atol=0)
     more = error_of_draws(marginal, population, IntegrationSettings(64, 8, 300, 30), posterior, 60.0).mean
     assert float((more / error_of_draws(marginal, population, few, posterior, 60.0).mean).median()) < 0.5
+
+
+def test_noise_of_draws_counts_by_squares_of_weights(generator):
+    """Three times the weight is three times the change of the score: nine times the squared error."""
+    panel = panel_of(60, 4, 3, SPACE, generator)
+    model = model_of()
+    zeros = torch.zeros(2, dtype=torch.float64)
+    population = PopulationParameters(zeros[:1], zeros, 0.8 * torch.eye(2, dtype=torch.float64))
+    posterior = Standardised(model.space, model.space.unconstrain(population) + 0.1 * normal(1_000, model.space.size))
+    squares = []
+    for weight in (1.0, 3.0):
+        weighted = replace(panel, weights=torch.full_like(panel.weights, weight))
+        marginal = MarginalLikelihood(People.gather(weighted), model.space, model.mixing, 1)
+        found = error_of_draws(marginal, population, IntegrationSettings(16, 8, 300, 30), posterior, 60.0 * weight)
+        squares.append(found.mean)
+    torch.testing.assert_close(squares[1], 9.0 * squares[0], rtol=1e-6, atol=0)
 
 
 def test_response_of_means_is_that_of_tilted_samples(generator):

@@ -111,6 +111,17 @@ def test_likelihood_ratio_wald_and_truth_agree(restricted, full, frame):
     assert "boundary" in boundary.sentence
 
 
+def test_noise_of_draws_is_told_where_models_are_compared(frame, restricted, full):
+    """With eight draws log likelihoods are several units off, and so is their difference; with 200 it is not."""
+    assert "draws count" not in str(likelihood_ratio_test(restricted, full))
+    rough = [fit(frame, n_draws=8), fit(frame, fixed=("x",), random=("z",), n_draws=8)]
+    told = likelihood_ratio_test(rough[1], rough[0])
+    assert "The draws count" in told.sentence
+    by_sampling = rough[0].diagnostics_["log_likelihood"] - rough[1].diagnostics_["log_likelihood"]
+    assert f"by {by_sampling:.2f} +-" in told.sentence
+    assert abs(by_sampling - 0.5 * told.statistic) > 1.0
+
+
 def test_wrong_comparisons_are_explained(restricted, full, frame):
     with pytest.raises(SpecificationError, match="swapped"):
         likelihood_ratio_test(full, restricted)

@@ -14,8 +14,6 @@ import argparse
 import json
 import os
 import sys
-import time
-import warnings
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -28,9 +26,10 @@ import pandas as pd
 import torch
 from quadrature import N_SIMULATED, REFERENCE, first_people
 from recording import record_results, table_of
+from trust_cases import fit
 from trust_designs import FILE, Design
 
-from mxlogit import VI, ConvergenceWarning, MixedLogit, Priors
+from mxlogit import MixedLogit, Priors
 from mxlogit.simulate import simulate_published_study
 
 # A true error, in posterior standard deviations, that a trusted fit must not have.
@@ -42,30 +41,19 @@ _MOST_PEOPLE = 5_000
 _STUDY_SIZES = (500, 2_000, 10_000, 50_000)
 
 
-def fit(request: dict[str, Any], data: Any, seed: int) -> tuple[MixedLogit, float]:
-    """A default fit and its seconds."""
-    torch.set_num_threads(1)
-    est = MixedLogit(**request, method=VI(), random_state=seed)
-    began = time.perf_counter()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        est.fit(data)
-    return est, time.perf_counter() - began
-
-
 def beside_chains(place: int) -> list[dict[str, Any]]:
     """A row for each parameter of a simulated design."""
     design = Design.at(place)
     frame, request = design.simulate()
     exact = pd.DataFrame(json.loads(FILE.read_text())[str(place)]["parameters"], index=["mean", "sd"]).T
-    return compare(fit(request, frame, place), exact, {"place": str(place), **design.describe()})
+    return compare(fit(frame, request, place), exact, {"place": str(place), **design.describe()})
 
 
 def beside_quadrature(record: dict[str, Any]) -> list[dict[str, Any]]:
     """A row for each parameter of a data set whose posterior is known by quadrature."""
     people, situations, k = (record[name] for name in ("people", "situations", "tastes"))
     frame, names = first_people(N_SIMULATED, situations, k)
-    fitted = fit({"random": names, "priors": Priors()}, frame[frame["id"] <= people], 0)
+    fitted = fit(frame[frame["id"] <= people], {"random": names, "priors": Priors()}, 0)
     exact = pd.DataFrame({"mean": record["mean"], "sd": record["sd"]}, index=fitted[0].summary().index)
     design = {"people": people, "situations": situations, "k": k, "kind": "normal", "parameters": len(exact)}
     return compare(fitted, exact, {"place": f"quadrature {people} {situations} {k}", **design})
@@ -105,7 +93,7 @@ def study(job: tuple[int, int]) -> dict[str, Any]:
     """A row for one fit of the published study."""
     people, run = job
     request = {"fixed": ["f1", "f2", "f3"], "random": ["r1", "r2", "r3", "r4", "r5"], "correlated": True}
-    est, seconds = fit(request, simulate_published_study(people, 10, run).data, run)
+    est, seconds = fit(simulate_published_study(people, 10, run).data, request, run)
     found = est.diagnostics_
     return {"people_count": people, "run": run, "seconds": seconds, "trusted": found["trusted"], **found["error"]}
 
@@ -147,7 +135,7 @@ def main() -> None:
     places = [place for place in places if place < options.count]
     sys.stdout.write(f"{len(places)} of {len(references)} references have an R-hat below {_LARGEST_RHAT}\n")
     known = [record for record in json.loads(REFERENCE.read_text()) if record["people"] <= _MOST_PEOPLE]
-    with ProcessPoolExecutor(options.processes) as pool:
+    with ProcessPoolExecutor(options.processes, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         parts = [*pool.map(beside_chains, places), *pool.map(beside_quadrature, known)]
         rows = pd.DataFrame([row for part in parts for row in part])
         if options.rows is not None:

@@ -15,8 +15,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import time
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -25,21 +23,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 import pandas as pd
 import torch
 from recording import record_results, table_of
-from trust_cases import QUANTILES, Case, all_cases
+from trust_cases import QUANTILES, Case, all_cases, fit
 
-from mxlogit import VI, ConvergenceWarning, MixedLogit
+from mxlogit import MixedLogit
 
 GROUPS = ("skewed", "few", "families")
-
-
-def fit(frame: pd.DataFrame, request: dict[str, Any], seed: int) -> tuple[MixedLogit, float]:
-    """A default fit and its seconds."""
-    est = MixedLogit(**request, method=VI(), random_state=seed)
-    began = time.perf_counter()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        est.fit(frame)
-    return est, time.perf_counter() - began
 
 
 def compare(case: Case, frame: pd.DataFrame, seed: int) -> tuple[dict[str, Any], pd.Series]:

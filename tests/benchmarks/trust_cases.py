@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -158,6 +159,16 @@ def families() -> Iterator[Case]:
             yield Case(f"{family} {people}", "families", load, {"random": {"z": family}, "priors": Priors()}, family)
     request = {"random": {f"r{place}": "normal" for place in range(8)}}
     yield Case("eight normals", "families", eight_normals, request)
+
+
+def fit(frame: pd.DataFrame, request: dict[str, Any], seed: int) -> tuple[MixedLogit, float]:
+    """A default fit and its seconds."""
+    est = MixedLogit(**request, method=VI(), random_state=seed)
+    began = time.perf_counter()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        est.fit(frame)
+    return est, time.perf_counter() - began
 
 
 def long_run(frame: pd.DataFrame, request: dict[str, Any]) -> dict[str, Any]:
