@@ -13,7 +13,8 @@ from scipy import interpolate, special, stats
 LABELS = ("z", "sd.z")
 # Equal shares of the population, each at the middle of its quantiles.
 _SHARES = (np.arange(400) + 0.5) / 400
-# Points of an axis, coarse and fine, and of the spline through these; nats below the highest point beyond which a grid is cut, coarse and fine.
+# Points of an axis, coarse and fine, and of the spline through these; nats below the highest point beyond which a grid
+# is cut, coarse and fine.
 _POINTS, _CUTS, _FINE = (21, 21, 21, 41), (60.0, 40.0, 20.0), 500
 # Logarithms of standard deviations, and locations in units of sqrt(1 + sd^2), that are searched.
 _SIZES, _PLACES = (math.log(0.02), math.log(400.0)), (-10.0, 10.0)

@@ -9,7 +9,9 @@ from dataclasses import replace
 import pytest
 import torch
 from one_taste import OneTaste
+from oracles import marginal_of
 from small_models import SPACE, model_of, panel_of
+from trust_cases import all_cases
 
 from mxlogit import MCMC, MSLE, SVI, VI, ConvergenceWarning, MixedLogit, Priors
 from mxlogit.diagnostics.error import (
@@ -25,6 +27,7 @@ from mxlogit.diagnostics.error import (
 from mxlogit.draws.generators import make_generator
 from mxlogit.execution.people import People
 from mxlogit.inference.error_estimate import Standardised, error_of_draws
+from mxlogit.inference.vi.far_tail import error_of_far_tails
 from mxlogit.integration.marginal import MarginalLikelihood
 from mxlogit.integration.settings import IntegrationSettings
 from mxlogit.model.parameters import PopulationParameters
@@ -272,6 +275,56 @@ def test_what_lies_beyond_all_samples(people, seed, has_moments):
     assert (wrong < 0.1) == has_moments
     assert est.diagnostics_["trusted"] == has_moments
     assert told < 0.1 or not has_moments
+
+
+@pytest.mark.filterwarnings("ignore::mxlogit.ConvergenceWarning")
+def test_a_ridge_that_samples_miss_is_told():
+    """Samples of a truncated taste without those of low locations: what they miss of the exact mean and sd is told."""
+    name = "truncated_normal 60"
+    case = next(case for case in all_cases(None) if case.name == name)
+    est = MixedLogit(**case.request, random_state=0).fit(case.load())
+    model, marginal, everything = est._fitted.model, marginal_of(est), est.result_.samples
+    for lowest in (-math.inf, -3.0):
+        kept = everything.reported[:, 0] > lowest
+        part = replace(everything, unconstrained=everything.unconstrained[kept], reported=everything.reported[kept])
+        found = error_of_far_tails(model, marginal, part)
+        location = part.reported[:, 0]
+        mean, deviation = (float(squares[0].sqrt()) for squares in (found.mean, found.deviation))
+        if lowest == -math.inf:
+            assert mean < 0.1
+            assert deviation < 0.1
+        else:
+            missing = (float(location.mean()) - case.exact["z"][0]) / float(location.std())
+            assert missing > 1.0
+            assert mean == pytest.approx(missing, rel=0.6)
+            assert deviation > 1.0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("seed", "exact"), [(2, (0.99, 0.57)), (4, (1.57, 1.15)), (5, (4.66, 11.6))])
+def test_a_spread_whose_prior_bounds_its_tail_beside_a_fixed_coefficient(seed, exact):
+    """Mean and sd of sd.z by a sum over both coefficients and sds up to 400: a fit errs by less than .3 or says so."""
+    frame, _ = simulate_choices(
+        120, 6, 3, fixed={"x": -0.5}, random={"z": (0.3, 1.5, "johnson_sb")}, scales={"z": 1.5}, random_state=seed
+    )
+    priors = Priors(location_scale=2.0, sd_scale=1.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        est = MixedLogit(fixed=["x"], random={"z": "johnson_sb"}, priors=priors, random_state=0).fit(frame)
+    estimated, error = est.summary().loc["sd.z", ["estimate", "std_error"]]
+    wrong = max(abs(estimated - exact[0]) / exact[1], abs(error / exact[1] - 1.0))
+    assert (wrong < 0.3) == est.diagnostics_["trusted"]
+
+
+def test_tastes_that_overflow_have_no_likelihood(choices):
+    """Lognormal latents of a hundred: probabilities above one, of utilities without digits, count as impossible."""
+    est = MixedLogit(fixed=["f"], random={"a": "lognormal"}, random_state=0).fit(choices)
+    marginal, space = marginal_of(est), est._fitted.model.space
+    vector = est.result_.samples.mean.clone()
+    for location, size in ((29.0, 5.0), (59.0, 10.0), (118.0, 20.0)):
+        vector[1:3] = torch.tensor([location, size])
+        value = marginal.value_pass(space.from_report(vector), IntegrationSettings(64, 8, 1, 30)).log_likelihood
+        assert value < 0.0
 
 
 def test_a_logit_by_maximum_likelihood_has_no_error(choices):

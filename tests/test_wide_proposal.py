@@ -23,18 +23,22 @@ def gaussian_of(vectors):
 
 @pytest.mark.parametrize("size", [2, 3, 7])
 def test_draws_have_the_density_that_is_told(generator, size):
-    """Ratios of a normal density to it average to one, and its draws weighed by them have the normal's moments."""
+    """Ratios of a normal density to it average to one, and its draws weighed by them have the normal's moments.
+
+    Errors of the draws are half of what is allowed; directions taken in turn, each half of a Sobol sequence, leave three
+    times as much or more.
+    """
     vectors = bent_vectors(generator, size)
     gaussian = gaussian_of(vectors)
     proposal = WideProposal.around(vectors, torch.full((4_000,), 1 / 4_000.0, dtype=torch.float64), gaussian)
     drawn = proposal.sample(1 << 14, generator)
     normal = torch.distributions.MultivariateNormal(gaussian.mean, scale_tril=gaussian.tril)
     ratio = (normal.log_prob(drawn) - proposal.log_prob(drawn)).exp()
-    assert float(ratio.mean()) == pytest.approx(1.0, abs=0.03)
+    assert float(ratio.mean()) == pytest.approx(1.0, abs=0.008)
     whitened = gaussian.whitened(drawn)
     weights = ratio / ratio.sum()
-    assert (weights @ whitened).abs().max() < 0.05
-    assert (weights @ whitened.square() - 1.0).abs().max() < 0.1
+    assert (weights @ whitened).abs().max() < 0.025
+    assert (weights @ whitened.square() - 1.0).abs().max() < 0.02
     # A bend is found where there is one.
     assert proposal.bends.norm(dim=1)[0] > 0.3
 

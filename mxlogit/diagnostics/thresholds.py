@@ -17,6 +17,9 @@ MANY_PEOPLE = 0.05
 # Largest estimated error, in posterior standard deviations, of a fit that is trusted: errors above .3 are then rare (at
 # most 2 % of parameters; measured, docs/benchmarks).
 LARGEST_ERROR = 0.2
+# Error of a difference of log likelihoods, in nats, above which a comparison of models says so: a test statistic errs
+# by twice as much, and one more parameter is worth one by AIC.
+LARGEST_LIKELIHOOD_ERROR = 1.0
 # Largest R-hat of chains that have mixed (Vehtari, Gelman, Simpson, Carpenter and Bürkner 2021, Bayesian Analysis 16).
 LARGEST_RHAT = 1.01
 
@@ -34,8 +37,3 @@ def largest_pareto_k(draws: int) -> float:
     Vehtari, Simpson, Gelman, Yao and Gabry (2024), Journal of Machine Learning Research 25, section 3.
     """
     return min(1.0 - 1.0 / math.log10(max(draws, 11)), LARGEST_PARETO_K)
-
-
-# Error of a difference of log likelihoods, in nats, above which a comparison of models says so: a test statistic errs
-# by twice as much, and one more parameter is worth one by AIC.
-LARGEST_LIKELIHOOD_ERROR = 1.0

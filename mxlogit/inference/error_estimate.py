@@ -22,7 +22,6 @@ _COMPARED_DRAWS = 64
 _PEOPLE_STREAM, _DRAWS_STREAM = -9, 11
 # Bias of the score from some draws, in its change under twice as many, if it is inversely proportional to draws.
 _BIAS_PER_CHANGE = 2.0
-
 # Squared error of a mean by weights of a heavy tail, in their sum of squares (censored normals, 60 and 400 people: k
 # above .7 for a quarter of them, told .1, true .02); chosen by hand.
 _UNSEEN = 5.0

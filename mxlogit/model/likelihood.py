@@ -161,14 +161,15 @@ def _section_odds(utility: Tensor, largest: float) -> tuple[Tensor, Tensor, Tens
 
 
 def _binary_odds(utility: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Odds of one other alternative, at most exp(_SAFE_EXPONENT): what utility exceeds is added to the logarithm.
+    """Odds, totals and log probabilities where there is one other alternative, of utility differences of any size.
 
-    The probability beyond is one in double precision as well. Half the time of a shift by the largest odds.
+    Odds are at most exp(_SAFE_EXPONENT), where a probability is one in double precision as well; the rest of a utility
+    difference is subtracted from the log probability. It takes half the time of a shift by the largest odds.
     """
-    excess = (utility - _SAFE_EXPONENT).clamp_(min=0.0).sum(1)[:, 0]
+    excess = _sum_over((utility - _SAFE_EXPONENT).clamp_(min=0.0), 1)[:, 0]
     odds = utility.clamp_(max=_SAFE_EXPONENT).exp_()
     total = odds[:, :, 0] + 1.0
-    return odds, total, -(total.log().sum(1) + excess)
+    return odds, total, -(_sum_over(total.log(), 1) + excess)
 
 
 def panel_log_prob(beta: Tensor, panel: Panels) -> Tensor:

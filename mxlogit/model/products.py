@@ -27,7 +27,7 @@ def multiply(values: Tensor, draws: Tensor, out: Tensor | None = None) -> Tensor
 
 
 def _is_small(values: Tensor, draws: Tensor) -> bool:
-    return 0 < values[0].numel() * draws.shape[2] < _FEW_PRODUCTS if len(values) else False
+    return len(values) > 0 and 0 < values[0].numel() * draws.shape[2] < _FEW_PRODUCTS
 
 
 def _add_columns(result: Tensor, values: Tensor, draws: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 import time
@@ -19,24 +20,23 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import pandas as pd
 import quadrature
+from long_chains import rounded, run_long_chains, write_references
 from one_taste import LABELS, OneTaste
 
 from mxlogit import VI, ConvergenceWarning, MixedLogit, Priors, datasets
-from mxlogit.inference.vi import route, short_chains
 from mxlogit.simulate import simulate_choices
 
 FOLDER = Path(__file__).parent.parent / "reference"
 FILE, ELECTRICITY = FOLDER / "trust_cases.json", FOLDER / "chains_electricity_lognormal.json"
 NEGATIVE = "negative_lognormal"
-# Kept iterations of a reference run, and its seed.
-_LONG, _OTHER_SEED = 300, 1_000
+# Kept iterations of a reference run (swiss_route and 500 people of the study: 1,000).
+_LONG = 300
 # Location, standard deviation and scale of one taste, by its distribution.
 _ONE_TASTE = {
     "johnson_sb": (0.3, 1.5, 3.0),
@@ -69,7 +69,7 @@ class Case:
                 for label in LABELS
             }
             return {"by": "sums", "parameters": table}
-        return long_run(self.load(), self.request)
+        return {"by": "chains", **run_long_chains(self.load(), self.request, _LONG, math.inf)}
 
 
 def swiss_route(path: Path) -> pd.DataFrame:
@@ -171,22 +171,6 @@ def fit(frame: pd.DataFrame, request: dict[str, Any], seed: int) -> tuple[MixedL
     return est, time.perf_counter() - began
 
 
-def long_run(frame: pd.DataFrame, request: dict[str, Any]) -> dict[str, Any]:
-    """Means and standard deviations by a long run of particle Gibbs, with its R-hat."""
-    plan = replace(short_chains._PARTICLES, most=_LONG, enough=1e9, work=1e15)
-    # Chains whether people's weights ask for them or not.
-    with (
-        mock.patch.object(short_chains, "_PARTICLES", plan),
-        mock.patch.object(route, "_needs_chains", return_value=True),
-        warnings.catch_warnings(),
-    ):
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        est = MixedLogit(**request, method=VI(n_samples=4_000), random_state=_OTHER_SEED).fit(frame)
-    found = est.diagnostics_
-    parameters = {label: [row["estimate"], row["std_error"]] for label, row in est.summary().iterrows()}
-    return {"by": "chains", "rhat": found["rhat"], "ess_bulk": found["ess_bulk"], "parameters": parameters}
-
-
 def all_cases(path: Path | None) -> Iterator[Case]:
     """All cases, with their exact posteriors where these are known."""
     known = json.loads(FILE.read_text()) if FILE.exists() else {}
@@ -194,14 +178,6 @@ def all_cases(path: Path | None) -> Iterator[Case]:
     known["electricity"] = {"parameters": {label: [row["mean"], row["sd"]] for label, row in chains.items()}}
     for case in (*skewed(path), *few_choices(), *families()):
         yield case if case.exact else replace(case, exact=known.get(case.name, {}).get("parameters", {}))
-
-
-def _round(value: Any) -> Any:
-    if isinstance(value, float):
-        return float(f"{value:.5g}")
-    if isinstance(value, dict):
-        return {key: _round(part) for key, part in value.items()}
-    return [_round(part) for part in value] if isinstance(value, list) else value
 
 
 def main() -> None:
@@ -214,10 +190,8 @@ def main() -> None:
             continue
         found = case.solve()
         known = json.loads(FILE.read_text()) if FILE.exists() else {}
-        known[case.name] = _round(found)
-        lines = [f"{json.dumps(name)}: {json.dumps(known[name])}" for name in known]
-        FILE.write_text("{\n" + ",\n".join(lines) + "\n}\n")
-        sys.stdout.write(f"{case.name} {known[case.name]}\n")
+        write_references(FILE, known | {case.name: found})
+        sys.stdout.write(f"{case.name} {rounded(found)}\n")
         sys.stdout.flush()
 
 

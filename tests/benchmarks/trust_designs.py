@@ -15,21 +15,18 @@ import json
 import os
 import sys
 import time
-import warnings
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pandas as pd
 import torch
+from long_chains import rounded, run_long_chains, write_references
 
-from mxlogit import VI, ConvergenceWarning, MixedLogit
-from mxlogit.inference.vi import route, short_chains
 from mxlogit.simulate import simulate_choices
 
 FILE = Path(__file__).parent.parent / "reference" / "trust_designs.json"
@@ -37,8 +34,6 @@ FILE = Path(__file__).parent.parent / "reference" / "trust_designs.json"
 _ENOUGH, _MOST = 250.0, 250
 # Seconds after which chains end with what they have.
 _SECONDS = 50.0
-# Seed of the chains, which no measured fit has.
-_OTHER_SEED = 1_000
 # Most rows of a data set, so that chains take seconds, and of every tenth, whose chains take minutes.
 _MOST_ROWS, _MANY_ROWS = 8_000, 30_000
 # Fewest choice situations per random coefficient: with fewer, the posterior is the prior's.
@@ -111,43 +106,12 @@ class Design:
         }
 
 
-def long_chains(place: int) -> dict[str, Any]:
-    """Means and standard deviations of the exact posterior, and what the chains say of themselves."""
+def solve(place: int) -> dict[str, Any]:
+    """The exact posterior of a design, as the file has it."""
     torch.set_num_threads(1)
-    frame, request = Design.at(place).simulate()
     began = time.perf_counter()
-    plan = replace(short_chains._PARTICLES, most=_MOST, enough=_ENOUGH, work=1e15)
-    with (
-        mock.patch.object(short_chains, "_PARTICLES", plan),
-        mock.patch.object(route, "_needs_chains", return_value=True),
-        warnings.catch_warnings(),
-    ):
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        method = VI(n_samples=4_000, max_seconds=_SECONDS)
-        est = MixedLogit(**request, method=method, random_state=_OTHER_SEED).fit(frame)
-    found, table = est.diagnostics_, est.summary()
-    parameters = {name: [row["estimate"], row["std_error"]] for name, row in table.iterrows()}
-    return {
-        "rhat": found.get("rhat"),
-        "ess_bulk": found.get("ess_bulk"),
-        "ess_tail": found.get("ess_tail"),
-        "seconds": time.perf_counter() - began,
-        "parameters": parameters,
-    }
-
-
-def _round(value: Any) -> Any:
-    if isinstance(value, float):
-        return float(f"{value:.5g}")
-    if isinstance(value, dict):
-        return {key: _round(part) for key, part in value.items()}
-    return [_round(part) for part in value] if isinstance(value, list) else value
-
-
-def write(references: dict[str, Any]) -> None:
-    """Write the references, one data set a line."""
-    lines = [f'"{place}": {json.dumps(_round(references[place]))}' for place in sorted(references, key=int)]
-    FILE.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    found = run_long_chains(*Design.at(place).simulate(), _MOST, _ENOUGH, _SECONDS)
+    return {**found, "seconds": time.perf_counter() - began}
 
 
 def main() -> None:
@@ -158,13 +122,13 @@ def main() -> None:
     references = json.loads(FILE.read_text()) if FILE.exists() else {}
     left = [place for place in range(options.count) if str(place) not in references]
     with ProcessPoolExecutor(options.processes) as pool:
-        jobs = {pool.submit(long_chains, place): place for place in left}
+        jobs = {pool.submit(solve, place): place for place in left}
         for job in as_completed(jobs):
             place = jobs[job]
             references[str(place)] = job.result()
-            write(references)
+            write_references(FILE, {str(key): references[str(key)] for key in sorted(map(int, references))})
             row = {key: value for key, value in references[str(place)].items() if key != "parameters"}
-            sys.stdout.write(f"{place} {Design.at(place).describe()} {_round(row)}\n")
+            sys.stdout.write(f"{place} {Design.at(place).describe()} {rounded(row)}\n")
             sys.stdout.flush()
 
 

@@ -1,4 +1,4 @@
-"""What lies beyond all samples of a standard deviation or location, where hardly more than its prior bounds it.
+"""Errors by values beyond all samples, where hardly more than its prior bounds a standard deviation or location.
 
 Tastes with bounds, and skewed ones, approach a two-point distribution as the standard deviation of their latent grows:
 the likelihood of few data then does not vanish, and the tail of the posterior is the half-Cauchy prior's, which has no
@@ -32,14 +32,14 @@ _VAGUE = 0.35
 _OCTAVES = 6
 # Locations there, in those that the ratio of location to standard deviation in the bulk would ask for.
 _STRETCHES = (0.0, 1.0)
-# Share of the samples below which locations are on a ridge, in ratios to the standard deviation below a number; and the
-# factor up to which samples around it give its density.
+# Share of the samples that must be on a ridge, ratio of location to standard deviation below which one is, and the
+# factor up to which samples around that quantile give its density; chosen by hand.
 _ON_RIDGE, _LOW, _AROUND = 0.1, -0.3, 1.5
 _STREAM, _DEGREES_OF_FREEDOM, _NEWTON_STEPS = 23, 8, 30
 
 
 def error_of_far_tails(model: MixedLogitModel, marginal: MarginalLikelihood, samples: Samples) -> SquaredErrors:
-    """Errors of means and standard deviations of vague standard deviations by what lies beyond all samples.
+    """Estimate errors of means and standard deviations by what lies beyond all samples.
 
     Parameters
     ----------
@@ -97,14 +97,13 @@ class _Ridge:
     family: Family
 
     def squared_errors(self, model: MixedLogitModel, marginal: MarginalLikelihood) -> tuple[Tensor, Tensor]:
-        """Squares of what lies beyond adds to means and to standard deviations of location and standard deviation."""
+        """Squares of what the ridge adds to means, and to standard deviations, of location and standard deviation."""
         both = self.samples.reported[:, [self.location, self.place]]
         ratio = both[:, 0] / both[:, 1]
         here = float(ratio.quantile(_ON_RIDGE))
         # Density of the logarithm of minus the ratio, of samples up to half as much away.
-        density = float(((ratio < here / _AROUND) & (ratio > here * _AROUND)).double().mean()) / (
-            2.0 * math.log(_AROUND)
-        )
+        near = (ratio < here / _AROUND) & (ratio > here * _AROUND)
+        density = float(near.double().mean()) / (2.0 * math.log(_AROUND))
         beyond = float(ratio.amin()) * 2.0 ** (0.5 + torch.arange(_OCTAVES, dtype=torch.float64))
         reference, _ = self._at(model, marginal, here)
         masses, places = [], []

@@ -179,7 +179,7 @@ def _sample(
 
 
 def _rung_of(sampled: _Sampled) -> str:
-    """What the samples come from."""
+    """Name of the rung that gave the samples."""
     if sampled.chains is not None:
         return "chains"
     return "Gaussian" if sampled.posterior.corrected is None else "weighted draws"

@@ -194,8 +194,6 @@ class PosteriorSampler:
     def widen(self, weighted: WeightedVectors, most: int, enough: float) -> WeightedVectors:
         """Look several standard deviations beyond the draws, and adapt to what is there, until moments stay.
 
-        Mean and standard deviation then err by no more than the mean of ``enough`` draws.
-
         Parameters
         ----------
         weighted : WeightedVectors
@@ -203,6 +201,7 @@ class PosteriorSampler:
         most : int
             Draws in all.
         enough : float
+            Number of effective draws whose noise means and standard deviations may have.
         """
         stayed = 0
         while len(self._vectors) + STAGE <= most and (stayed < _LOOKS or weighted.noise > enough**-0.5):
