@@ -316,15 +316,19 @@ def test_a_spread_whose_prior_bounds_its_tail_beside_a_fixed_coefficient(seed, e
     assert (wrong < 0.3) == est.diagnostics_["trusted"]
 
 
-def test_tastes_that_overflow_have_no_likelihood(choices):
-    """Lognormal latents of a hundred: probabilities above one, of utilities without digits, count as impossible."""
-    est = MixedLogit(fixed=["f"], random={"a": "lognormal"}, random_state=0).fit(choices)
+@pytest.mark.filterwarnings("ignore::mxlogit.ConvergenceWarning")
+def test_tastes_that_overflow_have_no_likelihood():
+    """Lognormal tastes of exp(60): utilities have no digits left, and weights gave a log likelihood of 1e18."""
+    random = {"z": (0.7, 0.1, "lognormal"), "w": (-0.9, 0.4)}
+    frame, _ = simulate_choices(60, 6, 3, fixed={"x": 0.5}, random=random, random_state=0)
+    method = VI(correct=False, n_samples=16)
+    est = MixedLogit(fixed=["x"], random={"z": "lognormal", "w": "normal"}, method=method, random_state=0).fit(frame)
     marginal, space = marginal_of(est), est._fitted.model.space
     vector = est.result_.samples.mean.clone()
-    for location, size in ((29.0, 5.0), (59.0, 10.0), (118.0, 20.0)):
-        vector[1:3] = torch.tensor([location, size])
-        value = marginal.value_pass(space.from_report(vector), IntegrationSettings(64, 8, 1, 30)).log_likelihood
-        assert value < 0.0
+    for location, size in ((60.0, 10.0), (60.0, 20.0)):
+        vector[1], vector[3] = location, size
+        found = marginal.value_pass(space.from_report(vector), IntegrationSettings(64, 8, 23, 30), remember=False)
+        assert found.log_likelihood == -math.inf
 
 
 def test_a_logit_by_maximum_likelihood_has_no_error(choices):
