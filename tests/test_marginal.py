@@ -9,6 +9,7 @@ import torch
 from small_models import rebuilt
 
 from mxlogit.choices import ChoiceData
+from mxlogit.draws.generators import make_generator
 from mxlogit.draws.importance import DrawScheme
 from mxlogit.draws.jackknife import Jackknife
 from mxlogit.execution.people import People
@@ -105,6 +106,47 @@ def test_information_by_finite_differences(panel, space, generator, families, pa
         assert float(unit @ information @ unit) == pytest.approx(expected, abs=0.03)
 
 
+@pytest.mark.parametrize("families", [["normal", "lognormal", "normal"], ["uniform", "normal", "johnson_sb"]])
+def test_draws_from_the_population_integrate_to_the_same(panel, space, generator, families):
+    marginal, population = marginal_of(panel, space, families), population_of(space, generator)
+    around = IntegrationSettings(65_536, 8, 1, 30, pathwise=True)
+    nets = replace(around, from_population=True)
+    expected, found = (marginal.score_pass(population, settings) for settings in (around, nets))
+    assert found.value.log_likelihood == pytest.approx(expected.value.log_likelihood, abs=0.01)
+    torch.testing.assert_close(found.score, expected.score, atol=0.03, rtol=0)
+    modes = marginal.modes.clone()
+    marginal.score_pass(population, nets)
+    assert torch.equal(marginal.modes, modes), "draws from the population leave modes alone"
+
+
+def test_draws_from_the_population_do_not_depend_on_chunks(panel, space, generator):
+    marginal, population = marginal_of(panel, space, ["normal"] * 3), population_of(space, generator)
+    settings = IntegrationSettings(64, 8, 1, 2, pathwise=True, from_population=True)
+    whole, parts = (
+        marginal.log_prob_people(population, marginal.propose(population, settings, size=size)) for size in (None, 2)
+    )
+    torch.testing.assert_close(parts, whole, atol=1e-6, rtol=0)
+    followed = marginal.follow(population, marginal.propose(population, settings))
+    assert torch.equal(marginal.log_prob_people(population, followed), whole)
+
+
+def test_nets_from_the_population_have_a_tenth_of_the_noise():
+    """One choice each: of scores along paths, at equal numbers of draws."""
+    attributes = torch.randn(300, 1, 3, 2, generator=make_generator(1))
+    chosen = torch.randint(3, (300, 1), generator=make_generator(2))
+    data = ChoiceData.from_arrays(attributes, chosen, names=["z", "w"])
+    space = ParameterSpace((), ("z", "w"), ((0, 1),))
+    marginal = marginal_of(difference_panels(data, dtype=torch.float64), space, ["normal"] * 2)
+    population = PopulationParameters(torch.zeros(0), torch.tensor([0.5, -0.4]), torch.diag(torch.tensor([1.0, 0.8])))
+    population = population.to(torch.zeros(1, dtype=torch.float64))
+    settings = IntegrationSettings(128, 8, 1, 8, pathwise=True)
+    around, nets = (
+        marginal.effect_of_draws(population, replace(settings, from_population=given), 2).noise.diagonal()
+        for given in (False, True)
+    )
+    assert (nets < 0.1 * around).all(), nets / around
+
+
 def test_zero_variance_equals_the_multinomial_logit(panel, space, generator):
     population = population_of(space, generator)
     tiny = PopulationParameters(population.fixed, population.location, 1e-7 * population.scale_tril)
@@ -156,7 +198,6 @@ def test_following_a_mode_is_a_newton_step(panel, space, generator):
 
 def test_weight_two_equals_the_person_twice(data, space, generator):
     """With the same draws the weighted sums are equal: here draws are exact (zero variance of tastes)."""
-    from mxlogit.model.differences import difference_panels
 
     population = population_of(space, generator)
     tiny = PopulationParameters(population.fixed, population.location, 1e-7 * population.scale_tril)
@@ -244,7 +285,6 @@ def test_control_variates_make_a_gaussian_posterior_exact(space, generator):
 
 def test_two_newton_steps_leave_hardly_a_gap_on_the_published_design():
     """At the true population parameters, two Newton steps from xi = 0: mean ESS fraction of the normal factor above .98."""
-    from mxlogit.model.differences import difference_panels
     from mxlogit.simulate import simulate_published_study
 
     study = simulate_published_study(500, 10, 1)
@@ -326,7 +366,6 @@ def test_noise_is_taken_out_of_curvature_and_never_all_of_it(generator):
 
 def test_padding_does_not_matter(generator, monkeypatch):
     """People in pieces of like length, situations left out in the middle: what the padded panels say."""
-    from mxlogit.model.differences import difference_panels
     from mxlogit.simulate import simulate_published_study
 
     data = simulate_published_study(600, 12, 1).data
@@ -354,7 +393,6 @@ def test_padding_does_not_matter(generator, monkeypatch):
 
 
 def test_full_panels_stay_in_order(data):
-    from mxlogit.model.differences import difference_panels
 
     panel = difference_panels(data).dense()
     (first, second) = panel.pieces(10_000, 3)

@@ -49,10 +49,9 @@ def shifted_net(words: tuple[int, ...], keys: Tensor, size: int, count: int) -> 
     """
     net = torch.quasirandom.SobolEngine(size, scramble=True, seed=seed_of(*words) % 2**31)
     digits = (net.draw(count, dtype=torch.float64).T * 2.0**_DIGITS).to(torch.int64)
-    distinct, person = keys.cpu().unique(return_inverse=True)
-    bits = torch.stack([mixed_bits((*words, axis), distinct) for axis in range(size)], 1)
+    bits = torch.stack([mixed_bits((*words, axis), keys.cpu()) for axis in range(size)], 1)
     shifted = digits ^ bits.bitwise_right_shift(63 - _DIGITS)[..., None]
-    return (shifted.double() + 0.5).mul_(2.0**-_DIGITS).clamp_(_EDGE, 1.0 - _EDGE)[person]
+    return shifted.double().add_(0.5).mul_(2.0**-_DIGITS).clamp_(_EDGE, 1.0 - _EDGE)
 
 
 @dataclass(frozen=True)
@@ -135,6 +134,8 @@ class DrawScheme:
     defensive : bool
         Whether a share of the points comes from the prior, which bounds the importance weights (Hesterberg 1995,
         Technometrics 37).
+    is_net : bool
+        Whether points are quasi-random, whoever asks for them.
     """
 
     key: tuple[int, ...]
@@ -142,6 +143,7 @@ class DrawScheme:
     dimensions: int
     degrees_of_freedom: int | None
     defensive: bool
+    is_net: bool = False
 
     @property
     def n_prior(self) -> int:
@@ -174,7 +176,9 @@ class DrawScheme:
         return self._assemble(normal, uniform)
 
     def quasi_points(self, keys: Tensor, like: Tensor) -> BaseDraws:
-        """Draw quasi-random antithetic base points: a Sobol net with a random digital shift per key.
+        """Draw quasi-random base points: a Sobol net with a random digital shift per key.
+
+        They are antithetic, but where the scheme is one of nets: whole nets have half the noise of mirrored ones.
 
         Parameters
         ----------
@@ -192,8 +196,13 @@ class DrawScheme:
         if size == 0:
             return self._assemble(*(like.new_empty(len(keys), 0, 2, half // 2) for _ in range(2)))
         distinct, person = keys.unique(return_inverse=True)
+        if self.is_net:
+            uniform = shifted_net(self.key, distinct, size, self.draws).to(like)
+            drawn = BaseDraws(torch.special.ndtri(uniform), 0, None)
+            return drawn if torch.equal(distinct, keys) else drawn.take(person)
         uniform = shifted_net(self.key, distinct, size, half).to(like.device).unflatten(-1, (2, -1))
-        return self._assemble(torch.special.ndtri(uniform[:, :k]).to(like), uniform[:, k:].to(like)).take(person)
+        drawn = self._assemble(torch.special.ndtri(uniform[:, :k]).to(like), uniform[:, k:].to(like))
+        return drawn if torch.equal(distinct, keys) else drawn.take(person)
 
     def _assemble(self, normal: Tensor, uniform: Tensor) -> BaseDraws:
         """Build antithetic points from normal (n, k, 2, quarter) and uniform (n, freedom / 2, 2, quarter) numbers."""

@@ -30,7 +30,7 @@ def context_size(n_random: int) -> int:
 
 def _log_target(xi: Tensor, population: PopulationParameters, panel: Panels, mixing: Mixing) -> Tensor:
     """Log P(y_n | xi) + log N(xi; 0, I) without its constant, shape (n, s), at whitened tastes (n, k, s)."""
-    tastes = population.location[:, None] + population.scale_tril @ xi
+    tastes = population.latent(xi)
     if not mixing.is_identity:
         tastes = mixing.tastes(tastes.mT, population.location, population.scale).mT
     log_prob = drawn_log_prob(tastes, population, panel, mixing)

@@ -18,6 +18,8 @@ from mxlogit.model.parameters import ParameterSpace, PopulationParameters
 # to a few per cent from hundreds of people.
 _COMPARED_PEOPLE = 2_000
 _COMPARED_DRAWS = 64
+# Fewest people whose scores are compared, where these are compared with all draws that they have.
+_FEWEST_COMPARED = 500
 # Random streams: of the part of the people, and the step to that of their draws.
 _PEOPLE_STREAM, _DRAWS_STREAM = -9, 11
 # Bias of the score from some draws, in its change under twice as many, if it is inversely proportional to draws.
@@ -89,10 +91,12 @@ def error_of_draws(
     biased : bool
         Whether bias of the draws counts, beside their noise.
     """
-    part = marginal
-    if len(part.people) > _COMPARED_PEOPLE:
-        part = part.take(part.people.draw(_COMPARED_PEOPLE, (part.seed, _PEOPLE_STREAM)))
-    draws = min(integration.draws, _COMPARED_DRAWS)
+    part, people, draws = marginal, _COMPARED_PEOPLE, min(integration.draws, _COMPARED_DRAWS)
+    if integration.from_population:
+        # Their noise does not fall in proportion to their number.
+        people, draws = max(_FEWEST_COMPARED, people * draws // integration.draws), integration.draws
+    if len(part.people) > people:
+        part = part.take(part.people.draw(people, (part.seed, _PEOPLE_STREAM)))
     few = replace(integration, draws=draws, stream=integration.stream + _DRAWS_STREAM)
     effect = part.effect_of_draws(population, few, 2).scaled(weight / part.people.weight)
     response, share = posterior.response(population), draws / integration.draws

@@ -35,10 +35,13 @@ class DrawnTastes:
 
 def draw_tastes(model: MixedLogitModel, population: PopulationParameters, z: Tensor) -> DrawnTastes:
     """Turn standard normal draws (n, k, r) into parameters, under one population value or one per person."""
-    latent = population.location[..., None] + population.scale_tril @ z
+    latent = population.latent(z)
     value = None
     if not model.mixing.is_identity:
         location, scale = population.location[..., None, :], population.scale[..., None, :]
         value = model.mixing.evaluate(latent.mT, location, scale).transposed()
+    tastes = latent if value is None else value.taste
+    if model.space.n_fixed == 0:
+        return DrawnTastes(z, latent, value, tastes)
     fixed = population.fixed[..., None].expand(len(z), -1, z.shape[-1])
-    return DrawnTastes(z, latent, value, torch.cat([fixed, latent if value is None else value.taste], 1))
+    return DrawnTastes(z, latent, value, torch.cat([fixed, tastes], 1))

@@ -347,7 +347,7 @@ def _count_numbers(marginal: MarginalLikelihood, draws: int) -> int:
 
 def _tastes(xi: Tensor, population: PopulationParameters, mixing: Mixing) -> Tensor:
     """Tastes (n, k, s) at whitened tastes."""
-    latent = population.location[:, None] + population.scale_tril @ xi
+    latent = population.latent(xi)
     return mixing.tastes(latent.mT, population.location, population.scale).mT
 
 

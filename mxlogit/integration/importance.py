@@ -161,7 +161,7 @@ def draw_utilities(
 
 def _tastes(xi: Tensor, population: PopulationParameters, mixing: Mixing) -> tuple[Tensor, MapValue | None]:
     """Tastes (n, k, s) at whitened tastes, and the value of the mixing map, None if it is the identity."""
-    latent = population.location[:, None] + population.scale_tril @ xi
+    latent = population.latent(xi)
     if mixing.is_identity:
         return latent, None
     value = mixing.evaluate(latent.mT, population.location, population.scale).transposed()

@@ -78,6 +78,12 @@ class LocalFactor:
         mean, root, precision_tril, log_det = parts
         return cls(mean, root, precision_tril, log_det)
 
+    @classmethod
+    def of_population(cls, like: Tensor) -> LocalFactor:
+        """Whitened tastes in the population, whoever the people: standard normal ones, as many as ``like`` (n, k)."""
+        identity = torch.eye(like.shape[1]).to(like).expand(len(like), -1, -1)
+        return cls(torch.zeros_like(like), identity, identity, like.new_zeros(len(like)))
+
     @property
     def covariance(self) -> Tensor:
         """R R', shape (n, k, k)."""
@@ -180,7 +186,7 @@ def whitened_utility(xi: Tensor, population: PopulationParameters, panel: PanelD
         values = panel.values[..., n_fixed:]
         mean = fixed_utility(population, panel) + values @ population.location
         return add_products(mean[..., None], values @ population.scale_tril, xi)
-    latent = population.location[:, None] + population.scale_tril @ xi
+    latent = population.latent(xi)
     tastes = mixing.tastes(latent.mT, population.location, population.scale).mT
     return drawn_utility(tastes, population, panel, mixing)
 

@@ -55,8 +55,9 @@ class _Window:
 
     def points(self, scheme: DrawScheme, group: slice | Tensor, like: Tensor) -> BaseDraws:
         """Base draws of a group; drawn once for the whole window if groups are out of order."""
-        if self.keys is not None:
-            return scheme.quasi_points(self.keys.to(like.device)[group], like)
+        if self.keys is not None or scheme.is_net:
+            keys = torch.arange(self.first, self.first + self.count) if self.keys is None else self.keys
+            return scheme.quasi_points(keys.to(like.device)[group], like)
         if isinstance(group, Tensor):
             return self._points(scheme, 0, self.count, like).take(group)
         if self.keeps:
@@ -75,7 +76,7 @@ class Proposal:
     """Importance proposal of some people: local indices ``part``, panel, local factors and base draws.
 
     ``window`` and ``group`` locate the people among all; ``cells`` bounds rows x draws evaluated at once;
-    ``variational_steps`` and ``pathwise`` are those of the integration settings.
+    ``variational_steps``, ``pathwise`` and ``from_population`` are those of the integration settings.
     """
 
     part: slice | Tensor
@@ -87,6 +88,7 @@ class Proposal:
     variational_steps: int
     cells: int
     pathwise: bool = False
+    from_population: bool = False
 
     def points(self, scheme: DrawScheme) -> BaseDraws:
         """Base draws of these people."""
@@ -166,6 +168,9 @@ class MarginalLikelihood:
 
     def _scheme(self, integration: IntegrationSettings) -> DrawScheme:
         degrees_of_freedom, defensive = integration.degrees_of_freedom, integration.defensive
+        if integration.from_population:
+            words = self.seed, integration.stream
+            return DrawScheme(words, integration.draws, self.space.n_random, None, defensive=False, is_net=True)
         if self.flow is not None:
             degrees_of_freedom, defensive = self.flow.degrees_of_freedom, self.flow.defensive
         return DrawScheme(
@@ -202,10 +207,8 @@ class MarginalLikelihood:
             window = self._window(part.start, len(panels), scheme)
             for group, panel in panels.pieces(self._row_limit(integration.draws, cells), size):
                 place = places_inside(part.start, group)
-                factor = polish(
-                    self.modes[place], local, panel, self.mixing, integration.newton_steps, integration.newton_tolerance
-                )
-                if remember:
+                factor = self._local_factor(place, panel, local, integration)
+                if remember and not integration.from_population:
                     self.modes[place] = factor.mean
                 base = window.points(_affordable(scheme, panel, cells), group, factor.mean)
                 proposal = Proposal(
@@ -218,28 +221,45 @@ class MarginalLikelihood:
                     integration.variational_steps,
                     cells,
                     integration.pathwise,
+                    integration.from_population,
                 )
                 yield self._warp(self._refine(proposal, local), local)
+
+    def _local_factor(
+        self,
+        place: slice | Tensor,
+        panel: PanelDifferences,
+        population: PopulationParameters,
+        integration: IntegrationSettings,
+    ) -> LocalFactor:
+        """The Gaussian from which the tastes of some people are drawn, before variational steps and flows."""
+        start = self.modes[place]
+        if integration.from_population:
+            return LocalFactor.of_population(start)
+        return polish(start, population, panel, self.mixing, integration.newton_steps, integration.newton_tolerance)
 
     @torch.no_grad()
     def follow(self, population: PopulationParameters, proposals: Iterable[Proposal]) -> Iterator[Proposal]:
         """Move proposals to a nearby population value: modes by one Newton step, base draws and flows unchanged."""
         local = population.to(self.people.like)
         for proposal in proposals:
+            if proposal.from_population:
+                yield proposal
+                continue
             factor = follow(proposal.factor.mean, local, proposal.panel, self.mixing)
             moved = self._refine(replace(proposal, factor=factor), local)
             yield replace(moved, factor=replace(moved.factor, warp=proposal.factor.warp))
 
     def _warp(self, p: Proposal, population: PopulationParameters) -> Proposal:
         """Attach the flow, if there is one, to a proposal's factor."""
-        if self.flow is None:
+        if self.flow is None or p.from_population:
             return p
         warp = self.flow.attach(p.factor, population, p.panel, self.mixing)
         return replace(p, factor=replace(p.factor, warp=warp))
 
     def _refine(self, p: Proposal, population: PopulationParameters) -> Proposal:
         """Take the variational steps of a proposal whose factor is at the mode."""
-        if p.variational_steps == 0 or self.space.n_random == 0:
+        if p.variational_steps == 0 or p.from_population or self.space.n_random == 0:
             return p
         scheme = DrawScheme((self.seed, _VARIATIONAL_STREAM), _VARIATIONAL_POINTS, self.space.n_random, None, False)
         points = p.points(scheme).points
@@ -272,6 +292,7 @@ class MarginalLikelihood:
         """Sums of a pass over the people of all processes, computed or read from the journal."""
         at = self.space.unconstrain(population).cpu()
         paths = " along paths" if integration.pathwise else ""
+        paths += " from the population" if integration.from_population else ""
         key = f"{self.name} {name}{paths} with {integration.draws} draws, key {integration.stream}"
         return self.journal.run(key, at, self, lambda: self.people.team.all_reduce_sum(*compute()))
 

@@ -26,7 +26,7 @@ from mxlogit.draws.jackknife import Jackknife
 from mxlogit.integration.laplace import drawn_log_prob, drawn_utility, whitened_log_prob
 from mxlogit.integration.marginal import MarginalLikelihood, Proposal
 from mxlogit.integration.settings import IntegrationSettings
-from mxlogit.integration.simulated_block import evaluate_in_parts
+from mxlogit.integration.simulated_block import sum_scores
 from mxlogit.model.dense_panels import PanelDifferences
 from mxlogit.model.likelihood import compute_odds
 from mxlogit.model.mixed_logit import MixedLogitModel
@@ -115,14 +115,15 @@ class WhitenedDraws(_Drawn):
 
     def pull(self, model: MixedLogitModel, population: PopulationParameters) -> Tensor:
         """Compute the derivatives, as `_Drawn` says."""
-        ratios = self.log_ratio.expand(len(self.xi), -1).chunk(2, -1)
-        blocks = [
-            evaluate_in_parts(model, population, self.panel, xi.contiguous(), ratio, curvature=False)
-            for xi, ratio in zip(self.xi.chunk(2, -1), ratios, strict=True)
-        ]
-        shares = self.shares(torch.stack([block.log_sum for block in blocks], 1)).unbind(1)
-        scores = torch.stack([share[:, None] * block.score for share, block in zip(shares, blocks, strict=True)])
-        return self.panel.weights.double() @ scores.sum(0).double()
+        scores = sum_scores(model, population, self.panel, self.xi, self._weigh)
+        return scores.double().sum(0)
+
+    def _weigh(self, log_prob: Tensor) -> Tensor:
+        """Derivatives (n, s) of the sum over people of weighted `log_mean` with respect to log probabilities (n, s)."""
+        halves = (log_prob + self.log_ratio).unflatten(-1, (2, -1))
+        log_sums = halves.logsumexp(-1)
+        shares = self.shares(log_sums) * self.panel.weights[:, None]
+        return (halves - log_sums[..., None]).exp_().mul_(shares[..., None]).flatten(-2)
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ class LatentDraws(_Drawn):
         """Draws from a proposal's local factors; without fixed coefficients, probabilities are computed once."""
         xi, log_ratio = marginal.whitened(proposal)
         log_q = log_standard_normal(xi.square().sum(1), xi.shape[1]) - log_ratio - _log_volume(anchor)
-        latent = anchor.location[:, None] + anchor.scale_tril @ xi
+        latent = anchor.latent(xi)
         draws = cls(proposal.panel, *_RANDOM, latent, log_q, None)
         return draws if model.space.n_fixed else replace(draws, known=draws._log_prob(model, anchor))
 
@@ -206,7 +207,8 @@ class PathDraws:
         Marginal likelihood of all people, with modes close to those at the anchor; `supports_fixed_paths` must hold.
     anchor : PopulationParameters
     integration : IntegrationSettings
-        Number of draws, rounded up to a power of two, and proposal of the draws around modes.
+        Number of draws, rounded up to a power of two, and proposal of the draws around modes. If these are from the
+        population, no other kind is tried.
     vectors : Tensor, shape (b, D)
         Unconstrained vectors, spread like the posterior, at which noise is compared.
 
@@ -231,13 +233,15 @@ class PathDraws:
         self._chunks: list[_Drawn] = []
         self._apart: list[Tensor] = []
         for proposal in marginal.propose(anchor, integration, remember=False, cells=_CELLS):
-            kinds = list(_kinds(model, marginal, proposal, here, integration.stream))
+            kinds = list(_kinds(model, marginal, proposal, here, integration))
             aparts = [drawn.halves(model, here).diff(dim=1)[:, 0] for drawn in kinds]
-            noises = [
-                torch.stack([drawn.noise(drawn.halves(model, other), apart) for other in there]).median()
-                for drawn, apart in zip(kinds, aparts, strict=True)
-            ]
-            best = int(torch.stack(noises).nan_to_num(math.inf).argmin())
+            best = 0
+            if len(kinds) > 1:
+                noises = [
+                    torch.stack([drawn.noise(drawn.halves(model, other), apart) for other in there]).median()
+                    for drawn, apart in zip(kinds, aparts, strict=True)
+                ]
+                best = int(torch.stack(noises).nan_to_num(math.inf).argmin())
             self._chunks.append(kinds[best])
             self._apart.append(aparts[best])
 
@@ -285,10 +289,16 @@ class PathDraws:
 
 
 def _kinds(
-    model: MixedLogitModel, marginal: MarginalLikelihood, proposal: Proposal, anchor: PopulationParameters, stream: int
+    model: MixedLogitModel,
+    marginal: MarginalLikelihood,
+    proposal: Proposal,
+    anchor: PopulationParameters,
+    integration: IntegrationSettings,
 ) -> Iterator[_Drawn]:
     """Draws of each applicable kind for the people of a proposal."""
-    yield WhitenedDraws.from_population(marginal, proposal, stream)
+    yield WhitenedDraws.from_population(marginal, proposal, integration.stream)
+    if integration.from_population:
+        return
     yield WhitenedDraws.around_modes(marginal, proposal)
     if not model.mixing.direct and model.mixing.scale_position is None:
         yield LatentDraws.around_modes(model, marginal, proposal, anchor)

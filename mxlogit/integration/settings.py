@@ -28,6 +28,9 @@ class IntegrationSettings:
     pathwise : bool
         Whether derivatives are taken at constant whitened tastes (`mxlogit.integration.pathwise`), as suits
         uninformative panels.
+    from_population : bool
+        Whether draws are quasi-random ones from the mixing distribution instead of proposals around modes: along paths
+        of uninformative panels, their noise is that of many times as many draws.
     """
 
     draws: int = 16
@@ -38,3 +41,4 @@ class IntegrationSettings:
     newton_tolerance: float = 1e-4
     variational_steps: int = 0
     pathwise: bool = False
+    from_population: bool = False

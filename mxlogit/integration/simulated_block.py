@@ -10,6 +10,7 @@ Draws are the last axis: products with attributes are batched, elementwise opera
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -55,6 +56,21 @@ def weigh_block(model: MixedLogitModel, drawn: DrawnTastes, panel: PanelDifferen
     return _probabilities(model, drawn, panel)[0]
 
 
+def sum_scores(
+    model: MixedLogitModel,
+    population: PopulationParameters,
+    panel: PanelDifferences,
+    z: Tensor,
+    weigh: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """Gradients of log P, summed over draws with the weights (n, r) that ``weigh`` makes of log P (n, r): (n, D)."""
+    drawn = draw_tastes(model, population, z)
+    log_prob, prob = _probabilities(model, drawn, panel)
+    gradient = multiply(panel.values.mT, prob)
+    pulled = pull_back(gradient, drawn.parameters, model.mixing.scale_position)
+    return score_coordinates(model, population, drawn, pulled * -weigh(log_prob)[:, None])
+
+
 def evaluate_block(
     model: MixedLogitModel,
     population: PopulationParameters,
@@ -91,7 +107,7 @@ def evaluate_block(
     weights = (log_prob - top).exp_()
     total = weights.sum(-1, keepdim=True)
     weights /= total
-    gradient = torch.bmm(panel.values.mT, prob).neg_()
+    gradient = multiply(panel.values.mT, prob).neg_()
     pulled = pull_back(gradient, drawn.parameters, model.mixing.scale_position)
     score = score_coordinates(model, population, drawn, pulled * weights[:, None])
     second = None

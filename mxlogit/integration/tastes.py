@@ -185,7 +185,7 @@ class ImportanceTastes(WeighedTastes):
 
     def _tastes(self, drawn: WeightedDraws, population: PopulationParameters) -> Tensor:
         """Tastes (n, k, s) of weighted draws."""
-        latent = population.location[:, None] + population.scale_tril @ drawn.xi
+        latent = population.latent(drawn.xi)
         return self.model.mixing.tastes(latent.mT, population.location, population.scale).mT
 
     def moments(

@@ -21,6 +21,8 @@ import torch
 from torch import Tensor
 from torch.distributions.transforms import CorrCholeskyTransform
 
+from mxlogit.model.products import add_products
+
 
 @dataclass(frozen=True)
 class PopulationParameters:
@@ -44,6 +46,10 @@ class PopulationParameters:
     def scale(self) -> Tensor:
         """Standard deviations tau of the latent normals, shape (*s, k)."""
         return self.scale_tril.square().sum(-1).sqrt()
+
+    def latent(self, whitened: Tensor) -> Tensor:
+        """Latent tastes (n, k, r) at whitened tastes (n, k, r), under one population value or one per person."""
+        return add_products(self.location[..., None], self.scale_tril.expand(len(whitened), -1, -1), whitened)
 
     def to(self, like: Tensor) -> PopulationParameters:
         """Return the parameters in the dtype and on the device of ``like``."""

@@ -48,7 +48,7 @@ class State:
 
     def latents(self) -> Tensor:
         """Latent normals zeta + L xi, float64, shape (chains, k, n)."""
-        return self.population.location[..., None] + self.population.scale_tril @ self.xi.double()
+        return self.population.latent(self.xi.double())
 
     def tensors(self) -> dict[str, Tensor]:
         """The state as named tensors, which `of` reads."""

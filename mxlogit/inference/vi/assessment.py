@@ -19,7 +19,6 @@ from mxlogit.inference.budgets import AT_THE_MODE
 from mxlogit.inference.clock import TimeIsOverError
 from mxlogit.inference.error_estimate import Standardised, error_of_draws, error_of_people
 from mxlogit.inference.task import Task
-from mxlogit.inference.vi.correction import Correction
 from mxlogit.inference.vi.newton import Optimum
 from mxlogit.inference.vi.population_check import PopulationCheck, check_gaussian
 from mxlogit.inference.vi.posterior import (
@@ -57,18 +56,24 @@ def assess_posterior(task: Task, part: MarginalLikelihood, posterior: Posterior,
     if task.clock.was_over:
         return ErrorEstimate(samples.labels, (unknown_errors(Cause.TIME, task.model.space.size),))
     if posterior.corrected is not None:
-        return ErrorEstimate(samples.labels, _of_correction(task, posterior.corrected))
+        return ErrorEstimate(samples.labels, _of_correction(task, part, posterior))
     return ErrorEstimate(samples.labels, _of_gaussian(task, part, posterior, samples))
 
 
-def _of_correction(task: Task, found: Correction) -> tuple[SquaredErrors, ...]:
-    """Noise of the weighted draws, and their distance from a density by other draws of tastes."""
+def _of_correction(task: Task, part: MarginalLikelihood, posterior: Posterior) -> tuple[SquaredErrors, ...]:
+    """Noise of the weighted draws, their distance from a density by other draws of tastes, and noise of the mode."""
+    found = posterior.corrected
+    assert found is not None
     weighted = found.weighted
-    posterior = Standardised(task.model.space, weighted.vectors, weighted.log_weights.exp())
-    return (
-        error_of_weighted(posterior.scores(), posterior.weights),
-        error_of_reweighting(Cause.INTEGRATION, posterior.scores(found.compared), found.log_ratio),
+    standardised = Standardised(task.model.space, weighted.vectors, weighted.log_weights.exp())
+    parts = (
+        error_of_weighted(standardised.scores(), standardised.weights),
+        error_of_reweighting(Cause.INTEGRATION, standardised.scores(found.compared), found.log_ratio),
     )
+    if not found.is_surface:
+        return parts
+    assert posterior.mode is not None
+    return *parts, _of_mode(task, part, posterior.mode, standardised)
 
 
 def _of_gaussian(

@@ -162,9 +162,12 @@ class NewtonSearch:
                 stage,
                 self.settings.newton_steps,
                 variational_steps=self._variational_steps,
+                pathwise=self._pathwise,
             )
             ascent = self._ascend(population, part, integration, _STAGE_TOLERANCE, f"{size} people")
             population = self._note_weights(ascent)
+            if not self._pathwise and not self.clock.is_over():
+                self._pathwise = prefers_paths(part, population, integration, ascent.evaluation.curvature)
         if self.settings.draws is not None:
             return self._ascend_with_these(self.settings.draws, population)
         if len(self.marginal.people) > len(self.sample.people):
@@ -217,7 +220,7 @@ class NewtonSearch:
     ) -> Ascent[PopulationParameters]:
         """Ascend on the likelihood of all people with few draws, with pathwise derivatives if they have less noise."""
         ascent, integration = self._ascend_with(draws, population, tolerance)
-        if self.clock.is_over():
+        if self._pathwise or self.clock.is_over():
             return ascent
         self._pathwise = prefers_paths(self.sample, ascent.point, integration, ascent.evaluation.curvature)
         if self._pathwise:
@@ -237,7 +240,8 @@ class NewtonSearch:
             ascent, integration = self._ascend_with(draws, self._note_weights(ascent), rough)
             redraw = draws_shift(self.model, before, ascent.first)
             allowed = next(limit for cost, limit in _REDRAW_TOLERANCES if draws * len(people) < cost)
-            if redraw < allowed or 4 * draws * people.load > SEARCH_WORK:
+            # Along paths the optimum gets draws of another kind (`mxlogit.inference.vi.sharpening`).
+            if self._pathwise or redraw < allowed or 4 * draws * people.load > SEARCH_WORK:
                 break
             if draws == _ENOUGH_DRAWS and self._is_enough(ascent.point, ascent.evaluation, self._variational_steps):
                 break

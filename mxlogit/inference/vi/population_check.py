@@ -27,12 +27,15 @@ class PopulationCheck:
         Antithetic points of q: the second half mirrors the first.
     log_weights : Tensor or None, shape (n,)
         Their importance weights, up to a constant.
+    gradients : Tensor or None, shape (n + 1, D)
+        Gradients of the log posterior at the mean of q and at these points.
     """
 
     pareto_k: float
     ess: float
     vectors: Tensor | None = None
     log_weights: Tensor | None = None
+    gradients: Tensor | None = None
 
     @property
     def is_poor(self) -> bool:
@@ -49,7 +52,8 @@ def check_gaussian(target: Target, q: GaussianFactor, n: int, generator: torch.G
     vectors, log_q = q.sample_and_log_prob(n, generator)
     half = n // 2
     steps = vectors[:half] - q.mean
-    centre, *pairs = target.gradients(torch.cat([q.mean[None], vectors])).split([1, half, half])
+    gradients = target.gradients(torch.cat([q.mean[None], vectors]))
+    centre, *pairs = gradients.split([1, half, half])
     above, below = ((slope * steps).sum(1) for slope in pairs)
     middle = 8.0 * steps @ centre[0]
     log_p = torch.cat([5.0 * above + middle - below, above - middle - 5.0 * below]) / 12.0
@@ -58,4 +62,4 @@ def check_gaussian(target: Target, q: GaussianFactor, n: int, generator: torch.G
         return PopulationCheck(math.inf, 0.0)
     weights = log_weights.softmax(0)
     ess = float(1.0 / (weights.square().sum() * n))
-    return PopulationCheck(float(pareto_k(log_weights)), ess, vectors, log_weights)
+    return PopulationCheck(float(pareto_k(log_weights)), ess, vectors, log_weights, gradients)

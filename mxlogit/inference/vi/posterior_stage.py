@@ -11,13 +11,18 @@ from mxlogit.diagnostics.thresholds import EVEN_ENOUGH
 from mxlogit.draws.generators import make_generator
 from mxlogit.fit import Samples
 from mxlogit.guide.population import GaussianFactor
-from mxlogit.inference.budgets import ALLOWED_ERROR_OF_MODE, AT_THE_MODE, AT_THE_MODE_OF_FEW
 from mxlogit.inference.clock import TimeIsOverError
 from mxlogit.inference.report import draw_samples, report_samples
 from mxlogit.inference.task import Task
-from mxlogit.inference.vi.correction import DEFAULT_WORK, REQUESTED_WORK, Correction, correct, is_precise
-from mxlogit.inference.vi.information import FEW_PARAMETERS, PRECISE, ROUGH, error_bound_factor, observed_information
-from mxlogit.inference.vi.log_posterior import step_from, step_scale, with_prior
+from mxlogit.inference.vi.correction import (
+    DEFAULT_WORK,
+    REQUESTED_WORK,
+    Correction,
+    correct,
+    correct_by_gradients,
+    is_precise,
+)
+from mxlogit.inference.vi.information import FEW_PARAMETERS, PRECISE, ROUGH, observed_information
 from mxlogit.inference.vi.moment_matching import match_moments
 from mxlogit.inference.vi.newton import Optimum
 from mxlogit.inference.vi.population_check import PopulationCheck, check_gaussian
@@ -25,18 +30,18 @@ from mxlogit.inference.vi.posterior import (
     POSTERIOR_STREAM,
     Anchor,
     AnchoredTarget,
-    estimated_situations,
     fit_gaussian,
     laplace_factor,
     most_people,
     posterior_integration,
     widen_to_possible,
 )
+from mxlogit.inference.vi.response_surface import points_of_surface
+from mxlogit.inference.vi.sharpening import sharpen
 from mxlogit.inference.vi.surfaces import supported_draws
 from mxlogit.integration.marginal import MarginalLikelihood
 from mxlogit.integration.settings import IntegrationSettings
 from mxlogit.model.mixed_logit import MixedLogitModel
-from mxlogit.optim.trust_region import newton_decrement
 
 # Constants without a stated reason are chosen by hand.
 # Fewest and most points of the importance check, points per parameter between these, and points for a sampled task.
@@ -72,10 +77,6 @@ _MORE_STEP_DRAWS = 8
 _MORE_CHECK_DRAWS = 2
 # Step to the random stream of the check's draws: those to which the Gaussian is fitted would hide their own noise.
 _OTHER_STREAM = 3
-# Predicted gain, in nats, of a Newton step on these draws above which it is taken. A third of a posterior sd from the
-# mode, information was that of a population with a standard deviation known 4 % worse (20,001 people, one choice each).
-_FAR = 0.01
-
 
 # Check of a posterior whose time limit was over before the check.
 _UNCHECKED = PopulationCheck(math.nan, math.nan)
@@ -133,7 +134,7 @@ def find_posterior(
     model, weight = task.model, all_people.people.weight
     if task.clock.is_over():
         return Posterior.at_the_mode(task, optimum)
-    optimum = _sharpen(task, all_people, optimum)
+    optimum = sharpen(task, all_people, optimum)
     start, gradient = _around_the_mode(model, sample, all_people, optimum)
     integration = posterior_integration(optimum.integration, optimum.evaluation.detail.value.ess, len(sample.people))
     # For many people half the subsample suffices, but few parameters keep all of it at little cost.
@@ -141,19 +142,42 @@ def find_posterior(
     if len(sample.people) > size:
         part = sample.take(sample.people.draw(size, (task.seed, -2)))
     anchor = Anchor(optimum.population, gradient, weight)
-    target = AnchoredTarget(
-        model, part, anchor, _with_more_draws(part, integration, _MORE_STEP_DRAWS), start, task.clock.counter()
-    )
     found = Posterior(start, 0, _UNCHECKED, mode=optimum)
     try:
+        if wanted == "auto" and integration.from_population and len(part.people) == len(all_people.people):
+            smooth = _by_surface(task, part, anchor, found, integration)
+            if smooth is not None:
+                return smooth
+        target = AnchoredTarget(
+            model, part, anchor, _with_more_draws(part, integration, _MORE_STEP_DRAWS), start, task.clock.counter()
+        )
         fitted = fit_gaussian(target, start)
         factor = widen_to_possible(model, fitted.factor, weight)
         found = replace(found, factor=factor, rounds=fitted.rounds, skewness=fitted.skewness)
         found = _check_or_correct(task, all_people, target, found, wanted=wanted, integration=integration)
+        task.clock.passes += (sample.people.weight + target.evaluations * part.people.weight) / weight
     except TimeIsOverError:
         task.clock.show("time is over: the posterior is the last Gaussian")
-    task.clock.passes += (sample.people.weight + target.evaluations * part.people.weight) / weight
     return found
+
+
+def _by_surface(
+    task: Task, part: MarginalLikelihood, anchor: Anchor, found: Posterior, integration: IntegrationSettings
+) -> Posterior | None:
+    """Weighted draws on a surface through gradients around the mode; None where that does not fit.
+
+    Draws from the population give these so little noise that nothing needs to be found out about the Gaussian first.
+    """
+    model, seed = task.model, task.seed
+    size = model.space.size
+    if size > FEW_PARAMETERS:
+        return None
+    draws = _with_more_draws(part, integration, _MORE_CHECK_DRAWS)
+    target = AnchoredTarget(model, part, anchor, draws, found.factor, task.clock.counter())
+    check = check_gaussian(target, found.factor, points_of_surface(size), make_generator(seed, 3))
+    task.clock.passes += target.evaluations
+    correction = correct_by_gradients(check, found.factor, seed)
+    return None if correction is None else _corrected(found, correction)
 
 
 def _check_or_correct(
@@ -178,9 +202,7 @@ def _check_or_correct(
         task.clock.lap("weighted draws")
         if corrected is None:
             return None
-        weighted = corrected.weighted
-        check = PopulationCheck(weighted.pareto_k, weighted.ess / len(weighted.vectors))
-        return replace(found, check=check, corrected=corrected)
+        return _corrected(found, corrected)
 
     at_once = REQUESTED_WORK if wanted is True else DEFAULT_WORK * (auto and skewed)
     corrected = corrected_by(at_once) if at_once else None
@@ -191,6 +213,13 @@ def _check_or_correct(
     if auto and not at_once and (check.is_poor or easy):
         corrected = corrected_by(DEFAULT_WORK * check.is_poor)
     return corrected or replace(found, check=check)
+
+
+def _corrected(found: Posterior, correction: Correction) -> Posterior:
+    """The weighted draws of a correction in place of the Gaussian."""
+    weighted = correction.weighted
+    check = PopulationCheck(weighted.pareto_k, weighted.ess / len(weighted.vectors))
+    return replace(found, check=check, corrected=correction)
 
 
 def _check(
@@ -225,45 +254,6 @@ def check_points(size: int) -> int:
     """Number of check points for ``size`` parameters: 48 points with 27 parameters give a Pareto k from .3 to .9."""
     least, most = _CHECK_POINTS
     return max(least, min(most, _POINTS_PER_PARAMETER * size // _CHECK_BLOCK * _CHECK_BLOCK - 2))
-
-
-def _sharpen(task: Task, all_people: MarginalLikelihood, optimum: Optimum) -> Optimum:
-    """Evaluate the optimum with the number of draws that its error requires, if the search ended with fewer.
-
-    The error in the score due to few draws does not shrink relative to the information as the number of people grows.
-    """
-    model, people, integration = task.model, len(all_people.people), optimum.integration
-    # With pathwise derivatives a pass costs little compared with later stages; otherwise it must halve the error.
-    error, enough = (_likely_error(optimum, model), 1) if integration.pathwise else (optimum.redraw, 2)
-    wanted = integration.draws * error / ALLOWED_ERROR_OF_MODE**2 if math.isfinite(error) else 0.0
-    if wanted <= enough * integration.draws or not (integration.pathwise or task.is_sampled):
-        return optimum
-    few = model.space.size <= FEW_PARAMETERS
-    budget = AT_THE_MODE_OF_FEW if few else AT_THE_MODE
-    draws = budget.draws(people * estimated_situations(all_people), wanted)
-    if draws <= integration.draws or (draws < 2 * integration.draws and not (integration.pathwise or few)):
-        return optimum
-    sharp = replace(integration, draws=draws, stream=integration.stream + 5)
-    population = optimum.population
-    evaluation = with_prior(model, population, all_people.score_pass(population, sharp))
-    task.clock.passes += 1
-    if newton_decrement(evaluation, step_scale(model)) > _FAR:
-        population = step_from(model, population, evaluation)
-        evaluation = with_prior(model, population, all_people.score_pass(population, sharp))
-        task.clock.passes += 1
-    # The shift under new draws is inversely proportional to their number.
-    redraw = optimum.redraw * integration.draws / draws
-    more = replace(integration, draws=draws)
-    return replace(optimum, population=population, evaluation=evaluation, redraw=redraw, integration=more)
-
-
-def _likely_error(optimum: Optimum, model: MixedLogitModel) -> float:
-    """Upper bound of the squared error of the optimum per parameter, exceeded once in ten.
-
-    It is estimated from one change of draws, with as many degrees of freedom as parameters: with two, the estimate can
-    be a tenth of the error by chance.
-    """
-    return optimum.redraw * error_bound_factor(model.space.size)
 
 
 def is_correction_easy(part: MarginalLikelihood, integration: IntegrationSettings, check: PopulationCheck) -> bool:

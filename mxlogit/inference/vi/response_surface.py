@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -20,11 +21,22 @@ from mxlogit.guide.population import GaussianFactor
 
 # Degree of the polynomial.
 _DEGREE = 3
+# Coordinates of gradients per term, and fewest points, of a surface through gradients; chosen by hand.
+_NUMBERS_PER_TERM = 2.0
+_FEWEST_POINTS = 16
+# Reach of a surface through gradients, in standard deviations: few points do not lie where all but a hundredth of the
+# second moments are.
+_REACH = 5.0
 
 
 def count_terms(size: int) -> int:
     """Number of terms of a cubic polynomial in ``size`` variables."""
     return math.comb(size + _DEGREE, _DEGREE)
+
+
+def points_of_surface(size: int) -> int:
+    """Number of points, in pairs, whose gradients say enough of a surface in ``size`` variables."""
+    return max(_FEWEST_POINTS, 2 * math.ceil(_NUMBERS_PER_TERM * count_terms(size) / (2 * size)))
 
 
 @dataclass(frozen=True)
@@ -48,6 +60,26 @@ class ResponseSurface:
     error: float
 
     @classmethod
+    def fit_gradients(cls, gaussian: GaussianFactor, points: Tensor, gradients: Tensor) -> ResponseSurface:
+        """Fit gradients (n, D) at points (n, D) by least squares, up to a constant.
+
+        Every point says D numbers instead of one; `points_of_surface` are enough. The error is that of the value at a
+        point left out, if the error of the gradient grows in proportion to the distance from the mean.
+        """
+        whitened, slopes = gaussian.whitened(points), gradients @ gaussian.tril
+        design = _slopes(whitened)
+        n, size, _ = design.shape
+        basis, triangle = torch.linalg.qr(design.flatten(0, 1))
+        coefficients = torch.linalg.solve_triangular(triangle, basis.T @ slopes.reshape(-1, 1), upper=True)
+        rest = slopes - (design @ coefficients)[..., 0]
+        # Without a point, its residuals are these by the inverse of the identity less its block of the projection.
+        block = basis.unflatten(0, (n, size))
+        left = torch.linalg.solve(torch.eye(size).to(block) - block @ block.mT, rest)
+        error = float((0.5 * (left * whitened).sum(1)).square().mean().sqrt())
+        full = torch.cat([coefficients.new_zeros(1), coefficients[:, 0]])
+        return cls(gaussian, full, max(_REACH, float(whitened.norm(dim=1).amax())), error)
+
+    @classmethod
     def fit(cls, gaussian: GaussianFactor, points: Tensor, values: Tensor, weights: Tensor) -> ResponseSurface:
         """Fit values (n,) at points (n, D) by least squares with weights (n,) that sum to one."""
         whitened = gaussian.whitened(points)
@@ -65,10 +97,23 @@ class ResponseSurface:
         return torch.where(inside, _terms(whitened) @ self.coefficients, -math.inf)
 
 
+def _factors(size: int) -> Iterator[list[int]]:
+    """The variables of each term but the constant."""
+    for degree in range(1, _DEGREE + 1):
+        yield from map(list, itertools.combinations_with_replacement(range(size), degree))
+
+
 def _terms(x: Tensor) -> Tensor:
     """All products (n, terms) of at most three of the variables (n, D)."""
-    columns = [torch.ones_like(x[:, 0])]
-    for degree in range(1, _DEGREE + 1):
-        for places in itertools.combinations_with_replacement(range(x.shape[1]), degree):
-            columns.append(x[:, list(places)].prod(1))
-    return torch.stack(columns, 1)
+    return torch.stack([torch.ones_like(x[:, 0]), *(x[:, places].prod(1) for places in _factors(x.shape[1]))], 1)
+
+
+def _slopes(x: Tensor) -> Tensor:
+    """Derivatives (n, D, terms - 1) of all terms but the constant with respect to the variables (n, D)."""
+    terms = list(_factors(x.shape[1]))
+    result = x.new_zeros(*x.shape, len(terms))
+    for column, places in enumerate(terms):
+        for position, variable in enumerate(places):
+            others = places[:position] + places[position + 1 :]
+            result[:, variable, column] += x[:, others].prod(1)
+    return result

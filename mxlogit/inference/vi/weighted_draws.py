@@ -149,7 +149,6 @@ class PosteriorSampler:
 
     def __init__(self, target: Density, start: GaussianFactor, generator: torch.Generator) -> None:
         self._target, self._start, self._generator = target, start, generator
-        self._freedom = max(_LEAST_FREEDOM, _FREEDOM_PER_PARAMETER * len(start.mean))
         self._proposals: list[ProposalDensity] = []
         self._counts: list[int] = []
         self._vectors = torch.empty(0, len(start.mean), dtype=torch.float64)
@@ -171,7 +170,7 @@ class PosteriorSampler:
                 return weighted
             gaussian = self._start if weighted is None else _next_gaussian(weighted, self._start)
             size = STAGE if len(self._proposals) < fewest else self._block(weighted, enough, most)
-            self._take_stage(StudentFactor(gaussian, self._freedom), size)
+            self._take_stage(_heavy_tailed(gaussian), size)
             weighted = self._weighted()
         return None
 
@@ -263,13 +262,27 @@ class PosteriorSampler:
         surface = ResponseSurface.fit(gaussian, weighted.vectors, values, weighted.log_weights.exp())
         if not surface.error < error:
             return None
-        proposal = StudentFactor(gaussian, self._freedom)
-        drawn = proposal.sample(_SURFACE_DRAWS, self._generator)
-        smooth = surface.at(drawn) + known(drawn)
-        log_ratio = smooth - proposal.log_prob(drawn)
-        inside = torch.isfinite(log_ratio)
-        found = WeightedVectors(drawn[inside], *_smooth(log_ratio[inside]), smooth[inside])
-        return found if found.pareto_k < largest_pareto_k(len(drawn)) else None
+        return weigh_by_surface(surface, self._generator, known)
+
+
+def _heavy_tailed(gaussian: GaussianFactor) -> StudentFactor:
+    """Multivariate t with the location and scale of a Gaussian."""
+    return StudentFactor(gaussian, max(_LEAST_FREEDOM, _FREEDOM_PER_PARAMETER * len(gaussian.mean)))
+
+
+def weigh_by_surface(
+    surface: ResponseSurface, generator: torch.Generator, known: Callable[[Tensor], Tensor] | None = None
+) -> WeightedVectors | None:
+    """Many draws, weighed by a surface of the log density, or of the part that is not ``known``; None if unevenly."""
+    proposal = _heavy_tailed(surface.gaussian)
+    drawn = proposal.sample(_SURFACE_DRAWS, generator)
+    smooth = surface.at(drawn)
+    if known is not None:
+        smooth = smooth + known(drawn)
+    log_ratio = smooth - proposal.log_prob(drawn)
+    inside = torch.isfinite(log_ratio)
+    found = WeightedVectors(drawn[inside], *_smooth(log_ratio[inside]), smooth[inside])
+    return found if found.pareto_k < largest_pareto_k(len(drawn)) else None
 
 
 def sample_posterior(
