@@ -9,12 +9,11 @@ from typing import Any
 
 import pandas as pd
 import torch
-from sklearn.base import BaseEstimator
 
+from mxlogit.answers import Answers
 from mxlogit.errors import (
     ConvergenceWarning,
     NotFittedError,
-    check_option,
     check_probability,
 )
 from mxlogit.execution.division import share_people
@@ -23,14 +22,14 @@ from mxlogit.execution.people import People
 from mxlogit.execution.processes import Communicator, current_team
 from mxlogit.fit import Fit
 from mxlogit.inference.method import Method
+from mxlogit.inference.weighting import cluster_sentences, scale_weights, weight_sentences
 from mxlogit.inference.wrong_sign import run_signed
 from mxlogit.model.priors import Priors
-from mxlogit.reading import complete, read_choices, read_for_prediction, read_like_fit
+from mxlogit.reading import complete, read_choices
 from mxlogit.request import (
     Fitted,
     ProgressLine,
     build_model,
-    label_keys,
     make_panels,
     resolve_device,
     resolve_dtype,
@@ -38,13 +37,11 @@ from mxlogit.request import (
     resolve_seed,
     sum_moments,
 )
-from mxlogit.results import frames, prediction, predictive
-from mxlogit.results.individual_coefficients import individual_frame
+from mxlogit.results import frames
 from mxlogit.spec import Columns, Specification, make_specification
-from mxlogit.weighting import cluster_sentences, scale_weights, weight_sentences
 
 
-class MixedLogit(BaseEstimator):  # type: ignore[misc]
+class MixedLogit(Answers):
     r"""Mixed logit choice model with Bayesian inference.
 
     Decision maker n in situation t gives alternative j the utility
@@ -280,124 +277,3 @@ class MixedLogit(BaseEstimator):  # type: ignore[misc]
         fitted = self._state()
         check_probability("level", level)
         return frames.summary_frame(fitted.model, self.result_, level)
-
-    def taste_distribution(self) -> pd.DataFrame:
-        """Mean and standard deviation of the transformed tastes in the population, with posterior sds."""
-        return frames.taste_frame(self._state().model, self.result_)
-
-    def posterior_samples(self, n: int | None = None) -> pd.DataFrame:
-        """Posterior samples of the population parameters, one row per sample and one column per label."""
-        self._state()
-        return frames.samples_frame(self.result_, n)
-
-    def individual_coefficients(self, X: Any = None, statistic: Sequence[str | float] = ("mean", "sd")) -> pd.DataFrame:
-        """Posterior tastes of decision makers given their choices.
-
-        Parameters
-        ----------
-        X : long frame or ChoiceData, optional
-            Choices of people, possibly not in the fit; the people of the fit by default.
-        statistic : sequence
-            Any of "mean", "sd", and probabilities between 0 and 1 for quantiles.
-
-        Returns
-        -------
-        pandas.DataFrame
-            Index: decision maker. Columns: (taste, statistic), averaged over the posterior of the population
-            parameters. A person's row does not depend on the other people in X.
-        """
-        fitted = self._state()
-        if X is None:
-            labels, group = fitted.decision_makers, fitted.fitted_people(fitted.decision_makers)
-        else:
-            data = read_like_fit(X, replace(self._columns(), weights=None), fitted)
-            labels, group = data.decision_makers, fitted.people_of(data)
-        return individual_frame(fitted.model, self.result_, group, labels, statistic)
-
-    def predict_proba(self, X: Any, tastes: str = "population") -> pd.Series:
-        """Choice probabilities.
-
-        Parameters
-        ----------
-        X : long frame
-            Choice situations; the choice column is not needed.
-        tastes : {"population", "individual"}
-            Tastes of new people from the population, or posterior tastes of decision makers of the fit.
-
-        Returns
-        -------
-        pandas.Series
-            Probabilities with the index of X, summing to one within each choice situation; averaged over the posterior
-            (at ``coef_`` after maximum likelihood).
-
-        Raises
-        ------
-        ChoiceDataError
-            If X has decision makers that are not in the fit, with ``tastes="individual"``.
-
-        Notes
-        -----
-        The probabilities of a situation depend neither on the other situations in X nor on their order. Tastes of the
-        population are integrated over 4,096 quasi-random points common to all situations. Compared with grids over
-        tastes, the error of a probability was at most .002 with one or two random coefficients, even at posterior
-        standard deviations of .5 (fewer than some twenty people); with five coefficients .007 at .15 and .016 at one;
-        and at most .005 with ``tastes="individual"``, from 2,000 or more weighted draws per person (states of chains
-        after MCMC; the draws of the fit after `MSLE`).
-        """
-        check_option("tastes", tastes, ["population", "individual"])
-        rows = read_for_prediction(X, self._columns(), self._state())
-        values = prediction.row_values(rows, self._state().probabilities(self.result_, rows.data, tastes))
-        return pd.Series(values, index=rows.index, name="probability")
-
-    def predict(self, X: Any, tastes: str = "population") -> pd.Series:
-        """Most likely alternative of every choice situation.
-
-        Returns
-        -------
-        pandas.Series
-            Labels of the alternatives; index: (decision maker, situation).
-        """
-        rows = read_for_prediction(X, self._columns(), self._state())
-        names = (self.decision_maker, self.situation, self.alternative)
-        return prediction.most_likely(rows, self._state().probabilities(self.result_, rows.data, tastes), names)
-
-    def shares(self, X: Any, tastes: str = "population") -> pd.Series:
-        """Predicted share of every alternative: mean probability over choice situations.
-
-        It is weighted if X has the weights column of the fit.
-        """
-        rows = read_for_prediction(X, self._columns(), self._state(), weigh=True)
-        probabilities = self._state().probabilities(self.result_, rows.data, tastes)
-        return prediction.mean_shares(rows, probabilities, self.alternative)
-
-    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
-        """Mean log likelihood per choice situation, marginal over tastes, at ``coef_``.
-
-        Tastes are constant over the choices of a person; people are weighted as in the fit.
-        """
-        fitted = self._state()
-        data = read_like_fit(X, self._columns(), fitted, y=y, weights=sample_weight)
-        panel, keys = fitted.difference(data), label_keys(data.decision_makers)
-        return prediction.mean_log_likelihood(fitted.model, self.result_, panel, keys, fitted.seed)
-
-    def loo(self) -> predictive.PredictiveDensity:
-        """Expected log predictive density of new decision makers, by leave-one-person-out (PSIS-LOO).
-
-        It uses the marginal likelihood of whole decision makers, and serves to compare models of the same people.
-
-        Raises
-        ------
-        SpecificationError
-            If the fit has no posterior samples.
-        """
-        return self._predictive(predictive.leave_one_out)
-
-    def waic(self) -> predictive.PredictiveDensity:
-        """Expected log predictive density of new decision makers, by the widely applicable information criterion."""
-        return self._predictive(predictive.widely_applicable)
-
-    def _predictive(self, criterion: Any) -> predictive.PredictiveDensity:
-        fitted = self._state()
-        densities = predictive.log_densities(fitted.model, self.result_, fitted.panel, fitted.seed)
-        result: predictive.PredictiveDensity = criterion(densities, fitted.panel.weights, fitted.decision_makers)
-        return result

@@ -82,12 +82,16 @@ class Quadrature:
         total = 0.0
         cells = self.differences[..., 0].size * len(self.weights)
         for part in np.array_split(self.differences, math.ceil(cells / CELLS_AT_ONCE)):
-            level, slopes = self.utilities(part, point[: self.k], scale_tril)
-            # Nodes at which a choice is all but impossible overflow to a probability of zero.
-            with np.errstate(over="ignore"):
-                inverse = (1.0 + self.odds(level, slopes).sum(2)).prod(1)
+            inverse = self.inverse_probabilities(part, point[: self.k], scale_tril)
             total += float(np.log((1.0 / inverse) @ self.weights).sum())
         return total
+
+    def inverse_probabilities(self, part: np.ndarray, location: np.ndarray, scale_tril: np.ndarray) -> np.ndarray:
+        """Inverse probabilities of some people's choices (people, nodes)."""
+        level, slopes = self.utilities(part, location, scale_tril)
+        # Nodes at which a choice is all but impossible overflow to a probability of zero.
+        with np.errstate(over="ignore"):
+            return (1.0 + self.odds(level, slopes).sum(2)).prod(1)
 
     def utilities(
         self, part: np.ndarray, location: np.ndarray, scale_tril: np.ndarray
@@ -198,6 +202,18 @@ class Quadrature:
         log_weights -= stats.multivariate_t(centre, covariance, DEGREES_OF_FREEDOM).logpdf(drawn)
         weights = np.exp(log_weights - log_weights.max())
         return drawn, weights / weights.sum()
+
+
+class LognormalQuadrature(Quadrature):
+    """The same with a lognormal first taste: utilities are exponentials of nothing simple, and taken at every node."""
+
+    def inverse_probabilities(self, part: np.ndarray, location: np.ndarray, scale_tril: np.ndarray) -> np.ndarray:
+        nodes = np.stack(np.meshgrid(*[self.places] * self.k, indexing="ij")).reshape(self.k, -1)
+        tastes = location[:, None] + scale_tril @ nodes
+        tastes[0] = np.exp(np.minimum(tastes[0], LARGEST_EXPONENT))
+        exponent = (part @ tastes.astype(np.float32)).clip(-LARGEST_EXPONENT, LARGEST_EXPONENT)
+        with np.errstate(over="ignore"):
+            return (1.0 + np.exp(exponent, out=exponent).sum(2)).prod(1)
 
 
 def minus_hessian(function: Callable[[np.ndarray], float], point: np.ndarray, steps: np.ndarray) -> np.ndarray:

@@ -27,6 +27,7 @@ ROOMS = {
 }
 # What a user imports and what all rooms share, ten at most.
 MODULES = {
+    "answers",
     "cli",
     "datasets",
     "errors",
@@ -36,7 +37,6 @@ MODULES = {
     "request",
     "simulate",
     "spec",
-    "weighting",
 }
 
 

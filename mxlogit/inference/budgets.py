@@ -74,9 +74,6 @@ def draws_for(error: float, ess: float, people: float, budget: Budget) -> int:
 AROUND_THE_MODE = Budget(64, 256, 128_000, 16)
 # Score at the mode, of people times choice situations: half a minute at most.
 AT_THE_MODE = Budget(4, 1_024, 64_000_000)
-# The same for few parameters, of which draws cost little (30,000 people, five choices, two tastes: errors of means
-# within .31 posterior sds without, .11 with, for a second).
-AT_THE_MODE_OF_FEW = Budget(4, 1_024, 64_000_000)
 # Information at the mode, with the fewest draws that its noise is known from.
 INFORMATION = Budget(16, 4_096, 16_000_000, 16)
 # The same for few parameters, of which draws cost little: the noise that 250 people show has few degrees of freedom

@@ -214,24 +214,40 @@ def _quantiles(
 ) -> dict[str | float, np.ndarray]:
     at = torch.tensor(probabilities)
     parts = []
-    for part, panel in group.panel.chunks(_PEOPLE_AT_ONCE):
-        positions = None if group.positions is None else group.positions[part]
-        some = replace(group, panel=panel, places=group.places[part], positions=positions)
-        samples = _taste_samples(model, fit, some)
-        parts.append(torch.quantile(samples, at.to(samples), dim=0))
+    for _, samples in parameter_samples(model, fit, group):
+        tastes = samples[..., model.space.n_fixed :]
+        parts.append(torch.quantile(tastes, at.to(tastes), dim=0))
     values = torch.cat(parts, 1).cpu().numpy()
     return {p: values[i] for i, p in enumerate(probabilities)}
 
 
-def _taste_samples(model: MixedLogitModel, fit: Fit, group: Group) -> Tensor:
-    """Posterior samples of people's random tastes, (n_samples, n, k), equally many per population sample."""
+def parameter_samples(model: MixedLogitModel, fit: Fit, group: Group) -> Iterator[tuple[slice | Tensor, Tensor]]:
+    """Iterate over groups of people: their indices, and posterior samples (n_samples, n, f + k) of their parameters.
+
+    Parameters are fixed coefficients and random tastes, which are amounts of money in willingness-to-pay space.
+    """
+    for part, panel in group.panel.chunks(_PEOPLE_AT_ONCE):
+        positions = None if group.positions is None else group.positions[part]
+        some = replace(group, panel=panel, places=group.places[part], positions=positions)
+        yield part, torch.cat([_joined(*drawn) for drawn in _samples(model, fit, some)])
+
+
+def _joined(fixed: Tensor, tastes: Tensor) -> Tensor:
+    """Parameters (s, n, f + k) from fixed coefficients (s or 1, f) and tastes (s, n, k)."""
+    return torch.cat([fixed.to(tastes)[:, None].expand(*tastes.shape[:2], -1), tastes], -1)
+
+
+def _samples(model: MixedLogitModel, fit: Fit, group: Group) -> Iterator[tuple[Tensor, Tensor]]:
+    """Posterior samples of fixed coefficients (s or 1, f) and of people's tastes (s, n, k).
+
+    Equally many for each population sample, or those of chains.
+    """
     states = group.states(fit)
     if states is not None:
-        return states.tastes.double()
+        yield states.fixed.double(), states.tastes.double()
+        return
     populations = sampled_populations(model, fit, max(_FEWEST_POPULATIONS, group.count_populations()))
     each = max(_SAMPLES_EACH, -(-_SAMPLES // len(populations)))
-    parts = [
-        fit.tastes.sample(group.panel, population, each, seed, group.places).double()
-        for seed, population in enumerate(populations)
-    ]
-    return torch.cat(parts)
+    for seed, population in enumerate(populations):
+        tastes = fit.tastes.sample(group.panel, population, each, seed, group.places)
+        yield population.fixed[None], tastes.double()

@@ -4,7 +4,7 @@
 
 adds to tests/reference/trust_cases.json what it lacks: means, standard deviations and, by sums, quantiles. Of several
 tastes by long runs of particle Gibbs with a seed that no measured fit has; of one taste by sums (`tests/one_taste.py`).
-Electricity has long chains of its own, few choices of normal tastes quadrature (`tests/quadrature.py`).
+Electricity has long chains of its own, few choices quadrature (`tests/quadrature.py`).
 """
 
 from __future__ import annotations
@@ -45,6 +45,9 @@ _ONE_TASTE = {
     "uniform": (0.4, 1.2, 1.0),
     "triangular": (0.5, 1.5, 1.0),
 }
+# Location and standard deviation of a lognormal and a normal taste; nodes of each, and points, of their quadrature.
+_TWO_TASTES = {"z": (-0.3, 0.8), "w": (-0.5, 1.0)}
+_NODES, _POINTS = 20, 1_024
 # Probabilities of the quantiles of one taste.
 QUANTILES = (0.05, 0.95)
 
@@ -69,6 +72,13 @@ class Case:
                 for label in LABELS
             }
             return {"by": "sums", "parameters": table}
+        if self.group == "few":
+            names = list(self.request["random"])
+            start = quadrature.starting_point(*zip(*_TWO_TASTES.values(), strict=True))
+            found = quadrature.LognormalQuadrature(self.load(), names, _NODES).moments(start, _POINTS)
+            labels = [*names, *(f"sd.{name}" for name in names), "cor.z:w"]
+            rows = zip(found.mean.tolist(), found.sd.tolist(), strict=True)
+            return {"by": "quadrature", "parameters": dict(zip(labels, map(list, rows), strict=True))}
         return {"by": "chains", **run_long_chains(self.load(), self.request, _LONG, math.inf)}
 
 
@@ -104,6 +114,13 @@ def one_taste(family: str, people: int, situations: int, *, of: tuple[float, flo
         scales={} if scale == 1.0 else {"z": scale},
         random_state=2,
     )
+    return frame
+
+
+def two_tastes(people: int, situations: int) -> pd.DataFrame:
+    """Choices by a lognormal and a normal taste."""
+    (z, w) = _TWO_TASTES.values()
+    frame, _ = simulate_choices(people, situations, 3, random={"z": (*z, "lognormal"), "w": w}, random_state=2)
     return frame
 
 
@@ -150,6 +167,10 @@ def few_choices() -> Iterator[Case]:
         load = lambda p=people, t=situations: one_taste("lognormal", p, t, of=(-0.3, 0.8, 1.0))  # noqa: E731
         request = {"random": {"z": "lognormal"}, "priors": Priors()}
         yield Case(f"lognormal {people} x {situations}, 1", "few", load, request, "lognormal")
+    for people, situations in ((2_000, 2), (5_000, 2), (20_000, 1)):
+        load = lambda p=people, t=situations: two_tastes(p, t)  # noqa: E731
+        request = {"random": {"z": "lognormal", "w": "normal"}, "priors": Priors()}
+        yield Case(f"lognormal {people} x {situations}, 2", "few", load, request)
 
 
 def families() -> Iterator[Case]:

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import torch
 
-from mxlogit.inference.budgets import ALLOWED_ERROR_OF_MODE, AT_THE_MODE, AT_THE_MODE_OF_FEW
+from mxlogit.inference.budgets import ALLOWED_ERROR_OF_MODE, AT_THE_MODE
 from mxlogit.inference.task import Task
 from mxlogit.inference.vi.information import FEW_PARAMETERS, error_bound_factor, subsample
 from mxlogit.inference.vi.log_posterior import step_from, step_scale, with_prior
@@ -82,17 +82,16 @@ def _draws_around_modes(task: Task, all_people: MarginalLikelihood, optimum: Opt
     wanted = integration.draws * error / ALLOWED_ERROR_OF_MODE**2 if math.isfinite(error) else 0.0
     if wanted <= enough * integration.draws or not (integration.pathwise or task.is_sampled):
         return None
-    draws = _affordable(model, all_people, wanted)
+    draws = _affordable(all_people, wanted)
     few = model.space.size <= FEW_PARAMETERS
     if draws <= integration.draws or (draws < 2 * integration.draws and not (integration.pathwise or few)):
         return None
     return draws
 
 
-def _affordable(model: MixedLogitModel, all_people: MarginalLikelihood, wanted: float) -> int:
+def _affordable(all_people: MarginalLikelihood, wanted: float) -> int:
     """Number of draws of a person, of those wanted."""
-    budget = AT_THE_MODE_OF_FEW if model.space.size <= FEW_PARAMETERS else AT_THE_MODE
-    return budget.draws(len(all_people.people) * estimated_situations(all_people), wanted)
+    return AT_THE_MODE.draws(len(all_people.people) * estimated_situations(all_people), wanted)
 
 
 def _likely_error(optimum: Optimum, model: MixedLogitModel) -> float:
@@ -121,5 +120,5 @@ def _nets(model: MixedLogitModel, all_people: MarginalLikelihood, optimum: Optim
     worst = float(torch.linalg.eigvals(nets).real.amax())
     wanted = _COMPARED_DRAWS * (worst / _ALLOWED_ERROR_BY_NETS**2) ** (1.0 / _RATE_OF_NETS)
     cheap = _CHEAP_WORK / (len(all_people.people) * estimated_situations(all_people))
-    draws = 1 << (_affordable(model, all_people, max(wanted, cheap, _COMPARED_DRAWS)).bit_length() - 1)
+    draws = 1 << (_affordable(all_people, max(wanted, cheap, _COMPARED_DRAWS)).bit_length() - 1)
     return draws, float(nets.trace()) / model.space.size * (_COMPARED_DRAWS / draws) ** _RATE_OF_NETS
