@@ -61,6 +61,26 @@ def test_few_choices_of_a_lognormal_taste(name):
     assert apart < 4.0 * max(row["estimated"] for row in rows)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "normal 5000 x 1, 2",
+        "lognormal 2000 x 2, 2",
+        pytest.param("normal 20000 x 1, 2", marks=pytest.mark.slow),
+        pytest.param("lognormal 20000 x 1, 2", marks=pytest.mark.slow),
+    ],
+)
+def test_few_choices_of_two_tastes(name):
+    """Two seeds agree with quadrature to a tenth, and with each other to .15."""
+    rows, estimates = zip(*(fit_beside_exact(name, seed) for seed in (0, 1)), strict=True)
+    for row in rows:
+        assert row["trusted"]
+        assert max(row["locations and sds"], row["correlations"]) < 0.1
+        assert 0.95 < row["least ratio of sds"]
+        assert row["largest"] < 1.06
+    assert (estimates[0] - estimates[1]).abs().max() < 0.15
+
+
 def test_no_false_alarm_in_the_published_design():
     est = MixedLogit(fixed=["f1", "f2", "f3"], random=["r1", "r2", "r3", "r4", "r5"], random_state=0)
     with warnings.catch_warnings():

@@ -22,7 +22,8 @@ from torch import Tensor
 from mxlogit.integration.expansion import Remainder, fixed_derivatives, index_pairs
 from mxlogit.integration.importance import WeightedDraws
 from mxlogit.integration.laplace import LocalFactor
-from mxlogit.integration.marginal import MarginalLikelihood, Proposal
+from mxlogit.integration.marginal import MarginalLikelihood
+from mxlogit.integration.proposals import Proposal
 from mxlogit.integration.settings import IntegrationSettings
 from mxlogit.model.dense_panels import PanelDifferences
 from mxlogit.model.mixing import Mixing

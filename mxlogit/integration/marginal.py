@@ -7,7 +7,7 @@ float64. Its memory is O(chunk x situations x alternatives x draws).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from mxlogit.integration.importance import WeightedDraws, draw_utilities, draw_w
 from mxlogit.integration.laplace import Flow, LocalFactor, follow, polish
 from mxlogit.integration.louis import louis_information
 from mxlogit.integration.pathwise import pathwise_information
+from mxlogit.integration.proposals import Proposal, Window, affordable
 from mxlogit.integration.settings import IntegrationSettings
 from mxlogit.integration.sums import DrawsEffect, LikelihoodSums, PassResult
 from mxlogit.integration.variational import refine_gaussian
@@ -30,75 +31,12 @@ from mxlogit.model.mixed_logit import MixedLogitModel
 from mxlogit.model.mixing import Mixing
 from mxlogit.model.parameters import ParameterSpace, PopulationParameters
 
-_FEWEST_DRAWS = 16  # of a person whose rows x draws exceed a chunk; chosen by hand
 # Chunks within which people are grouped by the length of their panels; chosen by hand.
 _CHUNKS_IN_A_WINDOW = 8
 # Most base draws (floats, all people) kept between passes, 32 MB in single precision: making them is a tenth of a pass.
 _KEPT_NUMBERS = 8_000_000
 _VARIATIONAL_POINTS = 16  # per person, for the expectations of the variational steps; chosen by hand
 _VARIATIONAL_STREAM = 77  # random stream of these points
-
-
-@dataclass(frozen=True)
-class _Window:
-    """A range of ``count`` people from global index ``first``, visited in groups that may be out of order.
-
-    ``keeps``: keep the draws of groups in order for the next pass. ``keys`` (count,), if given, seed each person's
-    draws in place of its global index.
-    """
-
-    first: int
-    count: int
-    keeps: bool = False
-    keys: Tensor | None = None
-    drawn: dict[tuple[DrawScheme, int, int], BaseDraws] = field(default_factory=dict)
-
-    def points(self, scheme: DrawScheme, group: slice | Tensor, like: Tensor) -> BaseDraws:
-        """Base draws of a group; drawn once for the whole window if groups are out of order."""
-        if self.keys is not None or scheme.is_net:
-            keys = torch.arange(self.first, self.first + self.count) if self.keys is None else self.keys
-            return scheme.quasi_points(keys.to(like.device)[group], like)
-        if isinstance(group, Tensor):
-            return self._points(scheme, 0, self.count, like).take(group)
-        if self.keeps:
-            return self._points(scheme, group.start, group.stop, like)
-        return scheme.points(self.first + group.start, group.stop - group.start, like)
-
-    def _points(self, scheme: DrawScheme, start: int, stop: int, like: Tensor) -> BaseDraws:
-        key = scheme, start, stop
-        if key not in self.drawn:
-            self.drawn[key] = scheme.points(self.first + start, stop - start, like)
-        return self.drawn[key]
-
-
-@dataclass(frozen=True)
-class Proposal:
-    """Importance proposal of some people: local indices ``part``, panel, local factors and base draws.
-
-    ``window`` and ``group`` locate the people among all; ``cells`` bounds rows x draws evaluated at once;
-    ``variational_steps``, ``pathwise`` and ``from_population`` are those of the integration settings.
-    """
-
-    part: slice | Tensor
-    panel: PanelDifferences
-    factor: LocalFactor
-    base: BaseDraws
-    window: _Window
-    group: slice | Tensor
-    variational_steps: int
-    cells: int
-    pathwise: bool = False
-    from_population: bool = False
-
-    def points(self, scheme: DrawScheme) -> BaseDraws:
-        """Base draws of these people."""
-        return self.window.points(_affordable(scheme, self.panel, self.cells), self.group, self.factor.mean)
-
-
-def _affordable(scheme: DrawScheme, panel: PanelDifferences, cells: int) -> DrawScheme:
-    """Reduce the draws of a person that alone exceeds a chunk: a panel of that length all but determines its tastes."""
-    draws = max(_FEWEST_DRAWS, _FEWEST_DRAWS * (cells // (_FEWEST_DRAWS * max(1, panel.n_rows))))
-    return scheme if scheme.draws <= draws else replace(scheme, draws=draws)
 
 
 class MarginalLikelihood:
@@ -143,7 +81,7 @@ class MarginalLikelihood:
         self.modes = people.like.new_zeros(len(people.panels), space.n_random)
         self.flow: Flow | None = None
         self._scratch = Scratch()
-        self._windows: dict[tuple[int, int], _Window] = {}
+        self._windows: dict[tuple[int, int], Window] = {}
         self._kept_scheme: DrawScheme | None = None
 
     def take(self, people: Tensor) -> MarginalLikelihood:
@@ -177,16 +115,16 @@ class MarginalLikelihood:
             (self.seed, integration.stream), integration.draws, self.space.n_random, degrees_of_freedom, defensive
         )
 
-    def _window(self, start: int, count: int, scheme: DrawScheme) -> _Window:
+    def _window(self, start: int, count: int, scheme: DrawScheme) -> Window:
         """The window of a range of people; it keeps its draws while the scheme is unchanged, if they fit in memory."""
         first = self.people.first + start
         if self.keys is not None:
-            return _Window(first, count, keys=self.keys[start : start + count])
+            return Window(first, count, keys=self.keys[start : start + count])
         if len(self.modes) * scheme.dimensions * scheme.draws > _KEPT_NUMBERS:
-            return _Window(first, count)
+            return Window(first, count)
         if scheme != self._kept_scheme:
             self._windows, self._kept_scheme = {}, scheme
-        return self._windows.setdefault((first, count), _Window(first, count, keeps=True))
+        return self._windows.setdefault((first, count), Window(first, count, keeps=True))
 
     @torch.no_grad()
     def propose(
@@ -210,7 +148,7 @@ class MarginalLikelihood:
                 factor = self._local_factor(place, panel, local, integration)
                 if remember and not integration.from_population:
                     self.modes[place] = factor.mean
-                base = window.points(_affordable(scheme, panel, cells), group, factor.mean)
+                base = window.points(affordable(scheme, panel, cells), group, factor.mean)
                 proposal = Proposal(
                     place,
                     panel,

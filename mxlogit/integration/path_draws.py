@@ -24,7 +24,8 @@ from mxlogit.choices.chunks import cells_at_once
 from mxlogit.draws.importance import log_standard_normal, shifted_net
 from mxlogit.draws.jackknife import Jackknife
 from mxlogit.integration.laplace import drawn_log_prob, drawn_utility, whitened_log_prob
-from mxlogit.integration.marginal import MarginalLikelihood, Proposal
+from mxlogit.integration.marginal import MarginalLikelihood
+from mxlogit.integration.proposals import Proposal
 from mxlogit.integration.settings import IntegrationSettings
 from mxlogit.integration.simulated_block import sum_scores
 from mxlogit.model.dense_panels import PanelDifferences

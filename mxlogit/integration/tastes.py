@@ -15,7 +15,8 @@ from mxlogit.draws.simulation import PersonDraws
 from mxlogit.execution.people import PanelSource, People
 from mxlogit.integration.importance import WeightedDraws, latent_moments
 from mxlogit.integration.laplace import Flow, LocalFactor
-from mxlogit.integration.marginal import MarginalLikelihood, Proposal
+from mxlogit.integration.marginal import MarginalLikelihood
+from mxlogit.integration.proposals import Proposal
 from mxlogit.integration.settings import IntegrationSettings
 from mxlogit.integration.simulated_likelihood import SimulatedLikelihood
 from mxlogit.model.mixed_logit import MixedLogitModel

@@ -53,7 +53,7 @@ _ERROR_BY_GRADIENTS = 0.2
 # Largest Pareto k of draws weighed by it, shift of a mean, in standard deviations, and change of the logarithm of one:
 # what a cubic adds is taken where it is little, since it errs by up to half of that (100 people, two choices, one
 # taste: .13 added, 6 % too much; 2,000 people, one choice, two tastes: .17 added, 8 % too little).
-_LARGEST_K_BY_GRADIENTS, _LARGEST_SHIFT, _LARGEST_STRETCH = 0.5, 0.15, 0.08
+_LARGEST_K_BY_GRADIENTS, _LARGEST_SHIFT, _LARGEST_STRETCH = 0.5, 0.25, 0.1
 # Effective share of the draws below which tails matter that a cubic does not fit (100 people, one choice: a standard
 # deviation 10 % too large on a surface where it is .78).
 _EVEN_ESS = 0.84
