@@ -11,7 +11,7 @@ import pytest
 from bench_trust import compare
 from one_taste import LABELS, OneTaste
 from quadrature import REFERENCE, first_people
-from trust_cases import all_cases
+from trust_cases import all_cases, fit
 
 from mxlogit import ConvergenceWarning, MixedLogit
 from mxlogit.simulate import simulate_published_study
@@ -79,6 +79,14 @@ def test_few_choices_of_two_tastes(name):
         assert row["least ratio of sds"] > 0.95
         assert row["largest"] < 1.06
     assert (estimates[0] - estimates[1]).abs().max() < 0.15
+
+
+def test_what_new_draws_would_change_is_that_of_the_draws_that_count():
+    """One choice each: the search ends with few draws, the mode has more of another kind."""
+    case = CASES["normal 5000 x 1, 2"]
+    found = fit(case.load(), case.request, 0)[0].diagnostics_
+    assert found["draws"] >= 128
+    assert found["redraw_shift"] < 0.05
 
 
 def test_no_false_alarm_in_the_published_design():

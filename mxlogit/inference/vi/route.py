@@ -280,6 +280,7 @@ def _describe_guide(flow: Flow | None, optimum: Optimum) -> str:
 def _diagnose(optimum: Optimum, sampled: _Sampled, at_center: Diagnostics) -> Diagnostics:
     """Add the figures of the search and of the population posterior."""
     posterior, chains = sampled.posterior, sampled.chains
+    mode = posterior.mode or optimum
     found = replace(
         at_center,
         pareto_k=posterior.check.pareto_k,
@@ -287,8 +288,8 @@ def _diagnose(optimum: Optimum, sampled: _Sampled, at_center: Diagnostics) -> Di
         posterior_rounds=posterior.rounds,
         corrected=posterior.corrected is not None,
         newton_decrement=optimum.decrement,
-        redraw_shift=optimum.redraw**0.5,
-        draws=optimum.integration.draws,
+        redraw_shift=mode.redraw**0.5,
+        draws=mode.integration.draws,
         population_flow_gain=sampled.gain,
     )
     if chains is None:
