@@ -190,6 +190,19 @@ def test_mistakes_get_one_sentence(est, arguments, sentence):
         est.wtp(*arguments)
 
 
+@pytest.mark.parametrize("quantiles", [0.5, "median", [2.0], [0.5, 1.0]])
+def test_quantiles_that_are_none(est, quantiles):
+    with pytest.raises(SpecificationError, match="quantiles must be"):
+        est.wtp("time", "cost", quantiles=quantiles)
+
+
+def test_a_cost_of_the_wrong_sign_is_no_denominator(frame):
+    est = fitted(frame, VI(), random={"time": "normal", "cost": "lognormal"})
+    assert est.diagnostics_["wrong_sign"] == ["cost"]
+    with pytest.raises(SpecificationError, match="void"):
+        est.wtp("time", "cost")
+
+
 def test_what_is_the_same_for_everybody_has_no_people(frame):
     est = fitted(frame, MSLE(n_draws=50), fixed=["comfort", "cost"], random=["time"])
     with pytest.raises(SpecificationError, match="same for everybody"):

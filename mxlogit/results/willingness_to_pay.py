@@ -163,6 +163,10 @@ def population_frame(
         Index ``statistic``: "mean" where it exists, quantiles as "25 %", "share below zero". Columns: ``estimate``,
         ``lower``, ``upper``. ``attrs["verdict"]`` says whether the mean exists, and why.
     """
+    if isinstance(probabilities, (str, float, int)):
+        raise SpecificationError(
+            f"quantiles must be a list of probabilities, such as [0.05, 0.5]; got {probabilities!r}."
+        )
     for probability in probabilities:
         check_probability("quantiles", probability)
     population = _samples(model, fit)
