@@ -30,6 +30,8 @@ _COMPARED_PEOPLE, _COMPARED_DRAWS = 500, 128
 # of these draws with which its square falls at least (20,000 people, one choice, two and three tastes: 1.6 to 2.6).
 _ALLOWED_ERROR_BY_NETS = 0.03
 _RATE_OF_NETS = 1.75
+# Fewest draws from the population: of 16, noise is that of as many around modes (20,000 people, one choice, two tastes).
+_FEWEST_OF_NETS = 64
 # People times choice situations times draws that are taken even if fewer would do: a tenth of a second.
 _CHEAP_WORK = 2_000_000
 # Step to the random stream of these draws.
@@ -106,7 +108,7 @@ def _likely_error(optimum: Optimum, model: MixedLogitModel) -> float:
 def _nets(model: MixedLogitModel, all_people: MarginalLikelihood, optimum: Optimum) -> tuple[int, float] | None:
     """Draws per person from the population that the mode requires, and its squared error per parameter.
 
-    None if draws around modes have less noise, as some of the people tell.
+    None if draws around modes have less noise, as some of the people tell, or so many people can have few draws only.
     """
     part, population = subsample(all_people, _COMPARED_PEOPLE), optimum.population
     inverse = torch.linalg.inv(optimum.evaluation.curvature) * (all_people.people.weight / part.people.weight)
@@ -121,4 +123,6 @@ def _nets(model: MixedLogitModel, all_people: MarginalLikelihood, optimum: Optim
     wanted = _COMPARED_DRAWS * (worst / _ALLOWED_ERROR_BY_NETS**2) ** (1.0 / _RATE_OF_NETS)
     cheap = _CHEAP_WORK / (len(all_people.people) * estimated_situations(all_people))
     draws = 1 << (_affordable(all_people, max(wanted, cheap, _COMPARED_DRAWS)).bit_length() - 1)
+    if draws < _FEWEST_OF_NETS:
+        return None
     return draws, float(nets.trace()) / model.space.size * (_COMPARED_DRAWS / draws) ** _RATE_OF_NETS
