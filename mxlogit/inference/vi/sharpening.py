@@ -30,7 +30,7 @@ _COMPARED_PEOPLE, _COMPARED_DRAWS = 500, 128
 # of these draws with which its square falls at least (20,000 people, one choice, two and three tastes: 1.6 to 2.6).
 _ALLOWED_ERROR_BY_NETS = 0.03
 _RATE_OF_NETS = 1.75
-# Fewest draws from the population: of 16, noise is that of as many around modes (20,000 people, one choice, two tastes).
+# Fewest draws from the population: noise of 16 is that of as many around modes (20,000 people, one choice, two tastes).
 _FEWEST_OF_NETS = 64
 # People times choice situations times draws that are taken even if fewer would do: a tenth of a second.
 _CHEAP_WORK = 2_000_000
