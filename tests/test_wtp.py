@@ -29,8 +29,8 @@ def model_of(attribute: str, cost: str) -> tuple[MixedLogitModel, PopulationPara
 
 
 def drawn_ratios(model: MixedLogitModel, population: PopulationParameters, attribute: str) -> torch.Tensor:
-    """Four million people's ratios, drawn without anything of the module."""
-    normal = torch.randn(4_000_000, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    """A million people's ratios, drawn without anything of the module."""
+    normal = torch.randn(1_000_000, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     latent = population.location + normal @ TRIL.T
     tastes = model.mixing.tastes(latent, population.location, population.scale)
     above = population.fixed[0, 0] if attribute == "f" else tastes[:, 0]
@@ -51,7 +51,7 @@ def test_population_means_are_those_of_many_people(attribute, cost):
     for label, place in (("a", 1), ("f", 0)):
         ratios = drawn_ratios(model, population, label)
         found = population_means(Ratio(model, label, "c", (place, 2)), population, 3)
-        assert float(found) == pytest.approx(float(ratios.mean()), rel=0.01)
+        assert float(found) == pytest.approx(float(ratios.mean()), rel=0.015)
 
 
 @pytest.mark.parametrize("cost", ["negative_lognormal", "normal", "censored_normal"])
@@ -66,8 +66,8 @@ def test_quantiles_and_the_share_below_zero_are_those_of_many_people(cost):
     places = np.array([float((ratios <= value).double().mean()) for value in found[:3]])
     finite = np.isfinite(expected)
     assert np.isfinite(found[:3].numpy()).tolist() == finite.tolist()
-    assert places[finite] == pytest.approx(np.array([0.05, 0.5, 0.9])[finite], abs=0.005)
-    assert float(found[3]) == pytest.approx(float((ratios < 0).double().mean()), abs=0.005)
+    assert places[finite] == pytest.approx(np.array([0.05, 0.5, 0.9])[finite], abs=0.01)
+    assert float(found[3]) == pytest.approx(float((ratios < 0).double().mean()), abs=0.01)
 
 
 VERDICTS = {
@@ -113,11 +113,11 @@ def fitted(frame: pd.DataFrame, method: object, **options: object) -> MixedLogit
 
 @pytest.fixture(scope="module")
 def est(frame) -> MixedLogit:
-    return fitted(frame, VI())
+    return fitted(frame, VI(correct=False))
 
 
 @pytest.mark.parametrize(
-    "method", [VI(), MSLE(n_draws=200), MCMC(warmup=200, samples=300)], ids=lambda m: type(m).__name__
+    "method", [VI(correct=False), MSLE(n_draws=200), MCMC(warmup=200, samples=300)], ids=lambda m: type(m).__name__
 )
 def test_engines_know_what_an_hour_is_worth(frame, method):
     """Truth: -.8 minutes at a median cost coefficient of -exp(-.3); its mean by the moments of the lognormal."""
@@ -170,7 +170,7 @@ def test_people_by_their_choices(est, frame):
 
 
 def test_no_mean_with_a_normal_cost(frame):
-    table = fitted(frame, VI(), random=["time", "cost"]).wtp("time", "cost")
+    table = fitted(frame, VI(correct=False), random=["time", "cost"]).wtp("time", "cost")
     assert "mean" not in table.index
     assert "no mean" in table.attrs["verdict"]
     assert np.isfinite(table.to_numpy()).all()
@@ -197,7 +197,7 @@ def test_quantiles_that_are_none(est, quantiles):
 
 
 def test_a_cost_of_the_wrong_sign_is_no_denominator(frame):
-    est = fitted(frame, VI(), random={"time": "normal", "cost": "lognormal"})
+    est = fitted(frame, VI(correct=False), random={"time": "normal", "cost": "lognormal"})
     assert est.diagnostics_["wrong_sign"] == ["cost"]
     with pytest.raises(SpecificationError, match="void"):
         est.wtp("time", "cost")

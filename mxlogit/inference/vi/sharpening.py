@@ -112,10 +112,10 @@ def _nets(model: MixedLogitModel, all_people: MarginalLikelihood, optimum: Optim
     """
     part, population = subsample(all_people, _COMPARED_PEOPLE), optimum.population
     inverse = torch.linalg.inv(optimum.evaluation.curvature) * (all_people.people.weight / part.people.weight)
+    few = replace(optimum.integration, draws=_COMPARED_DRAWS)
     around, nets = (
-        inverse @ part.effect_of_draws(population, replace(few, from_population=from_population), 2).noise
-        for few in (replace(optimum.integration, draws=_COMPARED_DRAWS),)
-        for from_population in (False, True)
+        inverse @ part.effect_of_draws(population, replace(few, from_population=given), 2).noise
+        for given in (False, True)
     )
     if float(nets.trace()) > float(around.trace()):
         return None
