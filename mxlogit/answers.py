@@ -1,4 +1,4 @@
-"""What a fitted model answers: tastes of the population and of people, probabilities, shares, willingness to pay."""
+"""Answers of a fitted model: tastes of the population and of people, willingness to pay, probabilities and shares."""
 
 from __future__ import annotations
 

@@ -32,3 +32,10 @@ def order_along_curve(points: Tensor) -> Tensor:
         for column in cells.unbind(1):
             code = 2 * code + (column.bitwise_right_shift(digit) & 1)
     return code.argsort(stable=True)
+
+
+def spread_along_curve(points: Tensor, count: int) -> Tensor:
+    """Evenly spaced points (count, D) along that curve, of ``points`` (n, D), or all of these if they are no more."""
+    order = order_along_curve(points)
+    count = min(count, len(points))
+    return points[order[(torch.arange(count) + 0.5).mul(len(points) / count).long()]]

@@ -145,6 +145,11 @@ class DrawScheme:
     defensive: bool
     is_net: bool = False
 
+    @classmethod
+    def net(cls, key: tuple[int, ...], draws: int, dimensions: int) -> DrawScheme:
+        """Scheme of quasi-random draws of the mixing distribution itself."""
+        return cls(key, draws, dimensions, None, defensive=False, is_net=True)
+
     @property
     def n_prior(self) -> int:
         """Number of points from the prior in each quarter: one in eight, at least one."""

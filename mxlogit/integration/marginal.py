@@ -107,8 +107,7 @@ class MarginalLikelihood:
     def _scheme(self, integration: IntegrationSettings) -> DrawScheme:
         degrees_of_freedom, defensive = integration.degrees_of_freedom, integration.defensive
         if integration.from_population:
-            words = self.seed, integration.stream
-            return DrawScheme(words, integration.draws, self.space.n_random, None, defensive=False, is_net=True)
+            return DrawScheme.net((self.seed, integration.stream), integration.draws, self.space.n_random)
         if self.flow is not None:
             degrees_of_freedom, defensive = self.flow.degrees_of_freedom, self.flow.defensive
         return DrawScheme(

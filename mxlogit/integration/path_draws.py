@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from mxlogit.choices.chunks import cells_at_once
-from mxlogit.draws.importance import log_standard_normal, shifted_net
+from mxlogit.draws.importance import DrawScheme, log_standard_normal
 from mxlogit.draws.jackknife import Jackknife
 from mxlogit.integration.laplace import drawn_log_prob, drawn_utility, whitened_log_prob
 from mxlogit.integration.marginal import MarginalLikelihood
@@ -103,12 +103,13 @@ class WhitenedDraws(_Drawn):
         They suit uninformative panels: with one choice and two tastes, 64 of them have the noise of a thousand random
         draws around modes.
         """
-        part = proposal.part.cpu() if isinstance(proposal.part, Tensor) else proposal.part
-        places = (marginal.people.first + torch.arange(len(marginal.people.panels)))[part]
-        count = 1 << (proposal.base.points.shape[-1] - 1).bit_length()
-        uniform = shifted_net((marginal.seed, stream), places, marginal.space.n_random, count)
-        nothing = proposal.factor.mean.new_zeros(1, count)
-        return cls(proposal.panel, *_NETS, torch.special.ndtri(uniform).to(nothing), nothing)
+        if proposal.from_population:
+            points = proposal.base.points
+        else:
+            count = 1 << (proposal.base.points.shape[-1] - 1).bit_length()
+            scheme = DrawScheme.net((marginal.seed, stream), count, marginal.space.n_random)
+            points = proposal.window.points(scheme, proposal.group, proposal.factor.mean).points
+        return cls(proposal.panel, *_NETS, points, points.new_zeros(1, points.shape[-1]))
 
     def log_weights(self, model: MixedLogitModel, population: PopulationParameters) -> Tensor:
         """Compute the logarithms of weighted probabilities, as `_Drawn` says."""

@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from mxlogit.draws.curve import order_along_curve
+from mxlogit.draws.curve import spread_along_curve
 from mxlogit.errors import SpecificationError
 from mxlogit.execution.people import PanelSource
 from mxlogit.fit import Fit, TasteStates
@@ -115,10 +115,7 @@ def sampled_populations(model: MixedLogitModel, fit: Fit, n: int) -> list[Popula
     """
     if fit.samples.kind != "posterior":
         return [fit.center]
-    count = min(n, len(fit.samples))
-    order = order_along_curve(fit.samples.unconstrained)
-    picks = order[(torch.arange(count) + 0.5).mul(len(fit.samples) / count).long()]
-    return model.space.constrain_each(fit.samples.unconstrained[picks])
+    return model.space.constrain_each(spread_along_curve(fit.samples.unconstrained, n))
 
 
 def taste_moments(model: MixedLogitModel, fit: Fit, group: Group) -> Moments:

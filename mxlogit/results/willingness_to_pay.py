@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from mxlogit.draws.curve import order_along_curve
+from mxlogit.draws.curve import spread_along_curve
 from mxlogit.draws.simulation import PersonDraws
 from mxlogit.errors import SpecificationError, check_probability
 from mxlogit.fit import Fit
@@ -197,11 +197,7 @@ def _with_interval(rows: Tensor, interval: float, index: pd.Index, estimate: Ten
 
 def _samples(model: MixedLogitModel, fit: Fit) -> PopulationParameters:
     """Evenly spaced samples of the population parameters, at most `_MOST_SAMPLES`."""
-    vectors = fit.samples.unconstrained
-    if len(vectors) > _MOST_SAMPLES:
-        order = order_along_curve(vectors)
-        vectors = vectors[order[(torch.arange(_MOST_SAMPLES) * len(vectors) / _MOST_SAMPLES).long()]]
-    return model.space.constrain(vectors)
+    return model.space.constrain(spread_along_curve(fit.samples.unconstrained, _MOST_SAMPLES))
 
 
 def _stacked(population: PopulationParameters) -> PopulationParameters:

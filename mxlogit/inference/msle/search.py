@@ -31,17 +31,14 @@ SCIPY = {"bfgs": "BFGS", "l-bfgs": "L-BFGS-B", "trust-region": "trust-exact"}
 # Largest change of a coordinate in one Newton step, in its natural size.
 _RADIUS = 0.5
 # Predicted gains at which the search on few draws and the search on all draws end.
-_COARSE = 1.0
-_NEAR = 2e-3
+_COARSE, _NEAR = 1.0, 2e-3
 # Predicted gain below which the Hessian is reused at the next points: at most 0.02 standard errors from the optimum.
 _HESSIAN_REUSE_TOLERANCE = 2e-4
 # Relative rounding error of the log likelihood in single precision, and the multiple of it that a predicted gain must
 # exceed for values in single precision to tell whether a step is good.
-_ROUNDING = 1e-8
-_CLEAR = 100.0
+_ROUNDING, _CLEAR = 1e-8, 100.0
 # Draws of the coarse search: one in _COARSE_SHARE, but at least _FEWEST_DRAWS.
-_COARSE_SHARE = 8
-_FEWEST_DRAWS = 40
+_COARSE_SHARE, _FEWEST_DRAWS = 8, 40
 # Predicted gain at which a search with kinked mixing maps has converged, because their scores jump.
 _NONSMOOTH_TOLERANCE = 1e-3
 # Largest number of secant pairs.

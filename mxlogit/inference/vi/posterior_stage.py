@@ -136,6 +136,7 @@ def find_posterior(
         return Posterior.at_the_mode(task, optimum)
     optimum = sharpen(task, all_people, optimum)
     start, gradient = _around_the_mode(model, sample, all_people, optimum)
+    task.clock.passes += sample.people.weight / weight
     integration = posterior_integration(optimum.integration, optimum.evaluation.detail.value.ess, len(sample.people))
     # For many people half the subsample suffices, but few parameters keep all of it at little cost.
     part, size = sample, most_people(sample) // (2 if task.is_sampled and model.space.size > FEW_PARAMETERS else 1)
@@ -155,7 +156,7 @@ def find_posterior(
         factor = widen_to_possible(model, fitted.factor, weight)
         found = replace(found, factor=factor, rounds=fitted.rounds, skewness=fitted.skewness)
         found = _check_or_correct(task, all_people, target, found, wanted=wanted, integration=integration)
-        task.clock.passes += (sample.people.weight + target.evaluations * part.people.weight) / weight
+        task.clock.passes += target.evaluations * part.people.weight / weight
     except TimeIsOverError:
         task.clock.show("time is over: the posterior is the last Gaussian")
     return found
