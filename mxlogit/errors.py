@@ -98,6 +98,20 @@ def check_probability(argument: str, value: object) -> None:
         raise SpecificationError(f"{argument} must be a probability between 0 and 1, such as 0.95; got {value!r}.")
 
 
+def check_probabilities(argument: str, values: object) -> None:
+    """Check that ``values`` is a sequence of floats strictly between 0 and 1.
+
+    Raises
+    ------
+    SpecificationError
+        If it is not; the message names the argument and the value.
+    """
+    if isinstance(values, (str, float, int)) or not isinstance(values, Iterable):
+        raise SpecificationError(f"{argument} must be a list of probabilities, such as [0.05, 0.5]; got {values!r}.")
+    for value in values:
+        check_probability(argument, value)
+
+
 def check_finite(argument: str, value: float) -> None:
     """Check that a number is not infinite.
 

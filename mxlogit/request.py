@@ -32,8 +32,9 @@ from mxlogit.model.mixing import Mixing
 from mxlogit.model.panels import RaggedPanels
 from mxlogit.model.parameters import ParameterSpace
 from mxlogit.model.priors import Priors, resolve_priors
-from mxlogit.results import prediction
+from mxlogit.results.coefficient_sources import PeopleSource, PopulationSource, WeightedPeopleSource
 from mxlogit.results.individual_coefficients import Group
+from mxlogit.results.prediction import Coefficients
 from mxlogit.spec import Specification
 
 _METHODS: dict[str, type[VI] | type[SVI] | type[MSLE] | type[MCMC]] = {"vi": VI, "svi": SVI, "msle": MSLE, "mcmc": MCMC}
@@ -101,15 +102,46 @@ class Fitted:
         # Those never seen have place -1: the last one.
         return torch.from_numpy(np.append(order, self.count)[find_labels(self.decision_makers, labels)])
 
-    def probabilities(self, fit: Fit, data: ChoiceData, tastes: str) -> torch.Tensor:
-        """Choice probabilities (rows,) with tastes of the population, or of these decision makers of the fit."""
-        columns = data.columns(self.specification.names)
-        if tastes == "population":
-            nodes = prediction.population_nodes(self.model, fit, self.seed)
-            return prediction.population_probabilities(data, columns, nodes)
-        return prediction.individual_probabilities(
-            self.model, fit, self.fitted_people(data.decision_makers), data, columns
-        )
+    def columns(self, data: ChoiceData) -> list[int]:
+        """Positions of the attributes of the model in choice data."""
+        return data.columns(self.specification.names)
+
+    def coefficients(self, fit: Fit, data: ChoiceData, tastes: str, history: ChoiceData | None = None) -> Coefficients:
+        """Coefficients of the people of ``data``.
+
+        Parameters
+        ----------
+        fit : Fit
+            Result of the fit.
+        data : ChoiceData
+            Choice situations of the people.
+        tastes : {"population", "individual"}
+            New people, or these decision makers of the fit given their choices there.
+        history : ChoiceData, optional
+            Choices on which the tastes are conditional instead.
+
+        Raises
+        ------
+        ChoiceDataError
+            If decision makers of ``data`` are neither in the fit nor in the history.
+        """
+        model = self.model
+        if tastes == "population" and history is None:
+            mean = PopulationSource.of_mean(model, fit, self.seed)
+            return Coefficients(mean, PopulationSource.of_samples(model, fit, self.seed))
+        group = self.fitted_people(data.decision_makers) if history is None else self._with_history(history, data)
+        return Coefficients(WeightedPeopleSource(model, fit, group), PeopleSource(model, fit, group))
+
+    def _with_history(self, history: ChoiceData, data: ChoiceData) -> Group:
+        """People of ``data`` with their choices in ``history``."""
+        place = find_labels(history.decision_makers, data.decision_makers)
+        unknown = data.decision_makers[place < 0]
+        if len(unknown):
+            raise ChoiceDataError(
+                f"{len(unknown)} decision makers of X have no choices in the history (first: {listed(unknown[:5])})."
+                f"{explain_kinds(history.decision_makers, unknown)}"
+            )
+        return self.people_of(history.take(torch.from_numpy(place).to(history.weights.device)))
 
 
 def label_keys(labels: np.ndarray) -> torch.Tensor:

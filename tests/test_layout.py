@@ -11,6 +11,7 @@ from scipy.sparse.csgraph import connected_components
 import mxlogit
 
 ROOMS = {
+    "answers",
     "choices",
     "diagnostics",
     "draws",
@@ -27,7 +28,6 @@ ROOMS = {
 }
 # What a user imports and what all rooms share, ten at most.
 MODULES = {
-    "answers",
     "cli",
     "datasets",
     "errors",

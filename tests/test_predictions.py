@@ -206,18 +206,18 @@ def test_tastes_follow_the_population_they_are_given(fits):
 
 def test_memory_of_predictions_does_not_grow_with_people(fits, monkeypatch):
     """No tensor of the kernel holds more than the stated cells, however many people and situations there are."""
-    from mxlogit.results import prediction
+    from mxlogit.results import choice_blocks
 
     sizes = []
-    kernel = prediction.choice_probabilities
+    kernel = choice_blocks.choice_probabilities
 
     def watched(*arguments):
         result = kernel(*arguments)
         sizes.append(result.numel())
         return result
 
-    monkeypatch.setattr(prediction, "choice_probabilities", watched)
+    monkeypatch.setattr(choice_blocks, "choice_probabilities", watched)
     large = simulate_choices(1_000, 6, 3, fixed={"x": -0.6}, random={"z": (0.7, 0.9)}, random_state=9)[0]
     fits["vi"].predict_proba(large)
     fits["vi"].predict_proba(large[large["id"] <= 60], tastes="individual")
-    assert max(sizes) <= prediction._CELLS
+    assert max(sizes) <= choice_blocks._CELLS

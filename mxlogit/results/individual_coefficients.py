@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from mxlogit.draws.curve import spread_along_curve
-from mxlogit.errors import SpecificationError
-from mxlogit.execution.people import PanelSource
+from mxlogit.errors import SpecificationError, check_whole
+from mxlogit.execution.people import PanelSource, on_cpu
 from mxlogit.fit import Fit, TasteStates
 from mxlogit.model.mixed_logit import MixedLogitModel
 from mxlogit.model.parameters import PopulationParameters
@@ -227,6 +227,19 @@ def parameter_samples(model: MixedLogitModel, fit: Fit, group: Group) -> Iterato
         positions = None if group.positions is None else group.positions[part]
         some = replace(group, panel=panel, places=group.places[part], positions=positions)
         yield part, torch.cat([_joined(*drawn) for drawn in _samples(model, fit, some)])
+
+
+def sampled_tastes(model: MixedLogitModel, fit: Fit, group: Group, labels: np.ndarray, n: int) -> pd.DataFrame:
+    """Table of ``n`` joint samples of people's parameters; index (sample, decision maker)."""
+    check_whole("n", n, 1)
+    values = np.empty((n, len(labels), model.space.n_fixed + model.space.n_random))
+    for part, parameters in parameter_samples(model, fit, group):
+        if n > len(parameters):
+            raise SpecificationError(f"n must be at most {len(parameters)}, the number of samples; got {n}.")
+        picks = ((torch.arange(n) + 0.5) * len(parameters) / n).long()
+        values[:, on_cpu(part)] = parameters[picks.to(parameters.device)].cpu().numpy()
+    index = pd.MultiIndex.from_product([range(n), labels], names=["sample", "decision_maker"])
+    return pd.DataFrame(values.reshape(-1, values.shape[2]), index, [*model.space.fixed, *model.space.random])
 
 
 def _joined(fixed: Tensor, tastes: Tensor) -> Tensor:

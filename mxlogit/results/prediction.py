@@ -1,4 +1,4 @@
-"""Choice probabilities and shares.
+"""Choice probabilities, shares and utilities.
 
 Equal situations have equal probabilities, whatever else is in the frame: tastes are integrated over draws that are
 common to all choice situations.
@@ -6,132 +6,139 @@ common to all choice situations.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
 from mxlogit.choices import ChoiceData, FrameChoices
-from mxlogit.choices.chunks import PEOPLE_AT_ONCE, cells_at_once
-from mxlogit.draws.curve import order_along_curve
-from mxlogit.draws.simulation import PersonDraws
-from mxlogit.execution.people import PanelSource, People, on_cpu
+from mxlogit.choices.chunks import PEOPLE_AT_ONCE
+from mxlogit.execution.people import PanelSource, People
 from mxlogit.fit import Fit
 from mxlogit.integration.marginal import MarginalLikelihood
 from mxlogit.integration.settings import IntegrationSettings
-from mxlogit.model.likelihood import choice_probabilities
 from mxlogit.model.mixed_logit import MixedLogitModel
-from mxlogit.results.individual_coefficients import Group, weigh_coefficients
+from mxlogit.results.choice_blocks import ChoiceBlock, choice_blocks
+from mxlogit.results.coefficient_sources import CoefficientSource
+from mxlogit.results.intervals import SampledValues
 
-# Number of nodes over (posterior sample of the population, tastes), a power of two. The largest errors of probabilities
-# are given in `MixedLogit.predict_proba`; with samples in random order they are twice as large.
-_NODES = 4_096
-# Rows x nodes in memory at a time (measured for 2,000 people, 10 situations of 3 alternatives, 4,096 nodes: .8 s at
-# 100,000 to 400,000, 2.3 s at 2,000,000).
-_CELLS = cells_at_once(0.1)
-# Offset of the seed of the nodes from the seed of the fit.
-_STREAM = 23
+# Fewest tastes per choice situation and sample of a sum over many situations.
+_FEWEST_NODES = 8
 
-
-def population_nodes(model: MixedLogitModel, fit: Fit, seed: int) -> Tensor:
-    """Draw coefficients (s, f + k), float64, from the posterior predictive distribution of a new decision maker.
-
-    They form a scrambled Sobol net over (posterior sample of the population parameters, standard normal tastes).
-    Without a posterior (maximum likelihood) the population parameters are the point estimate.
-    """
-    samples = fit.samples.unconstrained
-    if fit.samples.kind != "posterior":
-        samples = model.space.unconstrain(fit.center)[None]
-    if model.space.n_random == 0:
-        return model.space.constrain(samples[:_NODES]).fixed
-    draws = PersonDraws("sobol", _NODES, 1 + model.space.n_random, seed + _STREAM)
-    normal = draws.normals(0, 1)[0].T
-    # Ranks of the first coordinate are a permutation, so every sample is used equally often.
-    rank, order = normal[:, 0].argsort().argsort(), order_along_curve(samples)
-    population = model.space.constrain(samples[order[rank * len(samples) // _NODES]])
-    latent = population.location + (population.scale_tril @ normal[:, 1:, None])[..., 0]
-    tastes = model.mixing.tastes(latent, population.location, population.scale)
-    return model.mixing.coefficients(population.fixed, tastes)
+# Values (m, j, s) of the rows of a block by sample.
+RowFunction = Callable[[ChoiceBlock], Tensor]
 
 
-def population_probabilities(data: ChoiceData, columns: list[int], nodes: Tensor) -> Tensor:
-    """Choice probabilities of new decision makers.
+@dataclass(frozen=True)
+class Coefficients:
+    """The two sources of a quantity with an interval.
 
-    Parameters
+    Attributes
     ----------
-    data : ChoiceData
-        Choice situations; their choices are not used.
-    columns : list of int
-        Positions of the attributes of the model, in its order.
-    nodes : Tensor, shape (s, f + k)
-        Draws of the coefficients (`population_nodes`).
-
-    Returns
-    -------
-    Tensor, shape (r,), float64
-        Probabilities of the available alternatives in the order of the data's rows, averaged over the nodes.
+    mean : CoefficientSource
+        One sample with many nodes, the population parameters integrated out: for estimates.
+    sampled : CoefficientSource
+        Samples of the population parameters, or of people: for intervals.
     """
-    return _weigh_probabilities(data, columns, nodes.new_full((1, len(nodes)), 1.0 / len(nodes)), nodes)
+
+    mean: CoefficientSource
+    sampled: CoefficientSource
 
 
-def individual_probabilities(
-    model: MixedLogitModel, fit: Fit, group: Group, data: ChoiceData, columns: list[int]
-) -> Tensor:
-    """Choice probabilities (r,) of decision makers of the fit, given their choices in the fit.
+def probabilities(block: ChoiceBlock) -> Tensor:
+    """Choice probabilities (m, j, s), averaged over tastes."""
+    return block.average(lambda mine, weights: (block.probabilities(mine) * weights[:, None]).sum(-1))
 
-    Parameters
-    ----------
-    model : MixedLogitModel
-        Mixed logit model.
-    fit : Fit
-        Result of its fit.
-    group : Group
-        People of ``data``, with their choices in the fit.
-    data : ChoiceData
-        Choice situations; their choices are not used.
-    columns : list of int
-        Positions of the attributes of the model, in its order.
-    """
+
+def utilities(block: ChoiceBlock) -> Tensor:
+    """Systematic utilities (m, j, s) in utils, averaged over tastes."""
+    mean = (block.coefficients * block.weights[:, None, :, None]).sum(-2)
+    return (block.levels[:, :, None] * mean[:, None]).sum(-1)
+
+
+def mean_of_rows(data: ChoiceData, columns: list[int], source: CoefficientSource, function: RowFunction) -> Tensor:
+    """Values (r,), float64, of the available alternatives in the order of the data's rows, averaged over samples."""
     result = torch.zeros(len(data.choices.rows), dtype=torch.float64)
-    indices = torch.arange(data.n_decision_makers)
-    for drawn in weigh_coefficients(model, fit, group):
-        people = indices[on_cpu(drawn.part)].to(data.choices.rows.device)
-        found = _weigh_probabilities(data.take(people), columns, drawn.weights, drawn.coefficients)
-        result[data.rows_of_people(people).cpu()] += found
+    for block in choice_blocks(data, columns, source):
+        result[block.rows.cpu()] += function(block).mean(-1).cpu()
     return result
 
 
-def _weigh_probabilities(data: ChoiceData, columns: list[int], weights: Tensor, coefficients: Tensor) -> Tensor:
-    """Weighted sums over draws of choice probabilities (r,), float64.
+def intervals_of_rows(
+    data: ChoiceData,
+    columns: list[int],
+    source: CoefficientSource,
+    function: RowFunction,
+    estimate: Tensor,
+    interval: float,
+) -> Tensor:
+    """Estimates and interval limits (r, 3) of the data's rows, about given estimates (r,)."""
+    result = torch.zeros(len(data.choices.rows), 3, dtype=torch.float64)
+    for block in choice_blocks(data, columns, source):
+        rows = block.rows.cpu()
+        values = sampled_values(source, function(block).movedim(-1, 0))
+        result[rows] = torch.from_numpy(values.summary(interval, estimate[rows]))
+    return result
 
-    Attributes are differenced in double precision first, so a constant added to a column has no effect.
 
-    Parameters
+def sampled_values(source: CoefficientSource, values: Tensor) -> SampledValues:
+    """Values (s, ...) of a source, its point estimate apart from the samples."""
+    return SampledValues(values[1:], values[0]) if source.starts_at_center else SampledValues(values)
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Groups of rows over which probabilities are averaged.
+
+    Attributes
     ----------
-    data : ChoiceData
-        Choice situations.
-    columns : list of int
-        Positions of the attributes of the model, in its order.
-    weights : Tensor, shape (n, s) or (1, s)
-        Weights of the draws, per person or common to all.
-    coefficients : Tensor, shape (n, s, k) or (s, k)
-        Draws of the coefficients, per person or common to all.
+    labels : pandas.Index
+        Labels of the cells: alternatives, or pairs (group of situations, alternative).
+    of_row : Tensor, int64, shape (r,)
+        Cell of every row of the data.
+    weights : Tensor, float64, shape (r,)
+        Weights of the rows, which sum to one over the cells of a group of situations.
     """
-    c, count = data.choices, weights.shape[1]
-    person = torch.arange(data.n_decision_makers, device=c.rows.device).repeat_interleave(c.panel_lengths)
-    weights, coefficients = weights.to(c.rows.device), coefficients.to(c.rows.device)
-    result = torch.zeros(len(c.rows), dtype=torch.float64)
-    for situations, sets in data.choice_sets(max(1, _CELLS // count)):
-        levels = sets[..., columns].double()
-        differences, who = levels - levels[:, :1], person[situations]
-        total = differences.new_zeros(differences.shape[:2])
-        for draws in torch.arange(count, device=levels.device).split(max(1, _CELLS // differences[..., 0].numel())):
-            mine = coefficients[draws] if coefficients.dim() == 2 else coefficients[who[:, None], draws]
-            share = weights[:, draws] if len(weights) == 1 else weights[who[:, None], draws]
-            probability = choice_probabilities(differences, mine.to(levels))
-            total += (probability * share[:, None].to(levels)).sum(-1)
-        result[data.rows_of(situations, sets.shape[1]).cpu()] = total.cpu()
-    return result
+
+    labels: pd.Index
+    of_row: Tensor
+    weights: Tensor
+
+    @classmethod
+    def of(cls, rows: FrameChoices, name: str, groups: pd.DataFrame | None = None) -> Cells:
+        """Alternatives of a frame, within groups of its situations by columns with one value per row, if given."""
+        weights = rows.data.weights.cpu().double().numpy()[rows.person]
+        keys = pd.DataFrame({name: rows.alternative_labels})
+        if groups is not None:
+            keys = pd.concat([groups.reset_index(drop=True), keys], axis=1)
+        listed = rows.place >= 0
+        grouped = keys.groupby(list(keys.columns), sort=True, dropna=False)
+        cell, labels = grouped.ngroup().to_numpy(), grouped.size().index
+        group = np.zeros(len(cell), dtype=np.int64)
+        if groups is not None:
+            group = groups.groupby(list(groups.columns), dropna=False).ngroup().to_numpy()
+        repeated = pd.Series(rows.situation).duplicated().to_numpy()
+        total = np.bincount(group, np.where(repeated, 0.0, weights))
+        share = (weights / total[group])[listed]
+        order = rows.place[listed]
+        of_row, weight = torch.zeros(len(order), dtype=torch.int64), torch.zeros(len(order), dtype=torch.float64)
+        of_row[order], weight[order] = torch.from_numpy(cell[listed]), torch.from_numpy(share)
+        return cls(labels, of_row, weight)
+
+
+def sums_of_rows(
+    data: ChoiceData, columns: list[int], source: CoefficientSource, function: RowFunction, cells: Cells
+) -> Tensor:
+    """Weighted sums (s, number of cells) over the rows of every cell."""
+    result = torch.zeros(len(cells.labels), source.n_samples, dtype=torch.float64)
+    for block in choice_blocks(data, columns, source, fewest=_FEWEST_NODES):
+        rows = block.rows.cpu().flatten()
+        values = function(block).flatten(0, 1).cpu()
+        result.index_add_(0, cells.of_row[rows], values * cells.weights[rows, None])
+    return result.T
 
 
 def mean_log_likelihood(model: MixedLogitModel, fit: Fit, panel: PanelSource, keys: Tensor, seed: int) -> float:
@@ -158,9 +165,11 @@ def mean_log_likelihood(model: MixedLogitModel, fit: Fit, panel: PanelSource, ke
     return total / float(torch.stack(weights).sum())
 
 
-def row_values(rows: FrameChoices, probability: Tensor) -> np.ndarray:
-    """Probability of every row of a frame, given probabilities (r,) of the available alternatives."""
-    return np.where(rows.place < 0, 0.0, probability.numpy()[rows.place])
+def row_values(rows: FrameChoices, values: Tensor) -> np.ndarray:
+    """Value of every row of a frame, given values (r, ...) of the available alternatives; 0 for the others."""
+    found = values.numpy()[np.maximum(rows.place, 0)]
+    found[rows.place < 0] = 0.0
+    return found
 
 
 def most_likely(rows: FrameChoices, probability: Tensor, names: tuple[str, str, str]) -> pd.Series:
@@ -170,10 +179,3 @@ def most_likely(rows: FrameChoices, probability: Tensor, names: tuple[str, str, 
     keys = [rows.data.decision_makers[rows.person[cell]], rows.situation_labels[cell]]
     index = pd.MultiIndex.from_arrays(keys, names=names[:2])
     return pd.Series(rows.alternative_labels[cell], index=index, name=names[2])
-
-
-def mean_shares(rows: FrameChoices, probability: Tensor, name: str) -> pd.Series:
-    """Weighted mean probability of every alternative; ``name`` is the alternative column."""
-    weighted = pd.Series(row_values(rows, probability) * rows.data.weights.cpu().numpy()[rows.person])
-    total = weighted.groupby(rows.alternative_labels).sum()
-    return (total / total.sum()).rename_axis(name).rename("share")

@@ -1,9 +1,7 @@
 r"""Willingness to pay for one unit of an attribute: minus the ratio of its coefficient to the cost's.
 
-Positive if people pay to have more of the attribute; in units of the cost per unit of the attribute. Where the cost's
-coefficient may be about zero the ratio has no mean, however precise the fit: :math:`E[1 / \beta_c]` is finite for a
-fixed coefficient, a lognormal and Johnson's S_B, and infinite or without meaning for distributions that reach zero
-(Daly, Hess and Train 2012, Transportation 39, doi 10.1007/s11116-011-9331-3). Quantiles always exist.
+Positive if people pay to have more of the attribute; in units of the cost per unit of the attribute. Means exist under
+the conditions of `mxlogit.results.cost`; quantiles always exist.
 """
 
 from __future__ import annotations
@@ -18,10 +16,12 @@ from torch import Tensor
 
 from mxlogit.draws.curve import spread_along_curve
 from mxlogit.draws.simulation import PersonDraws
-from mxlogit.errors import SpecificationError, check_probability
+from mxlogit.errors import SpecificationError, check_probabilities, check_probability
 from mxlogit.fit import Fit
 from mxlogit.model.mixed_logit import MixedLogitModel
 from mxlogit.model.parameters import PopulationParameters
+from mxlogit.results.coefficient_sources import TASTE_STREAM, taste_nodes
+from mxlogit.results.cost import Cost
 from mxlogit.results.individual_coefficients import Group, parameter_samples
 
 # Tastes per posterior sample, a power of two, and most posterior samples, whose intervals err by a thirtieth of a
@@ -29,10 +29,6 @@ from mxlogit.results.individual_coefficients import Group, parameter_samples
 _NODES, _MOST_SAMPLES = 1_024, 1_000
 # Posterior samples whose tastes are in memory at a time.
 _SAMPLES_AT_ONCE = 100
-# Offset of the seed of the tastes from the seed of the fit.
-_STREAM = 41
-# Share of posterior samples that may reach zero, or have the other sign, before that is said.
-_RARE = 0.01
 
 
 @dataclass(frozen=True)
@@ -68,16 +64,7 @@ class Ratio:
             raise SpecificationError(f"{unknown} are no coefficients of this model, which has {labels}.")
         if attribute == cost:
             raise SpecificationError(f"attribute and cost are both {cost!r}; the ratio would be minus one.")
-        if cost in fit.void:
-            raise SpecificationError(
-                f"the coefficient of {cost!r} is not known (its errors are void), so nothing can be related to it."
-            )
-        position = model.mixing.scale_position
-        if position is not None and labels[position] != cost:
-            raise SpecificationError(
-                f"this model is in willingness-to-pay space with scale={labels[position]!r}; cost must be that, not "
-                f"{cost!r}."
-            )
+        Cost.of(model, fit, cost)
         return cls(model, attribute, cost, (labels.index(attribute), labels.index(cost)))
 
     def values(self, parameters: Tensor) -> Tensor:
@@ -96,43 +83,18 @@ class Ratio:
         differ = self.places[:1] if self.in_money else self.places
         return any(place >= self.model.space.n_fixed for place in differ)
 
-    def family(self) -> str:
-        """Mixing distribution of the cost's coefficient; "fixed" without."""
-        place = self.places[1] - self.model.space.n_fixed
-        return "fixed" if place < 0 else self.model.mixing.families[place].name
-
     def judge(self, population: PopulationParameters) -> tuple[bool, str]:
         """Whether the population mean exists, and why, given posterior samples of the population."""
-        cost, family, place = self.cost, self.family(), self.places[1] - self.model.space.n_fixed
-        offer = f"MixedLogit(scale={cost!r}, method='msle') estimates amounts of money instead, whose moments exist."
-        if self.in_money:
-            return True, "Amounts of money are parameters of this model, and have moments."
-        if family == "fixed":
-            return True, _sign_of(cost, population.fixed[:, self.places[1]])
-        if family in ("lognormal", "negative_lognormal", "johnson_sb"):
-            return True, f"The coefficient of {cost!r} keeps away from zero ({family}): the mean is finite."
-        if family == "censored_normal":
-            return False, (
-                f"The coefficient of {cost!r} is zero for some people (censored_normal): their willingness to pay is "
-                f"infinite. Read quantiles; {offer}"
-            )
-        if family in ("uniform", "triangular"):
-            reach = population.location[:, place].abs() <= population.scale[:, place]
-            if float(reach.double().mean()) < _RARE:
-                return True, f"The coefficient of {cost!r} keeps away from zero ({family}): the mean is finite."
-        return False, (
-            f"The coefficient of {cost!r} reaches zero ({family}): the ratio has no mean. Read quantiles; {offer}"
-        )
+        return self._cost.judge(population)
 
+    @property
+    def family(self) -> str:
+        """Mixing distribution of the cost's coefficient."""
+        return self._cost.family
 
-def _sign_of(cost: str, coefficient: Tensor) -> str:
-    positive = float((coefficient > 0).double().mean())
-    if min(positive, 1.0 - positive) < _RARE:
-        return f"The coefficient of {cost!r} is the same for everybody: the mean is finite."
-    return (
-        f"The coefficient of {cost!r} is the same for everybody, but its sign is not known ({positive:.0%} of the "
-        "posterior is positive): intervals are those of a ratio whose denominator may be zero."
-    )
+    @property
+    def _cost(self) -> Cost:
+        return Cost(self.model, self.cost, self.places[1])
 
 
 def population_frame(
@@ -163,12 +125,7 @@ def population_frame(
         Index ``statistic``: "mean" where it exists, quantiles as "25 %", "share below zero". Columns: ``estimate``,
         ``lower``, ``upper``. ``attrs["verdict"]`` says whether the mean exists, and why.
     """
-    if isinstance(probabilities, (str, float, int)):
-        raise SpecificationError(
-            f"quantiles must be a list of probabilities, such as [0.05, 0.5]; got {probabilities!r}."
-        )
-    for probability in probabilities:
-        check_probability("quantiles", probability)
+    check_probabilities("quantiles", probabilities)
     population = _samples(model, fit)
     has_mean, verdict = ratio.judge(population)
     names = [f"{100.0 * p:g} %" for p in probabilities]
@@ -207,18 +164,10 @@ def _stacked(population: PopulationParameters) -> PopulationParameters:
 
 def _tastes(ratio: Ratio, population: PopulationParameters, seed: int) -> Iterator[Tensor]:
     """Parameters (s, nodes, f + k) of people drawn from each of some population values, the same draws for all."""
-    model, k = ratio.model, ratio.model.space.n_random
-    normal = PersonDraws("sobol", _NODES, k, seed + _STREAM).normals(0, 1)[0] if ratio.is_random else torch.zeros(k, 1)
-    for fixed, location, tril, scale in zip(
-        *(
-            part.split(_SAMPLES_AT_ONCE)
-            for part in (population.fixed, population.location, population.scale_tril, population.scale)
-        ),
-        strict=True,
-    ):
-        latent = (location[..., None] + tril @ normal.to(tril)).mT
-        tastes = model.mixing.tastes(latent, location[:, None], scale[:, None])
-        yield torch.cat([fixed[:, None].expand(-1, latent.shape[1], -1), tastes], -1)
+    nodes = _NODES if ratio.is_random else 1
+    parts = (part.split(_SAMPLES_AT_ONCE) for part in (population.fixed, population.location, population.scale_tril))
+    for some in zip(*parts, strict=True):
+        yield taste_nodes(ratio.model, PopulationParameters(*some), nodes, seed)
 
 
 def _statistics(ratio: Ratio, population: PopulationParameters, seed: int, probabilities: Sequence[float]) -> Tensor:
@@ -238,7 +187,7 @@ def population_means(ratio: Ratio, population: PopulationParameters, seed: int) 
     For a lognormal cost :math:`1 / \beta_c` is :math:`\pm e^{-\eta_c}`, under which the other latent normals keep their
     covariance and move by minus their covariance with :math:`\eta_c`.
     """
-    family, f = ratio.family(), ratio.model.space.n_fixed
+    family, f = ratio.family, ratio.model.space.n_fixed
     cost = ratio.places[1]
     if ratio.in_money:
         return _mean_of(ratio, population, seed, None)
@@ -265,7 +214,7 @@ def _mean_of(ratio: Ratio, population: PopulationParameters, seed: int, cost: in
     moved = location if cost is None else location - (tril[:, place] * tril[:, cost]).sum(-1)
     if cost is None or not family.direct:
         return family.moments(moved, scale)[0]
-    normal = PersonDraws("sobol", _NODES, 1, seed + _STREAM).normals(0, 1)[0].to(scale)
+    normal = PersonDraws("sobol", _NODES, 1, seed + TASTE_STREAM).normals(0, 1)[0].to(scale)
     latent = moved[:, None] + scale[:, None] * normal
     return family.taste(latent, location[:, None], scale[:, None]).mean(1)
 

@@ -16,6 +16,7 @@ import torch
 
 from mxlogit.choices import ChoiceData
 from mxlogit.estimator import MixedLogit
+from mxlogit.results.prediction import mean_of_rows, probabilities
 from mxlogit.study.designs import Sample
 
 Result = TypeVar("Result")
@@ -107,7 +108,10 @@ def _mean_log_probability(est: MixedLogit, X: Any) -> float:
     """Mean log probability of the choices of people of the fit, by their individual posterior tastes."""
     if isinstance(X, ChoiceData):
         chosen = X.first_rows[:-1] + X.choices.chosen_ranks
-        return float(est._state().probabilities(est.result_, X, "individual")[chosen].double().log().mean())
+        fitted = est._state()
+        source = fitted.coefficients(est.result_, X, "individual").mean
+        found = mean_of_rows(X, fitted.columns(X), source, probabilities)
+        return float(found[chosen.cpu()].log().mean())
     probability = est.predict_proba(X, tastes="individual")
     return float(np.log(probability[X["choice"].astype(bool)]).mean())
 

@@ -1,0 +1,116 @@
+r"""The cost coefficient, by which amounts of money are measured, and whether means over people exist.
+
+Where the cost's coefficient may be about zero a ratio has no mean, however precise the fit: :math:`E[1 / \beta_c]` is
+finite for a fixed coefficient, a lognormal and Johnson's S_B, and infinite or without meaning for distributions that
+reach zero (Daly, Hess and Train 2012, Transportation 39, doi 10.1007/s11116-011-9331-3).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from mxlogit.errors import SpecificationError, suggest
+from mxlogit.fit import Fit
+from mxlogit.model.mixed_logit import MixedLogitModel
+from mxlogit.model.parameters import PopulationParameters
+
+# Share of posterior samples that may reach zero, or have the other sign, before that is said.
+_RARE = 0.01
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A coefficient that measures money.
+
+    Attributes
+    ----------
+    model : MixedLogitModel
+    label : str
+        Its label.
+    place : int
+        Its position among all coefficients, fixed ones first.
+    """
+
+    model: MixedLogitModel
+    label: str
+    place: int
+
+    @classmethod
+    def of(cls, model: MixedLogitModel, fit: Fit, label: str) -> Cost:
+        """Find the coefficient.
+
+        Raises
+        ------
+        SpecificationError
+            If it is unknown, has no effect, or is not the scale of its space.
+        """
+        labels = [*model.space.fixed, *model.space.random]
+        if label not in labels:
+            raise SpecificationError(
+                f"cost: {label!r} is no coefficient of this model, which has {labels}.{suggest(label, labels)}"
+            )
+        if label in fit.void:
+            raise SpecificationError(
+                f"the coefficient of {label!r} is not known (its errors are void), so nothing can be related to it."
+            )
+        position = model.mixing.scale_position
+        if position is not None and labels[position] != label:
+            raise SpecificationError(
+                f"this model is in willingness-to-pay space with scale={labels[position]!r}; cost must be that, not "
+                f"{label!r}."
+            )
+        return cls(model, label, labels.index(label))
+
+    @property
+    def in_money(self) -> bool:
+        """Whether the parameters of other attributes are amounts of money."""
+        return self.model.mixing.scale_position is not None
+
+    @property
+    def family(self) -> str:
+        """Mixing distribution of the coefficient; "fixed" without."""
+        place = self.place - self.model.space.n_fixed
+        return "fixed" if place < 0 else self.model.mixing.families[place].name
+
+    def is_positive(self, population: PopulationParameters) -> bool:
+        """Whether the median of the coefficient is positive in most of some populations (s)."""
+        place = self.place - self.model.space.n_fixed
+        if place < 0:
+            return bool(population.fixed[:, self.place].median() > 0.0)
+        location, scale = population.location, population.scale
+        return bool(self.model.mixing.tastes(location, location, scale)[:, place].median() > 0.0)
+
+    def judge(self, population: PopulationParameters) -> tuple[bool, str]:
+        """Whether the population mean exists, and why, given posterior samples of the population."""
+        cost, family, place = self.label, self.family, self.place - self.model.space.n_fixed
+        offer = f"MixedLogit(scale={cost!r}, method='msle') estimates amounts of money instead, whose moments exist."
+        if self.in_money:
+            return True, "Amounts of money are parameters of this model, and have moments."
+        if family == "fixed":
+            return True, _sign_of(cost, population.fixed[:, self.place])
+        if family in ("lognormal", "negative_lognormal", "johnson_sb"):
+            return True, f"The coefficient of {cost!r} keeps away from zero ({family}): the mean is finite."
+        if family == "censored_normal":
+            return False, (
+                f"The coefficient of {cost!r} is zero for some people (censored_normal): their willingness to pay is "
+                f"infinite. Read quantiles; {offer}"
+            )
+        if family in ("uniform", "triangular"):
+            reach = population.location[:, place].abs() <= population.scale[:, place]
+            if float(reach.double().mean()) < _RARE:
+                return True, f"The coefficient of {cost!r} keeps away from zero ({family}): the mean is finite."
+        return False, (
+            f"The coefficient of {cost!r} reaches zero ({family}): the ratio has no mean. Read quantiles; {offer}"
+        )
+
+
+def _sign_of(cost: str, coefficient: Tensor) -> str:
+    positive = float((coefficient > 0).double().mean())
+    if min(positive, 1.0 - positive) < _RARE:
+        return f"The coefficient of {cost!r} is the same for everybody: the mean is finite."
+    return (
+        f"The coefficient of {cost!r} is the same for everybody, but its sign is not known ({positive:.0%} of the "
+        "posterior is positive): intervals are those of a ratio whose denominator may be zero."
+    )

@@ -1,0 +1,194 @@
+r"""Responses of choice probabilities to attributes: elasticities, marginal effects and diversion.
+
+With tastes integrated out, :math:`\partial P_i / \partial x_j = E[\beta P_i (\delta_{ij} - P_j)]`: substitution is that
+of people, and alternatives that the same people like are closer substitutes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from mxlogit.choices import ChoiceData
+from mxlogit.results.choice_blocks import ChoiceBlock, choice_blocks, compute_utilities
+from mxlogit.results.coefficient_sources import CoefficientSource
+
+# Fewest tastes per choice situation and sample: of sums, and of ratios within situations.
+_FEWEST_OF_SUMS, _FEWEST_OF_RATIOS = 8, 64
+
+
+@dataclass(frozen=True)
+class Response:
+    """Probabilities of a block, and their response to a change of an attribute of each alternative.
+
+    Attributes
+    ----------
+    before : Tensor, shape (m, i, s)
+        Probabilities.
+    change : Tensor, shape (m, i, j, s)
+        Change of the probability of alternative i by that of the attribute of alternative j.
+    """
+
+    before: Tensor
+    change: Tensor
+
+
+# A change of an attribute: the response of a block.
+Change = Callable[[ChoiceBlock], Response]
+
+
+def derivative(place: int) -> Change:
+    """Derivatives of probabilities by the attribute in column ``place``."""
+
+    def respond(block: ChoiceBlock) -> Response:
+        def sums(coefficients: Tensor, weights: Tensor) -> Tensor:
+            probability = block.probabilities(coefficients)
+            slope = probability * (coefficients[..., place] * weights)[:, None]
+            pairs = -torch.einsum("misr,mjsr->mijs", slope, probability)
+            pairs.diagonal(dim1=1, dim2=2).add_(slope.sum(-1).movedim(1, -1))
+            return torch.cat([(probability * weights[:, None]).sum(-1)[:, None], pairs], 1)
+
+        found = block.average(sums, width=2)
+        return Response(found[:, 0], found[:, 1:])
+
+    return respond
+
+
+def relative_derivative(place: int) -> Change:
+    """Derivatives by the logarithm of the attribute: per relative change."""
+
+    def respond(block: ChoiceBlock) -> Response:
+        found = derivative(place)(block)
+        return Response(found.before, found.change * block.levels[:, None, :, None, place])
+
+    return respond
+
+
+def shifted(place: int, share: float) -> Change:
+    """Differences if the attribute of an alternative grows by a share of itself."""
+    return _differences(lambda levels: levels[..., place] * (1.0 + share), place)
+
+
+def switched(place: int) -> Change:
+    """Differences between a dummy of one and of zero."""
+
+    def respond(block: ChoiceBlock) -> Response:
+        on = _differences(lambda levels: torch.ones_like(levels[..., place]), place)(block)
+        off = _differences(lambda levels: torch.zeros_like(levels[..., place]), place)(block)
+        return Response(on.before, on.change - off.change)
+
+    return respond
+
+
+def _differences(function: Callable[[Tensor], Tensor], place: int) -> Change:
+    def respond(block: ChoiceBlock) -> Response:
+        new = function(block.levels)
+
+        def sums(coefficients: Tensor, weights: Tensor) -> Tensor:
+            parts = [block.probabilities(coefficients)]
+            for j in range(block.levels.shape[1]):
+                levels = block.levels.clone()
+                levels[:, j, place] = new[:, j]
+                parts.append(block.probabilities(coefficients, levels))
+            return torch.stack([(part * weights[:, None]).sum(-1) for part in parts], 2)
+
+        found = block.average(sums, width=2)
+        return Response(found[:, :, 0], found[:, :, 1:] - found[:, :, :1])
+
+    return respond
+
+
+def removal(block: ChoiceBlock) -> Response:
+    """Probabilities by which those who would choose j choose i when j is removed; minus the probability of j itself."""
+
+    def sums(coefficients: Tensor, weights: Tensor) -> Tensor:
+        utility = compute_utilities(block.levels, coefficients)
+        probability = utility.softmax(1)
+        parts = [(probability * weights[:, None]).sum(-1)]
+        for j in range(utility.shape[1]):
+            rest = utility.clone()
+            rest[:, j] = -torch.inf
+            moved = rest.softmax(1) * (probability[:, j] * weights)[:, None]
+            parts.append(moved.sum(-1))
+        return torch.stack(parts, 2)
+
+    found = block.average(sums, width=3)
+    change = found[:, :, 1:].clone()
+    change.diagonal(dim1=1, dim2=2).sub_(found[:, :, 0].movedim(1, -1))
+    return Response(found[:, :, 0], change)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Pairs (alternative whose attribute changes, alternative that responds) over which responses are summed.
+
+    Attributes
+    ----------
+    alternatives : pandas.Index
+        Labels of the alternatives.
+    of_row : Tensor, int64, shape (r,)
+        Alternative of every row of the data.
+    weights : Tensor, float64, shape (number of situations,)
+        Weights of choice situations.
+    """
+
+    alternatives: pd.Index
+    of_row: Tensor
+    weights: Tensor
+
+    def index(self, name: str) -> pd.MultiIndex:
+        """Labels of the pairs; ``name`` is the alternative column."""
+        return pd.MultiIndex.from_product([self.alternatives, self.alternatives], names=["changed", name])
+
+
+@dataclass(frozen=True)
+class SummedResponses:
+    """Weighted sums over choice situations in which both alternatives of a pair are available, (s, pairs) each.
+
+    Attributes
+    ----------
+    change : Tensor
+        Sums of responses.
+    before : Tensor
+        Sums of the probabilities of the responding alternatives.
+    count : Tensor, shape (pairs,)
+        Sums of weights.
+    """
+
+    change: Tensor
+    before: Tensor
+    count: Tensor
+
+
+def sum_responses(
+    data: ChoiceData,
+    columns: list[int],
+    source: CoefficientSource,
+    change: Change,
+    pairs: Pairs,
+    ratio: Callable[[Response], Tensor] | None = None,
+) -> SummedResponses:
+    """Sum responses over choice situations, or their ratio (m, i, j, s) to the probabilities of each situation."""
+    size = len(pairs.alternatives)
+    total = torch.zeros(2, size * size, source.n_samples, dtype=torch.float64)
+    count = torch.zeros(size * size, dtype=torch.float64)
+    fewest = _FEWEST_OF_SUMS if ratio is None else _FEWEST_OF_RATIOS
+    for block in choice_blocks(data, columns, source, fewest=fewest, width=block_width(data)):
+        found, weights = change(block), pairs.weights[block.situations.cpu()]
+        before = found.before[:, :, None].expand_as(found.change)
+        response = found.change if ratio is None else ratio(found)
+        alternative = pairs.of_row[block.rows.cpu()]
+        cell = (alternative[:, None] * size + alternative[:, :, None]).flatten()
+        for kind, values in enumerate((response, before)):
+            total[kind].index_add_(0, cell, (values.cpu() * weights[:, None, None, None]).flatten(0, 2))
+        count.index_add_(0, cell, weights[:, None, None].expand(alternative.shape + alternative.shape[1:]).flatten())
+    return SummedResponses(total[0].T, total[1].T, count)
+
+
+def block_width(data: ChoiceData) -> int:
+    """Cells in memory per row and node of responses: one per changed alternative."""
+    return int(data.choices.set_sizes.max())

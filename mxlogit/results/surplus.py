@@ -1,0 +1,169 @@
+r"""Consumer surplus of a change: the difference of log-sums over minus the cost coefficient, in units of the cost.
+
+.. math:: \Delta S = \frac{1}{-\beta_c}\left(\ln\sum_j e^{V_j^1} - \ln\sum_j e^{V_j^0}\right)
+
+for a person with given tastes (Small and Rosen 1981, Econometrica 49; Train 2009, section 3.5). Utility is linear in
+the cost, so that it is the compensating variation as well. Over people with a random cost coefficient its mean exists
+under the conditions of `mxlogit.results.cost`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from mxlogit.choices import ChoiceData, FrameChoices
+from mxlogit.errors import ChoiceDataError, check_probabilities, check_probability
+from mxlogit.results.choice_blocks import ChoiceBlock, choice_blocks, compute_utilities
+from mxlogit.results.coefficient_sources import CoefficientSource
+from mxlogit.results.intervals import interval_frame
+from mxlogit.results.prediction import sampled_values
+
+# Fewest tastes per choice situation and sample of a mean over many situations.
+_FEWEST_NODES = 8
+# Cells in memory per row and node: before and after the change.
+_ARRAYS = 2
+# Values per sample of which quantiles are taken, two hundred megabytes with 256 samples, and the fewest of them per
+# situation.
+_VALUES = 100_000
+
+
+@dataclass(frozen=True)
+class Change:
+    """Choice situations before and after a change.
+
+    Attributes
+    ----------
+    before, after : ChoiceData
+        Choice situations; those of ``after`` in any order.
+    columns : list of int
+        Positions of the attributes of the model, in its order; the same in both.
+    cost : int
+        Position of the cost among the coefficients.
+    place : Tensor, int64, shape (number of situations,)
+        Situation of ``after`` of every situation of ``before``.
+    """
+
+    before: ChoiceData
+    after: ChoiceData
+    columns: list[int]
+    cost: int
+    place: Tensor
+
+    @classmethod
+    def of(cls, before: FrameChoices, after: FrameChoices, columns: list[int], cost: int) -> Change:
+        """Match the situations of two frames by decision maker and situation.
+
+        Raises
+        ------
+        ChoiceDataError
+            If a situation is in one frame only.
+        """
+        keys = [_situation_keys(rows) for rows in (before, after)]
+        place = keys[1].get_indexer(keys[0])
+        single = keys[0].symmetric_difference(keys[1])
+        if len(single):
+            raise ChoiceDataError(
+                f"{len(single)} choice situations are in one of the two frames only (first: {single[:5].tolist()}). "
+                "Both need the same pairs of decision maker and situation."
+            )
+        return cls(before.data, after.data, columns, cost, torch.from_numpy(place))
+
+    def levels_after(self, block: ChoiceBlock) -> tuple[Tensor, Tensor]:
+        """Attributes (m, j, k) of the alternatives after the change, and which of them are there (m, j)."""
+        situations = self.place.to(block.situations.device)[block.situations]
+        sizes = self.after.choices.set_sizes[situations].long()
+        steps = torch.arange(int(sizes.max()), device=sizes.device)
+        there = steps < sizes[:, None]
+        rows = torch.where(there, self.after.first_rows[:-1][situations, None] + steps, 0)
+        return self.after.choices.rows[rows][..., self.columns].double(), there
+
+    def mean_surplus(self, block: ChoiceBlock) -> Tensor:
+        """Surplus (m, s) averaged over tastes."""
+        return block.average(lambda mine, weights: (self.surplus(block, mine) * weights).sum(-1), _ARRAYS)
+
+    def surplus(self, block: ChoiceBlock, coefficients: Tensor) -> Tensor:
+        """Surplus (m, s, r), in units of the cost."""
+        levels, there = self.levels_after(block)
+        base = block.levels[:, 0]
+        before = compute_utilities(block.levels, coefficients, base).logsumexp(1)
+        utility = compute_utilities(levels, coefficients, base)
+        after = utility.masked_fill(~there[..., None, None], -torch.inf).logsumexp(1)
+        return (after - before) / -coefficients[..., self.cost]
+
+
+def _situation_keys(rows: FrameChoices) -> pd.MultiIndex:
+    """Decision maker and situation of every choice situation, in the order of the data."""
+    _, first = np.unique(rows.situation, return_index=True)
+    return pd.MultiIndex.from_arrays([rows.data.decision_makers[rows.person[first]], rows.situation_labels[first]])
+
+
+def situation_table(
+    change: Change, rows: FrameChoices, source: CoefficientSource, interval: float, names: tuple[str, str]
+) -> pd.DataFrame:
+    """Mean surplus of every choice situation over tastes, with intervals."""
+    check_probability("interval", interval)
+    result = np.zeros((change.before.n_situations, 3))
+    for block in choice_blocks(change.before, change.columns, source, width=_ARRAYS):
+        values = change.mean_surplus(block)
+        result[block.situations.cpu()] = sampled_values(source, values.T.cpu()).summary(interval)
+    return interval_frame(result, _situation_keys(rows).set_names(list(names)), source.kind, interval)
+
+
+def population_table(
+    change: Change,
+    source: CoefficientSource,
+    interval: float,
+    quantiles: Sequence[float],
+) -> pd.DataFrame:
+    """Distribution of the surplus over choice situations and tastes, with intervals."""
+    data = change.before
+    weights = data.weights.cpu().double().repeat_interleave(data.choices.panel_lengths.cpu())
+    values, shares = _kept_values(change, source, weights)
+    check_probabilities("quantiles", quantiles)
+    names = ["mean", *(f"{100.0 * p:g} %" for p in quantiles), "share of winners", "share of losers"]
+    rows = [_means(change, source, weights)[:, None], _weighted_quantiles(values, shares, quantiles)]
+    for sign in (1.0, -1.0):
+        rows.append(((sign * values > 0.0).double() * shares).sum(1, keepdim=True) / shares.sum())
+    index = pd.Index(names, name="statistic")
+    summary = sampled_values(source, torch.cat(rows, 1)).summary(interval)
+    return interval_frame(summary, index, source.kind, interval)
+
+
+def _means(change: Change, source: CoefficientSource, weights: Tensor) -> Tensor:
+    """Weighted mean surplus (s,) over choice situations and tastes."""
+    total = torch.zeros(source.n_samples, dtype=torch.float64)
+    for block in choice_blocks(change.before, change.columns, source, fewest=_FEWEST_NODES, width=_ARRAYS):
+        mean = change.mean_surplus(block)
+        total += weights[block.situations.cpu()] @ mean.cpu()
+    return total / weights.sum()
+
+
+def _kept_values(change: Change, source: CoefficientSource, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Values (s, n) of some tastes of each situation, or of evenly spaced situations, with their weights (n,)."""
+    n = change.before.n_situations
+    step, values, shares = max(1, n // _VALUES), list[Tensor](), list[Tensor]()
+    for number, block in enumerate(choice_blocks(change.before, change.columns, source, fewest=1, width=_ARRAYS)):
+        nodes = block.coefficients.shape[-2]
+        count = max(1, min(nodes, _VALUES // n))
+        start = number * count % (nodes // count * count)
+        found = change.surplus(block, block.coefficients[..., start : start + count, :])
+        keep = (block.situations.cpu() % step == 0).nonzero()[:, 0]
+        kept = found.cpu()[keep].permute(1, 0, 2)
+        values.append(kept.flatten(1))
+        shares.append(weights[block.situations.cpu()[keep], None].expand(-1, count).flatten())
+    return torch.cat(values, 1), torch.cat(shares)
+
+
+def _weighted_quantiles(values: Tensor, weights: Tensor, probabilities: Sequence[float]) -> Tensor:
+    """Quantiles (s, p) of weighted values (s, n)."""
+    ordered, order = values.sort(1)
+    below = weights[order].cumsum(1)
+    wanted = torch.tensor(list(probabilities), dtype=torch.float64) * below[:, -1:]
+    place = torch.searchsorted(below, wanted).clamp(max=values.shape[1] - 1)
+    return ordered.gather(1, place)
