@@ -143,8 +143,8 @@ class Demand(FittedModel):
     def _question(self, X: Any, tastes: str, interval: float, history: Any) -> Question:
         check_probability("interval", interval)
         rows = self._rows(X, weigh=True)
-        source = self._coefficients(rows, tastes, history).sampled
-        return Question(rows, self._state().columns(rows.data), source, interval, self._names)
+        used = self._coefficients(rows, tastes, history)
+        return Question(rows, self._state().columns(rows.data), used, interval, self._names)
 
     def surplus(
         self,
@@ -201,12 +201,12 @@ class Demand(FittedModel):
         check_flag("each", each)
         money = self._cost(cost)
         before, after = self._rows(X, weigh=True), self._rows(scenario)
-        source = self._coefficients(before, tastes, history).sampled
+        used = self._coefficients(before, tastes, history)
         columns = self._state().columns(before.data)
         change = surplus.Change.of(before, after, columns, money.place)
         if each:
-            return surplus.situation_table(change, before, source, interval, self._names[:2])
-        return surplus.population_table(change, source, interval, quantiles)
+            return surplus.situation_table(change, before, used, interval, self._names[:2])
+        return surplus.population_table(change, used, interval, quantiles)
 
     def _cost(self, label: str | None) -> Cost:
         """The coefficient that measures money, if means over people exist."""

@@ -25,8 +25,10 @@ from mxlogit.results.individual_coefficients import Group, parameter_samples, we
 
 # Posterior samples of quantities with intervals: the ends of a 95 % interval err by a tenth of a standard deviation.
 _SAMPLES = 256
-# Tastes per sample, a power of two, from which quantities that are summed over choice situations take windows in turn.
-_NODES = 512
+# Tastes per sample, a power of two, from which quantities that are summed over choice situations take windows in turn,
+# and those of which quantities of single situations are averages: the ends of their intervals err by .07 of half of
+# their width with six correlated tastes (.16 with 32 tastes, .03 with 512).
+_NODES, _NODES_OF_ROWS = 512, 128
 # Nodes over (posterior sample of the population, tastes), a power of two. The largest errors of probabilities are given
 # in `MixedLogit.predict_proba`; with samples in random order they are twice as large.
 _PREDICTIVE_NODES = 4_096
@@ -46,11 +48,14 @@ class Part:
         Coefficients by sample and node, common to all people or of each person.
     weights : Tensor or None, shape (n, r)
         Weights of the nodes, if they are not equal.
+    nodes_of_rows : int or None
+        Number of nodes, the first ones, for quantities of single choice situations; None for all.
     """
 
     people: Tensor | None
     coefficients: Tensor
     weights: Tensor | None = None
+    nodes_of_rows: int | None = None
 
 
 class CoefficientSource(ABC):
@@ -60,16 +65,18 @@ class CoefficientSource(ABC):
     ----------
     kind : str
         The distribution that samples represent.
-    n_samples, n_nodes : int
-        Numbers of samples (with the point estimate, if that is the first one) and of nodes.
+    n_samples : int
+        Number of samples, with the point estimate, if that is the first one.
     starts_at_center : bool
         Whether the first sample is the point estimate of maximum likelihood.
+    is_common : bool
+        Whether coefficients are common to all people.
     """
 
     kind: str
     n_samples: int
-    n_nodes: int
     starts_at_center: bool = False
+    is_common: bool = False
 
     @abstractmethod
     def parts(self, data: ChoiceData) -> Iterator[Part]:
@@ -85,13 +92,19 @@ class PopulationSource(CoefficientSource):
         Coefficients by sample and node.
     kind : str
         The distribution that samples represent.
+    nodes_of_rows : int, optional
+        Number of nodes for quantities of single choice situations; all by default.
     starts_at_center : bool
         Whether the first sample is the point estimate.
     """
 
-    def __init__(self, coefficients: Tensor, kind: str, *, starts_at_center: bool = False) -> None:
+    is_common = True
+
+    def __init__(
+        self, coefficients: Tensor, kind: str, nodes_of_rows: int | None = None, *, starts_at_center: bool = False
+    ) -> None:
         self.coefficients, self.kind, self.starts_at_center = coefficients, kind, starts_at_center
-        self.n_samples, self.n_nodes = coefficients.shape[:2]
+        self.n_samples, self.nodes_of_rows = len(coefficients), nodes_of_rows
 
     @classmethod
     def of_samples(cls, model: MixedLogitModel, fit: Fit, seed: int, nodes: int = _NODES) -> PopulationSource:
@@ -101,7 +114,7 @@ class PopulationSource(CoefficientSource):
         coefficients = model.mixing.coefficients(
             parameters[..., : model.space.n_fixed], parameters[..., model.space.n_fixed :]
         )
-        return cls(coefficients, fit.samples.kind, starts_at_center=starts)
+        return cls(coefficients, fit.samples.kind, _NODES_OF_ROWS, starts_at_center=starts)
 
     @classmethod
     def of_mean(cls, model: MixedLogitModel, fit: Fit, seed: int) -> PopulationSource:
@@ -110,13 +123,11 @@ class PopulationSource(CoefficientSource):
 
     def parts(self, data: ChoiceData) -> Iterator[Part]:
         """The nodes, common to all people."""
-        yield Part(None, self.coefficients)
+        yield Part(None, self.coefficients, nodes_of_rows=self.nodes_of_rows)
 
 
 class PeopleSource(CoefficientSource):
     """Posterior samples of the tastes of people given their choices, one node each."""
-
-    n_nodes = 1
 
     def __init__(self, model: MixedLogitModel, fit: Fit, group: Group) -> None:
         self.model, self.fit, self.group = model, fit, group
@@ -135,7 +146,7 @@ class PeopleSource(CoefficientSource):
 class WeightedPeopleSource(CoefficientSource):
     """Weighted draws of the tastes of people given their choices, the population parameters integrated out."""
 
-    n_samples, n_nodes = 1, 1
+    n_samples = 1
 
     def __init__(self, model: MixedLogitModel, fit: Fit, group: Group) -> None:
         self.model, self.fit, self.group, self.kind = model, fit, group, fit.samples.kind

@@ -14,13 +14,14 @@ from mxlogit.choices import FrameChoices
 from mxlogit.results.choice_blocks import choice_blocks
 from mxlogit.results.coefficient_sources import CoefficientSource
 from mxlogit.results.intervals import interval_frame
-from mxlogit.results.prediction import sampled_values
+from mxlogit.results.prediction import Coefficients, sampled_values
 from mxlogit.results.substitution import (
     Change,
     Pairs,
     Response,
     SummedResponses,
     block_width,
+    count_pairs,
     derivative,
     relative_derivative,
     removal,
@@ -28,6 +29,9 @@ from mxlogit.results.substitution import (
     sum_responses,
     switched,
 )
+
+# Values (s, pairs) by the coefficients of a source.
+ValuesOfSource = Callable[[CoefficientSource], Tensor]
 
 
 @dataclass(frozen=True)
@@ -40,8 +44,8 @@ class Question:
         Rows of a frame.
     columns : list of int
         Positions of the attributes of the model, in its order.
-    source : CoefficientSource
-        Coefficients by sample.
+    used : Coefficients
+        Coefficients for estimates and for intervals.
     interval : float
         Probability of the intervals.
     names : tuple of str
@@ -50,7 +54,7 @@ class Question:
 
     rows: FrameChoices
     columns: list[int]
-    source: CoefficientSource
+    used: Coefficients
     interval: float
     names: tuple[str, str, str]
 
@@ -63,34 +67,47 @@ class Question:
         weights = data.weights.cpu().double().repeat_interleave(data.choices.panel_lengths.cpu())
         return Pairs(pd.Index(labels), of_row, weights)
 
-    def table(self, values: Tensor, pairs: Pairs, count: Tensor) -> pd.DataFrame:
+    def table(self, values_of: ValuesOfSource, pairs: Pairs, count: Tensor) -> pd.DataFrame:
         """Table of values (s, pairs); pairs that are never available together are left out."""
         found = torch.nonzero(count > 0)[:, 0]
         index = pairs.index(self.names[2])[found.numpy()]
-        sampled = sampled_values(self.source, values[:, found])
-        return interval_frame(sampled.summary(self.interval), index, self.source.kind, self.interval)
+        source, finer = self.used.sampled, self.finer
+        estimate = None if finer is None else values_of(finer)[0, found]
+        summary = sampled_values(source, values_of(source)[:, found]).summary(self.interval, estimate)
+        return interval_frame(summary, index, source.kind, self.interval)
+
+    @property
+    def finer(self) -> CoefficientSource | None:
+        """Source of more accurate estimates; None for people, whose draws come in several parts."""
+        return self.used.mean if self.used.mean.is_common else None
 
     def each(self, change: Change, value: Callable[[Response], Tensor]) -> pd.DataFrame:
         """Table of values (m, i, j, s) of every situation and pair."""
-        pairs, parts, places = self.pairs(), [], []
-        first = _first_rows(self.rows)
-        for block in choice_blocks(self.rows.data, self.columns, self.source, width=block_width(self.rows.data)):
-            values = value(change(block)).cpu()
-            sampled = sampled_values(self.source, values.permute(3, 0, 2, 1).flatten(1))
-            parts.append(sampled.summary(self.interval))
-            alternative = pairs.of_row[block.rows.cpu()]
-            m, j = alternative.shape
-            situation = torch.from_numpy(first)[block.situations.cpu()]
-            whole = (situation[:, None, None], alternative[:, :, None], alternative[:, None])
-            places.append(torch.stack([part.expand(m, j, j).flatten() for part in whole], 1))
-        at = torch.cat(places).numpy()
+        data, pairs, source = self.rows.data, self.pairs(), self.used.sampled
+        estimate = dict[int, Tensor]()
+        if self.finer is not None:
+            for block in choice_blocks(data, self.columns, self.finer, width=block_width(data)):
+                values = value(change(block))[..., 0].mT.flatten(1).cpu()
+                estimate.update(zip(block.situations.tolist(), values, strict=True))
+        parts, places = list[np.ndarray](), list[np.ndarray]()
+        for block in choice_blocks(data, self.columns, source, width=block_width(data)):
+            values = value(change(block)).cpu().permute(3, 0, 2, 1).flatten(1)
+            finer = torch.cat([estimate[i] for i in block.situations.tolist()]) if estimate else None
+            parts.append(sampled_values(source, values).summary(self.interval, finer))
+            places.append(pairs.places(block))
+        at = np.concatenate(places)
         order = np.argsort(at[:, 0], kind="stable")
-        at, rows, label = at[order], self.rows, pairs.alternatives.to_numpy()
-        keys = [rows.data.decision_makers[rows.person[at[:, 0]]], rows.situation_labels[at[:, 0]]]
-        index = pd.MultiIndex.from_arrays(
+        summary = np.concatenate(parts)[order]
+        return interval_frame(summary, self._index(at[order], pairs), source.kind, self.interval)
+
+    def _index(self, at: np.ndarray, pairs: Pairs) -> pd.MultiIndex:
+        """Labels of places (situation, changed alternative, alternative)."""
+        rows, label = self.rows, pairs.alternatives.to_numpy()
+        first = _first_rows(rows)[at[:, 0]]
+        keys = [rows.data.decision_makers[rows.person[first]], rows.situation_labels[first]]
+        return pd.MultiIndex.from_arrays(
             [*keys, label[at[:, 1]], label[at[:, 2]]], names=[*self.names[:2], "changed", self.names[2]]
         )
-        return interval_frame(np.concatenate(parts)[order], index, self.source.kind, self.interval)
 
 
 def _first_rows(rows: FrameChoices) -> np.ndarray:
@@ -105,13 +122,14 @@ def elasticity_table(question: Question, place: int, kind: str, change: float, a
     ratio = _point if kind == "point" else _arc(change)
     if aggregate is None:
         return question.each(response, ratio)
-    pairs = question.pairs()
-    data, columns, source = question.rows.data, question.columns, question.source
-    if aggregate == "sample":
-        sums = sum_responses(data, columns, source, response, pairs, ratio)
-        return question.table(sums.change / sums.count, pairs, sums.count)
-    sums = sum_responses(data, columns, source, response, pairs)
-    return question.table(_of_sums(ratio, sums), pairs, sums.count)
+    pairs, data = question.pairs(), question.rows.data
+    each = ratio if aggregate == "sample" else None
+
+    def values_of(source: CoefficientSource) -> Tensor:
+        sums = sum_responses(data, question.columns, source, response, pairs, each)
+        return _of_sums(ratio, sums) if each is None else sums.change / sums.count
+
+    return question.table(values_of, pairs, count_pairs(data, pairs))
 
 
 def _point(response: Response) -> Tensor:
@@ -139,21 +157,27 @@ def marginal_table(question: Question, place: int, *, discrete: bool, each: bool
     response: Change = switched(place) if discrete else derivative(place)
     if each:
         return question.each(response, lambda found: found.change)
-    pairs = question.pairs()
-    sums = sum_responses(question.rows.data, question.columns, question.source, response, pairs)
-    return question.table(sums.change / sums.count, pairs, sums.count)
+    pairs, data = question.pairs(), question.rows.data
+
+    def values_of(source: CoefficientSource) -> Tensor:
+        sums = sum_responses(data, question.columns, source, response, pairs)
+        return sums.change / sums.count
+
+    return question.table(values_of, pairs, count_pairs(data, pairs))
 
 
 def diversion_table(question: Question, place: int | None) -> pd.DataFrame:
     """Table of diversion ratios: by the attribute in column ``place``, or by removal of the alternative."""
     response: Change = removal if place is None else derivative(place)
-    pairs = question.pairs()
-    sums = sum_responses(question.rows.data, question.columns, question.source, response, pairs)
+    pairs, data = question.pairs(), question.rows.data
     size = len(pairs.alternatives)
-    change = sums.change.unflatten(-1, (size, size))
-    ratio = -change / change.diagonal(dim1=1, dim2=2)[..., None]
-    others = sums.count * ~torch.eye(size, dtype=torch.bool).flatten()
-    return question.table(ratio.flatten(1), pairs, others)
+
+    def values_of(source: CoefficientSource) -> Tensor:
+        change = sum_responses(data, question.columns, source, response, pairs).change.unflatten(-1, (size, size))
+        return (-change / change.diagonal(dim1=1, dim2=2)[..., None]).flatten(1)
+
+    others = count_pairs(data, pairs) * ~torch.eye(size, dtype=torch.bool).flatten()
+    return question.table(values_of, pairs, others)
 
 
 def is_dummy(question: Question, place: int) -> bool:

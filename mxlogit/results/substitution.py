@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
 from mxlogit.choices import ChoiceData
+from mxlogit.choices.chunks import ROWS_AT_ONCE
 from mxlogit.results.choice_blocks import ChoiceBlock, choice_blocks, compute_utilities
 from mxlogit.results.coefficient_sources import CoefficientSource
 
@@ -140,6 +142,23 @@ class Pairs:
     of_row: Tensor
     weights: Tensor
 
+    @property
+    def count(self) -> int:
+        """Number of pairs."""
+        return len(self.alternatives) ** 2
+
+    def cells(self, rows: Tensor) -> Tensor:
+        """Pairs (m, changed, responding) of the alternatives in rows (m, j) of the data."""
+        alternative = self.of_row[rows]
+        return alternative[:, :, None] * len(self.alternatives) + alternative[:, None]
+
+    def places(self, block: ChoiceBlock) -> np.ndarray:
+        """Situation, changed and responding alternative of every pair of a block, (m * j * j, 3)."""
+        alternative = self.of_row[block.rows.cpu()]
+        m, j = alternative.shape
+        whole = (block.situations.cpu()[:, None, None], alternative[:, :, None], alternative[:, None])
+        return torch.stack([part.expand(m, j, j).flatten() for part in whole], 1).numpy()
+
     def index(self, name: str) -> pd.MultiIndex:
         """Labels of the pairs; ``name`` is the alternative column."""
         return pd.MultiIndex.from_product([self.alternatives, self.alternatives], names=["changed", name])
@@ -147,14 +166,12 @@ class Pairs:
 
 @dataclass(frozen=True)
 class SummedResponses:
-    """Weighted sums over choice situations in which both alternatives of a pair are available, (s, pairs) each.
+    """Weighted sums over choice situations in which both alternatives of a pair are available.
 
     Attributes
     ----------
-    change : Tensor
-        Sums of responses.
-    before : Tensor
-        Sums of the probabilities of the responding alternatives.
+    change, before : Tensor, shape (s, pairs)
+        Sums of responses, and of the probabilities of the responding alternatives.
     count : Tensor, shape (pairs,)
         Sums of weights.
     """
@@ -173,20 +190,26 @@ def sum_responses(
     ratio: Callable[[Response], Tensor] | None = None,
 ) -> SummedResponses:
     """Sum responses over choice situations, or their ratio (m, i, j, s) to the probabilities of each situation."""
-    size = len(pairs.alternatives)
-    total = torch.zeros(2, size * size, source.n_samples, dtype=torch.float64)
-    count = torch.zeros(size * size, dtype=torch.float64)
+    total = torch.zeros(2, pairs.count, source.n_samples, dtype=torch.float64)
     fewest = _FEWEST_OF_SUMS if ratio is None else _FEWEST_OF_RATIOS
     for block in choice_blocks(data, columns, source, fewest=fewest, width=block_width(data)):
-        found, weights = change(block), pairs.weights[block.situations.cpu()]
+        found, weights = change(block), pairs.weights[block.situations.cpu(), None, None, None]
         before = found.before[:, :, None].expand_as(found.change)
         response = found.change if ratio is None else ratio(found)
-        alternative = pairs.of_row[block.rows.cpu()]
-        cell = (alternative[:, None] * size + alternative[:, :, None]).flatten()
+        cell = pairs.cells(block.rows.cpu()).mT.flatten()
         for kind, values in enumerate((response, before)):
-            total[kind].index_add_(0, cell, (values.cpu() * weights[:, None, None, None]).flatten(0, 2))
-        count.index_add_(0, cell, weights[:, None, None].expand(alternative.shape + alternative.shape[1:]).flatten())
-    return SummedResponses(total[0].T, total[1].T, count)
+            total[kind].index_add_(0, cell, (values.cpu() * weights).flatten(0, 2))
+    return SummedResponses(total[0].T, total[1].T, count_pairs(data, pairs))
+
+
+def count_pairs(data: ChoiceData, pairs: Pairs) -> Tensor:
+    """Sums of weights (pairs,) of the choice situations in which both alternatives of a pair are available."""
+    count = torch.zeros(pairs.count, dtype=torch.float64)
+    for situations, sets in data.choice_sets(ROWS_AT_ONCE):
+        cell = pairs.cells(data.rows_of(situations, sets.shape[1]).cpu())
+        weights = pairs.weights[situations if isinstance(situations, slice) else situations.cpu(), None, None]
+        count.index_add_(0, cell.flatten(), weights.expand(cell.shape).flatten())
+    return count
 
 
 def block_width(data: ChoiceData) -> int:
