@@ -136,9 +136,8 @@ class PeopleSource(CoefficientSource):
     def parts(self, data: ChoiceData) -> Iterator[Part]:
         """Samples of people, by chunks of them."""
         indices, f = torch.arange(data.n_decision_makers), self.model.space.n_fixed
-        for part, parameters in parameter_samples(self.model, self.fit, self.group):
-            picks = ((torch.arange(_SAMPLES) + 0.5) * len(parameters) / _SAMPLES).long()
-            some = parameters[picks.to(parameters.device)].transpose(0, 1)
+        for part, parameters in parameter_samples(self.model, self.fit, self.group, _SAMPLES):
+            some = parameters.transpose(0, 1)
             coefficients = self.model.mixing.coefficients(some[..., :f], some[..., f:])
             yield Part(indices[on_cpu(part)], coefficients[:, :, None])
 

@@ -218,26 +218,30 @@ def _quantiles(
     return {p: values[i] for i, p in enumerate(probabilities)}
 
 
-def parameter_samples(model: MixedLogitModel, fit: Fit, group: Group) -> Iterator[tuple[slice | Tensor, Tensor]]:
+def parameter_samples(
+    model: MixedLogitModel, fit: Fit, group: Group, count: int | None = None
+) -> Iterator[tuple[slice | Tensor, Tensor]]:
     """Iterate over groups of people: their indices, and posterior samples (n_samples, n, f + k) of their parameters.
 
     Parameters are fixed coefficients and random tastes, which are amounts of money in willingness-to-pay space.
+    With ``count`` there are as many samples, from at most half as many population samples; by default enough for
+    quantiles.
     """
     for part, panel in group.panel.chunks(_PEOPLE_AT_ONCE):
         positions = None if group.positions is None else group.positions[part]
         some = replace(group, panel=panel, places=group.places[part], positions=positions)
-        yield part, torch.cat([_joined(*drawn) for drawn in _samples(model, fit, some)])
+        samples = torch.cat([_joined(*drawn) for drawn in _samples(model, fit, some, count)])
+        if count is not None and len(samples) != count:
+            samples = samples[((torch.arange(count) + 0.5) * len(samples) / count).long().to(samples.device)]
+        yield part, samples
 
 
 def sampled_tastes(model: MixedLogitModel, fit: Fit, group: Group, labels: np.ndarray, n: int) -> pd.DataFrame:
     """Table of ``n`` joint samples of people's parameters; index (sample, decision maker)."""
     check_whole("n", n, 1)
     values = np.empty((n, len(labels), model.space.n_fixed + model.space.n_random))
-    for part, parameters in parameter_samples(model, fit, group):
-        if n > len(parameters):
-            raise SpecificationError(f"n must be at most {len(parameters)}, the number of samples; got {n}.")
-        picks = ((torch.arange(n) + 0.5) * len(parameters) / n).long()
-        values[:, on_cpu(part)] = parameters[picks.to(parameters.device)].cpu().numpy()
+    for part, parameters in parameter_samples(model, fit, group, n):
+        values[:, on_cpu(part)] = parameters.cpu().numpy()
     index = pd.MultiIndex.from_product([range(n), labels], names=["sample", "decision_maker"])
     return pd.DataFrame(values.reshape(-1, values.shape[2]), index, [*model.space.fixed, *model.space.random])
 
@@ -247,7 +251,7 @@ def _joined(fixed: Tensor, tastes: Tensor) -> Tensor:
     return torch.cat([fixed.to(tastes)[:, None].expand(*tastes.shape[:2], -1), tastes], -1)
 
 
-def _samples(model: MixedLogitModel, fit: Fit, group: Group) -> Iterator[tuple[Tensor, Tensor]]:
+def _samples(model: MixedLogitModel, fit: Fit, group: Group, count: int | None) -> Iterator[tuple[Tensor, Tensor]]:
     """Posterior samples of fixed coefficients (s or 1, f) and of people's tastes (s, n, k).
 
     Equally many for each population sample, or those of chains.
@@ -256,8 +260,11 @@ def _samples(model: MixedLogitModel, fit: Fit, group: Group) -> Iterator[tuple[T
     if states is not None:
         yield states.fixed.double(), states.tastes.double()
         return
-    populations = sampled_populations(model, fit, max(_FEWEST_POPULATIONS, group.count_populations()))
-    each = max(_SAMPLES_EACH, -(-_SAMPLES // len(populations)))
+    wanted = max(_FEWEST_POPULATIONS, group.count_populations())
+    populations = sampled_populations(model, fit, wanted if count is None else min(wanted, -(-count // 2)))
+    each = -(-(count or _SAMPLES) // len(populations))
+    if count is None:
+        each = max(_SAMPLES_EACH, each)
     for seed, population in enumerate(populations):
         tastes = fit.tastes.sample(group.panel, population, each, seed, group.places)
         yield population.fixed[None], tastes.double()
