@@ -250,8 +250,16 @@ def build_model(specification: Specification, moments: AttributeMoments, priors:
     _check_labels(space.labels)
     scales = check_identification(moments, specification.names)
     mixing = Mixing(specification.mixing, specification.scale_position)
-    prior = resolve_priors(priors, mixing, space.n_fixed, scales)
+    prior = resolve_priors(priors, mixing, space.n_fixed, _units_of_parameters(scales, mixing.scale_position))
     return MixedLogitModel(space, mixing, prior, torch.tensor(scales, dtype=torch.float64))
+
+
+def _units_of_parameters(scales: list[float], scale_position: int | None) -> list[float]:
+    """Typical differences of the attributes; in willingness-to-pay space in units of those of the scale column."""
+    if scale_position is None:
+        return scales
+    cost = scales[scale_position]
+    return [scale if i == scale_position else scale / cost for i, scale in enumerate(scales)]
 
 
 def _check_labels(labels: list[str]) -> None:

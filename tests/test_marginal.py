@@ -33,8 +33,8 @@ def population_of(space, generator, size=0.4):
     return space.constrain(size * torch.randn(space.size, generator=generator, dtype=torch.float64))
 
 
-def marginal_of(panel, space, families):
-    return MarginalLikelihood(People.gather(panel), space, Mixing(families), seed=3)
+def marginal_of(panel, space, families, scale_position=None):
+    return MarginalLikelihood(People.gather(panel), space, Mixing(families, scale_position), seed=3)
 
 
 def value(marginal, population, integration):
@@ -67,11 +67,14 @@ def test_quadrature_of_one_random_coefficient(panel, family):
         ["negative_lognormal", "normal", "uniform"],
     ],
 )
+@pytest.mark.parametrize("scale_position", [None, 0, pytest.param(3, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("pathwise", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_score_by_finite_differences(panel, space, families, generator, pathwise):
-    """The score of the marginal likelihood equals differences of its value along relative moves."""
-    marginal, population = marginal_of(panel, space, families), population_of(space, generator)
-    integration, h = IntegrationSettings(32_768, 8, 1, 30, newton_tolerance=1e-12, pathwise=pathwise), 1e-2
+def test_score_by_finite_differences(panel, space, families, generator, pathwise, scale_position):
+    """The score of the marginal likelihood equals differences of its value along relative moves, in both spaces."""
+    # Amounts are multiplied by a random scale, here of both signs: importance weights are less even.
+    draws = 524_288 if scale_position == 3 else 32_768
+    marginal, population = marginal_of(panel, space, families, scale_position), population_of(space, generator)
+    integration, h = IntegrationSettings(draws, 8, 1, 30, newton_tolerance=1e-12, pathwise=pathwise), 1e-2
     score = marginal.score_pass(population, integration).score
     for i, step in enumerate(h * torch.eye(space.size, dtype=torch.float64)):
         up, down = (
@@ -81,20 +84,23 @@ def test_score_by_finite_differences(panel, space, families, generator, pathwise
 
 
 @pytest.mark.parametrize(
-    ("families", "pathwise"),
+    ("families", "pathwise", "scale_position"),
     [
-        (["normal", "lognormal", "normal"], False),
-        (["normal", "lognormal", "normal"], True),
-        (["uniform", "truncated_normal", "normal"], True),
+        (["normal", "lognormal", "normal"], False, None),
+        (["normal", "lognormal", "normal"], True, None),
+        (["uniform", "truncated_normal", "normal"], True, None),
+        (["normal", "lognormal", "normal"], True, 1),
+        pytest.param(["uniform", "lognormal", "normal"], True, 3, marks=pytest.mark.slow),
     ],
 )
-def test_information_by_finite_differences(panel, space, generator, families, pathwise):
+def test_information_by_finite_differences(panel, space, generator, families, pathwise, scale_position):
     """The identities themselves, with enough draws that none matters; with the engine's: test_posterior_sds."""
-    marginal, population = marginal_of(panel, space, families), population_of(space, generator)
-    mixing = Mixing(families)
+    marginal, population = marginal_of(panel, space, families, scale_position), population_of(space, generator)
+    mixing = Mixing(families, scale_position)
     prior = resolve_priors(Priors(), mixing, space.n_fixed, [1.0] * 5)
     model = MixedLogitModel(space, mixing, prior, torch.ones(5, dtype=torch.float64))
-    integration, h = IntegrationSettings(65_536, 8, 1, 30, pathwise=pathwise), 0.1
+    draws = 524_288 if scale_position == 3 else 65_536
+    integration, h = IntegrationSettings(draws, 8, 1, 30, pathwise=pathwise), 0.1
     information = marginal.information(model, population, integration)
     centre = float(value(marginal, population, integration) @ panel.weights)
     for direction in torch.randn(6, space.size, generator=generator, dtype=torch.float64):

@@ -377,9 +377,9 @@ def test_gibbs_against_nuts(frame):
     assert nuts.diagnostics_["divergences"] <= 4
 
 
-def test_no_willingness_to_pay_space(frame):
-    with pytest.raises(SpecificationError, match="willingness-to-pay space"):
-        make(scale="x").fit(frame)
+def test_nuts_knows_utils_only(frame):
+    with pytest.raises(SpecificationError, match="needs method='vi', 'mcmc' or 'msle'"):
+        make(MCMC(sampler="nuts"), scale="x").fit(frame)
 
 
 @pytest.fixture(scope="module")

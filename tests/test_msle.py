@@ -411,8 +411,8 @@ def test_a_random_scale_is_recovered():
 def test_bad_scales_are_explained(priced):
     with pytest.raises(SpecificationError, match="Did you mean 'cost'"):
         in_space("cots").fit(priced)
-    with pytest.raises(SpecificationError, match="needs method='msle'"):
-        MixedLogit(fixed=["x", "cost"], random=["z"], scale="cost", random_state=0).fit(priced)
+    with pytest.raises(SpecificationError, match="needs method='vi', 'mcmc' or 'msle'"):
+        MixedLogit(fixed=["x", "cost"], random=["z"], scale="cost", method="svi", random_state=0).fit(priced)
     noise = np.random.default_rng(0).permutation(priced["cost"])
     flat = priced.assign(cost=1e-4 * noise + 0 * priced["cost"])
     with pytest.raises(SpecificationError, match="nothing can be valued"):

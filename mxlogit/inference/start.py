@@ -15,6 +15,7 @@ from mxlogit.execution.people import PanelSource, People, dense_pieces
 from mxlogit.model.likelihood import panel_derivatives
 from mxlogit.model.mixed_logit import MixedLogitModel
 from mxlogit.model.parameters import PopulationParameters
+from mxlogit.model.wtp_space import coefficient_jacobian
 
 # Predicted gain, relative to the log likelihood, at which Newton steps end: less is lost in rounding.
 _ROUNDING = {torch.float32: 1e-10, torch.float64: 1e-14}
@@ -125,7 +126,19 @@ def in_wtp_space(model: MixedLogitModel, logit: MultinomialLogit) -> tuple[Mixed
     money[position] = coefficient
     unit = model.attribute_scale * coefficient.abs()
     unit[position] = model.attribute_scale[position]
-    return replace(model, attribute_scale=unit), replace(logit, coefficients=money)
+    jacobian = coefficient_jacobian(money[None, :, None], position)[0, ..., 0]
+    information = jacobian.T @ logit.information @ jacobian
+    return replace(model, attribute_scale=unit), replace(logit, coefficients=money, information=information)
+
+
+def prior_of_logit(model: MixedLogitModel) -> Tensor:
+    """Prior standard deviations (k,) of coefficients in utils, with the scale column of typical size."""
+    position, deviation = model.mixing.scale_position, model.prior.deviation
+    if position is None:
+        return deviation
+    in_utils = deviation / model.attribute_scale[position]
+    in_utils[position] = deviation[position]
+    return in_utils
 
 
 def weakly_identified(logit: MultinomialLogit, prior_deviation: Tensor) -> Tensor:
@@ -193,3 +206,18 @@ def start_population(model: MixedLogitModel, logit: MultinomialLogit) -> Populat
         elif family.sign > 0:
             location[i] = mean[i].clamp(min=smallest)
     return PopulationParameters(fixed, location, torch.diag(scale))
+
+
+def refuse_wtp_space(model: MixedLogitModel, engine: str) -> None:
+    """Check that a model is in preference space, for an engine that knows no other.
+
+    Raises
+    ------
+    SpecificationError
+        If it is in willingness-to-pay space.
+    """
+    if model.mixing.scale_position is not None:
+        raise SpecificationError(
+            f"willingness-to-pay space (scale=...) needs method='vi', 'mcmc' or 'msle'; {engine} estimates "
+            "coefficients in utils."
+        )

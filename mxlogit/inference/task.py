@@ -6,11 +6,16 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from mxlogit.errors import SpecificationError
 from mxlogit.execution.people import People
 from mxlogit.inference.clock import Clock
 from mxlogit.inference.method import Callback
-from mxlogit.inference.start import MultinomialLogit, fit_multinomial_logit, start_population
+from mxlogit.inference.start import (
+    MultinomialLogit,
+    fit_multinomial_logit,
+    in_wtp_space,
+    prior_of_logit,
+    start_population,
+)
 from mxlogit.model.mixed_logit import MixedLogitModel
 from mxlogit.model.parameters import PopulationParameters
 
@@ -63,16 +68,12 @@ class Task:
         Raises
         ------
         SpecificationError
-            If the model is in willingness-to-pay space.
+            If the scale column of willingness-to-pay space has no effect on choices.
         """
-        if model.mixing.scale_position is not None:
-            raise SpecificationError(
-                "willingness-to-pay space (scale=...) needs method='msle'; VI estimates coefficients in utils."
-            )
         seed = int(torch.randint(2**62, (1,), generator=generator))
         clock = Clock(callback, people.team.gather(max_seconds)[0], people.team)
         many = len(people) > LARGEST_SAMPLE
         sample = people.take(people.draw(LARGEST_SAMPLE, (seed, -3))) if many else people
-        logit = fit_multinomial_logit(sample, model.prior.deviation)
+        model, logit = in_wtp_space(model, fit_multinomial_logit(sample, prior_of_logit(model)))
         logit = replace(logit, information=logit.information * (people.weight / sample.weight))
         return cls(model, people, sample, logit, start_population(model, logit), seed, clock)

@@ -29,7 +29,13 @@ from mxlogit.inference.clock import Clock
 from mxlogit.inference.method import Callback, Method
 from mxlogit.inference.msle.covariance import information_criteria
 from mxlogit.inference.msle.engine import MSLE
-from mxlogit.inference.start import MultinomialLogit, fit_multinomial_logit, in_wtp_space, start_population
+from mxlogit.inference.start import (
+    MultinomialLogit,
+    fit_multinomial_logit,
+    in_wtp_space,
+    prior_of_logit,
+    start_population,
+)
 from mxlogit.inference.vi.newton import NewtonSearch, NewtonSettings
 from mxlogit.inference.without_columns import Reduction
 from mxlogit.integration.marginal import MarginalLikelihood
@@ -193,7 +199,7 @@ def determine_signs(model: MixedLogitModel, people: People, callback: Callback) 
     """Ask the likelihood about sign-restricted coefficients that a multinomial logit leaves in doubt."""
     if not any(family.sign for family in model.mixing.families):
         return Signs()
-    model, logit = in_wtp_space(model, fit_multinomial_logit(people, model.prior.deviation))
+    model, logit = in_wtp_space(model, fit_multinomial_logit(people, prior_of_logit(model)))
     doubtful = _doubtful(model, logit)
     signs, contrary = Signs(), set[int]()
     while doubtful:

@@ -29,6 +29,7 @@ from mxlogit.model.mixing import MapValue, Mixing
 from mxlogit.model.panels import Panels
 from mxlogit.model.parameters import ParameterSpace, PopulationParameters
 from mxlogit.model.products import add_products
+from mxlogit.model.wtp_space import pull_back
 
 # Estimate of a log probability that no noise of draws explains: utilities of such tastes have no digits left.
 _IMPOSSIBLE = 3.0
@@ -278,21 +279,36 @@ def score_people(
     odds = compute_odds(drawn.utility, panel)
     weighted = drawn.weigh(odds.log_prob)
     weights = weighted.jackknife_weights
+    gradients = None
+    if mixing.scale_position is not None:
+        gradients = _parameter_gradients(drawn, odds, population, panel, mixing)
     if pathwise:
-        score_u, score_a = _path_scores(drawn, weights, odds, population, panel)
+        score_u, score_a = _path_scores(drawn, weights, odds, population, panel, gradients)
     else:
         score_u, score_a = latent_moments(weighted, weights, drawn.factor)
         score_a.diagonal(dim1=-2, dim2=-1).sub_(1.0)
     n_fixed = population.fixed.shape[0]
     parts = []
-    if n_fixed:
+    if gradients is not None:
+        parts.append((gradients[:, :n_fixed] * weights[:, None]).sum(-1))
+    elif n_fixed:
         mean_prob = odds.weigh_probabilities(weights[..., None])
         parts.append(-torch.bmm(panel.values[..., :n_fixed].mT, mean_prob)[..., 0])
     if drawn.value is not None and mixing.direct:
-        extra_u, extra_a = _direct_scores(drawn.value, weights, odds, population, panel, mixing)
+        extra_u, extra_a = _direct_scores(drawn.value, weights, odds, population, panel, mixing, gradients)
         score_u, score_a = score_u + extra_u, score_a + extra_a
     rows, columns = space.triangle
     return weighted, torch.cat([*parts, score_u, score_a[:, rows, columns]], -1)
+
+
+def _parameter_gradients(
+    drawn: DrawnUtility, odds: Odds, population: PopulationParameters, panel: PanelDifferences, mixing: Mixing
+) -> Tensor:
+    """Gradients (n, f + k, s) of log P(y_n) in the parameters of willingness-to-pay space, at every draw."""
+    tastes = population.latent(drawn.xi) if drawn.value is None else drawn.value.taste
+    fixed = population.fixed[:, None].expand(len(tastes), -1, tastes.shape[-1])
+    by_coefficient = -torch.bmm(panel.values.mT, odds.probabilities())
+    return pull_back(by_coefficient, torch.cat([fixed, tastes], 1), mixing.scale_position)
 
 
 def latent_moments(drawn: WeightedDraws, weights: Tensor, factor: LocalFactor) -> tuple[Tensor, Tensor]:
@@ -308,12 +324,20 @@ def latent_moments(drawn: WeightedDraws, weights: Tensor, factor: LocalFactor) -
 
 
 def _path_scores(
-    drawn: DrawnUtility, weights: Tensor, odds: Odds, population: PopulationParameters, panel: PanelDifferences
+    drawn: DrawnUtility,
+    weights: Tensor,
+    odds: Odds,
+    population: PopulationParameters,
+    panel: PanelDifferences,
+    gradients: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """Scores through the latent tastes at constant xi: with respect to moves of zeta (n, k) and of L (n, k, k)."""
     moves = torch.cat([torch.ones_like(drawn.xi[:, :1]), drawn.xi], 1) * weights[:, None]
     values = panel.values[..., population.fixed.shape[0] :]
-    if drawn.value is None:
+    if gradients is not None:
+        by_taste = gradients[:, population.fixed.shape[0] :]
+        by_latent = (by_taste if drawn.value is None else by_taste * drawn.value.slope) @ moves.mT
+    elif drawn.value is None:
         by_latent = -torch.bmm(values.mT, odds.weigh_probabilities(moves.mT))
     else:
         slopes = drawn.value.slope.unbind(1)
@@ -330,6 +354,7 @@ def _direct_scores(
     population: PopulationParameters,
     panel: PanelDifferences,
     mixing: Mixing,
+    gradients: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """Scores through the direct dependence of the maps on location and scale; (n, k) and (n, k, k).
 
@@ -337,11 +362,15 @@ def _direct_scores(
     """
     assert value.by_location is not None
     assert value.by_scale is not None
-    columns = list(mixing.direct)
+    columns, f = list(mixing.direct), population.fixed.shape[0]
     pulls = torch.cat([value.by_location[:, columns], value.by_scale[:, columns]], 1)
-    mean_prob = odds.weigh_probabilities((weights[:, None] * pulls).mT)
-    attributes = panel.values[..., [population.fixed.shape[0] + c for c in columns]]
-    by_location, by_scale = (attributes.repeat(1, 1, 2) * mean_prob).sum(1).neg().chunk(2, -1)
+    if gradients is None:
+        mean_prob = odds.weigh_probabilities((weights[:, None] * pulls).mT)
+        attributes = panel.values[..., [f + c for c in columns]]
+        both = (attributes.repeat(1, 1, 2) * mean_prob).sum(1).neg()
+    else:
+        both = (gradients[:, [f + c for c in columns]].repeat(1, 2, 1) * pulls * weights[:, None]).sum(-1)
+    by_location, by_scale = both.chunk(2, -1)
     tril = population.scale_tril
     score_u = by_location @ tril[columns]
     loading = tril[columns] / population.scale[columns, None]

@@ -34,6 +34,8 @@ def refine_gaussian(
 ) -> LocalFactor:
     """Take natural-gradient steps on each person's evidence lower bound.
 
+    Proposals of models in willingness-to-pay space are left as they are: their utility is not linear in tastes.
+
     For families other than the normal the information is the Gauss-Newton one, and the mean over the factor of its
     product with slopes is replaced by the product of the means, which is positive semidefinite as well.
 
@@ -62,7 +64,7 @@ def refine_gaussian(
             some = _where_finite(_step(some, points[place], population, piece, mixing, scratch), some)
         return some.mean, some.root, some.precision_tril, some.log_det
 
-    return LocalFactor.of(by_pieces(panel, parts)) if steps else factor
+    return LocalFactor.of(by_pieces(panel, parts)) if steps and mixing.scale_position is None else factor
 
 
 def _where_finite(new: LocalFactor, old: LocalFactor) -> LocalFactor:

@@ -27,7 +27,14 @@ from mxlogit.inference.clock import Clock
 from mxlogit.inference.mcmc.gibbs_run import ChainSettings, Sampled, run_gibbs
 from mxlogit.inference.method import Callback
 from mxlogit.inference.report import evaluate_center, report_fit
-from mxlogit.inference.start import MultinomialLogit, fit_multinomial_logit, start_population
+from mxlogit.inference.start import (
+    MultinomialLogit,
+    fit_multinomial_logit,
+    in_wtp_space,
+    prior_of_logit,
+    refuse_wtp_space,
+    start_population,
+)
 from mxlogit.inference.vi.engine import VI
 from mxlogit.integration.marginal import MarginalLikelihood
 from mxlogit.integration.tastes import ImportanceTastes
@@ -168,14 +175,12 @@ class MCMC(BaseEstimator):  # type: ignore[misc]
             willingness-to-pay space.
         """
         self.check()
-        if model.mixing.scale_position is not None:
-            raise SpecificationError(
-                "willingness-to-pay space (scale=...) needs method='msle'; MCMC samples coefficients in utils."
-            )
+        if self.sampler != "gibbs":
+            refuse_wtp_space(model, f"MCMC(sampler={self.sampler!r})")
         clock = Clock(callback, self.max_seconds)
         panel = people.require_single_process()
         seed = int(torch.randint(2**62, (1,), generator=generator))
-        logit = fit_multinomial_logit(people, model.prior.deviation)
+        model, logit = in_wtp_space(model, fit_multinomial_logit(people, prior_of_logit(model)))
         start = self._start(model, people, logit, generator, callback)
         settings = ChainSettings(
             self.chains,

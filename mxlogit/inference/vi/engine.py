@@ -179,7 +179,7 @@ class VI(BaseEstimator):  # type: ignore[misc]
         Raises
         ------
         SpecificationError
-            If a setting is invalid, or the model is in willingness-to-pay space.
+            If a setting is invalid, or the scale column of willingness-to-pay space has no effect on choices.
         """
         self.check()
         task = Task.begin(model, people, generator, callback, self.max_seconds)

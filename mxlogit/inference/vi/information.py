@@ -95,7 +95,9 @@ def observed_information(
     if integration.from_population:
         draws = max(_FEWEST_OF_NETS, int(_SHARE_OF_NETS * integration.draws))
         return marginal.information(model, population, replace(integration, draws=draws))
-    integration = replace(integration, pathwise=integration.pathwise or bool(model.mixing.direct))
+    # Louis' identity needs derivatives by the fixed coefficients that draws of utilities do not have.
+    moves = bool(model.mixing.direct) or model.mixing.scale_position is not None
+    integration = replace(integration, pathwise=integration.pathwise or moves)
     noise = _noise_per_draw(model, marginal, population, integration)
     # One sample of the noise has as many degrees of freedom as a symmetric matrix: of few, it may seem small by chance.
     safety = error_bound_factor(model.space.size * (model.space.size + 1) // 2)

@@ -139,8 +139,8 @@ def count_affordable(task: Task) -> int:
 
 
 def _uses_particles(task: Task) -> bool:
-    """Whether tastes do not depend on the population parameters but through their latents."""
-    return not task.model.mixing.direct
+    """Whether tastes depend on the population through their latents only, and utility is linear in all coefficients."""
+    return not task.model.mixing.direct and task.model.mixing.scale_position is None
 
 
 def _plan_of(task: Task) -> _Plan:
