@@ -1,36 +1,43 @@
 """Bayesian mixed logit: fit taste distributions to choice data in seconds.
 
+Names are imported when they are first used, so that ``import mxlogit`` costs nothing.
+
 >>> from mxlogit import MixedLogit, datasets
 """
 
-import logging
+from __future__ import annotations
 
-from mxlogit import datasets
-from mxlogit.choices import ChoiceData, PackedChoices, pack_choices, wide_to_long
-from mxlogit.errors import (
-    ChoiceDataError,
-    ChoiceDataWarning,
-    ConvergenceWarning,
-    MissingExtraError,
-    MxlogitError,
-    NotFittedError,
-    ProcessError,
-    SpecificationError,
-)
-from mxlogit.estimator import MixedLogit
-from mxlogit.guide.encoder import Encoder
-from mxlogit.guide.subsampling import SBP
-from mxlogit.inference.mcmc.engine import MCMC
-from mxlogit.inference.msle.engine import MSLE
-from mxlogit.inference.svi.dadvi import DADVI
-from mxlogit.inference.svi.engine import SVI
-from mxlogit.inference.svi.training import Training
-from mxlogit.inference.vi.engine import VI
-from mxlogit.model.priors import Priors
-from mxlogit.postestimation.comparison import Comparison, compare_methods, compare_with_mcmc
-from mxlogit.postestimation.hypotheses import HypothesisTest, likelihood_ratio_test, parameter_function, wald_test
-from mxlogit.postestimation.memory_report import memory_report
-from mxlogit.sampling.covariance import HuangWand, InverseWishart
+import importlib
+import logging
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mxlogit import datasets
+    from mxlogit.choices import ChoiceData, PackedChoices, pack_choices, wide_to_long
+    from mxlogit.errors import (
+        ChoiceDataError,
+        ChoiceDataWarning,
+        ConvergenceWarning,
+        MissingExtraError,
+        MxlogitError,
+        NotFittedError,
+        ProcessError,
+        SpecificationError,
+    )
+    from mxlogit.estimator import MixedLogit
+    from mxlogit.guide.encoder import Encoder
+    from mxlogit.guide.subsampling import SBP
+    from mxlogit.inference.mcmc.engine import MCMC
+    from mxlogit.inference.msle.engine import MSLE
+    from mxlogit.inference.svi.dadvi import DADVI
+    from mxlogit.inference.svi.engine import SVI
+    from mxlogit.inference.svi.training import Training
+    from mxlogit.inference.vi.engine import VI
+    from mxlogit.model.priors import Priors
+    from mxlogit.postestimation.comparison import Comparison, compare_methods, compare_with_mcmc
+    from mxlogit.postestimation.hypotheses import HypothesisTest, likelihood_ratio_test, parameter_function, wald_test
+    from mxlogit.postestimation.memory_report import memory_report
+    from mxlogit.sampling.covariance import HuangWand, InverseWishart
 
 __version__ = "0.1.0"
 __all__ = [
@@ -68,5 +75,58 @@ __all__ = [
     "wald_test",
     "wide_to_long",
 ]
+
+# Module of every public name.
+_HOMES = {
+    "ChoiceData": "mxlogit.choices",
+    "ChoiceDataError": "mxlogit.errors",
+    "ChoiceDataWarning": "mxlogit.errors",
+    "Comparison": "mxlogit.postestimation.comparison",
+    "ConvergenceWarning": "mxlogit.errors",
+    "DADVI": "mxlogit.inference.svi.dadvi",
+    "Encoder": "mxlogit.guide.encoder",
+    "HuangWand": "mxlogit.sampling.covariance",
+    "HypothesisTest": "mxlogit.postestimation.hypotheses",
+    "InverseWishart": "mxlogit.sampling.covariance",
+    "MCMC": "mxlogit.inference.mcmc.engine",
+    "MSLE": "mxlogit.inference.msle.engine",
+    "MissingExtraError": "mxlogit.errors",
+    "MixedLogit": "mxlogit.estimator",
+    "MxlogitError": "mxlogit.errors",
+    "NotFittedError": "mxlogit.errors",
+    "PackedChoices": "mxlogit.choices",
+    "Priors": "mxlogit.model.priors",
+    "ProcessError": "mxlogit.errors",
+    "SBP": "mxlogit.guide.subsampling",
+    "SVI": "mxlogit.inference.svi.engine",
+    "SpecificationError": "mxlogit.errors",
+    "Training": "mxlogit.inference.svi.training",
+    "VI": "mxlogit.inference.vi.engine",
+    "compare_methods": "mxlogit.postestimation.comparison",
+    "compare_with_mcmc": "mxlogit.postestimation.comparison",
+    "likelihood_ratio_test": "mxlogit.postestimation.hypotheses",
+    "memory_report": "mxlogit.postestimation.memory_report",
+    "pack_choices": "mxlogit.choices",
+    "parameter_function": "mxlogit.postestimation.hypotheses",
+    "wald_test": "mxlogit.postestimation.hypotheses",
+    "wide_to_long": "mxlogit.choices",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name."""
+    if name == "datasets":
+        return importlib.import_module("mxlogit.datasets")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'mxlogit' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """Public names."""
+    return sorted({*globals(), *__all__})
+
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -234,8 +235,63 @@ class MixedLogit(Answers):
         facts = data.decision_makers, data.alternatives, seed, people.first, len(people), moments.n_rows
         return Fitted(specification, model, panels, *facts), people, moments.n_situations
 
+    def save(self, folder: str | Path) -> None:
+        """Save the fitted estimator to a folder: its arguments and results as JSON and tensors, without code.
+
+        The choices of the people of the fit are saved as differences of attributes; of packed choices only their place.
+
+        Parameters
+        ----------
+        folder : str or Path
+            A new folder, or one with a saved model, which is replaced.
+
+        Raises
+        ------
+        SpecificationError
+            If the folder holds something else or cannot be written.
+        """
+        # Imported here, because flows need Pyro.
+        from mxlogit.saved_models import write_model
+
+        facts = {
+            "fitted": self._state(),
+            "result": self.result_,
+            "counts": (self.n_decision_makers_, self.n_situations_),
+        }
+        write_model(folder, self.get_params(deep=False), facts)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> MixedLogit:
+        """Load an estimator that `save` has written: its answers are the same to the last bit, on a processor.
+
+        Parameters
+        ----------
+        folder : str or Path
+            Folder of the saved model.
+
+        Returns
+        -------
+        MixedLogit
+
+        Raises
+        ------
+        SpecificationError
+            If there is no saved model, it is damaged, or a newer version wrote it.
+        """
+        from mxlogit.saved_models import read_model
+
+        parameters, facts = read_model(folder)
+        return cls(**parameters)._set(facts["fitted"], facts["result"], *facts["counts"])
+
     def _remember(self, fitted: Fitted, result: Fit, n_people: int, n_situations: int) -> MixedLogit:
         """Set all fitted attributes, then warn."""
+        self._set(fitted, result, n_people, n_situations)
+        for sentence in result.warnings:
+            warnings.warn(sentence, ConvergenceWarning, stacklevel=3)
+        return self
+
+    def _set(self, fitted: Fitted, result: Fit, n_people: int, n_situations: int) -> MixedLogit:
+        """Set all fitted attributes."""
         self._fitted = fitted
         self.result_ = result
         self.coef_ = frames.coefficient_series(fitted.model, result)
@@ -244,8 +300,6 @@ class MixedLogit(Answers):
         self.log_likelihood_error_ = result.diagnostics.log_likelihood_error
         self.n_decision_makers_ = n_people
         self.n_situations_ = n_situations
-        for sentence in result.warnings:
-            warnings.warn(sentence, ConvergenceWarning, stacklevel=3)
         return self
 
     def _specify(self) -> Specification:

@@ -35,6 +35,7 @@ MODULES = {
     "fit",
     "reading",
     "request",
+    "saved_models",
     "simulate",
     "spec",
 }

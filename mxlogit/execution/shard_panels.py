@@ -31,7 +31,7 @@ class StreamedPanels:
     """
 
     def __init__(self, packed: PackedChoices, names: Sequence[str], device: torch.device, dtype: torch.dtype) -> None:
-        self.packed, self.order = packed, packed.columns(names)
+        self.packed, self.names, self.order = packed, tuple(names), packed.columns(names)
         self.like = torch.zeros(0, 0, len(names), device=device, dtype=dtype)
         self.weights = packed.weights.to(device, dtype)
 

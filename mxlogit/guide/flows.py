@@ -165,6 +165,7 @@ class LocalFlow(nn.Module):
         super().__init__()
         size = context_size(n_random) if n_context is None else n_context
         self.n_random = n_random
+        self.arguments = {"n_random": n_random, "kind": kind, "layers": layers, "width": width, "n_context": n_context}
         self.trunk = nn.Sequential(nn.Linear(size, width), nn.GELU(), nn.Linear(width, width), nn.GELU())
         self.layers = nn.ModuleList(_layers(n_random, kind, layers, width))
         self.register_buffer("context_mean", torch.zeros(size))
