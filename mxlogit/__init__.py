@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from mxlogit.postestimation.comparison import Comparison, compare_methods, compare_with_mcmc
     from mxlogit.postestimation.hypotheses import HypothesisTest, likelihood_ratio_test, parameter_function, wald_test
     from mxlogit.postestimation.memory_report import memory_report
+    from mxlogit.postestimation.model_selection import compare_models, fits_by
     from mxlogit.sampling.covariance import HuangWand, InverseWishart
 
 __version__ = "0.1.0"
@@ -66,8 +67,10 @@ __all__ = [
     "SpecificationError",
     "Training",
     "compare_methods",
+    "compare_models",
     "compare_with_mcmc",
     "datasets",
+    "fits_by",
     "likelihood_ratio_test",
     "memory_report",
     "pack_choices",
@@ -103,6 +106,8 @@ _HOMES = {
     "Training": "mxlogit.inference.svi.training",
     "VI": "mxlogit.inference.vi.engine",
     "compare_methods": "mxlogit.postestimation.comparison",
+    "compare_models": "mxlogit.postestimation.model_selection",
+    "fits_by": "mxlogit.postestimation.model_selection",
     "compare_with_mcmc": "mxlogit.postestimation.comparison",
     "likelihood_ratio_test": "mxlogit.postestimation.hypotheses",
     "memory_report": "mxlogit.postestimation.memory_report",
