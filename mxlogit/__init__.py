@@ -12,7 +12,8 @@ import logging
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mxlogit import datasets
+    from mxlogit import datasets, plots
+    from mxlogit.answers.tables import render_table
     from mxlogit.choices import ChoiceData, PackedChoices, pack_choices, wide_to_long
     from mxlogit.errors import (
         ChoiceDataError,
@@ -75,6 +76,8 @@ __all__ = [
     "memory_report",
     "pack_choices",
     "parameter_function",
+    "plots",
+    "render_table",
     "wald_test",
     "wide_to_long",
 ]
@@ -112,6 +115,7 @@ _HOMES = {
     "likelihood_ratio_test": "mxlogit.postestimation.hypotheses",
     "memory_report": "mxlogit.postestimation.memory_report",
     "pack_choices": "mxlogit.choices",
+    "render_table": "mxlogit.answers.tables",
     "parameter_function": "mxlogit.postestimation.hypotheses",
     "wald_test": "mxlogit.postestimation.hypotheses",
     "wide_to_long": "mxlogit.choices",
@@ -120,8 +124,8 @@ _HOMES = {
 
 def __getattr__(name: str) -> object:
     """Import a public name."""
-    if name == "datasets":
-        return importlib.import_module("mxlogit.datasets")
+    if name in ("datasets", "plots"):
+        return importlib.import_module(f"mxlogit.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'mxlogit' has no attribute {name!r}")
     value = getattr(importlib.import_module(_HOMES[name]), name)

@@ -4,8 +4,8 @@ import functools
 
 import pytest
 
-from mxlogit import VI, MixedLogit, cli
-from mxlogit.cli import main
+from mxlogit import VI, MixedLogit
+from mxlogit.cli import demo, main
 
 
 @pytest.mark.parametrize(
@@ -13,7 +13,7 @@ from mxlogit.cli import main
 )
 def test_demo_prints_and_draws(method, tmp_path, capsys, monkeypatch):
     """By default tables average over fewer posterior samples than a newcomer's, and no flow is trained."""
-    monkeypatch.setattr(cli, "MixedLogit", functools.partial(MixedLogit, method=method))
+    monkeypatch.setattr(demo, "MixedLogit", functools.partial(MixedLogit, method=method))
     picture = tmp_path / "demo.png"
     assert main(["demo", "--picture", str(picture)]) == 0
     text = capsys.readouterr().out

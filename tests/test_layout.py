@@ -13,6 +13,7 @@ import mxlogit
 ROOMS = {
     "answers",
     "choices",
+    "cli",
     "diagnostics",
     "draws",
     "execution",
@@ -21,6 +22,7 @@ ROOMS = {
     "integration",
     "model",
     "optim",
+    "plots",
     "postestimation",
     "results",
     "sampling",
@@ -28,7 +30,6 @@ ROOMS = {
 }
 # What a user imports and what all rooms share, ten at most.
 MODULES = {
-    "cli",
     "datasets",
     "errors",
     "estimator",

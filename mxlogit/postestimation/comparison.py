@@ -92,7 +92,7 @@ class Comparison:
         -------
         ndarray of matplotlib Axes
         """
-        from mxlogit.postestimation.plots import plot_marginals
+        from mxlogit.plots import plot_marginals
 
         labels = list(self.table.index) if parameters is None else list(parameters)
         unknown = [label for label in labels if label not in self.table.index]

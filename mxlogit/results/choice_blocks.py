@@ -22,8 +22,8 @@ from mxlogit.results.coefficient_sources import CoefficientSource, Part
 # Rows x samples x nodes in memory at a time (measured for 2,000 people, 10 situations of 3 alternatives, 4,096 nodes:
 # .8 s at 100,000 to 400,000, 2.3 s at 2,000,000).
 _CELLS = cells_at_once(0.1)
-# Rows x samples x nodes of a sum over situations: less than a second.
-_BUDGET = 150_000_000
+# Rows x samples x nodes of a sum over situations: a third of a second.
+_BUDGET = 60_000_000
 # Fewest blocks per window.
 _BLOCKS_PER_WINDOW = 4
 

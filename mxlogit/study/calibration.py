@@ -98,7 +98,7 @@ class Calibration:
 
     def plot(self, axes: Any = None, bins: int = 10) -> Any:
         """Plot the rank histograms with the band of 95 % of the counts of a calibrated posterior."""
-        from mxlogit.postestimation.plots import plot_ranks
+        from mxlogit.plots import plot_ranks
 
         return plot_ranks(self.histogram(bins).iloc[:-1], len(self.ranks), axes)
 

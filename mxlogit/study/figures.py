@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from mxlogit.errors import SpecificationError
-from mxlogit.postestimation.plots import pyplot
+from mxlogit.plots.figures import pyplot
 from mxlogit.study.published import published_results
 from mxlogit.study.runner import summarise
 
