@@ -92,7 +92,7 @@ def test_fit_shows_what_it_found(place, capsys):
 
 
 def test_the_exit_status_says_whether_to_rely_on_it(place, capsys):
-    changes = {"engine": ("n_samples = 300", "warmup = 2, samples = 6"), "folder": ('"found"', '"unfinished"')}
+    changes = {"engine": ("n_samples = 300", "warmup = 10, samples = 6"), "folder": ('"found"', '"unfinished"')}
     method = ("[engine]", '[engine]\nmethod = "mcmc"')
     assert main(["fit", quick(place, "short.toml", method=method, **changes)]) == 3
     assert "Not converged" in capsys.readouterr().out

@@ -134,6 +134,10 @@ class DrawnUtility:
     utility: Tensor
     factor: LocalFactor
 
+    def tastes(self, population: PopulationParameters) -> Tensor:
+        """Tastes (n, k, s) of the draws, given the population that they are drawn under."""
+        return population.latent(self.xi) if self.value is None else self.value.taste
+
     def weigh(self, log_prob: Tensor) -> WeightedDraws:
         """Attach log probabilities (n, s)."""
         return _weigh(self.xi, log_prob, self.log_q, self.log_factor, near_normal=self.factor.warp is None)
@@ -305,7 +309,7 @@ def _parameter_gradients(
     drawn: DrawnUtility, odds: Odds, population: PopulationParameters, panel: PanelDifferences, mixing: Mixing
 ) -> Tensor:
     """Gradients (n, f + k, s) of log P(y_n) in the parameters of willingness-to-pay space, at every draw."""
-    tastes = population.latent(drawn.xi) if drawn.value is None else drawn.value.taste
+    tastes = drawn.tastes(population)
     fixed = population.fixed[:, None].expand(len(tastes), -1, tastes.shape[-1])
     by_coefficient = -torch.bmm(panel.values.mT, odds.probabilities())
     return pull_back(by_coefficient, torch.cat([fixed, tastes], 1), mixing.scale_position)

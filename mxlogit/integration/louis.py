@@ -15,17 +15,26 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mxlogit.integration.expansion import fixed_units
 from mxlogit.integration.importance import DrawnUtility, WeightedDraws, latent_moments
 from mxlogit.integration.laplace import LocalFactor
 from mxlogit.model.dense_panels import PanelDifferences
 from mxlogit.model.likelihood import panel_probabilities, situation_means
-from mxlogit.model.parameters import ParameterSpace
+from mxlogit.model.mixing import Mixing
+from mxlogit.model.parameters import ParameterSpace, PopulationParameters
 
 
-def louis_information(drawn: DrawnUtility, panel: PanelDifferences, space: ParameterSpace) -> Tensor:
+def louis_information(
+    drawn: DrawnUtility,
+    population: PopulationParameters,
+    panel: PanelDifferences,
+    mixing: Mixing,
+    space: ParameterSpace,
+) -> Tensor:
     """Observed information (D, D), float64, of a chunk of people, weighted by their weights.
 
-    The parameters are described in `mxlogit.integration.importance.score_people`.
+    The parameters are described in `mxlogit.integration.importance.score_people`. In willingness-to-pay space the scale
+    must be random: utility is then linear in the fixed coefficients, given tastes.
     """
     factor = drawn.factor
     log_prob, prob = panel_probabilities(drawn.utility, panel)
@@ -35,10 +44,14 @@ def louis_information(drawn: DrawnUtility, panel: PanelDifferences, space: Param
     people = panel.weights.double()
     moments = torch.einsum("nkl,n->kl", second.double(), people)
     expected = _latent_hessian(first.double().T @ people, moments, people, space)
-    gradients = _gradients(weighted.xi, prob, panel, space)
+    unit, of_fixed = None, weights
+    if mixing.scale_position is not None:
+        unit = fixed_units(drawn.tastes(population), population, mixing)
+        of_fixed = weights * unit[:, 0].square()
+    gradients = _gradients(weighted.xi, prob, unit, panel, space)
     f = space.n_fixed
     information = -expected - _spread(gradients, weighted, weights, factor, panel.weights, space)
-    information[:f, :f] += _fixed_information(prob, weights, panel, f)
+    information[:f, :f] += _fixed_information(prob, of_fixed, panel, f)
     return information
 
 
@@ -127,11 +140,13 @@ def _triangle(space: ParameterSpace, device: torch.device) -> tuple[Tensor, Tens
     )
 
 
-def _gradients(xi: Tensor, prob: Tensor, panel: PanelDifferences, space: ParameterSpace) -> Tensor:
-    """Complete-data gradients of every draw, shape (D, n, s)."""
+def _gradients(xi: Tensor, prob: Tensor, unit: Tensor | None, panel: PanelDifferences, space: ParameterSpace) -> Tensor:
+    """Complete-data gradients of every draw, shape (D, n, s); ``unit`` (n, 1, s) multiplies fixed coefficients."""
     rows, columns = _triangle(space, xi.device)
     tastes = xi.transpose(0, 1)
     fixed = -torch.bmm(panel.values[..., : space.n_fixed].mT, prob).transpose(0, 1)
+    if unit is not None:
+        fixed = fixed * unit.transpose(0, 1)
     pairs = tastes[rows] * tastes[columns]
     pairs -= (rows == columns).to(xi)[:, None, None]
     return torch.cat([fixed, tastes, pairs])
@@ -157,7 +172,7 @@ def _latent_hessian(first: Tensor, second: Tensor, people: Tensor, space: Parame
 
 
 def _fixed_information(prob: Tensor, weights: Tensor, panel: PanelDifferences, n_fixed: int) -> Tensor:
-    """Expected information of the fixed coefficients given tastes, (f, f), weighted by people."""
+    """Information of the fixed coefficients given tastes, (f, f), weighted by draws (n, s) and people."""
     values = panel.values[..., :n_fixed]
     row_weight = torch.bmm(prob, weights[..., None]) * panel.weights[:, None, None]
     within = (row_weight * values).flatten(0, 1).double().T @ values.flatten(0, 1).double()

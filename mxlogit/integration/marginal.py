@@ -341,7 +341,7 @@ class MarginalLikelihood:
                 total += pathwise_information(model, *self.whitened(p), local, p.panel)
             else:
                 drawn = draw_utilities(p.factor, p.base, local, p.panel, self.mixing, self._scratch)
-                total += louis_information(drawn, p.panel, self.space)
+                total += louis_information(drawn, local, p.panel, self.mixing, self.space)
         return self.people.team.all_reduce_sum(total)[0]
 
     def whitened(self, proposal: Proposal) -> tuple[Tensor, Tensor]:

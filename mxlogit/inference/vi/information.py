@@ -95,8 +95,10 @@ def observed_information(
     if integration.from_population:
         draws = max(_FEWEST_OF_NETS, int(_SHARE_OF_NETS * integration.draws))
         return marginal.information(model, population, replace(integration, draws=draws))
-    # Louis' identity needs derivatives by the fixed coefficients that draws of utilities do not have.
-    moves = bool(model.mixing.direct) or model.mixing.scale_position is not None
+    # Louis' identity is for tastes that depend on the population through latents only, and utility linear in the fixed
+    # coefficients.
+    position = model.mixing.scale_position
+    moves = bool(model.mixing.direct) or (position is not None and position < model.space.n_fixed)
     integration = replace(integration, pathwise=integration.pathwise or moves)
     noise = _noise_per_draw(model, marginal, population, integration)
     # One sample of the noise has as many degrees of freedom as a symmetric matrix: of few, it may seem small by chance.

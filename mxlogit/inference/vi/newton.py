@@ -119,6 +119,11 @@ class NewtonSettings:
     newton_steps: int
 
 
+def integration_of_search(draws: int, degrees_of_freedom: int | None = 8, newton_steps: int = 2) -> IntegrationSettings:
+    """Settings of the passes of a search with so many draws: the same draws whenever there are as many."""
+    return IntegrationSettings(draws, degrees_of_freedom, 100 + draws, newton_steps)
+
+
 class NewtonSearch:
     """Maximise the log posterior of the population parameters over one panel.
 
@@ -188,14 +193,8 @@ class NewtonSearch:
         return self._ascend(start, self.marginal, integration, tolerance, stage, known), integration
 
     def _integration_of(self, draws: int) -> IntegrationSettings:
-        return IntegrationSettings(
-            draws,
-            self.settings.degrees_of_freedom,
-            100 + draws,
-            self.settings.newton_steps,
-            variational_steps=self._variational_steps,
-            pathwise=self._pathwise,
-        )
+        settings = integration_of_search(draws, self.settings.degrees_of_freedom, self.settings.newton_steps)
+        return replace(settings, variational_steps=self._variational_steps, pathwise=self._pathwise)
 
     def _ascend_with_these(self, draws: int, population: PopulationParameters) -> Optimum:
         """Ascend on the likelihood of all people with a given number of draws; compare with a quarter of it."""
