@@ -57,8 +57,7 @@ print(msle.diagnostics_["draws_verdict"])
 print(f"simulated {msle.diagnostics_['simulated_log_likelihood']:.1f}, free of bias {msle.log_likelihood_:.1f}")
 
 # %% [markdown]
-# MSLE is preferable where a referee wants classical estimates and tests, in willingness-to-pay space (`scale=`), and
-# where priors are not wanted at all; with few draws and many tastes it is biased, and on singular covariances it stops.
+# MSLE is preferable where a referee wants classical estimates and tests, and where priors are not wanted at all; with few draws and many tastes it is biased, and on singular covariances it stops.
 
 # %%
 assert est.diagnostics_["converged"]

@@ -56,7 +56,7 @@ classic.summary().round(3)
 # | `avail=` | `availability=`, or no row |
 # | `correlation = TRUE`, `apollo` by hand | `correlated=True` (default), or blocks |
 # | intercepts, `fit_intercept` | `constants=True` |
-# | WTP space, `scale_factor=` | `scale="cost"` with `method="msle"` |
+# | WTP space, `scale_factor=` | `scale="cost"` |
 # | `halton=True`, `n_draws` | `MSLE(draws="halton", n_draws=)`; the default engine needs no number of draws |
 # | robust, clustered errors | `MSLE(covariance="robust")`, `"clustered"` with `cluster=` |
 # | `deltamethod`, `apollo_deltaMethod` | `parameter_function(est, lambda b: ...)` |

@@ -57,24 +57,20 @@ ax = plots.plot_willingness_to_pay(est, "time", "cost")
 # %% [markdown]
 # ## Money instead of utils
 #
-# In willingness-to-pay space the value of time is a parameter. The ratio of two lognormals is a lognormal: here both spaces
-# are one model, and the two fits should agree.
+# In willingness-to-pay space the value of time is a parameter. Constants are amounts of money as well, so that people whose
+# cost coefficient is large decide more sharply in everything: another model, judged here by people left out.
 
 # %%
 money = MixedLogit(random=random, scale="cost", constants=True, base_alternative="CAR", random_state=0, **columns).fit(
     df
 )
-in_money = -60.0 * money.wtp("time", "cost").drop(index="share below zero")[["estimate", "upper", "lower"]]
-print(f"log likelihoods {est.log_likelihood_:.1f} and {money.log_likelihood_:.1f}")
-in_money.round(1)
-
-# %% [markdown]
-# Against a model in which all people are alike, by people left out:
+alike = MixedLogit(fixed=list(random), constants=True, base_alternative="CAR", random_state=0, **columns).fit(df)
+compared = compare_models({"utils": est, "money": money, "all alike": alike})
+compared[["parameters", "log_likelihood", "elpd", "elpd_difference", "difference_error"]].round(1)
 
 # %%
-alike = MixedLogit(fixed=list(random), constants=True, base_alternative="CAR", random_state=0, **columns).fit(df)
-compared = compare_models({"lognormal tastes": est, "all alike": alike})
-compared[["parameters", "log_likelihood", "elpd", "elpd_difference", "difference_error"]].round(1)
+in_money = -60.0 * money.wtp("time", "cost").drop(index="share below zero")[["estimate", "upper", "lower"]]
+in_money.round(1)
 
 # %% [markdown]
 # ## Elasticities
@@ -134,5 +130,5 @@ assert francs_per_hour.loc["50 %", "estimate"] > 0
 assert elasticities.loc[("TRAIN", "TRAIN"), "estimate"] < 0
 assert shares.loc[("faster - today", "TRAIN"), "lower"] > 0
 assert surplus.loc["5 %", "lower"] >= 0
-assert abs(in_money.loc["50 %", "estimate"] / francs_per_hour.loc["50 %", "estimate"] - 1.0) < (0.5 if SMOKE else 0.1)
-assert compared.index[0] == "lognormal tastes"
+assert in_money.loc["50 %", "estimate"] > 0
+assert compared.index[-1] == "all alike"
