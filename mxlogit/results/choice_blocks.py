@@ -8,7 +8,7 @@ a net itself, and the sum over many situations uses all of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -112,9 +112,13 @@ def choice_blocks(
         Cells in memory per row and node.
     """
     for part in source.parts(data):
-        people = torch.arange(data.n_decision_makers) if part.people is None else part.people
-        some = data if part.people is None else data.take(people.to(data.choices.rows.device))
-        yield from _blocks_of_part(some, _Places.of(data, people), columns, part, fewest, width)
+        if part.people is None:
+            yield from _blocks_of_part(data, columns, part, fewest, width)
+            continue
+        people = part.people.to(data.choices.rows.device)
+        places = _Places.of(data, people)
+        for block in _blocks_of_part(data.take(people), columns, part, fewest, width):
+            yield replace(block, situations=places.situations[block.situations], rows=places.rows[block.rows])
 
 
 @dataclass(frozen=True)
@@ -126,17 +130,15 @@ class _Places:
 
     @classmethod
     def of(cls, data: ChoiceData, people: Tensor) -> _Places:
-        people = people.to(data.choices.rows.device)
         first = data.first_situations
         return cls(places_of_runs(first[people], first.diff()[people]), data.rows_of_people(people))
 
 
 def _blocks_of_part(
-    data: ChoiceData, places: _Places, columns: list[int], part: Part, fewest: int | None, width: int
+    data: ChoiceData, columns: list[int], part: Part, fewest: int | None, width: int
 ) -> Iterator[ChoiceBlock]:
-    """Blocks of the people of one part of a source."""
+    """Blocks of the people of one part of a source, with indices among their own situations and rows."""
     device, lengths = data.choices.rows.device, data.choices.panel_lengths
-    person = torch.arange(data.n_decision_makers, device=device).repeat_interleave(lengths)
     coefficients = part.coefficients.to(device, torch.float64)
     samples, nodes = coefficients.shape[-3:-1]
     weights = None if part.weights is None else part.weights.to(coefficients)
@@ -150,11 +152,15 @@ def _blocks_of_part(
     if window < nodes:
         at_once = min(at_once, len(data.choices.rows) * window // (nodes * _BLOCKS_PER_WINDOW))
     equal = coefficients.new_full((1, window), 1.0 / window)
-    for number, (situations, sets) in enumerate(data.choice_sets(max(1, at_once))):
+    person = torch.zeros(0, dtype=torch.int64)
+    if not common or weights is not None:
+        person = torch.arange(data.n_decision_makers, device=device).repeat_interleave(lengths)
+    for number, (found, sets) in enumerate(data.choice_sets(max(1, at_once))):
+        situations = torch.arange(found.start, found.stop, device=device) if isinstance(found, slice) else found
         start = number * window % (nodes // window * window)
         yield ChoiceBlock(
-            places.situations[situations],
-            places.rows[data.rows_of(situations, sets.shape[1])],
+            situations,
+            data.rows_of(situations, sets.shape[1]),
             sets[..., columns].double(),
             coefficients[:, start : start + window] if common else coefficients[person[situations]],
             equal if weights is None else weights[person[situations]],

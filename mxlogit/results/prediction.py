@@ -110,23 +110,35 @@ class Cells:
     @classmethod
     def of(cls, rows: FrameChoices, name: str, groups: pd.DataFrame | None = None) -> Cells:
         """Alternatives of a frame, within groups of its situations by columns with one value per row, if given."""
-        weights = rows.data.weights.cpu().double().numpy()[rows.person]
-        keys = pd.DataFrame({name: rows.alternative_labels})
-        if groups is not None:
-            keys = pd.concat([groups.reset_index(drop=True), keys], axis=1)
+        people = rows.data.weights.cpu().double().numpy()
         listed = rows.place >= 0
-        grouped = keys.groupby(list(keys.columns), sort=True, dropna=False)
-        cell, labels = grouped.ngroup().to_numpy(), grouped.size().index
-        group = np.zeros(len(cell), dtype=np.int64)
-        if groups is not None:
-            group = groups.groupby(list(groups.columns), dropna=False).ngroup().to_numpy()
-        repeated = pd.Series(rows.situation).duplicated().to_numpy()
-        total = np.bincount(group, np.where(repeated, 0.0, weights))
-        share = (weights / total[group])[listed]
+        if groups is None:
+            cell, labels = pd.factorize(rows.alternative_labels, sort=True)
+            total = people @ rows.data.choices.panel_lengths.cpu().numpy()
+            weights = people[rows.person] / total
+            labels = pd.Index(labels, name=name)
+        else:
+            cell, labels = _grouped_cells(rows, name, groups)
+            weights = people[rows.person] / _totals_of_groups(rows, people, groups)
         order = rows.place[listed]
         of_row, weight = torch.zeros(len(order), dtype=torch.int64), torch.zeros(len(order), dtype=torch.float64)
-        of_row[order], weight[order] = torch.from_numpy(cell[listed]), torch.from_numpy(share)
+        of_row[order], weight[order] = torch.from_numpy(cell[listed]), torch.from_numpy(weights[listed])
         return cls(labels, of_row, weight)
+
+
+def _grouped_cells(rows: FrameChoices, name: str, groups: pd.DataFrame) -> tuple[np.ndarray, pd.Index]:
+    """Cell of every row of a frame, and labels of the cells: group and alternative."""
+    keys = groups.assign(**{name: rows.alternative_labels})
+    grouped = keys.groupby(list(keys.columns), sort=True, dropna=False)
+    return grouped.ngroup().to_numpy(), grouped.size().index
+
+
+def _totals_of_groups(rows: FrameChoices, people: np.ndarray, groups: pd.DataFrame) -> np.ndarray:
+    """Sum of the weights of the situations in the group of every row of a frame."""
+    group = groups.groupby(list(groups.columns), dropna=False).ngroup().to_numpy()
+    repeated = pd.Series(rows.situation).duplicated().to_numpy()
+    total: np.ndarray = np.bincount(group, np.where(repeated, 0.0, people[rows.person]))[group]
+    return total
 
 
 def sums_of_rows(
