@@ -39,6 +39,7 @@ ORDER = (
     "msle",
     "trust",
     "error",
+    "use",
 )
 _HEAD = """# Measured
 
