@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mxlogit import MCMC, MSLE, ConvergenceWarning, MixedLogit, Priors, SpecificationError
+from mxlogit import MCMC, MSLE, ConvergenceWarning, MixedLogit, Priors, SpecificationError, wide_to_long
 from mxlogit.simulate import simulate_choices
 
 # A random scale and amounts of money, of both kinds, whose posteriors are compared with those of long chains.
@@ -97,6 +97,24 @@ def test_amounts_have_surplus_and_a_verdict(uneven, money):
     assert "Amounts of money" in found.attrs["verdict"]
     cheaper = money.surplus(uneven, uneven.assign(cost=uneven["cost"] - 0.5))
     assert cheaper.loc["mean", "estimate"] == pytest.approx(0.5, rel=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.reference
+def test_yogurt_in_both_spaces(reference):
+    """One model, since the scale is fixed: one log likelihood. Published by 500 draws: -1243.5 in utils, -1241.2 in money."""
+    wide, brands = pd.read_csv(reference / "yogurt.csv.gz"), ["dannon", "hiland", "weight", "yoplait"]
+    columns = {name: {brand: f"{name}.{brand}" for brand in brands} for name in ("price", "feat")}
+    frame = wide_to_long(wide, columns, choice="choice", decision_maker="id")
+    for brand in brands[1:]:
+        frame[brand] = (frame["alternative"] == brand) * 1.0
+    request = {"fixed": ["price"], "random": ["feat", *brands[1:]], "correlated": False}
+    utils, amounts = fit(frame, **request), fit(frame, scale="price", **request)
+    assert utils.log_likelihood_ == pytest.approx(amounts.log_likelihood_, abs=0.7)
+    assert utils.log_likelihood_ == pytest.approx(-1243.548, abs=4.0)
+    for brand in brands[1:]:
+        one, other = (est.wtp(brand, "price").loc["50 %"] for est in (utils, amounts))
+        assert abs(one["estimate"] - other["estimate"]) < 0.3 * (one["upper"] - one["lower"])
 
 
 @pytest.mark.parametrize("method", ["svi", MCMC(sampler="nuts")])
