@@ -85,7 +85,7 @@ class MixedLogit(Answers):
     scale : str, optional
         Column of ``fixed`` or ``random``, such as a cost, whose coefficient is the scale in willingness-to-pay space:
         every other coefficient is then an amount in units of this column, positive if people pay for more
-        (`mxlogit.model.wtp_space`). With ``method="msle"``.
+        (`mxlogit.model.wtp_space`). With ``method`` "vi", "mcmc" or "msle".
     cluster : str, optional
         Column of cluster labels, constant within a decision maker, for ``MSLE(covariance="clustered")``.
     priors : Priors, optional

@@ -83,7 +83,11 @@ def test_estimates_with_intervals_are_those_without(engines, frame, name, tastes
         np.testing.assert_allclose(table["estimate"], plain, rtol=1e-12)
         assert table.index.equals(plain.index)
         assert (table["lower"] <= table["upper"]).all()
-        kind = "sampling distribution" if name == "msle" else "posterior"
+        estimated = {
+            "population": "sampling distribution",
+            "individual": "distribution of people's tastes at the estimate",
+        }
+        kind = estimated[tastes] if name == "msle" else "posterior"
         assert table.attrs["interval"] == f"80 % of the {kind}"
 
 
@@ -115,6 +119,18 @@ def test_shares_by_group_are_those_of_the_group(est, frame):
         np.testing.assert_allclose(found.loc[name], alone, rtol=WINDOWS)
     both = est.shares([frame, frame], by=["group"])
     assert both.index.names == ["scenario", "group", "alternative"]
+
+
+@pytest.mark.parametrize("library", ["polars", "pyarrow"])
+def test_frames_of_other_libraries(est, frame, library):
+    module = pytest.importorskip(library)
+    make = module.from_pandas if library == "polars" else module.Table.from_pandas
+    other, some = make(frame.reset_index(drop=True)), frame.reset_index(drop=True)
+    pd.testing.assert_frame_equal(
+        est.shares(other, interval=0.9, by="group"), est.shares(some, interval=0.9, by="group")
+    )
+    pd.testing.assert_frame_equal(est.elasticities(other, "x"), est.elasticities(some, "x"))
+    pd.testing.assert_frame_equal(est.predict_proba(other, interval=0.9), est.predict_proba(some, interval=0.9))
 
 
 def test_weighted_shares(est, frame):

@@ -133,6 +133,17 @@ def test_a_cost_that_people_like_is_refused(frame, logit):
         est.surplus(some, some, "saved")
 
 
+def test_a_new_alternative_without_a_constant_is_refused(frame):
+    """Its surplus would be that of the base's constant, whichever alternative that is."""
+    est = MixedLogit(fixed=["cost", "x"], constants=True, method="msle", random_state=1).fit(frame)
+    new = frame[frame["alternative"] == "a1"].assign(alternative="a4")
+    with pytest.raises(ChoiceDataError, match=r"'a4'.* were not in the data of the fit"):
+        est.surplus(frame, pd.concat([frame, new]), "cost")
+    free = MixedLogit(fixed=["cost", "x"], method="msle", random_state=1).fit(frame)
+    gain = free.surplus(frame, pd.concat([frame, new]), "cost")
+    assert gain.loc["share of winners", "estimate"] == 1.0
+
+
 MISTAKES = {
     "no cost": (lambda e, f: e.surplus(f, f), SpecificationError, "needs the column of the cost"),
     "unknown cost": (lambda e, f: e.surplus(f, f, "costs"), SpecificationError, "Did you mean 'cost'"),

@@ -190,7 +190,7 @@ def test_python_of_the_readme_runs():
     code = "\n".join(python_blocks())
     smaller = {
         "datasets.load_electricity()": "datasets.load_electricity().query('id <= 60')",
-        "random_state=0)": "random_state=0, method=VI(n_samples=40))",
+        "random_state=0\n": "random_state=0, method=VI(n_samples=40)\n",
         "compare_with_mcmc(est, df)": "compare_with_mcmc(est, df, MCMC(warmup=60, samples=60))",
     }
     for written, small in smaller.items():

@@ -89,7 +89,7 @@ def test_the_verdict_follows_the_distribution_of_the_cost(cost):
     exists, sentence = ratio.judge(population)
     assert exists is VERDICTS[cost][0]
     assert VERDICTS[cost][1] in sentence
-    assert exists or "MixedLogit(scale='c', method='msle')" in sentence
+    assert exists or "MixedLogit(scale='c')" in sentence
     # The same with the bounds of a uniform or triangular on either side of zero.
     wide = PopulationParameters(population.fixed, population.location, 5.0 * population.scale_tril)
     assert ratio.judge(wide)[0] is (VERDICTS[cost][0] and cost not in ("uniform", "triangular"))

@@ -189,10 +189,10 @@ class Demand(FittedModel):
         Raises
         ------
         SpecificationError
-            If no cost is known, its coefficient is positive or has no finite mean of the inverse, or the change depends
-            on a normalisation: an alternative without a constant in a model with constants.
+            If no cost is known, or its coefficient is positive or has no finite mean of the inverse.
         ChoiceDataError
-            If the frames have problems, or other choice situations.
+            If the frames have problems or other choice situations, or the change depends on a normalisation: an
+            alternative without a constant in a model with constants.
 
         References
         ----------

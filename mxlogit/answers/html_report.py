@@ -157,7 +157,9 @@ def share_section(est: Any, X: Any) -> Section:
 
 def to_html(frame: pd.DataFrame) -> str:
     """Table of a frame with four significant digits, escaped."""
-    text: str = frame.to_html(float_format=lambda value: f"{value:.4g}", border=0, na_rep="")
+    text: str = frame.to_html(
+        float_format=lambda value: f"{value:.4g}", border=0, na_rep="", index_names=frame.index.nlevels > 1
+    )
     return text
 
 

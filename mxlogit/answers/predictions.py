@@ -32,7 +32,8 @@ class Predictions(FittedModel):
             Tastes of new people from the population, or posterior tastes of decision makers of the fit.
         interval : float, optional
             Probability of the intervals. Those of the population are of the probability that is averaged over tastes;
-            those of people of the probability at their own tastes, which are not known.
+            those of people of the probability at their own tastes, which are not known (after maximum likelihood given
+            the estimate).
         history : long frame or ChoiceData, optional
             Choices of the people of X, in the fit or not, on which their tastes are conditional.
 
@@ -55,7 +56,8 @@ class Predictions(FittedModel):
         tastes, the error of a probability was at most .002 with one or two random coefficients, even at posterior
         standard deviations of .5 (fewer than some twenty people); with five coefficients .007 at .15 and .016 at one;
         and at most .005 with ``tastes="individual"``, from 2,000 or more weighted draws per person (states of chains
-        after MCMC; the draws of the fit after `MSLE`). Intervals are those of 256 samples with 512 tastes each.
+        after MCMC; the draws of the fit after `MSLE`). Intervals are those of 256 samples with 128 tastes each,
+        about the more accurate estimate; those of shares take 512 tastes in turn.
         """
         return self._row_values(X, prediction.probabilities, "probability", tastes, interval, history)
 

@@ -132,6 +132,8 @@ class PeopleSource(CoefficientSource):
     def __init__(self, model: MixedLogitModel, fit: Fit, group: Group) -> None:
         self.model, self.fit, self.group = model, fit, group
         self.kind, self.n_samples = fit.samples.kind, _SAMPLES
+        if self.kind != "posterior":
+            self.kind = "distribution of people's tastes at the estimate"
 
     def parts(self, data: ChoiceData) -> Iterator[Part]:
         """Samples of people, by chunks of them."""

@@ -85,7 +85,7 @@ class Cost:
     def judge(self, population: PopulationParameters) -> tuple[bool, str]:
         """Whether the population mean exists, and why, given posterior samples of the population."""
         cost, family, place = self.label, self.family, self.place - self.model.space.n_fixed
-        offer = f"MixedLogit(scale={cost!r}, method='msle') estimates amounts of money instead, whose moments exist."
+        offer = f"MixedLogit(scale={cost!r}) estimates amounts of money instead, whose moments exist."
         if self.in_money:
             return True, "Amounts of money are parameters of this model, and have moments."
         if family == "fixed":

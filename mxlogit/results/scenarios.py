@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
 from mxlogit.choices import ChoiceData, FrameChoices
+from mxlogit.choices.frames import as_narwhals
 from mxlogit.errors import ChoiceDataError, SpecificationError, check_probability, suggest
 from mxlogit.results.intervals import SampledValues, interval_frame
 from mxlogit.results.prediction import Cells, Coefficients, probabilities, sampled_values, sums_of_rows
@@ -124,11 +124,12 @@ def _groups(frame: Any, rows: FrameChoices, by: Sequence[str] | None) -> pd.Data
     """Columns of a frame that divide its situations into groups."""
     if by is None:
         return None
-    known = list(frame.columns)
+    table = as_narwhals(frame)
+    known = table.columns
     for name in by:
         if name not in known:
             raise ChoiceDataError(f"by: the frame has no column {name!r}.{suggest(name, known)}")
-    groups = pd.DataFrame({name: np.asarray(frame[name]) for name in by})
+    groups = pd.DataFrame({name: table.get_column(name).to_numpy() for name in by})
     for name in by:
         varies = groups[name].groupby(rows.situation).nunique(dropna=False) > 1
         if varies.any():
