@@ -1,4 +1,4 @@
-"""What all methods of a fitted estimator share."""
+"""State and helpers shared by the methods of a fitted estimator."""
 
 from __future__ import annotations
 

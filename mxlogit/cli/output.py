@@ -1,4 +1,4 @@
-"""What the command line prints and writes."""
+"""Printed lines and written tables of the command line."""
 
 from __future__ import annotations
 

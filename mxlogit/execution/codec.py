@@ -20,7 +20,7 @@ _WORDS = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 @dataclass(frozen=True)
 class Recipe:
-    """How objects of a class are described and made.
+    """Description and construction of the objects of a class.
 
     Attributes
     ----------

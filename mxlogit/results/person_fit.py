@@ -1,4 +1,4 @@
-"""How well each person's choices are predicted by her own posterior tastes."""
+"""Quality of the predictions of people's choices by their own posterior tastes."""
 
 from __future__ import annotations
 
