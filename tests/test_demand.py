@@ -157,6 +157,17 @@ def test_an_alternative_that_almost_everybody_chooses_has_second_choices(usable)
     assert found.groupby("changed").sum().to_numpy() == pytest.approx(1.0)
 
 
+def test_captives_do_not_divert(est, usable):
+    """A situation with one alternative: nothing is chosen instead, and the others' ratios are as without it."""
+    first = usable[(usable["id"] == 1) & (usable["situation"] == usable["situation"].iloc[0])].index
+    captive = usable.drop(first[1:])
+    for attribute in (None, "x"):
+        found = est.diversion(captive, attribute)
+        np.testing.assert_allclose(found, est.diversion(usable.drop(first), attribute), rtol=1e-3)
+        assert found["estimate"].groupby("changed").sum().to_numpy() == pytest.approx(1.0)
+    assert np.isfinite(est.elasticities(captive, "x", aggregate="sample")).all(axis=None)
+
+
 def test_maximum_likelihood_is_labelled_as_such(logit, usable):
     assert logit.elasticities(usable, "x", interval=0.9).attrs["interval"] == "90 % of the sampling distribution"
 

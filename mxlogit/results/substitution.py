@@ -105,7 +105,10 @@ def _differences(function: Callable[[Tensor], Tensor], place: int) -> Change:
 
 
 def removal(block: ChoiceBlock) -> Response:
-    """Probabilities by which those who would choose j choose i when j is removed; minus the probability of j itself."""
+    """Probabilities by which those who would choose j choose i when j is removed; minus the probability of j itself.
+
+    Situations with one alternative leave nothing else to choose and count for nothing.
+    """
 
     def sums(coefficients: Tensor, weights: Tensor) -> Tensor:
         utility = compute_utilities(block.levels, coefficients)
@@ -119,6 +122,8 @@ def removal(block: ChoiceBlock) -> Response:
         return torch.stack(parts, 2)
 
     found = block.average(sums, width=3)
+    if found.shape[1] == 1:
+        return Response(found[:, :, 0], torch.zeros_like(found[:, :, 1:]))
     change = found[:, :, 1:].clone()
     change.diagonal(dim1=1, dim2=2).sub_(found[:, :, 0].movedim(1, -1))
     return Response(found[:, :, 0], change)
