@@ -9,11 +9,12 @@ from oracles import marginal_of
 from mxlogit import VI, MixedLogit, datasets
 from mxlogit.execution.people import People
 from mxlogit.integration import fixed_taste_draws
-from mxlogit.integration.expansion import Remainder, fixed_derivatives, index_pairs
-from mxlogit.integration.fixed_taste_draws import FixedTasteDraws, log_tilted_integral, supports_fixed_draws
+from mxlogit.integration.expansion import Remainder, fixed_derivatives, index_pairs, slopes_at
+from mxlogit.integration.fixed_taste_draws import FixedTasteDraws, supports_fixed_draws
 from mxlogit.integration.laplace import drawn_utility, polish
 from mxlogit.integration.marginal import MarginalLikelihood
 from mxlogit.integration.settings import IntegrationSettings
+from mxlogit.integration.tilted_gaussian import log_tilted_integral
 from mxlogit.model.differences import difference_panels
 from mxlogit.model.likelihood import compute_odds
 from mxlogit.model.mixing import Mixing
@@ -23,6 +24,7 @@ from mxlogit.simulate import simulate_published_study
 INTEGRATION = IntegrationSettings(draws=256, degrees_of_freedom=8, stream=3, newton_steps=8)
 MODELS = {
     "mixed": (ParameterSpace(("a", "b"), ("c", "d", "e"), ((0, 2), (1,))), Mixing(["normal", "lognormal", "normal"])),
+    "no maps": (ParameterSpace(("a", "b"), ("c", "d", "e"), ((0, 1, 2),)), Mixing(["normal"] * 3)),
     "no fixed ones": (ParameterSpace((), tuple("abcde"), ((0, 1, 2, 3, 4),)), Mixing(["normal"] * 5)),
     "money": (
         ParameterSpace(("a", "b"), ("c", "d", "e"), ((0, 1, 2),)),
@@ -140,23 +142,26 @@ def test_tilted_gaussian_against_dense_algebra(panel, generator):
     assert bool(torch.isnan(log_tilted_integral(factor, slope, 50.0 + 0.0 * products)).all())
 
 
-@pytest.fixture(params=["mixed", "money"])
+@pytest.fixture(params=["mixed", "no maps", "money"])
 def fixed_case(request, panel, generator):
-    """Model, population, tastes (n, k, s) of all people, and log P as a function of fixed coefficients."""
+    """Population, mixing, whitened tastes (n, k, s), their shift, and log P as a function of fixed coefficients."""
     space, mixing = MODELS[request.param]
     population = space.constrain(0.3 * torch.randn(space.size, generator=generator, dtype=torch.float64))
-    tastes = torch.randn(len(panel), 3, 4, generator=generator, dtype=torch.float64)
+    xi = torch.randn(len(panel), 3, 4, generator=generator, dtype=torch.float64)
+    shift = 0.4 * torch.randn(len(panel), 3, 2, generator=generator, dtype=torch.float64)
 
     def log_prob(fixed):
         moved = PopulationParameters(fixed, population.location, population.scale_tril)
+        latent = population.latent(xi + (shift @ (fixed - population.fixed))[..., None])
+        tastes = mixing.tastes(latent.mT, population.location, population.scale).mT
         return compute_odds(drawn_utility(tastes, moved, panel, mixing), panel).log_prob
 
-    return population, tastes, mixing, log_prob
+    return population, mixing, xi, shift, log_prob
 
 
-def test_derivatives_of_fixed_coefficients(fixed_case, panel):
-    population, tastes, mixing, log_prob = fixed_case
-    found = fixed_derivatives(tastes, population, panel, mixing)
+def test_derivatives_along_tastes_that_follow(fixed_case, panel):
+    population, mixing, xi, shift, log_prob = fixed_case
+    found = fixed_derivatives(xi, shift, population, panel, mixing)
     first = torch.autograd.functional.jacobian(log_prob, population.fixed)
     torch.testing.assert_close(found.first, first.permute(0, 2, 1))
     rows, columns = index_pairs(2)
@@ -166,13 +171,43 @@ def test_derivatives_of_fixed_coefficients(fixed_case, panel):
             torch.testing.assert_close(found.second[n, :, s], hessian[rows, columns])
 
 
+def test_slopes_in_tastes(fixed_case, panel):
+    population, mixing, xi, *_ = fixed_case
+    found = slopes_at(xi[..., 0], population, panel, mixing)
+    _same_slopes(found, xi[..., 0], population, panel, mixing)
+
+
+def test_slopes_of_a_fixed_scale(panel, generator):
+    space, mixing = MODELS["mixed"][0], Mixing(["normal", "lognormal", "normal"], scale_position=0)
+    population = space.constrain(0.3 * torch.randn(space.size, generator=generator, dtype=torch.float64))
+    xi = torch.randn(len(panel), 3, generator=generator, dtype=torch.float64)
+    _same_slopes(slopes_at(xi, population, panel, mixing), xi, population, panel, mixing)
+
+
+def _same_slopes(found, xi, population, panel, mixing):
+    """Slopes are those of automatic differentiation, person after person."""
+
+    def log_prob(both, n):
+        moved = PopulationParameters(both[:2], population.location, population.scale_tril)
+        tastes = mixing.tastes(population.latent(both[None, 2:, None]).mT, population.location, population.scale).mT
+        one = panel.take(torch.tensor([n]))
+        return compute_odds(drawn_utility(tastes, moved, one, mixing), one).log_prob[0, 0]
+
+    for n in range(len(panel)):
+        both = torch.cat([population.fixed, xi[n]])
+        first = torch.autograd.functional.jacobian(lambda x, n=n: log_prob(x, n), both)
+        hessian = torch.autograd.functional.hessian(lambda x, n=n: log_prob(x, n), both)
+        torch.testing.assert_close(found.first[n], first[:2])
+        torch.testing.assert_close(found.by_taste[n], hessian[:2, 2:])
+
+
 def test_expansion_and_remainder_are_exact_at_their_tastes(fixed_case, panel):
-    population, tastes, mixing, log_prob = fixed_case
-    here, at = tastes[..., 0], fixed_derivatives(tastes, population, panel, mixing)
+    population, mixing, xi, shift, log_prob = fixed_case
+    at = fixed_derivatives(xi, shift, population, panel, mixing)
     moves = torch.tensor([[0.9, -0.4], [-1.2, 0.1]], dtype=torch.float64)
     rows, columns = index_pairs(2)
     pairs = moves[rows] * moves[columns] * (1.0 - 0.5 * (rows == columns).double())[:, None]
-    remainder = Remainder(here, population, panel, mixing)
+    remainder = Remainder(xi[..., 0], shift, population, panel, mixing)
     found = at.first[..., 0] @ moves + at.second[..., 0] @ pairs + remainder.at(moves, pairs)
     for b in range(2):
         exact = log_prob(population.fixed + moves[:, b]) - log_prob(population.fixed)

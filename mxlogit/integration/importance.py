@@ -4,8 +4,7 @@ With draws :math:`\xi_s \sim q_n` and weights :math:`w_s \propto P(y_n | \xi_s) 
 
 .. math:: \log \hat p(y_n | \theta) = \log \tfrac1S \sum_s P(y_n | \xi_s) p(\xi_s) / q_n(\xi_s),
 
-and by Fisher's identity the scores in relative coordinates (`mxlogit.model.parameters`) are
-:math:`E_w[\xi]` and :math:`tril(E_w[\xi\xi'] - I)`. Two corrections reduce the error of few draws: the known
+and :math:`E_w[\xi]` and :math:`E_w[\xi\xi']` give the scores (`mxlogit.integration.scores`). Two corrections reduce the error of few draws: the known
 moments of q are control variates, and the jackknife over antithetic halves removes the bias of order 1/S
 of the logarithm and of the self-normalised weights (Quenouille 1956, Biometrika 43). Draws are the last
 axis, so that elementwise operations run along contiguous memory.
@@ -24,12 +23,11 @@ from mxlogit.draws.importance import BaseDraws, log_standard_normal
 from mxlogit.draws.jackknife import Jackknife
 from mxlogit.integration.laplace import LocalFactor, drawn_log_prob, drawn_utility
 from mxlogit.model.dense_panels import PanelDifferences
-from mxlogit.model.likelihood import Odds, Scratch, compute_odds
+from mxlogit.model.likelihood import Scratch
 from mxlogit.model.mixing import MapValue, Mixing
 from mxlogit.model.panels import Panels
-from mxlogit.model.parameters import ParameterSpace, PopulationParameters
+from mxlogit.model.parameters import PopulationParameters
 from mxlogit.model.products import add_products
-from mxlogit.model.wtp_space import pull_back
 
 # Estimate of a log probability that no noise of draws explains: utilities of such tastes have no digits left.
 _IMPOSSIBLE = 3.0
@@ -261,60 +259,6 @@ def weigh_draws(
     return _weigh(xi, log_prob, log_q, log_factor, near_normal=factor.warp is None)
 
 
-def score_people(
-    drawn: DrawnUtility,
-    population: PopulationParameters,
-    panel: PanelDifferences,
-    mixing: Mixing,
-    space: ParameterSpace,
-    *,
-    pathwise: bool = False,
-) -> tuple[WeightedDraws, Tensor]:
-    """Weigh draws of `draw_utilities` and compute each person's score in relative coordinates.
-
-    The other parameters are described in `weigh_draws`. With ``pathwise``, scores are taken at constant whitened
-    tastes, so that tastes move with the population (see `mxlogit.integration.pathwise`); without, at constant tastes.
-
-    Returns
-    -------
-    tuple of (WeightedDraws, Tensor of shape (n, D))
-        Scores of the jackknifed log marginal likelihood: fixed coefficients, u, free entries of A.
-    """
-    odds = compute_odds(drawn.utility, panel)
-    weighted = drawn.weigh(odds.log_prob)
-    weights = weighted.jackknife_weights
-    gradients = None
-    if mixing.scale_position is not None:
-        gradients = _parameter_gradients(drawn, odds, population, panel, mixing)
-    if pathwise:
-        score_u, score_a = _path_scores(drawn, weights, odds, population, panel, gradients)
-    else:
-        score_u, score_a = latent_moments(weighted, weights, drawn.factor)
-        score_a.diagonal(dim1=-2, dim2=-1).sub_(1.0)
-    n_fixed = population.fixed.shape[0]
-    parts = []
-    if gradients is not None:
-        parts.append((gradients[:, :n_fixed] * weights[:, None]).sum(-1))
-    elif n_fixed:
-        mean_prob = odds.weigh_probabilities(weights[..., None])
-        parts.append(-torch.bmm(panel.values[..., :n_fixed].mT, mean_prob)[..., 0])
-    if drawn.value is not None and mixing.direct:
-        extra_u, extra_a = _direct_scores(drawn.value, weights, odds, population, panel, mixing, gradients)
-        score_u, score_a = score_u + extra_u, score_a + extra_a
-    rows, columns = space.triangle
-    return weighted, torch.cat([*parts, score_u, score_a[:, rows, columns]], -1)
-
-
-def _parameter_gradients(
-    drawn: DrawnUtility, odds: Odds, population: PopulationParameters, panel: PanelDifferences, mixing: Mixing
-) -> Tensor:
-    """Gradients (n, f + k, s) of log P(y_n) in the parameters of willingness-to-pay space, at every draw."""
-    tastes = drawn.tastes(population)
-    fixed = population.fixed[:, None].expand(len(tastes), -1, tastes.shape[-1])
-    by_coefficient = -torch.bmm(panel.values.mT, odds.probabilities())
-    return pull_back(by_coefficient, torch.cat([fixed, tastes], 1), mixing.scale_position)
-
-
 def latent_moments(drawn: WeightedDraws, weights: Tensor, factor: LocalFactor) -> tuple[Tensor, Tensor]:
     """E_w[xi] (n, k) and E_w[xi xi'] (n, k, k), with the moments of q as control variates."""
     mean = factor.mean[..., None]
@@ -325,58 +269,3 @@ def latent_moments(drawn: WeightedDraws, weights: Tensor, factor: LocalFactor) -
     total = first + mean
     second = torch.baddbmm(second, total, total.mT).baddbmm_(first, first.mT, alpha=-1.0)
     return total[..., 0], second
-
-
-def _path_scores(
-    drawn: DrawnUtility,
-    weights: Tensor,
-    odds: Odds,
-    population: PopulationParameters,
-    panel: PanelDifferences,
-    gradients: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    """Scores through the latent tastes at constant xi: with respect to moves of zeta (n, k) and of L (n, k, k)."""
-    moves = torch.cat([torch.ones_like(drawn.xi[:, :1]), drawn.xi], 1) * weights[:, None]
-    values = panel.values[..., population.fixed.shape[0] :]
-    if gradients is not None:
-        by_taste = gradients[:, population.fixed.shape[0] :]
-        by_latent = (by_taste if drawn.value is None else by_taste * drawn.value.slope) @ moves.mT
-    elif drawn.value is None:
-        by_latent = -torch.bmm(values.mT, odds.weigh_probabilities(moves.mT))
-    else:
-        slopes = drawn.value.slope.unbind(1)
-        means = torch.stack([odds.weigh_probabilities((moves * slope[:, None]).mT) for slope in slopes], 2)
-        by_latent = -torch.einsum("nrk,nrkc->nkc", values, means)
-    pulled = population.scale_tril.T @ by_latent
-    return pulled[..., 0], pulled[..., 1:]
-
-
-def _direct_scores(
-    value: MapValue,
-    weights: Tensor,
-    odds: Odds,
-    population: PopulationParameters,
-    panel: PanelDifferences,
-    mixing: Mixing,
-    gradients: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    """Scores through the direct dependence of the maps on location and scale; (n, k) and (n, k, k).
-
-    A location moves by L u and a log scale by the row products of L A and L / tau, hence the two products.
-    """
-    assert value.by_location is not None
-    assert value.by_scale is not None
-    columns, f = list(mixing.direct), population.fixed.shape[0]
-    pulls = torch.cat([value.by_location[:, columns], value.by_scale[:, columns]], 1)
-    if gradients is None:
-        mean_prob = odds.weigh_probabilities((weights[:, None] * pulls).mT)
-        attributes = panel.values[..., [f + c for c in columns]]
-        both = (attributes.repeat(1, 1, 2) * mean_prob).sum(1).neg()
-    else:
-        both = (gradients[:, [f + c for c in columns]].repeat(1, 2, 1) * pulls * weights[:, None]).sum(-1)
-    by_location, by_scale = both.chunk(2, -1)
-    tril = population.scale_tril
-    score_u = by_location @ tril[columns]
-    loading = tril[columns] / population.scale[columns, None]
-    score_a = torch.einsum("nc,cl,cm->nlm", by_scale, tril[columns], loading)
-    return score_u, score_a.mT

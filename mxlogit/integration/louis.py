@@ -15,7 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mxlogit.integration.expansion import fixed_units
+from mxlogit.integration.expansion import fixed_units, slopes_at
 from mxlogit.integration.importance import DrawnUtility, WeightedDraws, latent_moments
 from mxlogit.integration.laplace import LocalFactor
 from mxlogit.model.dense_panels import PanelDifferences
@@ -33,7 +33,7 @@ def louis_information(
 ) -> Tensor:
     """Observed information (D, D), float64, of a chunk of people, weighted by their weights.
 
-    The parameters are described in `mxlogit.integration.importance.score_people`. In willingness-to-pay space the scale
+    The parameters are described in `mxlogit.integration.scores.score_people`. In willingness-to-pay space the scale
     must be random: utility is then linear in the fixed coefficients, given tastes.
     """
     factor = drawn.factor
@@ -50,13 +50,16 @@ def louis_information(
         of_fixed = weights * unit[:, 0].square()
     gradients = _gradients(weighted.xi, prob, unit, panel, space)
     f = space.n_fixed
-    information = -expected - _spread(gradients, weighted, weights, factor, panel.weights, space)
+    slopes = slopes_at(factor.mean, population, panel, mixing)
+    gradients[:f] -= slopes.first.T[..., None]
+    information = -expected - _spread(gradients, slopes.by_taste, weighted, weights, factor, panel.weights, space)
     information[:f, :f] += _fixed_information(prob, of_fixed, panel, f)
     return information
 
 
 def _spread(
     gradients: Tensor,
+    by_taste: Tensor,
     drawn: WeightedDraws,
     weights: Tensor,
     factor: LocalFactor,
@@ -66,39 +69,41 @@ def _spread(
     """Sum over people of the weighted covariance of the complete-data gradients (D, n, s), (D, D).
 
     The information is a small difference of large terms, so the covariance under the Laplace factor is computed in
-    closed form and only the difference from it is estimated on draws. Products of means contain the variance of the
-    means, a bias of order 1 / s that does not average out over people; it is estimated from the two halves of the draws
-    and subtracted.
+    closed form and only the difference from it is estimated on draws; gradients of the fixed coefficients, less those
+    at the mode, are nearly linear in the tastes, with slopes ``by_taste`` (n, f, k). Products of means contain the
+    variance of the means, a bias of order 1 / s that does not average out over people; it is estimated from the two
+    halves of the draws and subtracted.
     """
-    f = space.n_fixed
+    f, scale, people = space.n_fixed, panel_weights[:, None], panel_weights.double()
+    linear = (by_taste @ (drawn.xi - factor.mean[..., None])).transpose(0, 1)
     mean, halves = drawn.mean_by_halves(gradients)
-    control, control_halves = drawn.control_mean_by_halves(gradients[f:])
-    weighted, scale = gradients * weights, panel_weights[:, None]
-    fixed = _product(weighted[:f].mul_(scale), gradients)
-    latent = _product(weighted[f:].sub_(gradients[f:] * drawn.control_weights).mul_(scale), gradients[f:])
-    people = panel_weights.double()
-    covariance = fixed.new_zeros(space.size, space.size)
-    # Gradients of the fixed coefficients have no closed-form moments: their block has no control variate.
-    covariance[:f] = fixed - _squared(mean, halves, people, f)
-    covariance[f:, :f] = covariance[:f, f:].T
-    excess = (mean[f:] - control).double()
-    cross = (_normal_mean(factor, space) * people) @ excess.T
-    latent -= cross + cross.T + _squared(excess, halves[f:] - control_halves, people)
-    covariance[f:, f:] = latent + _normal_covariance(factor, people, space)
-    return covariance
+    controls = torch.cat([linear, gradients[f:]])
+    control, control_halves = drawn.control_mean_by_halves(controls)
+    controls.mul_(drawn.control_weights).mul_(scale)
+    weighted = (gradients * weights).mul_(scale)
+    covariance = _gaussian_covariance(factor, by_taste, people, space)
+    covariance[:f, :f] += _product(weighted[:f], gradients[:f]) - _product(controls[:f], linear)
+    rest = _product(weighted.sub_(controls), gradients[f:])
+    covariance[:, f:] += rest
+    covariance[f:, :f] += rest[:f].T
+    excess = (mean - control).double()
+    cross = (_gaussian_mean(factor, space) * people) @ excess.T
+    covariance[f:] -= cross
+    covariance[:, f:] -= cross.T
+    return covariance - _squared(excess, halves - control_halves, people)
 
 
-def _squared(mean: Tensor, halves: Tensor, people: Tensor, rows: int | None = None) -> Tensor:
-    """Sum over people of products of expectations (a, n), bias-corrected: the first ``rows`` by all, (rows, a).
+def _squared(mean: Tensor, halves: Tensor, people: Tensor) -> Tensor:
+    """Sum over people of products of expectations (a, n), bias-corrected, (a, a).
 
     An estimate is about the mean of its two estimates on halves of the draws (a, n, 2), so a quarter of the squared
     difference between the halves is its variance.
     """
-    mean, apart = mean.double(), 0.5 * (halves[..., 0] - halves[..., 1]).double()
-    return (mean[:rows] * people) @ mean.T - (apart[:rows] * people) @ apart.T
+    apart = 0.5 * (halves[..., 0] - halves[..., 1]).double()
+    return (mean * people) @ mean.T - (apart * people) @ apart.T
 
 
-def _normal_mean(factor: LocalFactor, space: ParameterSpace) -> Tensor:
+def _gaussian_mean(factor: LocalFactor, space: ParameterSpace) -> Tensor:
     """Means (k + cells, n) of (xi, tril(xi xi' - I)) when xi ~ N(mean, R R')."""
     mean = factor.mean.double()
     second = factor.covariance.double() + mean[:, :, None] * mean[:, None, :]
@@ -112,22 +117,25 @@ def _product(left: Tensor, right: Tensor) -> Tensor:
     return (left.flatten(1) @ right.flatten(1).T).double()
 
 
-def _normal_covariance(factor: LocalFactor, people: Tensor, space: ParameterSpace) -> Tensor:
-    """Sum over people of the covariance of (xi, tril(xi xi')) when xi ~ N(mean, R R')."""
+def _gaussian_covariance(factor: LocalFactor, by_taste: Tensor, people: Tensor, space: ParameterSpace) -> Tensor:
+    """Sum over people of the covariance of (B (xi - mean), xi, tril(xi xi')) when xi ~ N(mean, R R'), (D, D)."""
     mean, cov = factor.mean.double(), factor.covariance.double()
-    (i, j), k = _triangle(space, mean.device), space.n_random
-    result = mean.new_zeros(k + len(i), k + len(i))
-    result[:k, :k] = torch.einsum("nkl,n->kl", cov, people)
-    # Sums over people of m_i cov_kj, (i, k, j).
-    products = ((people[:, None] * mean).T @ cov.flatten(1)).view(k, k, k)
-    result[:k, k:] = (products[j, :, i] + products[i, :, j]).T
-    result[k:, :k] = result[:k, k:].T
+    (i, j), f, k = _triangle(space, mean.device), space.n_fixed, space.n_random
+    # What is linear in the tastes: slopes in the fixed coefficients, and the tastes themselves.
+    loading = torch.cat([by_taste.double(), torch.eye(k).to(mean).expand(len(mean), -1, -1)], 1)
+    with_tastes = loading @ cov
+    result = mean.new_zeros(space.size, space.size)
+    result[: f + k, : f + k] = torch.einsum("nak,nbk,n->ab", with_tastes, loading, people)
+    # Sums over people of m_i times covariances with taste j, (i, a, j).
+    products = ((people[:, None] * mean).T @ with_tastes.flatten(1)).view(k, f + k, k)
+    result[: f + k, f + k :] = (products[j, :, i] + products[i, :, j]).T
+    result[f + k :, : f + k] = result[: f + k, f + k :].T
     # Cov(x_i x_j, x_p x_q) = M_ip M_jq + M_iq M_jp - 2 m_i m_j m_p m_q, M the raw second moments.
     raw = (cov + mean[:, :, None] * mean[:, None, :]).flatten(1)
     pairs = (raw.T @ (people[:, None] * raw)).view(k, k, k, k)
     squares = mean[:, i] * mean[:, j]
     first, other = (pairs[i[:, None], p, j[:, None], q] for p, q in ((i, j), (j, i)))
-    result[k:, k:] = first + other - 2.0 * squares.T @ (people[:, None] * squares)
+    result[f + k :, f + k :] = first + other - 2.0 * squares.T @ (people[:, None] * squares)
     return result
 
 

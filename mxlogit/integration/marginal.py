@@ -17,11 +17,12 @@ from mxlogit.choices.chunks import cells_at_once, people_at_once
 from mxlogit.draws.importance import BaseDraws, DrawScheme, log_standard_normal
 from mxlogit.execution.checkpoint import Journal
 from mxlogit.execution.people import People, places_inside
-from mxlogit.integration.importance import WeightedDraws, draw_utilities, draw_whitened, score_people, weigh_draws
+from mxlogit.integration.importance import WeightedDraws, draw_utilities, draw_whitened, weigh_draws
 from mxlogit.integration.laplace import Flow, LocalFactor, follow, polish
 from mxlogit.integration.louis import louis_information
 from mxlogit.integration.pathwise import pathwise_information
 from mxlogit.integration.proposals import Proposal, Window, affordable
+from mxlogit.integration.scores import score_people
 from mxlogit.integration.settings import IntegrationSettings
 from mxlogit.integration.sums import DrawsEffect, LikelihoodSums, PassResult
 from mxlogit.integration.variational import refine_gaussian

@@ -333,6 +333,14 @@ class Mixing:
                 by_scale[..., columns] = part.by_scale
         return MapValue(taste, slope, by_location, by_scale)
 
+    def curvature(self, latent: Tensor, location: Tensor, scale: Tensor) -> Tensor:
+        """Second derivatives of the tastes with respect to the latents (shapes as in `tastes`)."""
+        result = torch.zeros_like(latent)
+        for name, columns in self._groups.items():
+            part = latent[..., columns], location[..., columns], scale[..., columns]
+            result[..., columns] = FAMILIES[name].second_derivatives(*part).latent_latent
+        return result
+
     def coefficients(self, fixed: Tensor, tastes: Tensor) -> Tensor:
         """Combine fixed and random coefficients to the coefficients of utility, fixed ones first.
 

@@ -58,5 +58,34 @@ def coefficient_jacobian(parameters: Tensor, position: int) -> Tensor:
     return jacobian
 
 
+def velocity(parameters: Tensor, moves: Tensor, position: int | None) -> Tensor:
+    """Derivative of the coefficients (n, K, s) along a curve on which the parameters (n, K, s) have this derivative."""
+    if position is None:
+        return moves
+    at = slice(position, position + 1)
+    result = -(moves[:, at] * parameters + parameters[:, at] * moves)
+    result[:, at] = moves[:, at]
+    return result
+
+
+def acceleration(parameters: Tensor, one: Tensor, other: Tensor, second: Tensor, position: int | None) -> Tensor:
+    """Mixed second derivative of the coefficients (n, K, s) along a surface of parameters.
+
+    Parameters
+    ----------
+    parameters, one, other, second : Tensor, shape (n, K, s)
+        Parameters, their derivatives in two directions, and their mixed second derivative.
+    position : int or None
+        Position of the scale column.
+    """
+    result = velocity(parameters, second, position)
+    if position is None:
+        return result
+    at = slice(position, position + 1)
+    products = one[:, at] * other + other[:, at] * one
+    products[:, at] = 0.0
+    return result - products
+
+
 def _others(k: int, position: int) -> list[int]:
     return [i for i in range(k) if i != position]

@@ -22,10 +22,9 @@ from mxlogit.choices.chunks import cells_at_once
 from mxlogit.draws.importance import BaseDraws, DrawScheme
 from mxlogit.execution.people import dense_pieces
 from mxlogit.guide.population import GaussianFactor
-from mxlogit.integration.expansion import fixed_derivatives, index_pairs
-from mxlogit.integration.laplace import polish
+from mxlogit.integration.laplace import drawn_utility, polish
 from mxlogit.model.dense_panels import PanelDifferences
-from mxlogit.model.likelihood import Odds, Scratch, compute_odds
+from mxlogit.model.likelihood import Odds, Scratch, compute_odds, panel_derivatives
 from mxlogit.model.mixed_logit import MixedLogitModel
 from mxlogit.model.panels import Panels
 from mxlogit.model.parameters import ParameterSpace, PopulationParameters
@@ -306,15 +305,12 @@ class ParticleGibbs:
 
     def _curvature(self, whitened: Tensor) -> Tensor:
         """Information (f, f) about the fixed coefficients at one taste vector (n, k) per person, float64."""
-        f = self.model.space.n_fixed
-        rows, columns = index_pairs(f)
-        total = torch.zeros(len(rows), dtype=torch.float64, device=whitened.device)
+        f, local, mixing = self.model.space.n_fixed, self._local, self.model.mixing
+        total = torch.zeros(f, f, dtype=torch.float64, device=whitened.device)
         for place, piece in self._pieces() if f else ():
-            tastes = self._tastes(whitened[place][..., None])
-            total -= fixed_derivatives(tastes, self._local, piece, self.model.mixing).second.double().sum((0, 2))
-        result = total.new_zeros(f, f)
-        result[rows, columns] = result[columns, rows] = total
-        return result
+            utility = drawn_utility(self._tastes(whitened[place][..., None]), local, piece, mixing)[..., 0]
+            total += panel_derivatives(utility, piece, slice(f)).information.double().sum(0)
+        return total
 
 
 def _wide(space: ParameterSpace, gaussian: GaussianFactor) -> PopulationParameters:
