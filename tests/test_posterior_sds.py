@@ -126,8 +126,11 @@ def test_information_from_the_draws_that_the_engine_takes(situations, pathwise):
     integration = IntegrationSettings(16, 8, 100, 4, pathwise=pathwise)
     curvature = marginal.score_pass(population, integration).outer
     found = observed_information(model, marginal, population, integration, curvature, PRECISE)
-    error = whitened(found - expected, expected)
+    error = whitened(found.matrix - expected, expected)
     assert float(torch.linalg.eigvalsh(error).abs().amax()) < 6 * PRECISE, error
+    jacobian = model.space.relative_jacobian(population)
+    sds, exact = ((jacobian @ torch.linalg.inv(x) @ jacobian.T).diagonal().sqrt() for x in (found.matrix, expected))
+    assert bool(((sds / exact).log().square() < 9.0 * found.squared_errors(jacobian)).all())
 
 
 def test_gradients_on_paths_are_those_of_the_values():

@@ -83,6 +83,8 @@ def _of_gaussian(
     gaussian, mode = Standardised(task.model.space, samples.unconstrained), posterior.mode
     assert mode is not None
     of_draws = _of_mode(task, part, mode, gaussian)
+    if posterior.noise is not None:
+        of_draws = replace(of_draws, deviation=posterior.noise)
     return of_draws, _of_check(Cause.APPROXIMATION, posterior.check, gaussian)
 
 

@@ -7,7 +7,7 @@ panels are uninformative (one choice a person: a tenth of it).
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from scipy import stats
@@ -46,6 +46,31 @@ _LARGEST_NOISE_RATIO = 2.0
 _RECOMPUTE_RATIO = 1.5
 
 
+@dataclass(frozen=True)
+class Information:
+    """Observed information (D, D) in relative coordinates, and one sample (D, D) of its noise, None if that is small."""
+
+    matrix: Tensor
+    noise: Tensor | None = None
+
+    def squared_errors(self, jacobian: Tensor) -> Tensor:
+        """Expected squared errors (D,) of the logs of standard deviations, from the noise.
+
+        A sample says little about one direction and more about the mean of all: the larger of the two is told.
+
+        Parameters
+        ----------
+        jacobian : Tensor, shape (D, D)
+            Jacobian of the parameters with respect to relative moves.
+        """
+        if self.noise is None or not is_positive(self.matrix):
+            return self.matrix.new_zeros(len(self.matrix))
+        root = torch.linalg.cholesky(self.matrix)
+        moves = torch.cholesky_solve(jacobian.T, root).T
+        relative = ((moves @ self.noise) * moves).sum(1) / (moves * jacobian).sum(1)
+        return 0.25 * relative.square().clamp(min=float(whitened(self.noise, self.matrix).square().mean()))
+
+
 def prefers_paths(
     marginal: MarginalLikelihood, population: PopulationParameters, integration: IntegrationSettings, curvature: Tensor
 ) -> bool:
@@ -68,8 +93,8 @@ def observed_information(
     integration: IntegrationSettings,
     curvature: Tensor,
     precision: float,
-) -> Tensor | None:
-    """Compute the observed information (D, D) of a marginal likelihood in relative coordinates.
+) -> Information | None:
+    """Compute the observed information of a marginal likelihood in relative coordinates.
 
     Parameters
     ----------
@@ -87,14 +112,14 @@ def observed_information(
 
     Returns
     -------
-    Tensor or None
+    Information or None
         None for mixing maps with kinks, whose draws do not show the curvature.
     """
     if model.mixing.is_kinked:
         return None
     if integration.from_population:
         draws = max(_FEWEST_OF_NETS, int(_SHARE_OF_NETS * integration.draws))
-        return marginal.information(model, population, replace(integration, draws=draws))
+        return Information(marginal.information(model, population, replace(integration, draws=draws)))
     # Louis' identity is for tastes that depend on the population through latents only, and utility linear in the fixed
     # coefficients.
     position = model.mixing.scale_position
@@ -120,8 +145,8 @@ def observed_information(
     # Outer products of scores from few draws contain their noise; information does not.
     better = draws_for(found) if is_positive(found) else 4 * draws
     if better > _RECOMPUTE_RATIO * draws:
-        found = marginal.information(model, population, replace(integration, draws=better))
-    return found
+        draws, found = better, marginal.information(model, population, replace(integration, draws=better))
+    return Information(found, noise / (draws * len(marginal.people)) ** 0.5)
 
 
 def error_bound_factor(freedom: int) -> float:

@@ -84,7 +84,11 @@ _UNCHECKED = PopulationCheck(math.nan, math.nan)
 
 @dataclass(frozen=True)
 class Posterior:
-    """The population factor, its number of natural-gradient steps, and its importance check or correction."""
+    """The population factor, its number of natural-gradient steps, and its importance check or correction.
+
+    ``noise`` (D,) are squared errors of its standard deviations, relative to these, by the draws of the information,
+    where this is what they come from.
+    """
 
     factor: GaussianFactor
     rounds: int
@@ -92,6 +96,7 @@ class Posterior:
     skewness: float = math.nan
     corrected: Correction | None = None
     mode: Optimum | None = None
+    noise: Tensor | None = None
 
     @classmethod
     def at_the_mode(cls, task: Task, optimum: Optimum) -> Posterior:
@@ -135,7 +140,7 @@ def find_posterior(
     if task.clock.is_over():
         return Posterior.at_the_mode(task, optimum)
     optimum = sharpen(task, all_people, optimum)
-    start, gradient = _around_the_mode(model, sample, all_people, optimum)
+    start, gradient, noise = _around_the_mode(model, sample, all_people, optimum)
     task.clock.passes += sample.people.weight / weight
     integration = posterior_integration(optimum.integration, optimum.evaluation.detail.value.ess, len(sample.people))
     # For many people half the subsample suffices, but few parameters keep all of it at little cost.
@@ -154,7 +159,8 @@ def find_posterior(
         )
         fitted = fit_gaussian(target, start)
         factor = widen_to_possible(model, fitted.factor, weight)
-        found = replace(found, factor=factor, rounds=fitted.rounds, skewness=fitted.skewness)
+        noise = noise if target.factor > 1.0 else None
+        found = replace(found, factor=factor, rounds=fitted.rounds, skewness=fitted.skewness, noise=noise)
         found = _check_or_correct(task, all_people, target, found, wanted=wanted, integration=integration)
         task.clock.passes += target.evaluations * part.people.weight / weight
     except TimeIsOverError:
@@ -267,11 +273,14 @@ def is_correction_easy(part: MarginalLikelihood, integration: IntegrationSetting
 
 def _around_the_mode(
     model: MixedLogitModel, sample: MarginalLikelihood, all_people: MarginalLikelihood, optimum: Optimum
-) -> tuple[GaussianFactor, Tensor]:
-    """Initial Gaussian, and gradient of all people's log likelihood at the mode in relative coordinates."""
+) -> tuple[GaussianFactor, Tensor, Tensor | None]:
+    """Initial Gaussian, gradient of all people's log likelihood at the mode in relative coordinates, and noise.
+
+    The noise are squared errors (D,) of the Gaussian's standard deviations.
+    """
     population, evaluation = optimum.population, optimum.evaluation
     prior = model.log_prior_in_moves(population)
-    start, weight = optimum.factor, all_people.people.weight
+    start, weight, noise = optimum.factor, all_people.people.weight, None
     if start is None:
         # With uninformative panels, information varies much between people.
         part = all_people if optimum.integration.pathwise else sample
@@ -280,6 +289,9 @@ def _around_the_mode(
         integration = replace(optimum.integration, stream=POSTERIOR_STREAM)
         scale = weight / part.people.weight
         found = observed_information(model, part, population, integration, evaluation.curvature / scale, precision)
-        curvature = evaluation.curvature if found is None else scale * found - prior.hessian
+        curvature = evaluation.curvature
+        if found is not None:
+            curvature = scale * found.matrix - prior.hessian
+            noise = found.squared_errors(model.space.relative_jacobian(population))
         start = laplace_factor(model, population, curvature, evaluation.gradient)
-    return widen_to_possible(model, start, weight), evaluation.gradient - prior.gradient
+    return widen_to_possible(model, start, weight), evaluation.gradient - prior.gradient, noise
