@@ -141,10 +141,14 @@ class TasteSampler(Protocol):
         """Posterior mean and standard deviation of each person's random tastes, (n, k) each."""
         ...
 
-    def moments_of_each(
-        self, panel: PanelSource, populations: Sequence[PopulationParameters], places: Tensor | None = None
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Iterate over the moments under one population after the other, each with draws of its own."""
+    def averaged_moments(
+        self,
+        panel: PanelSource,
+        populations: Sequence[PopulationParameters],
+        anchor: PopulationParameters,
+        places: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Means and standard deviations (n, k) over several population values, near the ``anchor``."""
         ...
 
     def weigh(

@@ -14,7 +14,7 @@ from mxlogit.integration.fixed_taste_draws import FixedTasteDraws, supports_fixe
 from mxlogit.integration.laplace import drawn_utility, polish
 from mxlogit.integration.marginal import MarginalLikelihood
 from mxlogit.integration.settings import IntegrationSettings
-from mxlogit.integration.tilted_gaussian import log_tilted_integral
+from mxlogit.integration.tilts import log_tilted_integral
 from mxlogit.model.differences import difference_panels
 from mxlogit.model.likelihood import compute_odds
 from mxlogit.model.mixing import Mixing

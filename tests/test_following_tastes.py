@@ -44,8 +44,11 @@ def at_the_mode(request):
     marginal, population = marginal_of(est), est.result_.center
     marginal.score_pass(population, FEW)
     many = replace(FEW, draws=4_096, stream=9)
-    return marginal, est._fitted.model, population, torch.linalg.inv(
-        marginal.information(est._fitted.model, population, many)
+    return (
+        marginal,
+        est._fitted.model,
+        population,
+        torch.linalg.inv(marginal.information(est._fitted.model, population, many)),
     )
 
 

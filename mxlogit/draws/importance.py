@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from scipy import special
 from torch import Tensor
 
 from mxlogit.draws.generators import make_generator, mixed_bits, seed_of
@@ -178,7 +179,7 @@ class DrawScheme:
         for generator, place in self._blocks(first, count, like.device):
             place.fill(normal, torch.Tensor.normal_, generator)
             place.fill(uniform, torch.Tensor.uniform_, generator)
-        return self._assemble(normal, uniform)
+        return self._assemble(normal, None if self.degrees_of_freedom is None else _stretch(uniform))
 
     def quasi_points(self, keys: Tensor, like: Tensor) -> BaseDraws:
         """Draw quasi-random base points: a Sobol net with a random digital shift per key.
@@ -196,26 +197,28 @@ class DrawScheme:
         -------
         BaseDraws
         """
-        half, k = self.draws // 2, self.dimensions
-        size = k + (0 if self.degrees_of_freedom is None else self.degrees_of_freedom // 2)
+        half, k, freedom = self.draws // 2, self.dimensions, self.degrees_of_freedom
+        size = k + (freedom is not None)
         if size == 0:
-            return self._assemble(*(like.new_empty(len(keys), 0, 2, half // 2) for _ in range(2)))
+            return self._assemble(like.new_empty(len(keys), 0, 2, half // 2), None)
         distinct, person = keys.unique(return_inverse=True)
         if self.is_net:
             uniform = shifted_net(self.key, distinct, size, self.draws).to(like)
             drawn = BaseDraws(torch.special.ndtri(uniform), 0, None)
             return drawn if torch.equal(distinct, keys) else drawn.take(person)
         uniform = shifted_net(self.key, distinct, size, half).to(like.device).unflatten(-1, (2, -1))
-        drawn = self._assemble(torch.special.ndtri(uniform[:, :k]).to(like), uniform[:, k:].to(like))
+        stretch = None
+        if freedom is not None:
+            # By its quantile function, so that the net has one dimension for it.
+            square = 2.0 * torch.from_numpy(special.gammaincinv(0.5 * freedom, uniform[:, k].cpu().numpy()))
+            stretch = (square / freedom).rsqrt_().to(like)
+        drawn = self._assemble(torch.special.ndtri(uniform[:, :k]).to(like), stretch)
         return drawn if torch.equal(distinct, keys) else drawn.take(person)
 
-    def _assemble(self, normal: Tensor, uniform: Tensor) -> BaseDraws:
-        """Build antithetic points from normal (n, k, 2, quarter) and uniform (n, freedom / 2, 2, quarter) numbers."""
-        if self.degrees_of_freedom is not None:
-            # A chi-square variate with an even number of degrees of freedom is minus twice the log of a product of
-            # uniforms.
-            stretch = uniform.neg_().add_(1.0).prod(1).log_().mul_(-2.0 / self.degrees_of_freedom).rsqrt_()
-            stretch[..., normal.shape[-1] - self.n_prior :] = 1.0
+    def _assemble(self, normal: Tensor, stretch: Tensor | None) -> BaseDraws:
+        """Build antithetic points from normal numbers (n, k, 2, quarter) and their stretch (n, 2, quarter)."""
+        if stretch is not None:
+            stretch[..., stretch.shape[-1] - self.n_prior :] = 1.0
             normal *= stretch[:, None]
         points = torch.stack([normal, -normal], 3)
         return BaseDraws(points.view(len(normal), self.dimensions, self.draws), self.n_prior, self.degrees_of_freedom)
@@ -231,6 +234,15 @@ class DrawScheme:
                 make_generator(*self.key, block, device=device),
                 _Place(size, inside, slice(begin - first, stop - first)),
             )
+
+
+def _stretch(uniform: Tensor) -> Tensor:
+    """Factors (n, ...) that turn normal vectors into Student-t ones, from uniform numbers (n, freedom / 2, ...).
+
+    A chi-square variate with an even number of degrees of freedom is minus twice the log of a product of uniforms. The
+    numbers are overwritten.
+    """
+    return uniform.neg_().add_(1.0).prod(1).log_().mul_(-1.0 / uniform.shape[1]).rsqrt_()
 
 
 @dataclass(frozen=True)

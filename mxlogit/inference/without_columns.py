@@ -211,13 +211,17 @@ class ReducedTastes:
         mean, deviation = self.inner.moments(self._select(panel), self._given(population), seed, places)
         return self.reduction.insert_zeros(mean), self.reduction.insert_zeros(deviation)
 
-    def moments_of_each(
-        self, panel: PanelSource, populations: Sequence[PopulationParameters], places: Tensor | None = None
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Iterate over the moments under one population after the other, each with draws of its own."""
+    def averaged_moments(
+        self,
+        panel: PanelSource,
+        populations: Sequence[PopulationParameters],
+        anchor: PopulationParameters,
+        places: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Posterior mean and standard deviation (n, k) over several population values."""
         parts = [self._given(population) for population in populations]
-        for mean, deviation in self.inner.moments_of_each(self._select(panel), parts, places):
-            yield self.reduction.insert_zeros(mean), self.reduction.insert_zeros(deviation)
+        found = self.inner.averaged_moments(self._select(panel), parts, self._given(anchor), places)
+        return self.reduction.insert_zeros(found[0]), self.reduction.insert_zeros(found[1])
 
     def weigh(
         self, panel: PanelSource, population: PopulationParameters, seed: int = 0, places: Tensor | None = None

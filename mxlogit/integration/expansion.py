@@ -111,7 +111,7 @@ class FixedDerivatives:
 
 
 def fixed_derivatives(
-    xi: Tensor, shift: Tensor, population: PopulationParameters, panel: PanelDifferences, mixing: Mixing
+    xi: Tensor, shift: Tensor | None, population: PopulationParameters, panel: PanelDifferences, mixing: Mixing
 ) -> FixedDerivatives:
     """Derivatives of log P with respect to the fixed coefficients, at s taste vectors of each person that follow them.
 
@@ -119,29 +119,31 @@ def fixed_derivatives(
     ----------
     xi : Tensor, shape (n, k, s)
         Whitened tastes at the population's own fixed coefficients.
-    shift : Tensor, shape (n, k, f)
-        Moves of the whitened tastes per change of a fixed coefficient.
+    shift : Tensor or None, shape (n, k, f)
+        Moves of the whitened tastes per change of a fixed coefficient; None if they stay where they are.
     population : PopulationParameters
         Population parameters in the dtype of the panel.
     panel : PanelDifferences
     mixing : Mixing
         Mixing distributions; their maps must not depend on location or scale.
     """
-    moves = population.scale_tril @ shift
-    if mixing.is_identity and mixing.scale_position is None:
-        return _along_lines(population.latent(xi), moves, population, panel)
-    return _along_curves(xi, moves, population, panel, mixing)
+    f = len(population.fixed)
+    if mixing.scale_position is None and (mixing.is_identity or shift is None):
+        values = panel.values[..., :f]
+        if shift is not None:
+            values = values + panel.values[..., f:] @ (population.scale_tril @ shift)
+        return _along_lines(tastes_at(xi, population, mixing).taste, values, population, panel)
+    shift = xi.new_zeros(*xi.shape[:2], f) if shift is None else shift
+    return _along_curves(xi, population.scale_tril @ shift, population, panel, mixing)
 
 
 def _along_lines(
-    tastes: Tensor, moves: Tensor, population: PopulationParameters, panel: PanelDifferences
+    tastes: Tensor, values: Tensor, population: PopulationParameters, panel: PanelDifferences
 ) -> FixedDerivatives:
-    """Derivatives where coefficients are linear in the fixed ones: a fixed coefficient has attributes of its own."""
-    f = len(population.fixed)
+    """Derivatives where utilities are linear in the fixed coefficients, with these attributes (n, r, f)."""
     utility = multiply(panel.values, join_parameters(population.fixed, tastes))
     probability = compute_odds(utility, panel).probabilities()
-    values = panel.values[..., :f] + panel.values[..., f:] @ moves
-    rows, columns = index_pairs(f)
+    rows, columns = index_pairs(values.shape[2])
     mean = situation_means(values, probability, panel)
     second = -torch.bmm((values[..., rows] * values[..., columns]).mT, probability)
     for situation in mean.unbind(1):

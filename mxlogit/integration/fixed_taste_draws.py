@@ -30,11 +30,10 @@ from mxlogit.integration.laplace import LocalFactor
 from mxlogit.integration.marginal import MarginalLikelihood
 from mxlogit.integration.proposals import Proposal
 from mxlogit.integration.settings import IntegrationSettings
-from mxlogit.integration.tilted_gaussian import log_tilted_integral
+from mxlogit.integration.tilts import log_tilted_integral, tilt_coefficients
 from mxlogit.model.dense_panels import PanelDifferences
 from mxlogit.model.mixing import Mixing
 from mxlogit.model.parameters import ParameterSpace, PopulationParameters
-from mxlogit.model.triangles import inverse_of_lower
 
 # Largest number of floats of all fixed draws together: 128 MB in single precision.
 _MOST_NUMBERS = 32_000_000
@@ -242,7 +241,7 @@ class FixedTasteDraws:
         self._chunks = [
             _keep(proposal, drawn, self._local, self.mixing, self._like.dtype) for proposal, drawn in weighed
         ]
-        nothing, _ = self._coefficients(self.space.unconstrain(anchor)[None])
+        nothing, _ = self._tilts(self.space.unconstrain(anchor)[None])
         with torch.no_grad():
             self._apart = [chunk.values(self._cast(nothing))[1] for chunk in self._chunks]
 
@@ -258,7 +257,7 @@ class FixedTasteDraws:
         return total[0], total[1]
 
     def _values(self, vectors: Tensor) -> Tensor:
-        coefficients, constant = self._coefficients(vectors)
+        coefficients, constant = self._tilts(vectors)
         local = self._cast(coefficients)
         total = self._people.like.new_zeros(2, len(vectors), dtype=torch.float64)
         for chunk, apart in zip(self._chunks, self._apart, strict=True):
@@ -277,7 +276,7 @@ class FixedTasteDraws:
     def _gradients(self, vectors: Tensor) -> Tensor:
         with torch.enable_grad():
             inputs = vectors.detach().requires_grad_()
-            coefficients, constant = self._coefficients(inputs)
+            coefficients, constant = self._tilts(inputs)
             with torch.no_grad():
                 local = self._cast(coefficients)
                 pull = torch.zeros(coefficients.shape, dtype=torch.float64, device=self._people.like.device)
@@ -288,28 +287,11 @@ class FixedTasteDraws:
             (gradient,) = torch.autograd.grad(surrogate, inputs)
         return gradient
 
+    def _tilts(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        return tilt_coefficients(self.anchor, self.space.constrain(vectors))
+
     def _cast(self, coefficients: Tensor) -> _Coefficients:
         return _Coefficients.split(coefficients.detach().to(self._like), self.space)
-
-    def _coefficients(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        """Coefficients (F, b) of the features, and the term (b,) that all people's exponents share."""
-        space, anchor = self.space, self.anchor
-        population = space.constrain(vectors)
-        fixed = population.fixed - anchor.fixed
-        rows, columns = index_pairs(space.n_fixed)
-        pairs = fixed[:, rows] * fixed[:, columns] * (1.0 - 0.5 * (rows == columns).to(fixed))
-        tril = torch.linalg.solve_triangular(anchor.scale_tril, population.scale_tril, upper=False)
-        shift = torch.linalg.solve_triangular(
-            anchor.scale_tril, (population.location - anchor.location).T, upper=False
-        ).T
-        identity = torch.eye(space.n_random, dtype=tril.dtype)
-        inverse = inverse_of_lower(tril)
-        precision = inverse.mT @ inverse
-        slope = (precision @ shift[..., None])[..., 0]
-        constant = -tril.diagonal(dim1=-2, dim2=-1).log().sum(-1) - 0.5 * (slope * shift).sum(-1)
-        rows, columns = index_pairs(space.n_random)
-        quadratic = (identity - precision)[:, rows, columns] * (1.0 - 0.5 * (rows == columns).to(fixed))
-        return torch.cat([slope, quadratic, fixed, pairs], 1).T, constant
 
 
 def _parts(vectors: Tensor) -> tuple[Tensor, ...]:

@@ -4,10 +4,10 @@ With draws :math:`\xi_s \sim q_n` and weights :math:`w_s \propto P(y_n | \xi_s) 
 
 .. math:: \log \hat p(y_n | \theta) = \log \tfrac1S \sum_s P(y_n | \xi_s) p(\xi_s) / q_n(\xi_s),
 
-and :math:`E_w[\xi]` and :math:`E_w[\xi\xi']` give the scores (`mxlogit.integration.scores`). Two corrections reduce the error of few draws: the known
-moments of q are control variates, and the jackknife over antithetic halves removes the bias of order 1/S
-of the logarithm and of the self-normalised weights (Quenouille 1956, Biometrika 43). Draws are the last
-axis, so that elementwise operations run along contiguous memory.
+and :math:`E_w[\xi]` and :math:`E_w[\xi\xi']` give the scores (`mxlogit.integration.scores`). Two corrections reduce
+the error of few draws: the known moments of q are control variates, and the jackknife over antithetic halves removes
+the bias of order 1/S of the logarithm and of the self-normalised weights (Quenouille 1956, Biometrika 43). Draws are
+the last axis, so that elementwise operations run along contiguous memory.
 """
 
 from __future__ import annotations

@@ -124,10 +124,7 @@ def taste_moments(model: MixedLogitModel, fit: Fit, group: Group) -> Moments:
         return Moments(fit.states.mean[group.positions], fit.states.deviation[group.positions])
     count = group.count_populations()
     populations = sampled_populations(model, fit, count) if count > 1 else [fit.center]
-    means, deviations = zip(*fit.tastes.moments_of_each(group.panel, populations, group.places), strict=True)
-    mean = torch.stack(means)
-    variance = torch.stack(deviations).square().mean(0) + (mean - mean.mean(0)).square().mean(0)
-    return Moments(mean.mean(0), variance.sqrt())
+    return Moments(*fit.tastes.averaged_moments(group.panel, populations, fit.center, group.places))
 
 
 def weigh_coefficients(model: MixedLogitModel, fit: Fit, group: Group) -> Iterator[WeightedCoefficients]:

@@ -48,7 +48,7 @@ _RECOMPUTE_RATIO = 1.5
 
 @dataclass(frozen=True)
 class Information:
-    """Observed information (D, D) in relative coordinates, and one sample (D, D) of its noise, None if that is small."""
+    """Observed information (D, D) in relative coordinates and one sample (D, D) of its noise; None if that is small."""
 
     matrix: Tensor
     noise: Tensor | None = None
