@@ -23,6 +23,7 @@ from mxlogit import (
     datasets,
 )
 from mxlogit.inference.mcmc import gibbs_run
+from mxlogit.sampling import trace
 from mxlogit.simulate import simulate_choices
 
 ELECTRICITY = ["pf", "cl", "loc", "wk", "tod", "seas"]
@@ -147,6 +148,15 @@ def test_few_states_of_tastes_where_memory_is_short(short, frame):
     whole, _ = short
     assert 2 <= est.diagnostics_["taste_states"] < whole.diagnostics_["taste_states"] == 80
     pd.testing.assert_frame_equal(est.individual_coefficients(), whole.individual_coefficients())
+
+
+def test_no_more_states_of_tastes_than_enough(short, frame, monkeypatch):
+    """A pickle and predictions carry some thousand of them, however long the chains; moments are of all."""
+    monkeypatch.setattr(trace, "MOST_STATES", 30)
+    est, _ = fit(make(MCMC(**SHORT)), frame)
+    assert est.diagnostics_["taste_states"] == len(est.result_.states.tastes) == len(est.result_.states.fixed) <= 30
+    pd.testing.assert_frame_equal(est.individual_coefficients(), short[0].individual_coefficients())
+    assert len(pickle.dumps(est.result_.states)) < 0.6 * len(pickle.dumps(short[0].result_.states))
 
 
 class _Interrupting(MCMC):

@@ -18,7 +18,7 @@ from mxlogit.model.dense_panels import PanelDifferences
 from mxlogit.model.mixing import Mixing
 from mxlogit.model.parameters import PopulationParameters
 
-# Odds at once: four megabytes (50,000 people, 256 draws, 32 populations: a third of the time of all of a chunk at once).
+# Odds at once: four megabytes (50,000 people, 256 draws, 32 populations: a third of the time of a whole chunk at once).
 _NUMBERS_AT_ONCE = 1_000_000
 # Largest exponent that is exponentiated without subtracting the maximum first: exp(60) cannot overflow.
 _SAFE_EXPONENT = 60.0

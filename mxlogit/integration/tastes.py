@@ -26,7 +26,7 @@ from mxlogit.model.parameters import PopulationParameters
 # Draws per person for means and standard deviations if importance weights are even; see `_chunk_moments`.
 _FEW_DRAWS = 32
 # Draws per person that are weighed under several populations, until two halves of them agree, and the largest error
-# that these show, in posterior standard deviations (root mean square over a person's means and log standard deviations).
+# that these show, in posterior standard deviations: root mean square over a person's means and log standard deviations.
 # 128 draws leave true ones of .02 (a normal and a lognormal), .04 (five correlated normals).
 _DRAWS_BY_NEED = (128, 512, 2_048)
 _ALLOWED_ERROR = 0.03

@@ -20,6 +20,7 @@ from mxlogit.execution.people import PanelSource, on_cpu
 from mxlogit.fit import Fit, TasteStates
 from mxlogit.model.mixed_logit import MixedLogitModel
 from mxlogit.model.parameters import PopulationParameters
+from mxlogit.sampling.trace import MOST_STATES
 
 # Largest number of population samples over which people's posteriors are averaged.
 _MOST_POPULATIONS = 512
@@ -39,8 +40,6 @@ _SAMPLES = 512
 _SAMPLES_EACH = 16
 # People whose samples are in memory at a time.
 _PEOPLE_AT_ONCE = 1_000
-# Largest number of states of chains used in predictions.
-_MOST_STATES = 4_096
 # Fewest states of chains that represent a posterior better than importance weights do.
 _FEWEST_STATES = 500
 
@@ -142,7 +141,7 @@ def weigh_coefficients(model: MixedLogitModel, fit: Fit, group: Group) -> Iterat
 
 def _state_coefficients(model: MixedLogitModel, states: TasteStates) -> Iterator[WeightedCoefficients]:
     """Iterate over the coefficients in evenly spaced states of chains, fixed ones from the same iteration."""
-    picks = torch.linspace(0, len(states.fixed) - 1, min(_MOST_STATES, len(states.fixed))).long()
+    picks = torch.linspace(0, len(states.fixed) - 1, min(MOST_STATES, len(states.fixed))).long()
     fixed, n = states.fixed[picks].to(states.tastes), states.tastes.shape[1]
     picks = picks.to(states.tastes.device)
     for start in range(0, n, _PEOPLE_AT_ONCE):

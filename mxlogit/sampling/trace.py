@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from mxlogit.fit import Samples
 from mxlogit.model.mixed_logit import MixedLogitModel
 from mxlogit.sampling.chains import State
+
+# Largest number of states of people's tastes that are kept: quantiles and predictions from as many are known to a
+# sixtieth of a posterior standard deviation.
+MOST_STATES = 4_096
 
 
 class TasteMoments:
@@ -43,7 +49,8 @@ class Trace:
     length : int
         Number of iterations to be kept.
     taste_bytes : int
-        Memory for states of people's tastes, in bytes; if all iterations do not fit, evenly spaced ones are kept.
+        Memory for states of people's tastes, in bytes; if all iterations do not fit, or are more than enough, evenly
+        spaced ones are kept.
     """
 
     def __init__(self, model: MixedLogitModel, xi: Tensor, length: int, taste_bytes: int) -> None:
@@ -52,7 +59,8 @@ class Trace:
         self._vectors = torch.empty(length, chains, model.space.size, dtype=torch.float64)
         self.moments = TasteMoments((n, k), xi)
         size = max(1, xi.numel() * xi.element_size())
-        self._every = max(1, -(-length * size // max(size, taste_bytes)))
+        by_memory, by_count = length * size / max(size, taste_bytes), length * chains / max(chains, MOST_STATES)
+        self._every = max(1, math.ceil(by_memory), math.ceil(by_count))
         self._states: list[Tensor] = []
 
     def add(self, state: State) -> None:
