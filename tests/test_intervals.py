@@ -23,7 +23,7 @@ def frame():
 
 @pytest.fixture(scope="module")
 def est(frame):
-    return MixedLogit(fixed=["x"], random=["z"], method=VI(n_samples=1_000), random_state=1).fit(frame)
+    return MixedLogit(fixed=["x"], random=["z"], method=VI(n_samples=256), random_state=1).fit(frame)
 
 
 @pytest.fixture(scope="module")
@@ -57,8 +57,9 @@ def test_intervals_of_shares_are_quantiles_over_all_posterior_samples(est, frame
     np.testing.assert_allclose(found["estimate"], exact.mean(0), atol=5e-4)
     lower, upper = np.quantile(exact, [0.05, 0.95], axis=0)
     width = 0.5 * (upper - lower)
-    np.testing.assert_allclose((found["lower"] - lower) / width, 0.0, atol=NOISE)
-    np.testing.assert_allclose((found["upper"] - upper) / width, 0.0, atol=NOISE)
+    # All of the fit's 256 samples are used: what is left is the noise of the tastes.
+    np.testing.assert_allclose((found["lower"] - lower) / width, 0.0, atol=0.05)
+    np.testing.assert_allclose((found["upper"] - upper) / width, 0.0, atol=0.05)
     assert found.attrs["interval"] == "90 % of the posterior"
 
 

@@ -16,7 +16,7 @@ def frame():
 
 
 def make(fixed=("x",), **request):
-    return MixedLogit(fixed=list(fixed), random=["z"], method=VI(n_samples=150), random_state=0, **request)
+    return MixedLogit(fixed=list(fixed), random=["z"], method=VI(n_samples=400), random_state=0, **request)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def test_effective_parameters_and_agreement(est, loo):
 
 def test_differences_are_paired(loo, frame):
     """A random taste that is there is found; the error of the difference is far below that of either."""
-    plain = MixedLogit(fixed=["x", "z"], method=VI(n_samples=150), random_state=0).fit(frame)
+    plain = MixedLogit(fixed=["x", "z"], method=VI(n_samples=400), random_state=0).fit(frame)
     gap, error = loo.minus(plain.loo())
     assert gap > 0
     assert error < 0.7 * loo.elpd_error

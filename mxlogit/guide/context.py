@@ -15,6 +15,7 @@ from mxlogit.integration.laplace import LocalFactor, drawn_log_prob
 from mxlogit.model.mixing import Mixing
 from mxlogit.model.panels import Panels
 from mxlogit.model.parameters import PopulationParameters
+from mxlogit.model.person_tastes import PersonTastes
 
 # Distances of the evaluation points from the mean, in sds; chosen by hand.
 _DISTANCES = (1.0, 2.0)
@@ -30,9 +31,7 @@ def context_size(n_random: int) -> int:
 
 def _log_target(xi: Tensor, population: PopulationParameters, panel: Panels, mixing: Mixing) -> Tensor:
     """Log P(y_n | xi) + log N(xi; 0, I) without its constant, shape (n, s), at whitened tastes (n, k, s)."""
-    tastes = population.latent(xi)
-    if not mixing.is_identity:
-        tastes = mixing.tastes(tastes.mT, population.location, population.scale).mT
+    tastes = PersonTastes(population, mixing).tastes(xi)
     log_prob = drawn_log_prob(tastes, population, panel, mixing)
     return log_prob - 0.5 * xi.square().sum(1)
 

@@ -18,11 +18,12 @@ from mxlogit.errors import Rule, SpecificationError, check_settings, one_of, who
 from mxlogit.guide.attention import AttentionBlock, with_keys
 from mxlogit.guide.families import family_rank, family_size, make_factor, whiten
 from mxlogit.guide.subsampling import Masks
-from mxlogit.integration.laplace import LocalFactor, fixed_utility
+from mxlogit.integration.laplace import LocalFactor
 from mxlogit.model.dense_panels import PanelDifferences
 from mxlogit.model.likelihood import panel_probabilities
 from mxlogit.model.mixing import Mixing
 from mxlogit.model.parameters import PopulationParameters
+from mxlogit.model.person_tastes import PersonTastes
 from mxlogit.model.triangles import inverse_of_lower
 
 # Initial sd of the columns of low-rank precisions; chosen by hand.
@@ -187,7 +188,7 @@ class SetEncoder(nn.Module):
         centre = population.location.expand(1, -1)
         value = self.mixing.evaluate(centre, population.location, population.scale)
         random = panel.values[..., population.fixed.shape[0] :]
-        utility = fixed_utility(population, panel) + random @ value.taste[0]
+        utility = PersonTastes(population, self.mixing).fixed_utility(panel) + random @ value.taste[0]
         _, prob = panel_probabilities(utility[..., None], panel)
         loading = value.slope[0][:, None] * population.scale_tril
         return panel.by_section(random @ loading)[0], panel.by_section(prob)[0]

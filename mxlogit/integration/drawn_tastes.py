@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from mxlogit.model.mixed_logit import MixedLogitModel
 from mxlogit.model.mixing import MapValue
 from mxlogit.model.parameters import PopulationParameters
+from mxlogit.model.person_tastes import PersonTastes
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,8 @@ class DrawnTastes:
 
 def draw_tastes(model: MixedLogitModel, population: PopulationParameters, z: Tensor) -> DrawnTastes:
     """Turn standard normal draws (n, k, r) into parameters, under one population value or one per person."""
-    latent = population.latent(z)
-    value = None
-    if not model.mixing.is_identity:
-        location, scale = population.location[..., None, :], population.scale[..., None, :]
-        value = model.mixing.evaluate(latent.mT, location, scale).transposed()
+    people = PersonTastes(population, model.mixing)
+    latent = people.latents(z)
+    value = people.mapped(latent)
     tastes = latent if value is None else value.taste
-    if model.space.n_fixed == 0:
-        return DrawnTastes(z, latent, value, tastes)
-    fixed = population.fixed[..., None].expand(len(z), -1, z.shape[-1])
-    return DrawnTastes(z, latent, value, torch.cat([fixed, tastes], 1))
+    return DrawnTastes(z, latent, value, tastes if model.space.n_fixed == 0 else people.parameters(tastes))

@@ -18,10 +18,11 @@ from torch import Tensor
 from mxlogit.integration.laplace import LocalFactor
 from mxlogit.model.dense_panels import PanelDifferences
 from mxlogit.model.likelihood import compute_odds, panel_derivatives, situation_means, sum_alternatives
-from mxlogit.model.mixing import MapValue, Mixing
+from mxlogit.model.mixing import Mixing
 from mxlogit.model.parameters import PopulationParameters
+from mxlogit.model.person_tastes import PersonTastes
 from mxlogit.model.products import multiply
-from mxlogit.model.wtp_space import acceleration, coefficient_jacobian, pull_back, to_coefficients, velocity
+from mxlogit.model.wtp_space import acceleration, coefficient_jacobian, pull_back, velocity
 
 
 def index_pairs(size: int) -> tuple[Tensor, Tensor]:
@@ -35,18 +36,6 @@ def fixed_units(tastes: Tensor, population: PopulationParameters, mixing: Mixing
     if mixing.scale_position is None:
         return torch.ones_like(tastes[:, :1])
     return -tastes[:, mixing.scale_position - len(population.fixed), None]
-
-
-def tastes_at(xi: Tensor, population: PopulationParameters, mixing: Mixing) -> MapValue:
-    """Tastes and slopes (n, k, s) at whitened tastes (n, k, s)."""
-    latent = population.latent(xi)
-    return mixing.evaluate(latent.mT, population.location, population.scale).transposed()
-
-
-def join_parameters(fixed: Tensor, tastes: Tensor) -> Tensor:
-    """Fixed coefficients (f,) or (f, s) above tastes (n, k, s), (n, f + k, s)."""
-    columns = fixed if fixed.dim() > 1 else fixed[:, None]
-    return torch.cat([columns.expand(len(tastes), -1, tastes.shape[-1]), tastes], 1)
 
 
 @dataclass(frozen=True)
@@ -84,10 +73,10 @@ def slopes_at(xi: Tensor, population: PopulationParameters, panel: PanelDifferen
     mixing : Mixing
     """
     f, position = len(population.fixed), mixing.scale_position
-    value = tastes_at(xi[..., None], population, mixing)
-    parameters = join_parameters(population.fixed, value.taste)
-    utility = multiply(panel.values, to_coefficients(parameters, position, dim=1))[..., 0]
-    derivatives = panel_derivatives(utility, panel)
+    people = PersonTastes(population, mixing)
+    value = people.values(xi[..., None])
+    parameters = people.parameters(value.taste)
+    derivatives = panel_derivatives(people.utility_of(parameters, panel)[..., 0], panel)
     gradient, hessian = derivatives.gradient, -derivatives.information
     if position is not None:
         jacobian = coefficient_jacobian(parameters, position)[..., 0]
@@ -127,21 +116,18 @@ def fixed_derivatives(
     mixing : Mixing
         Mixing distributions; their maps must not depend on location or scale.
     """
-    f = len(population.fixed)
+    f, people = len(population.fixed), PersonTastes(population, mixing)
     if mixing.scale_position is None and (mixing.is_identity or shift is None):
         values = panel.values[..., :f]
         if shift is not None:
             values = values + panel.values[..., f:] @ (population.scale_tril @ shift)
-        return _along_lines(tastes_at(xi, population, mixing).taste, values, population, panel)
+        return _along_lines(people.utility(people.tastes(xi), panel), values, panel)
     shift = xi.new_zeros(*xi.shape[:2], f) if shift is None else shift
-    return _along_curves(xi, population.scale_tril @ shift, population, panel, mixing)
+    return _along_curves(xi, population.scale_tril @ shift, people, panel)
 
 
-def _along_lines(
-    tastes: Tensor, values: Tensor, population: PopulationParameters, panel: PanelDifferences
-) -> FixedDerivatives:
-    """Derivatives where utilities are linear in the fixed coefficients, with these attributes (n, r, f)."""
-    utility = multiply(panel.values, join_parameters(population.fixed, tastes))
+def _along_lines(utility: Tensor, values: Tensor, panel: PanelDifferences) -> FixedDerivatives:
+    """Derivatives where utilities (n, r, s) are linear in the fixed coefficients, with attributes (n, r, f)."""
     probability = compute_odds(utility, panel).probabilities()
     rows, columns = index_pairs(values.shape[2])
     mean = situation_means(values, probability, panel)
@@ -151,25 +137,21 @@ def _along_lines(
     return FixedDerivatives(-mean.sum(1), second)
 
 
-def _along_curves(
-    xi: Tensor, moves: Tensor, population: PopulationParameters, panel: PanelDifferences, mixing: Mixing
-) -> FixedDerivatives:
+def _along_curves(xi: Tensor, moves: Tensor, people: PersonTastes, panel: PanelDifferences) -> FixedDerivatives:
     """Derivatives where the coefficients of every draw have velocities and accelerations of their own."""
-    f, position, latent = len(population.fixed), mixing.scale_position, population.latent(xi)
-    value = tastes_at(xi, population, mixing)
-    bend = mixing.curvature(latent.mT, population.location, population.scale).mT
-    parameters = join_parameters(population.fixed, value.taste)
-    utility = multiply(panel.values, to_coefficients(parameters, position, dim=1))
-    probability = compute_odds(utility, panel).probabilities()
+    f, position = people.n_fixed, people.mixing.scale_position
+    value, bend = people.values(xi), people.curvature(xi)
+    parameters = people.parameters(value.taste)
+    probability = compute_odds(people.utility_of(parameters, panel), panel).probabilities()
     gradient = -torch.bmm(panel.values.mT, probability)
     unit = torch.eye(f).to(xi)
-    by_fixed = [join_parameters(unit[a], value.slope * moves[..., a, None]) for a in range(f)]
+    by_fixed = [people.parameters(value.slope * moves[..., a, None], unit[a, :, None]) for a in range(f)]
     utilities = [multiply(panel.values, velocity(parameters, by, position)) for by in by_fixed]
     weighted = [probability * change for change in utilities]
     means = [torch.cat([sum_alternatives(part) for part in panel.by_section(each)], 1) for each in weighted]
     second = []
     for a, b in zip(*(index.tolist() for index in index_pairs(f)), strict=True):
-        curve = join_parameters(torch.zeros_like(population.fixed), bend * (moves[..., a] * moves[..., b])[..., None])
+        curve = people.parameters(bend * (moves[..., a] * moves[..., b])[..., None], torch.zeros_like(unit[:, :1]))
         turn = acceleration(parameters, by_fixed[a], by_fixed[b], curve, position)
         spread = (means[a] * means[b]).sum(1) - (weighted[a] * utilities[b]).sum(1)
         second.append(spread + (gradient * turn).sum(1))
@@ -197,12 +179,12 @@ class Remainder:
         panel: PanelDifferences,
         mixing: Mixing,
     ) -> None:
-        self._xi, self._population, self._panel, self._mixing = xi, population, panel, mixing
-        self._shift = shift
+        self._xi, self._shift, self._panel = xi, shift, panel
+        self._people = PersonTastes(population, mixing)
         at = fixed_derivatives(xi[..., None], shift, population, panel, mixing)
         self._first, self._second = at.first[..., 0], at.second[..., 0]
         parameters, _ = self._moved(torch.zeros_like(population.fixed)[:, None])
-        self._log_prob = compute_odds(self._utility(parameters), panel).log_prob
+        self._log_prob = compute_odds(self._people.utility_of(parameters, panel), panel).log_prob
 
     def at(self, moves: Tensor, pairs: Tensor) -> Tensor:
         """Remainders (n, b) at b values of the fixed coefficients.
@@ -214,17 +196,17 @@ class Remainder:
         pairs : Tensor, shape (pairs, b)
             Factors of the second derivatives: products of two changes, halved for squares.
         """
-        odds = compute_odds(self._utility(self._moved(moves)[0]), self._panel)
+        odds = compute_odds(self._people.utility_of(self._moved(moves)[0], self._panel), self._panel)
         return odds.log_prob - self._log_prob - self._first @ moves - self._second @ pairs
 
     def slope(self, moves: Tensor) -> Tensor:
         """Gradients (f, b) of the weighted sum of remainders over people, with respect to the moves."""
-        weights, f = self._panel.weights, len(self._population.fixed)
-        parameters, slope = self._moved(moves)
-        probability = compute_odds(self._utility(parameters), self._panel).probabilities()
-        gradient = pull_back(-torch.bmm(self._panel.values.mT, probability), parameters, self._mixing.scale_position)
+        panel, people, weights = self._panel, self._people, self._panel.weights
+        f, (parameters, slope) = people.n_fixed, self._moved(moves)
+        probability = compute_odds(people.utility_of(parameters, panel), panel).probabilities()
+        gradient = pull_back(-torch.bmm(panel.values.mT, probability), parameters, people.mixing.scale_position)
         gradient = gradient * weights[:, None, None]
-        pulled = self._population.scale_tril.mT @ (gradient[:, f:] * slope)
+        pulled = people.population.scale_tril.mT @ (gradient[:, f:] * slope)
         rows, columns = index_pairs(f)
         hessian = moves.new_zeros(f, f)
         hessian[rows, columns] = hessian[columns, rows] = weights @ self._second
@@ -233,8 +215,5 @@ class Remainder:
 
     def _moved(self, moves: Tensor) -> tuple[Tensor, Tensor]:
         """Parameters (n, f + k, b) at moved fixed coefficients, and slopes (n, k, b) of the tastes among them."""
-        value = tastes_at(self._xi[..., None] + self._shift @ moves, self._population, self._mixing)
-        return join_parameters(self._population.fixed[:, None] + moves, value.taste), value.slope
-
-    def _utility(self, parameters: Tensor) -> Tensor:
-        return multiply(self._panel.values, to_coefficients(parameters, self._mixing.scale_position, dim=1))
+        value = self._people.values(self._xi[..., None] + self._shift @ moves)
+        return self._people.parameters(value.taste, self._people.population.fixed[:, None] + moves), value.slope

@@ -21,12 +21,13 @@ from torch import Tensor
 
 from mxlogit.draws.importance import BaseDraws, log_standard_normal
 from mxlogit.draws.jackknife import Jackknife
-from mxlogit.integration.laplace import LocalFactor, drawn_log_prob, drawn_utility
+from mxlogit.integration.laplace import LocalFactor, drawn_log_prob
 from mxlogit.model.dense_panels import PanelDifferences
 from mxlogit.model.likelihood import Scratch
 from mxlogit.model.mixing import MapValue, Mixing
 from mxlogit.model.panels import Panels
 from mxlogit.model.parameters import PopulationParameters
+from mxlogit.model.person_tastes import PersonTastes
 from mxlogit.model.products import add_products
 
 # Estimate of a log probability that no noise of draws explains: utilities of such tastes have no digits left.
@@ -157,23 +158,16 @@ def draw_utilities(
 ) -> DrawnUtility:
     """Draw whitened tastes from the mixture and compute utility differences (see `weigh_draws`)."""
     xi, log_q, log_factor = draw_whitened(factor, base)
-    tastes, value = _tastes(xi, population, mixing)
-    utility = drawn_utility(tastes, population, panel, mixing, scratch)
+    people = PersonTastes(population, mixing)
+    latents = people.latents(xi)
+    value = people.mapped(latents)
+    utility = people.utility(latents if value is None else value.taste, panel, scratch)
     return DrawnUtility(xi, log_q, log_factor, value, utility, factor)
-
-
-def _tastes(xi: Tensor, population: PopulationParameters, mixing: Mixing) -> tuple[Tensor, MapValue | None]:
-    """Tastes (n, k, s) at whitened tastes, and the value of the mixing map, None if it is the identity."""
-    latent = population.latent(xi)
-    if mixing.is_identity:
-        return latent, None
-    value = mixing.evaluate(latent.mT, population.location, population.scale).transposed()
-    return value.taste, value
 
 
 def log_joint(xi: Tensor, population: PopulationParameters, panel: Panels, mixing: Mixing) -> Tensor:
     """Log P(y_n | xi) + log p(xi), shape (n, s), at any whitened tastes (n, k, s)."""
-    tastes, _ = _tastes(xi, population, mixing)
+    tastes = PersonTastes(population, mixing).tastes(xi)
     return drawn_log_prob(tastes, population, panel, mixing) + log_standard_normal(xi.square().sum(1), xi.shape[1])
 
 
@@ -254,7 +248,7 @@ def weigh_draws(
     WeightedDraws
     """
     xi, log_q, log_factor = draw_whitened(factor, base)
-    tastes, _ = _tastes(xi, population, mixing)
+    tastes = PersonTastes(population, mixing).tastes(xi)
     log_prob = drawn_log_prob(tastes, population, panel, mixing, scratch)
     return _weigh(xi, log_prob, log_q, log_factor, near_normal=factor.warp is None)
 

@@ -20,9 +20,9 @@ from mxlogit.model.likelihood import Scratch, by_pieces, compute_odds, panel_der
 from mxlogit.model.mixing import Mixing
 from mxlogit.model.panels import Panels
 from mxlogit.model.parameters import PopulationParameters
-from mxlogit.model.products import add_products, multiply
+from mxlogit.model.person_tastes import PersonTastes
 from mxlogit.model.triangles import inverse_of_lower
-from mxlogit.model.wtp_space import coefficient_jacobian, to_coefficients
+from mxlogit.model.wtp_space import coefficient_jacobian
 
 # Relative loss of log density up to which a Newton candidate is accepted: what rounding can explain.
 _ROUNDING = {torch.float32: 2e-6, torch.float64: 1e-13}
@@ -152,49 +152,11 @@ class _LocalPoint:
             mine[rows] = new
 
 
-def fixed_utility(population: PopulationParameters, panel: PanelDifferences) -> Tensor:
-    """Utility differences from the fixed coefficients, shape (n, r)."""
-    n_fixed = population.fixed.shape[0]
-    if n_fixed == 0:
-        return panel.values.new_zeros(panel.values.shape[:2])
-    return panel.values[..., :n_fixed] @ population.fixed
-
-
-def drawn_utility(
-    tastes: Tensor,
-    population: PopulationParameters,
-    panel: PanelDifferences,
-    mixing: Mixing,
-    scratch: Scratch | None = None,
-) -> Tensor:
-    """Utility differences (n, r, s) at s taste vectors of each person, (n, k, s)."""
-    fixed = population.fixed[:, None].expand(len(tastes), -1, tastes.shape[-1])
-    coefficients = to_coefficients(torch.cat([fixed, tastes], 1), mixing.scale_position, dim=1)
-    if scratch is None:
-        return multiply(panel.values, coefficients)
-    shape = (*panel.values.shape[:2], tastes.shape[-1])
-    return multiply(panel.values, coefficients, out=scratch.take(shape, panel.values))
-
-
-def whitened_utility(xi: Tensor, population: PopulationParameters, panel: PanelDifferences, mixing: Mixing) -> Tensor:
-    """Utility differences (n, r, s) at s whitened tastes of each person, (n, k, s).
-
-    If the mixing map is the identity, attributes are multiplied by L once instead of every draw.
-    """
-    n_fixed = population.fixed.shape[0]
-    if mixing.is_identity and mixing.scale_position is None:
-        values = panel.values[..., n_fixed:]
-        mean = fixed_utility(population, panel) + values @ population.location
-        return add_products(mean[..., None], values @ population.scale_tril, xi)
-    latent = population.latent(xi)
-    tastes = mixing.tastes(latent.mT, population.location, population.scale).mT
-    return drawn_utility(tastes, population, panel, mixing)
-
-
 def whitened_log_prob(xi: Tensor, population: PopulationParameters, panel: PanelDifferences, mixing: Mixing) -> Tensor:
     """Log P(y_n | xi), shape (n, s), at s whitened tastes of each person, (n, k, s)."""
+    people = PersonTastes(population, mixing)
     parts = [
-        compute_odds(whitened_utility(part, population, panel, mixing), panel).log_prob
+        compute_odds(people.whitened_utility(part, panel), panel).log_prob
         for part in xi.split(draws_at_once(panel), -1)
     ]
     return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
@@ -204,10 +166,11 @@ def drawn_log_prob(
     tastes: Tensor, population: PopulationParameters, panel: Panels, mixing: Mixing, scratch: Scratch | None = None
 ) -> Tensor:
     """Log P(y_n | tastes), shape (n, s), at s taste vectors of each person, (n, k, s)."""
+    people = PersonTastes(population, mixing)
 
     def log_prob(place: slice | Tensor, piece: PanelDifferences) -> tuple[Tensor]:
         parts = [
-            compute_odds(drawn_utility(part, population, piece, mixing, scratch), piece).log_prob
+            compute_odds(people.utility(part, piece, scratch), piece).log_prob
             for part in tastes[place].split(draws_at_once(piece), -1)
         ]
         return (parts[0] if len(parts) == 1 else torch.cat(parts, -1),)
@@ -221,18 +184,17 @@ def draws_at_once(panel: PanelDifferences) -> int:
 
 
 def _evaluate(xi: Tensor, population: PopulationParameters, panel: PanelDifferences, mixing: Mixing) -> _LocalPoint:
-    latent = population.location + xi @ population.scale_tril.mT
-    taste, loading = latent, population.scale_tril
+    people, loading = PersonTastes(population, mixing), population.scale_tril
+    value = people.values_of_each(xi)
     if not mixing.is_identity:
-        value = mixing.evaluate(latent, population.location, population.scale)
-        taste, loading = value.taste, value.slope[..., None] * population.scale_tril
-    utility = drawn_utility(taste[..., None], population, panel, mixing)[..., 0]
-    n_fixed = population.fixed.shape[0]
+        loading = value.slope[..., None] * loading
+    parameters = people.parameters(value.taste[..., None])
+    utility = people.utility_of(parameters, panel)[..., 0]
+    n_fixed = people.n_fixed
     if mixing.scale_position is None:
         derivatives = panel_derivatives(utility, panel, slice(n_fixed, None))
     else:
         derivatives = panel_derivatives(utility, panel)
-        parameters = torch.cat([population.fixed.expand(len(xi), -1), taste], -1)[..., None]
         loading = coefficient_jacobian(parameters, mixing.scale_position)[:, :, n_fixed:, 0] @ loading
     gradient = _pull(derivatives.gradient[:, None], loading)[:, 0] - xi
     precision = _pull(_pull(derivatives.information, loading).mT, loading)

@@ -23,7 +23,7 @@ from torch import Tensor
 from mxlogit.choices.chunks import cells_at_once
 from mxlogit.draws.importance import DrawScheme, log_standard_normal
 from mxlogit.draws.jackknife import Jackknife
-from mxlogit.integration.laplace import drawn_log_prob, drawn_utility, whitened_log_prob
+from mxlogit.integration.laplace import drawn_log_prob, whitened_log_prob
 from mxlogit.integration.marginal import MarginalLikelihood
 from mxlogit.integration.proposals import Proposal
 from mxlogit.integration.settings import IntegrationSettings
@@ -32,6 +32,7 @@ from mxlogit.model.dense_panels import PanelDifferences
 from mxlogit.model.likelihood import compute_odds
 from mxlogit.model.mixed_logit import MixedLogitModel
 from mxlogit.model.parameters import PopulationParameters
+from mxlogit.model.person_tastes import PersonTastes
 
 # Largest number of floats of all fixed draws together: 64 MB in single precision.
 _MOST_NUMBERS = 16_000_000
@@ -174,9 +175,8 @@ class LatentDraws(_Drawn):
         n_fixed = model.space.n_fixed
         if n_fixed == 0:
             return weights.new_zeros(0)
-        odds = compute_odds(
-            drawn_utility(self._tastes(model, population), population, self.panel, model.mixing), self.panel
-        )
+        people = PersonTastes(population, model.mixing)
+        odds = compute_odds(people.utility(people.tastes_at(self.latent), self.panel), self.panel)
         mean = odds.weigh_probabilities(weights[..., None])[..., 0]
         return -torch.einsum("nrf,nr->f", self.panel.values[..., :n_fixed], mean)
 
@@ -185,11 +185,9 @@ class LatentDraws(_Drawn):
         flat = torch.linalg.solve_triangular(population.scale_tril, centred.flatten(1), upper=False)
         return flat.view_as(centred).transpose(0, 1)
 
-    def _tastes(self, model: MixedLogitModel, population: PopulationParameters) -> Tensor:
-        return model.mixing.tastes(self.latent.mT, population.location, population.scale).mT
-
     def _log_prob(self, model: MixedLogitModel, population: PopulationParameters) -> Tensor:
-        return drawn_log_prob(self._tastes(model, population), population, self.panel, model.mixing)
+        tastes = PersonTastes(population, model.mixing).tastes_at(self.latent)
+        return drawn_log_prob(tastes, population, self.panel, model.mixing)
 
 
 def _log_volume(population: PopulationParameters) -> Tensor:

@@ -22,6 +22,7 @@ from mxlogit.integration.settings import IntegrationSettings
 from mxlogit.integration.simulated_likelihood import SimulatedLikelihood
 from mxlogit.model.mixed_logit import MixedLogitModel
 from mxlogit.model.parameters import PopulationParameters
+from mxlogit.model.person_tastes import PersonTastes
 
 # Draws per person for means and standard deviations if importance weights are even; see `_chunk_moments`.
 _FEW_DRAWS = 32
@@ -206,8 +207,7 @@ class ImportanceTastes(WeighedTastes):
 
     def _tastes(self, drawn: WeightedDraws, population: PopulationParameters) -> Tensor:
         """Tastes (n, k, s) of weighted draws."""
-        latent = population.latent(drawn.xi)
-        return self.model.mixing.tastes(latent.mT, population.location, population.scale).mT
+        return PersonTastes(population, self.model.mixing).tastes(drawn.xi)
 
     def moments(
         self, panel: PanelSource, population: PopulationParameters, seed: int = 0, places: Tensor | None = None

@@ -11,12 +11,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mxlogit.integration.laplace import LocalFactor, drawn_utility
+from mxlogit.integration.laplace import LocalFactor
 from mxlogit.model.dense_panels import PanelDifferences
 from mxlogit.model.likelihood import Scratch, by_pieces, panel_probabilities, situation_means
 from mxlogit.model.mixing import Mixing
 from mxlogit.model.panels import Panels
 from mxlogit.model.parameters import PopulationParameters
+from mxlogit.model.person_tastes import PersonTastes
 from mxlogit.model.triangles import inverse_of_lower
 
 # Longest move of a mean in one step, in sds of the new factor per root of the number of tastes; chosen by hand.
@@ -91,11 +92,12 @@ def _step(
 ) -> LocalFactor:
     tril, count = population.scale_tril, points.shape[-1]
     xi = torch.baddbmm(factor.mean[..., None], factor.root, points)
+    people = PersonTastes(population, mixing)
     tastes, slope = population.location[:, None] + tril @ xi, None
-    if not mixing.is_identity:
-        value = mixing.evaluate(tastes.mT, population.location, population.scale).transposed()
+    value = people.mapped(tastes)
+    if value is not None:
         tastes, slope = value.taste, value.slope
-    _, prob = panel_probabilities(drawn_utility(tastes, population, panel, mixing, scratch), panel)
+    _, prob = panel_probabilities(people.utility(tastes, panel, scratch), panel)
     values = panel.values[..., population.fixed.shape[0] :].contiguous()
     information = _mean_information(values, prob, panel)
     if slope is None:

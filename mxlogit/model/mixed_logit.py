@@ -15,6 +15,7 @@ from mxlogit.model.likelihood import panel_log_prob
 from mxlogit.model.mixing import Mixing
 from mxlogit.model.panels import Panels
 from mxlogit.model.parameters import ParameterSpace, PopulationParameters
+from mxlogit.model.person_tastes import PersonTastes
 from mxlogit.model.priors import PriorDensity
 
 
@@ -50,8 +51,7 @@ class MixedLogitModel:
 
     def coefficients(self, population: PopulationParameters, xi: Tensor) -> Tensor:
         """Compute the coefficients of each person (n, f + k) from whitened tastes (n, k)."""
-        latent = population.location + xi @ population.scale_tril.mT
-        tastes = self.mixing.tastes(latent, population.location, population.scale)
+        tastes = PersonTastes(population, self.mixing).values_of_each(xi).taste
         return self.mixing.coefficients(population.fixed, tastes)
 
     def log_prior(self, vector: Tensor) -> Tensor:

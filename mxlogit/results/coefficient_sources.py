@@ -21,6 +21,7 @@ from mxlogit.execution.people import on_cpu
 from mxlogit.fit import Fit
 from mxlogit.model.mixed_logit import MixedLogitModel
 from mxlogit.model.parameters import PopulationParameters
+from mxlogit.model.person_tastes import PersonTastes
 from mxlogit.results.individual_coefficients import Group, parameter_samples, weigh_coefficients
 
 # Posterior samples of quantities with intervals: the ends of a 95 % interval err by a tenth of a standard deviation.
@@ -178,9 +179,9 @@ def taste_nodes(model: MixedLogitModel, population: PopulationParameters, nodes:
     normal = (
         PersonDraws("sobol", nodes, model.space.n_random, seed + TASTE_STREAM).normals(0, 1)[0].to(population.location)
     )
-    latent = (population.location[..., None] + population.scale_tril @ normal).mT
-    tastes = model.mixing.tastes(latent, population.location[:, None], population.scale[:, None])
-    return torch.cat([population.fixed[:, None].expand(-1, nodes, -1), tastes], -1)
+    people = PersonTastes(population, model.mixing)
+    latents = population.location[..., None] + population.scale_tril @ normal
+    return people.parameters(people.tastes_at(latents)).mT
 
 
 def predictive_nodes(model: MixedLogitModel, fit: Fit, seed: int) -> Tensor:

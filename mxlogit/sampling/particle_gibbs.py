@@ -22,12 +22,13 @@ from mxlogit.choices.chunks import cells_at_once
 from mxlogit.draws.importance import BaseDraws, DrawScheme
 from mxlogit.execution.people import dense_pieces
 from mxlogit.guide.population import GaussianFactor
-from mxlogit.integration.laplace import drawn_utility, polish
+from mxlogit.integration.laplace import polish
 from mxlogit.model.dense_panels import PanelDifferences
 from mxlogit.model.likelihood import Odds, Scratch, compute_odds, panel_derivatives
 from mxlogit.model.mixed_logit import MixedLogitModel
 from mxlogit.model.panels import Panels
 from mxlogit.model.parameters import ParameterSpace, PopulationParameters
+from mxlogit.model.person_tastes import PersonTastes
 from mxlogit.model.triangles import lower_of
 from mxlogit.sampling.chains import Noise, State
 from mxlogit.sampling.hamiltonian_move import HamiltonianMove, Target, accept
@@ -293,8 +294,10 @@ class ParticleGibbs:
 
     def _tastes(self, drawn: Tensor) -> Tensor:
         """Tastes (n, k, s) at whitened draws."""
-        latent, local = self.proposals.whitening.latents(drawn), self._local
-        return self.model.mixing.tastes(latent.mT, local.location, local.scale).mT
+        return self._people().tastes_at(self.proposals.whitening.latents(drawn))
+
+    def _people(self) -> PersonTastes:
+        return PersonTastes(self._local, self.model.mixing)
 
     def _odds(self, piece: PanelDifferences, fixed: Tensor, tastes: Tensor) -> Odds:
         """Odds at fixed coefficients (chains, f) and tastes (n, k, chains s)."""
@@ -305,11 +308,11 @@ class ParticleGibbs:
 
     def _curvature(self, whitened: Tensor) -> Tensor:
         """Information (f, f) about the fixed coefficients at one taste vector (n, k) per person, float64."""
-        f, local, mixing = self.model.space.n_fixed, self._local, self.model.mixing
+        f = self.model.space.n_fixed
         total = torch.zeros(f, f, dtype=torch.float64, device=whitened.device)
         for place, piece in self._pieces() if f else ():
-            utility = drawn_utility(self._tastes(whitened[place][..., None]), local, piece, mixing)[..., 0]
-            total += panel_derivatives(utility, piece, slice(f)).information.double().sum(0)
+            utility = self._people().utility(self._tastes(whitened[place][..., None]), piece)
+            total += panel_derivatives(utility[..., 0], piece, slice(f)).information.double().sum(0)
         return total
 
 

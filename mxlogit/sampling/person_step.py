@@ -21,11 +21,12 @@ import torch
 from torch import Tensor
 
 from mxlogit.execution.people import dense_pieces
-from mxlogit.integration.laplace import drawn_utility, polish
+from mxlogit.integration.laplace import polish
 from mxlogit.model.dense_panels import PanelDifferences
 from mxlogit.model.likelihood import panel_derivatives
 from mxlogit.model.mixed_logit import MixedLogitModel
 from mxlogit.model.parameters import PopulationParameters
+from mxlogit.model.person_tastes import PersonTastes
 from mxlogit.model.triangles import inverse_of_lower
 from mxlogit.model.wtp_space import coefficient_jacobian
 from mxlogit.sampling.chains import ChainLikelihood, Noise, State, choose, with_people
@@ -78,13 +79,13 @@ def _expand(
     mixing, n_fixed = model.mixing, population.fixed.shape[0]
     start = panel.values.new_zeros(len(panel), model.space.n_random)
     xi = polish(start, population, panel, mixing, _NEWTON_STEPS).mean
-    latent = population.location + xi @ population.scale_tril.mT
-    value = mixing.evaluate(latent, population.location, population.scale)
-    utility = drawn_utility(value.taste[..., None], population, panel, mixing)[..., 0]
+    people = PersonTastes(population, mixing)
+    value, latent = people.values_of_each(xi), population.location + xi @ population.scale_tril.mT
+    parameters = people.parameters(value.taste[..., None])
+    utility = people.utility_of(parameters, panel)[..., 0]
     derivatives = panel_derivatives(utility, panel)
     gradient, information = derivatives.gradient, derivatives.information
     if mixing.scale_position is not None:
-        parameters = torch.cat([population.fixed.expand(len(xi), -1), value.taste], -1)[..., None]
         jacobian = coefficient_jacobian(parameters, mixing.scale_position)[..., 0]
         gradient = (gradient[:, None] @ jacobian)[:, 0]
         information = jacobian.mT @ information @ jacobian

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mxlogit.fit import Samples
 from mxlogit.model.mixed_logit import MixedLogitModel
+from mxlogit.model.person_tastes import PersonTastes
 from mxlogit.sampling.chains import State
 
 # Largest number of states of people's tastes that are kept: quantiles and predictions from as many are known to a
@@ -67,8 +68,7 @@ class Trace:
         """Keep the state of all chains."""
         population = state.population
         self._vectors[self.n_kept] = self.model.space.unconstrain(population).cpu()
-        location, scale = population.location[:, None], population.scale[:, None]
-        tastes = self.model.mixing.tastes(state.latents().mT, location, scale)
+        tastes = PersonTastes(population, self.model.mixing).tastes_at(state.latents()).mT
         self.moments.add(tastes)
         if self.n_kept % self._every == 0:
             self._states.append(tastes.to(state.xi))
