@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,23 +16,15 @@ from mxlogit.fit import Fit
 from mxlogit.inference.checks import DRAWS, FLOW, MAX_SECONDS, POLISH, SAMPLES, TAIL, check_layers
 from mxlogit.inference.method import Callback
 from mxlogit.inference.task import Task
-from mxlogit.inference.vi.money_start import in_preference_space, to_money
-from mxlogit.inference.vi.newton import NewtonSettings, integration_of_search
+from mxlogit.inference.vi.money_start import find_money_start
+from mxlogit.inference.vi.newton import NewtonSettings
 from mxlogit.inference.vi.route import NewtonPlan, run_newton
-from mxlogit.integration.marginal import MarginalLikelihood
 from mxlogit.model.mixed_logit import MixedLogitModel
-from mxlogit.model.parameters import PopulationParameters
 
 # Default tolerance: predicted gain of a further Newton step, in nats; chosen by hand.
 _TOLERANCE = 0.02
 # Default number of Newton steps to people's modes in a pass; few suffice, since modes are warm-started in every pass.
 _POLISH = 2
-# Posterior samples of a fit of which only the centre is used, and its share of a time limit.
-_FEW_SAMPLES, _START_SHARE = 100, 0.3
-# Standard deviations of a second start, relative to the first, and draws per person by which starts are compared: those
-# of the first passes of the search, which begins where these are finite.
-_NARROWER, _DRAWS_OF_STARTS = 0.4, 16
-
 
 # What each setting may be.
 _RULES: dict[str, Rule] = {
@@ -195,7 +186,7 @@ class VI(BaseEstimator):  # type: ignore[misc]
         task = Task.begin(model, people, generator, callback, self.max_seconds)
         position = model.mixing.scale_position
         if position is not None and position >= model.space.n_fixed:
-            task = replace(task, start=_money_start(model, task, callback, self.max_seconds))
+            task = replace(task, start=find_money_start(model, task, callback, self.max_seconds))
         search = NewtonSettings(
             _TOLERANCE if self.tolerance is None else self.tolerance,
             self.max_iterations,
@@ -221,25 +212,3 @@ class VI(BaseEstimator):  # type: ignore[misc]
         settings = ("checkpoint", "max_seconds")
         identity = identify_fit(task.model, task.people, self, task.seed, engine="VI", without=settings)
         return FileJournal(self.checkpoint, identity, task.people.team)
-
-
-def _money_start(
-    model: MixedLogitModel, task: Task, callback: Callback, max_seconds: float | None
-) -> PopulationParameters:
-    """Start in willingness-to-pay space, by a fit to the sample in preference space."""
-    preference = in_preference_space(model, model.attribute_scale)
-    generator = torch.Generator().manual_seed(task.seed)
-    limit = None if max_seconds is None else _START_SHARE * max_seconds
-    quick = VI(correct=False, flow=None, n_samples=_FEW_SAMPLES, max_seconds=limit)
-    fit = quick.run(preference, task.sample, generator=generator, callback=callback)
-    found = to_money(task.model, preference, fit.center, task.start)
-    narrow = PopulationParameters(found.fixed, found.location, _NARROWER * found.scale_tril)
-    marginal = MarginalLikelihood(task.sample, task.model.space, task.model.mixing, task.seed)
-    integration = integration_of_search(_DRAWS_OF_STARTS)
-
-    def value(start: PopulationParameters) -> float:
-        found = marginal.value_pass(start, integration).log_likelihood
-        return found if math.isfinite(found) else -math.inf
-
-    # Where scales vary very much, choices at wide starts may be impossible in single precision.
-    return max((found, narrow, task.start), key=value)

@@ -5,12 +5,17 @@ The likelihood in amounts of money has local maxima where the scale varies much 
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from mxlogit.draws.simulation import PersonDraws
+from mxlogit.inference.method import Callback
+from mxlogit.inference.task import Task
+from mxlogit.inference.vi.newton import NewtonSearch, NewtonSettings, integration_of_search
+from mxlogit.integration.marginal import MarginalLikelihood
 from mxlogit.model.mixed_logit import MixedLogitModel
 from mxlogit.model.mixing import Mixing
 from mxlogit.model.parameters import PopulationParameters
@@ -23,6 +28,46 @@ _QUARTILES = 1.349
 # Largest correlation of a start, and the smallest and largest standard deviation of a latent normal relative to its
 # unit, so that the search begins inside.
 _MOST_CORRELATED, _LEAST_SPREAD, _MOST_SPREAD = 0.9, 0.05, 3.0
+# Search in preference space, which need only end near the mode: tolerance in nats, iterations, draws, tail, steps to
+# people's modes; and its share of a time limit.
+_SEARCH, _START_SHARE = NewtonSettings(0.1, 40, 64, 8, 2), 0.3
+# Standard deviations of a second start, relative to the first, and draws per person by which starts are compared: those
+# of the first passes of the search, which begins where these are finite.
+_NARROWER, _DRAWS_OF_STARTS = 0.4, 16
+
+
+def find_money_start(
+    model: MixedLogitModel, task: Task, callback: Callback, max_seconds: float | None
+) -> PopulationParameters:
+    """Start in willingness-to-pay space, by the mode of the sample's posterior in preference space.
+
+    Parameters
+    ----------
+    model : MixedLogitModel
+        Model in willingness-to-pay space, as it was specified.
+    task : Task
+        Its task.
+    callback : callable
+        Callback of progress messages.
+    max_seconds : float or None
+        Time limit of the whole fit.
+    """
+    preference = in_preference_space(model, model.attribute_scale)
+    limit = None if max_seconds is None else _START_SHARE * max_seconds
+    quick = Task.begin(preference, task.sample, torch.Generator().manual_seed(task.seed), callback, limit)
+    marginal = MarginalLikelihood(quick.people, preference.space, preference.mixing, quick.seed)
+    found = NewtonSearch(preference, marginal, marginal, _SEARCH, quick.clock).run(quick.start).population
+    wide = to_money(task.model, preference, found, task.start)
+    narrow = PopulationParameters(wide.fixed, wide.location, _NARROWER * wide.scale_tril)
+    in_money = MarginalLikelihood(task.sample, task.model.space, task.model.mixing, task.seed)
+    integration = integration_of_search(_DRAWS_OF_STARTS)
+
+    def value(start: PopulationParameters) -> float:
+        found = in_money.value_pass(start, integration).log_likelihood
+        return found if math.isfinite(found) else -math.inf
+
+    # Where scales vary very much, choices at wide starts may be impossible in single precision.
+    return max((wide, narrow, task.start), key=value)
 
 
 def in_preference_space(model: MixedLogitModel, attribute_scale: Tensor) -> MixedLogitModel:
