@@ -292,7 +292,8 @@ class MarginalLikelihood:
     ) -> tuple[WeightedDraws, Tensor]:
         """Weighted draws and scores (n, D) of a proposal's people on given base draws."""
         drawn = draw_utilities(p.factor, base, population, p.panel, self.mixing, self._scratch)
-        return score_people(drawn, population, p.panel, self.mixing, self.space, pathwise=p.pathwise)
+        follow = not p.from_population
+        return score_people(drawn, population, p.panel, self.mixing, self.space, pathwise=p.pathwise, follow=follow)
 
     def effect_of_draws(
         self, population: PopulationParameters, integration: IntegrationSettings, times: int

@@ -27,6 +27,7 @@ def score_people(
     space: ParameterSpace,
     *,
     pathwise: bool = False,
+    follow: bool = True,
 ) -> tuple[WeightedDraws, Tensor]:
     """Weigh draws of `draw_utilities` and compute each person's score in relative coordinates.
 
@@ -35,7 +36,8 @@ def score_people(
     Scores of fixed coefficients are those along tastes that follow them (`mxlogit.integration.expansion`): derivatives
     of the log joint density in the tastes, times the shift, have expectation zero and take away most of the noise (zero
     variance control variates: Mira, Solgi and Imparato 2013, Statistics and Computing 23; electricity with a fixed
-    price beside five tastes: from .4 to .16 of a posterior sd with 64 draws).
+    price beside five tastes: from .4 to .16 of a posterior sd with 64 draws). Draws of the mixing distribution itself
+    must not ``follow``: the shift is that of modes, and adds noise away from them.
 
     Returns
     -------
@@ -58,10 +60,12 @@ def score_people(
     parts = []
     if means is not None:
         by_fixed, by_latent = means
-        # Expected derivatives of the log joint density in whitened tastes, which are zero but for the noise.
-        noise = by_latent @ population.scale_tril - torch.bmm(drawn.xi, weights[..., None])[..., 0]
-        shift = slopes_at(drawn.factor.mean, population, panel, mixing).shift(drawn.factor)
-        parts.append(torch.baddbmm(by_fixed[..., None], shift.mT, noise[..., None])[..., 0])
+        if follow:
+            # Expected derivatives of the log joint density in whitened tastes, which are zero but for the noise.
+            noise = by_latent @ population.scale_tril - torch.bmm(drawn.xi, weights[..., None])[..., 0]
+            shift = slopes_at(drawn.factor.mean, population, panel, mixing).shift(drawn.factor)
+            by_fixed = torch.baddbmm(by_fixed[..., None], shift.mT, noise[..., None])[..., 0]
+        parts.append(by_fixed)
     if drawn.value is not None and mixing.direct:
         extra_u, extra_a = _direct_scores(drawn.value, weights, odds, population, panel, mixing, gradients)
         score_u, score_a = score_u + extra_u, score_a + extra_a

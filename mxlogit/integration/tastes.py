@@ -225,7 +225,7 @@ class ImportanceTastes(WeighedTastes):
         """Means and standard deviations (n, k) over several population values.
 
         People's draws at the anchor are weighed under all populations. People with even weights keep few draws, those
-        whose halves of the draws disagree get more, and those for whom that does not suffice, draws under each
+        whose halves of the draws disagree get more, and those whom such draws do not represent, draws under each
         population: who they are depends on their own choices only.
         """
         if len(populations) == 1 or self.model.mixing.direct or self.model.space.n_random == 0:
@@ -233,16 +233,21 @@ class ImportanceTastes(WeighedTastes):
         near = Populations.near(anchor, list(populations), panel.like)
         mean = torch.zeros(len(panel), self.model.space.n_random, dtype=torch.float64, device=panel.like.device)
         deviation, people = torch.zeros_like(mean), torch.arange(len(panel), device=mean.device)
+        alone = torch.zeros(len(panel), dtype=torch.bool, device=mean.device)
         for draws in _DRAWS_BY_NEED:
             some = panel if len(people) == len(panel) else panel.take(people)
-            error = mean.new_zeros(len(people))
+            vague = torch.zeros_like(people, dtype=torch.bool)
             for place, found in self._average(some, anchor, near, draws):
                 mean[people[place]], deviation[people[place]] = found.mean, found.variance.clamp(min=0.0).sqrt()
-                error[place] = found.error
-            people = people[error > _ALLOWED_ERROR]
+                vague[place] = found.is_covered & (found.error > _ALLOWED_ERROR)
+                alone[people[place]] = ~found.is_covered
+            people = people[vague]
             if len(people) == 0:
-                return mean, deviation
-        mean[people], deviation[people] = self._one_by_one(panel.take(people), populations)
+                break
+        alone[people] = True
+        if bool(alone.any()):
+            rest = alone.nonzero()[:, 0]
+            mean[rest], deviation[rest] = self._one_by_one(panel.take(rest), populations)
         return mean, deviation
 
     def _average(
@@ -252,9 +257,10 @@ class ImportanceTastes(WeighedTastes):
         marginal, mixing = self._marginal_alike(panel), self.model.mixing
         for proposal, drawn in self._propose(marginal, anchor, draws, 0):
             base = self._chunk_moments(proposal.factor, drawn, near.anchor)
-            weights = near.average_weights(drawn, proposal.panel, mixing)
+            weights, unevenness = near.average_weights(drawn, proposal.panel, mixing)
+            covered = near.is_covered(unevenness, proposal.factor.mean, proposal.panel, mixing)
             of_base = drawn.weights if mixing.is_identity else None
-            yield proposal.part, averaged_moments(self._tastes(drawn, near.anchor), weights, base, of_base)
+            yield proposal.part, averaged_moments(self._tastes(drawn, near.anchor), weights, base, of_base, covered)
 
     def _one_by_one(self, panel: PanelSource, populations: Sequence[PopulationParameters]) -> tuple[Tensor, Tensor]:
         """Averaged moments from draws under each population.

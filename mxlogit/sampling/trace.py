@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -12,8 +10,8 @@ from mxlogit.model.mixed_logit import MixedLogitModel
 from mxlogit.model.person_tastes import PersonTastes
 from mxlogit.sampling.chains import State
 
-# Largest number of states of people's tastes that are kept: quantiles and predictions from as many are known to a
-# sixtieth of a posterior standard deviation.
+# Largest number of states of people's tastes that are kept, of all chains; at least half of it if there are as many:
+# means of as many are known to a fortieth of a posterior standard deviation.
 MOST_STATES = 4_096
 
 
@@ -60,8 +58,8 @@ class Trace:
         self._vectors = torch.empty(length, chains, model.space.size, dtype=torch.float64)
         self.moments = TasteMoments((n, k), xi)
         size = max(1, xi.numel() * xi.element_size())
-        by_memory, by_count = length * size / max(size, taste_bytes), length * chains / max(chains, MOST_STATES)
-        self._every = max(1, math.ceil(by_memory), math.ceil(by_count))
+        self._every = max(1, -(-length * size // max(size, taste_bytes)))
+        self._most = max(1, MOST_STATES // max(1, chains))
         self._states: list[Tensor] = []
 
     def add(self, state: State) -> None:
@@ -72,6 +70,9 @@ class Trace:
         self.moments.add(tastes)
         if self.n_kept % self._every == 0:
             self._states.append(tastes.to(state.xi))
+            if len(self._states) > self._most:
+                # How long chains run is not known in advance: a limit of time may end them.
+                self._states, self._every = self._states[::2], 2 * self._every
         self.n_kept += 1
 
     def tensors(self) -> dict[str, Tensor]:
@@ -81,6 +82,7 @@ class Trace:
             "mean": self.moments.mean,
             "squares": self.moments.squares,
             "states": torch.stack(self._states) if self._states else torch.empty(0),
+            "every": torch.tensor(self._every),
         }
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
@@ -90,7 +92,7 @@ class Trace:
         self._vectors[: self.n_kept] = vectors
         moments.mean, moments.squares = tensors["mean"].to(moments.mean), tensors["squares"].to(moments.mean)
         moments.count = self.n_kept * vectors.shape[1]
-        self._states = list(tensors["states"].to(moments.mean.device))
+        self._states, self._every = list(tensors["states"].to(moments.mean.device)), int(tensors["every"])
 
     def vectors(self) -> Tensor:
         """Unconstrained vectors, (chains, kept, D)."""

@@ -97,8 +97,8 @@ class MCMC(BaseEstimator):  # type: ignore[misc]
         Prior of the covariance of tastes, to reproduce bayesm, RSGHB and others; None: half-Cauchy standard deviations
         and LKJ correlations.
     taste_memory : float
-        Memory for states of people's tastes (quantiles, predictions), in megabytes. Some four thousand are kept if they
-        fit, otherwise fewer, evenly spaced; means and standard deviations always use all.
+        Memory for states of people's tastes (quantiles, predictions), in megabytes. Two to four thousand are kept if
+        they fit, otherwise fewer, evenly spaced; means and standard deviations always use all.
     max_seconds : float or None
         Time limit, in seconds: chains end with the iterations completed by then, at least four; the warm-up takes at
         most two fifths of it ("gibbs"). The status says so.
