@@ -37,6 +37,10 @@ REPEATED = {
     "test_tutorials.py::test_tutorial_on_small_data[06_flows_sbp_second_order]",
     "test_cli.py::test_demo_prints_and_draws[quick]",
     "test_tail_proposal.py::test_a_correlation_beside_a_small_standard_deviation[0]",
+    "test_estimator.py::test_every_search_fits_fixed_coefficients_alone[hessian_free]",
+    "test_estimator.py::test_variants_of_the_classic_route_learn[options1]",
+    "test_posteriors.py::test_tastes_that_are_not_normal[censored_normal]",
+    "test_averaged_tastes.py::test_averages_are_those_of_draws_under_each_population[one choice]",
 }
 
 

@@ -11,7 +11,7 @@ from mxlogit.execution.people import People
 from mxlogit.integration import fixed_taste_draws
 from mxlogit.integration.expansion import Remainder, fixed_derivatives, index_pairs, slopes_at
 from mxlogit.integration.fixed_taste_draws import FixedTasteDraws, supports_fixed_draws
-from mxlogit.integration.laplace import drawn_utility, polish
+from mxlogit.integration.laplace import polish
 from mxlogit.integration.marginal import MarginalLikelihood
 from mxlogit.integration.settings import IntegrationSettings
 from mxlogit.integration.tilts import log_tilted_integral
@@ -19,6 +19,7 @@ from mxlogit.model.differences import difference_panels
 from mxlogit.model.likelihood import compute_odds
 from mxlogit.model.mixing import Mixing
 from mxlogit.model.parameters import ParameterSpace, PopulationParameters
+from mxlogit.model.person_tastes import PersonTastes
 from mxlogit.simulate import simulate_published_study
 
 INTEGRATION = IntegrationSettings(draws=256, degrees_of_freedom=8, stream=3, newton_steps=8)
@@ -154,7 +155,7 @@ def fixed_case(request, panel, generator):
         moved = PopulationParameters(fixed, population.location, population.scale_tril)
         latent = population.latent(xi + (shift @ (fixed - population.fixed))[..., None])
         tastes = mixing.tastes(latent.mT, population.location, population.scale).mT
-        return compute_odds(drawn_utility(tastes, moved, panel, mixing), panel).log_prob
+        return compute_odds(PersonTastes(moved, mixing).utility(tastes, panel), panel).log_prob
 
     return population, mixing, xi, shift, log_prob
 
@@ -191,7 +192,7 @@ def _same_slopes(found, xi, population, panel, mixing):
         moved = PopulationParameters(both[:2], population.location, population.scale_tril)
         tastes = mixing.tastes(population.latent(both[None, 2:, None]).mT, population.location, population.scale).mT
         one = panel.take(torch.tensor([n]))
-        return compute_odds(drawn_utility(tastes, moved, one, mixing), one).log_prob[0, 0]
+        return compute_odds(PersonTastes(moved, mixing).utility(tastes, one), one).log_prob[0, 0]
 
     for n in range(len(panel)):
         both = torch.cat([population.fixed, xi[n]])
