@@ -12,7 +12,7 @@ from mxlogit.model.parameters import PopulationParameters
 
 
 class FollowingDraws:
-    """How draws move with the fixed coefficients, and what that changes in all draws of a person alike.
+    """Draws that move with the fixed coefficients, and the change that all draws of a person share.
 
     Parameters
     ----------
