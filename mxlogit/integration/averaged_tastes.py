@@ -155,38 +155,35 @@ def averaged_moments(
     is_covered : Tensor, bool, shape (n,)
         That of `Populations.is_covered`.
     """
-    centre, variance = base[0], base[1].square()
-    if weights_of_base is None:
-        weights_of_base, variance = torch.zeros_like(weights), torch.zeros_like(variance)
-    deviation = tastes.double() - centre[..., None]
-    is_covered = is_covered & (_share_of_variance(deviation, weights) > _LEAST_SHARE)
-    mean, spread = _moments(deviation, weights - weights_of_base, variance)
-    one, other = (
-        _moments(part, _normalised(some) - _normalised(few), variance)
-        for part, some, few in zip(*(x.chunk(2, -1) for x in (deviation, weights, weights_of_base)), strict=True)
-    )
-    apart = (one[0] - other[0]).square() / spread.clamp(min=1e-300)
-    stretch = (one[1].clamp(min=1e-300) / other[1].clamp(min=1e-300)).log()
+    deviation = tastes.double() - base[0][..., None]
+    whole, halves, share = _powers(deviation, weights)
+    variance = torch.zeros_like(base[1])
+    if weights_of_base is not None:
+        of_base = _powers(deviation, weights_of_base)
+        whole, halves, variance = whole - of_base[0], halves - of_base[1], base[1].square()
+    mean, spread = whole[0], variance + whole[1] - whole[0].square()
+    apart = (halves[0, ..., 0] - halves[0, ..., 1]).square() / spread.clamp(min=1e-300)
+    stretch = (variance[..., None] + halves[1] - halves[0].square()).clamp(min=1e-300).log().diff(dim=-1)[..., 0]
     # Halves differ by twice the error of their mean, and by four times that of the log of a standard deviation.
     squares = torch.cat([0.25 * apart, stretch.square() / 16.0], 1)
-    return AveragedMoments(centre + mean, spread, squares.mean(1).sqrt().nan_to_num(nan=torch.inf), is_covered)
+    error = squares.mean(1).sqrt().nan_to_num(nan=torch.inf)
+    return AveragedMoments(base[0] + mean, spread, error, is_covered & (share > _LEAST_SHARE))
 
 
-def _share_of_variance(deviation: Tensor, weights: Tensor) -> Tensor:
-    """Share (n,) of the draws on which the variance of a person's least known taste rests."""
-    weighted = weights.double()[:, None]
-    squares = weighted * (deviation - (weighted * deviation).sum(-1, keepdim=True)).square()
-    effective = squares.sum(-1).square() / squares.square().sum(-1).clamp(min=1e-300)
-    return effective.amin(1) / deviation.shape[-1]
+def _powers(deviation: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """First and second moments of deviations (n, k, s) under weights (n, s) that sum to one.
 
-
-def _normalised(weights: Tensor) -> Tensor:
-    """Weights (n, s) divided by their sums, where these are not zero."""
-    return weights / weights.sum(1, keepdim=True).clamp(min=torch.finfo(weights.dtype).tiny)
-
-
-def _moments(deviation: Tensor, weights: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
-    """Means and variances (n, k) of deviations (n, k, s), of which a variance is in the weights' base already."""
-    weighted = weights.double()[:, None] * deviation
-    mean = weighted.sum(-1)
-    return mean, variance + (weighted * deviation).sum(-1) - mean.square()
+    Returns those of all draws (2, n, k), those of both halves of them (2, n, k, 2), and the share (n,) of the draws on
+    which the variance of a person's least known taste rests.
+    """
+    weights = weights.double()[:, None]
+    weighted = weights * deviation
+    squares = weighted * deviation
+    parts = torch.stack([each.unflatten(-1, (2, -1)).sum(-1) for each in (weighted, squares)])
+    whole = parts.sum(-1)
+    halves = parts / weights.unflatten(-1, (2, -1)).sum(-1).clamp(min=torch.finfo(torch.float64).tiny)
+    # Weighted squares of deviations from the mean.
+    mean = whole[0, ..., None]
+    squares.addcmul_(mean, weighted, value=-2.0).addcmul_(mean.square(), weights)
+    rest = squares.sum(-1).square() / squares.square().sum(-1).clamp(min=1e-300)
+    return whole, halves, rest.amin(1) / deviation.shape[-1]
