@@ -31,6 +31,7 @@ from mxlogit.request import (
     Fitted,
     ProgressLine,
     build_model,
+    covariates_of,
     make_panels,
     resolve_device,
     resolve_dtype,
@@ -86,6 +87,11 @@ class MixedLogit(Answers):
         Column of ``fixed`` or ``random``, such as a cost, whose coefficient is the scale in willingness-to-pay space:
         every other coefficient is then an amount in units of this column, positive if people pay for more
         (`mxlogit.model.wtp_space`). With ``method`` "vi", "mcmc" or "msle".
+    mean_shifters : mapping column -> sequence of str, optional
+        Covariates of the decision makers, numbers that are constant within a person, on which the mean of a normal
+        taste (or a fixed coefficient, or a constant) depends linearly: ``{"price": ["income", "urban"]}`` makes the
+        mean of the price's coefficient ``price + price:income * income + price:urban * urban``, so that ``price`` is
+        the mean at covariates of zero. Tables of tastes and of willingness to pay include what covariates add.
     cluster : str, optional
         Column of cluster labels, constant within a decision maker, for ``MSLE(covariance="clustered")``.
     priors : Priors, optional
@@ -147,6 +153,7 @@ class MixedLogit(Answers):
         constants: bool = False,
         base_alternative: object = None,
         scale: str | None = None,
+        mean_shifters: Mapping[str, Sequence[str]] | None = None,
         cluster: str | None = None,
         priors: Priors | None = None,
         method: str | Method = "vi",
@@ -168,6 +175,7 @@ class MixedLogit(Answers):
         self.constants = constants
         self.base_alternative = base_alternative
         self.scale = scale
+        self.mean_shifters = mean_shifters
         self.cluster = cluster
         self.priors = priors
         self.method = method
@@ -232,7 +240,8 @@ class MixedLogit(Answers):
         model = build_model(specification, moments, self.priors)
         panels = make_panels(data, specification, device, dtype)
         people = People.gather(panels, team)
-        facts = data.decision_makers, data.alternatives, seed, people.first, len(people), moments.n_rows
+        covariates = covariates_of(data, specification)
+        facts = data.decision_makers, data.alternatives, seed, people.first, len(people), moments.n_rows, covariates
         return Fitted(specification, model, panels, *facts), people, moments.n_situations
 
     def save(self, folder: str | Path) -> None:
@@ -303,7 +312,7 @@ class MixedLogit(Answers):
         return self
 
     def _specify(self) -> Specification:
-        asked = ("fixed", "random", "correlated", "constants", "base_alternative", "scale")
+        asked = ("fixed", "random", "correlated", "constants", "base_alternative", "scale", "mean_shifters")
         return make_specification(**{name: getattr(self, name) for name in asked})
 
     def _columns(self) -> Columns:

@@ -8,6 +8,7 @@ from typing import Any
 
 from mxlogit.choices import ChoiceData, FrameChoices, PackedChoices, read_frame
 from mxlogit.choices.constants import constant_labels
+from mxlogit.choices.covariates import add_products
 from mxlogit.choices.ingest import add_constants
 from mxlogit.errors import ChoiceDataError, ChoiceDataWarning
 from mxlogit.request import Fitted
@@ -27,21 +28,17 @@ def read_choices(
     _check_alone(X, y, weights)
     if isinstance(X, (ChoiceData, PackedChoices)):
         _warn_of_missing_roles(X, columns)
-    if isinstance(X, PackedChoices):
-        return _with_constants(X, specification)
-    if isinstance(X, ChoiceData):
-        if specification.constants:
-            X = add_constants(X, specification.base_alternative)
-        return X
-    return read_frame(
+        return _completed(X, specification)
+    data = read_frame(
         X,
         columns,
-        specification.names,
+        specification.columns,
         constants=specification.constants,
         base_alternative=specification.base_alternative,
         chosen=y,
         weights=weights,
     ).data
+    return add_products(data, specification.shifters)
 
 
 def complete(specification: Specification, data: ChoiceData | PackedChoices) -> Specification:
@@ -56,13 +53,9 @@ def read_like_fit(
 ) -> ChoiceData | PackedChoices:
     """Read choices of people in or outside the fit, in the same way as the fit."""
     _check_alone(X, y, weights)
-    if isinstance(X, PackedChoices):
-        return _with_constants(X, fitted.specification)
-    if not isinstance(X, ChoiceData):
-        return _read_frame_like_fit(X, columns, fitted, need_choice=True, y=y, weights=weights).data
-    if fitted.specification.constants:
-        X = add_constants(X, fitted.specification.base_alternative)
-    return X
+    if isinstance(X, (ChoiceData, PackedChoices)):
+        return _completed(X, fitted.specification)
+    return _read_frame_like_fit(X, columns, fitted, need_choice=True, y=y, weights=weights).data
 
 
 def read_for_prediction(X: Any, columns: Columns, fitted: Fitted, *, weigh: bool = False) -> FrameChoices:
@@ -78,7 +71,7 @@ def _read_frame_like_fit(X: Any, columns: Columns, fitted: Fitted, *, need_choic
     rows = read_frame(
         X,
         replace(columns, cluster=None),
-        fitted.specification.names,
+        fitted.specification.columns,
         constants=constants,
         base_alternative=fitted.specification.base_alternative,
         alternatives=fitted.alternatives if constants else None,
@@ -86,7 +79,8 @@ def _read_frame_like_fit(X: Any, columns: Columns, fitted: Fitted, *, need_choic
         chosen=given.get("y"),
         weights=given.get("weights"),
     )
-    return rows.to(fitted.panel.like.device)
+    completed = replace(rows, data=add_products(rows.data, fitted.specification.shifters))
+    return completed.to(fitted.panel.like.device)
 
 
 def _check_alone(X: Any, y: Any, weights: Any) -> None:
@@ -110,5 +104,15 @@ def _warn_of_missing_roles(X: ChoiceData | PackedChoices, columns: Columns) -> N
         )
 
 
-def _with_constants(packed: PackedChoices, specification: Specification) -> PackedChoices:
-    return packed.with_constants(specification.base_alternative) if specification.constants else packed
+def _completed(X: ChoiceData | PackedChoices, specification: Specification) -> ChoiceData | PackedChoices:
+    """Choice data with the constants and products of a specification."""
+    if isinstance(X, PackedChoices):
+        if specification.shifters:
+            raise ChoiceDataError(
+                "packs hold differences between alternatives, in which covariates of people are lost, so mean_shifters "
+                "cannot be made of them. Pack the products as columns of their own (price_income = price * income) and "
+                "name these in fixed."
+            )
+        return X.with_constants(specification.base_alternative) if specification.constants else X
+    data = add_constants(X, specification.base_alternative) if specification.constants else X
+    return add_products(data, specification.shifters)

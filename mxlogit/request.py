@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import zlib
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from tqdm import tqdm
 
 from mxlogit.choices import ChoiceData, PackedChoices
+from mxlogit.choices.covariates import read_covariates
 from mxlogit.choices.labels import explain_kinds, find_labels, listed
 from mxlogit.choices.moments import AttributeMoments, check_identification
 from mxlogit.errors import ChoiceDataError, SpecificationError, check_option
@@ -27,6 +29,7 @@ from mxlogit.inference.svi.engine import SVI
 from mxlogit.inference.vi.engine import VI
 from mxlogit.model.dense_panels import PanelDifferences
 from mxlogit.model.differences import difference_panels
+from mxlogit.model.mean_shifters import Covariates, MeanShifters
 from mxlogit.model.mixed_logit import MixedLogitModel
 from mxlogit.model.mixing import Mixing
 from mxlogit.model.panels import RaggedPanels
@@ -45,7 +48,8 @@ _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 class Fitted:
     """State of a fitted estimator beside its result.
 
-    Its people are those from place ``first`` of ``count``, who have ``rows`` of alternatives together.
+    Its people are those from place ``first`` of ``count``, who have ``rows`` of alternatives together, and covariates
+    (n, c), float64, if some shift the means of tastes.
     """
 
     specification: Specification
@@ -57,6 +61,7 @@ class Fitted:
     first: int = 0
     count: int = 0
     rows: int = 0
+    covariates: torch.Tensor | None = None
 
     def difference(self, data: ChoiceData | PackedChoices) -> PanelSource:
         """Panels of other data with the columns of the fit."""
@@ -71,11 +76,38 @@ class Fitted:
             # Packed choices are read in order.
             order = positions.argsort()
             panel = panel.take(positions[order]).take(order.argsort())
-        return Group(panel, self.ranks(labels), positions, self.count, self.rows)
+        covariates = None if self.covariates is None else self.covariates[positions.cpu()]
+        return Group(panel, self.ranks(labels), positions, self.count, self.rows, covariates)
 
     def people_of(self, data: ChoiceData | PackedChoices) -> Group:
         """Decision makers, seen or never seen, with other choices."""
-        return Group(self.difference(data), self.ranks(data.decision_makers), None, self.count, self.rows)
+        covariates = covariates_of(data, self.specification)
+        ranks = self.ranks(data.decision_makers)
+        return Group(self.difference(data), ranks, None, self.count, self.rows, covariates)
+
+    def people_with_covariates(self, given: Mapping[str, float] | None = None) -> Covariates | None:
+        """Covariates of the people of the fit, or of one person with given values; None in models without covariates.
+
+        Raises
+        ------
+        SpecificationError
+            If given values are not those of the model's covariates.
+        """
+        names = self.specification.covariates
+        if given is None:
+            if self.covariates is None:
+                return None
+            return Covariates(self.covariates, self.panel.weights.cpu().double())
+        if not isinstance(given, Mapping) or set(given) != set(names):
+            raise SpecificationError(
+                f"covariates must give a number for each covariate of this model, {list(names)}; got {given!r}."
+            )
+        values = [given[name] for name in names]
+        if not all(isinstance(value, (int, float, np.number, np.bool_)) and np.isfinite(value) for value in values):
+            raise SpecificationError(f"covariates must be finite numbers; got {given!r}.")
+        return Covariates(
+            torch.tensor([[float(value) for value in values]], dtype=torch.float64), torch.ones(1).double()
+        )
 
     def positions(self, wanted: np.ndarray) -> torch.Tensor:
         """Places of decision makers among those of the fit.
@@ -142,6 +174,13 @@ class Fitted:
                 f"{explain_kinds(history.decision_makers, unknown)}"
             )
         return self.people_of(history.take(torch.from_numpy(place).to(history.weights.device)))
+
+
+def covariates_of(data: ChoiceData | PackedChoices, specification: Specification) -> torch.Tensor | None:
+    """Covariates (n, c), float64, of the people of choice data; None if the model has none."""
+    if isinstance(data, PackedChoices) or not specification.shifters:
+        return None
+    return read_covariates(data, specification.covariates).cpu()
 
 
 def label_keys(labels: np.ndarray) -> torch.Tensor:
@@ -248,10 +287,22 @@ def build_model(specification: Specification, moments: AttributeMoments, priors:
         raise SpecificationError(f"priors must be None or Priors(...); got {priors!r}.")
     space = ParameterSpace(specification.fixed, specification.random, specification.blocks)
     _check_labels(space.labels)
-    scales = check_identification(moments, specification.names)
+    scales = check_identification(moments, specification.names, specification.products)
     mixing = Mixing(specification.mixing, specification.scale_position)
     prior = resolve_priors(priors, mixing, space.n_fixed, _units_of_parameters(scales, mixing.scale_position))
-    return MixedLogitModel(space, mixing, prior, torch.tensor(scales, dtype=torch.float64))
+    shifters = _mean_shifters(specification)
+    return MixedLogitModel(space, mixing, prior, torch.tensor(scales, dtype=torch.float64), shifters)
+
+
+def _mean_shifters(specification: Specification) -> MeanShifters:
+    """Positions of the effects of covariates, and of the coefficients that they shift."""
+    names, covariates = specification.names, specification.covariates
+    return MeanShifters(
+        tuple(names.index(label) for label in specification.products),
+        tuple(names.index(column) for column, _ in specification.shifters),
+        tuple(covariates.index(covariate) for _, covariate in specification.shifters),
+        covariates,
+    )
 
 
 def _units_of_parameters(scales: list[float], scale_position: int | None) -> list[float]:

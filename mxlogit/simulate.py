@@ -43,6 +43,7 @@ def simulate_choices(
     constants: Sequence[float] | None = None,
     unavailable: float = 0.0,
     scales: Mapping[str, float] | None = None,
+    mean_shifters: Mapping[str, Mapping[str, float]] | None = None,
     random_state: int = 0,
 ) -> tuple[pd.DataFrame, Truth]:
     """Simulate a long frame of choices from a mixed logit.
@@ -65,14 +66,16 @@ def simulate_choices(
         Probability that an alternative other than the first two is missing from a situation.
     scales : mapping column -> float
         Standard deviations of the attributes; one by default. Coefficients refer to the scaled attributes.
+    mean_shifters : mapping column -> mapping covariate -> effect
+        Effects of covariates of the decision makers (standard normal) on normal tastes or fixed coefficients.
     random_state : int
         Seed.
 
     Returns
     -------
     tuple of (pandas.DataFrame, Truth)
-        Long frame with columns ``id situation alternative choice`` and the attributes (normal, independent), and the
-        true parameters.
+        Long frame with columns ``id situation alternative choice``, the attributes (normal, independent) and the
+        covariates, and the true parameters; tastes include what covariates add.
 
     Raises
     ------
@@ -81,7 +84,13 @@ def simulate_choices(
     """
     fixed, random = dict(fixed or {}), dict(random or {})
     families = {name: str(value[2]) if len(value) > 2 else "normal" for name, value in random.items()}
-    make_specification(fixed=list(fixed), random=families, constants=constants is not None)
+    effects = {name: dict(covariates) for name, covariates in (mean_shifters or {}).items()}
+    made = make_specification(
+        fixed=list(fixed),
+        random=families,
+        constants=constants is not None,
+        mean_shifters={name: list(covariates) for name, covariates in effects.items()},
+    )
     check_at_least("n_decision_makers", n_decision_makers, 1)
     check_at_least("n_alternatives", n_alternatives, 2)
     if constants is not None and len(constants) != n_alternatives - 1:
@@ -94,18 +103,30 @@ def simulate_choices(
     low, high = (n_situations, n_situations) if isinstance(n_situations, int) else n_situations
     counts = rng.integers(low, high + 1, n_decision_makers)
     frame = _draw_attributes(rng, counts, n_alternatives, [*fixed, *random], scales or {})
-    person = frame["id"].to_numpy() - 1
-    utility = frame[list(fixed)].to_numpy() @ np.array(list(fixed.values())) if fixed else np.zeros(len(frame))
-    utility = utility + (frame[list(random)].to_numpy() * tastes[person]).sum(1)
+    person, names = frame["id"].to_numpy() - 1, [*fixed, *random]
+    coefficients = np.concatenate([np.tile(list(fixed.values()), (n_decision_makers, 1)), tastes], 1)
+    covariates = _draw_covariates(made.covariates, n_decision_makers, random_state)
+    for column, covariate in made.shifters:
+        coefficients[:, names.index(column)] += effects[column][covariate] * covariates[covariate].to_numpy()
+    tastes = coefficients[:, len(fixed) :]
+    utility = (frame[names].to_numpy() * coefficients[person]).sum(1)
     if constants is not None:
         utility += np.concatenate([[0.0], constants])[np.tile(np.arange(n_alternatives), counts.sum())]
     keep = (np.tile(np.arange(n_alternatives), counts.sum()) < 2) | (rng.random(len(frame)) >= unavailable)
     noisy = np.where(keep, utility + rng.gumbel(size=len(frame)), -np.inf).reshape(-1, n_alternatives)
     chosen = noisy.argmax(1)[:, None] == np.arange(n_alternatives)
     frame.insert(3, "choice", chosen.ravel())
-    known = {**fixed, **{f"{CONSTANT_PREFIX}a{j}": value for j, value in enumerate(constants or (), start=2)}}
+    frame[list(made.covariates)] = covariates.to_numpy()[person]
+    moved = {label: effects[pair[0]][pair[1]] for label, pair in zip(made.products, made.shifters, strict=True)}
+    known = {**fixed, **moved, **{f"{CONSTANT_PREFIX}a{j}": value for j, value in enumerate(constants or (), start=2)}}
     truth = _make_truth(known, list(random), location, scale, None if correlation is None else matrix, tastes)
     return frame[keep].reset_index(drop=True), truth
+
+
+def _draw_covariates(names: Sequence[str], n: int, random_state: int) -> pd.DataFrame:
+    """Standard normal covariates (n, c), of a random stream of their own."""
+    rng = np.random.default_rng([random_state, 1])
+    return pd.DataFrame({name: rng.standard_normal(n) for name in names}, index=range(n))
 
 
 def _correlation_matrix(correlation: float | np.ndarray | None, k: int) -> np.ndarray:

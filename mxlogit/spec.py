@@ -92,6 +92,9 @@ class Specification:
         Alternative without a constant; None for the first.
     scale : str or None
         Column whose coefficient scales all others in willingness-to-pay space (`mxlogit.model.wtp_space`), else None.
+    shifters : tuple of (str, str)
+        Pairs of a column and a covariate of the decision makers that shifts the mean of its coefficient. The effects
+        are fixed coefficients of the product columns, labelled by `product_label`.
     """
 
     fixed: tuple[str, ...]
@@ -101,6 +104,7 @@ class Specification:
     constants: bool = False
     base_alternative: object = None
     scale: str | None = None
+    shifters: tuple[tuple[str, str], ...] = ()
 
     @property
     def scale_position(self) -> int | None:
@@ -112,10 +116,30 @@ class Specification:
         """Names of all attributes in the order of the coefficients, fixed ones first."""
         return self.fixed + self.random
 
+    @property
+    def products(self) -> tuple[str, ...]:
+        """Labels of the products of columns and covariates, in the order of ``shifters``."""
+        return tuple(product_label(*pair) for pair in self.shifters)
+
+    @property
+    def covariates(self) -> tuple[str, ...]:
+        """Covariates of the decision makers."""
+        return tuple(dict.fromkeys(covariate for _, covariate in self.shifters))
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Attributes and covariates to be read from data: without products, which are made."""
+        return tuple(dict.fromkeys([*(name for name in self.names if name not in self.products), *self.covariates]))
+
     def with_constants(self, constants: Sequence[str]) -> Specification:
         """Return the specification with constants added as fixed coefficients, unless they are named already."""
         extra = tuple(name for name in constants if name not in self.names)
         return replace(self, fixed=self.fixed + extra)
+
+
+def product_label(column: str, covariate: str) -> str:
+    """Label of the effect of a covariate on the mean of a column's coefficient."""
+    return f"{column}:{covariate}"
 
 
 def make_specification(
@@ -126,6 +150,7 @@ def make_specification(
     constants: bool = False,
     base_alternative: object = None,
     scale: str | None = None,
+    mean_shifters: Mapping[str, Sequence[str]] | None = None,
 ) -> Specification:
     """Check the arguments and build the specification.
 
@@ -138,7 +163,8 @@ def make_specification(
     Raises
     ------
     SpecificationError
-        If a name is listed twice, a distribution is unknown, blocks are invalid, or there is no coefficient.
+        If a name is listed twice, a distribution is unknown, blocks are invalid, there is no coefficient, or covariates
+        are to shift what they cannot.
     """
     fixed_names = check_names("fixed", fixed)
     if isinstance(random, Mapping):
@@ -159,7 +185,53 @@ def make_specification(
     if scale is not None:
         _check_scale(scale, [*fixed_names, *random_names], constants=bool(constants))
     blocks = _make_blocks(random_names, correlated)
-    return Specification(fixed_names, random_names, mixing, blocks, bool(constants), base_alternative, scale)
+    plain = Specification(fixed_names, random_names, mixing, blocks, bool(constants), base_alternative, scale)
+    shifters = _check_shifters(mean_shifters, plain)
+    return replace(plain, fixed=fixed_names + tuple(product_label(*pair) for pair in shifters), shifters=shifters)
+
+
+def _check_shifters(asked: object, plain: Specification) -> tuple[tuple[str, str], ...]:
+    """Pairs (column, covariate) of a mapping from columns to lists of covariates."""
+    if asked is None:
+        return ()
+    if not isinstance(asked, Mapping):
+        raise SpecificationError(
+            "mean_shifters must map columns to lists of covariates, such as {'price': ['income', 'urban']}; "
+            f"got {asked!r}."
+        )
+    pairs = []
+    for column, covariates in asked.items():
+        _check_shifted(column, plain)
+        listed = check_names(f"mean_shifters[{column!r}]", covariates)
+        if column in listed:
+            raise SpecificationError(f"mean_shifters: {column!r} cannot be a covariate of its own coefficient.")
+        pairs += [(column, covariate) for covariate in listed]
+    taken = [label for label in (product_label(*pair) for pair in pairs) if label in plain.names]
+    if taken:
+        raise SpecificationError(
+            f"{taken} are named in fixed or random and would be made by mean_shifters; choose one."
+        )
+    return tuple(pairs)
+
+
+def _check_shifted(column: object, plain: Specification) -> None:
+    """Check that covariates can shift the mean of a column's coefficient."""
+    is_constant = plain.constants and isinstance(column, str) and column.startswith(CONSTANT_PREFIX)
+    if column not in plain.names and not is_constant:
+        raise SpecificationError(
+            f"mean_shifters: {column!r} is no column in fixed or random: {list(plain.names)}."
+            f"{suggest(column, plain.names)}"
+        )
+    if column == plain.scale:
+        raise SpecificationError(
+            f"mean_shifters: covariates cannot shift {column!r}, the scale of willingness-to-pay space."
+        )
+    family = dict(zip(plain.random, plain.mixing, strict=True)).get(str(column), "normal")
+    if family != "normal":
+        raise SpecificationError(
+            f"mean_shifters: {column!r} is {family}, and covariates shift the means of normal tastes and fixed "
+            "coefficients only. Make it normal or fixed, or divide people into groups by a column per group."
+        )
 
 
 def _check_scale(scale: object, names: list[str], *, constants: bool) -> None:

@@ -71,7 +71,7 @@ class Demand(FittedModel):
         if not (isinstance(change, (int, float)) and change > -1.0 and change != 0.0):
             raise SpecificationError(f"change must be a share above -1 and not zero, such as 0.1; got {change!r}.")
         question = self._question(X, tastes, interval, history)
-        return elasticity_table(question, self._place(attribute), kind, float(change), aggregate)
+        return elasticity_table(question, self._attribute(attribute, question.rows), kind, float(change), aggregate)
 
     def marginal_effects(
         self,
@@ -102,12 +102,13 @@ class Demand(FittedModel):
             Index and columns as those of `elasticities`. The effects of a change sum to zero over the alternatives of
             a situation.
         """
-        question, place = self._question(X, tastes, interval, history), self._place(attribute)
+        question = self._question(X, tastes, interval, history)
+        asked = self._attribute(attribute, question.rows)
         check_flag("aggregate", aggregate)
         if discrete is None:
-            discrete = is_dummy(question, place)
+            discrete = is_dummy(question, asked)
         check_flag("discrete", discrete)
-        return marginal_table(question, place, discrete=discrete, each=not aggregate)
+        return marginal_table(question, asked, discrete=discrete, each=not aggregate)
 
     def diversion(
         self,
@@ -138,7 +139,7 @@ class Demand(FittedModel):
         Conlon and Mortimer (2021), RAND Journal of Economics 52.
         """
         question = self._question(X, tastes, interval, history)
-        return diversion_table(question, None if attribute is None else self._place(attribute))
+        return diversion_table(question, None if attribute is None else self._attribute(attribute, question.rows))
 
     def _question(self, X: Any, tastes: str, interval: float, history: Any) -> Question:
         check_probability("interval", interval)
@@ -203,7 +204,7 @@ class Demand(FittedModel):
         before, after = self._rows(X, weigh=True), self._rows(scenario)
         used = self._coefficients(before, tastes, history)
         columns = self._state().columns(before.data)
-        change = surplus.Change.of(before, after, columns, money.place)
+        change = surplus.Change.of(before, after, columns, self._attribute(money.label, before))
         if each:
             return surplus.situation_table(change, before, used, interval, self._names[:2])
         return surplus.population_table(change, used, interval, quantiles)
@@ -214,7 +215,7 @@ class Demand(FittedModel):
         label = scale if label is None else label
         if label is None:
             raise SpecificationError("surplus needs the column of the cost: surplus(X, scenario, cost='...').")
-        cost = Cost.of(fitted.model, self.result_, label)
+        cost = Cost.of(fitted.model, self.result_, label, fitted.people_with_covariates())
         population, _ = sampled_population(fitted.model, self.result_, _JUDGES)
         exists, verdict = cost.judge(population)
         if not exists:

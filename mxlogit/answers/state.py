@@ -16,6 +16,7 @@ from mxlogit.reading import read_for_prediction, read_like_fit
 from mxlogit.request import Fitted
 from mxlogit.results.individual_coefficients import Group
 from mxlogit.results.prediction import Coefficients
+from mxlogit.results.substitution import Attribute
 from mxlogit.spec import Columns
 
 
@@ -62,11 +63,24 @@ class FittedModel(BaseEstimator):  # type: ignore[misc]
             raise ChoiceDataError(f"history must be a long frame or a ChoiceData; got {type(past).__name__}.")
         return fitted.coefficients(self.result_, rows.data, tastes, past)
 
+    def _attribute(self, label: str, rows: FrameChoices) -> Attribute:
+        """Position of an attribute in the model, and of its products with covariates in the rows of a frame."""
+        shifters = self._state().model.shifters.of(self._place(label))
+        names = [shifters.names[covariate] for covariate in shifters.covariates]
+        return Attribute(self._place(label), shifters.effects, tuple(rows.data.columns(names)))
+
     def _place(self, attribute: str) -> int:
         """Position of an attribute among the coefficients."""
         names = self._state().specification.names
         if attribute not in names:
             raise SpecificationError(
                 f"{attribute!r} is no coefficient of this model, which has {list(names)}.{suggest(attribute, names)}"
+            )
+        products = self._state().specification.products
+        if attribute in products:
+            column, covariate = self._state().specification.shifters[products.index(attribute)]
+            raise SpecificationError(
+                f"{attribute!r} is the effect of {covariate!r} on the coefficient of {column!r}; ask for {column!r}, "
+                "which includes it."
             )
         return list(names).index(attribute)

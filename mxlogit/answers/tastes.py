@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -17,9 +17,17 @@ from mxlogit.results.person_fit import person_fit_frame
 class Tastes(FittedModel):
     """Tastes of a fitted model."""
 
-    def taste_distribution(self) -> pd.DataFrame:
-        """Mean and standard deviation of the transformed tastes in the population, with posterior sds."""
-        return frames.taste_frame(self._state().model, self.result_)
+    def taste_distribution(self, covariates: Mapping[str, float] | None = None) -> pd.DataFrame:
+        """Mean and standard deviation of the transformed tastes in the population, with posterior sds.
+
+        Parameters
+        ----------
+        covariates : mapping of str to float, optional
+            Values of the covariates that shift the means of tastes: moments are those of people who have them; by
+            default of the people of the fit, whose covariates then add to the standard deviations.
+        """
+        fitted = self._state()
+        return frames.taste_frame(fitted.model, self.result_, fitted.people_with_covariates(covariates))
 
     def posterior_samples(self, n: int | None = None) -> pd.DataFrame:
         """Posterior samples of the population parameters, one row per sample and one column per label."""
@@ -34,6 +42,7 @@ class Tastes(FittedModel):
         *,
         quantiles: Sequence[float] = (0.05, 0.25, 0.5, 0.75, 0.95),
         interval: float = 0.95,
+        covariates: Mapping[str, float] | None = None,
     ) -> pd.DataFrame:
         """Willingness to pay for one more unit of an attribute, in units of the cost.
 
@@ -51,6 +60,9 @@ class Tastes(FittedModel):
         interval : float
             Probability of the intervals ``lower`` to ``upper``, of the posterior, or of the sampling distribution after
             maximum likelihood.
+        covariates : mapping of str to float, optional
+            Values of the covariates that shift the means of tastes: the distribution is that of people who have them;
+            by default of the people of the fit.
 
         Returns
         -------
@@ -70,7 +82,8 @@ class Tastes(FittedModel):
         Daly, Hess and Train (2012), Transportation 39, doi 10.1007/s11116-011-9331-3.
         """
         fitted = self._state()
-        ratio = willingness_to_pay.Ratio.of(fitted.model, self.result_, attribute, cost)
+        population = fitted.people_with_covariates(covariates)
+        ratio = willingness_to_pay.Ratio.of(fitted.model, self.result_, attribute, cost, population)
         if people is None:
             return willingness_to_pay.population_frame(
                 fitted.model, self.result_, ratio, fitted.seed, quantiles, interval

@@ -96,7 +96,7 @@ class AttributeMoments:
         return AttributeMoments(self.gram[index][:, index], self.square[index], self.count, self.rounding)
 
 
-def check_identification(moments: AttributeMoments, names: Sequence[str]) -> list[float]:
+def check_identification(moments: AttributeMoments, names: Sequence[str], products: Sequence[str] = ()) -> list[float]:
     """Check that the coefficients of the attributes are identified.
 
     Parameters
@@ -105,6 +105,8 @@ def check_identification(moments: AttributeMoments, names: Sequence[str]) -> lis
         Moments of k attributes.
     names : sequence of str, length k
         Names of the attributes, for messages.
+    products : sequence of str
+        Those of them that are products with covariates.
 
     Returns
     -------
@@ -140,10 +142,21 @@ def check_identification(moments: AttributeMoments, names: Sequence[str]) -> lis
         problems.append(
             f"the coefficients of {members} are not identified: within choice situations one of these columns is "
             "a linear combination of the others, exactly or to five digits. Drop one of them."
+            f"{_covariate_hint([name for name in members if name in products])}"
         )
     if problems:
         raise SpecificationError("\n  ".join(problems))
     return [float(x) for x in deviation]
+
+
+def _covariate_hint(products: list[str]) -> str:
+    """A sentence on dependent products with covariates, if there are any."""
+    if not products:
+        return ""
+    return (
+        f" {products} are effects of covariates on means: a covariate that is the same for everybody, or shares that "
+        "add up to one, cannot be told from the mean itself."
+    )
 
 
 def _collinear_groups(gram: Tensor) -> list[list[int]]:

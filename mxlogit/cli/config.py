@@ -15,7 +15,16 @@ from mxlogit.request import resolve_method
 # Known keys by section.
 _KEYS = {
     "data": ("file", "decision_maker", "situation", "alternative", "choice", "availability", "weights", "cluster"),
-    "model": ("fixed", "random", "correlated", "constants", "base_alternative", "scale", "weights_sum"),
+    "model": (
+        "fixed",
+        "random",
+        "correlated",
+        "constants",
+        "base_alternative",
+        "scale",
+        "mean_shifters",
+        "weights_sum",
+    ),
     "engine": ("method", "random_state", "device", "dtype", "settings"),
     "questions": ("wtp", "elasticities", "marginal_effects", "shares", "diversion", "interval"),
     "output": ("folder", "report", "pictures", "model"),

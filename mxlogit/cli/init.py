@@ -43,6 +43,8 @@ correlated = true
 constants = false
 # Amounts of money instead of utils, in units of this column:
 # scale = "price"
+# Covariates of people on which means of tastes depend:
+# mean_shifters = {{price = ["income"]}}
 
 [engine]
 # "vi" (Bayesian, in seconds), "mcmc" (chains), "msle" (maximum simulated likelihood), "svi"

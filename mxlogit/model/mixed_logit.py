@@ -6,12 +6,13 @@ functions take a panel.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from mxlogit.model.likelihood import panel_log_prob
+from mxlogit.model.mean_shifters import MeanShifters
 from mxlogit.model.mixing import Mixing
 from mxlogit.model.panels import Panels
 from mxlogit.model.parameters import ParameterSpace, PopulationParameters
@@ -42,12 +43,15 @@ class MixedLogitModel:
         Priors of the population parameters.
     attribute_scale : Tensor, shape (f + k,)
         Within-situation standard deviation of the attributes: the natural unit of 1 / coefficient.
+    shifters : MeanShifters
+        Effects of covariates, among the fixed coefficients.
     """
 
     space: ParameterSpace
     mixing: Mixing
     prior: PriorDensity
     attribute_scale: Tensor
+    shifters: MeanShifters = field(default_factory=MeanShifters)
 
     def coefficients(self, population: PopulationParameters, xi: Tensor) -> Tensor:
         """Compute the coefficients of each person (n, f + k) from whitened tastes (n, k)."""

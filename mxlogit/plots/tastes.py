@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from mxlogit.draws.generators import make_generator
 from mxlogit.errors import SpecificationError
 from mxlogit.plots.figures import several_axes, single_axes
 
@@ -14,6 +15,8 @@ from mxlogit.plots.figures import several_axes, single_axes
 _SAMPLES = 200
 # Quantiles per sample from which a taste density is estimated.
 _QUANTILES = 4_000
+# Random stream of the order of people beside them.
+_ORDER_STREAM = 43
 
 
 def plot_taste_distributions(est: Any, axes: Any = None) -> Any:
@@ -59,7 +62,16 @@ def population_quantiles(est: Any) -> np.ndarray:
     latent = population.location[:, None] + population.scale[:, None] * z[:, None]
     location = population.location[:, None].expand_as(latent)
     scale = population.scale[:, None].expand_as(latent)
-    return model.mixing.tastes(latent, location, scale).numpy()
+    tastes = model.mixing.tastes(latent, location, scale)
+    people = est._state().people_with_covariates()
+    if people is None:
+        return tastes.numpy()
+    fixed = population.fixed[:, None].expand(-1, _QUANTILES, -1)
+    parameters = torch.cat([fixed, tastes], -1)
+    # Quantiles are in order, so that people beside them must not be.
+    covariates = people.nodes(people.values[:, 0], _QUANTILES)
+    covariates = covariates[torch.randperm(_QUANTILES, generator=make_generator(est._state().seed, _ORDER_STREAM))]
+    return model.shifters.shift(parameters, covariates)[..., model.space.n_fixed :].numpy()
 
 
 def _draw_density(ax: Any, tastes: np.ndarray, means: np.ndarray) -> None:

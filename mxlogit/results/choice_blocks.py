@@ -43,7 +43,9 @@ class ChoiceBlock:
     rows : Tensor, int64, shape (m, j)
         Indices of their alternatives among the rows of the data.
     levels : Tensor, float64, shape (m, j, k)
-        Attributes.
+        Attributes of the model.
+    columns : Tensor, shape (m, j, K)
+        All columns of the data.
     coefficients : Tensor, float64, shape (s, r, k) or (m, s, r, k)
         Coefficients by sample and node.
     weights : Tensor, float64, shape (1, r) or (m, r)
@@ -53,6 +55,7 @@ class ChoiceBlock:
     situations: Tensor
     rows: Tensor
     levels: Tensor
+    columns: Tensor
     coefficients: Tensor
     weights: Tensor
 
@@ -162,6 +165,7 @@ def _blocks_of_part(
             situations,
             data.rows_of(situations, sets.shape[1]),
             sets[..., columns].double(),
+            sets,
             coefficients[:, start : start + window] if common else coefficients[person[situations]],
             equal if weights is None else weights[person[situations]],
         )

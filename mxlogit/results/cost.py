@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mxlogit.errors import SpecificationError, suggest
 from mxlogit.fit import Fit
+from mxlogit.model.mean_shifters import Covariates
 from mxlogit.model.mixed_logit import MixedLogitModel
 from mxlogit.model.parameters import PopulationParameters
 
@@ -31,14 +32,17 @@ class Cost:
         Its label.
     place : int
         Its position among all coefficients, fixed ones first.
+    people : Covariates or None
+        Covariates of people, if some shift the means of tastes.
     """
 
     model: MixedLogitModel
     label: str
     place: int
+    people: Covariates | None = None
 
     @classmethod
-    def of(cls, model: MixedLogitModel, fit: Fit, label: str) -> Cost:
+    def of(cls, model: MixedLogitModel, fit: Fit, label: str, people: Covariates | None = None) -> Cost:
         """Find the coefficient.
 
         Raises
@@ -61,7 +65,7 @@ class Cost:
                 f"this model is in willingness-to-pay space with scale={labels[position]!r}; cost must be that, not "
                 f"{label!r}."
             )
-        return cls(model, label, labels.index(label))
+        return cls(model, label, labels.index(label), people)
 
     @property
     def in_money(self) -> bool:
@@ -74,11 +78,25 @@ class Cost:
         place = self.place - self.model.space.n_fixed
         return "fixed" if place < 0 else self.model.mixing.families[place].name
 
+    @property
+    def varies(self) -> bool:
+        """Whether covariates shift it."""
+        return bool(self.model.shifters.of(self.place))
+
+    def _fixed(self, population: PopulationParameters) -> Tensor:
+        """The coefficient without its random part, by population and person, (s, n)."""
+        fixed, shifters = population.fixed, self.model.shifters.of(self.place)
+        if not shifters:
+            return fixed[:, self.place, None]
+        assert self.people is not None
+        found = shifters.shift(fixed[:, None].expand(-1, len(self.people.values), -1), self.people.values)
+        return found[..., self.place]
+
     def is_positive(self, population: PopulationParameters) -> bool:
         """Whether the median of the coefficient is positive in most of some populations (s)."""
         place = self.place - self.model.space.n_fixed
         if place < 0:
-            return bool(population.fixed[:, self.place].median() > 0.0)
+            return bool(self._fixed(population).median() > 0.0)
         location, scale = population.location, population.scale
         return bool(self.model.mixing.tastes(location, location, scale)[:, place].median() > 0.0)
 
@@ -89,7 +107,7 @@ class Cost:
         if self.in_money:
             return True, "Amounts of money are parameters of this model, and have moments."
         if family == "fixed":
-            return True, _sign_of(cost, population.fixed[:, self.place])
+            return self._judge_fixed(self._fixed(population))
         if family in ("lognormal", "negative_lognormal", "johnson_sb"):
             return True, f"The coefficient of {cost!r} keeps away from zero ({family}): the mean is finite."
         if family == "censored_normal":
@@ -103,6 +121,17 @@ class Cost:
                 return True, f"The coefficient of {cost!r} keeps away from zero ({family}): the mean is finite."
         return False, (
             f"The coefficient of {cost!r} reaches zero ({family}): the ratio has no mean. Read quantiles; {offer}"
+        )
+
+    def _judge_fixed(self, values: Tensor) -> tuple[bool, str]:
+        """The verdict on a coefficient without random part, at values (s, n) by population and person."""
+        if not self.varies:
+            return True, _sign_of(self.label, values[:, 0])
+        if float((values.amin(1).sign() != values.amax(1).sign()).double().mean()) < _RARE:
+            return True, f"The coefficient of {self.label!r} keeps away from zero for all people: the mean is finite."
+        return False, (
+            f"The coefficient of {self.label!r} may be zero for some covariates of the people: the ratio has no mean. "
+            "Read quantiles, or those at given covariates: wtp(..., covariates={...})."
         )
 
 

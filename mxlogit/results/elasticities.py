@@ -16,6 +16,7 @@ from mxlogit.results.coefficient_sources import CoefficientSource
 from mxlogit.results.intervals import interval_frame
 from mxlogit.results.prediction import Coefficients, sampled_values
 from mxlogit.results.substitution import (
+    Attribute,
     Change,
     Pairs,
     Response,
@@ -116,9 +117,11 @@ def _first_rows(rows: FrameChoices) -> np.ndarray:
     return first
 
 
-def elasticity_table(question: Question, place: int, kind: str, change: float, aggregate: str | None) -> pd.DataFrame:
-    """Table of point or arc elasticities to the attribute in column ``place``."""
-    response: Change = relative_derivative(place) if kind == "point" else shifted(place, change)
+def elasticity_table(
+    question: Question, attribute: Attribute, kind: str, change: float, aggregate: str | None
+) -> pd.DataFrame:
+    """Table of point or arc elasticities to an attribute."""
+    response: Change = relative_derivative(attribute) if kind == "point" else shifted(attribute, change)
     ratio = _point if kind == "point" else _arc(change)
     if aggregate is None:
         return question.each(response, ratio)
@@ -152,9 +155,9 @@ def _of_sums(ratio: Callable[[Response], Tensor], sums: SummedResponses) -> Tens
     return ratio(whole)[..., 0, 0]
 
 
-def marginal_table(question: Question, place: int, *, discrete: bool, each: bool) -> pd.DataFrame:
-    """Table of marginal effects of the attribute in column ``place``; of a dummy, of a discrete change."""
-    response: Change = switched(place) if discrete else derivative(place)
+def marginal_table(question: Question, attribute: Attribute, *, discrete: bool, each: bool) -> pd.DataFrame:
+    """Table of marginal effects of an attribute; of a dummy, of a discrete change."""
+    response: Change = switched(attribute) if discrete else derivative(attribute)
     if each:
         return question.each(response, lambda found: found.change)
     pairs, data = question.pairs(), question.rows.data
@@ -166,9 +169,9 @@ def marginal_table(question: Question, place: int, *, discrete: bool, each: bool
     return question.table(values_of, pairs, count_pairs(data, pairs))
 
 
-def diversion_table(question: Question, place: int | None) -> pd.DataFrame:
-    """Table of diversion ratios: by the attribute in column ``place``, or by removal of the alternative."""
-    response: Change = removal if place is None else derivative(place)
+def diversion_table(question: Question, attribute: Attribute | None) -> pd.DataFrame:
+    """Table of diversion ratios: by an attribute, or by removal of the alternative."""
+    response: Change = removal if attribute is None else derivative(attribute)
     pairs, data = question.pairs(), question.rows.data
     size = len(pairs.alternatives)
 
@@ -180,7 +183,7 @@ def diversion_table(question: Question, place: int | None) -> pd.DataFrame:
     return question.table(values_of, pairs, others)
 
 
-def is_dummy(question: Question, place: int) -> bool:
+def is_dummy(question: Question, attribute: Attribute) -> bool:
     """Whether an attribute of the rows is zero or one everywhere."""
-    values = question.rows.data.choices.rows[:, question.columns[place]]
+    values = question.rows.data.choices.rows[:, question.columns[attribute.place]]
     return bool(((values == 0.0) | (values == 1.0)).all())

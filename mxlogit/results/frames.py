@@ -14,7 +14,9 @@ from mxlogit.diagnostics.psis import pareto_smoothed
 from mxlogit.diagnostics.thresholds import LARGEST_PARETO_K
 from mxlogit.errors import ConvergenceWarning, SpecificationError
 from mxlogit.fit import Fit
+from mxlogit.model.mean_shifters import Covariates
 from mxlogit.model.mixed_logit import MixedLogitModel
+from mxlogit.model.parameters import PopulationParameters
 
 # Probabilities of the median and of the points one standard deviation from it in a normal distribution.
 _CENTRAL = (0.1587, 0.5, 0.8413)
@@ -86,8 +88,15 @@ def samples_frame(fit: Fit, n: int | None) -> pd.DataFrame:
     return pd.DataFrame(values.cpu().numpy(), columns=list(fit.samples.labels))
 
 
-def taste_frame(model: MixedLogitModel, fit: Fit) -> pd.DataFrame:
+def taste_frame(model: MixedLogitModel, fit: Fit, people: Covariates | None = None) -> pd.DataFrame:
     """Mean and standard deviation of the (transformed) tastes in the population.
+
+    Parameters
+    ----------
+    model : MixedLogitModel
+    fit : Fit
+    people : Covariates, optional
+        Covariates of people, if some shift the means of tastes: both moments then include these shifts.
 
     Returns
     -------
@@ -100,8 +109,8 @@ def taste_frame(model: MixedLogitModel, fit: Fit) -> pd.DataFrame:
     """
     posterior = fit.samples.kind == "posterior"
     population = model.space.constrain(fit.samples.unconstrained)
-    sampled = model.mixing.moments(population.location, population.scale)
-    at_center = model.mixing.moments(fit.center.location, fit.center.scale)
+    sampled = _moments(model, population, people)
+    at_center = _moments(model, fit.center, people)
     frame = pd.DataFrame(index=list(model.space.random))
     frame["distribution"] = [family.name for family in model.mixing.families]
     void = [name in fit.void for name in model.space.random]
@@ -125,6 +134,18 @@ def taste_frame(model: MixedLogitModel, fit: Fit) -> pd.DataFrame:
             stacklevel=3,
         )
     return frame
+
+
+def _moments(
+    model: MixedLogitModel, population: PopulationParameters, people: Covariates | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Means and standard deviations (..., k) of tastes, over people with covariates."""
+    mean, deviation = model.mixing.moments(population.location, population.scale)
+    if people is None or not model.shifters:
+        return mean, deviation
+    parameters = torch.cat([population.fixed, torch.zeros_like(population.location)], -1)
+    added, variance = (x[..., model.space.n_fixed :] for x in model.shifters.moments(parameters, people))
+    return mean + added, torch.where(variance > 0.0, (deviation.square() + variance).sqrt(), deviation)
 
 
 def _without_mean(samples: torch.Tensor) -> list[int]:

@@ -18,6 +18,7 @@ from mxlogit.draws.curve import spread_along_curve
 from mxlogit.errors import SpecificationError, check_whole
 from mxlogit.execution.people import PanelSource, on_cpu
 from mxlogit.fit import Fit, TasteStates
+from mxlogit.integration.tastes import total_moments
 from mxlogit.model.mixed_logit import MixedLogitModel
 from mxlogit.model.parameters import PopulationParameters
 from mxlogit.sampling.trace import MOST_STATES
@@ -66,6 +67,8 @@ class Group:
         Positions among the people of the fit, if the choices are those of the fit; else None.
     n_fitted, rows_fitted : int
         Numbers of people and of rows of the fit.
+    covariates : Tensor or None, float64, shape (n, c)
+        Covariates that shift the means of tastes.
     """
 
     panel: PanelSource
@@ -73,6 +76,7 @@ class Group:
     positions: Tensor | None
     n_fitted: int
     rows_fitted: int = 0
+    covariates: Tensor | None = None
 
     def count_populations(self) -> int:
         """Compute the number of population samples over which these people's posteriors are averaged."""
@@ -119,11 +123,37 @@ def sampled_populations(model: MixedLogitModel, fit: Fit, n: int) -> list[Popula
 
 def taste_moments(model: MixedLogitModel, fit: Fit, group: Group) -> Moments:
     """Posterior moments of tastes, from chains or by the law of total variance over population samples."""
+    if model.shifters:
+        return _moments_with_covariates(model, fit, group)
     if fit.states is not None and group.positions is not None:
         return Moments(fit.states.mean[group.positions], fit.states.deviation[group.positions])
     count = group.count_populations()
     populations = sampled_populations(model, fit, count) if count > 1 else [fit.center]
     return Moments(*fit.tastes.averaged_moments(group.panel, populations, fit.center, group.places))
+
+
+def _moments_with_covariates(model: MixedLogitModel, fit: Fit, group: Group) -> Moments:
+    """Posterior moments of tastes with what covariates add: tastes and effects are averaged together."""
+    if group.states(fit) is not None:
+        parts = [samples[..., model.space.n_fixed :] for _, samples in coefficient_samples(model, fit, group)]
+        return Moments(torch.cat([part.mean(0) for part in parts]), torch.cat([part.std(0) for part in parts]))
+    pairs = []
+    populations = sampled_populations(model, fit, max(2, group.count_populations()))
+    for seed, population in enumerate(populations):
+        mean, deviation = fit.tastes.moments(group.panel, population, seed, group.places)
+        parameters = torch.cat([population.fixed.to(mean).expand(len(mean), -1), mean], 1)
+        pairs.append((_with_covariates(model, parameters, group)[:, model.space.n_fixed :], deviation))
+    return Moments(*total_moments(pairs))
+
+
+def _with_covariates(
+    model: MixedLogitModel, parameters: Tensor, group: Group, part: slice | Tensor = slice(None)
+) -> Tensor:
+    """Parameters (..., n, f + k) of a part of the people, with what their covariates add to coefficients."""
+    if not model.shifters:
+        return parameters
+    assert group.covariates is not None
+    return model.shifters.shift(parameters, group.covariates[on_cpu(part)].to(parameters.device))
 
 
 def weigh_coefficients(model: MixedLogitModel, fit: Fit, group: Group) -> Iterator[WeightedCoefficients]:
@@ -207,7 +237,7 @@ def _quantiles(
 ) -> dict[str | float, np.ndarray]:
     at = torch.tensor(probabilities)
     parts = []
-    for _, samples in parameter_samples(model, fit, group):
+    for _, samples in coefficient_samples(model, fit, group):
         tastes = samples[..., model.space.n_fixed :]
         parts.append(torch.quantile(tastes, at.to(tastes), dim=0))
     values = torch.cat(parts, 1).cpu().numpy()
@@ -219,9 +249,9 @@ def parameter_samples(
 ) -> Iterator[tuple[slice | Tensor, Tensor]]:
     """Iterate over groups of people: their indices, and posterior samples (n_samples, n, f + k) of their parameters.
 
-    Parameters are fixed coefficients and random tastes, which are amounts of money in willingness-to-pay space.
-    With ``count`` there are as many samples, from at most half as many population samples; by default enough for
-    quantiles.
+    Parameters are fixed coefficients and random tastes, which are amounts of money in willingness-to-pay space: those
+    of the attributes and of their products with covariates. With ``count`` there are as many samples, from at most half
+    as many population samples; by default enough for quantiles.
     """
     for part, panel in group.panel.chunks(_PEOPLE_AT_ONCE):
         positions = None if group.positions is None else group.positions[part]
@@ -232,14 +262,25 @@ def parameter_samples(
         yield part, samples
 
 
+def coefficient_samples(
+    model: MixedLogitModel, fit: Fit, group: Group, count: int | None = None
+) -> Iterator[tuple[slice | Tensor, Tensor]]:
+    """Iterate over `parameter_samples`, with what covariates add to the coefficients of attributes."""
+    for part, samples in parameter_samples(model, fit, group, count):
+        yield part, _with_covariates(model, samples, group, part)
+
+
 def sampled_tastes(model: MixedLogitModel, fit: Fit, group: Group, labels: np.ndarray, n: int) -> pd.DataFrame:
     """Table of ``n`` joint samples of people's parameters; index (sample, decision maker)."""
     check_whole("n", n, 1)
-    values = np.empty((n, len(labels), model.space.n_fixed + model.space.n_random))
-    for part, parameters in parameter_samples(model, fit, group, n):
-        values[:, on_cpu(part)] = parameters.cpu().numpy()
+    names = [*model.space.fixed, *model.space.random]
+    # Effects of covariates are part of the coefficients that they shift.
+    kept = [place for place in range(len(names)) if place not in model.shifters.effects]
+    values = np.empty((n, len(labels), len(kept)))
+    for part, parameters in coefficient_samples(model, fit, group, n):
+        values[:, on_cpu(part)] = parameters[..., kept].cpu().numpy()
     index = pd.MultiIndex.from_product([range(n), labels], names=["sample", "decision_maker"])
-    return pd.DataFrame(values.reshape(-1, values.shape[2]), index, [*model.space.fixed, *model.space.random])
+    return pd.DataFrame(values.reshape(-1, len(kept)), index, [names[place] for place in kept])
 
 
 def _joined(fixed: Tensor, tastes: Tensor) -> Tensor:

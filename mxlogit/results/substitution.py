@@ -43,13 +43,51 @@ class Response:
 Change = Callable[[ChoiceBlock], Response]
 
 
-def derivative(place: int) -> Change:
-    """Derivatives of probabilities by the attribute in column ``place``."""
+@dataclass(frozen=True)
+class Attribute:
+    """An attribute of the model, with its products with covariates.
+
+    Attributes
+    ----------
+    place : int
+        Its position among the coefficients.
+    products : tuple of int
+        Positions of its products.
+    covariates : tuple of int
+        Position, among all columns of the data, of the covariate of each product.
+    """
+
+    place: int
+    products: tuple[int, ...] = ()
+    covariates: tuple[int, ...] = ()
+
+    def coefficient(self, block: ChoiceBlock, coefficients: Tensor) -> Tensor:
+        """Derivative of utility by the attribute, (s, r) or (m, s, r), at coefficients of people."""
+        total = coefficients[..., self.place]
+        for product, value in zip(self.products, self.values(block), strict=True):
+            total = total + coefficients[..., product] * value[:, None, None]
+        return total
+
+    def values(self, block: ChoiceBlock) -> list[Tensor]:
+        """Covariate (m,) of each product in the situations of a block."""
+        return [block.columns[:, 0, covariate].double() for covariate in self.covariates]
+
+    def replaced(self, block: ChoiceBlock, j: int, new: Tensor) -> Tensor:
+        """Attributes (m, i, k) of a block in which this attribute of alternative ``j`` is ``new`` (m,)."""
+        levels = block.levels.clone()
+        levels[:, j, self.place] = new
+        for product, value in zip(self.products, self.values(block), strict=True):
+            levels[:, j, product] = new * value
+        return levels
+
+
+def derivative(attribute: Attribute) -> Change:
+    """Derivatives of probabilities by an attribute."""
 
     def respond(block: ChoiceBlock) -> Response:
         def sums(coefficients: Tensor, weights: Tensor) -> Tensor:
             probability = block.probabilities(coefficients)
-            slope = probability * (coefficients[..., place] * weights)[:, None]
+            slope = probability * (attribute.coefficient(block, coefficients) * weights)[:, None]
             pairs = -torch.einsum("misr,mjsr->mijs", slope, probability)
             pairs.diagonal(dim1=1, dim2=2).add_(slope.sum(-1).movedim(1, -1))
             return torch.cat([(probability * weights[:, None]).sum(-1)[:, None], pairs], 1)
@@ -60,42 +98,40 @@ def derivative(place: int) -> Change:
     return respond
 
 
-def relative_derivative(place: int) -> Change:
+def relative_derivative(attribute: Attribute) -> Change:
     """Derivatives by the logarithm of the attribute: per relative change."""
 
     def respond(block: ChoiceBlock) -> Response:
-        found = derivative(place)(block)
-        return Response(found.before, found.change * block.levels[:, None, :, None, place])
+        found = derivative(attribute)(block)
+        return Response(found.before, found.change * block.levels[:, None, :, None, attribute.place])
 
     return respond
 
 
-def shifted(place: int, share: float) -> Change:
+def shifted(attribute: Attribute, share: float) -> Change:
     """Differences if the attribute of an alternative grows by a share of itself."""
-    return _differences(lambda levels: levels[..., place] * (1.0 + share), place)
+    return _differences(lambda values: values * (1.0 + share), attribute)
 
 
-def switched(place: int) -> Change:
+def switched(attribute: Attribute) -> Change:
     """Differences between a dummy of one and of zero."""
 
     def respond(block: ChoiceBlock) -> Response:
-        on = _differences(lambda levels: torch.ones_like(levels[..., place]), place)(block)
-        off = _differences(lambda levels: torch.zeros_like(levels[..., place]), place)(block)
+        on = _differences(torch.ones_like, attribute)(block)
+        off = _differences(torch.zeros_like, attribute)(block)
         return Response(on.before, on.change - off.change)
 
     return respond
 
 
-def _differences(function: Callable[[Tensor], Tensor], place: int) -> Change:
+def _differences(function: Callable[[Tensor], Tensor], attribute: Attribute) -> Change:
     def respond(block: ChoiceBlock) -> Response:
-        new = function(block.levels)
+        new = function(block.levels[..., attribute.place])
 
         def sums(coefficients: Tensor, weights: Tensor) -> Tensor:
             parts = [block.probabilities(coefficients)]
             for j in range(block.levels.shape[1]):
-                levels = block.levels.clone()
-                levels[:, j, place] = new[:, j]
-                parts.append(block.probabilities(coefficients, levels))
+                parts.append(block.probabilities(coefficients, attribute.replaced(block, j, new[:, j])))
             return torch.stack([(part * weights[:, None]).sum(-1) for part in parts], 2)
 
         found = block.average(sums, width=2)

@@ -24,6 +24,7 @@ from mxlogit.results.choice_blocks import ChoiceBlock, choice_blocks, compute_ut
 from mxlogit.results.coefficient_sources import CoefficientSource
 from mxlogit.results.intervals import interval_frame
 from mxlogit.results.prediction import Coefficients, sampled_values
+from mxlogit.results.substitution import Attribute
 
 # Fewest tastes per choice situation and sample of a mean over many situations.
 _FEWEST_NODES = 8
@@ -43,8 +44,8 @@ class Change:
         Choice situations; those of ``after`` in any order.
     columns : list of int
         Positions of the attributes of the model, in its order; the same in both.
-    cost : int
-        Position of the cost among the coefficients.
+    cost : Attribute
+        The cost.
     place : Tensor, int64, shape (number of situations,)
         Situation of ``after`` of every situation of ``before``.
     """
@@ -52,11 +53,11 @@ class Change:
     before: ChoiceData
     after: ChoiceData
     columns: list[int]
-    cost: int
+    cost: Attribute
     place: Tensor
 
     @classmethod
-    def of(cls, before: FrameChoices, after: FrameChoices, columns: list[int], cost: int) -> Change:
+    def of(cls, before: FrameChoices, after: FrameChoices, columns: list[int], cost: Attribute) -> Change:
         """Match the situations of two frames by decision maker and situation.
 
         Raises
@@ -94,7 +95,7 @@ class Change:
         before = compute_utilities(block.levels, coefficients, base).logsumexp(1)
         utility = compute_utilities(levels, coefficients, base)
         after = utility.masked_fill(~there[..., None, None], -torch.inf).logsumexp(1)
-        return (after - before) / -coefficients[..., self.cost]
+        return (after - before) / -self.cost.coefficient(block, coefficients)
 
 
 def _situation_keys(rows: FrameChoices) -> pd.MultiIndex:

@@ -18,11 +18,12 @@ from mxlogit.draws.curve import spread_along_curve
 from mxlogit.draws.simulation import PersonDraws
 from mxlogit.errors import SpecificationError, check_probabilities, check_probability
 from mxlogit.fit import Fit
+from mxlogit.model.mean_shifters import Covariates
 from mxlogit.model.mixed_logit import MixedLogitModel
 from mxlogit.model.parameters import PopulationParameters
 from mxlogit.results.coefficient_sources import TASTE_STREAM, taste_nodes
 from mxlogit.results.cost import Cost
-from mxlogit.results.individual_coefficients import Group, parameter_samples
+from mxlogit.results.individual_coefficients import Group, coefficient_samples
 
 # Tastes per posterior sample, a power of two, and most posterior samples, whose intervals err by a thirtieth of a
 # standard deviation.
@@ -42,15 +43,18 @@ class Ratio:
         Labels of coefficients.
     places : tuple of int
         Their positions among all parameters, fixed ones first.
+    people : Covariates or None
+        Covariates of the people in the population, if some shift the means of tastes.
     """
 
     model: MixedLogitModel
     attribute: str
     cost: str
     places: tuple[int, int]
+    people: Covariates | None = None
 
     @classmethod
-    def of(cls, model: MixedLogitModel, fit: Fit, attribute: str, cost: str) -> Ratio:
+    def of(cls, model: MixedLogitModel, fit: Fit, attribute: str, cost: str, people: Covariates | None = None) -> Ratio:
         """Find two coefficients.
 
         Raises
@@ -65,7 +69,7 @@ class Ratio:
         if attribute == cost:
             raise SpecificationError(f"attribute and cost are both {cost!r}; the ratio would be minus one.")
         Cost.of(model, fit, cost)
-        return cls(model, attribute, cost, (labels.index(attribute), labels.index(cost)))
+        return cls(model, attribute, cost, (labels.index(attribute), labels.index(cost)), people)
 
     def values(self, parameters: Tensor) -> Tensor:
         """Willingness to pay (...,) at parameters (..., f + k)."""
@@ -81,7 +85,27 @@ class Ratio:
     def is_random(self) -> bool:
         """Whether people differ in it."""
         differ = self.places[:1] if self.in_money else self.places
-        return any(place >= self.model.space.n_fixed for place in differ)
+        return any(place >= self.model.space.n_fixed or self.model.shifters.of(place) for place in differ)
+
+    def with_covariates(self, parameters: Tensor, nodes: int) -> Tensor:
+        """Parameters (s, nodes, f + k), with what the covariates of as many people add to the two coefficients."""
+        shifters = [shifter for shifter in map(self.model.shifters.of, self.places) if shifter]
+        if not shifters:
+            return parameters
+        assert self.people is not None
+        centre, place = parameters.mean((0, 1)), shifters[0].tastes[0]
+        index = shifters[0].shift(centre.expand(len(self.people.values), -1), self.people.values)[:, place]
+        covariates = self.people.nodes(index, nodes)
+        return self.model.shifters.shift(parameters.expand(-1, nodes, -1), covariates)
+
+    def mean_of_covariates(self, population: PopulationParameters) -> Tensor:
+        """What covariates add to the mean of the attribute's parameter in each of some populations, (s,)."""
+        shifters = self.model.shifters.of(self.places[0])
+        if not shifters:
+            return torch.zeros((), dtype=torch.float64)
+        assert self.people is not None
+        parameters = torch.cat([population.fixed, torch.zeros_like(population.location)], -1)
+        return shifters.moments(parameters, self.people)[0][:, self.places[0]]
 
     def judge(self, population: PopulationParameters) -> tuple[bool, str]:
         """Whether the population mean exists, and why, given posterior samples of the population."""
@@ -93,8 +117,13 @@ class Ratio:
         return self._cost.family
 
     @property
+    def cost_varies(self) -> bool:
+        """Whether covariates shift the cost's coefficient."""
+        return self._cost.varies
+
+    @property
     def _cost(self) -> Cost:
-        return Cost(self.model, self.cost, self.places[1])
+        return Cost(self.model, self.cost, self.places[1], self.people)
 
 
 def population_frame(
@@ -167,7 +196,7 @@ def _tastes(ratio: Ratio, population: PopulationParameters, seed: int) -> Iterat
     nodes = _NODES if ratio.is_random else 1
     parts = (part.split(_SAMPLES_AT_ONCE) for part in (population.fixed, population.location, population.scale_tril))
     for some in zip(*parts, strict=True):
-        yield taste_nodes(ratio.model, PopulationParameters(*some), nodes, seed)
+        yield ratio.with_covariates(taste_nodes(ratio.model, PopulationParameters(*some), nodes, seed), nodes)
 
 
 def _statistics(ratio: Ratio, population: PopulationParameters, seed: int, probabilities: Sequence[float]) -> Tensor:
@@ -191,9 +220,9 @@ def population_means(ratio: Ratio, population: PopulationParameters, seed: int) 
     cost = ratio.places[1]
     if ratio.in_money:
         return _mean_of(ratio, population, seed, None)
-    if family == "fixed":
+    if family == "fixed" and not ratio.cost_varies:
         return -_mean_of(ratio, population, seed, None) / population.fixed[:, cost]
-    if family in ("uniform", "triangular"):
+    if family in ("fixed", "uniform", "triangular"):
         parts = [ratio.values(parameters).mean(1) for parameters in _tastes(ratio, population, seed)]
         return torch.cat(parts)
     place = cost - f
@@ -206,14 +235,14 @@ def population_means(ratio: Ratio, population: PopulationParameters, seed: int) 
 
 def _mean_of(ratio: Ratio, population: PopulationParameters, seed: int, cost: int | None) -> Tensor:
     """Mean (s,) of the attribute's parameter; by exp(-latent) of the random coefficient ``cost``, if given."""
-    place = ratio.places[0] - ratio.model.space.n_fixed
+    place, added = ratio.places[0] - ratio.model.space.n_fixed, ratio.mean_of_covariates(population)
     if place < 0:
-        return population.fixed[:, ratio.places[0]]
+        return population.fixed[:, ratio.places[0]] + added
     family, tril = ratio.model.mixing.families[place], population.scale_tril
     location, scale = population.location[:, place], population.scale[:, place]
     moved = location if cost is None else location - (tril[:, place] * tril[:, cost]).sum(-1)
     if cost is None or not family.direct:
-        return family.moments(moved, scale)[0]
+        return family.moments(moved, scale)[0] + added
     normal = PersonDraws("sobol", _NODES, 1, seed + TASTE_STREAM).normals(0, 1)[0].to(scale)
     latent = moved[:, None] + scale[:, None] * normal
     return family.taste(latent, location[:, None], scale[:, None]).mean(1)
@@ -236,7 +265,7 @@ def people_frame(
         )
     has_mean, verdict = ratio.judge(_samples(model, fit))
     parts = []
-    for _, parameters in parameter_samples(model, fit, group):
+    for _, parameters in coefficient_samples(model, fit, group):
         values = ratio.values(parameters).cpu()
         estimate = values.mean(0) if has_mean else None
         parts.append(_with_interval(values, interval, pd.RangeIndex(values.shape[1]), estimate))

@@ -1,0 +1,86 @@
+r"""Covariates of decision makers: their values, and the products with attributes through which they shift tastes.
+
+A covariate x that shifts the mean of a normal coefficient, :math:`\beta_n = \zeta + \gamma x_n + L \xi_n`, adds
+:math:`\gamma` as the fixed coefficient of the product of the attribute and the covariate: for every engine the effect
+is one more fixed coefficient, exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from mxlogit.choices.checks import COUNT, PLACES, SHOWN, TOTAL, Problems
+from mxlogit.choices.data import ChoiceData
+from mxlogit.choices.labels import listed
+from mxlogit.spec import product_label
+
+
+def read_covariates(data: ChoiceData, names: Sequence[str]) -> Tensor:
+    """Covariates of the decision makers, (n, c), float64.
+
+    Parameters
+    ----------
+    data : ChoiceData
+        Choices, with the covariates among their attributes.
+    names : sequence of str, length c
+        Names of the covariates.
+
+    Raises
+    ------
+    ChoiceDataError
+        If a covariate varies within a decision maker; the message says of how many and the first ones.
+    """
+    rows = data.choices.rows[:, data.columns(names)].double()
+    first = data.first_rows[data.first_situations]
+    values = rows[first[:-1]]
+    differs = rows != values.repeat_interleave(first.diff(), 0)
+    problems = Problems()
+    person = torch.arange(data.n_decision_makers, device=rows.device).repeat_interleave(first.diff())
+    for place, name in enumerate(names):
+        wrong = torch.zeros(data.n_decision_makers, dtype=torch.bool, device=rows.device)
+        wrong[person[differs[:, place]]] = True
+        where = wrong.cpu().numpy()
+        labels = listed(data.decision_makers[where][:SHOWN])
+        problems.add_if(
+            where,
+            f"covariate {name!r} varies within {COUNT} of {TOTAL} decision makers (first: {PLACES}). Covariates of "
+            "tastes describe people: give one value in all rows of a person, or name a column that varies in fixed or "
+            "random, multiplied by the attribute.",
+            labels,
+        )
+    problems.raise_if_any()
+    return values
+
+
+def add_products(data: ChoiceData, pairs: Sequence[tuple[str, str]]) -> ChoiceData:
+    """Append the products of attributes and covariates, with the labels of `mxlogit.spec.product_label`.
+
+    Parameters
+    ----------
+    data : ChoiceData
+        Choices, with the covariates among their attributes.
+    pairs : sequence of (str, str)
+        Attribute and covariate of each product.
+
+    Raises
+    ------
+    ChoiceDataError
+        If a name is no attribute, a covariate varies within a decision maker, or an attribute has the label of a
+        product.
+    """
+    if not pairs:
+        return data
+    labels, problems = [product_label(*pair) for pair in pairs], Problems()
+    taken = [label for label in labels if label in data.names]
+    if taken:
+        problems.add(f"the choice data already have attributes {taken}, which mean_shifters would make: rename them.")
+    problems.raise_if_any()
+    read_covariates(data, list(dict.fromkeys(covariate for _, covariate in pairs)))
+    rows = data.choices.rows
+    left, right = (data.columns([pair[side] for pair in pairs]) for side in (0, 1))
+    choices = replace(data.choices, rows=torch.cat([rows, rows[:, left] * rows[:, right]], 1))
+    return replace(data, choices=choices, names=(*data.names, *labels))

@@ -1,0 +1,86 @@
+"""Effects of covariates on the means of tastes, seen from the tastes: which coefficient moves whose.
+
+In the utility an effect is the fixed coefficient of a product column (`mxlogit.choices.covariates`). The coefficient of
+the attribute itself, of a person with given covariates, is the taste plus the effects times the covariates.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class MeanShifters:
+    """Effects of c covariates on coefficients.
+
+    Attributes
+    ----------
+    effects : tuple of int
+        Position of each effect among all f + k parameters.
+    tastes : tuple of int
+        Position of the parameter that it shifts.
+    covariates : tuple of int
+        Index of the covariate by which it is multiplied.
+    names : tuple of str
+        Names of the covariates.
+    """
+
+    effects: tuple[int, ...] = ()
+    tastes: tuple[int, ...] = ()
+    covariates: tuple[int, ...] = ()
+    names: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.effects)
+
+    def of(self, taste: int) -> MeanShifters:
+        """Return those of the effects that shift the parameter at position ``taste``."""
+        mine = [i for i, place in enumerate(self.tastes) if place == taste]
+        effects, covariates = (tuple(part[i] for i in mine) for part in (self.effects, self.covariates))
+        return MeanShifters(effects, (taste,) * len(mine), covariates, self.names)
+
+    def shift(self, parameters: Tensor, covariates: Tensor) -> Tensor:
+        """Parameters (..., f + k) of people with covariates (..., c): tastes are shifted, effects are unchanged."""
+        result = parameters.clone()
+        for effect, taste, covariate in zip(self.effects, self.tastes, self.covariates, strict=True):
+            result[..., taste] += parameters[..., effect] * covariates[..., covariate].to(parameters)
+        return result
+
+    def moments(self, parameters: Tensor, people: Covariates) -> tuple[Tensor, Tensor]:
+        """Mean and variance over people, (..., f + k) each, of what covariates add to parameters (..., f + k)."""
+        share = people.weights / people.weights.sum()
+        centre = share @ people.values
+        deviations = people.values - centre
+        spread = (deviations.T @ (share[:, None] * deviations)).to(parameters)
+        loading = parameters.new_zeros(*parameters.shape, len(centre))
+        for effect, taste, covariate in zip(self.effects, self.tastes, self.covariates, strict=True):
+            loading[..., taste, covariate] += parameters[..., effect]
+        return loading @ centre.to(parameters), ((loading @ spread) * loading).sum(-1)
+
+
+@dataclass(frozen=True)
+class Covariates:
+    """Covariates of the people whose tastes are averaged: those of a fit, or one person with given values.
+
+    Attributes
+    ----------
+    values : Tensor, shape (n, c), float64
+    weights : Tensor, shape (n,), float64
+    """
+
+    values: Tensor
+    weights: Tensor
+
+    def nodes(self, index: Tensor, count: int) -> Tensor:
+        """Covariates (count, c) of people that represent all, as often as their weights say.
+
+        They stand in the order of ``index`` (n,): beside a Sobol sequence their place is one more dimension of a net
+        (Hammersley 1960, Annals of the New York Academy of Sciences 86).
+        """
+        order = index.argsort(stable=True)
+        below = self.weights[order].cumsum(0)
+        heights = (torch.arange(count, dtype=torch.float64) + 0.5) / count * below[-1]
+        return self.values[order[torch.searchsorted(below, heights).clamp(max=len(order) - 1)]]
