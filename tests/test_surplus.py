@@ -67,6 +67,7 @@ def test_quadrature_with_a_lognormal_cost(frame, est):
     exact = ((log_sums(changed, names, coefficients) - log_sums(frame, names, coefficients)) / -cost) @ weights
     from mxlogit.results.coefficient_sources import PopulationSource, taste_nodes
     from mxlogit.results.prediction import Coefficients
+    from mxlogit.results.substitution import Attribute
     from mxlogit.results.surplus import Change, _means, situation_table
 
     stacked = PopulationParameters(center.fixed[None], center.location[None], center.scale_tril[None])
@@ -74,7 +75,7 @@ def test_quadrature_with_a_lognormal_cost(frame, est):
     source = PopulationSource(fitted.model.mixing.coefficients(parameters[..., :1], parameters[..., 1:]), "posterior")
     used = Coefficients(source, source)
     rows, after = est._rows(frame), est._rows(changed)
-    change = Change.of(rows, after, fitted.columns(rows.data), 1)
+    change = Change.of(rows, after, fitted.columns(rows.data), Attribute(1))
     found = situation_table(change, rows, used, 0.9, ("id", "situation"))
     np.testing.assert_allclose(found["estimate"], exact, rtol=0.01)
     assert float(_means(change, source, torch.ones(len(exact)).double())) == pytest.approx(exact.mean(), rel=0.01)
