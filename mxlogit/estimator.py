@@ -92,6 +92,10 @@ class MixedLogit(Answers):
         taste (or a fixed coefficient, or a constant) depends linearly: ``{"price": ["income", "urban"]}`` makes the
         mean of the price's coefficient ``price + price:income * income + price:urban * urban``, so that ``price`` is
         the mean at covariates of zero. Tables of tastes and of willingness to pay include what covariates add.
+    held : mapping column -> float, optional
+        Fixed coefficients and means of tastes that are not estimated, and their values: ``{"transit": 0.0}`` makes the
+        random coefficient of a dummy an error component, which its alternatives share. Random coefficients with held
+        means are correlated among each other only. With ``method`` "vi", "msle" or "mcmc".
     cluster : str, optional
         Column of cluster labels, constant within a decision maker, for ``MSLE(covariance="clustered")``.
     priors : Priors, optional
@@ -154,6 +158,7 @@ class MixedLogit(Answers):
         base_alternative: object = None,
         scale: str | None = None,
         mean_shifters: Mapping[str, Sequence[str]] | None = None,
+        held: Mapping[str, float] | None = None,
         cluster: str | None = None,
         priors: Priors | None = None,
         method: str | Method = "vi",
@@ -176,6 +181,7 @@ class MixedLogit(Answers):
         self.base_alternative = base_alternative
         self.scale = scale
         self.mean_shifters = mean_shifters
+        self.held = held
         self.cluster = cluster
         self.priors = priors
         self.method = method
@@ -312,7 +318,7 @@ class MixedLogit(Answers):
         return self
 
     def _specify(self) -> Specification:
-        asked = ("fixed", "random", "correlated", "constants", "base_alternative", "scale", "mean_shifters")
+        asked = ("fixed", "random", "correlated", "constants", "base_alternative", "scale", "mean_shifters", "held")
         return make_specification(**{name: getattr(self, name) for name in asked})
 
     def _columns(self) -> Columns:

@@ -45,7 +45,11 @@ def complete(specification: Specification, data: ChoiceData | PackedChoices) -> 
     """Return the specification with the alternative-specific constants of the data."""
     if not specification.constants:
         return specification
-    return specification.with_constants(list(constant_labels(data.alternatives, specification.base_alternative)))
+    whole = specification.with_constants(list(constant_labels(data.alternatives, specification.base_alternative)))
+    unknown = [name for name, _ in whole.held if name not in whole.names]
+    if unknown:
+        raise ChoiceDataError(f"held: there are no constants {unknown}; the model has {list(whole.names)}.")
+    return whole
 
 
 def read_like_fit(

@@ -285,9 +285,10 @@ def build_model(specification: Specification, moments: AttributeMoments, priors:
     priors = Priors(standardize=True) if priors is None else priors
     if not isinstance(priors, Priors):
         raise SpecificationError(f"priors must be None or Priors(...); got {priors!r}.")
-    space = ParameterSpace(specification.fixed, specification.random, specification.blocks)
+    held = tuple((specification.names.index(name), value) for name, value in specification.held)
+    space = ParameterSpace(specification.fixed, specification.random, specification.blocks, held)
     _check_labels(space.labels)
-    scales = check_identification(moments, specification.names, specification.products)
+    scales = check_identification(moments, specification.names, specification.products, dict(specification.held))
     mixing = Mixing(specification.mixing, specification.scale_position)
     prior = resolve_priors(priors, mixing, space.n_fixed, _units_of_parameters(scales, mixing.scale_position))
     shifters = _mean_shifters(specification)

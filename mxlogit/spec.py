@@ -95,6 +95,8 @@ class Specification:
     shifters : tuple of (str, str)
         Pairs of a column and a covariate of the decision makers that shifts the mean of its coefficient. The effects
         are fixed coefficients of the product columns, labelled by `product_label`.
+    held : tuple of (str, float)
+        Columns whose coefficient, or the mean of whose taste, is not estimated, and its value.
     """
 
     fixed: tuple[str, ...]
@@ -105,6 +107,7 @@ class Specification:
     base_alternative: object = None
     scale: str | None = None
     shifters: tuple[tuple[str, str], ...] = ()
+    held: tuple[tuple[str, float], ...] = ()
 
     @property
     def scale_position(self) -> int | None:
@@ -151,6 +154,7 @@ def make_specification(
     base_alternative: object = None,
     scale: str | None = None,
     mean_shifters: Mapping[str, Sequence[str]] | None = None,
+    held: Mapping[str, float] | None = None,
 ) -> Specification:
     """Check the arguments and build the specification.
 
@@ -187,7 +191,51 @@ def make_specification(
     blocks = _make_blocks(random_names, correlated)
     plain = Specification(fixed_names, random_names, mixing, blocks, bool(constants), base_alternative, scale)
     shifters = _check_shifters(mean_shifters, plain)
-    return replace(plain, fixed=fixed_names + tuple(product_label(*pair) for pair in shifters), shifters=shifters)
+    values = _check_held(held, plain)
+    return replace(
+        plain,
+        fixed=fixed_names + tuple(product_label(*pair) for pair in shifters),
+        blocks=_divided(blocks, [name in dict(values) for name in random_names]),
+        shifters=shifters,
+        held=values,
+    )
+
+
+def _is_constant(name: object, plain: Specification) -> bool:
+    """Whether a name may be that of an alternative-specific constant, which only the data know."""
+    return plain.constants and isinstance(name, str) and name.startswith(CONSTANT_PREFIX)
+
+
+def _check_held(asked: object, plain: Specification) -> tuple[tuple[str, float], ...]:
+    """Pairs (column, value) of a mapping."""
+    if asked is None:
+        return ()
+    if not isinstance(asked, Mapping):
+        raise SpecificationError(f"held must map columns to values, such as {{'bus_or_train': 0.0}}; got {asked!r}.")
+    unknown = [name for name in asked if name not in plain.names and not _is_constant(name, plain)]
+    if unknown:
+        raise SpecificationError(
+            f"held: {unknown} are no columns in fixed or random: {list(plain.names)}.{suggest(unknown[0], plain.names)}"
+        )
+    wrong = {name: value for name, value in asked.items() if not _is_finite(value)}
+    if wrong:
+        raise SpecificationError(f"held must give finite numbers; got {wrong}.")
+    if plain.scale is not None:
+        raise SpecificationError("held values are coefficients in utils; leave out scale, or do not hold any.")
+    if len(asked) == len(plain.names) and not plain.random:
+        raise SpecificationError("nothing to estimate: all coefficients are held.")
+    return tuple((str(name), float(value)) for name, value in asked.items())
+
+
+def _is_finite(value: Any) -> bool:
+    is_number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    return is_number and bool(np.isfinite(value))
+
+
+def _divided(blocks: tuple[tuple[int, ...], ...], held: list[bool]) -> tuple[tuple[int, ...], ...]:
+    """Blocks of which no one has both held and estimated means."""
+    parts = [tuple(i for i in block if held[i] is kind) for block in blocks for kind in (True, False)]
+    return tuple(sorted(part for part in parts if part))
 
 
 def _check_shifters(asked: object, plain: Specification) -> tuple[tuple[str, str], ...]:
@@ -216,8 +264,7 @@ def _check_shifters(asked: object, plain: Specification) -> tuple[tuple[str, str
 
 def _check_shifted(column: object, plain: Specification) -> None:
     """Check that covariates can shift the mean of a column's coefficient."""
-    is_constant = plain.constants and isinstance(column, str) and column.startswith(CONSTANT_PREFIX)
-    if column not in plain.names and not is_constant:
+    if column not in plain.names and not _is_constant(column, plain):
         raise SpecificationError(
             f"mean_shifters: {column!r} is no column in fixed or random: {list(plain.names)}."
             f"{suggest(column, plain.names)}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -96,7 +96,9 @@ class AttributeMoments:
         return AttributeMoments(self.gram[index][:, index], self.square[index], self.count, self.rounding)
 
 
-def check_identification(moments: AttributeMoments, names: Sequence[str], products: Sequence[str] = ()) -> list[float]:
+def check_identification(
+    moments: AttributeMoments, names: Sequence[str], products: Sequence[str] = (), held: Collection[str] = ()
+) -> list[float]:
     """Check that the coefficients of the attributes are identified.
 
     Parameters
@@ -107,6 +109,8 @@ def check_identification(moments: AttributeMoments, names: Sequence[str], produc
         Names of the attributes, for messages.
     products : sequence of str
         Those of them that are products with covariates.
+    held : collection of str
+        Those whose means are not estimated: they may depend on others.
 
     Returns
     -------
@@ -136,7 +140,8 @@ def check_identification(moments: AttributeMoments, names: Sequence[str], produc
             f"columns vary by too little for single precision, by {small} within choice situations; rescale them (to "
             f"above {_SMALLEST_DEVIATION:.0e})."
         )
-    vary = torch.nonzero(~(constant | tiny))[:, 0]
+    estimated = torch.tensor([name not in held for name in names], dtype=torch.bool)
+    vary = torch.nonzero(~(constant | tiny).cpu() & estimated)[:, 0]
     for group in _collinear_groups(moments.gram[vary][:, vary]):
         members = [names[int(vary[i])] for i in group]
         problems.append(

@@ -174,7 +174,8 @@ class AmortizedGuide(nn.Module):
 
 def _free_cells(model: MixedLogitModel, family: str) -> Tensor:
     """Indicator (D, D) of the free entries below the diagonal of the root of q(theta)."""
-    size, fixed, random = model.space.size, model.space.n_fixed, model.space.n_random
+    size, fixed = model.space.size, model.space.n_free
+    random = model.space.n_means - fixed
     cells = torch.ones(size, size, dtype=torch.float64)
     if family == "blocks":
         cells = torch.zeros_like(cells)

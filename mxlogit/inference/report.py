@@ -104,7 +104,7 @@ def _assess(fit: Fit, model: MixedLogitModel, people: People, logit: Multinomial
     """Turn poor diagnostics into sentences and into the status."""
     warnings, status = list(fit.warnings), fit.status
     names = (*model.space.fixed, *model.space.random)
-    weak = [names[i] for i in weakly_identified(logit, model.prior.deviation).tolist()]
+    weak = [names[i] for i in weakly_identified(logit, model.prior.deviation, model.space.means).tolist()]
     posterior = fit.samples.kind == "posterior"
     if weak and is_separated(people):
         status = Status.SEPARATION

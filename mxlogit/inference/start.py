@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -47,7 +48,9 @@ class MultinomialLogit:
     information: Tensor
 
 
-def fit_multinomial_logit(people: People, prior_deviation: Tensor, steps: int = 50) -> MultinomialLogit:
+def fit_multinomial_logit(
+    people: People, prior_deviation: Tensor, steps: int = 50, *, held: Sequence[tuple[int, float]] = ()
+) -> MultinomialLogit:
     """Fit a multinomial logit with a N(0, prior_deviation^2) prior, by Newton steps with halving.
 
     Parameters
@@ -57,18 +60,23 @@ def fit_multinomial_logit(people: People, prior_deviation: Tensor, steps: int = 
         Prior standard deviations; infinite without a prior.
     steps : int
         Largest number of Newton steps.
+    held : sequence of (int, float)
+        Positions of coefficients that are not estimated, and their values; no information is given about them.
 
     Returns
     -------
     MultinomialLogit
     """
     precision = prior_deviation.reciprocal().square()
-    point = torch.zeros_like(prior_deviation)
+    point, free = torch.zeros_like(prior_deviation), torch.ones_like(prior_deviation)
+    for position, number in held:
+        point[position], free[position] = number, 0.0
     value, gradient, information = _sum_derivatives(point, people)
     objective = value - 0.5 * float(precision @ point.square())
     for _ in range(steps):
-        slope = gradient - precision * point
-        step = _solve_scaled(information + precision.diag(), slope)
+        slope = free * (gradient - precision * point)
+        known = free[:, None] * (information + precision.diag()) * free + (1.0 - free).diag()
+        step = _solve_scaled(known, slope)
         if 0.5 * float(slope @ step) < _ROUNDING[people.like.dtype] * max(1.0, abs(value)):
             break
         for _ in range(30):
@@ -82,7 +90,7 @@ def fit_multinomial_logit(people: People, prior_deviation: Tensor, steps: int = 
             break
         point, value, objective = candidate, new_value, new_objective
         gradient, information = new_gradient, new_information
-    return MultinomialLogit(point, value, information)
+    return MultinomialLogit(point, value, free[:, None] * information * free)
 
 
 def _solve_scaled(matrix: Tensor, right: Tensor) -> Tensor:
@@ -141,16 +149,17 @@ def prior_of_logit(model: MixedLogitModel) -> Tensor:
     return in_utils
 
 
-def weakly_identified(logit: MultinomialLogit, prior_deviation: Tensor) -> Tensor:
-    """Indices of weakly identified coefficients, whose posterior is dominated by the prior.
+def weakly_identified(logit: MultinomialLogit, prior_deviation: Tensor, estimated: Sequence[int]) -> Tensor:
+    """Indices of weakly identified coefficients among those estimated, whose posterior is dominated by the prior.
 
     They dominate a direction in which the information of the data is below 30 times the precision of the prior, a sign
     of separation or of very few choices.
     """
-    scaled = prior_deviation[:, None] * logit.information * prior_deviation
-    values, vectors = torch.linalg.eigh(scaled)
+    places = torch.tensor(estimated, dtype=torch.int64)
+    deviation = prior_deviation[places]
+    values, vectors = torch.linalg.eigh(deviation[:, None] * logit.information[places][:, places] * deviation)
     weak = vectors[:, values < 30.0].abs()
-    return torch.nonzero((weak > 0.5).any(-1))[:, 0]
+    return places[(weak > 0.5).any(-1)]
 
 
 def is_separated(people: People) -> bool:
@@ -205,7 +214,24 @@ def start_population(model: MixedLogitModel, logit: MultinomialLogit) -> Populat
             location[i], scale[i] = 0.0, 1.0
         elif family.sign > 0:
             location[i] = mean[i].clamp(min=smallest)
-    return PopulationParameters(fixed, location, torch.diag(scale))
+    _, held = model.space.insert_held(torch.cat([fixed, location])[model.space.means])
+    return PopulationParameters(fixed, held, torch.diag(scale))
+
+
+def refuse_held(model: MixedLogitModel, engine: str) -> None:
+    """Check that all coefficients are estimated, for an engine that holds none.
+
+    Raises
+    ------
+    SpecificationError
+        If some are held at values.
+    """
+    if model.space.held:
+        names = (*model.space.fixed, *model.space.random)
+        raise SpecificationError(
+            f"{[names[place] for place, _ in model.space.held]} are held at values, which needs method='vi', "
+            f"'msle' or 'mcmc'; {engine} estimates all coefficients."
+        )
 
 
 def refuse_wtp_space(model: MixedLogitModel, engine: str) -> None:

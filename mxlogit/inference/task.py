@@ -74,6 +74,7 @@ class Task:
         clock = Clock(callback, people.team.gather(max_seconds)[0], people.team)
         many = len(people) > LARGEST_SAMPLE
         sample = people.take(people.draw(LARGEST_SAMPLE, (seed, -3))) if many else people
-        model, logit = in_wtp_space(model, fit_multinomial_logit(sample, prior_of_logit(model)))
+        found = fit_multinomial_logit(sample, prior_of_logit(model), held=model.space.held)
+        model, logit = in_wtp_space(model, found)
         logit = replace(logit, information=logit.information * (people.weight / sample.weight))
         return cls(model, people, sample, logit, start_population(model, logit), seed, clock)

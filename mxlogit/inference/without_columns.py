@@ -106,9 +106,9 @@ class Reduction:
         full, kept, columns = self.full, self.kept, self.columns
         prior = full.prior
         blocks = [tuple(kept.index(i) for i in block if i in kept) for block in full.space.blocks]
-        space = ParameterSpace(
-            full.space.fixed, tuple(full.space.random[i] for i in kept), tuple(block for block in blocks if block)
-        )
+        held = tuple((columns.index(place), value) for place, value in full.space.held if place in columns)
+        random = tuple(full.space.random[i] for i in kept)
+        space = ParameterSpace(full.space.fixed, random, tuple(block for block in blocks if block), held)
         prior = replace(
             prior, mean=prior.mean[columns], deviation=prior.deviation[columns], sd_scale=prior.sd_scale[kept]
         )

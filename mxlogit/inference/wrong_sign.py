@@ -199,7 +199,8 @@ def determine_signs(model: MixedLogitModel, people: People, callback: Callback) 
     """Ask the likelihood about sign-restricted coefficients that a multinomial logit leaves in doubt."""
     if not any(family.sign for family in model.mixing.families):
         return Signs()
-    model, logit = in_wtp_space(model, fit_multinomial_logit(people, prior_of_logit(model)))
+    found = fit_multinomial_logit(people, prior_of_logit(model), held=model.space.held)
+    model, logit = in_wtp_space(model, found)
     doubtful = _doubtful(model, logit)
     signs, contrary = Signs(), set[int]()
     while doubtful:

@@ -37,6 +37,7 @@ def louis_information(
     must be random: utility is then linear in the fixed coefficients, given tastes.
     """
     factor = drawn.factor
+    asked, space = space, space.whole
     log_prob, prob = panel_probabilities(drawn.utility, panel)
     weighted = drawn.weigh(log_prob)
     weights = weighted.jackknife_weights
@@ -54,7 +55,7 @@ def louis_information(
     gradients[:f] -= slopes.first.T[..., None]
     information = -expected - _spread(gradients, slopes.by_taste, weighted, weights, factor, panel.weights, space)
     information[:f, :f] += _fixed_information(prob, of_fixed, panel, f)
-    return information
+    return asked.drop_held(information, 0, 1)
 
 
 def _spread(

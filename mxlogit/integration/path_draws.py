@@ -64,7 +64,7 @@ class _Drawn(ABC):
 
     @abstractmethod
     def pull(self, model: MixedLogitModel, population: PopulationParameters) -> Tensor:
-        """Gradient (D,) of the weighted sum of `log_mean` in fixed coefficients, locations and free entries of L."""
+        """Gradient of the weighted sum of `log_mean` in all fixed coefficients, locations and free entries of L."""
 
     def halves(self, model: MixedLogitModel, population: PopulationParameters) -> Tensor:
         """Logarithms (n, 2) of the mean weighted probability over each half of the draws."""
@@ -281,8 +281,8 @@ class PathDraws:
         return gradient
 
     def _pull(self, local: PopulationParameters) -> Tensor:
-        """Derivatives (D,) with respect to fixed coefficients, locations and the free entries of L."""
-        total = self._people.like.new_zeros(self.model.space.size, dtype=torch.float64)
+        """Derivatives with respect to all fixed coefficients, locations and free entries of L, held ones among them."""
+        total = self._people.like.new_zeros(self.model.space.whole.size, dtype=torch.float64)
         for chunk in self._chunks:
             total += chunk.pull(self.model, local)
         return self._people.team.all_reduce_sum(total)[0]

@@ -62,7 +62,7 @@ def _in_moves(hessian: Tensor, score: Tensor, population: PopulationParameters, 
     f, k = space.n_fixed, space.n_random
     tril = population.scale_tril.double()
     rows, columns = space.triangle
-    jacobian = torch.eye(space.size, dtype=tril.dtype, device=tril.device)
+    jacobian = torch.eye(f + k + len(rows), dtype=tril.dtype, device=tril.device)
     jacobian[f : f + k, f : f + k] = tril
     moved = tril.new_zeros(len(rows), k, k)
     moved[torch.arange(len(rows)), :, columns] = tril[:, rows].T
@@ -73,4 +73,4 @@ def _in_moves(hessian: Tensor, score: Tensor, population: PopulationParameters, 
     m, n = torch.tensor(rows), torch.tensor(columns)
     i, j = m[:, None], n[:, None]
     result[f + k :, f + k :] += 0.5 * ((j == m).to(pull) * pull[i, n] + (n == i).to(pull) * pull[m, j])
-    return result
+    return space.drop_held(result, 0, 1)

@@ -70,7 +70,7 @@ def score_people(
         extra_u, extra_a = _direct_scores(drawn.value, weights, odds, population, panel, mixing, gradients)
         score_u, score_a = score_u + extra_u, score_a + extra_a
     rows, columns = space.triangle
-    return weighted, torch.cat([*parts, score_u, score_a[:, rows, columns]], -1)
+    return weighted, space.drop_held(torch.cat([*parts, score_u, score_a[:, rows, columns]], -1))
 
 
 def _mean_gradients(

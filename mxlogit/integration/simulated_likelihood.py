@@ -114,14 +114,14 @@ class SimulatedLikelihood:
     def population(self, vector: Tensor) -> PopulationParameters:
         """Population parameters at coordinates (*s, D), with the signs of the diagonal of L unchanged."""
         space = self.model.space
-        f, k = space.n_fixed, space.n_random
-        tril = space.triangle_matrix(vector[..., f + k :])
-        return PopulationParameters(vector[..., :f], vector[..., f : f + k], tril)
+        tril = space.triangle_matrix(vector[..., space.n_means :])
+        return PopulationParameters(*space.insert_held(vector[..., : space.n_means]), tril)
 
     def coordinates(self, population: PopulationParameters) -> Tensor:
         """Coordinates (D,) of a population."""
         rows, columns = self.model.space.triangle
-        return torch.cat([population.fixed, population.location, population.scale_tril[rows, columns]])
+        parts = population.fixed, population.location, population.scale_tril[rows, columns]
+        return self.model.space.drop_held(torch.cat(parts))
 
     @torch.no_grad()
     def evaluate(self, vector: Tensor, *, curvature: bool = False) -> SimulatedScores:
@@ -137,7 +137,7 @@ class SimulatedLikelihood:
         SimulatedScores
         """
         local = self.population(vector).to(self.panel.values)
-        n, size = len(self.panel), self.size
+        n, size, space = len(self.panel), self.size, self.model.space
         log_prob = torch.empty(n, dtype=torch.float64)
         scores = torch.empty(n, size, dtype=torch.float64)
         hessian = torch.zeros(size, size, dtype=torch.float64) if curvature else None
@@ -148,9 +148,10 @@ class SimulatedLikelihood:
             blocks = [evaluate_block(self.model, local, panel, z, curvature=smooth) for z in draws]
             merged = merge_blocks(blocks)
             log_prob[part] = merged.log_sum.double().cpu() - math.log(self.n_draws)
-            scores[part] = merged.score.double().cpu()
+            scores[part] = space.drop_held(merged.score.double().cpu())
             if hessian is not None and merged.second is not None:
-                hessian += sum_second(merged.second.double().cpu(), scores[part], self.weights[part])
+                second = space.drop_held(merged.second.double().cpu(), 1, 2)
+                hessian += sum_second(second, scores[part], self.weights[part])
         self.passes += self.n_draws / self.draws.n_draws
         if curvature and not smooth:
             hessian = self._differenced_hessian(vector, scores)
@@ -160,6 +161,7 @@ class SimulatedLikelihood:
         """Hessian (D, D) by central differences of the score, wide enough to average over its jumps."""
         space, scale = self.model.space, self.population(vector).scale
         widest = torch.cat([torch.full((space.n_fixed,), math.inf), scale, scale[space.triangle[0]]])
+        widest = space.drop_held(widest)
         steps = _KINK_STEP * torch.minimum((self.weights @ scores.square()).clamp(min=1e-300).rsqrt(), widest)
         columns = []
         for i, move in enumerate(torch.diag(steps)):

@@ -38,7 +38,7 @@ class RelativeCholeskyCoordinates:
         relative = torch.linalg.solve_triangular(self.root, population.scale_tril, upper=False)
         rows, columns = self.space.triangle
         bent = (0.5 * relative[..., rows, columns]).asinh()
-        return torch.cat([population.fixed, population.location, bent], -1)
+        return self.space.drop_held(torch.cat([population.fixed, population.location, bent], -1))
 
     def to_unconstrained(self, points: Tensor) -> Tensor:
         """Convert points (*s, D) to unconstrained vectors (*s, D); points must lie inside the parameter space."""
@@ -47,8 +47,9 @@ class RelativeCholeskyCoordinates:
     def population(self, points: Tensor) -> PopulationParameters:
         """Population parameters at points (*s, D), which must lie inside the parameter space."""
         space = self.space
-        fixed, location, bent = points.split([space.n_fixed, space.n_random, len(space.triangle[0])], -1)
-        return PopulationParameters(fixed, location, self.root @ space.triangle_matrix(2.0 * bent.sinh()))
+        means, bent = points.split([space.n_means, len(space.triangle[0])], -1)
+        tril = self.root @ space.triangle_matrix(2.0 * bent.sinh())
+        return PopulationParameters(*space.insert_held(means), tril)
 
     def log_jacobian(self, points: Tensor) -> Tensor:
         """Log Jacobian determinant (*s,) of `to_unconstrained`, up to a constant; -inf outside the parameter space.
@@ -64,19 +65,19 @@ class RelativeCholeskyCoordinates:
         cells = torch.bincount(torch.tensor(self.space.triangle[0], dtype=torch.int64), minlength=self.space.n_random)
         log_last = population.scale_tril.diagonal(dim1=-2, dim2=-1).log() - log_scale
         value = (log_last - cells * log_scale).sum(-1)
-        value = value + points[..., self.space.n_fixed + self.space.n_random :].cosh().log().sum(-1)
+        value = value + points[..., self.space.n_means :].cosh().log().sum(-1)
         for part in log_factors:
             value = value - part
         return torch.where(somewhere, value, -math.inf)
 
     def diagonal(self, points: Tensor) -> Tensor:
         """Diagonal entries (*s, k) of points (*s, D), on the asinh scale."""
-        return points[..., self.space.n_fixed + self.space.n_random :][..., self._is_diagonal]
+        return points[..., self.space.n_means :][..., self._is_diagonal]
 
     def with_diagonal(self, point: Tensor, diagonal: Tensor) -> Tensor:
         """Return a copy of the point (D,) with the given diagonal entries (k,), on the asinh scale."""
         result = point.clone()
-        result[self.space.n_fixed + self.space.n_random :][self._is_diagonal] = diagonal
+        result[self.space.n_means :][self._is_diagonal] = diagonal
         return result
 
     @property

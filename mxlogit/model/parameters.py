@@ -15,7 +15,7 @@ independent of the units of the attributes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -70,11 +70,15 @@ class ParameterSpace:
         Labels of the fixed (f) and random (k) coefficients.
     blocks : tuple of tuple of int
         Partition of range(k): random coefficients of the same block are correlated.
+    held : tuple of (int, float)
+        Positions, among fixed coefficients and locations (f + k), of those that are not estimated, and their values.
+        Locations of a block are held together: relative moves of one would move the others.
     """
 
     fixed: tuple[str, ...]
     random: tuple[str, ...]
     blocks: tuple[tuple[int, ...], ...]
+    held: tuple[tuple[int, float], ...] = ()
 
     @property
     def n_fixed(self) -> int:
@@ -99,14 +103,65 @@ class ParameterSpace:
     @property
     def size(self) -> int:
         """Length D of the unconstrained and of the reported vector."""
-        return self.n_fixed + 2 * self.n_random + len(self.pairs)
+        return self.n_means + self.n_random + len(self.pairs)
+
+    @property
+    def n_means(self) -> int:
+        """Number of fixed coefficients and locations that are estimated: the first coordinates of every system."""
+        return self.n_fixed + self.n_random - len(self.held)
+
+    @property
+    def n_free(self) -> int:
+        """Number of fixed coefficients that are estimated."""
+        return sum(position < self.n_fixed for position in self.means)
+
+    @property
+    def whole(self) -> ParameterSpace:
+        """The space in which nothing is held."""
+        return replace(self, held=()) if self.held else self
+
+    @property
+    def means(self) -> list[int]:
+        """Positions of those among all fixed coefficients and locations (f + k)."""
+        held = {position for position, _ in self.held}
+        return [i for i in range(self.n_fixed + self.n_random) if i not in held]
+
+    @property
+    def scales(self) -> slice:
+        """Coordinates of the standard deviations in the unconstrained and the reported vector."""
+        return slice(self.n_means, self.n_means + self.n_random)
 
     @property
     def labels(self) -> list[str]:
         """Labels of the reported vector: columns, ``sd.`` and ``cor.a:b``."""
+        names = [*self.fixed, *self.random]
         deviations = [f"sd.{name}" for name in self.random]
         correlations = [f"cor.{self.random[a]}:{self.random[b]}" for a, b in self.pairs]
-        return [*self.fixed, *self.random, *deviations, *correlations]
+        return [*(names[i] for i in self.means), *deviations, *correlations]
+
+    def drop_held(self, values: Tensor, *axes: int) -> Tensor:
+        """Return values without what is held.
+
+        ``axes``, by default the last one, begin with all fixed coefficients and locations.
+        """
+        if not self.held:
+            return values
+        for axis in axes or (-1,):
+            size = values.shape[axis]
+            kept = [*self.means, *range(self.n_fixed + self.n_random, size)]
+            values = values.index_select(axis, torch.tensor(kept, device=values.device))
+        return values
+
+    def insert_held(self, means: Tensor, *, moves: bool = False) -> tuple[Tensor, Tensor]:
+        """Fixed coefficients (*s, f) and locations (*s, k) from those that are estimated, or moves of them."""
+        if self.held:
+            full = means.new_zeros(*means.shape[:-1], self.n_fixed + self.n_random)
+            full[..., self.means] = means
+            for position, value in () if moves else self.held:
+                full[..., position] = value
+            means = full
+        fixed, location = means.split([self.n_fixed, self.n_random], -1)
+        return fixed, location
 
     @property
     def triangle(self) -> tuple[list[int], list[int]]:
@@ -117,9 +172,8 @@ class ParameterSpace:
 
     def split(self, vector: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Split a vector (*s, D) into its four parts (fixed, location, scale, correlation)."""
-        sizes = [self.n_fixed, self.n_random, self.n_random, len(self.pairs)]
-        fixed, location, scale, correlation = vector.split(sizes, dim=-1)
-        return fixed, location, scale, correlation
+        means, scale, correlation = vector.split([self.n_means, self.n_random, len(self.pairs)], dim=-1)
+        return *self.insert_held(means), scale, correlation
 
     # -- unconstrained vector -------------------------------------------------------------------
 
@@ -183,7 +237,7 @@ class ParameterSpace:
             index = torch.tensor(block, device=scale.device)
             factor = correlation[..., index[:, None], index[None, :]]
             parts.append(CorrCholeskyTransform(cache_size=0).inv(factor))
-        return torch.cat(parts, dim=-1)
+        return self.drop_held(torch.cat(parts, dim=-1))
 
     def report(self, population: PopulationParameters) -> Tensor:
         """Convert population parameters to reported vectors (*s, D): fixed, locations, sds, correlations."""
@@ -193,7 +247,7 @@ class ParameterSpace:
         if self.pairs:
             a, b = torch.tensor(self.pairs, device=scale.device).T
             parts.append(covariance[..., a, b] / (scale[..., a] * scale[..., b]))
-        return torch.cat(parts, dim=-1)
+        return self.drop_held(torch.cat(parts, dim=-1))
 
     def from_report(self, vector: Tensor) -> PopulationParameters:
         """Convert reported vectors (*s, D) to population parameters.
@@ -222,12 +276,12 @@ class ParameterSpace:
         step : Tensor, shape (*s, D)
             Steps a (f), u (k) and the free entries of A in the order of `triangle`.
         """
-        f, k = self.n_fixed, self.n_random
         tril = population.scale_tril
+        fixed, location = self.insert_held(step[..., : self.n_means], moves=True)
         return PopulationParameters(
-            population.fixed + step[..., :f],
-            population.location + step[..., f : f + k] @ tril.mT,
-            tril @ torch.matrix_exp(self.triangle_matrix(step[..., f + k :])),
+            population.fixed + fixed,
+            population.location + location @ tril.mT,
+            tril @ torch.matrix_exp(self.triangle_matrix(step[..., self.n_means :])),
         )
 
     def triangle_matrix(self, entries: Tensor) -> Tensor:
@@ -243,7 +297,8 @@ class ParameterSpace:
         It uses dL = L A and the stick-breaking form of the partial correlations of a row.
         """
         f, k, tril, scale = self.n_fixed, self.n_random, population.scale_tril, population.scale
-        jacobian = torch.zeros(self.size, self.size, dtype=tril.dtype, device=tril.device)
+        size = f + 2 * k + len(self.pairs)
+        jacobian = torch.zeros(size, size, dtype=tril.dtype, device=tril.device)
         jacobian[:f, :f] = torch.eye(f, dtype=tril.dtype, device=tril.device)
         jacobian[f : f + k, f : f + k] = tril
         rows, columns = self.triangle
@@ -255,7 +310,7 @@ class ParameterSpace:
         factor = tril / scale[:, None]
         d_factor = d_tril / scale[:, None] - factor * d_log_scale[..., None]
         jacobian[f + 2 * k :, f + k :] = self._partial_differential(factor, d_factor).T
-        return jacobian
+        return self.drop_held(jacobian, 0, 1)
 
     def _partial_differential(self, factor: Tensor, d_factor: Tensor) -> Tensor:
         """Differentials (a, pairs) of the unconstrained partial correlations, given (a, k, k) of the factor."""

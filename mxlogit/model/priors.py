@@ -89,7 +89,7 @@ class PriorDensity:
         Tensor, shape (*s,)
         """
         centred, ratio, partial, power = self._parts(space, vector)
-        normal = -0.5 * centred.square() - self.deviation.log() - 0.5 * math.log(2.0 * math.pi)
+        normal = -0.5 * centred.square() - space.drop_held(self.deviation).log() - 0.5 * math.log(2.0 * math.pi)
         # Logarithm of 2 / (pi s (1 + (tau / s)^2)), plus log tau, the log-Jacobian of tau = exp(log tau).
         cauchy = math.log(2.0 / math.pi) + ratio - torch.nn.functional.softplus(2.0 * ratio)
         total = normal.sum(-1) + cauchy.sum(-1) + (power * _log_sech_squared(partial)).sum(-1)
@@ -103,9 +103,10 @@ class PriorDensity:
         """Gradient of `log_prob` at vectors (*s, D), and the diagonal of its (diagonal) Hessian; (*s, D) each."""
         centred, ratio, partial, power = self._parts(space, vector)
         share = torch.sigmoid(2.0 * ratio)
-        slope = torch.cat([-centred / self.deviation, 1.0 - 2.0 * share, -2.0 * power * partial.tanh()], -1)
+        deviation = space.drop_held(self.deviation)
+        slope = torch.cat([-centred / deviation, 1.0 - 2.0 * share, -2.0 * power * partial.tanh()], -1)
         hessian_diagonal = [
-            -self.deviation.square().reciprocal().expand_as(centred),
+            -deviation.square().reciprocal().expand_as(centred),
             -4.0 * share * (1.0 - share),
             -2.0 * power * _log_sech_squared(partial).exp(),
         ]
@@ -118,7 +119,7 @@ class PriorDensity:
         sech(y)^(2 b), b = concentration + (size - 2 - column) / 2 (Lewandowski et al. 2009, section 2.4).
         """
         fixed, location, log_scale, partial = space.split(vector)
-        centred = (torch.cat([fixed, location], -1) - self.mean) / self.deviation
+        centred = space.drop_held((torch.cat([fixed, location], -1) - self.mean) / self.deviation)
         power = [
             self.concentration + 0.5 * (len(block) - 2 - column)
             for block in space.correlated_blocks

@@ -152,26 +152,26 @@ class ChainLikelihood:
 
         Coordinates are fixed coefficients, locations and the free entries of L.
         """
-        local, log_prob = population.to(xi), xi.new_empty(len(xi), len(self))
+        local, log_prob, space = population.to(xi), xi.new_empty(len(xi), len(self)), self.model.space
         total = xi.new_zeros(len(xi), self.model.space.size, dtype=torch.float64)
         for part, panel in dense_pieces(self.panel, self.chunk_size(len(xi))):
             drawn = draw_tastes(self.model, local, xi[..., part])
             odds = compute_odds(self._utility(drawn, panel), panel)
             gradient = torch.bmm(panel.values.mT, odds.probabilities()).neg_().permute(2, 1, 0)
             pulled = pull_back(gradient, drawn.parameters, self.model.mixing.scale_position)
-            total += score_coordinates(self.model, local, drawn, pulled).double()
+            total += space.drop_held(score_coordinates(self.model, local, drawn, pulled).double())
             log_prob[:, part] = odds.log_prob.mT
         return log_prob, total
 
     def information(self, population: PopulationParameters, xi: Tensor) -> Tensor:
         """Minus the Hessian (D, D) of the summed log probability at the state of one chain (tastes (k, n)), float64."""
         size, local = self.model.space.size, population.to(xi)
-        total = xi.new_zeros(size, size, dtype=torch.float64)
+        space, total = self.model.space, xi.new_zeros(size, size, dtype=torch.float64)
         for part, panel in dense_pieces(self.panel, people_at_once(self.panel.n_rows + size, size)):
             block = evaluate_block(self.model, local, panel, xi[:, part].T[..., None], curvature=True)
             assert block.second is not None
-            score = block.score.double()
-            total += score.T @ score - block.second.double().sum(0)
+            score = space.drop_held(block.score.double())
+            total += score.T @ score - space.drop_held(block.second.double().sum(0), 0, 1)
         return total
 
     def _utility(self, drawn: DrawnTastes, panel: PanelDifferences) -> Tensor:

@@ -88,7 +88,7 @@ class GibbsSampler:
     def start(self, population: PopulationParameters, spread: float) -> State:
         """Overdispersed initial states: normal steps of relative sd ``spread`` from one population value."""
         steps = spread * self.noise.normal(self.space.size, like=self.deviation)
-        steps[:, : self.space.n_fixed] *= 0.0
+        steps[:, : self.space.n_free] *= 0.0
         populations = self.space.move(population, steps)
         xi = self.noise.normal(self.space.n_random, len(self.likelihood), like=self.likelihood.panel.like)
         return State(populations, xi, self.likelihood.log_prob(populations, xi))
@@ -147,7 +147,7 @@ class GibbsSampler:
         if self.expansion is not None:
             state, shares = self._move_people(state, self.expansion, iteration, adapt=adapt)
         if self.is_centred:
-            state = centred_step(state, self.prior, self.noise)
+            state = centred_step(state, self.prior, self.noise, self.space)
         state, share = self.whitened.run(state, self.likelihood, self.noise)
         if adapt:
             self.whitened.adapt(share, iteration)

@@ -319,7 +319,7 @@ class ParticleGibbs:
 def _wide(space: ParameterSpace, gaussian: GaussianFactor) -> PopulationParameters:
     """Population at the mean, with standard deviations one posterior deviation larger: draws cover narrower ones."""
     vector = gaussian.mean.clone()
-    scales = slice(space.n_fixed + space.n_random, space.n_fixed + 2 * space.n_random)
+    scales = space.scales
     vector[scales] += gaussian.tril[scales].norm(dim=1).clamp(max=_MOST_WIDER)
     return space.constrain(vector)
 

@@ -21,7 +21,7 @@ from mxlogit.sampling.covariance import Scatter, TastePrior
 _TARGET = 0.75
 
 
-def centred_step(state: State, prior: TastePrior, noise: Noise) -> State:
+def centred_step(state: State, prior: TastePrior, noise: Noise, space: ParameterSpace) -> State:
     """Draw locations and covariance given all people's latent tastes.
 
     Valid for mixing maps that do not depend on the population parameters: choice probabilities then do not change.
@@ -29,6 +29,10 @@ def centred_step(state: State, prior: TastePrior, noise: Noise) -> State:
     latents, population = state.latents(), state.population
     scatter = Scatter.of(latents)
     location = prior.draw_location(scatter, population.scale_tril, noise)
+    if space.held:
+        # Locations of a block are held together, so that the others are independent of them given the covariance.
+        fixed_and_location = torch.cat([population.fixed, location], -1)
+        _, location = space.insert_held(fixed_and_location[..., space.means])
     tril = prior.draw_covariance(scatter, location, population.scale_tril, noise)
     xi = torch.linalg.solve_triangular(tril, latents - location[..., None], upper=False)
     return replace(state, population=PopulationParameters(population.fixed, location, tril), xi=xi.to(state.xi))
@@ -66,13 +70,14 @@ class PopulationPrior:
 def coordinates(space: ParameterSpace, population: PopulationParameters) -> Tensor:
     """Coordinates (chains, D) of the whitened move."""
     rows, columns = space.triangle
-    return torch.cat([population.fixed, population.location, population.scale_tril[..., rows, columns]], -1)
+    whole = torch.cat([population.fixed, population.location, population.scale_tril[..., rows, columns]], -1)
+    return space.drop_held(whole)
 
 
 def population_of(space: ParameterSpace, vector: Tensor) -> PopulationParameters:
     """Population parameters at coordinates (chains, D)."""
-    fixed, location, entries = vector.split([space.n_fixed, space.n_random, len(space.triangle[0])], -1)
-    return PopulationParameters(fixed, location, space.triangle_matrix(entries))
+    means, entries = vector.split([space.n_means, len(space.triangle[0])], -1)
+    return PopulationParameters(*space.insert_held(means), space.triangle_matrix(entries))
 
 
 def is_proper(population: PopulationParameters) -> Tensor:
@@ -169,7 +174,8 @@ def precision_factor(likelihood: ChainLikelihood, state: State, deviation: Tenso
         ]
     ).mean(0)
     typical = state.population.scale.log().mean(0).exp()[likelihood.model.space.triangle[0]]
-    information.diagonal().add_(torch.cat([deviation, typical]).square().reciprocal())
+    width = likelihood.model.space.drop_held(torch.cat([deviation, typical]))
+    information.diagonal().add_(width.square().reciprocal())
     unit = information.diagonal().abs().clamp(min=1e-300).sqrt()
     values, vectors = torch.linalg.eigh(information / torch.outer(unit, unit))
     values = values.abs().clamp(min=1e-6)

@@ -104,7 +104,7 @@ class Trace:
 
     def states(self) -> tuple[Tensor, Tensor]:
         """Fixed coefficients (states x chains, f) and tastes (states x chains, n, k) of the kept states."""
-        fixed = self._vectors[: self.n_kept : self._every, :, : self.model.space.n_fixed]
+        fixed, *_ = self.model.space.split(self._vectors[: self.n_kept : self._every])
         return fixed.flatten(0, 1), torch.cat(self._states)
 
     def samples(self, generator: torch.Generator) -> Samples:

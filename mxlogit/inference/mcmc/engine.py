@@ -32,6 +32,7 @@ from mxlogit.inference.start import (
     fit_multinomial_logit,
     in_wtp_space,
     prior_of_logit,
+    refuse_held,
     refuse_wtp_space,
     start_population,
 )
@@ -177,10 +178,12 @@ class MCMC(BaseEstimator):  # type: ignore[misc]
         self.check()
         if self.sampler != "gibbs":
             refuse_wtp_space(model, f"MCMC(sampler={self.sampler!r})")
+            refuse_held(model, f"MCMC(sampler={self.sampler!r})")
         clock = Clock(callback, self.max_seconds)
         panel = people.require_single_process()
         seed = int(torch.randint(2**62, (1,), generator=generator))
-        model, logit = in_wtp_space(model, fit_multinomial_logit(people, prior_of_logit(model)))
+        found = fit_multinomial_logit(people, prior_of_logit(model), held=model.space.held)
+        model, logit = in_wtp_space(model, found)
         start = self._start(model, people, logit, generator, callback)
         settings = ChainSettings(
             self.chains,

@@ -124,7 +124,8 @@ def coordinate_names(simulated: SimulatedLikelihood) -> list[str]:
     space = simulated.model.space
     cells = zip(*space.triangle, strict=True)
     names = [f"sd.{space.random[i]}" if i == j else f"chol.{space.random[j]}:{space.random[i]}" for i, j in cells]
-    return [*space.fixed, *space.random, *names]
+    coefficients = [*space.fixed, *space.random]
+    return [*(coefficients[i] for i in space.means), *names]
 
 
 def column_signs(scale_tril: Tensor) -> Tensor:

@@ -173,7 +173,7 @@ class MSLE(BaseEstimator):  # type: ignore[misc]
         seed = int(torch.randint(2**62, (1,), generator=generator))
         panel = panel.by_appearance()
         people = People.gather(panel)
-        logit = fit_multinomial_logit(people, torch.full_like(model.prior.deviation, math.inf))
+        logit = fit_multinomial_logit(people, torch.full_like(model.prior.deviation, math.inf), held=model.space.held)
         model, start = in_wtp_space(model, logit)
         draws = PersonDraws(self.draws, self.n_draws, model.space.n_random, seed, antithetic=self.antithetic)
         if model.space.n_random == 0:
@@ -304,4 +304,4 @@ def _natural_sizes(model: MixedLogitModel) -> Tensor:
     random = torch.ones(model.space.n_random, dtype=torch.float64)
     for i, family in enumerate(model.mixing.families):
         random[i] = unit[model.space.n_fixed + i] if family.units == "linear" else 0.5
-    return torch.cat([unit[: model.space.n_fixed], random, random[rows]])
+    return model.space.drop_held(torch.cat([unit[: model.space.n_fixed], random, random[rows]]))

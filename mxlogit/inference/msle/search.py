@@ -188,7 +188,7 @@ class SimulatedSearch:
         if count < 1:
             return []
         space = self.simulated.model.space
-        offset = space.n_fixed + space.n_random
+        offset = space.n_means
         columns = torch.tensor(space.triangle[1])
         flips = []
         for k, name in enumerate(space.random):
@@ -275,7 +275,7 @@ class SimulatedSearch:
         moved = vector + step
         space = self.simulated.model.space
         rows, columns = (torch.tensor(index, dtype=torch.int64) for index in space.triangle)
-        diagonal = space.n_fixed + space.n_random + torch.nonzero(rows == columns)[:, 0]
+        diagonal = space.n_means + torch.nonzero(rows == columns)[:, 0]
         old, new = vector[diagonal], moved[diagonal]
         crossing = (old * new < 0) & (old.abs() > _NEXT_TO_ZERO * self.sizes[diagonal])
         moved[diagonal] = torch.where(crossing, _SHRINK * old, new)

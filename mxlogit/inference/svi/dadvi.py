@@ -10,7 +10,7 @@ from mxlogit.execution.people import People
 from mxlogit.fit import Fit
 from mxlogit.inference.checks import DRAWS, MAX_SECONDS, POLISH, SAMPLES, TAIL
 from mxlogit.inference.method import Callback
-from mxlogit.inference.start import refuse_wtp_space
+from mxlogit.inference.start import refuse_held, refuse_wtp_space
 from mxlogit.inference.svi.plan import GuidePlan
 from mxlogit.inference.task import Task
 from mxlogit.model.mixed_logit import MixedLogitModel
@@ -104,6 +104,7 @@ class DADVI(BaseEstimator):  # type: ignore[misc]
         """
         self.check()
         refuse_wtp_space(model, "DADVI")
+        refuse_held(model, "DADVI")
         task = Task.begin(model, people, generator, callback, self.max_seconds)
         # Imported here, because other engines do not need Pyro.
         from mxlogit.inference.svi.second_order_route import BoundPlan, run_stochastic

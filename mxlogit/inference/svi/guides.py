@@ -66,8 +66,9 @@ def _start_factor(model: MixedLogitModel, start: PopulationParameters) -> Gaussi
     """A narrow Gaussian along the axes of relative coordinates, which makes it independent of units."""
     jacobian = model.space.relative_jacobian(start)
     n_fixed = model.space.n_fixed
-    size = torch.ones(model.space.size, dtype=torch.float64)
+    size = torch.ones(model.space.whole.size, dtype=torch.float64)
     size[:n_fixed] = 1.0 / model.attribute_scale[:n_fixed]
+    size = model.space.drop_held(size)
     return GaussianFactor(model.space.unconstrain(start), lower_of(_START_DEVIATION * jacobian * size))
 
 

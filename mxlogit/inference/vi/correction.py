@@ -256,6 +256,6 @@ def gaussian_of(points: Tensor) -> GaussianFactor:
 def _one_deviation_wider(space: ParameterSpace, start: GaussianFactor) -> Tensor:
     """The start's mean with standard deviations one posterior deviation larger: where they end rather than begin."""
     wider = start.mean.clone()
-    scales = slice(space.n_fixed + space.n_random, space.n_fixed + 2 * space.n_random)
+    scales = space.scales
     wider[scales] += start.tril[scales].norm(dim=1)
     return wider

@@ -62,20 +62,25 @@ def error_of_far_tails(model: MixedLogitModel, marginal: MarginalLikelihood, sam
 
 
 def _vague_tails(model: MixedLogitModel, samples: Samples) -> Iterator[_Tail]:
-    f, k = model.space.n_fixed, model.space.n_random
-    for j in range(k):
-        sizes = samples.reported[:, f + k + j]
-        if float(sizes.clamp(min=1e-300).log().std()) > _VAGUE:
-            yield _Tail(f + k + j, f + j, samples)
+    space = model.space
+    for j in range(space.n_random):
+        place = space.scales.start + j
+        if float(samples.reported[:, place].clamp(min=1e-300).log().std()) > _VAGUE:
+            column = space.n_fixed + j
+            location = space.means.index(column) if column in space.means else None
+            yield _Tail(place, location, column, samples)
 
 
 def _low_ridges(model: MixedLogitModel, samples: Samples) -> Iterator[_Ridge]:
     """Tastes truncated at zero, where a tenth of the samples have begun to follow the ridge."""
-    f, k = model.space.n_fixed, model.space.n_random
+    space = model.space
     for j, family in enumerate(model.mixing.families):
-        ratio = samples.reported[:, f + j] / samples.reported[:, f + k + j]
-        if family.direct and family.sign and float(ratio.quantile(_ON_RIDGE)) < _LOW:
-            yield _Ridge(f + k + j, f + j, samples, family)
+        if not (family.direct and family.sign) or space.n_fixed + j not in space.means:
+            continue
+        location, place = space.means.index(space.n_fixed + j), space.scales.start + j
+        ratio = samples.reported[:, location] / samples.reported[:, place]
+        if float(ratio.quantile(_ON_RIDGE)) < _LOW:
+            yield _Ridge(place, location, samples, family)
 
 
 def _log_posterior(model: MixedLogitModel, marginal: MarginalLikelihood, vector: Tensor) -> float:
@@ -128,10 +133,14 @@ class _Ridge:
 
 @dataclass(frozen=True)
 class _Tail:
-    """The tail of the standard deviation at ``place`` of the reported vector; its location is at ``location``."""
+    """The tail of the standard deviation at ``place`` of the reported vector, of the taste at ``column`` of the model.
+
+    Its location is at ``location`` of the reported vector; None if that is held.
+    """
 
     place: int
-    location: int
+    location: int | None
+    column: int
     samples: Samples
 
     def squared_errors(self, model: MixedLogitModel, marginal: MarginalLikelihood) -> tuple[float, float]:
@@ -152,15 +161,18 @@ class _Tail:
 
     def _log_density(self, model: MixedLogitModel, marginal: MarginalLikelihood, size: float, stretch: float) -> float:
         """Log posterior at a standard deviation, in its logarithm, all but its location at their means."""
-        sizes, locations = self.samples.reported[:, self.place], self.samples.reported[:, self.location]
         vector = self.samples.mean.clone()
         vector[self.place] = size
-        vector[self.location] = stretch * size * float((locations / sizes).median())
+        if self.location is not None:
+            sizes, locations = self.samples.reported[:, self.place], self.samples.reported[:, self.location]
+            vector[self.location] = stretch * size * float((locations / sizes).median())
         return _log_posterior(model, marginal, vector)
 
     def _width(self, model: MixedLogitModel, size: float) -> float:
         """Width (median absolute deviation) of the location beside a standard deviation, within the prior's."""
+        if self.location is None:
+            return 1.0
         sizes, locations = self.samples.reported[:, self.place], self.samples.reported[:, self.location]
         ratio = locations / sizes
         inner = (ratio - ratio.median()).abs().median() * size
-        return float(1.0 / (1.0 / inner.square() + 1.0 / model.prior.deviation[self.location] ** 2).sqrt())
+        return float(1.0 / (1.0 / inner.square() + 1.0 / model.prior.deviation[self.column] ** 2).sqrt())

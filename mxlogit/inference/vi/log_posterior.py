@@ -21,9 +21,9 @@ _MOST_NOISE = 0.95
 
 def step_scale(model: MixedLogitModel) -> Tensor:
     """Natural size (D,) of a step in each relative coordinate."""
-    scale = torch.ones(model.space.size, dtype=torch.float64)
+    scale = torch.ones(model.space.whole.size, dtype=torch.float64)
     scale[: model.space.n_fixed] = 1.0 / model.attribute_scale[: model.space.n_fixed]
-    return scale
+    return model.space.drop_held(scale)
 
 
 def step_from(model: MixedLogitModel, population: PopulationParameters, evaluation: Evaluation) -> PopulationParameters:

@@ -144,7 +144,7 @@ def fit_population_flow(weighted: WeightedVectors, space: ParameterSpace, seed: 
     -------
     FlowFactor
     """
-    coordinates = NormalScales.of(space.n_fixed + space.n_random, space.n_random, weighted)
+    coordinates = NormalScales.of(space.n_means, space.n_random, weighted)
     points = coordinates.from_unconstrained(weighted.vectors)
     # The transform of a standard deviation forty times the typical one overflows; its weight is negligible.
     near = torch.isfinite(points).all(-1)

@@ -314,13 +314,13 @@ def widen_to_possible(model: MixedLogitModel, factor: GaussianFactor, weight: fl
     GaussianFactor
         Widened factor; unchanged if it meets the bound, or if the mixing map depends on the population parameters.
     """
-    space, f = model.space, model.space.n_fixed
+    space, f = model.space, model.space.n_free
     if model.mixing.direct or space.n_random == 0:
         return factor
     population = space.constrain(factor.mean)
     jacobian = space.relative_jacobian(population)
     diagonal = [1.0 + (row == column) for row, column in zip(*space.triangle, strict=True)]
-    complete = weight * jacobian.new_tensor([1.0] * space.n_random + diagonal)
+    complete = weight * jacobian.new_tensor([1.0] * (space.n_means - f) + diagonal)
     prior = model.log_prior_in_moves(population).hessian[f:, f:]
     known = torch.linalg.cholesky(torch.diag(complete) - prior)
     moves = torch.linalg.solve(jacobian, factor.tril)
@@ -342,7 +342,9 @@ def _widest(model: MixedLogitModel) -> Tensor:
     """Bounds on posterior sds: the prior's for coefficients, constants for log sds and partial correlations."""
     space = model.space
     sizes = ((space.n_random, _WIDEST_LOG_SD), (len(space.pairs), _WIDEST_PARTIAL))
-    return torch.cat([model.prior.deviation, *(model.prior.deviation.new_full((n,), w) for n, w in sizes)])
+    return torch.cat(
+        [space.drop_held(model.prior.deviation), *(model.prior.deviation.new_full((n,), w) for n, w in sizes)]
+    )
 
 
 def most_people(marginal: MarginalLikelihood) -> int:

@@ -98,9 +98,7 @@ class TailProposal:
 
     @property
     def _scales(self) -> slice:
-        space = self.coordinates.space
-        first = space.n_fixed + space.n_random
-        return slice(first, first + space.n_random)
+        return self.coordinates.space.scales
 
 
 def _all_signs(k: int) -> Tensor:
