@@ -39,6 +39,11 @@ class Jackknife:
         """Twice the log mean of all draws minus the average log mean of the halves, shape (n,)."""
         return 2.0 * self._whole - self._halves.mean(-1) - math.log(2.0 * self._count)
 
+    @property
+    def plain_log_mean(self) -> Tensor:
+        """Log mean of all draws, shape (n,), with its bias."""
+        return self._whole - math.log(self._count)
+
     @cached_property
     def half_weights(self) -> Tensor:
         """Weights (n, 2, s / 2) that sum to one in each half."""

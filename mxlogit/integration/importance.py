@@ -82,9 +82,17 @@ class WeightedDraws:
 
     @property
     def log_marginal(self) -> Tensor:
-        """Estimate of log p(y_n) with jackknife and control variate, shape (n,); -inf where it is impossible."""
+        """Estimate of log p(y_n) with jackknife and control variate, shape (n,); -inf where it is impossible.
+
+        Draws around a point far from the mode may have one weight only: the jackknife then adds as many nats as its
+        halves differ by, and the log mean stands without it.
+        """
         estimate = self._ratio.log_mean - self._tilt.log_mean if self.near_normal else self._ratio.log_mean
-        return estimate.masked_fill(~(estimate < _IMPOSSIBLE), -math.inf)
+        possible = estimate < _IMPOSSIBLE
+        if bool(possible.all()):
+            return estimate
+        plain = self._ratio.plain_log_mean
+        return torch.where(possible, estimate, plain.masked_fill(~(plain < _IMPOSSIBLE), -math.inf))
 
     @property
     def jackknife_weights(self) -> Tensor:

@@ -29,6 +29,9 @@ _ROUNDING = {torch.float32: 2e-6, torch.float64: 1e-13}
 # Largest number of utilities (rows x draws) held at once, 64 MB in single precision: several times a chunk of people,
 # so that draws are processed in parts only for single people with panels of ten thousand rows and more.
 _MOST_UTILITIES = 16_000_000
+# Most halvings of the Newton step of people none of whose candidates was accepted within the steps: a step of a million
+# shrinks to one.
+_MORE_HALVINGS = 20
 # Kinds of flows (`mxlogit.guide.flows`), listed here because settings are checked before Pyro is imported.
 FLOWS = ("affine", "spline", "autoregressive")
 
@@ -222,7 +225,8 @@ def polish(
     """Take damped Newton steps from ``start`` and return the Laplace factor.
 
     All people are evaluated once, then only people whose Newton decrement is not yet small: an improved candidate is
-    accepted and a new Newton step computed, otherwise the step is halved. The last step, being small, is taken without
+    accepted and a new Newton step computed, otherwise the step is halved; people none of whose candidates were accepted
+    have more of them. The last step, being small, is taken without
     another evaluation, so that the error of the mode is of the order of the squared tolerance; the covariance is the
     one before that step.
 
@@ -262,15 +266,18 @@ def _polish(
     point = _evaluate(start.clone(), population, panel, mixing)
     step = point.newton_step()
     far = point.decrement(step) >= tolerance
-    for _ in range(steps):
-        if not bool(far.any()):
+    stuck = far.clone()
+    for number in range(steps + _MORE_HALVINGS if steps else 0):
+        # Whoever has not moved at all would be drawn around an arbitrary point.
+        rows = torch.nonzero(far if number < steps else far & stuck)[:, 0]
+        if len(rows) == 0:
             break
-        rows = torch.nonzero(far)[:, 0]
         before = point.take(rows)
         candidate = _evaluate(before.xi + step[rows], population, panel.take(rows), mixing)
         slack = _ROUNDING[start.dtype] * (1.0 + before.value.abs())
         improved = candidate.value >= before.value - slack
         point.put(rows[improved], candidate.take(improved))
+        stuck[rows[improved]] = False
         step[rows] = torch.where(improved[:, None], candidate.newton_step(), 0.5 * step[rows])
         far[rows] = point.decrement(step)[rows] >= tolerance
     mean = torch.where(far[:, None], point.xi, point.xi + step)
