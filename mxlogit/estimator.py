@@ -96,6 +96,10 @@ class MixedLogit(Answers):
         Fixed coefficients and means of tastes that are not estimated, and their values: ``{"transit": 0.0}`` makes the
         random coefficient of a dummy an error component, which its alternatives share. Random coefficients with held
         means are correlated among each other only. With ``method`` "vi", "msle" or "mcmc".
+    nests : mapping name -> sequence of alternatives, optional
+        Groups of alternatives that share a random term of mean zero, whose standard deviation is ``sd.nest.<name>``:
+        ``{"transit": ["bus", "train"]}``. They may overlap, and are independent of each other and of the tastes. Of
+        nests that divide all alternatives among them one is redundant. With ``method`` "vi", "msle" or "mcmc".
     cluster : str, optional
         Column of cluster labels, constant within a decision maker, for ``MSLE(covariance="clustered")``.
     priors : Priors, optional
@@ -159,6 +163,7 @@ class MixedLogit(Answers):
         scale: str | None = None,
         mean_shifters: Mapping[str, Sequence[str]] | None = None,
         held: Mapping[str, float] | None = None,
+        nests: Mapping[str, Sequence[object]] | None = None,
         cluster: str | None = None,
         priors: Priors | None = None,
         method: str | Method = "vi",
@@ -182,6 +187,7 @@ class MixedLogit(Answers):
         self.scale = scale
         self.mean_shifters = mean_shifters
         self.held = held
+        self.nests = nests
         self.cluster = cluster
         self.priors = priors
         self.method = method
@@ -318,7 +324,17 @@ class MixedLogit(Answers):
         return self
 
     def _specify(self) -> Specification:
-        asked = ("fixed", "random", "correlated", "constants", "base_alternative", "scale", "mean_shifters", "held")
+        asked = (
+            "fixed",
+            "random",
+            "correlated",
+            "constants",
+            "base_alternative",
+            "scale",
+            "mean_shifters",
+            "held",
+            "nests",
+        )
         return make_specification(**{name: getattr(self, name) for name in asked})
 
     def _columns(self) -> Columns:

@@ -10,6 +10,7 @@ from mxlogit.choices import ChoiceData, FrameChoices, PackedChoices, read_frame
 from mxlogit.choices.constants import constant_labels
 from mxlogit.choices.covariates import add_products
 from mxlogit.choices.ingest import add_constants
+from mxlogit.choices.nests import add_nests
 from mxlogit.errors import ChoiceDataError, ChoiceDataWarning
 from mxlogit.request import Fitted
 from mxlogit.spec import Columns, Specification
@@ -38,7 +39,7 @@ def read_choices(
         chosen=y,
         weights=weights,
     ).data
-    return add_products(data, specification.shifters)
+    return add_products(add_nests(data, specification.nests, complete=True), specification.shifters)
 
 
 def complete(specification: Specification, data: ChoiceData | PackedChoices) -> Specification:
@@ -83,7 +84,8 @@ def _read_frame_like_fit(X: Any, columns: Columns, fitted: Fitted, *, need_choic
         chosen=given.get("y"),
         weights=given.get("weights"),
     )
-    completed = replace(rows, data=add_products(rows.data, fitted.specification.shifters))
+    data = add_nests(rows.data, fitted.specification.nests)
+    completed = replace(rows, data=add_products(data, fitted.specification.shifters))
     return completed.to(fitted.panel.like.device)
 
 
@@ -117,6 +119,11 @@ def _completed(X: ChoiceData | PackedChoices, specification: Specification) -> C
                 "cannot be made of them. Pack the products as columns of their own (price_income = price * income) and "
                 "name these in fixed."
             )
+        if specification.nests:
+            raise ChoiceDataError(
+                "nests cannot be made of packs. Pack their dummies as columns, name these in random and hold their "
+                "means at zero: held={'transit': 0.0}."
+            )
         return X.with_constants(specification.base_alternative) if specification.constants else X
     data = add_constants(X, specification.base_alternative) if specification.constants else X
-    return add_products(data, specification.shifters)
+    return add_products(add_nests(data, specification.nests), specification.shifters)

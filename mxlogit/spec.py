@@ -13,6 +13,8 @@ from mxlogit.errors import SpecificationError, suggest
 
 # Prefix of the labels of alternative-specific constants.
 CONSTANT_PREFIX = "asc."
+# Prefix of the labels of nests.
+_NEST_PREFIX = "nest."
 # Names of the mixing distributions.
 MIXING_NAMES = (
     "normal",
@@ -97,6 +99,8 @@ class Specification:
         are fixed coefficients of the product columns, labelled by `product_label`.
     held : tuple of (str, float)
         Columns whose coefficient, or the mean of whose taste, is not estimated, and its value.
+    nests : tuple of (str, tuple)
+        Names of nests and their alternatives. Their dummies, labelled by `nest_label`, are among the random columns.
     """
 
     fixed: tuple[str, ...]
@@ -108,6 +112,7 @@ class Specification:
     scale: str | None = None
     shifters: tuple[tuple[str, str], ...] = ()
     held: tuple[tuple[str, float], ...] = ()
+    nests: tuple[tuple[str, tuple[object, ...]], ...] = ()
 
     @property
     def scale_position(self) -> int | None:
@@ -131,8 +136,9 @@ class Specification:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Attributes and covariates to be read from data: without products, which are made."""
-        return tuple(dict.fromkeys([*(name for name in self.names if name not in self.products), *self.covariates]))
+        """Attributes and covariates to be read from data: without products and dummies of nests, which are made."""
+        made = [*self.products, *(nest_label(name) for name, _ in self.nests)]
+        return tuple(dict.fromkeys([*(name for name in self.names if name not in made), *self.covariates]))
 
     def with_constants(self, constants: Sequence[str]) -> Specification:
         """Return the specification with constants added as fixed coefficients, unless they are named already."""
@@ -145,6 +151,11 @@ def product_label(column: str, covariate: str) -> str:
     return f"{column}:{covariate}"
 
 
+def nest_label(name: str) -> str:
+    """Label of the dummy of a nest."""
+    return f"{_NEST_PREFIX}{name}"
+
+
 def make_specification(
     *,
     fixed: Sequence[str] = (),
@@ -155,6 +166,7 @@ def make_specification(
     scale: str | None = None,
     mean_shifters: Mapping[str, Sequence[str]] | None = None,
     held: Mapping[str, float] | None = None,
+    nests: Mapping[str, Sequence[object]] | None = None,
 ) -> Specification:
     """Check the arguments and build the specification.
 
@@ -180,6 +192,7 @@ def make_specification(
     both = [name for name in random_names if name in fixed_names]
     if both:
         raise SpecificationError(f"{both} are listed both in fixed and in random; choose one.")
+    groups = _check_nests(nests, [*fixed_names, *random_names])
     if not fixed_names and not random_names and not constants:
         raise SpecificationError("nothing to estimate: name attribute columns in fixed or random.")
     if not isinstance(constants, (bool, np.bool_)):
@@ -192,13 +205,39 @@ def make_specification(
     plain = Specification(fixed_names, random_names, mixing, blocks, bool(constants), base_alternative, scale)
     shifters = _check_shifters(mean_shifters, plain)
     values = _check_held(held, plain)
+    if groups and scale is not None:
+        raise SpecificationError("nests are terms in utils; leave out scale, or nests.")
+    dummies = tuple(nest_label(name) for name, _ in groups)
+    alone = tuple((len(random_names) + i,) for i in range(len(dummies)))
     return replace(
         plain,
         fixed=fixed_names + tuple(product_label(*pair) for pair in shifters),
-        blocks=_divided(blocks, [name in dict(values) for name in random_names]),
+        random=random_names + dummies,
+        mixing=mixing + ("normal",) * len(dummies),
+        blocks=_divided(blocks, [name in dict(values) for name in random_names]) + alone,
         shifters=shifters,
-        held=values,
+        held=values + tuple((label, 0.0) for label in dummies),
+        nests=groups,
     )
+
+
+def _check_nests(asked: object, taken: list[str]) -> tuple[tuple[str, tuple[object, ...]], ...]:
+    """Pairs (name, alternatives) of a mapping."""
+    if asked is None:
+        return ()
+    if not isinstance(asked, Mapping):
+        raise SpecificationError(
+            f"nests must map names to lists of alternatives, such as {{'transit': ['bus', 'train']}}; got {asked!r}."
+        )
+    found = []
+    for name, members in asked.items():
+        listed = None if isinstance(members, str) else _as_list(members)
+        if not isinstance(name, str) or not listed:
+            raise SpecificationError(f"nests[{name!r}] must be a list of alternatives; got {members!r}.")
+        if nest_label(name) in taken:
+            raise SpecificationError(f"{nest_label(name)!r} is named in fixed or random and would be made by nests.")
+        found.append((name, tuple(listed)))
+    return tuple(found)
 
 
 def _is_constant(name: object, plain: Specification) -> bool:
@@ -217,7 +256,8 @@ def _check_held(asked: object, plain: Specification) -> tuple[tuple[str, float],
         raise SpecificationError(
             f"held: {unknown} are no columns in fixed or random: {list(plain.names)}.{suggest(unknown[0], plain.names)}"
         )
-    wrong = {name: value for name, value in asked.items() if not _is_finite(value)}
+    numbers = (int, float, np.integer, np.floating)
+    wrong = {name: value for name, value in asked.items() if not isinstance(value, numbers) or not np.isfinite(value)}
     if wrong:
         raise SpecificationError(f"held must give finite numbers; got {wrong}.")
     if plain.scale is not None:
@@ -225,11 +265,6 @@ def _check_held(asked: object, plain: Specification) -> tuple[tuple[str, float],
     if len(asked) == len(plain.names) and not plain.random:
         raise SpecificationError("nothing to estimate: all coefficients are held.")
     return tuple((str(name), float(value)) for name, value in asked.items())
-
-
-def _is_finite(value: Any) -> bool:
-    is_number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
-    return is_number and bool(np.isfinite(value))
 
 
 def _divided(blocks: tuple[tuple[int, ...], ...], held: list[bool]) -> tuple[tuple[int, ...], ...]:

@@ -23,6 +23,8 @@ _KEYS = {
         "base_alternative",
         "scale",
         "mean_shifters",
+        "held",
+        "nests",
         "weights_sum",
     ),
     "engine": ("method", "random_state", "device", "dtype", "settings"),
