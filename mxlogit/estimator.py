@@ -31,7 +31,7 @@ from mxlogit.request import (
     Fitted,
     ProgressLine,
     build_model,
-    covariates_of,
+    gather_covariates,
     make_panels,
     resolve_device,
     resolve_dtype,
@@ -249,11 +249,11 @@ class MixedLogit(Answers):
         data = scale_weights(data, self.weights_sum, team)
         specification = complete(specification, data)
         moments = sum_moments(data, specification, team)
-        model = build_model(specification, moments, self.priors)
+        everybody = gather_covariates(data, specification, team)
+        model = build_model(specification, moments, self.priors, everybody)
         panels = make_panels(data, specification, device, dtype)
         people = People.gather(panels, team)
-        covariates = covariates_of(data, specification)
-        facts = data.decision_makers, data.alternatives, seed, people.first, len(people), moments.n_rows, covariates
+        facts = data.decision_makers, data.alternatives, seed, people.first, len(people), moments.n_rows, everybody
         return Fitted(specification, model, panels, *facts), people, moments.n_situations
 
     def save(self, folder: str | Path) -> None:

@@ -85,7 +85,7 @@ def _read_frame_like_fit(X: Any, columns: Columns, fitted: Fitted, *, need_choic
         weights=given.get("weights"),
     )
     data = add_nests(rows.data, fitted.specification.nests)
-    completed = replace(rows, data=add_products(data, fitted.specification.shifters))
+    completed = replace(rows, data=add_products(data, fitted.specification.shifters, per_person=need_choice))
     return completed.to(fitted.panel.like.device)
 
 

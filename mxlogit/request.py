@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from tqdm import tqdm
 
@@ -48,8 +49,8 @@ _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 class Fitted:
     """State of a fitted estimator beside its result.
 
-    Its people are those from place ``first`` of ``count``, who have ``rows`` of alternatives together, and covariates
-    (n, c), float64, if some shift the means of tastes.
+    Its people are those from place ``first`` of ``count``, who have ``rows`` of alternatives together. If covariates
+    shift the means of tastes, ``everybody`` has those of the people of all processes.
     """
 
     specification: Specification
@@ -61,7 +62,7 @@ class Fitted:
     first: int = 0
     count: int = 0
     rows: int = 0
-    covariates: torch.Tensor | None = None
+    everybody: Covariates | None = None
 
     def difference(self, data: ChoiceData | PackedChoices) -> PanelSource:
         """Panels of other data with the columns of the fit."""
@@ -76,7 +77,7 @@ class Fitted:
             # Packed choices are read in order.
             order = positions.argsort()
             panel = panel.take(positions[order]).take(order.argsort())
-        covariates = None if self.covariates is None else self.covariates[positions.cpu()]
+        covariates = None if self.everybody is None else self.everybody.values[self.first + positions.cpu()]
         return Group(panel, self.ranks(labels), positions, self.count, self.rows, covariates)
 
     def people_of(self, data: ChoiceData | PackedChoices) -> Group:
@@ -95,9 +96,8 @@ class Fitted:
         """
         names = self.specification.covariates
         if given is None:
-            if self.covariates is None:
-                return None
-            return Covariates(self.covariates, self.panel.weights.cpu().double())
+            return self.everybody
+        given = dict(given) if isinstance(given, (Mapping, pd.Series)) else given
         if not isinstance(given, Mapping) or set(given) != set(names):
             raise SpecificationError(
                 f"covariates must give a number for each covariate of this model, {list(names)}; got {given!r}."
@@ -108,6 +108,11 @@ class Fitted:
         return Covariates(
             torch.tensor([[float(value) for value in values]], dtype=torch.float64), torch.ones(1).double()
         )
+
+    def covariates_in(self, data: ChoiceData) -> Covariates | None:
+        """Covariates of the people of other choices; None in models without covariates."""
+        values = covariates_of(data, self.specification)
+        return None if values is None else Covariates(values, data.weights.cpu().double())
 
     def positions(self, wanted: np.ndarray) -> torch.Tensor:
         """Places of decision makers among those of the fit.
@@ -174,6 +179,17 @@ class Fitted:
                 f"{explain_kinds(history.decision_makers, unknown)}"
             )
         return self.people_of(history.take(torch.from_numpy(place).to(history.weights.device)))
+
+
+def gather_covariates(
+    data: ChoiceData | PackedChoices, specification: Specification, team: Communicator
+) -> Covariates | None:
+    """Covariates of the people of all processes, in the order of these; None if the model has none."""
+    mine = covariates_of(data, specification)
+    if mine is None:
+        return None
+    values, weights = zip(*team.gather((mine, data.weights.cpu().double())), strict=True)
+    return Covariates(torch.cat(values), torch.cat(weights))
 
 
 def covariates_of(data: ChoiceData | PackedChoices, specification: Specification) -> torch.Tensor | None:
@@ -280,8 +296,10 @@ def sum_moments(data: ChoiceData | PackedChoices, specification: Specification, 
     return AttributeMoments(gram, square, count, max(team.gather(used.rounding)))
 
 
-def build_model(specification: Specification, moments: AttributeMoments, priors: Priors | None) -> MixedLogitModel:
-    """Check identification and resolve the priors for data with these moments."""
+def build_model(
+    specification: Specification, moments: AttributeMoments, priors: Priors | None, everybody: Covariates | None = None
+) -> MixedLogitModel:
+    """Check identification and resolve the priors for data with these moments, and people with these covariates."""
     priors = Priors(standardize=True) if priors is None else priors
     if not isinstance(priors, Priors):
         raise SpecificationError(f"priors must be None or Priors(...); got {priors!r}.")
@@ -291,11 +309,13 @@ def build_model(specification: Specification, moments: AttributeMoments, priors:
     scales = check_identification(moments, specification.names, specification.products, dict(specification.held))
     mixing = Mixing(specification.mixing, specification.scale_position)
     prior = resolve_priors(priors, mixing, space.n_fixed, _units_of_parameters(scales, mixing.scale_position))
-    shifters = _mean_shifters(specification)
+    shifters = _mean_shifters(specification, everybody)
+    if everybody is not None and priors.standardize:
+        prior = shifters.widen(prior, everybody)
     return MixedLogitModel(space, mixing, prior, torch.tensor(scales, dtype=torch.float64), shifters)
 
 
-def _mean_shifters(specification: Specification) -> MeanShifters:
+def _mean_shifters(specification: Specification, everybody: Covariates | None) -> MeanShifters:
     """Positions of the effects of covariates, and of the coefficients that they shift."""
     names, covariates = specification.names, specification.covariates
     return MeanShifters(
@@ -303,6 +323,7 @@ def _mean_shifters(specification: Specification) -> MeanShifters:
         tuple(names.index(column) for column, _ in specification.shifters),
         tuple(covariates.index(covariate) for _, covariate in specification.shifters),
         covariates,
+        (0.0,) * len(covariates) if everybody is None else tuple(everybody.moments()[0].tolist()),
     )
 
 

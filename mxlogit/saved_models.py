@@ -30,7 +30,7 @@ from mxlogit.inference.vi.engine import VI
 from mxlogit.inference.without_columns import ReducedTastes, Reduction
 from mxlogit.integration.tastes import ConditionalTastes, ImportanceTastes
 from mxlogit.model.dense_panels import PanelDifferences, Section
-from mxlogit.model.mean_shifters import MeanShifters
+from mxlogit.model.mean_shifters import Covariates, MeanShifters
 from mxlogit.model.mixed_logit import MixedLogitModel
 from mxlogit.model.mixing import Mixing
 from mxlogit.model.panels import RaggedPanels
@@ -41,7 +41,16 @@ from mxlogit.sampling.covariance import HuangWand, InverseWishart
 from mxlogit.spec import Specification
 
 _SETTINGS = (VI, SVI, MSLE, MCMC, DADVI, Encoder, SBP, Training, HuangWand, InverseWishart, Priors)
-_MODEL = (Specification, ParameterSpace, PopulationParameters, PriorDensity, MixedLogitModel, MeanShifters, Fitted)
+_MODEL = (
+    Specification,
+    ParameterSpace,
+    PopulationParameters,
+    PriorDensity,
+    MixedLogitModel,
+    MeanShifters,
+    Covariates,
+    Fitted,
+)
 _PANELS = (PanelDifferences, RaggedPanels, Section)
 _RESULT = (Fit, Samples, TasteStates, HistoryRow, Diagnostics, ErrorEstimate, SquaredErrors, PersonDraws)
 _REDUCED = (ReducedTastes, Reduction)

@@ -84,7 +84,7 @@ def simulate_choices(
     """
     fixed, random = dict(fixed or {}), dict(random or {})
     families = {name: str(value[2]) if len(value) > 2 else "normal" for name, value in random.items()}
-    effects = {name: dict(covariates) for name, covariates in (mean_shifters or {}).items()}
+    effects = _check_effects(mean_shifters, [*fixed, *random])
     made = make_specification(
         fixed=list(fixed),
         random=families,
@@ -121,6 +121,24 @@ def simulate_choices(
     known = {**fixed, **moved, **{f"{CONSTANT_PREFIX}a{j}": value for j, value in enumerate(constants or (), start=2)}}
     truth = _make_truth(known, list(random), location, scale, None if correlation is None else matrix, tastes)
     return frame[keep].reset_index(drop=True), truth
+
+
+def _check_effects(
+    asked: Mapping[str, Mapping[str, float]] | None, attributes: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    """Effects by column and covariate."""
+    effects = dict(asked or {})
+    wrong = [name for name in effects if name not in attributes or not isinstance(effects[name], Mapping)]
+    if wrong:
+        raise SpecificationError(
+            f"mean_shifters must map columns of fixed or random to effects by covariate, such as "
+            f"{{'price': {{'income': 0.5}}}}; not so: {wrong}."
+        )
+    made = {*attributes, "id", "situation", "alternative", "choice"}
+    taken = sorted({covariate for covariates in effects.values() for covariate in covariates} & made)
+    if taken:
+        raise SpecificationError(f"mean_shifters: covariates {taken} would overwrite columns of that name.")
+    return {name: dict(covariates) for name, covariates in effects.items()}
 
 
 def _draw_covariates(names: Sequence[str], n: int, random_state: int) -> pd.DataFrame:

@@ -8,7 +8,16 @@ import pytest
 import torch
 from sklearn.base import clone
 
-from mxlogit import MCMC, MSLE, ChoiceData, ChoiceDataError, ConvergenceWarning, MixedLogit, SpecificationError
+from mxlogit import (
+    MCMC,
+    MSLE,
+    ChoiceData,
+    ChoiceDataError,
+    ConvergenceWarning,
+    MixedLogit,
+    Priors,
+    SpecificationError,
+)
 from mxlogit.choices import pack_choices
 from mxlogit.simulate import simulate_choices
 
@@ -69,8 +78,34 @@ def test_effects_are_those_of_interactions(frame, by_hand, method):
         warnings.simplefilter("ignore", ConvergenceWarning)
         one, other = shifted(method=method).fit(frame), interacted(method=method).fit(by_hand)
     assert list(one.coef_.index) == list(other.coef_.index)
+    if isinstance(method, MSLE):
+        np.testing.assert_array_equal(one.coef_.to_numpy(), other.coef_.to_numpy())
+        np.testing.assert_array_equal(one.predict_proba(frame).to_numpy(), other.predict_proba(by_hand).to_numpy())
+    else:
+        # Default priors of effects are in standard deviations of covariates instead of products.
+        apart = (one.coef_ - other.coef_) / one.summary()["std_error"]
+        assert abs(apart).max() < (0.05 if method == "vi" else 0.5)
+
+
+def test_effects_are_those_of_interactions_to_the_bit_under_equal_priors(frame, by_hand):
+    one, other = shifted(priors=Priors()).fit(frame), interacted(priors=Priors()).fit(by_hand)
     np.testing.assert_array_equal(one.coef_.to_numpy(), other.coef_.to_numpy())
-    np.testing.assert_array_equal(one.predict_proba(frame).to_numpy(), other.predict_proba(by_hand).to_numpy())
+
+
+@pytest.mark.parametrize("method", ["vi", MSLE(n_draws=32)])
+def test_covariates_may_be_far_from_zero(frame, method):
+    """Years of birth have the effect of years since 1975, whatever the prior of the mean in the year zero."""
+    years = 14.0 * frame["income"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        asked = {"fixed": ["x"], "random": ["z", "w"], "mean_shifters": {"z": ["year"]}, "random_state": 0}
+        far = MixedLogit(**asked, method=method).fit(frame.assign(year=years + 1975.0))
+        near = MixedLogit(**asked, method=method).fit(frame.assign(year=years))
+    error = near.summary()["std_error"]
+    assert far.coef_["z:year"] == pytest.approx(near.coef_["z:year"], abs=0.1 * error["z:year"])
+    assert far.coef_["sd.z"] == pytest.approx(near.coef_["sd.z"], abs=0.1 * error["sd.z"])
+    mean = [est.taste_distribution().loc["z", "mean"] for est in (far, near)]
+    assert mean[0] == pytest.approx(mean[1], abs=0.1 * error["z"])
 
 
 def test_effects_of_zero_are_the_plain_model(frame):
@@ -266,6 +301,7 @@ def test_simulated_effects_are_found():
         ({"income": 4.0}, "cannot be told from the mean itself"),
         ({"income": lambda f: 1.0 - f["age"]}, "cannot be told from the mean itself"),
         ({"income": "high"}, "column 'income'"),
+        ({"income": 0.0}, "the covariate is zero for everybody"),
         ({"z:income": 1.0}, None),
     ],
 )
@@ -317,6 +353,47 @@ def test_bad_questions(est, frame):
         )
     with pytest.raises(ChoiceDataError, match="income"):
         est.predict_proba(frame.drop(columns="income"))
+
+
+def test_money_is_judged_by_the_people_asked_for(frame):
+    """A cost that is negative for the people of the fit and positive for others."""
+    est = MixedLogit(fixed=["x", "z"], mean_shifters={"x": ["income"]}, method="msle", random_state=0).fit(frame)
+    rich = frame.assign(income=frame["income"] + 10.0)
+    assert est.coef_["x"] + 9.0 * est.coef_["x:income"] > 0.0
+    with pytest.raises(SpecificationError, match="positive"):
+        est.surplus(rich, rich.assign(z=rich["z"] + 1.0), "x")
+    mixed = frame.assign(income=frame["income"] * 10.0)
+    with pytest.raises(SpecificationError, match="may be zero for some covariates"):
+        est.surplus(mixed, mixed.assign(z=mixed["z"] + 1.0), "x")
+    assert "may be zero" in est.wtp("z", "x", mixed).attrs["verdict"]
+    with pytest.raises(ChoiceDataError, match="differ between the frames in 1500 choice situations"):
+        est.surplus(frame, frame.assign(income=frame["income"] + 0.1), "x")
+    with pytest.raises(SpecificationError, match="leave out people or covariates"):
+        est.wtp("z", "x", "fit", covariates={"income": 0.0})
+    unsure = est.wtp("z", "x", covariates={"income": -est.coef_["x"] / est.coef_["x:income"]})
+    assert "its sign is not known" in unsure.attrs["verdict"]
+    with pytest.raises(SpecificationError, match="no cost"):
+        est.wtp("z", "x:income")
+
+
+def test_predictions_of_a_person_with_other_covariates(est, frame):
+    """Covariates may differ between situations to be predicted, not between alternatives."""
+    later = frame[frame["id"] == 1].assign(age=lambda x: x["situation"] % 2)
+    for age in (0, 1):
+        mine = later[later["age"] == age]
+        np.testing.assert_allclose(
+            est.predict_proba(later).loc[mine.index], est.predict_proba(mine.assign(age=age)), rtol=1e-6
+        )
+    with pytest.raises(ChoiceDataError, match="vary between the alternatives"):
+        est.predict_proba(frame.assign(income=frame["x"]))
+
+
+@pytest.mark.parametrize(
+    "effects", [{"x": ["inc"]}, {"asc.a2": {"inc": 0.5}}, {"x": {"y": 0.5}}, {"x": {"choice": 0.5}}]
+)
+def test_bad_effects_to_simulate(effects):
+    with pytest.raises(SpecificationError, match="mean_shifters"):
+        simulate_choices(10, 2, 3, fixed={"x": 1.0, "y": 0.5}, mean_shifters=effects)
 
 
 def test_packs_are_refused(frame, tmp_path):

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from mxlogit.answers.state import FittedModel
+from mxlogit.choices import FrameChoices
 from mxlogit.errors import SpecificationError, check_flag, check_option, check_probability
 from mxlogit.results import surplus
 from mxlogit.results.coefficient_sources import sampled_population
@@ -200,8 +201,8 @@ class Demand(FittedModel):
         Small and Rosen (1981), Econometrica 49; Train (2009), section 3.5.
         """
         check_flag("each", each)
-        money = self._cost(cost)
         before, after = self._rows(X, weigh=True), self._rows(scenario)
+        money = self._cost(cost, before)
         used = self._coefficients(before, tastes, history)
         columns = self._state().columns(before.data)
         change = surplus.Change.of(before, after, columns, self._attribute(money.label, before))
@@ -209,13 +210,13 @@ class Demand(FittedModel):
             return surplus.situation_table(change, before, used, interval, self._names[:2])
         return surplus.population_table(change, used, interval, quantiles)
 
-    def _cost(self, label: str | None) -> Cost:
+    def _cost(self, label: str | None, rows: FrameChoices) -> Cost:
         """The coefficient that measures money, if means over people exist."""
         fitted, scale = self._state(), getattr(self, "scale", None)
         label = scale if label is None else label
         if label is None:
             raise SpecificationError("surplus needs the column of the cost: surplus(X, scenario, cost='...').")
-        cost = Cost.of(fitted.model, self.result_, label, fitted.people_with_covariates())
+        cost = Cost.of(fitted.model, self.result_, label, fitted.covariates_in(rows.data))
         population, _ = sampled_population(fitted.model, self.result_, _JUDGES)
         exists, verdict = cost.judge(population)
         if not exists:

@@ -72,6 +72,10 @@ class FittedModel(BaseEstimator):  # type: ignore[misc]
     def _place(self, attribute: str) -> int:
         """Position of an attribute among the coefficients."""
         names = self._state().specification.names
+        if attribute in self._state().specification.covariates:
+            raise SpecificationError(
+                f"{attribute!r} is a covariate of people, which shifts coefficients; ask for an attribute."
+            )
         if attribute not in names:
             raise SpecificationError(
                 f"{attribute!r} is no coefficient of this model, which has {list(names)}.{suggest(attribute, names)}"

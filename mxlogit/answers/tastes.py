@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
+import torch
 
 from mxlogit.answers.state import FittedModel
-from mxlogit.errors import check_option
+from mxlogit.errors import SpecificationError, check_option
+from mxlogit.model.mean_shifters import Covariates
 from mxlogit.results import frames, willingness_to_pay
 from mxlogit.results.individual_coefficients import individual_frame, sampled_tastes
 from mxlogit.results.person_fit import person_fit_frame
@@ -25,6 +28,11 @@ class Tastes(FittedModel):
         covariates : mapping of str to float, optional
             Values of the covariates that shift the means of tastes: moments are those of people who have them; by
             default of the people of the fit, whose covariates then add to the standard deviations.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Index: random coefficients. Fixed coefficients on which covariates act are in `sample_tastes`.
         """
         fitted = self._state()
         return frames.taste_frame(fitted.model, self.result_, fitted.people_with_covariates(covariates))
@@ -82,6 +90,8 @@ class Tastes(FittedModel):
         Daly, Hess and Train (2012), Transportation 39, doi 10.1007/s11116-011-9331-3.
         """
         fitted = self._state()
+        if people is not None and covariates is not None:
+            raise SpecificationError("people have covariates of their own; leave out people or covariates.")
         population = fitted.people_with_covariates(covariates)
         ratio = willingness_to_pay.Ratio.of(fitted.model, self.result_, attribute, cost, population)
         if people is None:
@@ -91,6 +101,9 @@ class Tastes(FittedModel):
         if isinstance(people, str):
             check_option("people", people, ["fit"])
         labels, group = self._group(None if isinstance(people, str) else people)
+        if group.covariates is not None:
+            mine = Covariates(group.covariates, torch.ones(len(labels), dtype=torch.float64))
+            ratio = replace(ratio, people=mine)
         return willingness_to_pay.people_frame(fitted.model, self.result_, ratio, group, labels, interval)
 
     def individual_coefficients(self, X: Any = None, statistic: Sequence[str | float] = ("mean", "sd")) -> pd.DataFrame:

@@ -16,6 +16,7 @@ from torch import Tensor
 from mxlogit.choices.checks import COUNT, PLACES, SHOWN, TOTAL, Problems
 from mxlogit.choices.data import ChoiceData
 from mxlogit.choices.labels import listed
+from mxlogit.errors import ChoiceDataError
 from mxlogit.spec import product_label
 
 
@@ -56,7 +57,7 @@ def read_covariates(data: ChoiceData, names: Sequence[str]) -> Tensor:
     return values
 
 
-def add_products(data: ChoiceData, pairs: Sequence[tuple[str, str]]) -> ChoiceData:
+def add_products(data: ChoiceData, pairs: Sequence[tuple[str, str]], *, per_person: bool = True) -> ChoiceData:
     """Append the products of attributes and covariates, with the labels of `mxlogit.spec.product_label`.
 
     Parameters
@@ -65,12 +66,15 @@ def add_products(data: ChoiceData, pairs: Sequence[tuple[str, str]]) -> ChoiceDa
         Choices, with the covariates among their attributes.
     pairs : sequence of (str, str)
         Attribute and covariate of each product.
+    per_person : bool
+        Whether a covariate must be the same in all choice situations of a person; in predictions it may differ, as of
+        a person today and in ten years.
 
     Raises
     ------
     ChoiceDataError
-        If a name is no attribute, a covariate varies within a decision maker, or an attribute has the label of a
-        product.
+        If a name is no attribute, a covariate varies within a decision maker or a choice situation, or an attribute has
+        the label of a product.
     """
     if not pairs:
         return data
@@ -79,8 +83,24 @@ def add_products(data: ChoiceData, pairs: Sequence[tuple[str, str]]) -> ChoiceDa
     if taken:
         problems.add(f"the choice data already have attributes {taken}, which mean_shifters would make: rename them.")
     problems.raise_if_any()
-    read_covariates(data, list(dict.fromkeys(covariate for _, covariate in pairs)))
+    covariates = list(dict.fromkeys(covariate for _, covariate in pairs))
+    if per_person:
+        read_covariates(data, covariates)
+    else:
+        _check_situations(data, covariates)
     rows = data.choices.rows
     left, right = (data.columns([pair[side] for pair in pairs]) for side in (0, 1))
     choices = replace(data.choices, rows=torch.cat([rows, rows[:, left] * rows[:, right]], 1))
     return replace(data, choices=choices, names=(*data.names, *labels))
+
+
+def _check_situations(data: ChoiceData, names: Sequence[str]) -> None:
+    """Check that covariates are the same for all alternatives of a choice situation."""
+    rows = data.choices.rows[:, data.columns(names)]
+    differs = rows != rows[data.first_rows[:-1]].repeat_interleave(data.first_rows.diff(), 0)
+    if bool(differs.any()):
+        wrong = [name for name, column in zip(names, differs.T, strict=True) if bool(column.any())]
+        raise ChoiceDataError(
+            f"covariates {wrong} vary between the alternatives of choice situations; they describe people: give one "
+            "value in all rows of a situation."
+        )

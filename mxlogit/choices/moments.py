@@ -128,6 +128,12 @@ def check_identification(
     # Computed attributes that are equal up to the last digit vary by rounding alone.
     constant = deviation <= moments.rounding * size
     for i in torch.nonzero(constant)[:, 0].tolist():
+        if names[i] in products:
+            problems.append(
+                f"the effect {names[i]!r} is not identified: the covariate is zero for everybody, or the attribute "
+                "does not vary within choice situations."
+            )
+            continue
         problems.append(
             f"the coefficient of {names[i]!r} is not identified: the column does not vary across alternatives "
             f"in any of the {moments.n_situations} choice situations. Interact it with an attribute or with "

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from mxlogit.errors import SpecificationError, suggest
@@ -19,6 +20,8 @@ from mxlogit.model.parameters import PopulationParameters
 
 # Share of posterior samples that may reach zero, or have the other sign, before that is said.
 _RARE = 0.01
+# People whose coefficients are in memory at a time, in each of some populations.
+_PEOPLE_AT_ONCE = 4_096
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,8 @@ class Cost:
             raise SpecificationError(
                 f"cost: {label!r} is no coefficient of this model, which has {labels}.{suggest(label, labels)}"
             )
+        if labels.index(label) in model.shifters.effects:
+            raise SpecificationError(f"{label!r} is the effect of a covariate, and no cost.")
         if label in fit.void:
             raise SpecificationError(
                 f"the coefficient of {label!r} is not known (its errors are void), so nothing can be related to it."
@@ -83,20 +88,25 @@ class Cost:
         """Whether covariates shift it."""
         return bool(self.model.shifters.of(self.place))
 
-    def _fixed(self, population: PopulationParameters) -> Tensor:
-        """The coefficient without its random part, by population and person, (s, n)."""
+    def _extremes(self, population: PopulationParameters) -> tuple[Tensor, Tensor]:
+        """The least and the largest coefficient without random part over people, (s,) each, in some populations."""
         fixed, shifters = population.fixed, self.model.shifters.of(self.place)
         if not shifters:
-            return fixed[:, self.place, None]
+            return fixed[:, self.place], fixed[:, self.place]
         assert self.people is not None
-        found = shifters.shift(fixed[:, None].expand(-1, len(self.people.values), -1), self.people.values)
-        return found[..., self.place]
+        low = torch.full_like(fixed[:, 0], torch.inf)
+        high = -low
+        for values in self.people.values.split(_PEOPLE_AT_ONCE):
+            added = fixed[:, list(shifters.effects)] @ values[:, list(shifters.covariates)].T.to(fixed)
+            found = fixed[:, self.place, None] + added
+            low, high = torch.minimum(low, found.amin(1)), torch.maximum(high, found.amax(1))
+        return low, high
 
     def is_positive(self, population: PopulationParameters) -> bool:
         """Whether the median of the coefficient is positive in most of some populations (s)."""
         place = self.place - self.model.space.n_fixed
         if place < 0:
-            return bool(self._fixed(population).median() > 0.0)
+            return bool(self._extremes(population)[0].median() > 0.0)
         location, scale = population.location, population.scale
         return bool(self.model.mixing.tastes(location, location, scale)[:, place].median() > 0.0)
 
@@ -107,7 +117,7 @@ class Cost:
         if self.in_money:
             return True, "Amounts of money are parameters of this model, and have moments."
         if family == "fixed":
-            return self._judge_fixed(self._fixed(population))
+            return self._judge_fixed(*self._extremes(population))
         if family in ("lognormal", "negative_lognormal", "johnson_sb"):
             return True, f"The coefficient of {cost!r} keeps away from zero ({family}): the mean is finite."
         if family == "censored_normal":
@@ -123,23 +133,22 @@ class Cost:
             f"The coefficient of {cost!r} reaches zero ({family}): the ratio has no mean. Read quantiles; {offer}"
         )
 
-    def _judge_fixed(self, values: Tensor) -> tuple[bool, str]:
-        """The verdict on a coefficient without random part, at values (s, n) by population and person."""
-        if not self.varies:
-            return True, _sign_of(self.label, values[:, 0])
-        if float((values.amin(1).sign() != values.amax(1).sign()).double().mean()) < _RARE:
-            return True, f"The coefficient of {self.label!r} keeps away from zero for all people: the mean is finite."
-        return False, (
-            f"The coefficient of {self.label!r} may be zero for some covariates of the people: the ratio has no mean. "
-            "Read quantiles, or those at given covariates: wtp(..., covariates={...})."
-        )
+    def _judge_fixed(self, low: Tensor, high: Tensor) -> tuple[bool, str]:
+        """The verdict on a coefficient without random part, at its extremes (s,) over people."""
+        if float((low.sign() != high.sign()).double().mean()) >= _RARE:
+            return False, (
+                f"The coefficient of {self.label!r} may be zero for some covariates of the people: the ratio has no "
+                "mean. Read quantiles, or those at given covariates: wtp(..., covariates={...})."
+            )
+        return True, _sign_of(self.label, low, "for everybody" if self.varies else "")
 
 
-def _sign_of(cost: str, coefficient: Tensor) -> str:
+def _sign_of(cost: str, coefficient: Tensor, whom: str) -> str:
     positive = float((coefficient > 0).double().mean())
+    words = f"has one sign {whom}" if whom else "is the same for everybody"
     if min(positive, 1.0 - positive) < _RARE:
-        return f"The coefficient of {cost!r} is the same for everybody: the mean is finite."
+        return f"The coefficient of {cost!r} {words}: the mean is finite."
     return (
-        f"The coefficient of {cost!r} is the same for everybody, but its sign is not known ({positive:.0%} of the "
+        f"The coefficient of {cost!r} {words}, but its sign is not known ({positive:.0%} of the "
         "posterior is positive): intervals are those of a ratio whose denominator may be zero."
     )

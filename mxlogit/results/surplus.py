@@ -73,7 +73,21 @@ class Change:
                 f"{len(single)} choice situations are in one of the two frames only (first: {single[:5].tolist()}). "
                 "Both need the same pairs of decision maker and situation."
             )
-        return cls(before.data, after.data, columns, cost, torch.from_numpy(place))
+        change = cls(before.data, after.data, columns, cost, torch.from_numpy(place))
+        change.check_covariates(keys[0])
+        return change
+
+    def check_covariates(self, keys: pd.MultiIndex) -> None:
+        """Refuse covariates of the cost that differ between the frames: money would be worth two amounts."""
+        mine = list(self.cost.covariates)
+        here, there = (data.choices.rows[data.first_rows[:-1]][:, mine].cpu() for data in (self.before, self.after))
+        differs = (here != there[self.place]).any(1)
+        if bool(differs.any()):
+            raise ChoiceDataError(
+                f"covariates that shift the coefficient of the cost differ between the frames in {int(differs.sum())} "
+                f"choice situations (first: {keys[differs.numpy()][:5].tolist()}). People keep their covariates: "
+                "compare frames of the same people."
+            )
 
     def levels_after(self, block: ChoiceBlock) -> tuple[Tensor, Tensor]:
         """Attributes (m, j, k) of the alternatives after the change, and which of them are there (m, j)."""

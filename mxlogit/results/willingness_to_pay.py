@@ -28,6 +28,8 @@ from mxlogit.results.individual_coefficients import Group, coefficient_samples
 # Tastes per posterior sample, a power of two, and most posterior samples, whose intervals err by a thirtieth of a
 # standard deviation.
 _NODES, _MOST_SAMPLES = 1_024, 1_000
+# Tastes per posterior sample beside which stand people with covariates of their own.
+_NODES_WITH_COVARIATES = 4_096
 # Posterior samples whose tastes are in memory at a time.
 _SAMPLES_AT_ONCE = 100
 
@@ -86,6 +88,11 @@ class Ratio:
         """Whether people differ in it."""
         differ = self.places[:1] if self.in_money else self.places
         return any(place >= self.model.space.n_fixed or self.model.shifters.of(place) for place in differ)
+
+    @property
+    def varies(self) -> bool:
+        """Whether covariates shift one of the two coefficients."""
+        return any(self.model.shifters.of(place) for place in self.places)
 
     def with_covariates(self, parameters: Tensor, nodes: int) -> Tensor:
         """Parameters (s, nodes, f + k), with what the covariates of as many people add to the two coefficients."""
@@ -193,7 +200,7 @@ def _stacked(population: PopulationParameters) -> PopulationParameters:
 
 def _tastes(ratio: Ratio, population: PopulationParameters, seed: int) -> Iterator[Tensor]:
     """Parameters (s, nodes, f + k) of people drawn from each of some population values, the same draws for all."""
-    nodes = _NODES if ratio.is_random else 1
+    nodes = (_NODES_WITH_COVARIATES if ratio.varies else _NODES) if ratio.is_random else 1
     parts = (part.split(_SAMPLES_AT_ONCE) for part in (population.fixed, population.location, population.scale_tril))
     for some in zip(*parts, strict=True):
         yield ratio.with_covariates(taste_nodes(ratio.model, PopulationParameters(*some), nodes, seed), nodes)
