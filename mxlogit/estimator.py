@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 
 from mxlogit.answers import Answers
+from mxlogit.choices.covariates import centre_products
 from mxlogit.errors import (
     ConvergenceWarning,
     NotFittedError,
@@ -23,6 +24,7 @@ from mxlogit.execution.people import People
 from mxlogit.execution.processes import Communicator, current_team
 from mxlogit.fit import Fit
 from mxlogit.inference.method import Method
+from mxlogit.inference.uncentred import uncentred
 from mxlogit.inference.weighting import cluster_sentences, scale_weights, weight_sentences
 from mxlogit.inference.wrong_sign import run_signed
 from mxlogit.model.priors import Priors
@@ -31,6 +33,7 @@ from mxlogit.request import (
     Fitted,
     ProgressLine,
     build_model,
+    find_offsets,
     gather_covariates,
     make_panels,
     resolve_device,
@@ -232,6 +235,7 @@ class MixedLogit(Answers):
             with ProgressLine(self.verbose, team.rank) as callback:
                 method = resolve_method(self.method)
                 result = run_signed(method, fitted.model, people, generator=generator, callback=callback)
+        result = uncentred(result, fitted.model)
         said = weight_sentences(people, self.weights_sum, method) + cluster_sentences(self.cluster, method)
         return self._remember(fitted, replace(result, warnings=said + result.warnings), len(people), n_situations)
 
@@ -248,11 +252,14 @@ class MixedLogit(Answers):
         data = share_people(read_choices(X, self._columns(), specification, **given), team, dtype)
         data = scale_weights(data, self.weights_sum, team)
         specification = complete(specification, data)
-        moments = sum_moments(data, specification, team)
         everybody = gather_covariates(data, specification, team)
-        model = build_model(specification, moments, self.priors, everybody)
-        panels = make_panels(data, specification, device, dtype)
-        people = People.gather(panels, team)
+        offsets = find_offsets(specification, everybody)
+        centred = centre_products(data, specification.shifters, offsets)
+        moments = sum_moments(centred, specification, team)
+        model = build_model(specification, moments, self.priors, offsets)
+        seen = make_panels(centred, specification, device, dtype)
+        panels = seen if centred is data else make_panels(data, specification, device, dtype)
+        people = People.gather(seen, team)
         facts = data.decision_makers, data.alternatives, seed, people.first, len(people), moments.n_rows, everybody
         return Fitted(specification, model, panels, *facts), people, moments.n_situations
 

@@ -192,6 +192,15 @@ def gather_covariates(
     return Covariates(torch.cat(values), torch.cat(weights))
 
 
+def find_offsets(specification: Specification, everybody: Covariates | None) -> tuple[float, ...]:
+    """What is subtracted from the covariate of each effect: its average, but zero where the mean itself is held."""
+    if everybody is None:
+        return ()
+    averages, held = everybody.moments()[0].tolist(), dict(specification.held)
+    place = {name: i for i, name in enumerate(specification.covariates)}
+    return tuple(0.0 if column in held else averages[place[name]] for column, name in specification.shifters)
+
+
 def covariates_of(data: ChoiceData | PackedChoices, specification: Specification) -> torch.Tensor | None:
     """Covariates (n, c), float64, of the people of choice data; None if the model has none."""
     if isinstance(data, PackedChoices) or not specification.shifters:
@@ -297,9 +306,12 @@ def sum_moments(data: ChoiceData | PackedChoices, specification: Specification, 
 
 
 def build_model(
-    specification: Specification, moments: AttributeMoments, priors: Priors | None, everybody: Covariates | None = None
+    specification: Specification, moments: AttributeMoments, priors: Priors | None, offsets: tuple[float, ...] = ()
 ) -> MixedLogitModel:
-    """Check identification and resolve the priors for data with these moments, and people with these covariates."""
+    """Check identification and resolve the priors for data with these moments.
+
+    ``offsets`` were subtracted from the covariates of products.
+    """
     priors = Priors(standardize=True) if priors is None else priors
     if not isinstance(priors, Priors):
         raise SpecificationError(f"priors must be None or Priors(...); got {priors!r}.")
@@ -309,13 +321,11 @@ def build_model(
     scales = check_identification(moments, specification.names, specification.products, dict(specification.held))
     mixing = Mixing(specification.mixing, specification.scale_position)
     prior = resolve_priors(priors, mixing, space.n_fixed, _units_of_parameters(scales, mixing.scale_position))
-    shifters = _mean_shifters(specification, everybody)
-    if everybody is not None and priors.standardize:
-        prior = shifters.widen(prior, everybody)
+    shifters = _mean_shifters(specification, offsets)
     return MixedLogitModel(space, mixing, prior, torch.tensor(scales, dtype=torch.float64), shifters)
 
 
-def _mean_shifters(specification: Specification, everybody: Covariates | None) -> MeanShifters:
+def _mean_shifters(specification: Specification, offsets: tuple[float, ...]) -> MeanShifters:
     """Positions of the effects of covariates, and of the coefficients that they shift."""
     names, covariates = specification.names, specification.covariates
     return MeanShifters(
@@ -323,7 +333,7 @@ def _mean_shifters(specification: Specification, everybody: Covariates | None) -
         tuple(names.index(column) for column, _ in specification.shifters),
         tuple(covariates.index(covariate) for _, covariate in specification.shifters),
         covariates,
-        (0.0,) * len(covariates) if everybody is None else tuple(everybody.moments()[0].tolist()),
+        offsets or (0.0,) * len(specification.shifters),
     )
 
 

@@ -262,7 +262,7 @@ def _check_held(asked: object, plain: Specification) -> tuple[tuple[str, float],
         raise SpecificationError(f"held must give finite numbers; got {wrong}.")
     if plain.scale is not None:
         raise SpecificationError("held values are coefficients in utils; leave out scale, or do not hold any.")
-    if len(asked) == len(plain.names) and not plain.random:
+    if len(asked) == len(plain.names) and not plain.random and not plain.constants:
         raise SpecificationError("nothing to estimate: all coefficients are held.")
     return tuple((str(name), float(value)) for name, value in asked.items())
 

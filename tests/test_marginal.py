@@ -1,6 +1,7 @@
 """The marginal likelihood against quadrature, finite differences and the laws of panels."""
 
 import math
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -8,16 +9,20 @@ import pytest
 import torch
 from small_models import rebuilt
 
+from mxlogit import VI, ConvergenceWarning, MixedLogit
 from mxlogit.choices import ChoiceData
+from mxlogit.datasets import load_swissmetro
 from mxlogit.draws.generators import make_generator
 from mxlogit.draws.importance import DrawScheme
 from mxlogit.draws.jackknife import Jackknife
 from mxlogit.execution.people import People
 from mxlogit.inference.vi.log_posterior import without_noise
-from mxlogit.integration.laplace import follow, polish
+from mxlogit.integration.importance import WeightedDraws
+from mxlogit.integration.laplace import follow, polish, whitened_log_prob
 from mxlogit.integration.marginal import MarginalLikelihood
 from mxlogit.integration.settings import IntegrationSettings
 from mxlogit.integration.variational import refine_gaussian
+from mxlogit.model.dense_panels import PanelDifferences
 from mxlogit.model.differences import difference_panels
 from mxlogit.model.likelihood import panel_log_prob
 from mxlogit.model.mixed_logit import MixedLogitModel
@@ -420,3 +425,55 @@ def test_variational_steps_end_where_slopes_leave_the_numbers(generator):
     factor = refine_gaussian(polish(torch.zeros(n, 2), wide, panel, mixing, 30), points, wide, panel, mixing, 4)
     assert bool(torch.isfinite(factor.mean).all() & torch.isfinite(factor.root).all())
     assert bool(torch.isfinite(factor.log_det).all() & torch.isfinite(factor.precision_tril).all())
+
+
+class TestFarModes:
+    """A person who would always give up hours for nothing: the first Newton step goes fifteen times too far."""
+
+    # Swissmetro, rows train and car beside the chosen Swissmetro: cost, time, dummies of car and train.
+    PANEL = PanelDifferences.regular(
+        torch.tensor(
+            [[-0.1, -5.85, 1.0, 0.0], [-0.1, 2.37, 0.0, 1.0], [-0.2, -6.36, 1.0, 0.0], [-0.2, 2.26, 0.0, 1.0]] * 4
+        )[None],
+        2,
+    )
+    POPULATION = PopulationParameters(
+        torch.tensor([-1.08]), torch.tensor([-1.28, -0.15, -0.70]), torch.diag(torch.tensor([0.99, 1.13, 1.05]))
+    )
+
+    def test_steps_that_go_too_far_are_halved_until_one_is_accepted(self):
+        start, mixing = torch.zeros(1, 3), Mixing(["normal"] * 3)
+        few, many = (polish(start, self.POPULATION, self.PANEL, mixing, steps) for steps in (2, 30))
+        value = [whitened_log_prob(x.mean[..., None], self.POPULATION, self.PANEL, mixing) for x in (few, many)]
+        nothing = whitened_log_prob(start[..., None], self.POPULATION, self.PANEL, mixing)
+        assert float(value[0]) > 0.5 * float(nothing)
+        assert float(value[1]) > float(value[0]) - 5.0
+
+    def test_one_weight_beside_none_is_no_impossible_choice(self):
+        """Halves that differ by forty nats: the jackknife would say that the choices have a probability above one."""
+        log_ratio = torch.full((1, 16), -60.0)
+        log_ratio[0, :8], log_ratio[0, 15] = -45.0, -2.0
+        drawn = WeightedDraws(torch.zeros(1, 3, 16), log_ratio, torch.zeros(1, 16))
+        assert float(Jackknife(log_ratio).log_mean) > 3.0
+        assert float(drawn.log_marginal) == pytest.approx(-2.0 - math.log(16.0), abs=1e-5)
+        # No draw says that a probability above one is possible: what it has lost are digits.
+        assert float(replace(drawn, log_ratio=log_ratio + 20.0).log_marginal) == -math.inf
+
+    @pytest.mark.parametrize("columns", [["car", "train"], ["sm"]])
+    def test_swissmetro_with_error_components(self, columns):
+        """The search began where this person had no finite likelihood, and the fit was refused."""
+        data = load_swissmetro()
+        data = data.assign(
+            car=data["alternative"] == "CAR", train=data["alternative"] == "TRAIN", sm=data["alternative"] == "SM"
+        )
+        est = MixedLogit(
+            fixed=["cost"],
+            random=["time", *columns],
+            correlated=False,
+            availability="available",
+            method=VI(max_seconds=2.0),
+            random_state=0,
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            assert math.isfinite(est.fit(data).log_likelihood_)

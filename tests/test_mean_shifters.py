@@ -15,7 +15,6 @@ from mxlogit import (
     ChoiceDataError,
     ConvergenceWarning,
     MixedLogit,
-    Priors,
     SpecificationError,
 )
 from mxlogit.choices import pack_choices
@@ -79,17 +78,13 @@ def test_effects_are_those_of_interactions(frame, by_hand, method):
         one, other = shifted(method=method).fit(frame), interacted(method=method).fit(by_hand)
     assert list(one.coef_.index) == list(other.coef_.index)
     if isinstance(method, MSLE):
-        np.testing.assert_array_equal(one.coef_.to_numpy(), other.coef_.to_numpy())
-        np.testing.assert_array_equal(one.predict_proba(frame).to_numpy(), other.predict_proba(by_hand).to_numpy())
+        np.testing.assert_allclose(one.coef_, other.coef_, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(one.summary()["std_error"], other.summary()["std_error"], rtol=1e-3)
+        np.testing.assert_allclose(one.predict_proba(frame), other.predict_proba(by_hand), atol=1e-5)
     else:
-        # Default priors of effects are in standard deviations of covariates instead of products.
+        # Priors are of means at average covariates.
         apart = (one.coef_ - other.coef_) / one.summary()["std_error"]
         assert abs(apart).max() < (0.05 if method == "vi" else 0.5)
-
-
-def test_effects_are_those_of_interactions_to_the_bit_under_equal_priors(frame, by_hand):
-    one, other = shifted(priors=Priors()).fit(frame), interacted(priors=Priors()).fit(by_hand)
-    np.testing.assert_array_equal(one.coef_.to_numpy(), other.coef_.to_numpy())
 
 
 @pytest.mark.parametrize("method", ["vi", MSLE(n_draws=32)])
@@ -240,7 +235,7 @@ def test_constants_can_be_shifted(frame):
     asked = {"constants": True, "method": "msle", "random_state": 0}
     one = MixedLogit(fixed=["x"], mean_shifters={"asc.a2": ["income"]}, **asked).fit(frame)
     other = MixedLogit(fixed=["x", "effect"], **asked).fit(frame.assign(effect=dummy))
-    assert one.coef_["asc.a2:income"] == pytest.approx(other.coef_["effect"], abs=1e-9)
+    assert one.coef_["asc.a2:income"] == pytest.approx(other.coef_["effect"], abs=1e-6)
 
 
 def test_choice_data_hold_covariates_as_attributes(frame, simulated):
@@ -301,7 +296,7 @@ def test_simulated_effects_are_found():
         ({"income": 4.0}, "cannot be told from the mean itself"),
         ({"income": lambda f: 1.0 - f["age"]}, "cannot be told from the mean itself"),
         ({"income": "high"}, "column 'income'"),
-        ({"income": 0.0}, "the covariate is zero for everybody"),
+        ({"income": 0.0}, "cannot be told from the mean itself"),
         ({"z:income": 1.0}, None),
     ],
 )

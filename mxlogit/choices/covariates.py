@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -92,6 +93,17 @@ def add_products(data: ChoiceData, pairs: Sequence[tuple[str, str]], *, per_pers
     left, right = (data.columns([pair[side] for pair in pairs]) for side in (0, 1))
     choices = replace(data.choices, rows=torch.cat([rows, rows[:, left] * rows[:, right]], 1))
     return replace(data, choices=choices, names=(*data.names, *labels))
+
+
+def centre_products(data: Any, pairs: Sequence[tuple[str, str]], offsets: Sequence[float]) -> Any:
+    """Choice data whose products, made by `add_products`, are those with covariates less ``offsets``."""
+    if not any(offsets):
+        return data
+    rows = data.choices.rows.clone()
+    for (column, covariate), offset in zip(pairs, offsets, strict=True):
+        product, attribute, factor = data.columns([product_label(column, covariate), column, covariate])
+        rows[:, product] = rows[:, attribute] * (rows[:, factor] - offset)
+    return replace(data, choices=replace(data.choices, rows=rows))
 
 
 def _check_situations(data: ChoiceData, names: Sequence[str]) -> None:

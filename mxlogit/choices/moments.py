@@ -130,8 +130,8 @@ def check_identification(
     for i in torch.nonzero(constant)[:, 0].tolist():
         if names[i] in products:
             problems.append(
-                f"the effect {names[i]!r} is not identified: the covariate is zero for everybody, or the attribute "
-                "does not vary within choice situations."
+                f"the effect {names[i]!r} is not identified: the covariate is the same for everybody, and so cannot "
+                "be told from the mean itself, or the attribute does not vary within choice situations."
             )
             continue
         problems.append(

@@ -205,9 +205,7 @@ def start_population(model: MixedLogitModel, logit: MultinomialLogit) -> Populat
     unit = model.attribute_scale
     fixed, mean = logit.coefficients[:n_fixed], logit.coefficients[n_fixed:]
     location = mean.clone()
-    # At average covariates: at covariates of zero a mean may be as large as years are many.
-    typical = model.shifters.typical(logit.coefficients)[n_fixed:]
-    scale = 0.5 * torch.maximum(typical.abs(), 1.0 / unit[n_fixed:])
+    scale = 0.5 * torch.maximum(mean.abs(), 1.0 / unit[n_fixed:])
     for i, family in enumerate(model.mixing.families):
         smallest = 0.1 / unit[n_fixed + i]
         if family.units == "log":

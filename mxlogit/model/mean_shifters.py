@@ -6,12 +6,10 @@ the attribute itself, of a person with given covariates, is the taste plus the e
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-
-from mxlogit.model.priors import PriorDensity
 
 
 @dataclass(frozen=True)
@@ -28,15 +26,15 @@ class MeanShifters:
         Index of the covariate by which it is multiplied.
     names : tuple of str
         Names of the covariates.
-    centre : tuple of float
-        Their means over the people of the fit, where a typical coefficient is meant.
+    offsets : tuple of float
+        What engines subtract from the covariate of each effect (`mxlogit.inference.uncentred`).
     """
 
     effects: tuple[int, ...] = ()
     tastes: tuple[int, ...] = ()
     covariates: tuple[int, ...] = ()
     names: tuple[str, ...] = ()
-    centre: tuple[float, ...] = ()
+    offsets: tuple[float, ...] = ()
 
     def __bool__(self) -> bool:
         return bool(self.effects)
@@ -45,11 +43,15 @@ class MeanShifters:
         """Return those of the effects that shift the parameter at position ``taste``."""
         mine = [i for i, place in enumerate(self.tastes) if place == taste]
         effects, covariates = (tuple(part[i] for i in mine) for part in (self.effects, self.covariates))
-        return MeanShifters(effects, (taste,) * len(mine), covariates, self.names, self.centre)
+        offsets = tuple(self.offsets[i] for i in mine)
+        return MeanShifters(effects, (taste,) * len(mine), covariates, self.names, offsets)
 
-    def typical(self, parameters: Tensor) -> Tensor:
-        """Parameters (..., f + k) of a person with average covariates."""
-        return self.shift(parameters, parameters.new_tensor(self.centre)) if self else parameters
+    def uncentre(self, means: Tensor) -> Tensor:
+        """Coefficients and locations (..., f + k) at covariates of zero, from those where covariates are centred."""
+        result = means.clone()
+        for effect, taste, offset in zip(self.effects, self.tastes, self.offsets, strict=True):
+            result[..., taste] -= offset * means[..., effect]
+        return result
 
     def shift(self, parameters: Tensor, covariates: Tensor) -> Tensor:
         """Parameters (..., f + k) of people with covariates (..., c): tastes are shifted, effects are unchanged."""
@@ -65,20 +67,6 @@ class MeanShifters:
         for effect, taste, covariate in zip(self.effects, self.tastes, self.covariates, strict=True):
             loading[..., taste, covariate] += parameters[..., effect]
         return loading @ centre.to(parameters), ((loading @ spread.to(parameters)) * loading).sum(-1)
-
-    def widen(self, prior: PriorDensity, people: Covariates) -> PriorDensity:
-        """Priors of effects in standard deviations of covariates, and of means that these are far from zero.
-
-        A taste's prior is meant for its mean at average covariates. Effects have the same per standard deviation of a
-        covariate, and the mean at covariates of zero, which may be years ago, as much more as that is away.
-        """
-        centre, covariance = people.moments()
-        deviation, away = prior.deviation.clone(), torch.zeros_like(prior.deviation)
-        for effect, taste, covariate in zip(self.effects, self.tastes, self.covariates, strict=True):
-            size = covariance[covariate, covariate].sqrt()
-            deviation[effect] = prior.deviation[taste] / size
-            away[taste] += (centre[covariate] / size).square()
-        return replace(prior, deviation=deviation * (1.0 + away).sqrt())
 
 
 @dataclass(frozen=True)
