@@ -107,7 +107,8 @@ class MixedLogit(Answers):
         Column of cluster labels, constant within a decision maker, for ``MSLE(covariance="clustered")``.
     priors : Priors, optional
         Priors of the population parameters. None means ``Priors(standardize=True)``: normal(0, 10) locations and
-        half-Cauchy(2.5) standard deviations in units of standardised attributes, and uniform correlations.
+        half-Cauchy(2.5) standard deviations in units of standardised attributes, and uniform correlations. Locations
+        that covariates shift have theirs at average covariates.
     method : "vi", "svi", "msle", "mcmc" or a settings object such as ``VI(...)`` or ``MSLE(...)``
         Inference engine.
     random_state : int, numpy generator or None

@@ -29,7 +29,7 @@ def read_choices(
     _check_alone(X, y, weights)
     if isinstance(X, (ChoiceData, PackedChoices)):
         _warn_of_missing_roles(X, columns)
-        return _completed(X, specification)
+        return _completed(X, specification, of_fit=True)
     data = read_frame(
         X,
         columns,
@@ -110,8 +110,10 @@ def _warn_of_missing_roles(X: ChoiceData | PackedChoices, columns: Columns) -> N
         )
 
 
-def _completed(X: ChoiceData | PackedChoices, specification: Specification) -> ChoiceData | PackedChoices:
-    """Choice data with the constants and products of a specification."""
+def _completed(
+    X: ChoiceData | PackedChoices, specification: Specification, *, of_fit: bool = False
+) -> ChoiceData | PackedChoices:
+    """Choice data with the constants, nests and products of a specification."""
     if isinstance(X, PackedChoices):
         if specification.shifters:
             raise ChoiceDataError(
@@ -126,4 +128,4 @@ def _completed(X: ChoiceData | PackedChoices, specification: Specification) -> C
             )
         return X.with_constants(specification.base_alternative) if specification.constants else X
     data = add_constants(X, specification.base_alternative) if specification.constants else X
-    return add_products(add_nests(data, specification.nests), specification.shifters)
+    return add_products(add_nests(data, specification.nests, complete=of_fit), specification.shifters)

@@ -77,6 +77,24 @@ def own_people(rank, size, folder):
     return facts(make_estimator().fit(unlabelled(make_data().take(slice(cuts[rank], cuts[rank + 1])))))
 
 
+def covariates(rank, size, folder):
+    """Shares of people whose covariate differs: the tastes of all are those of the people of all processes."""
+    data = make_data()
+    year = torch.linspace(1_940.0, 2_000.0, N, dtype=torch.float64).repeat_interleave(25)[:, None]
+    rows = torch.cat([data.choices.rows, year.to(data.choices.rows)], 1)
+    data = replace(data, choices=replace(data.choices, rows=rows), names=(*data.names, "year"))
+    cuts = [0, 40, 290, N][: size + 1]
+    cuts[-1] = N
+    est = make_estimator(mean_shifters={"r1": ["year"]})
+    est.fit(unlabelled(data.take(slice(cuts[rank], cuts[rank + 1]))))
+    mine = est.individual_coefficients(statistic=["mean"])["r1", "mean"].to_numpy()
+    return {
+        "coef": est.coef_.to_numpy(),
+        "tastes": est.taste_distribution().loc["r1", ["mean", "sd"]].to_numpy(dtype=float),
+        "mine": mine,
+    }
+
+
 def nobody_here(rank, size, folder):
     """All people are with the last process."""
     data = make_data()

@@ -64,6 +64,15 @@ def alone(folder):
         return {"same_data": team_jobs.same_data(0, 1, folder)}
 
 
+def check_covariates(team, alone):
+    """Averages over covariates are those of everybody, and people's own tastes have their own covariates."""
+    for process in team:
+        np.testing.assert_allclose(process["covariates"]["coef"], alone["coef"], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(process["covariates"]["tastes"], alone["tastes"], rtol=1e-4)
+    mine = np.concatenate([process["covariates"]["mine"] for process in team])
+    np.testing.assert_allclose(mine, alone["mine"], atol=5e-3)
+
+
 @pytest.fixture(scope="module")
 def alone_of_many(folder):
     return run_team(["many_people"], 1, folder)[0]
@@ -72,7 +81,7 @@ def alone_of_many(folder):
 @pytest.fixture(scope="module")
 def team(folder):
     """Two processes for all jobs; in the last one the second process dies."""
-    return run_team([*WRONG, "classic", *QUICK, "lost"], 2, folder)
+    return run_team([*WRONG, "classic", "covariates", *QUICK, "lost"], 2, folder)
 
 
 @pytest.fixture(scope="module", params=[2, 3])
@@ -146,6 +155,13 @@ def check_classic(team):
 @pytest.mark.parametrize("job", QUICK)
 def test_two_processes_equal_one(team, alone, job):
     check_equal(team, alone["same_data"], job)
+
+
+def test_covariates_are_those_of_everybody(team, folder):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        alone = team_jobs.covariates(0, 1, folder)
+    check_covariates(team, alone)
 
 
 @pytest.mark.slow

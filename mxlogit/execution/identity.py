@@ -106,7 +106,7 @@ def identify_fit(
 
 
 def identify_model(model: MixedLogitModel) -> Identity:
-    """Return coefficients, families, correlated pairs, the scale column and priors of a model."""
+    """Return coefficients, families, correlated pairs, the scale column, held values and priors of a model."""
     space, mixing, prior = model.space, model.mixing, model.prior
     names = [*space.fixed, *space.random]
     families = [family.name for family in mixing.families]
@@ -117,6 +117,7 @@ def identify_model(model: MixedLogitModel) -> Identity:
         "random": ", ".join(f"{name} {family}" for name, family in zip(space.random, families, strict=True)) or "none",
         "correlated": ", ".join(f"{space.random[a]}:{space.random[b]}" for a, b in space.pairs) or "none",
         "scale": "none" if place is None else names[place],
+        "held": ", ".join(f"{names[position]} at {value:.6g}" for position, value in space.held) or "none",
         # Six digits: the scales of standardised attributes depend on the order of summation in the last digits.
         "priors": " ".join(f"{number:.6g}" for number in (*numbers, prior.concentration)),
     }

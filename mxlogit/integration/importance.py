@@ -32,6 +32,8 @@ from mxlogit.model.products import add_products
 
 # Estimate of a log probability that no noise of draws explains: utilities of such tastes have no digits left.
 _IMPOSSIBLE = 3.0
+# Log probability below which single precision leaves less than two digits after the decimal point.
+_FEW_DIGITS = -1e5
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,8 @@ class WeightedDraws:
         if bool(possible.all()):
             return estimate
         plain = self._ratio.plain_log_mean
-        return torch.where(possible, estimate, plain.masked_fill(~(plain < _IMPOSSIBLE), -math.inf))
+        has_digits = (plain < _IMPOSSIBLE) & (plain > _FEW_DIGITS)
+        return torch.where(possible, estimate, plain.masked_fill(~has_digits, -math.inf))
 
     @property
     def jackknife_weights(self) -> Tensor:

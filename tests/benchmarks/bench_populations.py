@@ -1,10 +1,11 @@
 """Models of who wants what: covariates of people that shift the means of tastes.
 
-    python tests/benchmarks/bench_populations.py [covariates] [time] [--count 100] [--processes 2] [--threads 2]
-        [--json docs/benchmarks/populations.json]
+    python tests/benchmarks/bench_populations.py [covariates] [time] [ladder] [--count 100] [--processes 2]
+        [--threads 2] [--json docs/benchmarks/populations.json]
 
 ``covariates``: bias and coverage of effects and means over simulated data sets; ``time``: seconds of fits with two
-covariates beside those of the plain model, in turn.
+covariates beside those of the plain model, in turn; ``ladder``: models of the Swissmetro panel, by their log likelihood
+and leave-one-person-out.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ from measurement import Table
 from recording import record_results, table_of
 from scipy import stats
 
-from mxlogit import ConvergenceWarning, MixedLogit
+from mxlogit import ConvergenceWarning, MixedLogit, datasets
 from mxlogit.simulate import simulate_choices
 
-PARTS = ("covariates", "time")
+PARTS = ("covariates", "time", "ladder")
 LEVELS = (0.5, 0.9, 0.95)
 # People, choices of each and alternatives of a simulated data set.
 _SIZE = (500, 6, 3)
@@ -108,6 +109,39 @@ def measure_seconds(options: argparse.Namespace) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def climb(options: argparse.Namespace) -> pd.DataFrame:
+    """Log likelihoods of models of the Swissmetro panel at the mode, beside published ones, and leave-one-person-out."""
+    torch.set_num_threads(options.threads)
+    frame = datasets.load_swissmetro()
+    for name, label in (("train", "TRAIN"), ("car", "CAR"), ("sm", "SM")):
+        frame[name] = (frame["alternative"] == label).astype(float)
+    by_sex = {column: ["MALE"] for column in ("cost", "time", "car", "train")}
+    components = {"random": ["time", "car", "train", "sm"], "held": {"sm": 0.0}, "correlated": False}
+    models = {
+        "time normal": ({"random": ["time"], "fixed": ["cost", "car", "train"]}, None),
+        "error components": ({"fixed": ["cost"], **components}, -3574.943704),
+        "error components, shifted by sex": ({"fixed": ["cost"], **components, "mean_shifters": by_sex}, -3543.842866),
+        "correlated": ({"fixed": ["cost"], "random": ["time", "car", "train"]}, None),
+        "correlated, shifted by sex": (
+            {"fixed": ["cost"], "random": ["time", "car", "train"], "mean_shifters": by_sex}, None
+        ),
+    }  # fmt: skip
+    rows = []
+    for name, (settings, published) in models.items():
+        start = time.perf_counter()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            est = MixedLogit(availability="available", random_state=0, **settings).fit(frame)
+            seconds = time.perf_counter() - start
+            density = est.loo()
+        row = {"model": name, "parameters": len(est.coef_), "log likelihood": est.log_likelihood_}
+        row |= {"its error": est.log_likelihood_error_, "published": np.nan if published is None else published}
+        row |= {"loo": density.elpd, "loo error": density.elpd_error, "seconds": seconds}
+        rows.append(row)
+        sys.stdout.write(f"{row}\n")
+    return pd.DataFrame(rows)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
@@ -123,6 +157,8 @@ def main() -> None:
         tables.append(table_of("covariates", calibrate(options)))
     if "time" in parts:
         tables.append(table_of("time", measure_seconds(options)))
+    if "ladder" in parts:
+        tables.append(table_of("ladder", climb(options)))
     for table in tables:
         sys.stdout.write(f"\n{table.name}\n{pd.DataFrame(table.rows, columns=table.columns).to_string()}\n")
     if options.json is not None:
