@@ -120,7 +120,8 @@ class Tastes(FittedModel):
         -------
         pandas.DataFrame
             Index: decision maker. Columns: (taste, statistic) of random coefficients, with what covariates of the
-            person add, averaged over the posterior of the population parameters. A person's row does not depend on the other people in X.
+            person add, averaged over the posterior of the population parameters. A person's row does not depend on the
+            other people in X.
         """
         model = self._state().model
         labels, group = self._group(X)
