@@ -101,8 +101,8 @@ class MixedLogit(Answers):
         means are correlated among each other only. With ``method`` "vi", "msle" or "mcmc".
     nests : mapping name -> sequence of alternatives, optional
         Groups of alternatives that share a random term of mean zero, whose standard deviation is ``sd.nest.<name>``:
-        ``{"transit": ["bus", "train"]}``. They may overlap, and are independent of each other and of the tastes. Of
-        nests that divide all alternatives among them one is redundant. With ``method`` "vi", "msle" or "mcmc".
+        ``{"transit": ["bus", "train"]}``. They may overlap, and are independent of each other and of the tastes. With
+        ``method`` "vi", "msle" or "mcmc".
     cluster : str, optional
         Column of cluster labels, constant within a decision maker, for ``MSLE(covariance="clustered")``.
     priors : Priors, optional

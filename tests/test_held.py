@@ -193,6 +193,7 @@ def test_engines_that_hold_nothing_say_so(frame, method):
         ({"nests": {"transit": []}}, "must be a list of alternatives"),
         ({"nests": {"transit": ["bus", "tram"]}}, r"\['tram'\] are not among the alternatives"),
         ({"nests": {"all": ["bus", "train", "car", "bike"]}}, "not identified"),
+        ({"nests": {"a": ["bus", "train"], "b": ["car", "bike"]}}, "divide all alternatives between them"),
     ],
 )
 def test_bad_requests(frame, settings, sentence):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import torch
@@ -35,8 +36,8 @@ def add_nests(
     Raises
     ------
     ChoiceDataError
-        If alternatives carry no labels, an alternative of a nest is not among them, or an attribute has the label of a
-        nest.
+        If alternatives carry no labels, an alternative of a nest is not among them, two nests divide all alternatives,
+        or an attribute has the label of a nest.
     """
     if not nests:
         return data
@@ -64,4 +65,10 @@ def _check_alternatives(nests: Sequence[tuple[str, tuple[object, ...]]], known: 
         if unknown:
             raise ChoiceDataError(
                 f"nests[{name!r}]: {unknown} are not among the alternatives {known[:10]}.{suggest(unknown[0], known)}"
+            )
+    for (name, members), (other, others) in combinations(nests, 2):
+        if not set(members) & set(others) and len(set(members) | set(others)) == len(known):
+            raise ChoiceDataError(
+                f"nests {name!r} and {other!r} divide all alternatives between them. Choices depend on differences of "
+                "utilities, which tell the sum of their variances only: leave one of them out."
             )
