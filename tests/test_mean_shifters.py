@@ -128,6 +128,9 @@ def test_taste_distribution_is_that_of_the_people(simulated, frame):
     assert table.loc["z", "mean"] == pytest.approx(coef["z"] + added.mean(), rel=1e-9)
     assert table.loc["z", "sd"] == pytest.approx(np.hypot(coef["sd.z"], added.std(ddof=0)), rel=1e-9)
     assert table.loc["w", "mean"] == pytest.approx(coef["w"], rel=1e-12)
+    cost = coef["x"] + coef["x:income"] * people.income
+    assert table.loc["x", ["mean", "sd"]].tolist() == pytest.approx([cost.mean(), cost.std(ddof=0)], rel=1e-9)
+    assert table.loc["x", "distribution"] == "fixed"
     given = simulated.taste_distribution(covariates={"income": 0.5, "age": 1})
     assert given.loc["z", "mean"] == pytest.approx(coef["z"] + 0.5 * coef["z:income"] + coef["z:age"], rel=1e-9)
     assert given.loc["z", "sd"] == pytest.approx(coef["sd.z"], rel=1e-12)
@@ -176,6 +179,9 @@ def test_tastes_of_people_include_their_covariates(est, frame):
     np.testing.assert_allclose(median, found[("z", "mean")], atol=0.25)
     again = est.individual_coefficients(frame[frame["id"].isin([5, 9])])
     np.testing.assert_allclose(again.to_numpy(), found.loc[[5, 9]].to_numpy(), atol=1e-5)
+    cost = samples["x"].groupby("decision_maker")
+    np.testing.assert_allclose(cost.mean(), found[("x", "mean")], atol=0.01)
+    np.testing.assert_allclose(cost.std(), found[("x", "sd")], rtol=0.15)
     # What covariates add is in the means of people: their regression on the covariate has its slope, less shrinkage.
     slope = np.polyfit(people_of(frame)["income"], found[("z", "mean")], 1)[0]
     assert slope == pytest.approx(est.coef_["z:income"], abs=0.15)
@@ -261,6 +267,8 @@ def test_pictures_show_the_tastes_of_the_people(est, frame):
     from mxlogit.plots.tastes import population_quantiles
 
     found, table = population_quantiles(est)[..., 0], est.taste_distribution()
+    only_fixed = MixedLogit(fixed=["x", "z"], mean_shifters={"x": ["income"]}, method="msle").fit(frame)
+    assert list(only_fixed.individual_coefficients(statistic=["mean", 0.5])["x"].columns) == ["mean", 0.5]
     assert found.mean() == pytest.approx(table.loc["z", "mean"], abs=0.03)
     assert found.std(1).mean() == pytest.approx(table.loc["z", "sd"], abs=0.03)
 

@@ -32,7 +32,7 @@ class Tastes(FittedModel):
         Returns
         -------
         pandas.DataFrame
-            Index: random coefficients. Fixed coefficients on which covariates act are in `sample_tastes`.
+            Index: random coefficients, and fixed ones that covariates shift ("fixed").
         """
         fitted = self._state()
         return frames.taste_frame(fitted.model, self.result_, fitted.people_with_covariates(covariates))
@@ -119,8 +119,8 @@ class Tastes(FittedModel):
         Returns
         -------
         pandas.DataFrame
-            Index: decision maker. Columns: (taste, statistic) of random coefficients, with what covariates of the
-            person add, averaged over the posterior of the population parameters. A person's row does not depend on the
+            Index: decision maker. Columns: (taste, statistic) of coefficients that are random or shifted by covariates,
+            averaged over the posterior of the population parameters. A person's row does not depend on the
             other people in X.
         """
         model = self._state().model

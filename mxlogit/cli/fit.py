@@ -54,7 +54,7 @@ def _tell_diagnostics(est: MixedLogit, sentences: list[str]) -> None:
 
 def _write_tables(est: MixedLogit, folder: Path) -> None:
     write_table(est.summary(), folder / "summary.csv", "estimates")
-    if est.result_.center.location.numel():
+    if est._state().model.varying:
         with warnings.catch_warnings():
             # Medians instead of means of heavy tails are in the report.
             warnings.simplefilter("ignore", ConvergenceWarning)

@@ -53,6 +53,12 @@ class MixedLogitModel:
     attribute_scale: Tensor
     shifters: MeanShifters = field(default_factory=MeanShifters)
 
+    @property
+    def varying(self) -> list[int]:
+        """Positions, among all f + k parameters, of those that differ between people: shifted or random ones."""
+        f = self.space.n_fixed
+        return [*sorted({taste for taste in self.shifters.tastes if taste < f}), *range(f, f + self.space.n_random)]
+
     def coefficients(self, population: PopulationParameters, xi: Tensor) -> Tensor:
         """Compute the coefficients of each person (n, f + k) from whitened tastes (n, k)."""
         tastes = PersonTastes(population, self.mixing).values_of_each(xi).taste

@@ -101,19 +101,21 @@ def taste_frame(model: MixedLogitModel, fit: Fit, people: Covariates | None = No
     Returns
     -------
     pandas.DataFrame
-        Index: random coefficients. Columns: ``distribution``, posterior mean and sd of the taste's
-        population mean (``mean``, ``mean_error``) and of its population sd (``sd``, ``sd_error``); after maximum
-        likelihood, values at the estimate and standard errors. If the posterior of a moment has no finite mean (a
-        lognormal with an imprecise latent standard deviation), its median and half the width of the central 68 %
+        Index: coefficients that are random or shifted by covariates. Columns: ``distribution``, posterior mean and sd
+        of the taste's population mean (``mean``, ``mean_error``) and of its population sd (``sd``, ``sd_error``); after
+        maximum likelihood, values at the estimate and standard errors. If the posterior of a moment has no finite mean
+        (a lognormal with an imprecise latent standard deviation), its median and half the width of the central 68 %
         interval, with a warning.
     """
     posterior = fit.samples.kind == "posterior"
     population = model.space.constrain(fit.samples.unconstrained)
     sampled = _moments(model, population, people)
     at_center = _moments(model, fit.center, people)
-    frame = pd.DataFrame(index=list(model.space.random))
-    frame["distribution"] = [family.name for family in model.mixing.families]
-    void = [name in fit.void for name in model.space.random]
+    names, f = [*model.space.fixed, *model.space.random], model.space.n_fixed
+    frame = pd.DataFrame(index=[names[place] for place in model.varying])
+    families = [family.name for family in model.mixing.families]
+    frame["distribution"] = ["fixed" if place < f else families[place - f] for place in model.varying]
+    void = [name in fit.void for name in frame.index]
     endless = set[str]()
     for name, value, center in zip(("mean", "sd"), sampled, at_center, strict=True):
         frame[name] = (value.mean(0) if posterior else center).cpu().numpy()
@@ -139,13 +141,16 @@ def taste_frame(model: MixedLogitModel, fit: Fit, people: Covariates | None = No
 def _moments(
     model: MixedLogitModel, population: PopulationParameters, people: Covariates | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Means and standard deviations (..., k) of tastes, over people with covariates."""
+    """Means and standard deviations of the coefficients that vary over people, with their covariates."""
     mean, deviation = model.mixing.moments(population.location, population.scale)
     if people is None or not model.shifters:
         return mean, deviation
-    parameters = torch.cat([population.fixed, torch.zeros_like(population.location)], -1)
-    added, variance = (x[..., model.space.n_fixed :] for x in model.shifters.moments(parameters, people))
-    return mean + added, torch.where(variance > 0.0, (deviation.square() + variance).sqrt(), deviation)
+    added, variance = model.shifters.moments(torch.cat([population.fixed, torch.zeros_like(mean)], -1), people)
+    mean = torch.cat([population.fixed, mean], -1) + added
+    deviation = torch.cat([torch.zeros_like(population.fixed), deviation], -1)
+    # Infinite moments stay what they are.
+    both = torch.where(variance > 0.0, (deviation.square() + variance).sqrt(), deviation)
+    return mean[..., model.varying], both[..., model.varying]
 
 
 def _without_mean(samples: torch.Tensor) -> list[int]:

@@ -135,14 +135,16 @@ def taste_moments(model: MixedLogitModel, fit: Fit, group: Group) -> Moments:
 def _moments_with_covariates(model: MixedLogitModel, fit: Fit, group: Group) -> Moments:
     """Posterior moments of tastes with what covariates add: tastes and effects are averaged together."""
     if group.states(fit) is not None:
-        parts = [samples[..., model.space.n_fixed :] for _, samples in coefficient_samples(model, fit, group)]
+        parts = [samples[..., model.varying] for _, samples in coefficient_samples(model, fit, group)]
         return Moments(torch.cat([part.mean(0) for part in parts]), torch.cat([part.std(0) for part in parts]))
     pairs = []
     populations = sampled_populations(model, fit, max(2, group.count_populations()))
     for seed, population in enumerate(populations):
         mean, deviation = fit.tastes.moments(group.panel, population, seed, group.places)
         parameters = torch.cat([population.fixed.to(mean).expand(len(mean), -1), mean], 1)
-        pairs.append((_with_covariates(model, parameters, group)[:, model.space.n_fixed :], deviation))
+        still = deviation.new_zeros(len(mean), len(model.varying) - model.space.n_random)
+        found = _with_covariates(model, parameters, group)[:, model.varying]
+        pairs.append((found, torch.cat([still, deviation], 1)))
     return Moments(*total_moments(pairs))
 
 
@@ -223,10 +225,10 @@ def individual_frame(
     if "mean" in statistic or "sd" in statistic:
         moments = taste_moments(model, fit, group)
         columns["mean"], columns["sd"] = moments.mean.cpu().numpy(), moments.deviation.cpu().numpy()
-    probabilities = [s for s in statistic if isinstance(s, float)]
-    if probabilities and model.space.n_random:
+    probabilities, names = [s for s in statistic if isinstance(s, float)], [*model.space.fixed, *model.space.random]
+    if probabilities and model.varying:
         columns.update(_quantiles(model, fit, group, probabilities))
-    data = {(name, s): columns[s][:, i] for i, name in enumerate(model.space.random) for s in statistic}
+    data = {(names[place], s): columns[s][:, i] for i, place in enumerate(model.varying) for s in statistic}
     frame = pd.DataFrame(data, index=pd.Index(labels, name="decision_maker"))
     frame.columns = pd.MultiIndex.from_tuples(list(data), names=["taste", "statistic"])
     return frame
@@ -238,7 +240,7 @@ def _quantiles(
     at = torch.tensor(probabilities)
     parts = []
     for _, samples in coefficient_samples(model, fit, group):
-        tastes = samples[..., model.space.n_fixed :]
+        tastes = samples[..., model.varying]
         parts.append(torch.quantile(tastes, at.to(tastes), dim=0))
     values = torch.cat(parts, 1).cpu().numpy()
     return {p: values[i] for i, p in enumerate(probabilities)}
