@@ -84,7 +84,7 @@ def _read_frame_like_fit(X: Any, columns: Columns, fitted: Fitted, *, need_choic
         chosen=given.get("y"),
         weights=given.get("weights"),
     )
-    data = add_nests(rows.data, fitted.specification.nests)
+    data = add_nests(rows.data, fitted.specification.nests, fitted=fitted.alternatives)
     completed = replace(rows, data=add_products(data, fitted.specification.shifters, per_person=need_choice))
     return completed.to(fitted.panel.like.device)
 

@@ -317,6 +317,8 @@ def build_model(
         raise SpecificationError(f"priors must be None or Priors(...); got {priors!r}.")
     held = tuple((specification.names.index(name), value) for name, value in specification.held)
     space = ParameterSpace(specification.fixed, specification.random, specification.blocks, held)
+    if space.size == 0:
+        raise SpecificationError("nothing to estimate: all coefficients are held.")
     _check_labels(space.labels)
     scales = check_identification(moments, specification.names, specification.products, dict(specification.held))
     mixing = Mixing(specification.mixing, specification.scale_position)

@@ -193,7 +193,7 @@ def make_specification(
     if both:
         raise SpecificationError(f"{both} are listed both in fixed and in random; choose one.")
     groups = _check_nests(nests, [*fixed_names, *random_names])
-    if not fixed_names and not random_names and not constants:
+    if not fixed_names and not random_names and not constants and not groups:
         raise SpecificationError("nothing to estimate: name attribute columns in fixed or random.")
     if not isinstance(constants, (bool, np.bool_)):
         raise SpecificationError(f"constants must be True or False; got {constants!r}. Name constants in random.")
@@ -214,7 +214,12 @@ def make_specification(
         fixed=fixed_names + tuple(product_label(*pair) for pair in shifters),
         random=random_names + dummies,
         mixing=mixing + ("normal",) * len(dummies),
-        blocks=_divided(blocks, [name in dict(values) for name in random_names]) + alone,
+        blocks=_divided(
+            blocks,
+            [name in dict(values) for name in random_names],
+            explicit=not isinstance(correlated, (bool, np.bool_)),
+        )
+        + alone,
         shifters=shifters,
         held=values + tuple((label, 0.0) for label in dummies),
         nests=groups,
@@ -257,18 +262,23 @@ def _check_held(asked: object, plain: Specification) -> tuple[tuple[str, float],
             f"held: {unknown} are no columns in fixed or random: {list(plain.names)}.{suggest(unknown[0], plain.names)}"
         )
     numbers = (int, float, np.integer, np.floating)
-    wrong = {name: value for name, value in asked.items() if not isinstance(value, numbers) or not np.isfinite(value)}
+    is_number = {name: isinstance(value, numbers) and not isinstance(value, bool) for name, value in asked.items()}
+    wrong = {name: value for name, value in asked.items() if not is_number[name] or not np.isfinite(value)}
     if wrong:
         raise SpecificationError(f"held must give finite numbers; got {wrong}.")
+    families = dict(zip(plain.random, plain.mixing, strict=True))
+    other = {name: families[name] for name in asked if families.get(name, "normal") != "normal"}
+    if other:
+        raise SpecificationError(f"held: means of normal tastes and fixed coefficients can be held; not so: {other}.")
     if plain.scale is not None:
         raise SpecificationError("held values are coefficients in utils; leave out scale, or do not hold any.")
-    if len(asked) == len(plain.names) and not plain.random and not plain.constants:
-        raise SpecificationError("nothing to estimate: all coefficients are held.")
     return tuple((str(name), float(value)) for name, value in asked.items())
 
 
-def _divided(blocks: tuple[tuple[int, ...], ...], held: list[bool]) -> tuple[tuple[int, ...], ...]:
-    """Blocks of which no one has both held and estimated means."""
+def _divided(blocks: tuple[tuple[int, ...], ...], held: list[bool], *, explicit: bool) -> tuple[tuple[int, ...], ...]:
+    """Blocks of which no one has both held and estimated means; explicit blocks are not divided but refused."""
+    if explicit and any(len({held[i] for i in block}) > 1 for block in blocks):
+        raise SpecificationError("correlated: a block cannot have both held and estimated means; divide it.")
     parts = [tuple(i for i in block if held[i] is kind) for block in blocks for kind in (True, False)]
     return tuple(sorted(part for part in parts if part))
 

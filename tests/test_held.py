@@ -186,6 +186,10 @@ def test_engines_that_hold_nothing_say_so(frame, method):
         ({"held": ["transit"]}, "must map columns to values"),
         ({"held": {"transit": "zero"}}, "finite numbers"),
         ({"held": {"transit": np.inf}}, "finite numbers"),
+        ({"held": {"transit": True}}, "finite numbers"),
+        ({"held": {"transit": 0.0}, "random": {"z": "normal", "transit": "lognormal"}}, "not so: {'transit'"),
+        ({"held": {"transit": 0.0}, "correlated": [["z", "transit"]]}, "both held and estimated"),
+        ({"nests": {"a": ["bus", "train"], "b": ["train", "bus"]}}, "the same alternatives"),
         ({"held": {"bus": 0.0}}, "no columns in fixed or random"),
         ({"held": {"transit": 0.0}, "scale": "x"}, "leave out scale"),
         ({"nests": ["bus"]}, "must map names to lists"),
@@ -199,6 +203,32 @@ def test_engines_that_hold_nothing_say_so(frame, method):
 def test_bad_requests(frame, settings, sentence):
     with pytest.raises((SpecificationError, ChoiceDataError), match=sentence):
         MixedLogit(**{"fixed": ["x"], "random": ["z", "transit"], **settings}).fit(frame)
+
+
+@pytest.mark.parametrize("method", ["vi", MSLE(n_draws=16)])
+def test_only_standard_deviations_are_estimated(frame, method):
+    component = MixedLogit(random=["transit"], held={"transit": 0.0}, method=method, random_state=0).fit(frame)
+    nest = MixedLogit(nests={"t": ["bus", "train"]}, fixed=["x"], held={"x": -0.6}, method=method, random_state=0)
+    assert list(component.coef_.index) == ["sd.transit"]
+    assert list(nest.fit(frame).coef_.index) == ["sd.nest.t"]
+
+
+def test_models_are_nested_if_what_is_held_is(frame, simulated):
+    small = component(held={"transit": 0.0, "x": -0.6}, method=MSLE(n_draws=64)).fit(frame)
+    other = component(held={"transit": 1.0}, method=MSLE(n_draws=64)).fit(frame)
+    with pytest.raises(SpecificationError, match="does not hold at the same values"):
+        likelihood_ratio_test(small, other)
+    assert "x = -0.6" in likelihood_ratio_test(small, simulated).sentence
+
+
+def test_alternatives_of_another_kind_are_no_other_alternatives(frame):
+    numbers = {"bus": 1, "train": 2, "car": 3, "bike": 4}
+    data = frame.assign(alternative=frame["alternative"].map(numbers))
+    est = MixedLogit(fixed=["x"], nests={"t": [1, 2]}, method=MSLE(n_draws=16), random_state=0).fit(data)
+    with pytest.raises(ChoiceDataError, match="none of the alternatives"):
+        est.predict_proba(data.assign(alternative=data["alternative"].astype(str)))
+    some = data[data["alternative"] != 3]
+    assert est.predict_proba(some).groupby([some["id"], some["situation"]]).sum().to_numpy() == pytest.approx(1.0)
 
 
 def test_nothing_left_and_packs(frame, tmp_path):

@@ -229,8 +229,8 @@ def refuse_held(model: MixedLogitModel, engine: str) -> None:
     if model.space.held:
         names = (*model.space.fixed, *model.space.random)
         raise SpecificationError(
-            f"{[names[place] for place, _ in model.space.held]} are held at values, which needs method='vi', "
-            f"'msle' or 'mcmc'; {engine} estimates all coefficients."
+            f"{[names[place] for place, _ in model.space.held]} are held at values (by held or nests). That needs "
+            f"method='vi', 'msle' or 'mcmc'; {engine} estimates all coefficients."
         )
 
 

@@ -149,7 +149,7 @@ class ParameterSpace:
         for axis in axes or (-1,):
             size = values.shape[axis]
             kept = [*self.means, *range(self.n_fixed + self.n_random, size)]
-            values = values.index_select(axis, torch.tensor(kept, device=values.device))
+            values = values.index_select(axis, torch.tensor(kept, dtype=torch.int64, device=values.device))
         return values
 
     def insert_held(self, means: Tensor, *, moves: bool = False) -> tuple[Tensor, Tensor]:

@@ -183,7 +183,9 @@ def likelihood_ratio_test(restricted: MixedLogit, full: MixedLogit) -> Hypothesi
             "search missed the maximum (try MSLE(n_starts=...) or more draws)."
         )
     statistic = max(statistic, 0.0)
-    sentence = f"Likelihood ratio test of {extra} = 0.{_boundary_words(extra, full)}"
+    held = dict(restricted._fitted.specification.held)
+    words = ", ".join(f"{label} = {held.get(label, 0.0):g}" for label in extra)
+    sentence = f"Likelihood ratio test of {words}.{_boundary_words(extra, full)}"
     sentence += _noise_words(restricted, full, values[1] - values[0])
     return HypothesisTest(statistic, len(extra), float(chi2.sf(statistic, len(extra))), sentence)
 
@@ -245,6 +247,12 @@ def _check_same_model(restricted: MixedLogit, full: MixedLogit) -> None:
     one, other = (est._fitted.specification for est in (restricted, full))
     if one.scale != other.scale:
         raise SpecificationError(f"the models are not nested: scale={one.scale!r} against scale={other.scale!r}.")
+    mine = dict(one.held)
+    free = [name for name, value in other.held if mine.get(name) != value]
+    if free:
+        raise SpecificationError(
+            f"the models are not nested: the larger one holds {free}, which the other does not hold at the same values."
+        )
     mixing = dict(zip(other.random, other.mixing, strict=True))
     for name, family in zip(one.random, one.mixing, strict=True):
         if mixing.get(name, family) != family:
