@@ -40,6 +40,7 @@ ORDER = (
     "trust",
     "error",
     "use",
+    "populations",
 )
 _HEAD = """# Measured
 
