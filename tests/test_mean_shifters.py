@@ -49,6 +49,11 @@ def by_hand(frame):
     )
 
 
+@pytest.fixture(scope="module")
+def few(frame):
+    return frame[frame["id"] <= 60]
+
+
 def shifted(**settings):
     return MixedLogit(fixed=["x"], random=["z", "w"], mean_shifters=SHIFTERS, random_state=0, **settings)
 
@@ -71,7 +76,9 @@ def people_of(frame):
     return frame.groupby("id")[["income", "age"]].first()
 
 
-@pytest.mark.parametrize("method", ["vi", MSLE(n_draws=32), MCMC(samples=60, warmup=60, chains=2)])
+@pytest.mark.parametrize(
+    "method", ["vi", MSLE(n_draws=32), pytest.param(MCMC(samples=60, warmup=60, chains=2), marks=pytest.mark.slow)]
+)
 def test_effects_are_those_of_interactions(frame, by_hand, method):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -170,7 +177,7 @@ def test_a_cost_that_reaches_zero_for_some_people_has_no_mean():
 def test_tastes_of_people_include_their_covariates(est, frame):
     """Mean and sd agree with joint samples, and unseen people with the same choices have the same tastes."""
     found = est.individual_coefficients()
-    samples = est.sample_tastes(n=2_000)
+    samples = est.sample_tastes(n=1_000)
     assert list(samples.columns) == ["x", "z", "w"]
     by_person = samples["z"].groupby("decision_maker")
     np.testing.assert_allclose(by_person.mean(), found[("z", "mean")], atol=0.12)
@@ -198,24 +205,24 @@ def test_tastes_of_people_agree_with_chains(est, frame):
 
 
 @pytest.mark.parametrize("attribute", ["z", "x"])
-def test_elasticities_are_finite_differences_of_shares(est, frame, attribute):
-    step, mine = 1e-4, frame["alternative"] == "a2"
-    before = est.shares(frame)
-    after = est.shares(frame.assign(**{attribute: frame[attribute].where(~mine, frame[attribute] * (1.0 + step))}))
-    found = est.elasticities(frame, attribute).loc["a2", "estimate"]
+def test_elasticities_are_finite_differences_of_shares(est, few, attribute):
+    step, mine = 1e-4, few["alternative"] == "a2"
+    before = est.shares(few)
+    after = est.shares(few.assign(**{attribute: few[attribute].where(~mine, few[attribute] * (1.0 + step))}))
+    found = est.elasticities(few, attribute).loc["a2", "estimate"]
     np.testing.assert_allclose(found, (after - before) / before / step, atol=5e-4)
-    arc = est.elasticities(frame, attribute, kind="arc", change=0.5).loc["a2", "estimate"]
-    after = est.shares(frame.assign(**{attribute: frame[attribute].where(~mine, frame[attribute] * 1.5)}))
+    arc = est.elasticities(few, attribute, kind="arc", change=0.5).loc["a2", "estimate"]
+    after = est.shares(few.assign(**{attribute: few[attribute].where(~mine, few[attribute] * 1.5)}))
     expected = (after - before) / (0.5 * (after + before)) / (0.5 / 1.25)
     np.testing.assert_allclose(arc, expected, atol=2e-3)
 
 
-def test_marginal_effects_are_finite_differences(est, frame):
-    step, mine = 1e-4, frame["alternative"] == "a2"
-    before, after = est.shares(frame), est.shares(frame.assign(z=frame["z"] + step * mine))
-    found = est.marginal_effects(frame, "z").loc["a2", "estimate"]
+def test_marginal_effects_are_finite_differences(est, few):
+    step, mine = 1e-4, few["alternative"] == "a2"
+    before, after = est.shares(few), est.shares(few.assign(z=few["z"] + step * mine))
+    found = est.marginal_effects(few, "z").loc["a2", "estimate"]
     np.testing.assert_allclose(found, (after - before) / step, atol=5e-4)
-    dummy = frame.assign(z=(frame["z"] > 0).astype(float))
+    dummy = few.assign(z=(few["z"] > 0).astype(float))
     on, off = (est.shares(dummy.assign(z=dummy["z"].where(~mine, value))) for value in (1.0, 0.0))
     np.testing.assert_allclose(est.marginal_effects(dummy, "z").loc["a2", "estimate"], on - off, atol=2e-3)
 
@@ -253,12 +260,12 @@ def test_choice_data_hold_covariates_as_attributes(frame, simulated):
     np.testing.assert_allclose(est.coef_, simulated.coef_, rtol=1e-8)
 
 
-def test_saved_models_keep_covariates(est, frame, tmp_path):
+def test_saved_models_keep_covariates(est, few, tmp_path):
     est.save(tmp_path / "model")
     loaded = MixedLogit.load(tmp_path / "model")
     pd.testing.assert_frame_equal(loaded.taste_distribution(), est.taste_distribution())
-    pd.testing.assert_frame_equal(loaded.individual_coefficients(), est.individual_coefficients())
-    pd.testing.assert_frame_equal(loaded.elasticities(frame, "z"), est.elasticities(frame, "z"))
+    pd.testing.assert_frame_equal(loaded.individual_coefficients(few), est.individual_coefficients(few))
+    pd.testing.assert_frame_equal(loaded.elasticities(few, "z"), est.elasticities(few, "z"))
     assert clone(est).get_params()["mean_shifters"] == SHIFTERS
 
 
