@@ -20,6 +20,14 @@ torch.set_num_threads(1)
 
 # Costly cases of laws that other cases of the same test have by default: with them the default suite takes a tenth longer.
 REPEATED = {
+    "test_wtp_space.py::test_a_random_scale_against_chains",
+    "test_wtp.py::test_engines_know_what_an_hour_is_worth[MCMC]",
+    "test_flows.py::test_auto_trains_a_flow_where_weights_are_uneven_only",
+    "test_error.py::test_a_ridge_that_samples_miss_is_told",
+    "test_ragged.py::test_every_engine_as_with_padding[vi]",
+    "test_predictive.py::test_weights_are_counts_in_errors_too",
+    "test_wtp_space.py::test_with_a_fixed_scale_both_spaces_have_one_posterior",
+    "test_short_chains.py::test_the_default_takes_chains_where_it_would_fail",
     "test_settings.py::test_a_time_limit_ends_every_engine[nuts]",
     "test_settings.py::test_a_time_limit_ends_every_engine[fixed draws]",
     "test_settings.py::test_a_fit_that_time_ended_goes_on_from_its_file[{'correct': True}]",
