@@ -20,6 +20,16 @@ torch.set_num_threads(1)
 
 # Costly cases of laws that other cases of the same test have by default: with them the default suite takes a tenth longer.
 REPEATED = {
+    "test_saved_models.py::test_settings_of_every_kind",
+    "test_model_selection.py::test_the_best_model_is_first_and_differences_are_paired",
+    "test_tutorials.py::test_tutorial_on_small_data[03_vi_msle_mcmc]",
+    "test_estimator.py::test_the_classic_route_runs_on_the_same_functions",
+    "test_subsampling.py::test_the_share_kept_follows_the_variance_that_masks_add",
+    "test_journal.py::test_natural_steps_are_judged_by_new_draws",
+    "test_second_order.py::test_pairs_of_points_have_people_of_their_own",
+    "test_trust.py::test_few_choices_of_a_lognormal_taste[lognormal 300 x 2, 1]",
+    "test_trust.py::test_few_choices_of_two_tastes[normal 5000 x 1, 2]",
+    "test_predictive.py::test_equals_refits_without_the_person",
     "test_wtp_space.py::test_a_random_scale_against_chains",
     "test_wtp.py::test_engines_know_what_an_hour_is_worth[MCMC]",
     "test_flows.py::test_auto_trains_a_flow_where_weights_are_uneven_only",
