@@ -20,6 +20,18 @@ torch.set_num_threads(1)
 
 # Costly cases of laws that other cases of the same test have by default: with them the default suite takes a tenth longer.
 REPEATED = {
+    "test_packed.py::test_labels_and_weights_survive",
+    "test_ragged.py::test_a_pack_of_any_shape",
+    "test_short_chains.py::test_chains_forget_a_fit_that_is_wrong[True]",
+    "test_tutorials.py::test_tutorial_on_small_data[04_published_study]",
+    "test_tutorials.py::test_tutorial_on_small_data[07_large_data]",
+    "test_robustness.py::test_units_a_million_apart[500]",
+    "test_second_order.py::test_linear_response_is_exact_for_a_gaussian_target",
+    "test_marginal.py::test_variational_steps_find_the_best_gaussian",
+    "test_mcmc.py::test_quantiles_of_people_are_those_of_their_states",
+    "test_predictions.py::test_two_tastes_of_few_people_by_a_grid_over_every_posterior_sample",
+    "test_intervals.py::test_estimates_with_intervals_are_those_without[individual-vi]",
+    "test_wrong_sign.py::test_moments_that_do_not_exist_are_said",
     "test_saved_models.py::test_settings_of_every_kind",
     "test_model_selection.py::test_the_best_model_is_first_and_differences_are_paired",
     "test_tutorials.py::test_tutorial_on_small_data[03_vi_msle_mcmc]",
