@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -332,17 +333,7 @@ class MixedLogit(Answers):
         return self
 
     def _specify(self) -> Specification:
-        asked = (
-            "fixed",
-            "random",
-            "correlated",
-            "constants",
-            "base_alternative",
-            "scale",
-            "mean_shifters",
-            "held",
-            "nests",
-        )
+        asked = signature(make_specification).parameters
         return make_specification(**{name: getattr(self, name) for name in asked})
 
     def _columns(self) -> Columns:

@@ -193,7 +193,7 @@ def gather_covariates(
 
 
 def find_offsets(specification: Specification, everybody: Covariates | None) -> tuple[float, ...]:
-    """What is subtracted from the covariate of each effect: its average, but zero where the mean itself is held."""
+    """Averages that are subtracted from the covariate of each effect; zero where the mean itself is held."""
     if everybody is None:
         return ()
     averages, held = everybody.moments()[0].tolist(), dict(specification.held)

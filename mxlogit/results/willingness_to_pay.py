@@ -106,7 +106,7 @@ class Ratio:
         return self.model.shifters.shift(parameters.expand(-1, nodes, -1), covariates)
 
     def mean_of_covariates(self, population: PopulationParameters) -> Tensor:
-        """What covariates add to the mean of the attribute's parameter in each of some populations, (s,)."""
+        """Shift by covariates of the mean of the attribute's parameter, in each of some populations, (s,)."""
         shifters = self.model.shifters.of(self.places[0])
         if not shifters:
             return torch.zeros((), dtype=torch.float64)
