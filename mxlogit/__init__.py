@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from mxlogit.postestimation.memory_report import memory_report
     from mxlogit.postestimation.model_selection import compare_models, fits_by
     from mxlogit.sampling.covariance import HuangWand, InverseWishart
+    from mxlogit.spec import Mixture
 
 __version__ = "0.1.0"
 __all__ = [
@@ -60,6 +61,7 @@ __all__ = [
     "InverseWishart",
     "MissingExtraError",
     "MixedLogit",
+    "Mixture",
     "MxlogitError",
     "NotFittedError",
     "PackedChoices",
@@ -98,6 +100,7 @@ _HOMES = {
     "MSLE": "mxlogit.inference.msle.engine",
     "MissingExtraError": "mxlogit.errors",
     "MixedLogit": "mxlogit.estimator",
+    "Mixture": "mxlogit.spec",
     "MxlogitError": "mxlogit.errors",
     "NotFittedError": "mxlogit.errors",
     "PackedChoices": "mxlogit.choices",

@@ -28,12 +28,12 @@ from mxlogit.inference.method import Method
 from mxlogit.inference.uncentred import uncentred
 from mxlogit.inference.weighting import cluster_sentences, scale_weights, weight_sentences
 from mxlogit.inference.wrong_sign import run_signed
+from mxlogit.model.build import build_model
 from mxlogit.model.priors import Priors
 from mxlogit.reading import complete, read_choices
 from mxlogit.request import (
     Fitted,
     ProgressLine,
-    build_model,
     find_offsets,
     gather_covariates,
     make_panels,
@@ -44,7 +44,7 @@ from mxlogit.request import (
     sum_moments,
 )
 from mxlogit.results import frames
-from mxlogit.spec import Columns, Specification, make_specification
+from mxlogit.spec import Columns, Mixture, Specification, make_specification
 
 
 class MixedLogit(Answers):
@@ -104,6 +104,10 @@ class MixedLogit(Answers):
         Groups of alternatives that share a random term of mean zero, whose standard deviation is ``sd.nest.<name>``:
         ``{"transit": ["bus", "train"]}``. They may overlap, and are independent of each other and of the tastes. With
         ``method`` "vi", "msle" or "mcmc".
+    mixing : Mixture, optional
+        Classes of decision makers, of each of which the random coefficients have values (``Mixture(classes=3,
+        spread=0)``, a latent class model) or distributions of their own. Labels: ``class1.<column>``, and
+        ``class2.membership`` for the logit of belonging to class 2 instead of class 1.
     cluster : str, optional
         Column of cluster labels, constant within a decision maker, for ``MSLE(covariance="clustered")``.
     priors : Priors, optional
@@ -169,6 +173,7 @@ class MixedLogit(Answers):
         mean_shifters: Mapping[str, Sequence[str]] | None = None,
         held: Mapping[str, float] | None = None,
         nests: Mapping[str, Sequence[object]] | None = None,
+        mixing: Mixture | None = None,
         cluster: str | None = None,
         priors: Priors | None = None,
         method: str | Method = "vi",
@@ -193,6 +198,7 @@ class MixedLogit(Answers):
         self.mean_shifters = mean_shifters
         self.held = held
         self.nests = nests
+        self.mixing = mixing
         self.cluster = cluster
         self.priors = priors
         self.method = method
@@ -258,7 +264,7 @@ class MixedLogit(Answers):
         offsets = find_offsets(specification, everybody)
         centred = centre_products(data, specification.shifters, offsets)
         moments = sum_moments(centred, specification, team)
-        model = build_model(specification, moments, self.priors, offsets)
+        model = build_model(specification, moments, self.priors, offsets, everybody)
         seen = make_panels(centred, specification, device, dtype)
         panels = seen if centred is data else make_panels(data, specification, device, dtype)
         people = People.gather(seen, team)
@@ -356,8 +362,9 @@ class MixedLogit(Answers):
         -------
         pandas.DataFrame
             Index: labels. Columns: ``estimate`` (posterior mean), ``std_error`` (posterior sd), ``lower``,
-            ``upper``; also ``rhat`` and ``ess`` after MCMC, ``z`` and ``p`` after maximum likelihood.
+            ``upper``; also ``rhat`` and ``ess`` after MCMC, ``z`` and ``p`` after maximum likelihood. Of classes, the
+            last rows are their shares among the people of the fit, ``class1.share`` and so on.
         """
         fitted = self._state()
         check_probability("level", level)
-        return frames.summary_frame(fitted.model, self.result_, level)
+        return frames.summary_frame(fitted.model, self.result_, level, fitted.everybody)

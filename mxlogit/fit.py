@@ -127,6 +127,11 @@ class TasteDraws(Protocol):
         """Tastes (n, k, s)."""
         ...
 
+    @property
+    def fixed(self) -> Tensor | None:
+        """Fixed coefficients (f, s) of each draw; None if they are those of the population."""
+        ...
+
 
 class TasteSampler(Protocol):
     """Posterior of people's tastes given their choices and a value of the population parameters.
@@ -161,6 +166,12 @@ class TasteSampler(Protocol):
         self, panel: PanelSource, population: PopulationParameters, n: int, seed: int = 0, places: Tensor | None = None
     ) -> Tensor:
         """Posterior samples of each person's random tastes, (n_samples, n, k)."""
+        ...
+
+    def sample_parameters(
+        self, panel: PanelSource, population: PopulationParameters, n: int, seed: int = 0, places: Tensor | None = None
+    ) -> Tensor:
+        """Posterior samples of each person's fixed coefficients and random tastes, (n_samples, n, f + k)."""
         ...
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import zlib
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +16,7 @@ from tqdm import tqdm
 from mxlogit.choices import ChoiceData, PackedChoices
 from mxlogit.choices.covariates import read_covariates
 from mxlogit.choices.labels import explain_kinds, find_labels, listed
-from mxlogit.choices.moments import AttributeMoments, check_identification
+from mxlogit.choices.moments import AttributeMoments
 from mxlogit.errors import ChoiceDataError, SpecificationError, check_option
 from mxlogit.execution.people import PanelSource
 from mxlogit.execution.processes import Communicator, own_gpu
@@ -30,12 +29,10 @@ from mxlogit.inference.svi.engine import SVI
 from mxlogit.inference.vi.engine import VI
 from mxlogit.model.dense_panels import PanelDifferences
 from mxlogit.model.differences import difference_panels
-from mxlogit.model.mean_shifters import Covariates, MeanShifters
+from mxlogit.model.mean_shifters import Covariates
 from mxlogit.model.mixed_logit import MixedLogitModel
-from mxlogit.model.mixing import Mixing
 from mxlogit.model.panels import RaggedPanels
-from mxlogit.model.parameters import ParameterSpace
-from mxlogit.model.priors import Priors, resolve_priors
+from mxlogit.results.classes import class_number
 from mxlogit.results.coefficient_sources import PeopleSource, PopulationSource, WeightedPeopleSource
 from mxlogit.results.individual_coefficients import Group
 from mxlogit.results.prediction import Coefficients
@@ -152,8 +149,8 @@ class Fitted:
             Result of the fit.
         data : ChoiceData
             Choice situations of the people.
-        tastes : {"population", "individual"}
-            New people, or these decision makers of the fit given their choices there.
+        tastes : {"population", "individual"} or the name of a class
+            New people, or these decision makers of the fit given their choices there, or the members of a class.
         history : ChoiceData, optional
             Choices on which the tastes are conditional instead.
 
@@ -163,9 +160,12 @@ class Fitted:
             If decision makers of ``data`` are neither in the fit nor in the history.
         """
         model = self.model
-        if tastes == "population" and history is None:
-            mean = PopulationSource.of_mean(model, fit, self.seed)
-            return Coefficients(mean, PopulationSource.of_samples(model, fit, self.seed))
+        member_of = class_number(tastes, model)
+        if member_of is not None and history is not None:
+            raise SpecificationError(f"tastes={tastes!r} are those of a class, whatever the history; leave it out.")
+        if member_of is not None or (tastes == "population" and history is None):
+            mean = PopulationSource.of_mean(model, fit, self.seed, member_of)
+            return Coefficients(mean, PopulationSource.of_samples(model, fit, self.seed, member_of=member_of))
         group = self.fitted_people(data.decision_makers) if history is None else self._with_history(history, data)
         return Coefficients(WeightedPeopleSource(model, fit, group), PeopleSource(model, fit, group))
 
@@ -203,7 +203,7 @@ def find_offsets(specification: Specification, everybody: Covariates | None) -> 
 
 def covariates_of(data: ChoiceData | PackedChoices, specification: Specification) -> torch.Tensor | None:
     """Covariates (n, c), float64, of the people of choice data; None if the model has none."""
-    if isinstance(data, PackedChoices) or not specification.shifters:
+    if isinstance(data, PackedChoices) or not specification.covariates:
         return None
     return read_covariates(data, specification.covariates).cpu()
 
@@ -294,7 +294,8 @@ def make_panels(
     """Difference choice data against the chosen alternatives: now, or shard by shard whenever they are read."""
     if isinstance(data, PackedChoices):
         return StreamedPanels(data, specification.names, device, dtype)
-    return difference_panels(data.to(device=device), data.columns(specification.names), dtype).ranked()
+    membership = data.columns(specification.membership)
+    return difference_panels(data.to(device=device), data.columns(specification.names), dtype, membership).ranked()
 
 
 def sum_moments(data: ChoiceData | PackedChoices, specification: Specification, team: Communicator) -> AttributeMoments:
@@ -303,55 +304,3 @@ def sum_moments(data: ChoiceData | PackedChoices, specification: Specification, 
     used = moments.take(data.columns(specification.names))
     gram, square, count = team.all_reduce_sum(used.gram, used.square, used.count)
     return AttributeMoments(gram, square, count, max(team.gather(used.rounding)))
-
-
-def build_model(
-    specification: Specification, moments: AttributeMoments, priors: Priors | None, offsets: tuple[float, ...] = ()
-) -> MixedLogitModel:
-    """Check identification and resolve the priors for data with these moments.
-
-    ``offsets`` were subtracted from the covariates of products.
-    """
-    priors = Priors(standardize=True) if priors is None else priors
-    if not isinstance(priors, Priors):
-        raise SpecificationError(f"priors must be None or Priors(...); got {priors!r}.")
-    held = tuple((specification.names.index(name), value) for name, value in specification.held)
-    space = ParameterSpace(specification.fixed, specification.random, specification.blocks, held)
-    if space.size == 0:
-        raise SpecificationError("nothing to estimate: all coefficients are held.")
-    _check_labels(space.labels)
-    scales = check_identification(moments, specification.names, specification.products, dict(specification.held))
-    mixing = Mixing(specification.mixing, specification.scale_position)
-    prior = resolve_priors(priors, mixing, space.n_fixed, _units_of_parameters(scales, mixing.scale_position))
-    shifters = _mean_shifters(specification, offsets)
-    return MixedLogitModel(space, mixing, prior, torch.tensor(scales, dtype=torch.float64), shifters)
-
-
-def _mean_shifters(specification: Specification, offsets: tuple[float, ...]) -> MeanShifters:
-    """Positions of the effects of covariates, and of the coefficients that they shift."""
-    names, covariates = specification.names, specification.covariates
-    return MeanShifters(
-        tuple(names.index(label) for label in specification.products),
-        tuple(names.index(column) for column, _ in specification.shifters),
-        tuple(covariates.index(covariate) for _, covariate in specification.shifters),
-        covariates,
-        offsets or (0.0,) * len(specification.shifters),
-    )
-
-
-def _units_of_parameters(scales: list[float], scale_position: int | None) -> list[float]:
-    """Typical differences of the attributes; in willingness-to-pay space in units of those of the scale column."""
-    if scale_position is None:
-        return scales
-    cost = scales[scale_position]
-    return [scale if i == scale_position else scale / cost for i, scale in enumerate(scales)]
-
-
-def _check_labels(labels: list[str]) -> None:
-    """Refuse columns that have the label of another parameter, such as ``sd.x`` beside a random ``x``."""
-    repeated = sorted(label for label, count in Counter(labels).items() if count > 1)
-    if repeated:
-        raise SpecificationError(
-            f"{repeated} would each label two parameters: a column has the name of a standard deviation (sd.<column>) "
-            "or correlation (cor.<a>:<b>) of this model. Rename it."
-        )

@@ -28,7 +28,10 @@ from mxlogit.inference.svi.engine import SVI
 from mxlogit.inference.svi.training import Training
 from mxlogit.inference.vi.engine import VI
 from mxlogit.inference.without_columns import ReducedTastes, Reduction
+from mxlogit.integration.class_tastes import ClassTastes
 from mxlogit.integration.tastes import ConditionalTastes, ImportanceTastes
+from mxlogit.model.class_prior import ClassPrior
+from mxlogit.model.classes import ClassPopulation, ClassSpace
 from mxlogit.model.dense_panels import PanelDifferences, Section
 from mxlogit.model.mean_shifters import Covariates, MeanShifters
 from mxlogit.model.mixed_logit import MixedLogitModel
@@ -38,13 +41,17 @@ from mxlogit.model.parameters import ParameterSpace, PopulationParameters
 from mxlogit.model.priors import PriorDensity, Priors
 from mxlogit.request import Fitted
 from mxlogit.sampling.covariance import HuangWand, InverseWishart
-from mxlogit.spec import Specification
+from mxlogit.spec import Mixture, Specification
 
 _SETTINGS = (VI, SVI, MSLE, MCMC, DADVI, Encoder, SBP, Training, HuangWand, InverseWishart, Priors)
 _MODEL = (
     Specification,
+    Mixture,
     ParameterSpace,
     PopulationParameters,
+    ClassSpace,
+    ClassPopulation,
+    ClassPrior,
     PriorDensity,
     MixedLogitModel,
     MeanShifters,
@@ -93,6 +100,7 @@ _MADE = (
         ),
         ImportanceTastes,
     ),
+    Recipe(ClassTastes, _attributes_of("model"), ClassTastes),
     Recipe(ConditionalTastes, _attributes_of("model", "draws", "signs"), ConditionalTastes),
     Recipe(LocalFlow, lambda value: {**value.arguments, "state": dict(value.state_dict())}, _make_flow),
     Recipe(

@@ -28,8 +28,9 @@ class Predictions(FittedModel):
         X : long frame
             Choice situations; the choice column is not needed. Alternatives may be new ones, if the model has no
             constants, and sets may differ from those of the fit.
-        tastes : {"population", "individual"}
-            Tastes of new people from the population, or posterior tastes of decision makers of the fit.
+        tastes : {"population", "individual"} or "class1" and so on
+            Tastes of new people from the population, posterior tastes of decision makers of the fit, or those of the
+            members of a class.
         interval : float, optional
             Probability of the intervals. Those of the population are of the probability that is averaged over tastes;
             those of people of the probability at their own tastes, which are not known (after maximum likelihood given

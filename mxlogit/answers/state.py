@@ -14,6 +14,7 @@ from mxlogit.errors import ChoiceDataError, SpecificationError, check_option, su
 from mxlogit.fit import Fit
 from mxlogit.reading import read_for_prediction, read_like_fit
 from mxlogit.request import Fitted
+from mxlogit.results.classes import class_names
 from mxlogit.results.individual_coefficients import Group
 from mxlogit.results.prediction import Coefficients
 from mxlogit.results.substitution import Attribute
@@ -54,8 +55,8 @@ class FittedModel(BaseEstimator):  # type: ignore[misc]
 
     def _coefficients(self, rows: FrameChoices, tastes: str, history: Any = None) -> Coefficients:
         """Coefficients of the people of a frame, given their choices in the fit or in another frame, if asked for."""
-        check_option("tastes", tastes, ["population", "individual"])
         fitted = self._state()
+        check_option("tastes", tastes, ["population", "individual", *class_names(fitted.model)])
         if history is None:
             return fitted.coefficients(self.result_, rows.data, tastes)
         past = read_like_fit(history, replace(self._columns(), weights=None), fitted)

@@ -13,7 +13,8 @@ from mxlogit.answers.state import FittedModel
 from mxlogit.errors import SpecificationError, check_option
 from mxlogit.model.mean_shifters import Covariates
 from mxlogit.results import frames, willingness_to_pay
-from mxlogit.results.individual_coefficients import individual_frame, sampled_tastes
+from mxlogit.results.classes import class_frame, class_names, class_number, membership_frame, require_classes
+from mxlogit.results.individual_coefficients import class_memberships, individual_frame, sampled_tastes
 from mxlogit.results.person_fit import person_fit_frame
 
 
@@ -60,9 +61,9 @@ class Tastes(FittedModel):
         ----------
         attribute, cost : str
             Coefficients, fixed or random. In willingness-to-pay space the cost is the scale.
-        people : None, "fit", long frame or ChoiceData
-            None for the distribution in the population; "fit" for each decision maker of the fit, a frame for others,
-            given their choices.
+        people : None, "fit", "class1" and so on, long frame or ChoiceData
+            None for the distribution in the population, the name of a class for that of its members; "fit" for each
+            decision maker of the fit, a frame for others, given their choices.
         quantiles : sequence of float
             Probabilities of the quantiles in the population.
         interval : float
@@ -90,16 +91,18 @@ class Tastes(FittedModel):
         Daly, Hess and Train (2012), Transportation 39, doi 10.1007/s11116-011-9331-3.
         """
         fitted = self._state()
+        member_of = class_number(people, fitted.model)
         if people is not None and covariates is not None:
             raise SpecificationError("people have covariates of their own; leave out people or covariates.")
         population = fitted.people_with_covariates(covariates)
         ratio = willingness_to_pay.Ratio.of(fitted.model, self.result_, attribute, cost, population)
-        if people is None:
+        if people is None or member_of is not None:
+            ratio = replace(ratio, member_of=member_of)
             return willingness_to_pay.population_frame(
                 fitted.model, self.result_, ratio, fitted.seed, quantiles, interval
             )
         if isinstance(people, str):
-            check_option("people", people, ["fit"])
+            check_option("people", people, ["fit", *class_names(fitted.model)])
         labels, group = self._group(None if isinstance(people, str) else people)
         if group.covariates is not None:
             mine = Covariates(group.covariates, torch.ones(len(labels), dtype=torch.float64))
@@ -126,6 +129,58 @@ class Tastes(FittedModel):
         model = self._state().model
         labels, group = self._group(X)
         return individual_frame(model, self.result_, group, labels, statistic)
+
+    def class_tastes(self, covariates: Mapping[str, float] | None = None, *, interval: float = 0.95) -> pd.DataFrame:
+        """Shares of the classes, and the tastes of their members.
+
+        Parameters
+        ----------
+        covariates : mapping of str to float, optional
+            Values of the covariates of membership: shares are those among people who have them; by default among the
+            people of the fit.
+        interval : float
+            Probability of the intervals.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Index: ``class``, ``statistic`` ("share"; "mean" of a coefficient among the members, zero where they ignore
+            it; "sd" of random coefficients among them, if tastes are spread within classes), ``coefficient``. Columns:
+            ``estimate``, ``lower``, ``upper``.
+
+        Raises
+        ------
+        SpecificationError
+            If the model has no classes.
+        """
+        fitted = self._state()
+        require_classes(fitted.model)
+        people = fitted.people_with_covariates(covariates)
+        return class_frame(fitted.model, self.result_, people, interval)
+
+    def class_memberships(self, X: Any = None) -> pd.DataFrame:
+        """Probabilities that decision makers belong to each class, given their choices.
+
+        Parameters
+        ----------
+        X : long frame or ChoiceData, optional
+            Choices of people, possibly not in the fit; the people of the fit by default.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Index: decision maker. Columns: ``class1`` and so on; rows sum to one. Averaged over the posterior of the
+            parameters.
+
+        Raises
+        ------
+        SpecificationError
+            If the model has no classes.
+        """
+        model = self._state().model
+        require_classes(model)
+        labels, group = self._group(X)
+        return membership_frame(model, labels, class_memberships(model, self.result_, group))
 
     def sample_tastes(self, X: Any = None, n: int = 100) -> pd.DataFrame:
         """Posterior samples of people's coefficients given their choices, joint over coefficients and people.

@@ -113,6 +113,8 @@ class Diagnostics:
         Whether none of them exceeds 0.2.
     trust : str
         The same as a sentence, with cause and remedy where one does.
+    log_evidence : float
+        Log marginal likelihood of a model of classes, for every labelling of these.
     wrong_sign : list of str
         Columns whose effect has not the sign that their distribution allows, held at zero.
     """
@@ -174,6 +176,7 @@ class Diagnostics:
     error: dict[str, float] | None = None
     trusted: bool | None = None
     trust: str | None = None
+    log_evidence: float | None = None
     wrong_sign: list[str] | None = None
 
     def join(self, other: Diagnostics) -> Diagnostics:

@@ -226,6 +226,8 @@ def refuse_held(model: MixedLogitModel, engine: str) -> None:
     SpecificationError
         If some are held at values.
     """
+    if model.has_classes:
+        raise SpecificationError(f"mixing=Mixture(...) needs method='vi', 'msle' or 'mcmc'; {engine} knows no classes.")
     if model.space.held:
         names = (*model.space.fixed, *model.space.random)
         raise SpecificationError(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mxlogit.execution.people import PanelSource, People
 from mxlogit.fit import Fit, Samples, TasteDraws, TasteSampler, TasteStates
-from mxlogit.integration.tastes import WeightedTastes
+from mxlogit.integration.tastes import WeightedTastes, join_fixed
 from mxlogit.model.dense_panels import PanelDifferences
 from mxlogit.model.mixed_logit import MixedLogitModel
 from mxlogit.model.mixing import Mixing
@@ -237,3 +237,9 @@ class ReducedTastes:
         return self.reduction.insert_zeros(
             self.inner.sample(self._select(panel), self._given(population), n, seed, places)
         )
+
+    def sample_parameters(
+        self, panel: PanelSource, population: PopulationParameters, n: int, seed: int = 0, places: Tensor | None = None
+    ) -> Tensor:
+        """Posterior samples of each person's fixed coefficients and random tastes, (n_samples, n, f + k)."""
+        return join_fixed(population, self.sample(panel, population, n, seed, places))

@@ -91,6 +91,9 @@ def run_signed(
     SpecificationError
         If the scale column of willingness-to-pay space has the wrong sign.
     """
+    if model.has_classes:
+        # A class whose taste has the other sign is one at zero, which the search finds.
+        return method.run(model, people, generator=generator, callback=callback)
     started = time.perf_counter()
     signs = determine_signs(model, people, callback)
     first = _with_seconds_left(method, people.team.gather(time.perf_counter() - started)[0])

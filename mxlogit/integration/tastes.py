@@ -46,11 +46,14 @@ class WeightedTastes:
     weights : Tensor, shape (n, s)
         Non-negative; sum to one for every person.
     tastes : Tensor, shape (n, k, s)
+    fixed : Tensor or None, shape (f, s)
+        Fixed coefficients of each draw, where some classes ignore them; None if they are those of the population.
     """
 
     part: slice | Tensor
     weights: Tensor
     tastes: Tensor
+    fixed: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,12 @@ class WeighedTastes(ABC):
         pairs = [self.moments(panel, population, seed, places) for seed, population in enumerate(populations)]
         return total_moments(pairs)
 
+    def sample_parameters(
+        self, panel: PanelSource, population: PopulationParameters, n: int, seed: int = 0, places: Tensor | None = None
+    ) -> Tensor:
+        """Posterior samples of each person's fixed coefficients and random tastes, (n_samples, n, f + k), float64."""
+        return join_fixed(population, self.sample(panel, population, n, seed, places))
+
     def sample(
         self, panel: PanelSource, population: PopulationParameters, n: int, seed: int = 0, places: Tensor | None = None
     ) -> Tensor:
@@ -128,6 +137,12 @@ class WeighedTastes(ABC):
             index = picks[:, None].expand(-1, drawn.tastes.shape[1], -1)
             result[:, drawn.part] = drawn.tastes.gather(-1, index).permute(2, 0, 1).to(result)
         return result
+
+
+def join_fixed(population: PopulationParameters, tastes: Tensor) -> Tensor:
+    """Fixed coefficients of a population beside tastes (n_samples, n, k): (n_samples, n, f + k), float64."""
+    tastes = tastes.double()
+    return torch.cat([population.fixed.to(tastes).expand(*tastes.shape[:2], -1), tastes], -1)
 
 
 def total_moments(pairs: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

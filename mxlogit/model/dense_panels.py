@@ -84,6 +84,8 @@ class PanelDifferences(Ranked):
         Rank of each decision maker by first appearance in the source; None if people are in that order.
     clusters : Tensor or None, int64, shape (n,)
         Cluster 0, 1, ... of each decision maker, for standard errors.
+    covariates : Tensor or None, float64, shape (n, z)
+        Covariates of each decision maker on which the probabilities of classes depend.
     """
 
     values: Tensor
@@ -93,6 +95,7 @@ class PanelDifferences(Ranked):
     n_situations: Tensor
     appearance: Tensor | None = None
     clusters: Tensor | None = None
+    covariates: Tensor | None = None
 
     @classmethod
     def regular(
@@ -137,6 +140,7 @@ class PanelDifferences(Ranked):
             self.n_situations[people],
             None if self.appearance is None else self.appearance[people],
             None if self.clusters is None else self.clusters[people],
+            None if self.covariates is None else self.covariates[people],
         )
 
     def to(self, dtype: torch.dtype) -> PanelDifferences:

@@ -5,6 +5,7 @@ Differences are taken before rounding. This module handles tensors only: no fram
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
@@ -41,7 +42,12 @@ class ChoiceSource(Protocol):
         ...
 
 
-def difference_panels(data: ChoiceSource, order: list[int] | None = None, dtype: torch.dtype | None = None) -> Panels:
+def difference_panels(
+    data: ChoiceSource,
+    order: list[int] | None = None,
+    dtype: torch.dtype | None = None,
+    covariates: Sequence[int] = (),
+) -> Panels:
     """Difference the attributes of every situation against its chosen alternative.
 
     Parameters
@@ -52,6 +58,8 @@ def difference_panels(data: ChoiceSource, order: list[int] | None = None, dtype:
         Columns to use, in order (fixed coefficients first); all by default.
     dtype : torch.dtype, optional
         Floating point type to which the differences are rounded; the type of the data by default.
+    covariates : sequence of int
+        Columns that hold covariates of the decision makers.
 
     Returns
     -------
@@ -71,9 +79,10 @@ def difference_panels(data: ChoiceSource, order: list[int] | None = None, dtype:
         target = values[begin - part.start : end - part.stop]
         target.copy_(found if columns is None else found[:, columns])
     others = sizes.long() - 1
-    return arrange_panels(
-        values, others, data.choices.panel_lengths, data.weights.to(kind), data.appearance, data.clusters
-    )
+    lengths = data.choices.panel_lengths
+    about = data.weights.to(kind), data.appearance, data.clusters
+    known = rows[first[first_places(lengths)[:-1]]][:, list(covariates)].double() if covariates else None
+    return arrange_panels(values, others, lengths, *about, known)
 
 
 def _difference(rows: Tensor, sizes: Tensor, ranks: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from mxlogit.model.classes import ClassSpace
 from mxlogit.model.likelihood import panel_log_prob
 from mxlogit.model.mean_shifters import MeanShifters
 from mxlogit.model.mixing import Mixing
@@ -52,6 +53,11 @@ class MixedLogitModel:
     prior: PriorDensity
     attribute_scale: Tensor
     shifters: MeanShifters = field(default_factory=MeanShifters)
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether the population consists of classes."""
+        return isinstance(self.space, ClassSpace)
 
     @property
     def varying(self) -> list[int]:

@@ -42,8 +42,8 @@ class RaggedPanels(Ranked):
         Number of situations of every person.
     weights : Tensor, shape (n,)
         Weight of each decision maker in sums over people.
-    appearance, clusters : Tensor or None, shape (n,)
-        Ranks and clusters as in `PanelDifferences`.
+    appearance, clusters, covariates : Tensor or None, shape (n,) or (n, z)
+        Ranks, clusters and covariates as in `PanelDifferences`.
     classes : tuple of int
         Sizes to which situations are padded, increasing.
     first_row : int
@@ -58,6 +58,7 @@ class RaggedPanels(Ranked):
     clusters: Tensor | None
     classes: tuple[int, ...]
     first_row: int = 0
+    covariates: Tensor | None = None
     _windows: dict[int, list[tuple[slice, RaggedPanels]]] = field(default_factory=dict, init=False, repr=False)
     _plans: dict[tuple[int, int], list[Layout]] = field(default_factory=dict, init=False, repr=False)
 
@@ -106,7 +107,7 @@ class RaggedPanels(Ranked):
     def take(self, people: slice | Tensor) -> Panels:
         """Return the panels of a subset of people (attributes are not copied for a slice)."""
         lengths, first = self.n_situations[people], self._first_situations
-        about = [None if x is None else x[people] for x in (self.weights, self.appearance, self.clusters)]
+        about = [None if x is None else x[people] for x in (self.appearance, self.clusters, self.covariates)]
         if isinstance(people, slice):
             start, stop, _ = people.indices(len(self))
             return replace(
@@ -114,15 +115,16 @@ class RaggedPanels(Ranked):
                 others=self.others[int(first[start]) : int(first[max(start, stop)])],
                 n_situations=lengths,
                 weights=self.weights[people],
-                appearance=about[1],
-                clusters=about[2],
+                appearance=about[0],
+                clusters=about[1],
+                covariates=about[2],
                 first_row=self.first_row + int(self._first_rows[start]),
             )
         situations = places_of_runs(first[people], lengths)
         others = self.others[situations]
         rows = places_of_runs(self.first_row + first_places(self.others)[situations], others)
         values = self.values[torch.cat([rows, rows.new_tensor([len(self.values) - 1])])]
-        return arrange_panels(values, others, lengths, self.weights[people], about[1], about[2])
+        return arrange_panels(values, others, lengths, self.weights[people], *about)
 
     def chunks(self, size: int) -> Iterator[tuple[slice, RaggedPanels]]:
         """Iterate over consecutive people, ``size`` at a time, without copying."""
@@ -180,6 +182,7 @@ class RaggedPanels(Ranked):
             self.n_situations[people],
             None if self.appearance is None else self.appearance[people],
             None if self.clusters is None else self.clusters[people],
+            None if self.covariates is None else self.covariates[people],
         )
 
 
@@ -202,6 +205,7 @@ def arrange_panels(
     weights: Tensor,
     appearance: Tensor | None = None,
     clusters: Tensor | None = None,
+    covariates: Tensor | None = None,
 ) -> Panels:
     """Build panels from rows: dense if there is little padding, else ragged.
 
@@ -212,8 +216,9 @@ def arrange_panels(
     if len(sizes) == 1 and len(lengths) == 1 and real:
         dense = values[:-1].view(n, lengths[0] * sizes[0], values.shape[1])
         return PanelDifferences(
-            dense, None, (Section(lengths[0], sizes[0]),), weights, n_situations, appearance, clusters
+            dense, None, (Section(lengths[0], sizes[0]),), weights, n_situations, appearance, clusters, covariates
         )
-    panels = RaggedPanels(values, others, n_situations, weights, appearance, clusters, size_classes(others))
+    classes = size_classes(others)
+    panels = RaggedPanels(values, others, n_situations, weights, appearance, clusters, classes, covariates=covariates)
     padded = n * max(lengths, default=1) * max(1, max(sizes, default=1))
     return panels.dense() if padded <= (1.0 + _MOST_PADDING) * max(real, n) else panels

@@ -14,7 +14,7 @@ independent of the units of the attributes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -46,6 +46,10 @@ class PopulationParameters:
     def scale(self) -> Tensor:
         """Standard deviations tau of the latent normals, shape (*s, k)."""
         return self.scale_tril.square().sum(-1).sqrt()
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> PopulationParameters:
+        """Apply a function to each of the parameters, such as one that takes some samples."""
+        return PopulationParameters(function(self.fixed), function(self.location), function(self.scale_tril))
 
     def latent(self, whitened: Tensor) -> Tensor:
         """Latent tastes (n, k, r) at whitened tastes (n, k, r), under one population value or one per person."""

@@ -48,8 +48,10 @@ class ChoiceBlock:
         All columns of the data.
     coefficients : Tensor, float64, shape (s, r, k) or (m, s, r, k)
         Coefficients by sample and node.
-    weights : Tensor, float64, shape (1, r) or (m, r)
+    weights : Tensor, float64, shape (1 or m, 1 or s, r)
         Weights of the nodes.
+    classes : int
+        Number of classes, of each of which draws have one node, in turn.
     """
 
     situations: Tensor
@@ -58,6 +60,7 @@ class ChoiceBlock:
     columns: Tensor
     coefficients: Tensor
     weights: Tensor
+    classes: int = 1
 
     def average(self, function: NodeFunction, width: int = 1) -> Tensor:
         """Average a function over the nodes.
@@ -76,7 +79,7 @@ class ChoiceBlock:
         samples, nodes = self.coefficients.shape[-3:-1]
         step = max(1, _CELLS // max(1, self.levels[..., 0].numel() * samples * width))
         parts = torch.arange(nodes, device=self.levels.device).split(step)
-        first, *others = (function(self.coefficients[..., p, :], self.weights[:, None, p]) for p in parts)
+        first, *others = (function(self.coefficients[..., p, :], self.weights[..., p]) for p in parts)
         return sum(others, first)
 
     def probabilities(self, coefficients: Tensor, levels: Tensor | None = None) -> Tensor:
@@ -145,29 +148,36 @@ def _blocks_of_part(
     coefficients = part.coefficients.to(device, torch.float64)
     samples, nodes = coefficients.shape[-3:-1]
     weights = None if part.weights is None else part.weights.to(coefficients)
-    common = coefficients.dim() == 3
+    common, classes = coefficients.dim() == 3, part.membership.n_classes if part.membership else 1
     window = nodes
     if fewest is None:
         nodes = window = min(nodes, part.nodes_of_rows or nodes)
     elif common:
-        window = _window(len(data.choices.rows) * samples * width, nodes, fewest)
+        cells = len(data.choices.rows) * samples * width * classes
+        window = classes * _window(cells, nodes // classes, -(-fewest // classes))
     at_once = _CELLS // (samples * window * width)
     if window < nodes:
         at_once = min(at_once, len(data.choices.rows) * window // (nodes * _BLOCKS_PER_WINDOW))
-    equal = coefficients.new_full((1, window), 1.0 / window)
+    equal = coefficients.new_full((1, 1, window), 1.0 / window)
     person = torch.zeros(0, dtype=torch.int64)
     if not common or weights is not None:
         person = torch.arange(data.n_decision_makers, device=device).repeat_interleave(lengths)
     for number, (found, sets) in enumerate(data.choice_sets(max(1, at_once))):
         situations = torch.arange(found.start, found.stop, device=device) if isinstance(found, slice) else found
         start = number * window % (nodes // window * window)
+        if part.membership is not None:
+            known = sets[:, 0, data.columns(part.membership.names)].double()
+            mine = part.membership.weights(known, slice(start // classes, (start + window) // classes))
+        else:
+            mine = equal if weights is None else weights[person[situations]][:, None]
         yield ChoiceBlock(
             situations,
             data.rows_of(situations, sets.shape[1]),
             sets[..., columns].double(),
             sets,
             coefficients[:, start : start + window] if common else coefficients[person[situations]],
-            equal if weights is None else weights[person[situations]],
+            mine,
+            classes,
         )
 
 

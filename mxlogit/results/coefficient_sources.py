@@ -15,14 +15,13 @@ import torch
 from torch import Tensor
 
 from mxlogit.choices import ChoiceData
-from mxlogit.draws.curve import order_along_curve, spread_along_curve
-from mxlogit.draws.simulation import PersonDraws
+from mxlogit.draws.curve import spread_along_curve
 from mxlogit.execution.people import on_cpu
 from mxlogit.fit import Fit
 from mxlogit.model.mixed_logit import MixedLogitModel
 from mxlogit.model.parameters import PopulationParameters
-from mxlogit.model.person_tastes import PersonTastes
 from mxlogit.results.individual_coefficients import Group, parameter_samples, weigh_coefficients
+from mxlogit.results.population_nodes import Membership, Nodes, predictive_nodes, taste_nodes
 
 # Posterior samples of quantities with intervals: the ends of a 95 % interval err by a tenth of a standard deviation.
 _SAMPLES = 256
@@ -30,11 +29,6 @@ _SAMPLES = 256
 # and those of which quantities of single situations are averages: the ends of their intervals err by .07 of half of
 # their width with six correlated tastes (.16 with 32 tastes, .03 with 512).
 _NODES, _NODES_OF_ROWS = 512, 128
-# Nodes over (posterior sample of the population, tastes), a power of two. The largest errors of probabilities are given
-# in `MixedLogit.predict_proba`; with samples in random order they are twice as large.
-_PREDICTIVE_NODES = 4_096
-# Offsets of the seeds of the nodes from the seed of the fit.
-TASTE_STREAM, _PREDICTIVE_STREAM = 41, 23
 
 
 @dataclass(frozen=True)
@@ -49,6 +43,8 @@ class Part:
         Coefficients by sample and node, common to all people or of each person.
     weights : Tensor or None, shape (n, r)
         Weights of the nodes, if they are not equal.
+    membership : Membership or None
+        Weights of the nodes of people in general, of whom each draw has one per class.
     nodes_of_rows : int or None
         Number of nodes, the first ones, for quantities of single choice situations; None for all.
     """
@@ -57,6 +53,7 @@ class Part:
     coefficients: Tensor
     weights: Tensor | None = None
     nodes_of_rows: int | None = None
+    membership: Membership | None = None
 
 
 class CoefficientSource(ABC):
@@ -97,34 +94,57 @@ class PopulationSource(CoefficientSource):
         Number of nodes for quantities of single choice situations; all by default.
     starts_at_center : bool
         Whether the first sample is the point estimate.
+    membership : Membership, optional
+        Weights of nodes that are members of classes.
     """
 
     is_common = True
 
     def __init__(
-        self, coefficients: Tensor, kind: str, nodes_of_rows: int | None = None, *, starts_at_center: bool = False
+        self,
+        coefficients: Tensor,
+        kind: str,
+        nodes_of_rows: int | None = None,
+        *,
+        starts_at_center: bool = False,
+        membership: Membership | None = None,
     ) -> None:
         self.coefficients, self.kind, self.starts_at_center = coefficients, kind, starts_at_center
-        self.n_samples, self.nodes_of_rows = len(coefficients), nodes_of_rows
+        self.n_samples, self.nodes_of_rows, self.membership = len(coefficients), nodes_of_rows, membership
 
     @classmethod
-    def of_samples(cls, model: MixedLogitModel, fit: Fit, seed: int, nodes: int = _NODES) -> PopulationSource:
-        """Evenly spaced samples of the population parameters, each with the same nodes of tastes."""
+    def of_samples(
+        cls, model: MixedLogitModel, fit: Fit, seed: int, nodes: int = _NODES, member_of: int | None = None
+    ) -> PopulationSource:
+        """Evenly spaced samples of the population parameters, each with the same nodes of tastes.
+
+        With ``member_of``, of the members of the class with this index.
+        """
         population, starts = sampled_population(model, fit, _SAMPLES)
-        parameters = taste_nodes(model, population, nodes, seed)
-        coefficients = model.mixing.coefficients(
-            parameters[..., : model.space.n_fixed], parameters[..., model.space.n_fixed :]
-        )
-        return cls(coefficients, fit.samples.kind, _NODES_OF_ROWS, starts_at_center=starts)
+        found = taste_nodes(model, population, nodes, seed)
+        if member_of is not None:
+            found = found.of_class(member_of)
+        of_rows = _NODES_OF_ROWS * (found.membership.n_classes if found.membership else 1)
+        coefficients = _coefficients(model, found)
+        return cls(coefficients, fit.samples.kind, of_rows, starts_at_center=starts, membership=found.membership)
 
     @classmethod
-    def of_mean(cls, model: MixedLogitModel, fit: Fit, seed: int) -> PopulationSource:
+    def of_mean(cls, model: MixedLogitModel, fit: Fit, seed: int, member_of: int | None = None) -> PopulationSource:
         """One sample: the posterior predictive distribution of a new person, or that at the point estimate."""
-        return cls(predictive_nodes(model, fit, seed)[None], fit.samples.kind)
+        found = predictive_nodes(model, fit, seed)
+        if member_of is not None:
+            found = found.of_class(member_of)
+        return cls(_coefficients(model, found), fit.samples.kind, membership=found.membership)
 
     def parts(self, data: ChoiceData) -> Iterator[Part]:
         """The nodes, common to all people."""
-        yield Part(None, self.coefficients, nodes_of_rows=self.nodes_of_rows)
+        yield Part(None, self.coefficients, None, self.nodes_of_rows, self.membership)
+
+
+def _coefficients(model: MixedLogitModel, nodes: Nodes) -> Tensor:
+    """Coefficients of utility (s, r, f + k) of nodes."""
+    f = model.space.n_fixed
+    return model.mixing.coefficients(nodes.parameters[..., :f], nodes.parameters[..., f:])
 
 
 class PeopleSource(CoefficientSource):
@@ -166,40 +186,3 @@ def sampled_population(model: MixedLogitModel, fit: Fit, count: int) -> tuple[Po
     if fit.samples.kind == "posterior":
         return model.space.constrain(vectors), False
     return model.space.constrain(torch.cat([model.space.unconstrain(fit.center)[None].to(vectors), vectors])), True
-
-
-def taste_nodes(model: MixedLogitModel, population: PopulationParameters, nodes: int, seed: int) -> Tensor:
-    """Parameters (s, r, f + k) of people drawn from each of some population values, the same nodes for all.
-
-    Parameters are fixed coefficients and random tastes; amounts of money in willingness-to-pay space. Without random
-    coefficients there is one node.
-    """
-    if model.space.n_random == 0:
-        return population.fixed[:, None]
-    normal = (
-        PersonDraws("sobol", nodes, model.space.n_random, seed + TASTE_STREAM).normals(0, 1)[0].to(population.location)
-    )
-    people = PersonTastes(population, model.mixing)
-    latents = population.location[..., None] + population.scale_tril @ normal
-    return people.parameters(people.tastes_at(latents)).mT
-
-
-def predictive_nodes(model: MixedLogitModel, fit: Fit, seed: int) -> Tensor:
-    """Draw coefficients (r, f + k), float64, from the posterior predictive distribution of a new decision maker.
-
-    They form a scrambled Sobol net over (posterior sample of the population parameters, standard normal tastes).
-    Without a posterior (maximum likelihood) the population parameters are the point estimate.
-    """
-    samples = fit.samples.unconstrained
-    if fit.samples.kind != "posterior":
-        samples = model.space.unconstrain(fit.center)[None]
-    if model.space.n_random == 0:
-        return model.space.constrain(samples[:_PREDICTIVE_NODES]).fixed
-    draws = PersonDraws("sobol", _PREDICTIVE_NODES, 1 + model.space.n_random, seed + _PREDICTIVE_STREAM)
-    normal = draws.normals(0, 1)[0].T
-    # Ranks of the first coordinate are a permutation, so every sample is used equally often.
-    rank, order = normal[:, 0].argsort().argsort(), order_along_curve(samples)
-    population = model.space.constrain(samples[order[rank * len(samples) // _PREDICTIVE_NODES]])
-    latent = population.location + (population.scale_tril @ normal[:, 1:, None])[..., 0]
-    tastes = model.mixing.tastes(latent, population.location, population.scale)
-    return model.mixing.coefficients(population.fixed, tastes)

@@ -14,9 +14,12 @@ from torch import Tensor
 
 from mxlogit.errors import SpecificationError, suggest
 from mxlogit.fit import Fit
+from mxlogit.model.classes import ClassPopulation
 from mxlogit.model.mean_shifters import Covariates
 from mxlogit.model.mixed_logit import MixedLogitModel
 from mxlogit.model.parameters import PopulationParameters
+from mxlogit.results.class_cost import class_costs, judge_classes
+from mxlogit.results.classes import mean_shares
 
 # Share of posterior samples that may reach zero, or have the other sign, before that is said.
 _RARE = 0.01
@@ -104,6 +107,10 @@ class Cost:
 
     def is_positive(self, population: PopulationParameters) -> bool:
         """Whether the median of the coefficient is positive in most of some populations (s)."""
+        if isinstance(population, ClassPopulation):
+            shares = mean_shares(population, self.people)
+            positive = (class_costs(self.model, population, self.place) > 0.0) * shares
+            return bool(positive.sum(-1).median() > 0.5)
         place = self.place - self.model.space.n_fixed
         if place < 0:
             return bool(self._extremes(population)[0].median() > 0.0)
@@ -114,6 +121,8 @@ class Cost:
         """Whether the population mean exists, and why, given posterior samples of the population."""
         cost, family, place = self.label, self.family, self.place - self.model.space.n_fixed
         offer = f"MixedLogit(scale={cost!r}) estimates amounts of money instead, whose moments exist."
+        if isinstance(population, ClassPopulation):
+            return judge_classes(self.model, population, self.place, cost)
         if self.in_money:
             return True, "Amounts of money are parameters of this model, and have moments."
         if family == "fixed":

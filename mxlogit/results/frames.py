@@ -14,9 +14,11 @@ from mxlogit.diagnostics.psis import pareto_smoothed
 from mxlogit.diagnostics.thresholds import LARGEST_PARETO_K
 from mxlogit.errors import ConvergenceWarning, SpecificationError
 from mxlogit.fit import Fit
+from mxlogit.model.classes import ClassPopulation
 from mxlogit.model.mean_shifters import Covariates
 from mxlogit.model.mixed_logit import MixedLogitModel
 from mxlogit.model.parameters import PopulationParameters
+from mxlogit.results.classes import class_moments, mean_shares, share_rows
 
 # Probabilities of the median and of the points one standard deviation from it in a normal distribution.
 _CENTRAL = (0.1587, 0.5, 0.8413)
@@ -28,14 +30,19 @@ def coefficient_series(model: MixedLogitModel, fit: Fit) -> pd.Series:
     return pd.Series(values, index=list(model.space.labels), name="estimate")
 
 
-def summary_frame(model: MixedLogitModel, fit: Fit, level: float) -> pd.DataFrame:
-    """Estimates, standard errors (posterior sds) and interval limits by label."""
+def summary_frame(model: MixedLogitModel, fit: Fit, level: float, people: Covariates | None = None) -> pd.DataFrame:
+    """Estimates, standard errors (posterior sds) and interval limits by label, and of the shares of classes.
+
+    ``people`` have covariates of membership, over whom shares are averaged.
+    """
     estimate = coefficient_series(model, fit)
     if fit.covariance is not None:
         frame = _asymptotic_frame(estimate, fit.covariance, level)
     else:
         frame = _posterior_frame(estimate, fit, level)
     frame.loc[list(fit.void), frame.columns != "estimate"] = float("nan")
+    if model.has_classes:
+        frame = pd.concat([frame, share_rows(model, fit, people, level)])
     return frame
 
 
@@ -142,6 +149,8 @@ def _moments(
     model: MixedLogitModel, population: PopulationParameters, people: Covariates | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Means and standard deviations of the coefficients that vary over people, with their covariates."""
+    if isinstance(population, ClassPopulation):
+        return _moments_of_classes(model, population, people)
     mean, deviation = model.mixing.moments(population.location, population.scale)
     if people is None or not model.shifters:
         return mean, deviation
@@ -151,6 +160,17 @@ def _moments(
     # Infinite moments stay what they are.
     both = torch.where(variance > 0.0, (deviation.square() + variance).sqrt(), deviation)
     return mean[..., model.varying], both[..., model.varying]
+
+
+def _moments_of_classes(
+    model: MixedLogitModel, population: ClassPopulation, people: Covariates | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Means and standard deviations over the members of all classes."""
+    mean, deviation = class_moments(model, population)
+    shares = mean_shares(population, people)[..., None]
+    total = (shares * mean).sum(-2)
+    variance = (shares * (deviation.square() + (mean - total[..., None, :]).square())).sum(-2)
+    return total, variance.sqrt()
 
 
 def _without_mean(samples: torch.Tensor) -> list[int]:

@@ -158,6 +158,13 @@ def _with_covariates(
     return model.shifters.shift(parameters, group.covariates[on_cpu(part)].to(parameters.device))
 
 
+def class_memberships(model: MixedLogitModel, fit: Fit, group: Group) -> Tensor:
+    """Probabilities (n, C) that people belong to classes given their choices, averaged over the posterior."""
+    populations = sampled_populations(model, fit, max(_FEWEST_POPULATIONS, group.count_populations()))
+    found = [fit.tastes.memberships(group.panel, population) for population in populations]  # type: ignore[attr-defined]
+    return torch.stack(found).mean(0)
+
+
 def weigh_coefficients(model: MixedLogitModel, fit: Fit, group: Group) -> Iterator[WeightedCoefficients]:
     """Iterate over weighted posterior draws of coefficients, by chunks of people, possibly several times per chunk."""
     states = group.states(fit)
@@ -167,7 +174,8 @@ def weigh_coefficients(model: MixedLogitModel, fit: Fit, group: Group) -> Iterat
     populations = sampled_populations(model, fit, max(_FEWEST_POPULATIONS, group.count_populations()))
     for seed, population in enumerate(populations):
         for drawn in fit.tastes.weigh(group.panel, population, seed, group.places):
-            coefficients = model.mixing.coefficients(population.fixed.to(drawn.tastes), drawn.tastes.mT)
+            fixed = population.fixed if drawn.fixed is None else drawn.fixed.mT
+            coefficients = model.mixing.coefficients(fixed.to(drawn.tastes), drawn.tastes.mT)
             yield WeightedCoefficients(drawn.part, drawn.weights.double() / len(populations), coefficients)
 
 
@@ -258,7 +266,7 @@ def parameter_samples(
     for part, panel in group.panel.chunks(_PEOPLE_AT_ONCE):
         positions = None if group.positions is None else group.positions[part]
         some = replace(group, panel=panel, places=group.places[part], positions=positions)
-        samples = torch.cat([_joined(*drawn) for drawn in _samples(model, fit, some, count)])
+        samples = torch.cat(list(_samples(model, fit, some, count)))
         if count is not None and len(samples) != count:
             samples = samples[((torch.arange(count) + 0.5) * len(samples) / count).long().to(samples.device)]
         yield part, samples
@@ -285,19 +293,15 @@ def sampled_tastes(model: MixedLogitModel, fit: Fit, group: Group, labels: np.nd
     return pd.DataFrame(values.reshape(-1, len(kept)), index, [names[place] for place in kept])
 
 
-def _joined(fixed: Tensor, tastes: Tensor) -> Tensor:
-    """Parameters (s, n, f + k) from fixed coefficients (s or 1, f) and tastes (s, n, k)."""
-    return torch.cat([fixed.to(tastes)[:, None].expand(*tastes.shape[:2], -1), tastes], -1)
-
-
-def _samples(model: MixedLogitModel, fit: Fit, group: Group, count: int | None) -> Iterator[tuple[Tensor, Tensor]]:
-    """Posterior samples of fixed coefficients (s or 1, f) and of people's tastes (s, n, k).
+def _samples(model: MixedLogitModel, fit: Fit, group: Group, count: int | None) -> Iterator[Tensor]:
+    """Posterior samples of fixed coefficients and people's tastes (s, n, f + k).
 
     Equally many for each population sample, or those of chains.
     """
     states = group.states(fit)
     if states is not None:
-        yield states.fixed.double(), states.tastes.double()
+        fixed, tastes = states.fixed.double(), states.tastes.double()
+        yield torch.cat([fixed[:, None].expand(*tastes.shape[:2], -1), tastes], -1)
         return
     wanted = max(_FEWEST_POPULATIONS, group.count_populations())
     populations = sampled_populations(model, fit, wanted if count is None else min(wanted, -(-count // 2)))
@@ -305,5 +309,4 @@ def _samples(model: MixedLogitModel, fit: Fit, group: Group, count: int | None) 
     if count is None:
         each = max(_SAMPLES_EACH, each)
     for seed, population in enumerate(populations):
-        tastes = fit.tastes.sample(group.panel, population, each, seed, group.places)
-        yield population.fixed[None], tastes.double()
+        yield fit.tastes.sample_parameters(group.panel, population, each, seed, group.places)

@@ -18,8 +18,10 @@ from mxlogit.choices import ChoiceData, FrameChoices
 from mxlogit.choices.chunks import PEOPLE_AT_ONCE
 from mxlogit.execution.people import PanelSource, People
 from mxlogit.fit import Fit
+from mxlogit.integration.class_likelihood import ClassLikelihood
 from mxlogit.integration.marginal import MarginalLikelihood
 from mxlogit.integration.settings import IntegrationSettings
+from mxlogit.model.classes import ClassPopulation
 from mxlogit.model.mixed_logit import MixedLogitModel
 from mxlogit.results.choice_blocks import ChoiceBlock, choice_blocks
 from mxlogit.results.coefficient_sources import CoefficientSource
@@ -55,7 +57,7 @@ def probabilities(block: ChoiceBlock) -> Tensor:
 
 def utilities(block: ChoiceBlock) -> Tensor:
     """Systematic utilities (m, j, s) in utils, averaged over tastes."""
-    mean = (block.coefficients * block.weights[:, None, :, None]).sum(-2)
+    mean = (block.coefficients * block.weights[..., None]).sum(-2)
     return (block.levels[:, :, None] * mean[:, None]).sum(-1)
 
 
@@ -169,10 +171,13 @@ def mean_log_likelihood(model: MixedLogitModel, fit: Fit, panel: PanelSource, ke
     seed : int
         Seed of the draws.
     """
-    marginal = MarginalLikelihood(People.gather(panel), model.space, model.mixing, seed, keys=keys)
-    total = marginal.value_pass(
-        fit.center, IntegrationSettings(draws=256, degrees_of_freedom=8, stream=31, newton_steps=30)
-    ).log_likelihood
+    if isinstance(fit.center, ClassPopulation):
+        found = ClassLikelihood(model, People.gather(panel).local_panels())
+        total = float(found.log_prob_people(fit.center) @ found.panel.weights)
+    else:
+        marginal = MarginalLikelihood(People.gather(panel), model.space, model.mixing, seed, keys=keys)
+        integration = IntegrationSettings(draws=256, degrees_of_freedom=8, stream=31, newton_steps=30)
+        total = marginal.value_pass(fit.center, integration).log_likelihood
     weights = [(part.weights.double() @ part.n_situations.double()) for _, part in panel.chunks(PEOPLE_AT_ONCE)]
     return total / float(torch.stack(weights).sum())
 

@@ -19,14 +19,18 @@ from mxlogit.diagnostics.thresholds import largest_pareto_k
 from mxlogit.errors import SpecificationError
 from mxlogit.execution.people import PanelSource, People
 from mxlogit.fit import Fit
+from mxlogit.integration.class_likelihood import ClassLikelihood
 from mxlogit.integration.marginal import MarginalLikelihood
 from mxlogit.integration.settings import IntegrationSettings
+from mxlogit.model.classes import ClassPopulation
 from mxlogit.model.mixed_logit import MixedLogitModel
 
 # Largest number of posterior samples at which the likelihood is evaluated.
 _POPULATIONS = 400
 # Importance draws per person and sample.
 _DRAWS = 128
+# Samples at which the exact likelihood of a latent class model is evaluated at a time.
+_SAMPLES_AT_ONCE = 32
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,8 @@ def log_densities(model: MixedLogitModel, fit: Fit, panel: PanelSource, seed: in
     """
     if fit.samples.kind != "posterior":
         raise SpecificationError("loo and waic need a posterior: use method='vi' or 'mcmc'.")
+    if model.has_classes:
+        return _of_classes(model, fit, panel)
     marginal = MarginalLikelihood(People.gather(panel), model.space, model.mixing, seed)
     integration = IntegrationSettings(
         _DRAWS, 8, stream=61, newton_steps=30, variational_steps=2 if model.space.n_random else 0
@@ -95,6 +101,17 @@ def log_densities(model: MixedLogitModel, fit: Fit, panel: PanelSource, seed: in
         population = model.space.constrain(vector)
         rows.append(marginal.log_prob_people(population, marginal.propose(population, integration)))
     return torch.stack(rows)
+
+
+def _of_classes(model: MixedLogitModel, fit: Fit, panel: PanelSource) -> Tensor:
+    """Densities of a latent class model, which are exact."""
+    likelihood = ClassLikelihood(model, People.gather(panel).local_panels())
+    rows = []
+    for vectors in fit.samples.unconstrained[:_POPULATIONS].split(_SAMPLES_AT_ONCE):
+        population = model.space.constrain(vectors)
+        assert isinstance(population, ClassPopulation)
+        rows.append(likelihood.log_prob_people(population))
+    return torch.cat(rows)
 
 
 def leave_one_out(densities: Tensor, weights: Tensor, labels: np.ndarray) -> PredictiveDensity:

@@ -142,7 +142,7 @@ def population_table(change: Change, used: Coefficients, interval: float, quanti
     values, shares = _kept_values(change, source, weights)
     rows = [_weighted_quantiles(values, shares, quantiles)]
     for sign in (1.0, -1.0):
-        rows.append(((sign * values > 0.0).double() * shares).sum(1, keepdim=True) / shares.sum())
+        rows.append(((sign * values > 0.0).double() * shares).sum(1, keepdim=True) / shares.sum(1, keepdim=True))
     mean = sampled_values(source, _means(change, source, weights)[:, None])
     summary = [mean.summary(interval, _means(change, used.mean, weights))]
     summary.append(sampled_values(source, torch.cat(rows, 1)).summary(interval))
@@ -160,25 +160,29 @@ def _means(change: Change, source: CoefficientSource, weights: Tensor) -> Tensor
 
 
 def _kept_values(change: Change, source: CoefficientSource, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Values (s, n) of some tastes of each situation, or of evenly spaced situations, with their weights (n,)."""
+    """Values (s, n) of some tastes of all or evenly spaced situations, with their weights (1 or s, n)."""
     n = change.before.n_situations
     step, values, shares = max(1, n // _VALUES), list[Tensor](), list[Tensor]()
     for number, block in enumerate(choice_blocks(change.before, change.columns, source, fewest=1, width=_ARRAYS)):
         nodes = block.coefficients.shape[-2]
-        count = max(1, min(nodes, _VALUES // n))
+        count = block.classes * max(1, min(nodes, _VALUES // n) // block.classes)
         start = number * count % (nodes // count * count)
         found = change.surplus(block, block.coefficients[..., start : start + count, :])
         keep = (block.situations.cpu() % step == 0).nonzero()[:, 0]
         kept = found.cpu()[keep].permute(1, 0, 2)
         values.append(kept.flatten(1))
-        shares.append(weights[block.situations.cpu()[keep], None].expand(-1, count).flatten())
-    return torch.cat(values, 1), torch.cat(shares)
+        mine = weights[block.situations.cpu()[keep], None, None].expand(-1, 1, count)
+        if block.classes > 1:
+            of_nodes = block.weights.cpu().expand(len(found), -1, -1)[keep]
+            mine = mine * of_nodes[..., start : start + count] * (nodes / count)
+        shares.append(mine.permute(1, 0, 2).flatten(1))
+    return torch.cat(values, 1), torch.cat(shares, 1)
 
 
 def _weighted_quantiles(values: Tensor, weights: Tensor, probabilities: Sequence[float]) -> Tensor:
-    """Quantiles (s, p) of weighted values (s, n)."""
+    """Quantiles (s, p) of values (s, n) with weights (1 or s, n)."""
     ordered, order = values.sort(1)
-    below = weights[order].cumsum(1)
+    below = weights.expand_as(values).gather(1, order).cumsum(1)
     wanted = torch.tensor(list(probabilities), dtype=torch.float64) * below[:, -1:]
     place = torch.searchsorted(below, wanted).clamp(max=values.shape[1] - 1)
     return ordered.gather(1, place)

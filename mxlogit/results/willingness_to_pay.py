@@ -18,12 +18,15 @@ from mxlogit.draws.curve import spread_along_curve
 from mxlogit.draws.simulation import PersonDraws
 from mxlogit.errors import SpecificationError, check_probabilities, check_probability
 from mxlogit.fit import Fit
+from mxlogit.model.classes import ClassPopulation
 from mxlogit.model.mean_shifters import Covariates
 from mxlogit.model.mixed_logit import MixedLogitModel
 from mxlogit.model.parameters import PopulationParameters
-from mxlogit.results.coefficient_sources import TASTE_STREAM, taste_nodes
+from mxlogit.results.class_cost import counted_weights, judge_classes, weighted_quantiles
+from mxlogit.results.classes import mean_shares
 from mxlogit.results.cost import Cost
 from mxlogit.results.individual_coefficients import Group, coefficient_samples
+from mxlogit.results.population_nodes import TASTE_STREAM, taste_nodes
 
 # Tastes per posterior sample, a power of two, and most posterior samples, whose intervals err by a thirtieth of a
 # standard deviation.
@@ -46,7 +49,9 @@ class Ratio:
     places : tuple of int
         Their positions among all parameters, fixed ones first.
     people : Covariates or None
-        Covariates of the people in the population, if some shift the means of tastes.
+        Covariates of the people in the population, if some shift the means of tastes, or on which classes depend.
+    member_of : int or None
+        Index of the class whose members are asked about; None for everybody.
     """
 
     model: MixedLogitModel
@@ -54,6 +59,7 @@ class Ratio:
     cost: str
     places: tuple[int, int]
     people: Covariates | None = None
+    member_of: int | None = None
 
     @classmethod
     def of(cls, model: MixedLogitModel, fit: Fit, attribute: str, cost: str, people: Covariates | None = None) -> Ratio:
@@ -116,6 +122,8 @@ class Ratio:
 
     def judge(self, population: PopulationParameters) -> tuple[bool, str]:
         """Whether the population mean exists, and why, given posterior samples of the population."""
+        if isinstance(population, ClassPopulation):
+            return judge_classes(self.model, population, self.places[1], self.cost, self.member_of)
         return self._cost.judge(population)
 
     @property
@@ -195,19 +203,44 @@ def _samples(model: MixedLogitModel, fit: Fit) -> PopulationParameters:
 
 def _stacked(population: PopulationParameters) -> PopulationParameters:
     """One population value as a sample of size one."""
-    return PopulationParameters(population.fixed[None], population.location[None], population.scale_tril[None])
+    return population.map(lambda part: part[None])
 
 
 def _tastes(ratio: Ratio, population: PopulationParameters, seed: int) -> Iterator[Tensor]:
     """Parameters (s, nodes, f + k) of people drawn from each of some population values, the same draws for all."""
     nodes = (_NODES_WITH_COVARIATES if ratio.varies else _NODES) if ratio.is_random else 1
-    parts = (part.split(_SAMPLES_AT_ONCE) for part in (population.fixed, population.location, population.scale_tril))
-    for some in zip(*parts, strict=True):
-        yield ratio.with_covariates(taste_nodes(ratio.model, PopulationParameters(*some), nodes, seed), nodes)
+    for some in _split(population):
+        yield ratio.with_covariates(taste_nodes(ratio.model, some, nodes, seed).parameters, nodes)
+
+
+def _split(population: PopulationParameters) -> Iterator[PopulationParameters]:
+    """Some samples of the population at a time."""
+    for start in range(0, len(population.fixed), _SAMPLES_AT_ONCE):
+        part = slice(start, start + _SAMPLES_AT_ONCE)
+        yield population.map(lambda values, part=part: values[part])  # type: ignore[misc]
+
+
+def _class_values(ratio: Ratio, population: ClassPopulation, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Willingness to pay (s, r) of members of classes, and their weights (s, r)."""
+    people = ratio.people
+    values_of_people, weights_of_people = (None, None) if people is None else (people.values, people.weights)
+    for some in _split(population):
+        assert isinstance(some, ClassPopulation)
+        nodes = taste_nodes(ratio.model, some, _NODES, seed)
+        if ratio.member_of is not None:
+            values = ratio.values(nodes.of_class(ratio.member_of).parameters)
+            yield values, torch.full_like(values, 1.0 / values.shape[1])
+            continue
+        assert nodes.membership is not None
+        weights = nodes.membership.mean_weights(values_of_people, weights_of_people, nodes.parameters.shape[1])
+        yield ratio.values(nodes.parameters), counted_weights(nodes, weights, some, ratio.places)
 
 
 def _statistics(ratio: Ratio, population: PopulationParameters, seed: int, probabilities: Sequence[float]) -> Tensor:
     """Quantiles and the share below zero (s, number of probabilities + 1) in each of some populations."""
+    if isinstance(population, ClassPopulation):
+        found = _class_values(ratio, population, seed)
+        return torch.cat([weighted_quantiles(values, weights, probabilities) for values, weights in found])
     parts = []
     for parameters in _tastes(ratio, population, seed):
         ordered = ratio.values(parameters).sort(1).values
@@ -223,6 +256,8 @@ def population_means(ratio: Ratio, population: PopulationParameters, seed: int) 
     For a lognormal cost :math:`1 / \beta_c` is :math:`\pm e^{-\eta_c}`, under which the other latent normals keep their
     covariance and move by minus their covariance with :math:`\eta_c`.
     """
+    if isinstance(population, ClassPopulation):
+        return _class_means(ratio, population, seed)
     family, f = ratio.family, ratio.model.space.n_fixed
     cost = ratio.places[1]
     if ratio.in_money:
@@ -238,6 +273,20 @@ def population_means(ratio: Ratio, population: PopulationParameters, seed: int) 
     if family == "johnson_sb":
         return -(_mean_of(ratio, population, seed, None) + tilted)
     return tilted if family == "negative_lognormal" else -tilted
+
+
+def _class_means(ratio: Ratio, population: ClassPopulation, seed: int) -> Tensor:
+    """Mean willingness to pay (s,) of the members of all classes that do not ignore the cost, where it exists."""
+    if not bool((population.scale_tril != 0.0).any()):
+        found = _class_values(ratio, population, seed)
+        return torch.cat([(weights * torch.where(weights > 0.0, values, 0.0)).sum(1) for values, weights in found])
+    attribute, cost = (population.attended[:, place] for place in ratio.places)
+    classes = [c for c in range(population.n_classes) if float(cost[c])]
+    if ratio.member_of is not None:
+        classes = [ratio.member_of]
+    shares = mean_shares(population, ratio.people)[:, classes]
+    means = torch.stack([attribute[c] * population_means(ratio, population.component(c), seed) for c in classes], 1)
+    return (means * shares).sum(1) / shares.sum(1)
 
 
 def _mean_of(ratio: Ratio, population: PopulationParameters, seed: int, cost: int | None) -> Tensor:

@@ -22,9 +22,10 @@ from mxlogit.errors import ConvergenceWarning, check_whole
 from mxlogit.estimator import MixedLogit
 from mxlogit.execution.identity import Identity, describe_settings
 from mxlogit.inference.method import Method
+from mxlogit.model.build import build_model
 from mxlogit.model.mixed_logit import MixedLogitModel
 from mxlogit.model.parameters import PopulationParameters
-from mxlogit.request import build_model, resolve_method
+from mxlogit.request import resolve_method
 from mxlogit.study.records import RecordFile, identify_study, run_all
 
 # Probabilities of the central intervals whose coverage is reported.

@@ -23,6 +23,8 @@ from mxlogit.execution.people import People
 from mxlogit.fit import Fit, Outcome, Status, TasteStates
 from mxlogit.inference.budgets import AFTER_CHAINS
 from mxlogit.inference.checks import MAX_SECONDS
+from mxlogit.inference.classes.engine import fit_class_chains
+from mxlogit.inference.classes.posterior import ChainPlan
 from mxlogit.inference.clock import Clock
 from mxlogit.inference.mcmc.gibbs_run import ChainSettings, Sampled, run_gibbs
 from mxlogit.inference.method import Callback
@@ -176,6 +178,9 @@ class MCMC(BaseEstimator):  # type: ignore[misc]
             willingness-to-pay space.
         """
         self.check()
+        if model.has_classes:
+            plan = ChainPlan(self.chains, self.warmup, self.samples, self.thin)
+            return fit_class_chains(model, people, plan, self.max_seconds, generator, callback)
         if self.sampler != "gibbs":
             refuse_wtp_space(model, f"MCMC(sampler={self.sampler!r})")
             refuse_held(model, f"MCMC(sampler={self.sampler!r})")

@@ -16,6 +16,7 @@ from mxlogit.errors import Rule, SpecificationError, check_flag, check_settings,
 from mxlogit.execution.people import People
 from mxlogit.fit import Fit, Outcome, Status
 from mxlogit.inference.checks import MAX_SECONDS, SAMPLES
+from mxlogit.inference.classes.engine import fit_class_maximum
 from mxlogit.inference.clock import Clock
 from mxlogit.inference.method import Callback
 from mxlogit.inference.msle.covariance import (
@@ -169,6 +170,8 @@ class MSLE(BaseEstimator):  # type: ignore[misc]
                 "MSLE(covariance='clustered') needs clusters: MixedLogit(cluster='<column>') for a frame, "
                 "ChoiceData.from_arrays(clusters=...) for arrays."
             )
+        if model.has_classes:
+            return fit_class_maximum(model, people, self, self.covariance, self.n_starts, generator, callback)
         clock = Clock(callback, self.max_seconds)
         seed = int(torch.randint(2**62, (1,), generator=generator))
         panel = panel.by_appearance()

@@ -14,6 +14,7 @@ from mxlogit.execution.identity import identify_fit
 from mxlogit.execution.people import People
 from mxlogit.fit import Fit
 from mxlogit.inference.checks import DRAWS, FLOW, MAX_SECONDS, POLISH, SAMPLES, TAIL, check_layers
+from mxlogit.inference.classes.engine import fit_class_posterior
 from mxlogit.inference.method import Callback
 from mxlogit.inference.task import Task
 from mxlogit.inference.vi.money_start import find_money_start
@@ -183,6 +184,8 @@ class VI(BaseEstimator):  # type: ignore[misc]
             If a setting is invalid, or the scale column of willingness-to-pay space has no effect on choices.
         """
         self.check()
+        if model.has_classes:
+            return fit_class_posterior(model, people, self, generator, callback)
         task = Task.begin(model, people, generator, callback, self.max_seconds)
         position = model.mixing.scale_position
         if position is not None and position >= model.space.n_fixed:

@@ -89,12 +89,15 @@ class WeightedVectors:
     pareto_k : float
     values : Tensor or None, shape (n,)
         Log density by which they were weighed, up to a constant.
+    log_evidence : float
+        Logarithm of its integral, if it is known exactly; NaN for draws weighed by a surface.
     """
 
     vectors: Tensor
     log_weights: Tensor
     pareto_k: float
     values: Tensor | None = None
+    log_evidence: float = math.nan
 
     @property
     def ess(self) -> float:
@@ -241,7 +244,9 @@ class PosteriorSampler:
         stages = zip(self._counts, self._proposals, strict=True)
         mixture = torch.stack([math.log(n) + proposal.log_prob(self._vectors) for n, proposal in stages]).logsumexp(0)
         values = self._values[possible]
-        return WeightedVectors(self._vectors[possible], *_smooth(values - mixture[possible]), values)
+        ratios = values - mixture[possible]
+        evidence = float(ratios.logsumexp(0))
+        return WeightedVectors(self._vectors[possible], *_smooth(ratios), values, evidence)
 
     def smoothed(
         self, weighted: WeightedVectors, known: Callable[[Tensor], Tensor], error: float

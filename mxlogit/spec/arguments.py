@@ -1,20 +1,17 @@
-"""Specification of a mixed logit model, immutable and checked before data are read."""
+"""From arguments to a specification, checked before data are read."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import KeysView, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from mxlogit.errors import SpecificationError, suggest
+from mxlogit.spec.mixture import CLASS_FAMILIES, Mixture
+from mxlogit.spec.names import as_list, check_names
+from mxlogit.spec.specification import CONSTANT_PREFIX, Specification, nest_label, product_label
 
-# Prefix of the labels of alternative-specific constants.
-CONSTANT_PREFIX = "asc."
-# Prefix of the labels of nests.
-_NEST_PREFIX = "nest."
 # Names of the mixing distributions.
 MIXING_NAMES = (
     "normal",
@@ -26,134 +23,6 @@ MIXING_NAMES = (
     "triangular",
     "johnson_sb",
 )
-
-# Roles that need not have a column.
-_OPTIONAL_ROLES = ("availability", "weights", "cluster")
-# Roles whose column cannot have another role; a decision maker may be a situation (one choice each) or a cluster.
-_OWN_COLUMN = ("alternative", "choice", "availability", "weights")
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Names of the columns of a long frame, by role.
-
-    Raises
-    ------
-    SpecificationError
-        If a name is not a string, or a column has two incompatible roles.
-    """
-
-    decision_maker: str
-    situation: str
-    alternative: str
-    choice: str
-    availability: str | None = None
-    weights: str | None = None
-    cluster: str | None = None
-
-    def __post_init__(self) -> None:
-        roles = {role.name: getattr(self, role.name) for role in fields(self)}
-        for role, name in roles.items():
-            if not (isinstance(name, str) or (name is None and role in _OPTIONAL_ROLES)):
-                raise SpecificationError(
-                    f"{role} must be the name of a column (a string); got {name!r}. Rename columns whose names are not "
-                    "strings: frame.rename(columns=str)."
-                )
-        for role in _OWN_COLUMN:
-            others = [other for other, name in roles.items() if name == roles[role] and other != role]
-            if others and roles[role] is not None:
-                raise SpecificationError(f"column {roles[role]!r} cannot be both {role} and {others[0]}.")
-
-    @property
-    def keys(self) -> tuple[str, str, str]:
-        """The three columns that identify a row."""
-        return self.decision_maker, self.situation, self.alternative
-
-    def role(self, name: str) -> str | None:
-        """First role of a column; None if it has none."""
-        return next((role.name for role in fields(self) if getattr(self, role.name) == name), None)
-
-
-@dataclass(frozen=True)
-class Specification:
-    """Specification of a mixed logit model: attributes, mixing distributions and correlation.
-
-    Attributes
-    ----------
-    fixed : tuple of str
-        Attributes with a fixed coefficient.
-    random : tuple of str
-        Attributes with a random coefficient.
-    mixing : tuple of str
-        Mixing distribution of each random coefficient.
-    blocks : tuple of tuple of int
-        Partition of the random coefficients into correlated blocks.
-    constants : bool
-        Whether alternative-specific constants are added.
-    base_alternative : object
-        Alternative without a constant; None for the first.
-    scale : str or None
-        Column whose coefficient scales all others in willingness-to-pay space (`mxlogit.model.wtp_space`), else None.
-    shifters : tuple of (str, str)
-        Pairs of a column and a covariate of the decision makers that shifts the mean of its coefficient. The effects
-        are fixed coefficients of the product columns, labelled by `product_label`.
-    held : tuple of (str, float)
-        Columns whose coefficient, or the mean of whose taste, is not estimated, and its value.
-    nests : tuple of (str, tuple)
-        Names of nests and their alternatives. Their dummies, labelled by `nest_label`, are among the random columns.
-    """
-
-    fixed: tuple[str, ...]
-    random: tuple[str, ...]
-    mixing: tuple[str, ...]
-    blocks: tuple[tuple[int, ...], ...]
-    constants: bool = False
-    base_alternative: object = None
-    scale: str | None = None
-    shifters: tuple[tuple[str, str], ...] = ()
-    held: tuple[tuple[str, float], ...] = ()
-    nests: tuple[tuple[str, tuple[object, ...]], ...] = ()
-
-    @property
-    def scale_position(self) -> int | None:
-        """Position of the scale column among all coefficients; None in preference space."""
-        return None if self.scale is None else self.names.index(self.scale)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Names of all attributes in the order of the coefficients, fixed ones first."""
-        return self.fixed + self.random
-
-    @property
-    def products(self) -> tuple[str, ...]:
-        """Labels of the products of columns and covariates, in the order of ``shifters``."""
-        return tuple(product_label(*pair) for pair in self.shifters)
-
-    @property
-    def covariates(self) -> tuple[str, ...]:
-        """Covariates of the decision makers."""
-        return tuple(dict.fromkeys(covariate for _, covariate in self.shifters))
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Attributes and covariates to be read from data: without products and dummies of nests, which are made."""
-        made = [*self.products, *(nest_label(name) for name, _ in self.nests)]
-        return tuple(dict.fromkeys([*(name for name in self.names if name not in made), *self.covariates]))
-
-    def with_constants(self, constants: Sequence[str]) -> Specification:
-        """Return the specification with constants added as fixed coefficients, unless they are named already."""
-        extra = tuple(name for name in constants if name not in self.names)
-        return replace(self, fixed=self.fixed + extra)
-
-
-def product_label(column: str, covariate: str) -> str:
-    """Label of the effect of a covariate on the mean of a column's coefficient."""
-    return f"{column}:{covariate}"
-
-
-def nest_label(name: str) -> str:
-    """Label of the dummy of a nest."""
-    return f"{_NEST_PREFIX}{name}"
 
 
 def make_specification(
@@ -167,6 +36,7 @@ def make_specification(
     mean_shifters: Mapping[str, Sequence[str]] | None = None,
     held: Mapping[str, float] | None = None,
     nests: Mapping[str, Sequence[object]] | None = None,
+    mixing: Mixture | None = None,
 ) -> Specification:
     """Check the arguments and build the specification.
 
@@ -185,10 +55,10 @@ def make_specification(
     fixed_names = check_names("fixed", fixed)
     if isinstance(random, Mapping):
         random_names = check_names("random", list(random))
-        mixing = tuple(_check_mixing(name, family) for name, family in random.items())
+        families = tuple(_check_family(name, family) for name, family in random.items())
     else:
         random_names = check_names("random", random)
-        mixing = ("normal",) * len(random_names)
+        families = ("normal",) * len(random_names)
     both = [name for name in random_names if name in fixed_names]
     if both:
         raise SpecificationError(f"{both} are listed both in fixed and in random; choose one.")
@@ -202,7 +72,10 @@ def make_specification(
     if scale is not None:
         _check_scale(scale, [*fixed_names, *random_names], constants=bool(constants))
     blocks = _make_blocks(random_names, correlated)
-    plain = Specification(fixed_names, random_names, mixing, blocks, bool(constants), base_alternative, scale)
+    plain = Specification(fixed_names, random_names, families, blocks, bool(constants), base_alternative, scale)
+    if mixing is not None:
+        together = {"scale": scale, "mean_shifters": mean_shifters, "held": held, "nests": nests}
+        return replace(plain, mixture=_check_mixture(mixing, plain, together))
     shifters = _check_shifters(mean_shifters, plain)
     values = _check_held(held, plain)
     if groups and scale is not None:
@@ -213,7 +86,7 @@ def make_specification(
         plain,
         fixed=fixed_names + tuple(product_label(*pair) for pair in shifters),
         random=random_names + dummies,
-        mixing=mixing + ("normal",) * len(dummies),
+        mixing=families + ("normal",) * len(dummies),
         blocks=_divided(
             blocks,
             [name in dict(values) for name in random_names],
@@ -226,6 +99,32 @@ def make_specification(
     )
 
 
+def _check_mixture(asked: object, plain: Specification, others: Mapping[str, object]) -> Mixture:
+    """A mixture whose covariates and classes the other arguments allow."""
+    if not isinstance(asked, Mixture):
+        raise SpecificationError(f"mixing must be None or Mixture(...), such as Mixture(classes=3); got {asked!r}.")
+    mixture = asked.check()
+    if not plain.random:
+        raise SpecificationError("mixing: classes differ in the coefficients named in random, and there are none.")
+    combined = [name for name, value in others.items() if value]
+    if combined:
+        raise SpecificationError(f"mixing cannot be combined with {combined}; leave one of them out.")
+    other = {name: kind for name, kind in zip(plain.random, plain.mixing, strict=True) if kind not in CLASS_FAMILIES}
+    if other:
+        raise SpecificationError(f"mixing: tastes of classes are one of {list(CLASS_FAMILIES)}; not so: {other}.")
+    ignored = [name for names in mixture.ignored.values() for name in names]
+    unknown = [name for name in ignored if name not in plain.random]
+    if unknown:
+        raise SpecificationError(
+            f"Mixture(ignored=...): {unknown} are not in random, {list(plain.random)}."
+            f"{suggest(unknown[0], plain.random)}"
+        )
+    both = [name for name in mixture.membership if name in plain.names]
+    if both:
+        raise SpecificationError(f"{both} are named as attributes and in Mixture(membership=...); choose one.")
+    return mixture
+
+
 def _check_nests(asked: object, taken: list[str]) -> tuple[tuple[str, tuple[object, ...]], ...]:
     """Pairs (name, alternatives) of a mapping."""
     if asked is None:
@@ -236,7 +135,7 @@ def _check_nests(asked: object, taken: list[str]) -> tuple[tuple[str, tuple[obje
         )
     found = []
     for name, members in asked.items():
-        listed = None if isinstance(members, str) else _as_list(members)
+        listed = None if isinstance(members, str) else as_list(members)
         if not isinstance(name, str) or not listed:
             raise SpecificationError(f"nests[{name!r}] must be a list of alternatives; got {members!r}.")
         if nest_label(name) in taken:
@@ -336,43 +235,7 @@ def _check_scale(scale: object, names: list[str], *, constants: bool) -> None:
         raise SpecificationError(f"scale={scale!r} needs other columns to be valued in its units; there are none.")
 
 
-def check_names(argument: str, names: Any) -> tuple[str, ...]:
-    """Convert an ordered collection of column names (list, tuple, array, Index, Series) to a tuple.
-
-    Raises
-    ------
-    SpecificationError
-        If ``names`` is a single string, has no order, holds anything but strings, or repeats a name.
-    """
-    if isinstance(names, str):
-        raise SpecificationError(
-            f"{argument} must be a list of column names; got the string {names!r}: write [{names!r}]."
-        )
-    listed = _as_list(names)
-    if listed is None:
-        order = " A set has no order: write a list." if isinstance(names, (set, frozenset)) else ""
-        raise SpecificationError(f"{argument} must be a list of column names; got {names!r}.{order}")
-    wrong = [name for name in listed if not isinstance(name, str)]
-    if wrong:
-        raise SpecificationError(
-            f"{argument} must hold column names (strings); got {wrong[:5]}. Rename columns whose names are not "
-            "strings: frame.rename(columns=str)."
-        )
-    repeated = sorted(name for name, count in Counter(listed).items() if count > 1)
-    if repeated:
-        raise SpecificationError(f"{argument} lists {repeated} more than once.")
-    return tuple(str(name) for name in listed)
-
-
-def _as_list(names: Any) -> list[Any] | None:
-    """List the elements of a sequence, of the keys of a mapping, or of a one-dimensional array-like; else None."""
-    if isinstance(names, (Sequence, KeysView)):
-        return list(names)
-    listed = np.asarray(names) if hasattr(names, "__array__") else np.empty(())
-    return list(listed) if listed.ndim == 1 else None
-
-
-def _check_mixing(column: str, family: object) -> str:
+def _check_family(column: str, family: object) -> str:
     if not isinstance(family, str) or family not in MIXING_NAMES:
         known = ", ".join(repr(name) for name in MIXING_NAMES)
         hint = suggest(family, MIXING_NAMES)
@@ -400,8 +263,8 @@ def _make_blocks(random: tuple[str, ...], correlated: object) -> tuple[tuple[int
 
 def _check_blocks(correlated: object) -> list[list[str]]:
     """Return the blocks as lists of names."""
-    listed = None if isinstance(correlated, str) else _as_list(correlated)
-    blocks = [None if isinstance(block, str) else _as_list(block) for block in listed or ()]
+    listed = None if isinstance(correlated, str) else as_list(correlated)
+    blocks = [None if isinstance(block, str) else as_list(block) for block in listed or ()]
     if listed is not None and None not in blocks:
         return [block for block in blocks if block is not None]
     raise SpecificationError("correlated must be True, False or a list of lists of random columns.")

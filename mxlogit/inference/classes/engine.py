@@ -1,0 +1,220 @@
+"""Fits of latent class models: their likelihood is exact, so that engines differ in what they report of it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from mxlogit.diagnostics.error import ErrorEstimate, error_of_chains, error_of_weighted, no_errors
+from mxlogit.diagnostics.record import Diagnostics
+from mxlogit.diagnostics.thresholds import LARGEST_RHAT
+from mxlogit.draws.generators import make_generator
+from mxlogit.execution.people import People
+from mxlogit.fit import Fit, Samples, Status
+from mxlogit.inference.classes.conclusion import ClassFit
+from mxlogit.inference.classes.objective import ClassObjective
+from mxlogit.inference.classes.posterior import (
+    ChainPlan,
+    ClassChains,
+    ClassPosterior,
+    draw_until_mixed,
+    laplace,
+    run_chains,
+    shares_of,
+    weigh,
+)
+from mxlogit.inference.classes.search import STARTS_PER_CLASS, random_starts, search
+from mxlogit.inference.clock import Clock
+from mxlogit.inference.method import Callback
+from mxlogit.inference.msle.covariance import EstimatorCovariance
+from mxlogit.inference.report import report_samples
+from mxlogit.inference.start import fit_multinomial_logit
+from mxlogit.inference.vi.moment_matching import match_moments
+from mxlogit.integration.class_likelihood import ClassLikelihood
+from mxlogit.model.class_prior import ClassPrior
+from mxlogit.model.classes import ClassSpace
+from mxlogit.model.mixed_logit import MixedLogitModel
+
+# Effective sample size of all parameters that ends chains, and the one below which they say too little.
+_ENOUGH, _FEWEST = 400.0, 50.0
+
+
+class ClassSettings(Protocol):
+    """Settings that all engines of classes share."""
+
+    n_samples: int
+    max_seconds: float | None
+
+
+def find_classes(
+    model: MixedLogitModel,
+    people: People,
+    generator: torch.Generator,
+    callback: Callback,
+    max_seconds: float | None,
+    *,
+    with_prior: bool,
+    starts: int | None = None,
+) -> ClassFit:
+    """Search for the classes that describe the data best.
+
+    Raises
+    ------
+    SpecificationError
+        If processes share the people.
+    """
+    panel, clock = people.require_single_process().by_appearance(), Clock(callback, max_seconds)
+    people = People.gather(panel)
+    seed = int(torch.randint(2**62, (1,), generator=generator))
+    space, prior = model.space, model.prior
+    assert isinstance(space, ClassSpace)
+    assert isinstance(prior, ClassPrior)
+    logit = fit_multinomial_logit(people, prior.deviation if with_prior else torch.full_like(prior.deviation, math.inf))
+    likelihood = ClassLikelihood(model, panel)
+    objective = ClassObjective(likelihood, space, prior if with_prior else None)
+    count = starts or STARTS_PER_CLASS * space.n_classes
+    optimum = search(objective, lambda number: random_starts(model, logit, count, seed + number), clock)
+    population = space.constrain(optimum.place.vector)
+    ordered = space.ordered(population, shares_of(population, panel.covariates, likelihood.panel.weights))
+    optimum = replace(optimum, place=objective.evaluate(space.unconstrain(ordered)))
+    clock.lap("search")
+    return ClassFit(likelihood, optimum, people, logit, clock, seed)
+
+
+def fit_class_posterior(
+    model: MixedLogitModel,
+    people: People,
+    settings: ClassSettings,
+    generator: torch.Generator,
+    callback: Callback,
+) -> Fit:
+    """Posterior of a latent class model around its best mode: weighted draws, or chains where too few of them count."""
+    fit = find_classes(model, people, generator, callback, settings.max_seconds, with_prior=True)
+    posterior, gaussian = _posterior(fit), laplace(fit.optimum.place)
+    weighted = weigh(posterior, gaussian, fit.seed)
+    if weighted is None:
+        start = gaussian
+        chains = draw_until_mixed(posterior, start, fit.seed, fit.clock, _is_enough)
+        return _of_chains(fit, chains, settings.n_samples, keep=False)
+    weights, generator = weighted.log_weights.exp(), make_generator(fit.seed, 37)
+    vectors = match_moments(fit.space, weighted.resample(settings.n_samples, generator), weighted.vectors, weights)
+    samples = report_samples(fit.space, vectors)
+    reported = fit.space.report(fit.space.constrain(weighted.vectors))
+    mean = weights @ reported
+    scores = (reported - mean) / (weights @ (reported - mean).square()).sqrt()
+    error = ErrorEstimate(samples.labels, (error_of_weighted(scores, weights),))
+    found = Diagnostics(
+        pareto_k=weighted.pareto_k,
+        ess_population=weighted.ess / len(weighted.vectors),
+        corrected=True,
+        rung="weighted draws",
+        log_evidence=_log_evidence(fit, weighted.log_evidence),
+    )
+    return fit.conclude(samples, fit.space.from_report(mean), Status.CONVERGED, found, error, [])
+
+
+def fit_class_chains(
+    model: MixedLogitModel,
+    people: People,
+    plan: ChainPlan,
+    max_seconds: float | None,
+    generator: torch.Generator,
+    callback: Callback,
+) -> Fit:
+    """Chains of the exact posterior around its best mode."""
+    fit = find_classes(model, people, generator, callback, max_seconds, with_prior=True)
+    chains = run_chains(_posterior(fit), laplace(fit.optimum.place), plan, fit.seed, fit.clock)
+    return _of_chains(fit, chains, chains.vectors.shape[0] * chains.vectors.shape[1], keep=True)
+
+
+def fit_class_maximum(
+    model: MixedLogitModel,
+    people: People,
+    settings: ClassSettings,
+    covariance: str,
+    starts: int,
+    generator: torch.Generator,
+    callback: Callback,
+) -> Fit:
+    """Maximum likelihood of a latent class model, by EM and Newton steps."""
+    assert isinstance(model.space, ClassSpace)
+    count = 2 * starts * model.space.n_classes
+    fit = find_classes(model, people, generator, callback, settings.max_seconds, with_prior=False, starts=count)
+    place, space, unit = fit.optimum.place, fit.space, torch.ones_like(fit.optimum.place.vector)
+    at, clusters = place.at, fit.likelihood.panel.clusters
+    spread = EstimatorCovariance(-at.information, at.scores, at.weights, unit, clusters)
+    labels = tuple(space.labels)
+    jacobian = torch.func.jacfwd(lambda vector: space.report(space.constrain(vector)))(place.vector)
+    found = spread.covariance(covariance)
+    noise = _normals(found, settings.n_samples, fit.seed)
+    vectors = place.vector + noise
+    samples = Samples(vectors, space.report(space.constrain(vectors)), labels, kind="sampling distribution")
+    reported = jacobian @ found @ jacobian.T
+    unknown = (jacobian[:, spread.unbounded(covariance)] != 0).any(-1)
+    reported[unknown] = reported[:, unknown] = math.nan
+    warnings = spread.sentences(list(labels), covariance)
+    diagnostics = Diagnostics(simulated_log_likelihood=at.value, unidentified=[labels[i] for i in spread.flat])
+    error = ErrorEstimate(labels, (no_errors(space.size),))
+    center = space.constrain(place.vector)
+    return fit.conclude(samples, center, Status.CONVERGED, diagnostics, error, warnings, reported)
+
+
+def _posterior(fit: ClassFit) -> ClassPosterior:
+    prior = fit.likelihood.model.prior
+    assert isinstance(prior, ClassPrior)
+    return ClassPosterior(fit.likelihood, prior)
+
+
+def _normals(covariance: Tensor, n: int, seed: int) -> Tensor:
+    """Draws (n, D) of a normal with mean zero, in antithetic pairs."""
+    deviation = covariance.diagonal().clamp(min=0.0).sqrt()
+    unit = torch.where(deviation > 0, deviation, 1.0)
+    values, vectors = torch.linalg.eigh(covariance / torch.outer(unit, unit))
+    half = torch.randn((n + 1) // 2, len(unit), generator=make_generator(seed, 5), dtype=torch.float64)
+    return deviation * (torch.cat([half, -half])[:n] @ (vectors * values.clamp(min=0.0).sqrt()).T)
+
+
+def _log_evidence(fit: ClassFit, of_one_mode: float) -> float:
+    """Log marginal likelihood: that of one labelling of exchangeable classes, times their number."""
+    return of_one_mode + sum(math.lgamma(len(alike) + 1.0) for alike in fit.space.exchangeable)
+
+
+def _is_enough(chains: ClassChains) -> bool:
+    return min(chains.smallest_ess) >= _ENOUGH and chains.rhat <= LARGEST_RHAT
+
+
+def _of_chains(fit: ClassFit, chains: ClassChains, n_samples: int, *, keep: bool) -> Fit:
+    """The fit of chains; ``keep`` if they are what was asked for."""
+    space, flat = fit.space, chains.vectors.flatten(0, 1)
+    picks = (torch.arange(n_samples, dtype=torch.float64) * (len(flat) / n_samples)).long()
+    order = torch.randperm(n_samples, generator=make_generator(fit.seed, 37))
+    samples = report_samples(space, flat[picks[order]])
+    reported = space.report(space.constrain(chains.vectors))
+    several = len(reported) > 1
+    bulk, tail = chains.smallest_ess if several else (math.nan, math.nan)
+    found = Diagnostics(
+        rhat=chains.rhat if several else math.nan,
+        ess_bulk=bulk,
+        ess_tail=tail,
+        iterations=reported.shape[1],
+        acceptance_population=chains.acceptance,
+        corrected=None if keep else True,
+        rung=None if keep else "chains",
+    )
+    mixed = Status.MIXED if keep else Status.CONVERGED
+    status = (mixed if chains.rhat <= LARGEST_RHAT else Status.NOT_MIXED) if several else Status.ONE_CHAIN
+    warnings = []
+    if bulk < _FEWEST:
+        warnings.append(f"The smallest effective sample size is {bulk:.0f}: intervals are rough; take more samples.")
+    if chains.relabelled:
+        warnings.append(
+            f"In {chains.relabelled} states of the chains classes had exchanged their labels, which were restored: "
+            "classes are not well separated."
+        )
+    error = ErrorEstimate(samples.labels, (error_of_chains(reported),))
+    center = space.from_report(reported.flatten(0, 1).mean(0))
+    return fit.conclude(samples, center, status, found, error, warnings, chains=reported if keep else None)

@@ -1,0 +1,103 @@
+"""Specification of a mixed logit model, immutable."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from mxlogit.spec.mixture import Mixture
+
+# Prefix of the labels of alternative-specific constants.
+CONSTANT_PREFIX = "asc."
+# Prefix of the labels of nests.
+_NEST_PREFIX = "nest."
+
+
+@dataclass(frozen=True)
+class Specification:
+    """Specification of a mixed logit model: attributes, mixing distributions and correlation.
+
+    Attributes
+    ----------
+    fixed : tuple of str
+        Attributes with a fixed coefficient.
+    random : tuple of str
+        Attributes with a random coefficient.
+    mixing : tuple of str
+        Mixing distribution of each random coefficient.
+    blocks : tuple of tuple of int
+        Partition of the random coefficients into correlated blocks.
+    constants : bool
+        Whether alternative-specific constants are added.
+    base_alternative : object
+        Alternative without a constant; None for the first.
+    scale : str or None
+        Column whose coefficient scales all others in willingness-to-pay space (`mxlogit.model.wtp_space`), else None.
+    shifters : tuple of (str, str)
+        Pairs of a column and a covariate of the decision makers that shifts the mean of its coefficient. The effects
+        are fixed coefficients of the product columns, labelled by `product_label`.
+    held : tuple of (str, float)
+        Columns whose coefficient, or the mean of whose taste, is not estimated, and its value.
+    nests : tuple of (str, tuple)
+        Names of nests and their alternatives. Their dummies, labelled by `nest_label`, are among the random columns.
+    mixture : Mixture or None
+        Classes, of each of which the random coefficients have a distribution of their own.
+    """
+
+    fixed: tuple[str, ...]
+    random: tuple[str, ...]
+    mixing: tuple[str, ...]
+    blocks: tuple[tuple[int, ...], ...]
+    constants: bool = False
+    base_alternative: object = None
+    scale: str | None = None
+    shifters: tuple[tuple[str, str], ...] = ()
+    held: tuple[tuple[str, float], ...] = ()
+    nests: tuple[tuple[str, tuple[object, ...]], ...] = ()
+    mixture: Mixture | None = None
+
+    @property
+    def scale_position(self) -> int | None:
+        """Position of the scale column among all coefficients; None in preference space."""
+        return None if self.scale is None else self.names.index(self.scale)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of all attributes in the order of the coefficients, fixed ones first."""
+        return self.fixed + self.random
+
+    @property
+    def products(self) -> tuple[str, ...]:
+        """Labels of the products of columns and covariates, in the order of ``shifters``."""
+        return tuple(product_label(*pair) for pair in self.shifters)
+
+    @property
+    def covariates(self) -> tuple[str, ...]:
+        """Covariates of the decision makers."""
+        return tuple(dict.fromkeys([*(covariate for _, covariate in self.shifters), *self.membership]))
+
+    @property
+    def membership(self) -> tuple[str, ...]:
+        """Covariates on which the probabilities of classes depend."""
+        return () if self.mixture is None else tuple(self.mixture.membership)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Attributes and covariates to be read from data: without products and dummies of nests, which are made."""
+        made = [*self.products, *(nest_label(name) for name, _ in self.nests)]
+        return tuple(dict.fromkeys([*(name for name in self.names if name not in made), *self.covariates]))
+
+    def with_constants(self, constants: Sequence[str]) -> Specification:
+        """Return the specification with constants added as fixed coefficients, unless they are named already."""
+        extra = tuple(name for name in constants if name not in self.names)
+        return replace(self, fixed=self.fixed + extra)
+
+
+def product_label(column: str, covariate: str) -> str:
+    """Label of the effect of a covariate on the mean of a column's coefficient."""
+    return f"{column}:{covariate}"
+
+
+def nest_label(name: str) -> str:
+    """Label of the dummy of a nest."""
+    return f"{_NEST_PREFIX}{name}"
