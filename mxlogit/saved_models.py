@@ -29,6 +29,7 @@ from mxlogit.inference.svi.training import Training
 from mxlogit.inference.vi.engine import VI
 from mxlogit.inference.without_columns import ReducedTastes, Reduction
 from mxlogit.integration.class_tastes import ClassTastes
+from mxlogit.integration.mixture_tastes import MixtureTastes
 from mxlogit.integration.tastes import ConditionalTastes, ImportanceTastes
 from mxlogit.model.class_prior import ClassPrior
 from mxlogit.model.classes import ClassPopulation, ClassSpace
@@ -101,6 +102,7 @@ _MADE = (
         ImportanceTastes,
     ),
     Recipe(ClassTastes, _attributes_of("model"), ClassTastes),
+    Recipe(MixtureTastes, _attributes_of("model", "seed"), MixtureTastes),
     Recipe(ConditionalTastes, _attributes_of("model", "draws", "signs"), ConditionalTastes),
     Recipe(LocalFlow, lambda value: {**value.arguments, "state": dict(value.state_dict())}, _make_flow),
     Recipe(

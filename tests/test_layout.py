@@ -26,6 +26,7 @@ ROOMS = {
     "postestimation",
     "results",
     "sampling",
+    "spec",
     "study",
 }
 # What a user imports and what all rooms share, ten at most.
@@ -38,7 +39,6 @@ MODULES = {
     "request",
     "saved_models",
     "simulate",
-    "spec",
 }
 
 

@@ -119,7 +119,10 @@ def _standard_sections(est: Any) -> list[Section]:
         note = "Means and standard deviations in the population; a lognormal is shown as the taste itself."
         note = " ".join([note, *(str(warning.message) for warning in caught)])
         found.append(Section("Tastes", note, to_html(tastes), _try(plots.plot_taste_distributions, est)))
-    if est._state().model.space.pairs:
+    if est._state().model.has_classes:
+        note = "Shares among the people of the fit, and mean coefficients of the members of each class."
+        found.append(Section("Classes", note, to_html(est.class_tastes()), _try(plots.plot_classes, est)))
+    elif est._state().model.space.pairs:
         found.append(Section("Correlations", picture=_try(plots.plot_correlations, est)))
     table = pd.Series(numbers, name="value").to_frame().rename_axis("diagnostic")
     found.append(Section("Diagnostics", table=to_html(table), picture=_try(plots.plot_convergence, est)))

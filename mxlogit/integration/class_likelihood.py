@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mxlogit.choices.chunks import PEOPLE_AT_ONCE, cells_at_once
 from mxlogit.execution.people import dense_pieces, places_inside
+from mxlogit.integration.membership import member_information, member_scores, regressors
 from mxlogit.model.classes import ClassPopulation, ClassSpace
 from mxlogit.model.dense_panels import PanelDifferences
 from mxlogit.model.likelihood import compute_odds, panel_derivatives
@@ -73,6 +74,7 @@ class ClassLikelihood:
     def __init__(self, model: MixedLogitModel, panel: Panels) -> None:
         assert isinstance(model.space, ClassSpace)
         self.model, self.space, self.panel = model, model.space, panel.to(torch.float64)
+        self.weights = self.panel.weights
 
     @torch.no_grad()
     def log_prob_classes(self, population: ClassPopulation) -> Tensor:
@@ -120,11 +122,15 @@ class ClassLikelihood:
             total -= weighted.flatten(0, 1).T @ piece.values.flatten(0, 1)
             value += log_prob @ weights
             away = (mine - shares.exp() * weights[:, None])[..., 1:]
-            member += away.mT @ regressors(space, piece)
+            member += away.mT @ regressors(space, piece.covariates, len(piece))
         by_class = total.view(samples, classes, -1) * population.attended
         tastes = vectors.new_zeros(samples, classes, space.width)
         tastes[..., : space.n_random] = by_class[..., f:] * slope
         return value, space.join(by_class[..., :f].sum(1), tastes, member)
+
+    def value_with_error(self, population: ClassPopulation) -> tuple[float, float, float]:
+        """Log likelihood, its error, which is zero, and the effective share of draws, of which there are none."""
+        return float(self.log_prob_people(population) @ self.weights), 0.0, 1.0
 
     @torch.no_grad()
     def evaluate(self, vector: Tensor) -> ClassEvaluation:
@@ -147,42 +153,15 @@ class ClassLikelihood:
         joint = torch.stack([found.log_prob for found in classes], 1) + shares
         log_prob, weights = joint.logsumexp(1), piece.weights
         mine = (joint - log_prob[:, None]).exp()
-        terms = torch.stack([found.scores for found in classes], 1) + self._member_scores(shares.exp(), piece)
+        columns = regressors(self.space, piece.covariates, len(piece))
+        terms = torch.stack([found.scores for found in classes], 1) + member_scores(self.space, shares.exp(), columns)
         scores = (mine[..., None] * terms).sum(1)
-        complete = self._member_information(shares.exp(), piece)
+        complete = member_information(self.space, shares.exp(), columns, weights)
         for c, found in enumerate(classes):
             complete += found.information(weights * mine[:, c])
         spread = terms * (weights[:, None] * mine).sqrt()[..., None]
         missing = spread.flatten(0, 1).T @ spread.flatten(0, 1) - scores.T @ (weights[:, None] * scores)
         return ClassEvaluation(log_prob, scores, complete - missing, complete, weights)
-
-    def _member_scores(self, shares: Tensor, piece: PanelDifferences) -> Tensor:
-        """Scores (n, C, D) of the log probabilities of membership."""
-        n, classes = shares.shape
-        slopes = torch.eye(classes, dtype=shares.dtype)[None, :, 1:] - shares[:, None, 1:]
-        found = slopes[..., None] * regressors(self.space, piece)[:, None, None]
-        result = shares.new_zeros(n, classes, self.space.size)
-        result[..., self.space.size - self.space.n_membership :] = found.flatten(2)
-        return result
-
-    def _member_information(self, shares: Tensor, piece: PanelDifferences) -> Tensor:
-        """Information (D, D) about the coefficients of membership, if memberships were observed."""
-        free, columns = shares[:, 1:], regressors(self.space, piece)
-        curved = torch.diag_embed(free) - free[:, :, None] * free[:, None]
-        weighted = curved * piece.weights[:, None, None]
-        found = torch.einsum("ncd,ny,nz->cydz", weighted, columns, columns)
-        result = shares.new_zeros(self.space.size, self.space.size)
-        start = self.space.size - self.space.n_membership
-        result[start:, start:] = found.flatten(2).flatten(0, 1)
-        return result
-
-
-def regressors(space: ClassSpace, piece: PanelDifferences) -> Tensor:
-    """Ones and centred covariates of membership (n, 1 + z)."""
-    ones = piece.values.new_ones(len(piece), 1)
-    if piece.covariates is None or not space.covariates:
-        return ones
-    return torch.cat([ones, piece.covariates - piece.covariates.new_tensor(space.offsets)], 1)
 
 
 @dataclass(frozen=True)

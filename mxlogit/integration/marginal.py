@@ -234,6 +234,16 @@ class MarginalLikelihood:
         key = f"{self.name} {name}{paths} with {integration.draws} draws, key {integration.stream}"
         return self.journal.run(key, at, self, lambda: self.people.team.all_reduce_sum(*compute()))
 
+    @torch.no_grad()
+    def score_people(self, population: PopulationParameters, integration: IntegrationSettings) -> tuple[Tensor, Tensor]:
+        """Log p(y_n) (n,) of each person of this process and its score (n, D) in relative coordinates, float64."""
+        n, local = len(self.people.panels), population.to(self.people.like)
+        log_prob, scores = self._zeros(n), self._zeros(n, self.space.size)
+        for p in self.propose(population, integration):
+            drawn, found = self._score_people(p, p.base, local)
+            log_prob[p.part], scores[p.part] = drawn.log_marginal.double(), found.double()
+        return log_prob, scores
+
     def value_pass(
         self, population: PopulationParameters, integration: IntegrationSettings, *, remember: bool = True
     ) -> LikelihoodSums:

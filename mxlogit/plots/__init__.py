@@ -1,5 +1,6 @@
 """Plots of a fit, readable in greyscale; matplotlib is imported on first use."""
 
+from mxlogit.plots.classes import plot_classes
 from mxlogit.plots.demand import plot_elasticities, plot_price_curve, plot_willingness_to_pay
 from mxlogit.plots.samples import plot_convergence, plot_marginals, plot_ranks
 from mxlogit.plots.tastes import (
@@ -10,6 +11,7 @@ from mxlogit.plots.tastes import (
 )
 
 __all__ = [
+    "plot_classes",
     "plot_convergence",
     "plot_correlations",
     "plot_elasticities",

@@ -9,7 +9,12 @@ import torch
 
 from mxlogit.draws.generators import make_generator
 from mxlogit.errors import SpecificationError
+from mxlogit.model.classes import ClassPopulation
+from mxlogit.model.mean_shifters import Covariates
+from mxlogit.model.mixed_logit import MixedLogitModel
+from mxlogit.plots.classes import draw_shares
 from mxlogit.plots.figures import several_axes, single_axes
+from mxlogit.results.classes import mean_shares
 
 # Largest number of posterior samples drawn in the band of a taste distribution.
 _SAMPLES = 200
@@ -33,7 +38,7 @@ def plot_taste_distributions(est: Any, axes: Any = None) -> Any:
     -------
     ndarray of matplotlib Axes
         Axes with the posterior mean of the density (black line), its 90 % posterior band (grey) and the people's
-        means (bars).
+        means (bars). Of a latent class model: lines as high as the share of each class.
 
     Raises
     ------
@@ -44,6 +49,13 @@ def plot_taste_distributions(est: Any, axes: Any = None) -> Any:
     if not names:
         raise SpecificationError("the model has no random coefficients to plot.")
     axes = several_axes(axes, len(names))
+    if est._state().model.has_classes and not est._state().model.space.is_spread:
+        for ax, name in zip(axes, names, strict=True):
+            draw_shares(ax, est, name)
+            ax.set_xlabel(f"taste for {name} (utils per unit)")
+            ax.set_ylabel("share of people")
+        axes[0].legend(frameon=False, fontsize=7, loc="best")
+        return axes
     people = est.individual_coefficients(statistic=["mean"])
     tastes = population_quantiles(est)
     for i, (ax, name) in enumerate(zip(axes, names, strict=True)):
@@ -58,6 +70,8 @@ def population_quantiles(est: Any) -> np.ndarray:
     """Quantiles of the taste distributions (posterior samples, quantiles, random coefficients)."""
     model, samples = est._state().model, est.result_.samples.unconstrained[:_SAMPLES]
     population = model.space.constrain(samples)
+    if isinstance(population, ClassPopulation):
+        return _class_quantiles(model, population, est._state().everybody)
     z = torch.special.ndtri((torch.arange(_QUANTILES, dtype=torch.float64) + 0.5) / _QUANTILES)
     latent = population.location[:, None] + population.scale[:, None] * z[:, None]
     location = population.location[:, None].expand_as(latent)
@@ -72,6 +86,20 @@ def population_quantiles(est: Any) -> np.ndarray:
     covariates = people.nodes(people.values[:, 0], _QUANTILES)
     covariates = covariates[torch.randperm(_QUANTILES, generator=make_generator(est._state().seed, _ORDER_STREAM))]
     return model.shifters.shift(parameters, covariates)[..., model.space.n_fixed :].numpy()
+
+
+def _class_quantiles(model: MixedLogitModel, population: ClassPopulation, people: Covariates | None) -> np.ndarray:
+    """Evenly spaced members of all classes, as many of each as their shares say: their tastes, in no order."""
+    shares = mean_shares(population, people)
+    heights = ((torch.arange(_QUANTILES, dtype=torch.float64) + 0.5) / _QUANTILES).expand(len(shares), -1).contiguous()
+    above = shares.cumsum(-1)
+    member = torch.searchsorted(above, heights).clamp_(max=shares.shape[-1] - 1)
+    inside = 1.0 - (above.gather(1, member) - heights) / shares.gather(1, member)
+    normal = torch.special.ndtri(inside.clamp(1e-6, 1.0 - 1e-6))[..., None]
+    index = member[..., None].expand(-1, -1, model.space.n_random)
+    location, scale = (part.gather(1, index) for part in (population.location, population.scale))
+    tastes = model.mixing.tastes(location + scale * normal, location, scale)
+    return (tastes * population.attended[:, model.space.n_fixed :][member]).numpy()
 
 
 def _draw_density(ax: Any, tastes: np.ndarray, means: np.ndarray) -> None:
@@ -106,6 +134,8 @@ def plot_correlations(est: Any, axes: Any = None) -> Any:
     SpecificationError
         If the model has no correlations.
     """
+    if est._state().model.has_classes:
+        raise SpecificationError("correlations are those within each class; read them in summary().")
     space, table = est._state().model.space, est.summary()
     if not space.pairs:
         raise SpecificationError("the model has no correlations to plot; fit it with correlated=True.")

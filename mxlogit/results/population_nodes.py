@@ -43,7 +43,7 @@ class Membership:
         return self.coefficients.shape[-2] + 1
 
     def weights(self, covariates: Tensor | None, draws: slice) -> Tensor:
-        """Weights (m or 1, s, C d) of the nodes of some draws, which sum to one, at covariates (m, z) if there are any."""
+        """Weights (m or 1, s, C d) of the nodes of some draws, which sum to one, at covariates (m, z), if any."""
         count = draws.stop - draws.start
         chosen = self.coefficients if self.coefficients.shape[1] == 1 else self.coefficients[:, draws]
         shares = log_memberships(chosen, covariates).exp() / count

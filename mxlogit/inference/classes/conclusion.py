@@ -11,12 +11,12 @@ from mxlogit.diagnostics.error import ErrorEstimate
 from mxlogit.diagnostics.record import Diagnostics
 from mxlogit.execution.people import People
 from mxlogit.fit import Fit, Outcome, Samples, Status
+from mxlogit.inference.classes.objective import ClassObjective, Likelihood
 from mxlogit.inference.classes.posterior import shares_of
 from mxlogit.inference.classes.search import Optimum
 from mxlogit.inference.clock import Clock
 from mxlogit.inference.msle.covariance import information_criteria
 from mxlogit.inference.start import MultinomialLogit, is_separated
-from mxlogit.integration.class_likelihood import ClassLikelihood
 from mxlogit.integration.class_tastes import ClassTastes
 from mxlogit.model.classes import ClassPopulation, ClassSpace
 
@@ -32,7 +32,8 @@ class ClassFit:
 
     Attributes
     ----------
-    likelihood : ClassLikelihood
+    objective : ClassObjective
+        Log posterior, or log likelihood, of all people.
     optimum : Optimum
         With the classes ordered by their shares.
     people : People
@@ -41,12 +42,17 @@ class ClassFit:
     seed : int
     """
 
-    likelihood: ClassLikelihood
+    objective: ClassObjective
     optimum: Optimum
     people: People
     logit: MultinomialLogit
     clock: Clock
     seed: int
+
+    @property
+    def likelihood(self) -> Likelihood:
+        """Likelihood of all people."""
+        return self.objective.likelihood
 
     @property
     def space(self) -> ClassSpace:
@@ -65,11 +71,12 @@ class ClassFit:
         chains: Tensor | None = None,
     ) -> Fit:
         """The fit, with sentences about what is doubtful."""
-        value = float(self.likelihood.log_prob_people(center) @ self.likelihood.panel.weights)
+        value, of_value, ess = self.likelihood.value_with_error(center)
         found = replace(
             found.join(information_criteria(value, self.space.size, self.likelihood.panel)),
             log_likelihood=value,
-            log_likelihood_error=0.0,
+            log_likelihood_error=of_value,
+            ess=ess if self.space.is_spread else None,
             newton_decrement=self.optimum.place.decrement(),
             start=self.optimum.sentence(),
             passes=self.clock.passes,
@@ -115,8 +122,8 @@ class ClassFit:
 
     def _about_sizes(self, center: ClassPopulation) -> list[str]:
         panel = self.likelihood.panel
-        shares = shares_of(center, panel.covariates, panel.weights)
-        members, own = (shares * panel.weights.sum()).tolist(), self.space.width
+        shares = shares_of(center, panel.covariates, self.likelihood.weights)
+        members, own = (shares * self.likelihood.weights.sum()).tolist(), self.space.width
         small = [f"class{c + 1} ({n:.1f})" for c, n in enumerate(members) if n < max(own, 5)]
         if not small:
             return []

@@ -1,4 +1,4 @@
-"""Fits of latent class models: their likelihood is exact, so that engines differ in what they report of it."""
+"""Fits of populations of classes: one search, after which engines differ in what they report of it."""
 
 from __future__ import annotations
 
@@ -9,38 +9,48 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from mxlogit.diagnostics.error import ErrorEstimate, error_of_chains, error_of_weighted, no_errors
+from mxlogit.diagnostics.error import (
+    Cause,
+    ErrorEstimate,
+    error_of_chains,
+    error_of_weighted,
+    no_errors,
+    unknown_errors,
+)
 from mxlogit.diagnostics.record import Diagnostics
 from mxlogit.diagnostics.thresholds import LARGEST_RHAT
 from mxlogit.draws.generators import make_generator
 from mxlogit.execution.people import People
 from mxlogit.fit import Fit, Samples, Status
+from mxlogit.guide.population import GaussianFactor
+from mxlogit.inference.classes.chains import ChainPlan, ClassChains, draw_until_mixed, run_chains
 from mxlogit.inference.classes.conclusion import ClassFit
-from mxlogit.inference.classes.objective import ClassObjective
-from mxlogit.inference.classes.posterior import (
-    ChainPlan,
-    ClassChains,
-    ClassPosterior,
-    draw_until_mixed,
-    laplace,
-    run_chains,
-    shares_of,
-    weigh,
-)
-from mxlogit.inference.classes.search import STARTS_PER_CLASS, random_starts, search
+from mxlogit.inference.classes.objective import ClassObjective, Likelihood
+from mxlogit.inference.classes.posterior import ClassPosterior, differentiated, laplace, shares_of, weigh
+from mxlogit.inference.classes.search import STARTS_PER_CLASS, climb, random_starts, recorder, search
 from mxlogit.inference.clock import Clock
 from mxlogit.inference.method import Callback
 from mxlogit.inference.msle.covariance import EstimatorCovariance
-from mxlogit.inference.report import report_samples
+from mxlogit.inference.report import draw_samples, report_samples
 from mxlogit.inference.start import fit_multinomial_logit
 from mxlogit.inference.vi.moment_matching import match_moments
+from mxlogit.inference.vi.weighted_draws import WeightedVectors
 from mxlogit.integration.class_likelihood import ClassLikelihood
+from mxlogit.integration.mixture_likelihood import MixtureLikelihood
+from mxlogit.integration.settings import IntegrationSettings
 from mxlogit.model.class_prior import ClassPrior
 from mxlogit.model.classes import ClassSpace
 from mxlogit.model.mixed_logit import MixedLogitModel
+from mxlogit.model.panels import Panels
 
 # Effective sample size of all parameters that ends chains, and the one below which they say too little.
 _ENOUGH, _FEWEST = 400.0, 50.0
+# Most people of whom the search is made: from there it goes on with all.
+_SEARCHED = 5_000
+# Draws per person and class of a mixture of normals: in the search, and where it ends.
+_SEARCH_DRAWS, _DRAWS, _FREEDOM, _NEWTON_STEPS = 32, 64, 8, 4
+# Promised increase in nats that ends climbs on such draws, and difference of optima that counts as noise.
+_ROUGH, _SAME = 0.02, 0.5
 
 
 class ClassSettings(Protocol):
@@ -48,6 +58,14 @@ class ClassSettings(Protocol):
 
     n_samples: int
     max_seconds: float | None
+
+
+def make_likelihood(model: MixedLogitModel, panel: Panels, seed: int, draws: int = _DRAWS) -> Likelihood:
+    """Likelihood of a population of classes: exact without spread, else by importance sampling."""
+    assert isinstance(model.space, ClassSpace)
+    if not model.space.is_spread:
+        return ClassLikelihood(model, panel)
+    return MixtureLikelihood(model, panel, seed, IntegrationSettings(draws, _FREEDOM, 3, _NEWTON_STEPS))
 
 
 def find_classes(
@@ -74,15 +92,26 @@ def find_classes(
     assert isinstance(space, ClassSpace)
     assert isinstance(prior, ClassPrior)
     logit = fit_multinomial_logit(people, prior.deviation if with_prior else torch.full_like(prior.deviation, math.inf))
-    likelihood = ClassLikelihood(model, panel)
-    objective = ClassObjective(likelihood, space, prior if with_prior else None)
+    limits = (_ROUGH, _SAME) if space.is_spread else (1e-6, 0.1)
+
+    def objective(some: Panels, draws: int) -> ClassObjective:
+        return ClassObjective(make_likelihood(model, some, seed, draws), space, prior if with_prior else None, *limits)
+
+    many = len(panel) > _SEARCHED
+    sample = panel.take(people.draw(_SEARCHED, (seed, -3)).to(panel.like.device)) if many else panel
     count = starts or STARTS_PER_CLASS * space.n_classes
-    optimum = search(objective, lambda number: random_starts(model, logit, count, seed + number), clock)
-    population = space.constrain(optimum.place.vector)
-    ordered = space.ordered(population, shares_of(population, panel.covariates, likelihood.panel.weights))
-    optimum = replace(optimum, place=objective.evaluate(space.unconstrain(ordered)))
+    optimum = search(
+        objective(sample, _SEARCH_DRAWS), lambda number: random_starts(model, logit, count, seed + number), clock
+    )
+    final, place = objective(panel, _DRAWS), optimum.place
+    if many or space.is_spread:
+        place = climb(final, place.vector, 100, recorder(clock, "all people"), clock.is_over)
+    population = space.constrain(place.vector)
+    ordered = space.ordered(population, shares_of(population, panel.covariates, final.likelihood.weights))
+    place = final.evaluate(space.unconstrain(ordered))
+    converged = place.decrement() < 10.0 * final.tolerance
     clock.lap("search")
-    return ClassFit(likelihood, optimum, people, logit, clock, seed)
+    return ClassFit(final, replace(optimum, place=place, converged=converged), people, logit, clock, seed)
 
 
 def fit_class_posterior(
@@ -92,29 +121,16 @@ def fit_class_posterior(
     generator: torch.Generator,
     callback: Callback,
 ) -> Fit:
-    """Posterior of a latent class model around its best mode: weighted draws, or chains where too few of them count."""
+    """Posterior around its best mode: weighted draws; where too few of them count, chains, or a Gaussian."""
     fit = find_classes(model, people, generator, callback, settings.max_seconds, with_prior=True)
-    posterior, gaussian = _posterior(fit), laplace(fit.optimum.place)
-    weighted = weigh(posterior, gaussian, fit.seed)
-    if weighted is None:
-        start = gaussian
-        chains = draw_until_mixed(posterior, start, fit.seed, fit.clock, _is_enough)
-        return _of_chains(fit, chains, settings.n_samples, keep=False)
-    weights, generator = weighted.log_weights.exp(), make_generator(fit.seed, 37)
-    vectors = match_moments(fit.space, weighted.resample(settings.n_samples, generator), weighted.vectors, weights)
-    samples = report_samples(fit.space, vectors)
-    reported = fit.space.report(fit.space.constrain(weighted.vectors))
-    mean = weights @ reported
-    scores = (reported - mean) / (weights @ (reported - mean).square()).sqrt()
-    error = ErrorEstimate(samples.labels, (error_of_weighted(scores, weights),))
-    found = Diagnostics(
-        pareto_k=weighted.pareto_k,
-        ess_population=weighted.ess / len(weighted.vectors),
-        corrected=True,
-        rung="weighted draws",
-        log_evidence=_log_evidence(fit, weighted.log_evidence),
-    )
-    return fit.conclude(samples, fit.space.from_report(mean), Status.CONVERGED, found, error, [])
+    posterior, gaussian = _posterior(fit), _gaussian(fit)
+    weighted = None if fit.clock.is_over() else weigh(posterior, gaussian, fit.seed)
+    if weighted is not None:
+        return _of_weighted(fit, weighted, settings.n_samples)
+    if fit.space.is_spread or fit.clock.was_over:
+        return _of_gaussian(fit, gaussian, settings.n_samples)
+    chains = draw_until_mixed(posterior, gaussian, fit.seed, fit.clock, _is_enough)
+    return _of_chains(fit, chains, settings.n_samples, keep=False)
 
 
 def fit_class_chains(
@@ -127,7 +143,7 @@ def fit_class_chains(
 ) -> Fit:
     """Chains of the exact posterior around its best mode."""
     fit = find_classes(model, people, generator, callback, max_seconds, with_prior=True)
-    chains = run_chains(_posterior(fit), laplace(fit.optimum.place), plan, fit.seed, fit.clock)
+    chains = run_chains(_posterior(fit), _gaussian(fit), plan, fit.seed, fit.clock)
     return _of_chains(fit, chains, chains.vectors.shape[0] * chains.vectors.shape[1], keep=True)
 
 
@@ -140,33 +156,40 @@ def fit_class_maximum(
     generator: torch.Generator,
     callback: Callback,
 ) -> Fit:
-    """Maximum likelihood of a latent class model, by EM and Newton steps."""
+    """Maximum likelihood, by EM and Newton steps."""
     assert isinstance(model.space, ClassSpace)
     count = 2 * starts * model.space.n_classes
     fit = find_classes(model, people, generator, callback, settings.max_seconds, with_prior=False, starts=count)
     place, space, unit = fit.optimum.place, fit.space, torch.ones_like(fit.optimum.place.vector)
     at, clusters = place.at, fit.likelihood.panel.clusters
-    spread = EstimatorCovariance(-at.information, at.scores, at.weights, unit, clusters)
+    information = differentiated(fit.objective, laplace(place)) if space.is_spread else at.information
+    spread = EstimatorCovariance(-information, at.scores, at.weights, unit, clusters)
     labels = tuple(space.labels)
     jacobian = torch.func.jacfwd(lambda vector: space.report(space.constrain(vector)))(place.vector)
     found = spread.covariance(covariance)
-    noise = _normals(found, settings.n_samples, fit.seed)
-    vectors = place.vector + noise
+    vectors = place.vector + _normals(found, settings.n_samples, fit.seed)
     samples = Samples(vectors, space.report(space.constrain(vectors)), labels, kind="sampling distribution")
     reported = jacobian @ found @ jacobian.T
     unknown = (jacobian[:, spread.unbounded(covariance)] != 0).any(-1)
     reported[unknown] = reported[:, unknown] = math.nan
     warnings = spread.sentences(list(labels), covariance)
     diagnostics = Diagnostics(simulated_log_likelihood=at.value, unidentified=[labels[i] for i in spread.flat])
-    error = ErrorEstimate(labels, (no_errors(space.size),))
+    error = None if space.is_spread else ErrorEstimate(labels, (no_errors(space.size),))
     center = space.constrain(place.vector)
     return fit.conclude(samples, center, Status.CONVERGED, diagnostics, error, warnings, reported)
 
 
 def _posterior(fit: ClassFit) -> ClassPosterior:
-    prior = fit.likelihood.model.prior
-    assert isinstance(prior, ClassPrior)
-    return ClassPosterior(fit.likelihood, prior)
+    assert fit.objective.prior is not None
+    return ClassPosterior(fit.likelihood, fit.objective.prior)
+
+
+def _gaussian(fit: ClassFit) -> GaussianFactor:
+    """Gaussian at the mode."""
+    gaussian = laplace(fit.optimum.place)
+    if not fit.space.is_spread:
+        return gaussian
+    return laplace(replace(fit.optimum.place, curvature=differentiated(fit.objective, gaussian)))
 
 
 def _normals(covariance: Tensor, n: int, seed: int) -> Tensor:
@@ -185,6 +208,34 @@ def _log_evidence(fit: ClassFit, of_one_mode: float) -> float:
 
 def _is_enough(chains: ClassChains) -> bool:
     return min(chains.smallest_ess) >= _ENOUGH and chains.rhat <= LARGEST_RHAT
+
+
+def _of_weighted(fit: ClassFit, weighted: WeightedVectors, n_samples: int) -> Fit:
+    """The fit of weighted draws of the posterior."""
+    weights, generator = weighted.log_weights.exp(), make_generator(fit.seed, 37)
+    vectors = match_moments(fit.space, weighted.resample(n_samples, generator), weighted.vectors, weights)
+    samples = report_samples(fit.space, vectors)
+    reported = fit.space.report(fit.space.constrain(weighted.vectors))
+    mean = weights @ reported
+    scores = (reported - mean) / (weights @ (reported - mean).square()).sqrt()
+    error = ErrorEstimate(samples.labels, (error_of_weighted(scores, weights),))
+    found = Diagnostics(
+        pareto_k=weighted.pareto_k,
+        ess_population=weighted.ess / len(weighted.vectors),
+        corrected=True,
+        rung="weighted draws",
+        log_evidence=_log_evidence(fit, weighted.log_evidence),
+    )
+    return fit.conclude(samples, fit.space.from_report(mean), Status.CONVERGED, found, error, [])
+
+
+def _of_gaussian(fit: ClassFit, gaussian: GaussianFactor, n_samples: int) -> Fit:
+    """The fit of a Gaussian, of unknown error."""
+    samples = draw_samples(fit.space, gaussian, n_samples, fit.seed)
+    cause = Cause.TIME if fit.clock.was_over else Cause.APPROXIMATION
+    error = ErrorEstimate(samples.labels, (unknown_errors(cause, fit.space.size),))
+    found = Diagnostics(corrected=False, rung="Gaussian")
+    return fit.conclude(samples, fit.space.from_report(samples.mean), Status.CONVERGED, found, error, [])
 
 
 def _of_chains(fit: ClassFit, chains: ClassChains, n_samples: int, *, keep: bool) -> Fit:

@@ -10,14 +10,29 @@ from torch import Tensor
 
 from mxlogit.integration.class_likelihood import ClassEvaluation
 from mxlogit.model.class_prior import ClassPrior
-from mxlogit.model.classes import ClassSpace
+from mxlogit.model.classes import ClassPopulation, ClassSpace
+from mxlogit.model.mixed_logit import MixedLogitModel
+from mxlogit.model.panels import Panels
 
 # Damping of a singular information matrix whose diagonal is one.
 _DAMPING = 1e-9
 
 
 class Likelihood(Protocol):
-    """A log likelihood with derivatives in the unconstrained vector."""
+    """Log likelihood of a population of classes (`ClassLikelihood`, `MixtureLikelihood`)."""
+
+    model: MixedLogitModel
+    space: ClassSpace
+    panel: Panels
+    weights: Tensor
+
+    def log_prob_people(self, population: ClassPopulation) -> Tensor:
+        """Log probabilities (*s, n) of people's choices."""
+        ...
+
+    def value_with_error(self, population: ClassPopulation) -> tuple[float, float, float]:
+        """Log likelihood, its Monte Carlo standard error, and the mean effective share of people's draws."""
+        ...
 
     def evaluate(self, vector: Tensor) -> ClassEvaluation:
         """Log likelihood and derivatives at one unconstrained vector (D,)."""
@@ -87,11 +102,17 @@ class ClassObjective:
     likelihood : Likelihood
     space : ClassSpace
     prior : ClassPrior or None
+    tolerance : float
+        Promised increase in nats at which a climb ends.
+    same : float
+        Largest difference in nats of two optima that count as one.
     """
 
     likelihood: Likelihood
     space: ClassSpace
     prior: ClassPrior | None = None
+    tolerance: float = 1e-6
+    same: float = 0.1
 
     def evaluate(self, vector: Tensor) -> Place:
         """Value and derivatives at one unconstrained vector (D,)."""

@@ -21,10 +21,6 @@ from mxlogit.optim.trust_region import Iteration
 STARTS_PER_CLASS, _FIRST_STEPS = 6, 12
 # Share of the starts that go on to the end, and most rounds of starts.
 _PROMISING, _MOST_ROUNDS = 0.34, 4
-# Largest difference in nats of two optima that count as one.
-SAME_OPTIMUM = 0.1
-# Promised increase in nats at which a climb ends.
-TOLERANCE = 1e-6
 # Most steps of a climb; those of EM are slow where classes overlap.
 MOST_STEPS = 500
 # Halvings of a Newton step before a step of EM is taken, and of that before the climb ends.
@@ -122,10 +118,10 @@ def search(objective: ClassObjective, draw_starts: Callable[[int], list[Tensor]]
         count += len(starts)
         best = max(last, key=lambda found: found.value)
         gaps = [best.value - found.value for found in last]
-        others = [gap for gap in gaps if gap > SAME_OPTIMUM]
+        others = [gap for gap in gaps if gap > objective.same]
         if len(gaps) - len(others) > 1 or clock.is_over():
             break
-    converged = best.decrement() < 10.0 * TOLERANCE
+    converged = best.decrement() < 10.0 * objective.tolerance
     return Optimum(best, converged, count, len(gaps) - len(others), len(last), min(others, default=math.inf))
 
 
@@ -135,7 +131,7 @@ def _begin(objective: ClassObjective, starts: list[Tensor], before: int, clock: 
     for number, start in enumerate(starts):
         if found and clock.is_over():
             break
-        found.append(climb(objective, start, _FIRST_STEPS, _recorder(clock, f"start {before + number + 1}")))
+        found.append(climb(objective, start, _FIRST_STEPS, recorder(clock, f"start {before + number + 1}")))
     found.sort(key=lambda place: -place.value)
     return found[: max(1, math.ceil(_PROMISING * len(found)))]
 
@@ -146,12 +142,12 @@ def _finish(objective: ClassObjective, begun: list[Place], before: int, clock: C
     for place in begun:
         if found and clock.is_over():
             break
-        record = _recorder(clock, f"optimum {before + len(found) + 1}")
+        record = recorder(clock, f"optimum {before + len(found) + 1}")
         found.append(climb(objective, place.vector, MOST_STEPS, record, clock.is_over))
     return found
 
 
-def _recorder(clock: Clock, stage: str) -> Callable[[Place, float], None]:
+def recorder(clock: Clock, stage: str) -> Callable[[Place, float], None]:
     """Callback that adds a step to the history."""
 
     def record(place: Place, decrement: float) -> None:
@@ -175,7 +171,7 @@ def climb(
         step = place.em_step() if newton is None else newton
         decrement = 0.5 * float(place.gradient @ step)
         record(place, decrement)
-        if decrement < TOLERANCE or is_over():
+        if decrement < objective.tolerance or is_over():
             break
         found = None if newton is None else _uphill(objective, place, newton, _HALVINGS)
         if found is None:

@@ -23,8 +23,8 @@ from mxlogit.execution.people import People
 from mxlogit.fit import Fit, Outcome, Status, TasteStates
 from mxlogit.inference.budgets import AFTER_CHAINS
 from mxlogit.inference.checks import MAX_SECONDS
+from mxlogit.inference.classes.chains import ChainPlan
 from mxlogit.inference.classes.engine import fit_class_chains
-from mxlogit.inference.classes.posterior import ChainPlan
 from mxlogit.inference.clock import Clock
 from mxlogit.inference.mcmc.gibbs_run import ChainSettings, Sampled, run_gibbs
 from mxlogit.inference.method import Callback
