@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mxlogit.execution.people import People
-from mxlogit.integration.class_likelihood import ClassEvaluation
+from mxlogit.integration.class_likelihood import ClassEvaluation, ClassLikelihood
 from mxlogit.integration.importance import WeightedDraws
 from mxlogit.integration.marginal import MarginalLikelihood
 from mxlogit.integration.membership import member_scores, regressors
@@ -19,6 +19,9 @@ from mxlogit.model.classes import ClassPopulation, ClassSpace
 from mxlogit.model.mixed_logit import MixedLogitModel
 from mxlogit.model.panels import Panels
 from mxlogit.model.parameters import ParameterSpace, PopulationParameters
+
+# Degrees of freedom of the Student-t proposals, and most Newton steps to modes in a pass.
+_FREEDOM, _NEWTON_STEPS = 8, 6
 
 
 def attended_only(panel: Panels, counts: Tensor) -> Panels:
@@ -142,3 +145,13 @@ class MixtureLikelihood:
             places, sources = zip(*columns, strict=True)
             result[:, [f + place for place in places]] = inside[:, [f + source for source in sources]]
         return log_prob, result
+
+
+def likelihood_of_classes(
+    model: MixedLogitModel, panel: Panels, seed: int, draws: int = 64, stream: int = 3
+) -> ClassLikelihood | MixtureLikelihood:
+    """Likelihood of a population of classes: exact without spread, else by importance sampling."""
+    assert isinstance(model.space, ClassSpace)
+    if not model.space.is_spread:
+        return ClassLikelihood(model, panel)
+    return MixtureLikelihood(model, panel, seed, IntegrationSettings(draws, _FREEDOM, stream, _NEWTON_STEPS))

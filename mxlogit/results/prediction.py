@@ -18,8 +18,8 @@ from mxlogit.choices import ChoiceData, FrameChoices
 from mxlogit.choices.chunks import PEOPLE_AT_ONCE
 from mxlogit.execution.people import PanelSource, People
 from mxlogit.fit import Fit
-from mxlogit.integration.class_likelihood import ClassLikelihood
 from mxlogit.integration.marginal import MarginalLikelihood
+from mxlogit.integration.mixture_likelihood import likelihood_of_classes
 from mxlogit.integration.settings import IntegrationSettings
 from mxlogit.model.classes import ClassPopulation
 from mxlogit.model.mixed_logit import MixedLogitModel
@@ -172,8 +172,8 @@ def mean_log_likelihood(model: MixedLogitModel, fit: Fit, panel: PanelSource, ke
         Seed of the draws.
     """
     if isinstance(fit.center, ClassPopulation):
-        found = ClassLikelihood(model, People.gather(panel).local_panels())
-        total = float(found.log_prob_people(fit.center) @ found.panel.weights)
+        found = likelihood_of_classes(model, People.gather(panel).local_panels(), seed, 256, 31)
+        total = found.value_with_error(fit.center)[0]
     else:
         marginal = MarginalLikelihood(People.gather(panel), model.space, model.mixing, seed, keys=keys)
         integration = IntegrationSettings(draws=256, degrees_of_freedom=8, stream=31, newton_steps=30)

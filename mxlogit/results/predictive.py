@@ -19,8 +19,8 @@ from mxlogit.diagnostics.thresholds import largest_pareto_k
 from mxlogit.errors import SpecificationError
 from mxlogit.execution.people import PanelSource, People
 from mxlogit.fit import Fit
-from mxlogit.integration.class_likelihood import ClassLikelihood
 from mxlogit.integration.marginal import MarginalLikelihood
+from mxlogit.integration.mixture_likelihood import likelihood_of_classes
 from mxlogit.integration.settings import IntegrationSettings
 from mxlogit.model.classes import ClassPopulation
 from mxlogit.model.mixed_logit import MixedLogitModel
@@ -91,7 +91,7 @@ def log_densities(model: MixedLogitModel, fit: Fit, panel: PanelSource, seed: in
     if fit.samples.kind != "posterior":
         raise SpecificationError("loo and waic need a posterior: use method='vi' or 'mcmc'.")
     if model.has_classes:
-        return _of_classes(model, fit, panel)
+        return _of_classes(model, fit, panel, seed)
     marginal = MarginalLikelihood(People.gather(panel), model.space, model.mixing, seed)
     integration = IntegrationSettings(
         _DRAWS, 8, stream=61, newton_steps=30, variational_steps=2 if model.space.n_random else 0
@@ -103,9 +103,9 @@ def log_densities(model: MixedLogitModel, fit: Fit, panel: PanelSource, seed: in
     return torch.stack(rows)
 
 
-def _of_classes(model: MixedLogitModel, fit: Fit, panel: PanelSource) -> Tensor:
-    """Densities of a latent class model, which are exact."""
-    likelihood = ClassLikelihood(model, People.gather(panel).local_panels())
+def _of_classes(model: MixedLogitModel, fit: Fit, panel: PanelSource, seed: int) -> Tensor:
+    """Densities of a population of classes, which are exact without spread."""
+    likelihood = likelihood_of_classes(model, People.gather(panel).local_panels(), seed, _DRAWS, 61)
     rows = []
     for vectors in fit.samples.unconstrained[:_POPULATIONS].split(_SAMPLES_AT_ONCE):
         population = model.space.constrain(vectors)

@@ -25,8 +25,8 @@ from mxlogit.fit import Fit, Samples, Status
 from mxlogit.guide.population import GaussianFactor
 from mxlogit.inference.classes.chains import ChainPlan, ClassChains, draw_until_mixed, run_chains
 from mxlogit.inference.classes.conclusion import ClassFit
-from mxlogit.inference.classes.objective import ClassObjective, Likelihood
-from mxlogit.inference.classes.posterior import ClassPosterior, differentiated, laplace, shares_of, weigh
+from mxlogit.inference.classes.objective import ClassObjective
+from mxlogit.inference.classes.posterior import ClassPosterior, Weighed, differentiated, laplace, shares_of, weigh
 from mxlogit.inference.classes.search import STARTS_PER_CLASS, climb, random_starts, recorder, search
 from mxlogit.inference.clock import Clock
 from mxlogit.inference.method import Callback
@@ -34,10 +34,7 @@ from mxlogit.inference.msle.covariance import EstimatorCovariance
 from mxlogit.inference.report import draw_samples, report_samples
 from mxlogit.inference.start import fit_multinomial_logit
 from mxlogit.inference.vi.moment_matching import match_moments
-from mxlogit.inference.vi.weighted_draws import WeightedVectors
-from mxlogit.integration.class_likelihood import ClassLikelihood
-from mxlogit.integration.mixture_likelihood import MixtureLikelihood
-from mxlogit.integration.settings import IntegrationSettings
+from mxlogit.integration.mixture_likelihood import likelihood_of_classes
 from mxlogit.model.class_prior import ClassPrior
 from mxlogit.model.classes import ClassSpace
 from mxlogit.model.mixed_logit import MixedLogitModel
@@ -46,11 +43,12 @@ from mxlogit.model.panels import Panels
 # Effective sample size of all parameters that ends chains, and the one below which they say too little.
 _ENOUGH, _FEWEST = 400.0, 50.0
 # Most people of whom the search is made: from there it goes on with all.
-_SEARCHED = 5_000
+_SEARCHED, _SEARCHED_OF_SPREAD = 5_000, 1_000
 # Draws per person and class of a mixture of normals: in the search, and where it ends.
-_SEARCH_DRAWS, _DRAWS, _FREEDOM, _NEWTON_STEPS = 32, 64, 8, 4
-# Promised increase in nats that ends climbs on such draws, and difference of optima that counts as noise.
-_ROUGH, _SAME = 0.02, 0.5
+_SEARCH_DRAWS, _DRAWS = 32, 64
+# Promised increase in nats that ends climbs on such draws, difference of optima that counts as noise, and increase in
+# five steps that ends climbs.
+_ROUGH, _SAME, _STALL = 0.02, 0.5, 0.1
 
 
 class ClassSettings(Protocol):
@@ -58,14 +56,6 @@ class ClassSettings(Protocol):
 
     n_samples: int
     max_seconds: float | None
-
-
-def make_likelihood(model: MixedLogitModel, panel: Panels, seed: int, draws: int = _DRAWS) -> Likelihood:
-    """Likelihood of a population of classes: exact without spread, else by importance sampling."""
-    assert isinstance(model.space, ClassSpace)
-    if not model.space.is_spread:
-        return ClassLikelihood(model, panel)
-    return MixtureLikelihood(model, panel, seed, IntegrationSettings(draws, _FREEDOM, 3, _NEWTON_STEPS))
 
 
 def find_classes(
@@ -92,14 +82,17 @@ def find_classes(
     assert isinstance(space, ClassSpace)
     assert isinstance(prior, ClassPrior)
     logit = fit_multinomial_logit(people, prior.deviation if with_prior else torch.full_like(prior.deviation, math.inf))
-    limits = (_ROUGH, _SAME) if space.is_spread else (1e-6, 0.1)
+    limits = (_ROUGH, _SAME, _STALL) if space.is_spread else (1e-6, 0.1, 0.0)
 
     def objective(some: Panels, draws: int) -> ClassObjective:
-        return ClassObjective(make_likelihood(model, some, seed, draws), space, prior if with_prior else None, *limits)
+        return ClassObjective(
+            likelihood_of_classes(model, some, seed, draws), space, prior if with_prior else None, *limits
+        )
 
-    many = len(panel) > _SEARCHED
-    sample = panel.take(people.draw(_SEARCHED, (seed, -3)).to(panel.like.device)) if many else panel
-    count = starts or STARTS_PER_CLASS * space.n_classes
+    most = _SEARCHED_OF_SPREAD if space.is_spread else _SEARCHED
+    many = len(panel) > most
+    sample = panel.take(people.draw(most, (seed, -3)).to(panel.like.device)) if many else panel
+    count = starts or STARTS_PER_CLASS * space.n_classes // (2 if space.is_spread else 1)
     optimum = search(
         objective(sample, _SEARCH_DRAWS), lambda number: random_starts(model, logit, count, seed + number), clock
     )
@@ -109,7 +102,7 @@ def find_classes(
     population = space.constrain(place.vector)
     ordered = space.ordered(population, shares_of(population, panel.covariates, final.likelihood.weights))
     place = final.evaluate(space.unconstrain(ordered))
-    converged = place.decrement() < 10.0 * final.tolerance
+    converged = place.decrement() < (_SAME if space.is_spread else 10.0 * final.tolerance)
     clock.lap("search")
     return ClassFit(final, replace(optimum, place=place, converged=converged), people, logit, clock, seed)
 
@@ -189,7 +182,9 @@ def _gaussian(fit: ClassFit) -> GaussianFactor:
     gaussian = laplace(fit.optimum.place)
     if not fit.space.is_spread:
         return gaussian
-    return laplace(replace(fit.optimum.place, curvature=differentiated(fit.objective, gaussian)))
+    found = replace(fit.optimum.place, curvature=differentiated(fit.objective, gaussian))
+    # Away from the optimum the objective need not be concave.
+    return gaussian if found.newton_step() is None else laplace(found)
 
 
 def _normals(covariance: Tensor, n: int, seed: int) -> Tensor:
@@ -210,8 +205,9 @@ def _is_enough(chains: ClassChains) -> bool:
     return min(chains.smallest_ess) >= _ENOUGH and chains.rhat <= LARGEST_RHAT
 
 
-def _of_weighted(fit: ClassFit, weighted: WeightedVectors, n_samples: int) -> Fit:
+def _of_weighted(fit: ClassFit, weighed: Weighed, n_samples: int) -> Fit:
     """The fit of weighted draws of the posterior."""
+    weighted = weighed.draws
     weights, generator = weighted.log_weights.exp(), make_generator(fit.seed, 37)
     vectors = match_moments(fit.space, weighted.resample(n_samples, generator), weighted.vectors, weights)
     samples = report_samples(fit.space, vectors)
@@ -219,6 +215,7 @@ def _of_weighted(fit: ClassFit, weighted: WeightedVectors, n_samples: int) -> Fi
     mean = weights @ reported
     scores = (reported - mean) / (weights @ (reported - mean).square()).sqrt()
     error = ErrorEstimate(samples.labels, (error_of_weighted(scores, weights),))
+    error = error.with_part(weighed.error_of_draws(scores, fit.seed))
     found = Diagnostics(
         pareto_k=weighted.pareto_k,
         ess_population=weighted.ess / len(weighted.vectors),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,8 +15,11 @@ from mxlogit.model.classes import ClassPopulation, ClassSpace
 from mxlogit.model.mixed_logit import MixedLogitModel
 from mxlogit.model.panels import Panels
 
-# Damping of a singular information matrix whose diagonal is one.
-_DAMPING = 1e-9
+# Least and largest damping of a singular information matrix whose diagonal is one.
+_DAMPING, _MOST_DAMPING = 1e-9, 1e3
+# Longest step: of coefficients, in utils for a typical difference; of logarithms; and of other coordinates.
+# Newton steps far from the optimum would lead to spreads that no draws cover; chosen by hand.
+_LONGEST_EFFECT, _LONGEST_LOG, _LONGEST_OTHER = 3.0, 1.0, 1.5
 
 
 class Likelihood(Protocol):
@@ -64,6 +68,11 @@ class Place:
     complete: Tensor
     at: ClassEvaluation
 
+    def is_finite(self) -> bool:
+        """Whether value, gradient and curvature are all finite."""
+        tensors = (self.gradient, self.curvature, self.complete)
+        return math.isfinite(self.value) and all(bool(torch.isfinite(part).all()) for part in tensors)
+
     def newton_step(self) -> Tensor | None:
         """The step of Newton's method (D,); None where the objective is not concave."""
         return _solve(self.curvature, self.gradient, 0.0)
@@ -71,11 +80,12 @@ class Place:
     def em_step(self) -> Tensor:
         """One Newton step on the expected complete-data objective (D,), which goes uphill (generalised EM)."""
         damping = _DAMPING
-        while True:
+        while damping < _MOST_DAMPING:
             step = _solve(self.complete, self.gradient, damping)
             if step is not None:
                 return step
             damping *= 100.0
+        return self.gradient / self.complete.diagonal().abs().clamp(min=1e-300)
 
     def decrement(self) -> float:
         """Increase that a further step promises: of Newton's method, or of EM where that is not possible."""
@@ -106,6 +116,8 @@ class ClassObjective:
         Promised increase in nats at which a climb ends.
     same : float
         Largest difference in nats of two optima that count as one.
+    stall : float
+        Increase in nats in five steps below which a climb ends: where gradients are estimates, none goes to zero.
     """
 
     likelihood: Likelihood
@@ -113,6 +125,24 @@ class ClassObjective:
     prior: ClassPrior | None = None
     tolerance: float = 1e-6
     same: float = 0.1
+    stall: float = 0.0
+
+    def capped(self, step: Tensor) -> Tensor:
+        """A step (D,), shortened if a coordinate would move by more than is sensible."""
+        longest = float((step.abs() / self._longest()).amax())
+        return step / max(1.0, longest)
+
+    def _longest(self) -> Tensor:
+        """Longest sensible move (D,) of each coordinate."""
+        model, space = self.likelihood.model, self.space
+        effect = _LONGEST_EFFECT / model.attribute_scale
+        own = torch.full((space.width,), _LONGEST_LOG, dtype=torch.float64)
+        for i, family in enumerate(model.mixing.families):
+            own[i] = _LONGEST_LOG if family.units == "log" else effect[space.n_fixed + i]
+        member = torch.full((space.n_classes - 1, 1 + len(space.covariates)), _LONGEST_OTHER, dtype=torch.float64)
+        if space.covariates and self.prior is not None:
+            member[:, 1:] = self.prior.effect_scale
+        return space.join(effect[: space.n_fixed], own.expand(space.n_classes, -1), member)
 
     def evaluate(self, vector: Tensor) -> Place:
         """Value and derivatives at one unconstrained vector (D,)."""

@@ -7,21 +7,25 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mxlogit.diagnostics.error import Cause, SquaredErrors, error_of_reweighting
 from mxlogit.diagnostics.thresholds import largest_pareto_k
 from mxlogit.draws.generators import make_generator
 from mxlogit.guide.population import GaussianFactor
 from mxlogit.inference.classes.objective import ClassObjective, Likelihood, Place
 from mxlogit.inference.vi.weighted_draws import PosteriorSampler, WeightedVectors
 from mxlogit.integration.class_likelihood import ClassLikelihood
+from mxlogit.integration.fixed_mixture_draws import FixedMixtureDraws
+from mxlogit.integration.mixture_likelihood import MixtureLikelihood
 from mxlogit.model.class_prior import ClassPrior
 from mxlogit.model.classes import ClassPopulation, ClassSpace
 from mxlogit.model.triangles import inverse_of_lower
 
 # Effective draws that suffice, and most draws; rows x classes x draws at most: about a minute of one core.
 _ENOUGH, _MOST_DRAWS, _MOST_WORK = 1_000.0, 32_768, 6e9
-# The same of a mixture of normals, whose density is estimated from draws of tastes, and what these cost, in classes
-# without spread.
-_ENOUGH_OF_SPREAD, _MOST_OF_SPREAD, _COST_OF_SPREAD = 300.0, 4_096, 60.0
+# Most draws of a mixture of normals.
+_MOST_OF_SPREAD = 8_192
+# Weighted draws whose values are compared with those on other draws of tastes.
+_COMPARED = 24
 # Fewest effective draws per parameter.
 _PER_PARAMETER = 3.0
 # Distance of gradients, in standard deviations, from whose differences a Hessian is taken.
@@ -62,7 +66,7 @@ class ClassPosterior:
     prior : ClassPrior
     """
 
-    likelihood: Likelihood
+    likelihood: Likelihood | FixedMixtureDraws
     prior: ClassPrior
 
     @property
@@ -87,21 +91,47 @@ class ClassPosterior:
         return value + prior.detach(), gradient + slopes
 
 
-def weigh(posterior: ClassPosterior, gaussian: GaussianFactor, seed: int) -> WeightedVectors | None:
+@dataclass(frozen=True)
+class Weighed:
+    """Weighted draws, and the density by which they were weighed."""
+
+    draws: WeightedVectors
+    density: ClassPosterior
+
+    def error_of_draws(self, scores: Tensor, seed: int) -> SquaredErrors | None:
+        """Errors that draws of tastes leave, from values on other draws; None where the likelihood is exact.
+
+        ``scores`` (n, D) are standardised reported parameters of all draws.
+        """
+        fixed = self.density.likelihood
+        if not isinstance(fixed, FixedMixtureDraws):
+            return None
+        assert self.draws.values is not None
+        other = ClassPosterior(fixed.likelihood.redrawn(fixed.other_draws()), self.density.prior)
+        places = self.draws.pick(_COMPARED, make_generator(seed, 19))
+        ratio = other.log_prob(self.draws.vectors[places]) - self.draws.values[places]
+        return error_of_reweighting(Cause.DRAWS, scores[places], ratio)
+
+
+def weigh(posterior: ClassPosterior, gaussian: GaussianFactor, seed: int) -> Weighed | None:
     """Weighted draws of the posterior around a Gaussian; None where too few of them count."""
     likelihood = posterior.likelihood
-    work = likelihood.space.n_classes * len(likelihood.panel) * max(1, likelihood.panel.n_rows)
+    work = float(likelihood.space.n_classes * len(likelihood.panel) * max(1, likelihood.panel.n_rows))
     enough, most = _ENOUGH, min(_MOST_DRAWS, int(_MOST_WORK / work))
-    if likelihood.space.is_spread:
-        enough, most = _ENOUGH_OF_SPREAD, min(_MOST_OF_SPREAD, int(_MOST_WORK / (_COST_OF_SPREAD * work)))
+    if isinstance(likelihood, MixtureLikelihood):
+        fixed = FixedMixtureDraws.around(likelihood, likelihood.space.constrain(gaussian.mean))
+        work *= fixed.cost / max(1, likelihood.panel.n_rows)
+        posterior, most = ClassPosterior(fixed, posterior.prior), min(_MOST_OF_SPREAD, int(_MOST_WORK / work))
     if most < _FEWEST_DRAWS:
         return None
     sampler = PosteriorSampler(posterior, gaussian, make_generator(seed, 17))
     found = sampler.run(most, enough)
     if found is None or found.ess < _PER_PARAMETER * len(gaussian.mean):
         return None
-    found = sampler.widen(found, most, enough)
-    return found if found.pareto_k < largest_pareto_k(len(found.vectors)) else None
+    wide = sampler.widen(found, most, enough)
+    # Draws of tastes may not cover what lies far out.
+    kept = [some for some in (wide, found) if some.pareto_k < largest_pareto_k(len(some.vectors))]
+    return Weighed(kept[0], posterior) if kept else None
 
 
 def shares_of(population: ClassPopulation, covariates: Tensor | None, weights: Tensor) -> Tensor:

@@ -23,8 +23,10 @@ STARTS_PER_CLASS, _FIRST_STEPS = 6, 12
 _PROMISING, _MOST_ROUNDS = 0.34, 4
 # Most steps of a climb; those of EM are slow where classes overlap.
 MOST_STEPS = 500
+# Steps over which the increase is judged.
+_LOOK_BACK = 5
 # Halvings of a Newton step before a step of EM is taken, and of that before the climb ends.
-_HALVINGS, _EM_HALVINGS = 4, 25
+_HALVINGS, _EM_HALVINGS = 4, 12
 # Spread of the tastes of classes where a search begins: relative to the coefficients of a multinomial logit, and in
 # utils for an attribute's typical difference; and of the logits of membership. Chosen by hand.
 _RELATIVE, _UTILS, _LOGITS = 1.0, 0.7, 0.5
@@ -166,19 +168,24 @@ def climb(
 ) -> Place:
     """Newton steps where the objective is concave, else steps of EM, each shortened until it goes uphill."""
     place = objective.evaluate(start)
+    values = [place.value]
     for _ in range(steps):
         newton = place.newton_step()
         step = place.em_step() if newton is None else newton
         decrement = 0.5 * float(place.gradient @ step)
+        newton = None if newton is None else objective.capped(newton)
         record(place, decrement)
         if decrement < objective.tolerance or is_over():
             break
         found = None if newton is None else _uphill(objective, place, newton, _HALVINGS)
         if found is None:
-            found = _uphill(objective, place, place.em_step(), _EM_HALVINGS)
+            found = _uphill(objective, place, objective.capped(place.em_step()), _EM_HALVINGS)
         if found is None:
             break
         place = found
+        values.append(place.value)
+        if len(values) > _LOOK_BACK and place.value - values[-1 - _LOOK_BACK] < objective.stall:
+            break
     return place
 
 
@@ -186,7 +193,7 @@ def _uphill(objective: ClassObjective, place: Place, step: Tensor, halvings: int
     """The first point with a higher value along ever shorter steps; None if there is none."""
     for _ in range(halvings):
         candidate = objective.evaluate(place.vector + step)
-        if math.isfinite(candidate.value) and candidate.value > place.value:
+        if candidate.value > place.value and candidate.is_finite():
             return candidate
         step = 0.5 * step
     return None
