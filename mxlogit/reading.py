@@ -121,6 +121,11 @@ def _completed(
                 "cannot be made of them. Pack the products as columns of their own (price_income = price * income) and "
                 "name these in fixed."
             )
+        if specification.membership:
+            raise ChoiceDataError(
+                "packs hold differences between alternatives, in which covariates of people are lost, so "
+                "Mixture(membership=...) needs a frame or ChoiceData."
+            )
         if specification.nests:
             raise ChoiceDataError(
                 "nests cannot be made of packs. Pack their dummies as columns, name these in random and hold their "

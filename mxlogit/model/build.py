@@ -85,7 +85,8 @@ def _deviations(names: tuple[str, ...], everybody: Covariates | None) -> Tensor:
     """
     spread = _of_membership(names, everybody).moments()[1]
     found = spread.diagonal().clamp(min=0.0).sqrt()
-    constant = [name for name, deviation in zip(names, found.tolist(), strict=True) if not deviation > 0.0]
+    size = _of_membership(names, everybody).values.abs().amax(0)
+    constant = [name for i, name in enumerate(names) if not float(found[i]) > _COLLINEAR * float(size[i])]
     if constant:
         raise SpecificationError(
             f"Mixture(membership=...): {constant} have the same value for all decision makers, so no effect on "

@@ -196,7 +196,7 @@ def _compare(fits: dict[str, MixedLogit], X: Any) -> Comparison:
 
 def _parameters(est: MixedLogit, reference: MixedLogit, *, is_reference: bool) -> pd.DataFrame:
     """Estimates of one engine, and their differences from the reference."""
-    mine, theirs = est.summary(), reference.summary()
+    mine, theirs = (fit.summary().loc[list(fit.coef_.index)] for fit in (est, reference))
     frame = pd.DataFrame({"estimate": mine["estimate"], "sd": mine["std_error"]})
     if is_reference:
         return frame

@@ -32,6 +32,8 @@ _PRIOR_STATES = 2.0
 _FIRST_STEP, _TARGET = 0.3, 0.2
 # First random stream of the draws of tastes of an iteration.
 _STREAM = 5_000
+# Number of chains, and their lengths in turn, where too few weighted draws count.
+_CHAINS, _LENGTHS = 4, (300, 900)
 # Fewest kept states of a chain, and iterations between two messages.
 _FEWEST_KEPT, _SHOW_EVERY = 4, 50
 
@@ -222,18 +224,20 @@ def relabel(space: ClassSpace, vectors: Tensor, gaussian: GaussianFactor) -> tup
     unit = space.own(gaussian.tril.norm(dim=1))[1].clamp(min=1e-12)
     _, tastes, _ = space.own(flat)
     distance = (((tastes[:, :, None] - centre) / unit).square()).sum(-1)
-    moved, result = 0, flat.clone()
-    for row in range(len(flat)):
-        order = list(range(space.n_classes))
-        for alike in groups:
-            cost = distance[row][alike][:, alike]
-            mine, theirs = linear_sum_assignment(cost.numpy())
-            for a, b in zip(mine, theirs, strict=True):
-                order[alike[b]] = alike[a]
-        if order != sorted(order):
-            moved += 1
-            population = space.permuted(space.constrain(flat[row]), order)
-            result[row] = space.unconstrain(population)
+    order = torch.arange(space.n_classes).repeat(len(flat), 1)
+    for alike in groups:
+        cost = distance[:, alike][:, :, alike]
+        # Rows whose classes are all closest to their own labels need no assignment.
+        doubtful = (cost.argmin(1) != torch.arange(len(alike))).any(1).nonzero()[:, 0].tolist()
+        for row in doubtful:
+            mine, theirs = linear_sum_assignment(cost[row].numpy())
+            order[row, [alike[b] for b in theirs]] = torch.tensor([alike[a] for a in mine])
+    result, natural = flat.clone(), torch.arange(space.n_classes)
+    changed = (order != natural).any(1)
+    for kind in order[changed].unique(dim=0):
+        rows = (order == kind).all(1)
+        result[rows] = space.unconstrain(space.permuted(space.constrain(flat[rows]), kind.tolist()))
+    moved = int(changed.sum())
     return result.view(vectors.shape), moved
 
 
@@ -245,8 +249,8 @@ def draw_until_mixed(
     is_enough: Callable[[ClassChains], bool],
 ) -> ClassChains:
     """Chains of twice the length of the ones before, until they are long enough."""
-    for length in (400, 1_600):
-        chains = run_chains(posterior, gaussian, ChainPlan(6, 200 + length // 4, length), seed, clock)
+    for length in _LENGTHS:
+        chains = run_chains(posterior, gaussian, ChainPlan(_CHAINS, 150 + length // 4, length), seed, clock)
         if is_enough(chains) or clock.was_over:
             break
     return chains

@@ -26,7 +26,15 @@ from mxlogit.guide.population import GaussianFactor
 from mxlogit.inference.classes.chains import ChainPlan, ClassChains, draw_until_mixed, run_chains
 from mxlogit.inference.classes.conclusion import ClassFit
 from mxlogit.inference.classes.objective import ClassObjective
-from mxlogit.inference.classes.posterior import ClassPosterior, Weighed, differentiated, laplace, shares_of, weigh
+from mxlogit.inference.classes.posterior import (
+    ClassPosterior,
+    Weighed,
+    differentiated,
+    evidence_around,
+    laplace,
+    shares_of,
+    weigh,
+)
 from mxlogit.inference.classes.search import STARTS_PER_CLASS, climb, random_starts, recorder, search
 from mxlogit.inference.clock import Clock
 from mxlogit.inference.method import Callback
@@ -253,6 +261,9 @@ def _of_chains(fit: ClassFit, chains: ClassChains, n_samples: int, *, keep: bool
         corrected=None if keep else True,
         rung=None if keep else "chains",
     )
+    if not space.is_spread and not fit.clock.was_over:
+        log_evidence = _log_evidence(fit, evidence_around(_posterior(fit), flat, fit.seed))
+        found = replace(found, log_evidence=log_evidence)
     mixed = Status.MIXED if keep else Status.CONVERGED
     status = (mixed if chains.rhat <= LARGEST_RHAT else Status.NOT_MIXED) if several else Status.ONE_CHAIN
     warnings = []

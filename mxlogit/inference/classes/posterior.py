@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,7 @@ from mxlogit.diagnostics.thresholds import largest_pareto_k
 from mxlogit.draws.generators import make_generator
 from mxlogit.guide.population import GaussianFactor
 from mxlogit.inference.classes.objective import ClassObjective, Likelihood, Place
+from mxlogit.inference.vi.student import StudentFactor
 from mxlogit.inference.vi.weighted_draws import PosteriorSampler, WeightedVectors
 from mxlogit.integration.class_likelihood import ClassLikelihood
 from mxlogit.integration.fixed_mixture_draws import FixedMixtureDraws
@@ -21,11 +23,15 @@ from mxlogit.model.classes import ClassPopulation, ClassSpace
 from mxlogit.model.triangles import inverse_of_lower
 
 # Effective draws that suffice, and most draws; rows x classes x draws at most: about a minute of one core.
-_ENOUGH, _MOST_DRAWS, _MOST_WORK = 1_000.0, 32_768, 6e9
+_ENOUGH, _MOST_DRAWS, _MOST_WORK = 1_000.0, 16_384, 6e9
+# Draws after which fewer effective ones than parameters end the attempt.
+_PATIENCE = 4_096
 # Most draws of a mixture of normals.
 _MOST_OF_SPREAD = 8_192
 # Weighted draws whose values are compared with those on other draws of tastes.
 _COMPARED = 24
+# Degrees of freedom of the proposal around states of chains.
+_FREEDOM = 8.0
 # Fewest effective draws per parameter.
 _PER_PARAMETER = 3.0
 # Distance of gradients, in standard deviations, from whose differences a Hessian is taken.
@@ -125,13 +131,26 @@ def weigh(posterior: ClassPosterior, gaussian: GaussianFactor, seed: int) -> Wei
     if most < _FEWEST_DRAWS:
         return None
     sampler = PosteriorSampler(posterior, gaussian, make_generator(seed, 17))
-    found = sampler.run(most, enough)
+    found = sampler.run(min(most, _PATIENCE), enough)
+    if found is not None and found.ess > len(gaussian.mean):
+        found = sampler.run(most, enough)
     if found is None or found.ess < _PER_PARAMETER * len(gaussian.mean):
         return None
     wide = sampler.widen(found, most, enough)
     # Draws of tastes may not cover what lies far out.
     kept = [some for some in (wide, found) if some.pareto_k < largest_pareto_k(len(some.vectors))]
     return Weighed(kept[0], posterior) if kept else None
+
+
+def evidence_around(posterior: ClassPosterior, vectors: Tensor, seed: int) -> float:
+    """Log integral of the posterior density by importance sampling around states (n, D) of one labelling."""
+    mean, deviations = vectors.mean(0), vectors - vectors.mean(0)
+    covariance = deviations.T @ deviations / len(vectors)
+    covariance.diagonal().mul_(1.0 + 1e-9)
+    proposal = StudentFactor(GaussianFactor(mean, torch.linalg.cholesky(covariance)), _FREEDOM)
+    drawn = proposal.sample(_PATIENCE, make_generator(seed, 41))
+    ratio = posterior.log_prob(drawn) - proposal.log_prob(drawn)
+    return float(ratio.logsumexp(0)) - math.log(len(drawn))
 
 
 def shares_of(population: ClassPopulation, covariates: Tensor | None, weights: Tensor) -> Tensor:
