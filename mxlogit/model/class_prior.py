@@ -40,18 +40,44 @@ class ClassPrior(PriorDensity):
         """Log density (*s,) of unconstrained vectors (*s, D), its Jacobian included."""
         assert isinstance(space, ClassSpace)
         fixed, tastes, membership = space.own(vector)
-        total = _log_normal(fixed, self.mean[: space.n_fixed], self.deviation[: space.n_fixed]).sum(-1)
-        for number, (prior, own, places) in enumerate(self._of_classes(space)):
-            total = total + prior.log_prob(own, tastes[..., number, places])
+        if space.is_spread:
+            total = _log_normal(fixed, self.mean[: space.n_fixed], self.deviation[: space.n_fixed]).sum(-1)
+            for number, (prior, own, places) in enumerate(self._of_classes(space)):
+                total = total + prior.log_prob(own, tastes[..., number, places])
+        else:
+            head = vector[..., : space.n_fixed + len(space.kept)]
+            total = _log_normal(head, *self._of_coefficients(space)).sum(-1)
         logits = log_memberships(membership[..., :1])[..., 0, :]
         # The density of uniform shares, in logits.
-        total = total + logits.sum(-1) + torch.lgamma(torch.tensor(float(space.n_classes)).double())
+        total = total + logits.sum(-1) + math.lgamma(space.n_classes)
+        if not len(self.effect_scale):
+            return total
         effects = membership[..., 1:] / self.effect_scale
         precision = _contrast_precision(space.n_classes).to(effects)
-        quadratic = torch.einsum("...cz,cd,...dz->...", effects, precision, effects)
+        quadratic = (effects * (precision @ effects)).sum((-1, -2))
         constant = 0.5 * float(torch.logdet(precision)) - 0.5 * len(precision) * _LOG_TAU
         size = len(self.effect_scale)
         return total - 0.5 * quadratic + size * constant - len(precision) * self.effect_scale.log().sum()
+
+    def value_and_slope(self, space: ClassSpace, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """Log density (s,) and its gradient (s, D) at unconstrained vectors (s, D) of a latent class model."""
+        mean, deviation = self._of_coefficients(space)
+        slope, head = torch.zeros_like(vectors), space.n_fixed + len(space.kept)
+        slope[:, :head] = (mean - vectors[:, :head]) / deviation.square()
+        membership = space.own(vectors)[2]
+        by_member = torch.zeros_like(membership)
+        by_member[..., 0] = 1.0 - space.n_classes * log_memberships(membership[..., :1])[..., 0, 1:].exp()
+        if len(self.effect_scale):
+            precision = _contrast_precision(space.n_classes).to(vectors)
+            by_member[..., 1:] = -(precision @ membership[..., 1:]) / self.effect_scale.square()
+        slope[:, head:] = by_member.flatten(1)
+        return self.log_prob(space, vectors), slope
+
+    def _of_coefficients(self, space: ClassSpace) -> tuple[Tensor, Tensor]:
+        """Means and standard deviations of the fixed coefficients and those of classes without spread."""
+        f, k = space.n_fixed, space.n_random
+        places = [*range(f), *(f + i % k for i in space.kept)]
+        return self.mean[places], self.deviation[places]
 
     def derivatives_at(self, space: ClassSpace, vector: Tensor) -> tuple[Tensor, Tensor]:
         """Gradient (D,) and Hessian (D, D) of `log_prob` at one vector (D,)."""

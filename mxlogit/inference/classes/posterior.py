@@ -90,11 +90,8 @@ class ClassPosterior:
         """Values (n,) and gradients (n, D) at vectors (n, D), of a latent class model."""
         assert isinstance(self.likelihood, ClassLikelihood)
         value, gradient = self.likelihood.gradients(points)
-        with torch.enable_grad():
-            free = points.detach().requires_grad_()
-            prior = self.prior.log_prob(self.space, free)
-            (slopes,) = torch.autograd.grad(prior.sum(), free)
-        return value + prior.detach(), gradient + slopes
+        prior, slopes = self.prior.value_and_slope(self.space, points)
+        return value + prior, gradient + slopes
 
 
 @dataclass(frozen=True)
