@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from mxlogit.errors import SpecificationError, check_probability, suggest
 from mxlogit.estimator import MixedLogit
 from mxlogit.request import resolve_method
+from mxlogit.spec import Mixture
 
 # Known keys by section.
 _KEYS = {
@@ -25,6 +26,7 @@ _KEYS = {
         "mean_shifters",
         "held",
         "nests",
+        "mixing",
         "weights_sum",
     ),
     "engine": ("method", "random_state", "device", "dtype", "settings"),
@@ -81,6 +83,8 @@ def read_config(path: str | Path) -> Config:
     settings = engine.pop("settings", {})
     if settings:
         engine["method"] = _with_settings(engine.get("method", "vi"), settings)
+    if "mixing" in model:
+        model["mixing"] = _make_mixture(model["mixing"])
     output = dict(words.get("output", {}))
     questions = dict(words.get("questions", {}))
     _check_questions(questions)
@@ -110,6 +114,18 @@ def _with_settings(method: str, settings: Mapping[str, Any]) -> Any:
                 f"engine {method!r} has no setting {name!r}; it has {known}.{suggest(name, known)}"
             )
     return engine.set_params(**settings)  # type: ignore[attr-defined]
+
+
+def _make_mixture(words: Any) -> Mixture:
+    """A mixture from a table such as ``{classes = 3, spread = 0}``."""
+    known = [part.name for part in fields(Mixture)]
+    if not isinstance(words, dict) or set(words) - set(known):
+        raise SpecificationError(f"[model] mixing must be a table of {known}, such as {{classes = 3}}; got {words!r}.")
+    ignored = words.get("ignored", {})
+    if isinstance(ignored, dict):
+        # Keys of TOML are words.
+        ignored = {int(key) if str(key).isdigit() else key: names for key, names in ignored.items()}
+    return Mixture(**{**words, "ignored": ignored})
 
 
 def _check_questions(questions: dict[str, Any]) -> None:

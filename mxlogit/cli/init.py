@@ -45,6 +45,7 @@ constants = false
 # scale = "price"
 # Covariates of people on which means of tastes depend:
 # mean_shifters = {{price = ["income"]}}
+# mixing = {{classes = 3, spread = 0, membership = ["income"]}}
 
 [engine]
 # "vi" (Bayesian, in seconds), "mcmc" (chains), "msle" (maximum simulated likelihood), "svi"

@@ -93,7 +93,7 @@ def compare_panels(options: argparse.Namespace) -> pd.DataFrame:
         prices = {"price": {brand: f"price.{brand}" for brand in brands}}
         tuna = wide_to_long(wide, prices, choice="choice", decision_maker="hid", situation="occasion")
         columns = ["price", *(f"asc.{brand}" for brand in sorted(brands)[1:])]
-        settings = {"random": columns, "constants": True, "decision_maker": "hid", "situation": "occasion"}
+        settings = {"random": columns, "constants": True, "decision_maker": "hid"}
         sources["tuna"] = (tuna, settings)
     for data, (frame, settings) in sources.items():
         models = {"correlated normals": {}} | {f"{c} classes": {"mixing": Mixture(c, 0)} for c in (2, 3, 4)}
@@ -188,7 +188,7 @@ def climb_route(options: argparse.Namespace) -> pd.DataFrame:
     columns = ["tt", "tc", "hw", "ch"]
     sources = {name: {1: f"{name}1", 2: f"{name}2"} for name in columns}
     frame = wide_to_long(wide, sources, choice="choice", decision_maker="ID", situation="occasion")
-    settings = {"random": columns, "decision_maker": "ID", "situation": "occasion"}
+    settings = {"random": columns, "decision_maker": "ID"}
     rows = []
     for count, published in _ROUTE.items():
         mixing = Mixture(count, 0)
