@@ -8,7 +8,7 @@ from typing import Any
 
 from mxlogit.choices import ChoiceData, FrameChoices, PackedChoices, read_frame
 from mxlogit.choices.constants import constant_labels
-from mxlogit.choices.covariates import add_products
+from mxlogit.choices.covariates import add_products, check_covariates
 from mxlogit.choices.ingest import add_constants
 from mxlogit.choices.nests import add_nests
 from mxlogit.errors import ChoiceDataError, ChoiceDataWarning
@@ -85,6 +85,8 @@ def _read_frame_like_fit(X: Any, columns: Columns, fitted: Fitted, *, need_choic
         weights=given.get("weights"),
     )
     data = add_nests(rows.data, fitted.specification.nests, fitted=fitted.alternatives)
+    if fitted.specification.membership:
+        check_covariates(data, fitted.specification.membership, per_person=need_choice)
     completed = replace(rows, data=add_products(data, fitted.specification.shifters, per_person=need_choice))
     return completed.to(fitted.panel.like.device)
 

@@ -15,6 +15,7 @@ from mxlogit import (
     Mixture,
     SpecificationError,
     compare_with_mcmc,
+    likelihood_ratio_test,
     pack_choices,
     plots,
 )
@@ -413,6 +414,13 @@ class TestAnswers:
 
     def test_score_is_the_log_likelihood(self, maximum, frame):
         assert maximum.score(frame) * maximum.n_situations_ == pytest.approx(maximum.log_likelihood_, abs=1e-6)
+
+    def test_the_number_of_classes_has_no_likelihood_ratio(self, maximum, frame):
+        plain = latent("msle", mixing=Mixture(classes=2, spread=0)).fit(frame)
+        assert likelihood_ratio_test(plain, maximum).degrees_of_freedom == 1
+        assert likelihood_ratio_test(plain, maximum).p_value < 1e-6
+        with pytest.raises(SpecificationError, match="no chi-square"):
+            likelihood_ratio_test(MixedLogit(fixed=["x", "y"], method="msle").fit(frame), plain)
 
     def test_saved_models_answer_alike(self, est, frame, tmp_path):
         est.save(tmp_path / "model")

@@ -65,13 +65,14 @@ def test_quadrature_with_a_lognormal_cost(frame, est):
     cost, z = -np.exp(location[0] + scale[0] * first), location[1] + scale[1] * second
     coefficients = np.stack([np.full_like(cost, float(center.fixed[0])), cost, z], 1)
     exact = ((log_sums(changed, names, coefficients) - log_sums(frame, names, coefficients)) / -cost) @ weights
-    from mxlogit.results.coefficient_sources import PopulationSource, taste_nodes
+    from mxlogit.results.coefficient_sources import PopulationSource
+    from mxlogit.results.population_nodes import taste_nodes
     from mxlogit.results.prediction import Coefficients
     from mxlogit.results.substitution import Attribute
     from mxlogit.results.surplus import Change, _means, situation_table
 
     stacked = PopulationParameters(center.fixed[None], center.location[None], center.scale_tril[None])
-    parameters = taste_nodes(fitted.model, stacked, 4_096, 3)
+    parameters = taste_nodes(fitted.model, stacked, 4_096, 3).parameters
     source = PopulationSource(fitted.model.mixing.coefficients(parameters[..., :1], parameters[..., 1:]), "posterior")
     used = Coefficients(source, source)
     rows, after = est._rows(frame), est._rows(changed)

@@ -11,6 +11,8 @@ from mxlogit.answers.state import FittedModel
 from mxlogit.choices import FrameChoices
 from mxlogit.errors import SpecificationError, check_flag, check_option, check_probability
 from mxlogit.results import surplus
+from mxlogit.results.class_cost import ignoring_classes
+from mxlogit.results.classes import class_number
 from mxlogit.results.coefficient_sources import sampled_population
 from mxlogit.results.cost import Cost
 from mxlogit.results.elasticities import Question, diversion_table, elasticity_table, is_dummy, marginal_table
@@ -202,7 +204,7 @@ class Demand(FittedModel):
         """
         check_flag("each", each)
         before, after = self._rows(X, weigh=True), self._rows(scenario)
-        money = self._cost(cost, before)
+        money = self._cost(cost, before, tastes)
         used = self._coefficients(before, tastes, history)
         columns = self._state().columns(before.data)
         change = surplus.Change.of(before, after, columns, self._attribute(money.label, before))
@@ -210,7 +212,7 @@ class Demand(FittedModel):
             return surplus.situation_table(change, before, used, interval, self._names[:2])
         return surplus.population_table(change, used, interval, quantiles)
 
-    def _cost(self, label: str | None, rows: FrameChoices) -> Cost:
+    def _cost(self, label: str | None, rows: FrameChoices, tastes: str = "population") -> Cost:
         """The coefficient that measures money, if means over people exist."""
         fitted, scale = self._state(), getattr(self, "scale", None)
         label = scale if label is None else label
@@ -218,7 +220,13 @@ class Demand(FittedModel):
             raise SpecificationError("surplus needs the column of the cost: surplus(X, scenario, cost='...').")
         cost = Cost.of(fitted.model, self.result_, label, fitted.covariates_in(rows.data))
         population, _ = sampled_population(fitted.model, self.result_, _JUDGES)
-        exists, verdict = cost.judge(population)
+        exists, verdict = cost.judge(population, class_number(tastes, fitted.model))
+        ignoring = ignoring_classes(population, cost.place, class_number(tastes, fitted.model))
+        if ignoring:
+            raise SpecificationError(
+                f"{ignoring} ignore {label!r}: nothing is worth an amount of it to them. Ask for the surplus of other "
+                "classes: surplus(..., tastes='class1')."
+            )
         if not exists:
             raise SpecificationError(f"a surplus has no mean over people. {verdict}")
         if cost.is_positive(population):

@@ -84,15 +84,25 @@ def add_products(data: ChoiceData, pairs: Sequence[tuple[str, str]], *, per_pers
     if taken:
         problems.add(f"the choice data already have attributes {taken}, which mean_shifters would make: rename them.")
     problems.raise_if_any()
-    covariates = list(dict.fromkeys(covariate for _, covariate in pairs))
-    if per_person:
-        read_covariates(data, covariates)
-    else:
-        _check_situations(data, covariates)
+    check_covariates(data, list(dict.fromkeys(covariate for _, covariate in pairs)), per_person=per_person)
     rows = data.choices.rows
     left, right = (data.columns([pair[side] for pair in pairs]) for side in (0, 1))
     choices = replace(data.choices, rows=torch.cat([rows, rows[:, left] * rows[:, right]], 1))
     return replace(data, choices=choices, names=(*data.names, *labels))
+
+
+def check_covariates(data: ChoiceData, names: Sequence[str], *, per_person: bool) -> None:
+    """Check that covariates are the same for all rows of a person, or of a choice situation.
+
+    Raises
+    ------
+    ChoiceDataError
+        If they are not.
+    """
+    if per_person:
+        read_covariates(data, names)
+    else:
+        _check_situations(data, names)
 
 
 def centre_products(data: Any, pairs: Sequence[tuple[str, str]], offsets: Sequence[float]) -> Any:

@@ -40,7 +40,7 @@ def build_model(
     space = _make_space(specification, held, everybody)
     if space.size == 0:
         raise SpecificationError("nothing to estimate: all coefficients are held.")
-    _check_labels(space.labels)
+    _check_labels([*space.labels, *(getattr(space, "share_labels", ()))])
     scales = check_identification(moments, specification.names, specification.products, dict(specification.held))
     mixing = Mixing(specification.mixing, specification.scale_position)
     prior = resolve_priors(priors, mixing, space.n_fixed, _units_of_parameters(scales, mixing.scale_position))
@@ -125,5 +125,5 @@ def _check_labels(labels: list[str]) -> None:
     if repeated:
         raise SpecificationError(
             f"{repeated} would each label two parameters: a column has the name of a standard deviation (sd.<column>) "
-            "or correlation (cor.<a>:<b>) of this model. Rename it."
+            "correlation (cor.<a>:<b>), membership or share of this model. Rename it."
         )

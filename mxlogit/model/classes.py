@@ -168,6 +168,11 @@ class ClassSpace(ParameterSpace):
         members = [f"class{c + 1}.{part}" for c in range(1, self.n_classes) for part in parts]
         return [*self.fixed, *(tastes[i] for i in self.kept), *members]
 
+    @property
+    def share_labels(self) -> list[str]:
+        """Labels of the shares of the classes in summaries."""
+        return [f"class{c + 1}.share" for c in range(self.n_classes)]
+
     def own(self, vector: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Parts of vectors (*s, D): fixed (*s, f), of classes (*s, C, d), of membership (*s, C - 1, 1 + z).
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from mxlogit.diagnostics.thresholds import LARGEST_LIKELIHOOD_ERROR
 from mxlogit.errors import NotFittedError, SpecificationError, check_option, check_probability, suggest
 from mxlogit.estimator import MixedLogit
 from mxlogit.execution.people import dense_pieces
+from mxlogit.spec import Mixture
 
 # Step of numerical derivatives, in standard errors.
 _STEP = 1e-4
@@ -231,9 +232,11 @@ def _check_same(restricted: MixedLogit, full: MixedLogit) -> None:
             raise SpecificationError(f"the models were fitted to different data: {what} {one} against {other}.")
     _check_same_model(restricted, full)
     _check_same_choices(restricted, full)
-    draws = [est.result_.tastes.draws for est in (restricted, full)]  # type: ignore[attr-defined]
+    draws = [getattr(est.result_.tastes, "draws", None) for est in (restricted, full)]
     kinds = [
-        (d.scheme, d.n_draws, d.antithetic, None if d.scheme == "halton" else d.seed) for d in draws if d.dimensions
+        (d.scheme, d.n_draws, d.antithetic, None if d.scheme == "halton" else d.seed)
+        for d in draws
+        if d is not None and d.dimensions
     ]
     if len(set(kinds)) > 1:
         raise SpecificationError(
@@ -242,11 +245,26 @@ def _check_same(restricted: MixedLogit, full: MixedLogit) -> None:
         )
 
 
+def _check_same_classes(one: Mixture | None, other: Mixture | None) -> None:
+    """Check that two models have the same classes, whose number no likelihood ratio tests: it is on a boundary."""
+    kinds = [None if mixture is None else replace(mixture, membership=()) for mixture in (one, other)]
+    if kinds[0] != kinds[1]:
+        raise SpecificationError(
+            "a likelihood ratio between other numbers or kinds of classes has no chi-square distribution: classes that "
+            "are not there have no coefficients. compare_models has leave-one-person-out, BIC and log_evidence."
+        )
+    if one is not None and other is not None and set(one.membership) - set(other.membership):
+        raise SpecificationError(
+            "the models are not nested: membership depends on covariates that the larger one lacks."
+        )
+
+
 def _check_same_model(restricted: MixedLogit, full: MixedLogit) -> None:
     """Check that shared random coefficients have the same distributions and both models the same scale column."""
     one, other = (est._fitted.specification for est in (restricted, full))
     if one.scale != other.scale:
         raise SpecificationError(f"the models are not nested: scale={one.scale!r} against scale={other.scale!r}.")
+    _check_same_classes(one.mixture, other.mixture)
     mine = dict(one.held)
     free = [name for name, value in other.held if mine.get(name) != value]
     if free:
@@ -299,7 +317,8 @@ def _as_restriction(
 
 def _boundary_words(labels: Sequence[str], est: MixedLogit) -> str:
     deviations = {f"sd.{name}" for name in est._fitted.specification.random}
-    if not deviations.intersection(labels):
+    # Labels of classes begin with the class: class1.sd.x.
+    if not any(label in deviations or label.partition(".")[2] in deviations for label in labels):
         return ""
     return (
         " A standard deviation of zero is on the boundary: the true p value is smaller, by half for a single one "

@@ -47,6 +47,8 @@ def compare_models(models: Mapping[str, MixedLogit] | Sequence[MixedLogit]) -> p
         ``p_nested``
             p value of the likelihood ratio test against the largest model before it, among those given, in which it is
             nested; NaN except after maximum likelihood.
+        ``log_evidence``
+            Log marginal likelihood of models of classes, by which their number may be chosen; NaN of other models.
         ``seconds``, ``trusted``
             Duration of the fit, and whether its estimated error is small.
 
@@ -126,6 +128,7 @@ def _row(est: MixedLogit) -> dict[str, Any]:
         "bic": -2.0 * value + count * math.log(est.n_decision_makers_),
         **dict.fromkeys(("elpd", "elpd_error", "elpd_difference", "difference_error"), float("nan")),
         **dict.fromkeys(("people_above_k", "p_nested"), float("nan")),
+        "log_evidence": est.diagnostics_.get("log_evidence", float("nan")),
         "seconds": est.diagnostics_.get("seconds", float("nan")),
         "trusted": bool(est.diagnostics_.get("trusted", False)),
     }

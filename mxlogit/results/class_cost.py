@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mxlogit.model.classes import ClassPopulation
 from mxlogit.model.mixed_logit import MixedLogitModel
+from mxlogit.model.parameters import PopulationParameters
 from mxlogit.results.population_nodes import Nodes
 
 # Share of posterior samples in which a class's coefficient may have the other sign before that is said.
@@ -52,6 +53,14 @@ def judge_classes(
             f"or those of single classes.{others}"
         )
     return True, f"The coefficient of {label!r} has one sign in every class: the mean is finite.{others}"
+
+
+def ignoring_classes(population: PopulationParameters, place: int, only: int | None = None) -> list[str]:
+    """Names of the classes, or of one if it is among them, that ignore an attribute."""
+    if not isinstance(population, ClassPopulation):
+        return []
+    counts = population.attended[:, place]
+    return [f"class{c + 1}" for c in range(len(counts)) if not float(counts[c]) and only in (None, c)]
 
 
 def counted_weights(nodes: Nodes, weights: Tensor, population: ClassPopulation, places: Sequence[int]) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mxlogit.errors import SpecificationError
 from mxlogit.fit import Fit
-from mxlogit.model.classes import ClassPopulation, log_memberships
+from mxlogit.model.classes import ClassPopulation, ClassSpace, log_memberships
 from mxlogit.model.mean_shifters import Covariates
 from mxlogit.model.mixed_logit import MixedLogitModel
 from mxlogit.results.intervals import SampledValues, interval_frame
@@ -69,7 +69,8 @@ def share_rows(model: MixedLogitModel, fit: Fit, people: Covariates | None, leve
     values = _sampled_shares(model, fit, people)
     summary = values.summary(level)
     error = values.values.std(0).numpy()
-    index = [f"{name}.share" for name in class_names(model)]
+    assert isinstance(model.space, ClassSpace)
+    index = model.space.share_labels
     data = {"estimate": summary[:, 0], "std_error": error, "lower": summary[:, 1], "upper": summary[:, 2]}
     return pd.DataFrame(data, index=index)
 

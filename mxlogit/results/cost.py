@@ -117,12 +117,12 @@ class Cost:
         location, scale = population.location, population.scale
         return bool(self.model.mixing.tastes(location, location, scale)[:, place].median() > 0.0)
 
-    def judge(self, population: PopulationParameters) -> tuple[bool, str]:
-        """Whether the population mean exists, and why, given posterior samples of the population."""
+    def judge(self, population: PopulationParameters, only: int | None = None) -> tuple[bool, str]:
+        """Whether the population mean exists, and why, given posterior samples; of one class, if ``only`` is given."""
         cost, family, place = self.label, self.family, self.place - self.model.space.n_fixed
         offer = f"MixedLogit(scale={cost!r}) estimates amounts of money instead, whose moments exist."
         if isinstance(population, ClassPopulation):
-            return judge_classes(self.model, population, self.place, cost)
+            return judge_classes(self.model, population, self.place, cost, only)
         if self.in_money:
             return True, "Amounts of money are parameters of this model, and have moments."
         if family == "fixed":

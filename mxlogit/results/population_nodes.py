@@ -51,10 +51,13 @@ class Membership:
 
     def mean_weights(self, covariates: Tensor | None, people: Tensor | None, nodes: int) -> Tensor:
         """Weights (s, C d) of all nodes, averaged over people with covariates (n, z) and weights (n,)."""
-        found = self.weights(covariates, slice(0, nodes // self.n_classes))
-        if people is None or len(found) == 1:
-            return found.mean(0)
-        return torch.einsum("n,nsr->sr", people / people.sum(), found)
+        count = nodes // self.n_classes
+        shares = log_memberships(self.coefficients, covariates).exp() / count
+        if people is None or shares.shape[2] == 1:
+            mean = shares.mean(2)
+        else:
+            mean = torch.einsum("n,sdnc->sdc", people / people.sum(), shares)
+        return mean.expand(-1, count, -1).flatten(1)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ the conditions of `mxlogit.results.cost`; quantiles always exist.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -22,7 +23,7 @@ from mxlogit.model.classes import ClassPopulation
 from mxlogit.model.mean_shifters import Covariates
 from mxlogit.model.mixed_logit import MixedLogitModel
 from mxlogit.model.parameters import PopulationParameters
-from mxlogit.results.class_cost import counted_weights, judge_classes, weighted_quantiles
+from mxlogit.results.class_cost import counted_weights, ignoring_classes, judge_classes, weighted_quantiles
 from mxlogit.results.classes import mean_shares
 from mxlogit.results.cost import Cost
 from mxlogit.results.individual_coefficients import Group, coefficient_samples
@@ -172,6 +173,8 @@ def population_frame(
     check_probabilities("quantiles", probabilities)
     population = _samples(model, fit)
     has_mean, verdict = ratio.judge(population)
+    if ignoring_classes(population, ratio.places[1], ratio.member_of) and ratio.member_of is not None:
+        raise SpecificationError(verdict)
     names = [f"{100.0 * p:g} %" for p in probabilities]
     rows = _statistics(ratio, population, seed, probabilities)
     centre = _statistics(ratio, _stacked(fit.center), seed, probabilities)
@@ -191,7 +194,11 @@ def _with_interval(rows: Tensor, interval: float, index: pd.Index, estimate: Ten
     check_probability("interval", interval)
     at = [0.5 * (1.0 - interval), 0.5, 0.5 * (1.0 + interval)]
     # Ratios may be infinite: nothing is interpolated between these.
-    lower, middle, upper = np.quantile(rows.numpy(), at, axis=0, method="nearest")
+    quantile = np.nanquantile if bool(torch.isnan(rows).any()) else np.quantile
+    with warnings.catch_warnings():
+        # Of people in classes that ignore the cost nothing is known.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        lower, middle, upper = quantile(rows.numpy(), at, axis=0, method="nearest")
     middle = middle if estimate is None else estimate.numpy()
     return pd.DataFrame({"estimate": middle, "lower": lower, "upper": upper}, index=index)
 
@@ -323,7 +330,10 @@ def people_frame(
     parts = []
     for _, parameters in coefficient_samples(model, fit, group):
         values = ratio.values(parameters).cpu()
-        estimate = values.mean(0) if has_mean else None
+        if model.has_classes:
+            # Samples of classes that ignore the cost say nothing.
+            values = torch.where(parameters[..., ratio.places[1]].cpu() == 0.0, torch.nan, values)
+        estimate = values.nanmean(0) if has_mean else None
         parts.append(_with_interval(values, interval, pd.RangeIndex(values.shape[1]), estimate))
     frame = pd.concat(parts).set_axis(pd.Index(labels, name="decision_maker"))
     frame.attrs["verdict"] = verdict

@@ -119,6 +119,10 @@ def _check_mixture(asked: object, plain: Specification, others: Mapping[str, obj
             f"Mixture(ignored=...): {unknown} are not in random, {list(plain.random)}."
             f"{suggest(unknown[0], plain.random)}"
         )
+    places = mixture.places_ignored(plain.names)
+    nowhere = [name for i, name in enumerate(plain.names) if all(i in ignored_by for ignored_by in places)]
+    if nowhere:
+        raise SpecificationError(f"Mixture(ignored=...): all classes ignore {nowhere}; leave these columns out.")
     both = [name for name in mixture.membership if name in plain.names]
     if both:
         raise SpecificationError(f"{both} are named as attributes and in Mixture(membership=...); choose one.")

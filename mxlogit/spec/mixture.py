@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 
 from mxlogit.errors import SpecificationError, check_flag, check_whole
 from mxlogit.spec.names import check_names
@@ -73,11 +74,11 @@ class Mixture:
                 f"got {self.ignored!r}."
             )
         for number in self.ignored:
-            if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= self.classes:
+            if isinstance(number, bool) or not isinstance(number, Integral) or not 1 <= number <= self.classes:
                 raise SpecificationError(
                     f"Mixture(ignored=...): {number!r} is no class; they are numbered from 1 to {self.classes}."
                 )
-        return {n: check_names(f"Mixture(ignored={{{n}: ...}})", names) for n, names in self.ignored.items()}
+        return {int(n): check_names(f"Mixture(ignored={{{n}: ...}})", names) for n, names in self.ignored.items()}
 
     def places_ignored(self, names: Sequence[str]) -> tuple[tuple[int, ...], ...]:
         """Positions in ``names`` of the columns that each class ignores."""

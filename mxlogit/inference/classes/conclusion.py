@@ -18,10 +18,13 @@ from mxlogit.inference.clock import Clock
 from mxlogit.inference.msle.covariance import information_criteria
 from mxlogit.inference.start import MultinomialLogit, is_separated
 from mxlogit.integration.class_tastes import ClassTastes
+from mxlogit.integration.mixture_tastes import MixtureTastes
 from mxlogit.model.classes import ClassPopulation, ClassSpace
 
 # Difference in nats below which another optimum counts as a description of the data that is as good.
 _CLOSE = 2.0
+# Members below which a class is empty.
+_EMPTY = 0.5
 # Effect in utils of an attribute's typical difference beyond which a coefficient counts as unbounded.
 _UNBOUNDED = 12.0
 
@@ -93,11 +96,12 @@ class ClassFit:
             status = Status.STALLED
         if not status.converged:
             warnings.insert(0, status.value)
+        model = self.likelihood.model
         outcome = Outcome(
             samples,
             center,
             status,
-            ClassTastes(self.likelihood.model),
+            MixtureTastes(model, self.seed) if self.space.is_spread else ClassTastes(model),
             found,
             warnings,
             covariance,
@@ -124,6 +128,12 @@ class ClassFit:
         panel = self.likelihood.panel
         shares = shares_of(center, panel.covariates, self.likelihood.weights)
         members, own = (shares * self.likelihood.weights.sum()).tolist(), self.space.width
+        empty = [f"class{c + 1}" for c, n in enumerate(members) if n < _EMPTY]
+        if empty:
+            return [
+                f"Nobody belongs to {', '.join(empty)}: logits of membership run away, and their errors mean nothing. "
+                "Leave the class out."
+            ]
         small = [f"class{c + 1} ({n:.1f})" for c, n in enumerate(members) if n < max(own, 5)]
         if not small:
             return []

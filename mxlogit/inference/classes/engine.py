@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from mxlogit.diagnostics.error import (
 from mxlogit.diagnostics.record import Diagnostics
 from mxlogit.diagnostics.thresholds import LARGEST_RHAT
 from mxlogit.draws.generators import make_generator
+from mxlogit.errors import SpecificationError
 from mxlogit.execution.people import People
 from mxlogit.fit import Fit, Samples, Status
 from mxlogit.guide.population import GaussianFactor
@@ -64,6 +66,24 @@ class ClassSettings(Protocol):
 
     n_samples: int
     max_seconds: float | None
+
+
+def refuse_settings(settings: Any, used: Sequence[str]) -> None:
+    """Check that no setting of an engine has been changed that populations of classes do not use.
+
+    Raises
+    ------
+    SpecificationError
+        If some have.
+    """
+    usual = type(settings)().get_params(deep=False)
+    changed = [name for name, value in settings.get_params(deep=False).items() if value != usual[name]]
+    ignored = [name for name in changed if name not in used]
+    if ignored:
+        raise SpecificationError(
+            f"{type(settings).__name__}: settings {ignored} have no effect with mixing=Mixture(...), which uses "
+            f"{list(used)}; leave them out."
+        )
 
 
 def find_classes(
@@ -123,6 +143,7 @@ def fit_class_posterior(
     callback: Callback,
 ) -> Fit:
     """Posterior around its best mode: weighted draws; where too few of them count, chains, or a Gaussian."""
+    refuse_settings(settings, ("n_samples", "max_seconds"))
     fit = find_classes(model, people, generator, callback, settings.max_seconds, with_prior=True)
     posterior, gaussian = _posterior(fit), _gaussian(fit)
     weighted = None if fit.clock.is_over() else weigh(posterior, gaussian, fit.seed)
@@ -158,6 +179,7 @@ def fit_class_maximum(
     callback: Callback,
 ) -> Fit:
     """Maximum likelihood, by EM and Newton steps."""
+    refuse_settings(settings, ("covariance", "n_starts", "n_samples", "max_seconds"))
     assert isinstance(model.space, ClassSpace)
     count = 2 * starts * model.space.n_classes
     fit = find_classes(model, people, generator, callback, settings.max_seconds, with_prior=False, starts=count)
@@ -237,7 +259,7 @@ def _of_weighted(fit: ClassFit, weighed: Weighed, n_samples: int) -> Fit:
 def _of_gaussian(fit: ClassFit, gaussian: GaussianFactor, n_samples: int) -> Fit:
     """The fit of a Gaussian, of unknown error."""
     samples = draw_samples(fit.space, gaussian, n_samples, fit.seed)
-    cause = Cause.TIME if fit.clock.was_over else Cause.APPROXIMATION
+    cause = Cause.TIME if fit.clock.was_over else Cause.WEIGHTS
     error = ErrorEstimate(samples.labels, (unknown_errors(cause, fit.space.size),))
     found = Diagnostics(corrected=False, rung="Gaussian")
     return fit.conclude(samples, fit.space.from_report(samples.mean), Status.CONVERGED, found, error, [])

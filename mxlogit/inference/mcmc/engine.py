@@ -24,7 +24,7 @@ from mxlogit.fit import Fit, Outcome, Status, TasteStates
 from mxlogit.inference.budgets import AFTER_CHAINS
 from mxlogit.inference.checks import MAX_SECONDS
 from mxlogit.inference.classes.chains import ChainPlan
-from mxlogit.inference.classes.engine import fit_class_chains
+from mxlogit.inference.classes.engine import fit_class_chains, refuse_settings
 from mxlogit.inference.clock import Clock
 from mxlogit.inference.mcmc.gibbs_run import ChainSettings, Sampled, run_gibbs
 from mxlogit.inference.method import Callback
@@ -179,6 +179,7 @@ class MCMC(BaseEstimator):  # type: ignore[misc]
         """
         self.check()
         if model.has_classes:
+            refuse_settings(self, ("chains", "warmup", "samples", "thin", "max_seconds"))
             plan = ChainPlan(self.chains, self.warmup, self.samples, self.thin)
             return fit_class_chains(model, people, plan, self.max_seconds, generator, callback)
         if self.sampler != "gibbs":
