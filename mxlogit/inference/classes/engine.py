@@ -37,7 +37,7 @@ from mxlogit.inference.classes.posterior import (
     shares_of,
     weigh,
 )
-from mxlogit.inference.classes.search import STARTS_PER_CLASS, climb, random_starts, recorder, search
+from mxlogit.inference.classes.search import STARTS_PER_CLASS, Starts, climb, recorder, search
 from mxlogit.inference.clock import Clock
 from mxlogit.inference.method import Callback
 from mxlogit.inference.msle.covariance import EstimatorCovariance
@@ -121,9 +121,7 @@ def find_classes(
     many = len(panel) > most
     sample = panel.take(people.draw(most, (seed, -3)).to(panel.like.device)) if many else panel
     count = starts or STARTS_PER_CLASS * space.n_classes // (2 if space.is_spread else 1)
-    optimum = search(
-        objective(sample, _SEARCH_DRAWS), lambda number: random_starts(model, logit, count, seed + number), clock
-    )
+    optimum = search(objective(sample, _SEARCH_DRAWS), Starts(model, logit, count, seed), clock)
     final, place = objective(panel, _DRAWS), optimum.place
     if many or space.is_spread:
         place = climb(final, place.vector, 100, recorder(clock, "all people"), clock.is_over)

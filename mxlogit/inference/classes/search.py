@@ -20,7 +20,9 @@ from mxlogit.optim.trust_region import Iteration
 # Starts per class, and steps of each before the better ones go on; chosen by hand.
 STARTS_PER_CLASS, _FIRST_STEPS = 6, 12
 # Share of the starts that go on to the end, and most rounds of starts.
-_PROMISING, _MOST_ROUNDS = 0.34, 4
+_PROMISING, _MOST_ROUNDS = 0.34, 5
+# Exchanges of each class in a round.
+_EXCHANGES = 2
 # Most steps of a climb; those of EM are slow where classes overlap.
 MOST_STEPS = 500
 # Steps over which the increase is judged.
@@ -66,26 +68,63 @@ class Optimum:
         )
 
 
-def random_starts(model: MixedLogitModel, logit: MultinomialLogit, count: int, seed: int) -> list[Tensor]:
-    """Unconstrained vectors with classes around the coefficients of a multinomial logit."""
-    space, generator = model.space, make_generator(seed, 83)
-    assert isinstance(space, ClassSpace)
-    f, unit = space.n_fixed, 1.0 / model.attribute_scale
-    centre, size = logit.coefficients[f:].clone(), torch.empty_like(unit[f:])
-    for i, family in enumerate(model.mixing.families):
-        if family.units == "log":
-            centre[i] = (family.sign * centre[i]).clamp(min=0.1 * float(unit[f + i])).log()
-            size[i] = 1.0
-        else:
-            size[i] = _RELATIVE * centre[i].abs() + _UTILS * unit[f + i]
-    found = []
-    for _ in range(count):
-        tastes = centre + size * torch.randn(space.n_classes, space.n_random, generator=generator, dtype=torch.float64)
-        shape = (space.n_classes - 1, 1 + len(space.covariates))
-        membership = torch.zeros(shape, dtype=torch.float64)
-        membership[:, 0] = _LOGITS * torch.randn(shape[0], generator=generator, dtype=torch.float64)
-        found.append(space.join(logit.coefficients[:f], _of_classes(model, tastes), membership))
-    return found
+@dataclass(frozen=True)
+class Starts:
+    """Points where searches begin: classes around the coefficients of a multinomial logit.
+
+    Attributes
+    ----------
+    model : MixedLogitModel
+    logit : MultinomialLogit
+    count : int
+        Number of random starts.
+    seed : int
+    """
+
+    model: MixedLogitModel
+    logit: MultinomialLogit
+    count: int
+    seed: int
+
+    @property
+    def space(self) -> ClassSpace:
+        """Layout of the parameters."""
+        assert isinstance(self.model.space, ClassSpace)
+        return self.model.space
+
+    def random(self) -> list[Tensor]:
+        """Unconstrained vectors with random classes."""
+        space, generator = self.space, make_generator(self.seed, 83)
+        shape, found = (space.n_classes - 1, 1 + len(space.covariates)), list[Tensor]()
+        for _ in range(self.count):
+            tastes = _of_classes(self.model, self._draw(space.n_classes, generator))
+            membership = torch.zeros(shape, dtype=torch.float64)
+            membership[:, 0] = _LOGITS * torch.randn(shape[0], generator=generator, dtype=torch.float64)
+            found.append(space.join(self.logit.coefficients[: space.n_fixed], tastes, membership))
+        return found
+
+    def exchanged(self, vector: Tensor, number: int) -> list[Tensor]:
+        """Unconstrained vectors in which one class of a given one (D,) is somewhere else."""
+        space, generator = self.space, make_generator(self.seed, 84, number)
+        fixed, tastes, membership = space.own(vector)
+        found = list[Tensor]()
+        for place in range(_EXCHANGES * space.n_classes):
+            moved = tastes.clone()
+            moved[place % space.n_classes] = _of_classes(self.model, self._draw(1, generator))[0]
+            found.append(space.join(fixed, moved, membership))
+        return found
+
+    def _draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """Locations (count, k) of classes."""
+        f, unit = self.space.n_fixed, 1.0 / self.model.attribute_scale
+        centre, size = self.logit.coefficients[f:].clone(), torch.empty_like(unit[f:])
+        for i, family in enumerate(self.model.mixing.families):
+            if family.units == "log":
+                centre[i] = (family.sign * centre[i]).clamp(min=0.1 * float(unit[f + i])).log()
+                size[i] = 1.0
+            else:
+                size[i] = _RELATIVE * centre[i].abs() + _UTILS * unit[f + i]
+        return centre + size * torch.randn(count, len(centre), generator=generator, dtype=torch.float64)
 
 
 def _of_classes(model: MixedLogitModel, locations: Tensor) -> Tensor:
@@ -103,28 +142,28 @@ def _of_classes(model: MixedLogitModel, locations: Tensor) -> Tensor:
     return torch.cat([locations, scale.log(), partial], -1)
 
 
-def search(objective: ClassObjective, draw_starts: Callable[[int], list[Tensor]], clock: Clock) -> Optimum:
-    """Climb from random starts, and from the better ones to the end, until two of these agree on the best optimum.
+def search(objective: ClassObjective, starts: Starts, clock: Clock) -> Optimum:
+    """Climb from random starts, and from the better ones to the end; then exchange classes of the best optimum.
 
-    Parameters
-    ----------
-    objective : ClassObjective
-    draw_starts : callable
-        Function of the number of a round, from zero, that returns its starts.
-    clock : Clock
+    In turn each class of the best optimum is put elsewhere, and the search goes on from there, until no exchange leads
+    higher (after split and merge EM: Ueda, Nakano, Ghahramani and Hinton 2000, Neural Computation 12).
     """
-    last, count = list[Place](), 0
-    for number in range(_MOST_ROUNDS):
-        starts = draw_starts(number)
-        last += _finish(objective, _begin(objective, starts, count, clock), len(last), clock)
-        count += len(starts)
-        best = max(last, key=lambda found: found.value)
-        gaps = [best.value - found.value for found in last]
-        others = [gap for gap in gaps if gap > objective.same]
-        if len(gaps) - len(others) > 1 or clock.is_over():
+    first = starts.random()
+    last, count = _finish(objective, _begin(objective, first, 0, clock), 0, clock), len(first)
+    for number in range(1, _MOST_ROUNDS):
+        before = max(last, key=lambda found: found.value)
+        if clock.is_over():
             break
+        others = starts.exchanged(before.vector, number)
+        last += _finish(objective, _begin(objective, others, count, clock), len(last), clock)
+        count += len(others)
+        if max(found.value for found in last) - before.value < objective.same:
+            break
+    best = max(last, key=lambda found: found.value)
+    gaps = [best.value - found.value for found in last]
+    lower = [gap for gap in gaps if gap > objective.same]
     converged = best.decrement() < 10.0 * objective.tolerance
-    return Optimum(best, converged, count, len(gaps) - len(others), len(last), min(others, default=math.inf))
+    return Optimum(best, converged, count, len(gaps) - len(lower), len(last), min(lower, default=math.inf))
 
 
 def _begin(objective: ClassObjective, starts: list[Tensor], before: int, clock: Clock) -> list[Place]:
