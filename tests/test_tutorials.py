@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 FIGURES = (ROOT / "docs" / "benchmarks.md").read_text()
 TEXTS = README + FIGURES
-TUTORIALS = sorted((ROOT / "tutorials").glob("0*.py"))
+TUTORIALS = sorted((ROOT / "tutorials").glob("[0-9]*.py"))
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg", "MXLOGIT_SMOKE": "1"}
 
 
@@ -29,8 +29,8 @@ def run(command, environment=ENVIRONMENT, folder=ROOT):
     return done.stdout
 
 
-def test_there_are_nine():
-    assert [int(path.name[:2]) for path in TUTORIALS] == list(range(1, 10))
+def test_there_are_ten():
+    assert [int(path.name[:2]) for path in TUTORIALS] == list(range(1, 11))
 
 
 # What tutorials do on small data, and less at which their assertions hold as well.

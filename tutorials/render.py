@@ -36,7 +36,7 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help="such as 01_first_model")
     parser.add_argument("--out", type=Path, default=HERE.parent / "docs" / "tutorials")
     options = parser.parse_args()
-    scripts = {path.stem: path for path in sorted(HERE.glob("0*.py"))}
+    scripts = {path.stem: path for path in sorted(HERE.glob("[0-9]*.py"))}
     unknown = sorted(set(options.names) - set(scripts))
     if unknown:
         parser.error(f"unknown tutorials {unknown}; there are {list(scripts)}")

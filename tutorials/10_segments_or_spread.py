@@ -1,0 +1,201 @@
+# %% [markdown]
+# # 10. Segments or spread?
+#
+# People differ. A population can be described by a continuous distribution of tastes (spread), by covariates that say
+# whose tastes are which, or by a few classes of decision makers who are alike (segments). Here four such descriptions of
+# the same Swiss travellers are fitted and judged by people left out.
+
+# %%
+import os
+
+import matplotlib.pyplot as plt
+import pandas as pd
+
+from mxlogit import VI, MixedLogit, Mixture, datasets, plots
+
+SMOKE = os.environ.get("MXLOGIT_SMOKE") == "1"
+EVERY = 25 if SMOKE else 4
+CLASSES = [2] if SMOKE else [2, 3, 4]
+CHOSEN = CLASSES[len(CLASSES) // 2]
+
+everyone = datasets.load_swissmetro()
+df = everyone[everyone["id"].isin(everyone["id"].unique()[::EVERY])].copy()
+df["car"] = (df["alternative"] == "CAR").astype(float)
+df["train"] = (df["alternative"] == "TRAIN").astype(float)
+df["male"], df["first"] = df["MALE"], df["FIRST"]
+df["commuter"] = (df["PURPOSE"] == 1).astype(int)
+print(f"{df['id'].nunique()} decision makers, {len(df.drop_duplicates(['id', 'situation']))} choice situations")
+
+# %% [markdown]
+# Every fourth decision maker keeps this short. Tastes for time (hundreds of minutes) and car vary; the coefficients of
+# cost (hundreds of francs) and of train are fixed, so that the value of time has a mean. Covariates are constant within
+# a person: sex, first class, and whether the trip is to work (the others are on business).
+
+# %%
+WHO = ["first"] if SMOKE else ["male", "first", "commuter"]
+settings = {
+    "fixed": ["cost", "train"],
+    "random": ["time", "car"],
+    "availability": "available",
+    "method": VI(correct=False, flow=None, n_samples=32) if SMOKE else VI(),
+    "random_state": 0,
+}
+
+
+def fit(**population):
+    return MixedLogit(**settings, **population).fit(df)
+
+
+# %% [markdown]
+# ## Four populations
+#
+# One correlated normal; the same with means that depend on covariates; latent classes, whose members are alike and whose
+# *shares* depend on covariates; a mixture of normals, in which each class has a mean and a covariance of its own.
+
+# %%
+one = fit()
+shifted = fit(mean_shifters={"time": WHO, "car": WHO})
+by_number = {number: fit(mixing=Mixture(classes=number, spread=0, membership=WHO)) for number in CLASSES}
+classes = by_number[CHOSEN]
+models = {"one normal": one, "normal, shifted means": shifted, f"{CHOSEN} classes": classes}
+if not SMOKE:
+    models["two normals"] = fit(mixing=Mixture(classes=2))
+
+# %% [markdown]
+# Not every fit is equally sure of itself. `diagnostics_["trust"]` says how far each may be off:
+
+# %%
+for name, est in models.items():
+    print(f"{name}: {est.diagnostics_['trust']}")
+
+# %% [markdown]
+# ## Segments
+#
+# The last rows of the summary are the shares of the classes among these people. Rows such as `class2:male` are effects
+# of covariates on the logit of belonging to that class and not to the first.
+
+# %%
+classes.summary().round(2)
+
+# %%
+classes.class_tastes().round(2)
+
+# %% [markdown]
+# Classes are numbered by their shares, largest first, so that a label means the same in every posterior sample. Another
+# data set may number the same segments otherwise: compare tastes, not labels.
+
+# %%
+axes = plots.plot_classes(classes)
+
+# %% [markdown]
+# Shares depend on covariates. Among men who travel first class on business, and women who commute in second class:
+
+# %%
+business = {name: {"male": 1, "first": 1, "commuter": 0}[name] for name in WHO}
+commuters = {name: {"male": 0, "first": 0, "commuter": 1}[name] for name in WHO}
+shares = pd.concat(
+    {
+        name: classes.class_tastes(covariates).xs("share", level="statistic").droplevel("coefficient")
+        for name, covariates in (("business", business), ("commuters", commuters))
+    },
+    names=["who"],
+)
+shares.round(2)
+
+# %% [markdown]
+# Nine choices say more of a person than covariates do. Probabilities of membership given these choices:
+
+# %%
+members = classes.class_memberships()
+members.head(8).round(3)
+
+# %%
+clear = (members.max(axis=1) > 0.9).mean()
+print(f"{clear:.0%} of the people belong to one class with a probability above 0.9")
+
+# %% [markdown]
+# ## What is an hour worth?
+#
+# In francs, as in tutorial 9: by class, and in the populations by covariates.
+
+
+# %%
+def value_of_time(est, **who):
+    table = -60.0 * est.wtp("time", "cost", **who).loc[["mean"], ["estimate", "upper", "lower"]]
+    return table.set_axis(["estimate", "lower", "upper"], axis=1).iloc[0]
+
+
+by_class = pd.DataFrame({name: value_of_time(classes, people=name) for name in members.columns}).T
+by_class.round(1)
+
+# %%
+by_covariates = pd.DataFrame(
+    {
+        (name, group): value_of_time(est, covariates=who)
+        for name, est in models.items()
+        if est in (shifted, classes)
+        for group, who in (("business", business), ("commuters", commuters))
+    }
+).T
+by_covariates.round(1)
+
+# %% [markdown]
+# ## Pictures of the populations
+#
+# Lines as high as the share of a class, where a normal has a density.
+
+# %%
+drawn = {name: est for name, est in models.items() if est is not shifted}
+figure, grid = plt.subplots(len(drawn), 2, figsize=(8.0, 2.7 * len(drawn)), layout="tight")
+for row, (name, est) in zip(grid, drawn.items(), strict=True):
+    plots.plot_taste_distributions(est, axes=row)
+    row[0].set_title(name, loc="left", fontsize=9)
+
+# %% [markdown]
+# ## Judged by people left out
+#
+# The expected log predictive density of a new decision maker's choices, and differences to the best with standard
+# errors, paired by person. `compare_models(models)` gives the same columns beside information criteria.
+
+# %%
+candidates = {**models, **{f"{number} classes": est for number, est in by_number.items()}}
+loo = {name: est.loo() for name, est in candidates.items()}
+best = max(loo, key=lambda name: loo[name].elpd)
+rows = {
+    name: (density.elpd, density.elpd_error, *((0.0, 0.0) if name == best else density.minus(loo[best])))
+    for name, density in loo.items()
+}
+columns = ["elpd", "error", "difference", "error of difference"]
+judged = pd.DataFrame.from_dict(rows, orient="index", columns=columns).sort_values("elpd", ascending=False)
+judged.round(1)
+
+# %% [markdown]
+# ## How many classes?
+#
+# Leave-one-out and the log evidence are larger when better; the evidence is nan where weighted draws of the posterior
+# failed. A likelihood of classes has many local optima, so that each fit starts many times: `diagnostics_["start"]` says
+# how often the best one was found, and by how much the next is worse.
+
+# %%
+numbers = {
+    number: {
+        "elpd": loo[f"{number} classes"].elpd,
+        "log evidence": est.diagnostics_.get("log_evidence"),
+        "smallest share": est.class_tastes().xs("share", level="statistic")["estimate"].min(),
+    }
+    for number, est in by_number.items()
+}
+for number, est in by_number.items():
+    print(f"{number} classes: {est.diagnostics_['start']}")
+numbers = pd.DataFrame.from_dict(numbers, orient="index").rename_axis("classes").astype(float)
+numbers.round(2)
+
+# %%
+assert abs(members.sum(axis=1) - 1.0).max() < 1e-6
+shares_of_classes = classes.class_tastes().xs("share", level="statistic")["estimate"]
+assert abs(shares_of_classes.sum() - 1.0) < 1e-6
+assert shares_of_classes.is_monotonic_decreasing
+assert by_class["estimate"].max() > 0
+assert best in ("one normal", "normal, shifted means", "two normals")
+assert (numbers["elpd"].diff().dropna() > 0).all()
+assert judged["difference"].max() == 0.0
