@@ -43,6 +43,7 @@ settings = {
 
 
 def fit(**population):
+    """Fit a model of these travellers with a description of the population."""
     return MixedLogit(**settings, **population).fit(df)
 
 
@@ -85,7 +86,8 @@ classes.class_tastes().round(2)
 # data set may number the same segments otherwise: compare tastes, not labels.
 
 # %%
-axes = plots.plot_classes(classes)
+figure, axes = plt.subplots(1, 2, figsize=(9.0, 2.7), layout="tight")
+axes = plots.plot_classes(classes, axes=axes)
 
 # %% [markdown]
 # Shares depend on covariates. Among men who travel first class on business, and women who commute in second class:
@@ -114,6 +116,14 @@ clear = (members.max(axis=1) > 0.9).mean()
 print(f"{clear:.0%} of the people belong to one class with a probability above 0.9")
 
 # %% [markdown]
+# Who are they? Mean probabilities of membership of those with and without the annual season ticket, a covariate that no
+# model here has seen:
+
+# %%
+ticket = df.drop_duplicates("id").set_index("id")["GA"].loc[members.index]
+members.groupby(ticket.to_numpy()).mean().rename_axis("season ticket").round(2)
+
+# %% [markdown]
 # ## What is an hour worth?
 #
 # In francs, as in tutorial 9: by class, and in the populations by covariates.
@@ -121,6 +131,7 @@ print(f"{clear:.0%} of the people belong to one class with a probability above 0
 
 # %%
 def value_of_time(est, **who):
+    """Mean value of time in francs per hour, with a 95 % interval."""
     table = -60.0 * est.wtp("time", "cost", **who).loc[["mean"], ["estimate", "upper", "lower"]]
     return table.set_axis(["estimate", "lower", "upper"], axis=1).iloc[0]
 
@@ -129,20 +140,17 @@ by_class = pd.DataFrame({name: value_of_time(classes, people=name) for name in m
 by_class.round(1)
 
 # %%
-by_covariates = pd.DataFrame(
-    {
-        (name, group): value_of_time(est, covariates=who)
-        for name, est in models.items()
-        if est in (shifted, classes)
-        for group, who in (("business", business), ("commuters", commuters))
-    }
-).T
+in_francs = {(name, "everyone"): value_of_time(est) for name, est in models.items()}
+for name in ("normal, shifted means", f"{CHOSEN} classes"):
+    for group, who in (("business", business), ("commuters", commuters)):
+        in_francs[name, group] = value_of_time(models[name], covariates=who)
+by_covariates = pd.DataFrame(in_francs).T.sort_index(level=0, sort_remaining=False)
 by_covariates.round(1)
 
 # %% [markdown]
 # ## Pictures of the populations
 #
-# Lines as high as the share of a class, where a normal has a density.
+# Lines as high as the share of a class, where a normal has a density, on the same axes.
 
 # %%
 drawn = {name: est for name, est in models.items() if est is not shifted}
@@ -150,6 +158,8 @@ figure, grid = plt.subplots(len(drawn), 2, figsize=(8.0, 2.7 * len(drawn)), layo
 for row, (name, est) in zip(grid, drawn.items(), strict=True):
     plots.plot_taste_distributions(est, axes=row)
     row[0].set_title(name, loc="left", fontsize=9)
+    row[0].set_xlim(-25.0, 12.0)
+    row[1].set_xlim(-18.0, 18.0)
 
 # %% [markdown]
 # ## Judged by people left out
@@ -162,18 +172,23 @@ candidates = {**models, **{f"{number} classes": est for number, est in by_number
 loo = {name: est.loo() for name, est in candidates.items()}
 best = max(loo, key=lambda name: loo[name].elpd)
 rows = {
-    name: (density.elpd, density.elpd_error, *((0.0, 0.0) if name == best else density.minus(loo[best])))
+    name: (
+        density.elpd,
+        density.elpd_error,
+        *((0.0, 0.0) if name == best else density.minus(loo[best])),
+        density.people_above_k,
+    )
     for name, density in loo.items()
 }
-columns = ["elpd", "error", "difference", "error of difference"]
+columns = ["elpd", "error", "difference", "error of difference", "people above k"]
 judged = pd.DataFrame.from_dict(rows, orient="index", columns=columns).sort_values("elpd", ascending=False)
-judged.round(1)
+judged.round(3)
 
 # %% [markdown]
 # ## How many classes?
 #
-# Leave-one-out and the log evidence are larger when better; the evidence is nan where weighted draws of the posterior
-# failed. A likelihood of classes has many local optima, so that each fit starts many times: `diagnostics_["start"]` says
+# Leave-one-out and the log evidence are larger when better; the evidence is missing where weighted draws of the
+# posterior failed. A likelihood of classes has many local optima, so that each fit starts many times: `diagnostics_["start"]` says
 # how often the best one was found, and by how much the next is worse.
 
 # %%
