@@ -63,11 +63,12 @@ if not SMOKE:
     models["two normals"] = fit(mixing=Mixture(classes=2))
 
 # %% [markdown]
-# Not every fit is equally sure of itself. `diagnostics_["trust"]` says how far each may be off:
+# Not every fit is equally sure of itself. `diagnostics_["status"]` says whether it converged, `diagnostics_["trust"]` how
+# far it may be off:
 
 # %%
 for name, est in models.items():
-    print(f"{name}: {est.diagnostics_['trust']}")
+    print(f"{name}: {est.diagnostics_['status']} {est.diagnostics_['trust']}")
 
 # %% [markdown]
 # ## Segments
@@ -185,11 +186,18 @@ judged = pd.DataFrame.from_dict(rows, orient="index", columns=columns).sort_valu
 judged.round(3)
 
 # %% [markdown]
+# Classes against the normal whose fit is trusted:
+
+# %%
+gaps = {name: density.minus(loo["one normal"]) for name, density in loo.items() if name.endswith("classes")}
+pd.DataFrame.from_dict(gaps, orient="index", columns=["to one normal", "error of difference"]).round(1)
+
+# %% [markdown]
 # ## How many classes?
 #
 # Leave-one-out and the log evidence are larger when better; the evidence is missing where weighted draws of the
-# posterior failed. A likelihood of classes has many local optima, so that each fit starts many times: `diagnostics_["start"]` says
-# how often the best one was found, and by how much the next is worse.
+# posterior failed. A likelihood of classes has many local optima, so that each fit starts many times:
+# `diagnostics_["start"]` says how often the best one was found, and by how much the next is worse.
 
 # %%
 numbers = {
@@ -200,24 +208,26 @@ numbers = {
     }
     for number, est in by_number.items()
 }
-for number, est in by_number.items():
-    print(f"{number} classes: {est.diagnostics_['start']}")
+for name, est in candidates.items():
+    if est.mixing is not None:
+        print(f"{name}: {est.diagnostics_['start']}")
 numbers = pd.DataFrame.from_dict(numbers, orient="index").rename_axis("classes").astype(float)
 numbers.round(2)
 
 # %% [markdown]
 # ## How to read it
 #
-# - **Spread predicts.** On this sample three classes predict new people worse than two normals do, by 146 nats with a
-#   standard error of 26, and even four by 108 (21): people within a class differ, and points cannot say so. The other
-#   continuous populations are within two standard errors of the best (one normal 12, with an error of 9; shifted means
-#   2, with one of 12): these people do not tell them apart. The two normals are a Gaussian approximation of unknown
-#   error as well (`diagnostics_["trust"]` above), which `MCMC()` would check.
+# - **Spread predicts.** Three classes predict new people worse than one normal does, by 134 nats with a standard error of
+#   25, and even four by 96 (17): people within a class differ, and points cannot say so.
+# - **A score is as good as its fit.** The two normals lead the table, but by 12 (error 9) to one normal and 2 (12) to
+#   shifted means, hence within two standard errors. Their search did not converge, only one of 24 starts led to its
+#   optimum, and a Gaussian of unknown error stands for the posterior. 188 people do not tell a mixture of normals from
+#   one normal.
 # - **Segments describe.** The third class dislikes the car and, it seems, likes time. It holds 59 % of the season-ticket
 #   holders and 7 % of the others by mean probability: it stands for a covariate that the model lacks. The next step is
 #   `membership=[..., "GA"]`, or a shift of the means, rather than a story about people who enjoy travelling.
 # - **Money needs the better description.** The mean value of time is 90 to 98 francs an hour in the three continuous
-#   populations, and 288 in the three classes, with an interval that does not overlap theirs. An interval holds for its
+#   populations and 288 in the three classes, whose interval does not overlap the others. An interval holds for its
 #   model: it does not contain the doubt about the model.
 # - **Covariates** move shares of classes, or means of tastes. `class1` has 55 % of the men who travel first class on
 #   business and 20 % of the women who commute in second class. With shifted means it is the values of time that differ:
