@@ -220,12 +220,12 @@ numbers.round(2)
 # - **Spread predicts.** Three classes predict new people worse than one normal does, by 134 nats with a standard error of
 #   25, and even four by 96 (17): people within a class differ, and points cannot say so.
 # - **A score is as good as its fit.** The two normals lead the table, but by 12 (error 9) to one normal and 2 (12) to
-#   shifted means, hence within two standard errors. Their search did not converge, only one of 24 starts led to its
-#   optimum, and a Gaussian of unknown error stands for the posterior. 188 people do not tell a mixture of normals from
-#   one normal.
+#   shifted means, hence within two standard errors. Their search did not converge, one of the 12 starts that went on to
+#   the end led to its optimum, and a Gaussian of unknown error stands for the posterior. 188 people do not tell a mixture
+#   of normals from one normal.
 # - **Segments describe.** The third class dislikes the car and, it seems, likes time. It holds 59 % of the season-ticket
-#   holders and 7 % of the others by mean probability: it stands for a covariate that the model lacks. The next step is
-#   `membership=[..., "GA"]`, or a shift of the means, rather than a story about people who enjoy travelling.
+#   holders and 7 % of the others by mean probability: a sign that it stands for a covariate the model lacks. The next
+#   step is `membership=[..., "GA"]`, or a shift of the means, rather than a story about people who enjoy travelling.
 # - **Money needs the better description.** The mean value of time is 90 to 98 francs an hour in the three continuous
 #   populations and 288 in the three classes, whose interval does not overlap the others. An interval holds for its
 #   model: it does not contain the doubt about the model.
