@@ -44,7 +44,8 @@ settings = {
 
 def fit(**population):
     """Fit a model of these travellers with a description of the population."""
-    return MixedLogit(**settings, **population).fit(df)
+    quick = {"method": VI(n_samples=32)} if SMOKE and "mixing" in population else {}
+    return MixedLogit(**{**settings, **population, **quick}).fit(df)
 
 
 # %% [markdown]
@@ -73,7 +74,7 @@ for name, est in models.items():
 # %% [markdown]
 # ## Segments
 #
-# The last rows of the summary are the shares of the classes among these people. Rows such as `class2:male` are effects
+# The last rows of the summary are the shares of the classes among these people. Rows such as `class2.membership:male` are effects
 # of covariates on the logit of belonging to that class and not to the first.
 
 # %%
