@@ -104,6 +104,9 @@ class MSLE(BaseEstimator):  # type: ignore[misc]
 
     Notes
     -----
+    Populations of classes (``mixing=Mixture(...)``) have no simulated draws to choose: of the settings they use
+    ``covariance``, ``n_starts`` (times two for each class), ``n_samples`` and ``max_seconds``.
+
     Priors are not used: with perfect separation no maximum exists, and the fit warns of it.
 
     References

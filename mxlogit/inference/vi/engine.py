@@ -107,6 +107,11 @@ class VI(BaseEstimator):  # type: ignore[misc]
         File that records every pass over the people ("newton" only). A fit that was interrupted, or ended by
         ``max_seconds``, resumes after its last recorded pass when repeated with the same data, settings and
         ``random_state``, and gives the same result; the file is deleted at the end of a fit.
+
+    Notes
+    -----
+    Populations of classes (``mixing=Mixture(...)``) use ``n_samples`` and ``max_seconds`` only: their posterior is that of
+    weighted draws around the best mode, or of Hamiltonian chains where too few of these count.
     """
 
     def __init__(
