@@ -110,8 +110,8 @@ class VI(BaseEstimator):  # type: ignore[misc]
 
     Notes
     -----
-    Populations of classes (``mixing=Mixture(...)``) use ``n_samples`` and ``max_seconds`` only: their posterior is that of
-    weighted draws around the best mode, or of Hamiltonian chains where too few of these count.
+    Populations of classes (``mixing=Mixture(...)``) use ``n_samples`` and ``max_seconds`` only: their posterior is that
+    of weighted draws around the best mode, or of Hamiltonian chains where too few of these count.
     """
 
     def __init__(
