@@ -41,6 +41,7 @@ ORDER = (
     "error",
     "use",
     "populations",
+    "classes",
 )
 _HEAD = """# Measured
 
