@@ -88,8 +88,12 @@ def report_fit(outcome: Outcome, model: MixedLogitModel, people: People, logit: 
     """
     passes = outcome.diagnostics.passes or clock.passes or None
     diagnostics = replace(_with_error(outcome), passes=passes, seconds=clock.seconds())
-    fit = Fit(**{**vars(outcome), "diagnostics": diagnostics}, history=clock.history)
-    return _assess(fit, model, people, logit)
+    return _assess(with_history(replace(outcome, diagnostics=diagnostics), clock), model, people, logit)
+
+
+def with_history(outcome: Outcome, clock: Clock) -> Fit:
+    """The fit of an outcome whose diagnostics have been assessed."""
+    return Fit(**vars(outcome), history=clock.history)
 
 
 def _with_error(outcome: Outcome) -> Diagnostics:

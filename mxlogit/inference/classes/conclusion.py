@@ -16,6 +16,7 @@ from mxlogit.inference.classes.posterior import shares_of
 from mxlogit.inference.classes.search import Optimum
 from mxlogit.inference.clock import Clock
 from mxlogit.inference.msle.covariance import information_criteria
+from mxlogit.inference.report import with_history
 from mxlogit.inference.start import MultinomialLogit, is_separated
 from mxlogit.integration.class_tastes import ClassTastes
 from mxlogit.integration.mixture_tastes import MixtureTastes
@@ -108,7 +109,7 @@ class ClassFit:
             chains,
             error=error,
         )
-        return Fit(**vars(outcome), history=self.clock.history)
+        return with_history(outcome, self.clock)
 
     def _sentences(self, center: ClassPopulation, is_posterior: bool) -> list[str]:  # noqa: FBT001
         """What is doubtful about the classes."""
