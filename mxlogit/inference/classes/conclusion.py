@@ -32,7 +32,7 @@ _UNBOUNDED = 12.0
 
 @dataclass(frozen=True)
 class ClassFit:
-    """What all engines know at the end of the search for classes.
+    """The end of the search for classes, where engines go separate ways.
 
     Attributes
     ----------
@@ -112,7 +112,7 @@ class ClassFit:
         return with_history(outcome, self.clock)
 
     def _sentences(self, center: ClassPopulation, is_posterior: bool) -> list[str]:  # noqa: FBT001
-        """What is doubtful about the classes."""
+        """Sentences about doubtful classes, optima and coefficients."""
         found = [*self._about_sizes(center), *self._about_optima()]
         unbounded = self._unbounded(center)
         if unbounded:
