@@ -23,6 +23,7 @@ REPEATED = {
     "test_classes.py::TestEngines::test_evidence_and_leave_one_out_find_two_classes",
     "test_classes.py::TestEngines::test_the_mode_of_a_flat_prior_is_the_maximum",
     "test_classes.py::TestAnswers::test_comparison_with_chains",
+    "test_classes.py::TestBadRequests::test_more_classes_than_people_tell",
     "test_packed.py::test_labels_and_weights_survive",
     "test_ragged.py::test_a_pack_of_any_shape",
     "test_short_chains.py::test_chains_forget_a_fit_that_is_wrong[True]",
