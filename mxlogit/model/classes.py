@@ -66,6 +66,13 @@ class ClassPopulation(PopulationParameters):
         """Log probabilities of membership (*s, n, C) of people with covariates (n, z); (*s, 1, C) without."""
         return log_memberships(self.membership, covariates)
 
+    def mean_shares(self, covariates: Tensor | None, weights: Tensor) -> Tensor:
+        """Shares (*s, C) of the classes among people with covariates (n, z) and weights (n,)."""
+        shares = self.log_shares(covariates).exp()
+        if shares.shape[-2] == 1:
+            return shares[..., 0, :]
+        return torch.einsum("n,...nc->...c", weights / weights.sum(), shares)
+
     def class_tastes(self, mixing: Mixing, normals: Tensor | None = None) -> Tensor:
         """Parameters (*s, C, r, f + k) of the members of each class at standard normals (k, r); by default at zero."""
         location = self.location[..., None]

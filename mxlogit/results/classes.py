@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mxlogit.errors import SpecificationError
 from mxlogit.fit import Fit
-from mxlogit.model.classes import ClassPopulation, ClassSpace, log_memberships
+from mxlogit.model.classes import ClassPopulation, ClassSpace
 from mxlogit.model.mean_shifters import Covariates
 from mxlogit.model.mixed_logit import MixedLogitModel
 from mxlogit.results.intervals import SampledValues, interval_frame
@@ -45,16 +45,13 @@ def require_classes(model: MixedLogitModel) -> None:
 
 def mean_shares(population: ClassPopulation, people: Covariates | None) -> Tensor:
     """Shares (*s, C) of the classes among people, or, without covariates, in the population."""
-    if people is None or population.membership.shape[-1] == 1:
+    if people is None:
         return population.log_shares().exp()[..., 0, :]
-    weights = people.weights / people.weights.sum()
-    membership = population.membership
-    flat = membership.reshape(-1, *membership.shape[-2:])
-    parts = [
-        torch.einsum("n,snc->sc", weights, log_memberships(part, people.values).exp())
-        for part in flat.split(_SAMPLES_AT_ONCE)
-    ]
-    return torch.cat(parts).view(*membership.shape[:-2], -1)
+    if population.membership.dim() == 2:
+        return population.mean_shares(people.values, people.weights)
+    samples = range(0, len(population.membership), _SAMPLES_AT_ONCE)
+    parts = [population.map(lambda x, i=i: x[i : i + _SAMPLES_AT_ONCE]) for i in samples]  # type: ignore[misc]
+    return torch.cat([part.mean_shares(people.values, people.weights) for part in parts])
 
 
 def class_moments(model: MixedLogitModel, population: ClassPopulation) -> tuple[Tensor, Tensor]:

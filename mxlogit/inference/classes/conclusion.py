@@ -12,7 +12,6 @@ from mxlogit.diagnostics.record import Diagnostics
 from mxlogit.execution.people import People
 from mxlogit.fit import Fit, Outcome, Samples, Status
 from mxlogit.inference.classes.objective import ClassObjective, Likelihood
-from mxlogit.inference.classes.posterior import shares_of
 from mxlogit.inference.classes.search import Optimum
 from mxlogit.inference.clock import Clock
 from mxlogit.inference.msle.covariance import information_criteria
@@ -127,7 +126,7 @@ class ClassFit:
 
     def _about_sizes(self, center: ClassPopulation) -> list[str]:
         panel = self.likelihood.panel
-        shares = shares_of(center, panel.covariates, self.likelihood.weights)
+        shares = center.mean_shares(panel.covariates, self.likelihood.weights)
         members, own = (shares * self.likelihood.weights.sum()).tolist(), self.space.width
         empty = [f"class{c + 1}" for c, n in enumerate(members) if n < _EMPTY]
         if empty:

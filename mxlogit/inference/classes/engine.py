@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
 
 from mxlogit.diagnostics.error import (
     Cause,
@@ -34,13 +33,12 @@ from mxlogit.inference.classes.posterior import (
     differentiated,
     evidence_around,
     laplace,
-    shares_of,
     weigh,
 )
 from mxlogit.inference.classes.search import STARTS_PER_CLASS, Starts, climb, recorder, search
 from mxlogit.inference.clock import Clock
 from mxlogit.inference.method import Callback
-from mxlogit.inference.msle.covariance import EstimatorCovariance
+from mxlogit.inference.msle.covariance import EstimatorCovariance, draw_errors
 from mxlogit.inference.report import draw_samples, report_samples
 from mxlogit.inference.start import fit_multinomial_logit
 from mxlogit.inference.vi.moment_matching import match_moments
@@ -126,7 +124,7 @@ def find_classes(
     if many or space.is_spread:
         place = climb(final, place.vector, 100, recorder(clock, "all people"), clock.is_over)
     population = space.constrain(place.vector)
-    ordered = space.ordered(population, shares_of(population, panel.covariates, final.likelihood.weights))
+    ordered = space.ordered(population, population.mean_shares(panel.covariates, final.likelihood.weights))
     place = final.evaluate(space.unconstrain(ordered))
     converged = place.decrement() < (_SAME if space.is_spread else 10.0 * final.tolerance)
     clock.lap("search")
@@ -188,7 +186,7 @@ def fit_class_maximum(
     labels = tuple(space.labels)
     jacobian = torch.func.jacfwd(lambda vector: space.report(space.constrain(vector)))(place.vector)
     found = spread.covariance(covariance)
-    vectors = place.vector + _normals(found, settings.n_samples, fit.seed)
+    vectors = place.vector + draw_errors(found, settings.n_samples, fit.seed)
     samples = Samples(vectors, space.report(space.constrain(vectors)), labels, kind="sampling distribution")
     reported = jacobian @ found @ jacobian.T
     unknown = (jacobian[:, spread.unbounded(covariance)] != 0).any(-1)
@@ -213,15 +211,6 @@ def _gaussian(fit: ClassFit) -> GaussianFactor:
     found = replace(fit.optimum.place, curvature=differentiated(fit.objective, gaussian))
     # Away from the optimum the objective need not be concave.
     return gaussian if found.newton_step() is None else laplace(found)
-
-
-def _normals(covariance: Tensor, n: int, seed: int) -> Tensor:
-    """Draws (n, D) of a normal with mean zero, in antithetic pairs."""
-    deviation = covariance.diagonal().clamp(min=0.0).sqrt()
-    unit = torch.where(deviation > 0, deviation, 1.0)
-    values, vectors = torch.linalg.eigh(covariance / torch.outer(unit, unit))
-    half = torch.randn((n + 1) // 2, len(unit), generator=make_generator(seed, 5), dtype=torch.float64)
-    return deviation * (torch.cat([half, -half])[:n] @ (vectors * values.clamp(min=0.0).sqrt()).T)
 
 
 def _log_evidence(fit: ClassFit, of_one_mode: float) -> float:

@@ -19,7 +19,7 @@ from mxlogit.integration.class_likelihood import ClassLikelihood
 from mxlogit.integration.fixed_mixture_draws import FixedMixtureDraws
 from mxlogit.integration.mixture_likelihood import MixtureLikelihood
 from mxlogit.model.class_prior import ClassPrior
-from mxlogit.model.classes import ClassPopulation, ClassSpace
+from mxlogit.model.classes import ClassSpace
 from mxlogit.model.triangles import inverse_of_lower
 
 # Effective draws that suffice, and most draws; rows x classes x draws at most: about a minute of one core.
@@ -148,11 +148,3 @@ def evidence_around(posterior: ClassPosterior, vectors: Tensor, seed: int) -> fl
     drawn = proposal.sample(_PATIENCE, make_generator(seed, 41))
     ratio = posterior.log_prob(drawn) - proposal.log_prob(drawn)
     return float(ratio.logsumexp(0)) - math.log(len(drawn))
-
-
-def shares_of(population: ClassPopulation, covariates: Tensor | None, weights: Tensor) -> Tensor:
-    """Mean shares (*s, C) of the classes over people with weights (n,)."""
-    shares = population.log_shares(covariates).exp()
-    if shares.shape[-2] == 1:
-        return shares[..., 0, :]
-    return torch.einsum("n,...nc->...c", weights / weights.sum(), shares)

@@ -143,16 +143,20 @@ def sampling_distribution(
     simulated: SimulatedLikelihood, vector: Tensor, covariance: Tensor, n: int, seed: int
 ) -> Samples:
     """Sample the asymptotic normal distribution of the coordinates, as population parameters."""
+    space = simulated.model.space
+    population = positive_diagonal(simulated.population(vector + draw_errors(covariance, n, seed)))
+    unconstrained, reported = space.unconstrain(population), space.report(population)
+    return Samples(unconstrained, reported, tuple(space.labels), kind="sampling distribution")
+
+
+def draw_errors(covariance: Tensor, n: int, seed: int) -> Tensor:
+    """Draws (n, D) of a normal with mean zero and a covariance (D, D), in antithetic pairs."""
     # Scaled to unit variances first: a coefficient's variance may be 1e-16 of the largest eigenvalue.
     deviation = covariance.diagonal().clamp(min=0.0).sqrt()
     unit = torch.where(deviation > 0, deviation, 1.0)
     values, vectors = torch.linalg.eigh(covariance / torch.outer(unit, unit))
-    half = torch.randn((n + 1) // 2, len(vector), generator=make_generator(seed, 5), dtype=torch.float64)
-    noise = deviation * (torch.cat([half, -half])[:n] @ (vectors * values.clamp(min=0.0).sqrt()).T)
-    space = simulated.model.space
-    population = positive_diagonal(simulated.population(vector + noise))
-    unconstrained, reported = space.unconstrain(population), space.report(population)
-    return Samples(unconstrained, reported, tuple(space.labels), kind="sampling distribution")
+    half = torch.randn((n + 1) // 2, len(unit), generator=make_generator(seed, 5), dtype=torch.float64)
+    return deviation * (torch.cat([half, -half])[:n] @ (vectors * values.clamp(min=0.0).sqrt()).T)
 
 
 def report_jacobian(simulated: SimulatedLikelihood, vector: Tensor, sizes: Tensor) -> Tensor:
