@@ -25,6 +25,7 @@ from mxlogit.execution.people import People
 from mxlogit.execution.processes import Communicator, current_team
 from mxlogit.fit import Fit
 from mxlogit.inference.method import Method
+from mxlogit.inference.positive_deviations import with_positive_deviations
 from mxlogit.inference.uncentred import uncentred
 from mxlogit.inference.weighting import cluster_sentences, scale_weights, weight_sentences
 from mxlogit.inference.wrong_sign import run_signed
@@ -92,10 +93,12 @@ class MixedLogit(Answers):
         every other coefficient is then an amount in units of this column, positive if people pay for more
         (`mxlogit.model.wtp_space`). With ``method`` "vi", "mcmc" or "msle".
     mean_shifters : mapping column -> sequence of str, optional
-        Covariates of the decision makers, numbers that are constant within a person, on which the mean of a normal
-        taste (or a fixed coefficient, or a constant) depends linearly: ``{"price": ["income", "urban"]}`` makes the
-        mean of the price's coefficient ``price + price:income * income + price:urban * urban``, so that ``price`` is
-        the mean at covariates of zero. Tables of tastes and of willingness to pay include what covariates add.
+        Covariates of the decision makers, numbers that are constant within a person, on which the location of a taste
+        (or a fixed coefficient, or a constant) depends linearly: ``{"price": ["income", "urban"]}`` makes the mean of
+        the price's coefficient ``price + price:income * income + price:urban * urban``, so that ``price`` is the mean
+        at covariates of zero. Of distributions other than the normal, it is the mean of the latent normal: of a
+        lognormal taste, effects are on its logarithm, and of a lognormal ``scale``, on that of the scale of utility
+        (heteroscedastic groups). Tables of tastes and of willingness to pay include what covariates add.
     held : mapping column -> float, optional
         Fixed coefficients and means of tastes that are not estimated, and their values: ``{"transit": 0.0}`` makes the
         random coefficient of a dummy an error component, which its alternatives share. Random coefficients with held
@@ -104,6 +107,10 @@ class MixedLogit(Answers):
         Groups of alternatives that share a random term of mean zero, whose standard deviation is ``sd.nest.<name>``:
         ``{"transit": ["bus", "train"]}``. They may overlap, and are independent of each other and of the tastes. With
         ``method`` "vi", "msle" or "mcmc".
+    within : mapping column -> "normal", optional
+        Normal tastes or fixed coefficients that also vary between the choice situations of a person, around the
+        person's own, by normal deviations with standard deviation ``sd.within.<column>``: ``{"time": "normal"}``. At
+        most two. With ``method`` "vi", "msle" or "mcmc".
     mixing : Mixture, optional
         Classes of decision makers, of each of which the random coefficients have values (``Mixture(classes=3,
         spread=0)``, a latent class model) or distributions of their own. Labels: ``class1.<column>``, and
@@ -174,6 +181,7 @@ class MixedLogit(Answers):
         held: Mapping[str, float] | None = None,
         nests: Mapping[str, Sequence[object]] | None = None,
         mixing: Mixture | None = None,
+        within: Mapping[str, str] | None = None,
         cluster: str | None = None,
         priors: Priors | None = None,
         method: str | Method = "vi",
@@ -199,6 +207,7 @@ class MixedLogit(Answers):
         self.held = held
         self.nests = nests
         self.mixing = mixing
+        self.within = within
         self.cluster = cluster
         self.priors = priors
         self.method = method
@@ -243,7 +252,7 @@ class MixedLogit(Answers):
             with ProgressLine(self.verbose, team.rank) as callback:
                 method = resolve_method(self.method)
                 result = run_signed(method, fitted.model, people, generator=generator, callback=callback)
-        result = uncentred(result, fitted.model)
+        result = with_positive_deviations(uncentred(result, fitted.model), fitted.model)
         said = weight_sentences(people, self.weights_sum, method) + cluster_sentences(self.cluster, method)
         return self._remember(fitted, replace(result, warnings=said + result.warnings), len(people), n_situations)
 
@@ -265,8 +274,9 @@ class MixedLogit(Answers):
         centred = centre_products(data, specification.shifters, offsets)
         moments = sum_moments(centred, specification, team)
         model = build_model(specification, moments, self.priors, offsets, everybody)
-        seen = make_panels(centred, specification, device, dtype)
-        panels = seen if centred is data else make_panels(data, specification, device, dtype)
+        varying = model.mixing.varying
+        seen = make_panels(centred, specification, device, dtype, offsets, varying)
+        panels = seen if centred is data else make_panels(data, specification, device, dtype, varying=varying)
         people = People.gather(seen, team)
         facts = data.decision_makers, data.alternatives, seed, people.first, len(people), moments.n_rows, everybody
         return Fitted(specification, model, panels, *facts), people, moments.n_situations

@@ -8,7 +8,7 @@ from typing import Any
 
 from mxlogit.choices import ChoiceData, FrameChoices, PackedChoices, read_frame
 from mxlogit.choices.constants import constant_labels
-from mxlogit.choices.covariates import add_products, check_covariates
+from mxlogit.choices.covariates import add_copies, add_products, check_covariates
 from mxlogit.choices.ingest import add_constants
 from mxlogit.choices.nests import add_nests
 from mxlogit.errors import ChoiceDataError, ChoiceDataWarning
@@ -39,7 +39,7 @@ def read_choices(
         chosen=y,
         weights=weights,
     ).data
-    return add_products(add_nests(data, specification.nests, complete=True), specification.shifters)
+    return _with_made_columns(data, specification, complete=True)
 
 
 def complete(specification: Specification, data: ChoiceData | PackedChoices) -> Specification:
@@ -84,10 +84,10 @@ def _read_frame_like_fit(X: Any, columns: Columns, fitted: Fitted, *, need_choic
         chosen=given.get("y"),
         weights=given.get("weights"),
     )
-    data = add_nests(rows.data, fitted.specification.nests, fitted=fitted.alternatives)
     if fitted.specification.membership:
-        check_covariates(data, fitted.specification.membership, per_person=need_choice)
-    completed = replace(rows, data=add_products(data, fitted.specification.shifters, per_person=need_choice))
+        check_covariates(rows.data, fitted.specification.membership, per_person=need_choice)
+    made = _with_made_columns(rows.data, fitted.specification, per_person=need_choice, fitted=fitted.alternatives)
+    completed = replace(rows, data=made)
     return completed.to(fitted.panel.like.device)
 
 
@@ -128,6 +128,10 @@ def _completed(
                 "packs hold differences between alternatives, in which covariates of people are lost, so "
                 "Mixture(membership=...) needs a frame or ChoiceData."
             )
+        if specification.within:
+            raise ChoiceDataError(
+                "packs have no nodes of choice situations, so within=... needs a frame or ChoiceData."
+            )
         if specification.nests:
             raise ChoiceDataError(
                 "nests cannot be made of packs. Pack their dummies as columns, name these in random and hold their "
@@ -135,4 +139,12 @@ def _completed(
             )
         return X.with_constants(specification.base_alternative) if specification.constants else X
     data = add_constants(X, specification.base_alternative) if specification.constants else X
-    return add_products(add_nests(data, specification.nests, complete=of_fit), specification.shifters)
+    return _with_made_columns(data, specification, complete=of_fit)
+
+
+def _with_made_columns(
+    data: ChoiceData, specification: Specification, *, per_person: bool = True, **of_nests: Any
+) -> ChoiceData:
+    """Choice data with the dummies of nests, the products with covariates and the copies of a specification."""
+    with_nests = add_nests(data, specification.nests, **of_nests)
+    return add_copies(add_products(with_nests, specification.shifters, per_person=per_person), specification.copies)

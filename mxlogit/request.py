@@ -32,6 +32,8 @@ from mxlogit.model.differences import difference_panels
 from mxlogit.model.mean_shifters import Covariates
 from mxlogit.model.mixed_logit import MixedLogitModel
 from mxlogit.model.panels import RaggedPanels
+from mxlogit.model.situation_deviations import SituationDeviations
+from mxlogit.model.situation_nodes import with_nodes
 from mxlogit.results.classes import class_number
 from mxlogit.results.coefficient_sources import PeopleSource, PopulationSource, WeightedPeopleSource
 from mxlogit.results.individual_coefficients import Group
@@ -64,7 +66,7 @@ class Fitted:
     def difference(self, data: ChoiceData | PackedChoices) -> PanelSource:
         """Panels of other data with the columns of the fit."""
         like = self.panel.like
-        return make_panels(data, self.specification, like.device, like.dtype)
+        return make_panels(data, self.specification, like.device, like.dtype, varying=self.model.mixing.varying)
 
     def fitted_people(self, labels: np.ndarray) -> Group:
         """Decision makers of the fit, with their choices there; raises as `positions` does."""
@@ -167,7 +169,32 @@ class Fitted:
             mean = PopulationSource.of_mean(model, fit, self.seed, member_of)
             return Coefficients(mean, PopulationSource.of_samples(model, fit, self.seed, member_of=member_of))
         group = self.fitted_people(data.decision_makers) if history is None else self._with_history(history, data)
+        self._check_covariates(data, group)
         return Coefficients(WeightedPeopleSource(model, fit, group), PeopleSource(model, fit, group))
+
+    def _check_covariates(self, data: ChoiceData, group: Group) -> None:
+        """Refuse covariates that shift latent normals and are not those of the choices that tastes are conditional on.
+
+        Raises
+        ------
+        ChoiceDataError
+            If they differ.
+        """
+        shifters = self.model.shifters.of_latents
+        if not shifters or group.covariates is None:
+            return
+        names = [shifters.names[place] for place in shifters.covariates]
+        person = torch.arange(data.n_decision_makers).repeat_interleave(data.choices.panel_lengths.cpu())
+        now = data.choices.rows[data.first_rows[:-1]][:, data.columns(names)].double().cpu()
+        differs = torch.zeros(data.n_decision_makers, dtype=torch.bool)
+        differs[person[(now != group.covariates[person][:, list(shifters.covariates)]).any(1)]] = True
+        if bool(differs.any()):
+            labels = listed(data.decision_makers[differs.numpy()][:5])
+            raise ChoiceDataError(
+                f"{sorted(set(names))} shift latent normals, and differ for {int(differs.sum())} decision makers from "
+                f"those of their choices (first: {labels}). Tastes given choices are those of people as they were; use "
+                "tastes='population'."
+            )
 
     def _with_history(self, history: ChoiceData, data: ChoiceData) -> Group:
         """People of ``data`` with their choices in ``history``."""
@@ -289,13 +316,31 @@ class ProgressLine:
 
 
 def make_panels(
-    data: ChoiceData | PackedChoices, specification: Specification, device: torch.device, dtype: torch.dtype
+    data: ChoiceData | PackedChoices,
+    specification: Specification,
+    device: torch.device,
+    dtype: torch.dtype,
+    offsets: tuple[float, ...] = (),
+    varying: SituationDeviations | None = None,
 ) -> PanelSource:
-    """Difference choice data against the chosen alternatives: now, or shard by shard whenever they are read."""
+    """Difference choice data against the chosen alternatives: now, or shard by shard whenever they are read.
+
+    ``offsets`` are subtracted from the covariates of the effects on latent normals, whose products are zero. With
+    ``varying`` coefficients every situation has nodes.
+    """
     if isinstance(data, PackedChoices):
         return StreamedPanels(data, specification.names, device, dtype)
-    membership = data.columns(specification.membership)
-    return difference_panels(data.to(device=device), data.columns(specification.names), dtype, membership).ranked()
+    mine = specification.latent_effects
+    covariates = data.columns([*(specification.shifters[i][1] for i in mine), *specification.membership])
+    panels = difference_panels(data.to(device=device), data.columns(specification.names), dtype, covariates)
+    if mine:
+        assert panels.covariates is not None
+        panels.values[..., [specification.names.index(specification.products[i]) for i in mine]] = 0.0
+        if offsets:
+            panels.covariates.sub_(panels.covariates.new_tensor([offsets[i] for i in mine]))
+    if varying is not None:
+        panels = with_nodes(panels, varying)
+    return panels.ranked()
 
 
 def sum_moments(data: ChoiceData | PackedChoices, specification: Specification, team: Communicator) -> AttributeMoments:

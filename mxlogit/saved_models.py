@@ -34,12 +34,14 @@ from mxlogit.integration.tastes import ConditionalTastes, ImportanceTastes
 from mxlogit.model.class_prior import ClassPrior
 from mxlogit.model.classes import ClassPopulation, ClassSpace
 from mxlogit.model.dense_panels import PanelDifferences, Section
+from mxlogit.model.latent_shifts import LatentShifts
 from mxlogit.model.mean_shifters import Covariates, MeanShifters
 from mxlogit.model.mixed_logit import MixedLogitModel
 from mxlogit.model.mixing import Mixing
 from mxlogit.model.panels import RaggedPanels
 from mxlogit.model.parameters import ParameterSpace, PopulationParameters
 from mxlogit.model.priors import PriorDensity, Priors
+from mxlogit.model.situation_deviations import SituationDeviations
 from mxlogit.request import Fitted
 from mxlogit.sampling.covariance import HuangWand, InverseWishart
 from mxlogit.spec import Mixture, Specification
@@ -56,6 +58,8 @@ _MODEL = (
     PriorDensity,
     MixedLogitModel,
     MeanShifters,
+    LatentShifts,
+    SituationDeviations,
     Covariates,
     Fitted,
 )
@@ -84,7 +88,12 @@ def _make_streamed(packed: Path, names: tuple[str, ...], device: torch.device, d
 _MADE = (
     Recipe(
         Mixing,
-        lambda value: {"names": [f.name for f in value.families], "scale_position": value.scale_position},
+        lambda value: {
+            "names": [f.name for f in value.families],
+            "scale_position": value.scale_position,
+            "shifts": value.shifts,
+            "varying": value.varying,
+        },
         Mixing,
     ),
     Recipe(

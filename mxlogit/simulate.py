@@ -67,7 +67,8 @@ def simulate_choices(
     scales : mapping column -> float
         Standard deviations of the attributes; one by default. Coefficients refer to the scaled attributes.
     mean_shifters : mapping column -> mapping covariate -> effect
-        Effects of covariates of the decision makers (standard normal) on normal tastes or fixed coefficients.
+        Effects of covariates of the decision makers (standard normal) on fixed coefficients and on the means of the
+        latent normals of random ones.
     random_state : int
         Seed.
 
@@ -99,14 +100,18 @@ def simulate_choices(
     location = np.array([float(value[0]) for value in random.values()])  # type: ignore[arg-type]
     scale = np.array([float(value[1]) for value in random.values()])  # type: ignore[arg-type]
     matrix = _correlation_matrix(correlation, len(random))
-    tastes = _draw_tastes(rng, n_decision_makers, location, scale, matrix, list(families.values()))
+    covariates = _draw_covariates(made.covariates, n_decision_makers, random_state)
+    on_latents = [made.shifters[i] for i in made.latent_effects]
+    locations = np.tile(location, (n_decision_makers, 1))
+    for column, covariate in on_latents:
+        locations[:, list(random).index(column)] += effects[column][covariate] * covariates[covariate].to_numpy()
+    tastes = _draw_tastes(rng, locations, scale, matrix, list(families.values()))
     low, high = (n_situations, n_situations) if isinstance(n_situations, int) else n_situations
     counts = rng.integers(low, high + 1, n_decision_makers)
     frame = _draw_attributes(rng, counts, n_alternatives, [*fixed, *random], scales or {})
     person, names = frame["id"].to_numpy() - 1, [*fixed, *random]
     coefficients = np.concatenate([np.tile(list(fixed.values()), (n_decision_makers, 1)), tastes], 1)
-    covariates = _draw_covariates(made.covariates, n_decision_makers, random_state)
-    for column, covariate in made.shifters:
+    for column, covariate in (pair for pair in made.shifters if pair not in on_latents):
         coefficients[:, names.index(column)] += effects[column][covariate] * covariates[covariate].to_numpy()
     tastes = coefficients[:, len(fixed) :]
     utility = (frame[names].to_numpy() * coefficients[person]).sum(1)
@@ -161,15 +166,14 @@ def _correlation_matrix(correlation: float | np.ndarray | None, k: int) -> np.nd
 
 def _draw_tastes(
     rng: np.random.Generator,
-    n: int,
     location: np.ndarray,
     scale: np.ndarray,
     correlation: np.ndarray,
     families: list[str],
 ) -> np.ndarray:
     if not families:
-        return np.zeros((n, 0))
-    latent = location + scale * (rng.standard_normal((n, len(families))) @ np.linalg.cholesky(correlation).T)
+        return np.zeros((len(location), 0))
+    latent = location + scale * (rng.standard_normal(location.shape) @ np.linalg.cholesky(correlation).T)
     arguments = (torch.from_numpy(x) for x in np.broadcast_arrays(latent, location, scale))
     return Mixing(families).tastes(*(x.clone() for x in arguments)).numpy()
 

@@ -340,8 +340,11 @@ def test_one_person_with_two_values_is_named(frame):
         ({"mean_shifters": {"q": ["income"]}}, "'q' is no column in fixed or random"),
         ({"mean_shifters": {"z": ["z"]}}, "covariate of its own coefficient"),
         ({"mean_shifters": {"asc.a2": ["income"]}}, "no column in fixed or random"),
-        ({"mean_shifters": {"w": ["income"]}, "random": {"w": "lognormal"}}, "is lognormal"),
-        ({"mean_shifters": {"x": ["income"]}, "scale": "x"}, "the scale of willingness-to-pay space"),
+        ({"mean_shifters": {"w": ["income"]}, "random": {"w": "lognormal"}}, r"\['w'\] have the other sign"),
+        (
+            {"mean_shifters": {"x": ["income"]}, "scale": "x"},
+            "the scale of willingness-to-pay space, 'x', if it is random",
+        ),
         ({"mean_shifters": {"z": ["income"]}, "fixed": ["x", "z:income"]}, "choose one"),
     ],
 )

@@ -207,10 +207,15 @@ class Demand(FittedModel):
         money = self._cost(cost, before, tastes)
         used = self._coefficients(before, tastes, history)
         columns = self._state().columns(before.data)
-        change = surplus.Change.of(before, after, columns, self._attribute(money.label, before))
+        change = surplus.Change.of(before, after, columns, self._attribute(money.label, before), self._kept(before))
         if each:
             return surplus.situation_table(change, before, used, interval, self._names[:2])
         return surplus.population_table(change, used, interval, quantiles)
+
+    def _kept(self, rows: FrameChoices) -> tuple[int, ...]:
+        """Columns of the covariates that shift latent normals: people keep them, whatever else changes."""
+        shifters = self._state().model.shifters.of_latents
+        return tuple(rows.data.columns([shifters.names[place] for place in shifters.covariates]))
 
     def _cost(self, label: str | None, rows: FrameChoices, tastes: str = "population") -> Cost:
         """The coefficient that measures money, if means over people exist."""

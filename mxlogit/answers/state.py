@@ -66,7 +66,7 @@ class FittedModel(BaseEstimator):  # type: ignore[misc]
 
     def _attribute(self, label: str, rows: FrameChoices) -> Attribute:
         """Position of an attribute in the model, and of its products with covariates in the rows of a frame."""
-        shifters = self._state().model.shifters.of(self._place(label))
+        shifters = self._state().model.shifters.of_tastes.of(self._place(label))
         names = [shifters.names[covariate] for covariate in shifters.covariates]
         return Attribute(self._place(label), shifters.effects, tuple(rows.data.columns(names)))
 

@@ -91,6 +91,25 @@ def add_products(data: ChoiceData, pairs: Sequence[tuple[str, str]], *, per_pers
     return replace(data, choices=choices, names=(*data.names, *labels))
 
 
+def add_copies(data: ChoiceData, pairs: Sequence[tuple[str, str]]) -> ChoiceData:
+    """Append copies of attributes, given pairs of an attribute and the label of its copy.
+
+    Raises
+    ------
+    ChoiceDataError
+        If an attribute has the label of a copy.
+    """
+    if not pairs:
+        return data
+    taken = [label for _, label in pairs if label in data.names]
+    if taken:
+        raise ChoiceDataError(f"the choice data already have attributes {taken}, which within would make: rename them.")
+    rows = data.choices.rows
+    copies = rows[:, data.columns([column for column, _ in pairs])]
+    choices = replace(data.choices, rows=torch.cat([rows, copies], 1))
+    return replace(data, choices=choices, names=(*data.names, *(label for _, label in pairs)))
+
+
 def check_covariates(data: ChoiceData, names: Sequence[str], *, per_person: bool) -> None:
     """Check that covariates are the same for all rows of a person, or of a choice situation.
 

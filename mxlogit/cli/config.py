@@ -27,6 +27,7 @@ _KEYS = {
         "held",
         "nests",
         "mixing",
+        "within",
         "weights_sum",
     ),
     "engine": ("method", "random_state", "device", "dtype", "settings"),

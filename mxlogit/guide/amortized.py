@@ -137,7 +137,7 @@ class AmortizedGuide(nn.Module):
         noise = torch.randn_like(factor.mean)
         xi = factor.mean + (factor.root @ noise[..., None])[..., 0]
         k = self.model.space.n_random
-        log_prob = panel_log_prob(self.model.coefficients(population, xi), panel)
+        log_prob = panel_log_prob(self.model.coefficients(population, xi, panel), panel)
         log_ratio = log_standard_normal(xi.square().sum(-1), k) - log_standard_normal(noise.square().sum(-1), k)
         return ((log_prob + log_ratio + factor.log_det) * panel.weights).sum()
 

@@ -31,7 +31,7 @@ def context_size(n_random: int) -> int:
 
 def _log_target(xi: Tensor, population: PopulationParameters, panel: Panels, mixing: Mixing) -> Tensor:
     """Log P(y_n | xi) + log N(xi; 0, I) without its constant, shape (n, s), at whitened tastes (n, k, s)."""
-    tastes = PersonTastes(population, mixing).tastes(xi)
+    tastes = PersonTastes.of(population, mixing, panel).tastes(xi)
     log_prob = drawn_log_prob(tastes, population, panel, mixing)
     return log_prob - 0.5 * xi.square().sum(1)
 

@@ -95,5 +95,7 @@ def memory_report(guide: AmortizedGuide, panel: PanelDifferences) -> dict[str, i
         noise = torch.zeros(*factor.mean.shape, 1).to(factor.mean)
         sizes["flow"] = measure(lambda: warp.forward(noise), [*known, warp.axes, warp.context, noise])
     xi = factor.mean.clone().requires_grad_()
-    sizes["likelihood"] = measure(lambda: panel_log_prob(model.coefficients(population, xi), panel), [*known, xi])
+    sizes["likelihood"] = measure(
+        lambda: panel_log_prob(model.coefficients(population, xi, panel), panel), [*known, xi]
+    )
     return {**sizes, "step": sum(sizes.values())}

@@ -104,11 +104,16 @@ def _with_error(outcome: Outcome) -> Diagnostics:
     return replace(outcome.diagnostics, error=error.by_group(), trusted=error.is_small, trust=error.sentence())
 
 
+# Size of a standard deviation between situations, in its standard errors, below which it may be zero.
+_FEWEST_ERRORS = 2.0
+
+
 def _assess(fit: Fit, model: MixedLogitModel, people: People, logit: MultinomialLogit) -> Fit:
     """Turn poor diagnostics into sentences and into the status."""
     warnings, status = list(fit.warnings), fit.status
     names = (*model.space.fixed, *model.space.random)
-    weak = [names[i] for i in weakly_identified(logit, model.prior.deviation, model.space.means).tolist()]
+    estimated = [place for place in model.space.means if place not in model.mixing.unknown_to_logit]
+    weak = [names[i] for i in weakly_identified(logit, model.prior.deviation, estimated).tolist()]
     posterior = fit.samples.kind == "posterior"
     if weak and is_separated(people):
         status = Status.SEPARATION
@@ -162,10 +167,27 @@ def boundary_sentences(model: MixedLogitModel, fit: Fit) -> list[str]:
                 f"The standard deviation of {name!r} is indistinguishable from zero (the boundary of the parameter "
                 "space): the taste may be homogeneous."
             )
-    sentences += _upper_end_sentences(model, fit)
+    sentences += _deviation_sentences(model, fit) + _upper_end_sentences(model, fit)
     correlation = center.scale_tril / scale[:, None]
     if len(scale) and float(torch.linalg.eigvalsh(correlation @ correlation.T).amin()) < _SMALL_EIGENVALUE:
         sentences.append("The correlation matrix of the random tastes is close to singular (the boundary).")
+    return sentences
+
+
+def _deviation_sentences(model: MixedLogitModel, fit: Fit) -> list[str]:
+    """Say which coefficients may not vary between situations: as likely with a deviation of zero or of either sign."""
+    varying = model.mixing.varying
+    if varying is None:
+        return []
+    names, means = [*model.space.fixed, *model.space.random], model.space.means
+    sentences = []
+    for place, coefficient in zip(varying.deviations, varying.coefficients, strict=True):
+        samples = fit.samples.reported[:, means.index(place)]
+        if float(fit.center.fixed[place].abs()) < _FEWEST_ERRORS * float(samples.std()):
+            sentences.append(
+                f"The standard deviation of {names[coefficient]!r} between the situations of a person is "
+                "indistinguishable from zero (the boundary of the parameter space): its taste may not vary within."
+            )
     return sentences
 
 

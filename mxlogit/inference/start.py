@@ -133,7 +133,9 @@ def in_wtp_space(model: MixedLogitModel, logit: MultinomialLogit) -> tuple[Mixed
     money = -logit.coefficients / coefficient
     money[position] = coefficient
     unit = model.attribute_scale * coefficient.abs()
-    unit[position] = model.attribute_scale[position]
+    # Effects on latent normals are not in money.
+    kept = [position, *(model.mixing.shifts.effects if model.mixing.shifts is not None else ())]
+    unit[kept] = model.attribute_scale[kept]
     jacobian = coefficient_jacobian(money[None, :, None], position)[0, ..., 0]
     information = jacobian.T @ logit.information @ jacobian
     return replace(model, attribute_scale=unit), replace(logit, coefficients=money, information=information)
@@ -196,6 +198,12 @@ def _gather_rows(people: People, panels: PanelSource, direction: Tensor | None =
     return np.concatenate(people.team.gather(mine.numpy()))
 
 
+def held_in_logit(model: MixedLogitModel) -> tuple[tuple[int, float], ...]:
+    """Positions and values of what a multinomial logit does not estimate: deviations between situations are zero."""
+    varying = model.mixing.varying
+    return model.space.held if varying is None else (*model.space.held, *((place, 0.0) for place in varying.deviations))
+
+
 def start_population(model: MixedLogitModel, logit: MultinomialLogit) -> PopulationParameters:
     """Initial population parameters: the logit's coefficients as means, half their size as sds.
 
@@ -203,7 +211,7 @@ def start_population(model: MixedLogitModel, logit: MultinomialLogit) -> Populat
     """
     n_fixed = model.space.n_fixed
     unit = model.attribute_scale
-    fixed, mean = logit.coefficients[:n_fixed], logit.coefficients[n_fixed:]
+    fixed, mean = logit.coefficients[:n_fixed].clone(), logit.coefficients[n_fixed:]
     location = mean.clone()
     scale = 0.5 * torch.maximum(mean.abs(), 1.0 / unit[n_fixed:])
     for i, family in enumerate(model.mixing.families):
@@ -214,6 +222,10 @@ def start_population(model: MixedLogitModel, logit: MultinomialLogit) -> Populat
             location[i], scale[i] = 0.0, 1.0
         elif family.sign > 0:
             location[i] = mean[i].clamp(min=smallest)
+    if model.mixing.varying is not None:
+        # Zero is a saddle.
+        for place, varying in zip(model.mixing.varying.deviations, model.mixing.varying.coefficients, strict=True):
+            fixed[place] = 0.5 * torch.maximum(logit.coefficients[varying].abs(), 1.0 / unit[varying])
     _, held = model.space.insert_held(torch.cat([fixed, location])[model.space.means])
     return PopulationParameters(fixed, held, torch.diag(scale))
 
@@ -233,6 +245,20 @@ def refuse_held(model: MixedLogitModel, engine: str) -> None:
         raise SpecificationError(
             f"{[names[place] for place, _ in model.space.held]} are held at values (by held or nests). That needs "
             f"method='vi', 'msle' or 'mcmc'; {engine} estimates all coefficients."
+        )
+
+
+def refuse_within(model: MixedLogitModel, engine: str) -> None:
+    """Check that tastes do not vary between situations, for an engine that knows no nodes of these.
+
+    Raises
+    ------
+    SpecificationError
+        If some do.
+    """
+    if model.mixing.varying is not None:
+        raise SpecificationError(
+            f"within=... needs method='vi', 'msle' or 'mcmc'; {engine} knows no tastes that vary between situations."
         )
 
 

@@ -12,6 +12,7 @@ from mxlogit.inference.method import Callback
 from mxlogit.inference.start import (
     MultinomialLogit,
     fit_multinomial_logit,
+    held_in_logit,
     in_wtp_space,
     prior_of_logit,
     start_population,
@@ -74,7 +75,7 @@ class Task:
         clock = Clock(callback, people.team.gather(max_seconds)[0], people.team)
         many = len(people) > LARGEST_SAMPLE
         sample = people.take(people.draw(LARGEST_SAMPLE, (seed, -3))) if many else people
-        found = fit_multinomial_logit(sample, prior_of_logit(model), held=model.space.held)
+        found = fit_multinomial_logit(sample, prior_of_logit(model), held=held_in_logit(model))
         model, logit = in_wtp_space(model, found)
         logit = replace(logit, information=logit.information * (people.weight / sample.weight))
         return cls(model, people, sample, logit, start_population(model, logit), seed, clock)

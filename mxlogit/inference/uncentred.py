@@ -65,7 +65,7 @@ def _moved_states(states: TasteStates, model: MixedLogitModel) -> TasteStates:
     f = model.space.n_fixed
     # What moves is the same for all people: the difference at a taste of zero.
     still = states.tastes.new_zeros(len(states.fixed), model.space.n_random)
-    whole = model.shifters.uncentre(torch.cat([states.fixed.to(still), still], -1))
+    whole = model.shifters.of_tastes.uncentre(torch.cat([states.fixed.to(still), still], -1))
     tastes = states.tastes + whole[:, None, f:]
     mean = states.mean + whole[:, f:].mean(0).to(states.mean)
     return TasteStates(mean, states.deviation, whole[:, :f].to(states.fixed), tastes)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from mxlogit.errors import SpecificationError
 from mxlogit.execution.people import PanelSource, People
 from mxlogit.fit import Fit, Samples, TasteDraws, TasteSampler, TasteStates
 from mxlogit.integration.tastes import WeightedTastes, join_fixed
@@ -17,6 +18,7 @@ from mxlogit.model.mixed_logit import MixedLogitModel
 from mxlogit.model.mixing import Mixing
 from mxlogit.model.panels import Panels, RaggedPanels
 from mxlogit.model.parameters import ParameterSpace, PopulationParameters
+from mxlogit.model.situation_deviations import SituationDeviations
 
 # Size of a taste that stands for zero, in utils for an attribute's typical difference, and the standard deviation of
 # its logarithm.
@@ -118,7 +120,17 @@ class Reduction:
         """The maps of the kept coefficients in a model whose columns are at ``columns`` of the full one."""
         position = self.full.mixing.scale_position
         names = [self.full.mixing.families[i].name for i in self.kept]
-        return Mixing(names, None if position is None else columns.index(position))
+        shifts = self.full.mixing.shifts
+        mine = None if shifts is None else shifts.without(self.kept)
+        return Mixing(names, None if position is None else columns.index(position), mine, self._varying(columns))
+
+    def _varying(self, columns: list[int]) -> SituationDeviations | None:
+        """What varies between situations: never what is dropped, which is no normal taste."""
+        varying = self.full.mixing.varying
+        if varying is None:
+            return None
+        places = (varying.deviations, varying.coefficients)
+        return SituationDeviations(*(tuple(map(columns.index, part)) for part in places))
 
     def people(self, people: People, columns: list[int] | None = None) -> People:
         """The people without these columns, or with the columns of another model."""
@@ -243,3 +255,32 @@ class ReducedTastes:
     ) -> Tensor:
         """Posterior samples of each person's fixed coefficients and random tastes, (n_samples, n, f + k)."""
         return join_fixed(population, self.sample(panel, population, n, seed, places))
+
+
+def refuse_shifts(model: MixedLogitModel, wrong: tuple[int, ...]) -> None:
+    """Check that covariates shift no taste of the wrong sign, given the places of these.
+
+    Raises
+    ------
+    SpecificationError
+        If one is.
+    """
+    shifts = model.mixing.shifts
+    names = [model.space.random[i] for i in wrong if shifts is not None and i in shifts.tastes]
+    if names:
+        raise SpecificationError(
+            f"mean_shifters: the effects of {names} have the other sign than their distributions allow, so that their "
+            "tastes are zero for all people and covariates have nothing to shift. Take 'normal', or "
+            "'negative_lognormal' for 'lognormal' and the reverse."
+        )
+
+
+def without_effects(model: MixedLogitModel) -> MixedLogitModel:
+    """The model at average covariates: effects on latent normals are held at zero."""
+    shifts = model.mixing.shifts
+    if shifts is None:
+        return model
+    held = tuple(sorted([*model.space.held, *((effect, 0.0) for effect in shifts.effects)]))
+    names = [family.name for family in model.mixing.families]
+    mixing = Mixing(names, model.mixing.scale_position, None, model.mixing.varying)
+    return replace(model, space=replace(model.space, held=held), mixing=mixing)

@@ -32,12 +32,13 @@ from mxlogit.inference.msle.engine import MSLE
 from mxlogit.inference.start import (
     MultinomialLogit,
     fit_multinomial_logit,
+    held_in_logit,
     in_wtp_space,
     prior_of_logit,
     start_population,
 )
 from mxlogit.inference.vi.newton import NewtonSearch, NewtonSettings
-from mxlogit.inference.without_columns import Reduction
+from mxlogit.inference.without_columns import Reduction, refuse_shifts, without_effects
 from mxlogit.integration.marginal import MarginalLikelihood
 from mxlogit.integration.settings import IntegrationSettings
 from mxlogit.integration.tastes import ConditionalTastes, ImportanceTastes
@@ -96,11 +97,12 @@ def run_signed(
         return method.run(model, people, generator=generator, callback=callback)
     started = time.perf_counter()
     signs = determine_signs(model, people, callback)
+    refuse_shifts(model, signs.wrong)
     first = _with_seconds_left(method, people.team.gather(time.perf_counter() - started)[0])
     fit = _fit_without(first, model, signs.wrong, people, generator, callback)
     no_gain = fit.diagnostics.log_likelihood <= signs.log_likelihood + _CHANCE
     second = _for_second_run(method, people.team.gather(time.perf_counter() - started)[0])
-    if signs.contrary and no_gain and second is not None:
+    if signs.contrary and no_gain and second is not None and model.mixing.shifts is None:
         # The engine has not found the distribution that gains, but the boundary.
         wrong = tuple(sorted((*signs.wrong, *signs.contrary)))
         fit = _fit_without(second, model, wrong, people, generator, callback)
@@ -202,7 +204,8 @@ def determine_signs(model: MixedLogitModel, people: People, callback: Callback) 
     """Ask the likelihood about sign-restricted coefficients that a multinomial logit leaves in doubt."""
     if not any(family.sign for family in model.mixing.families):
         return Signs()
-    found = fit_multinomial_logit(people, prior_of_logit(model), held=model.space.held)
+    model = without_effects(model)
+    found = fit_multinomial_logit(people, prior_of_logit(model), held=held_in_logit(model))
     model, logit = in_wtp_space(model, found)
     doubtful = _doubtful(model, logit)
     signs, contrary = Signs(), set[int]()

@@ -73,7 +73,7 @@ def slopes_at(xi: Tensor, population: PopulationParameters, panel: PanelDifferen
     mixing : Mixing
     """
     f, position = len(population.fixed), mixing.scale_position
-    people = PersonTastes(population, mixing)
+    people = PersonTastes.of(population, mixing, panel)
     value = people.values(xi[..., None])
     parameters = people.parameters(value.taste)
     derivatives = panel_derivatives(people.utility_of(parameters, panel)[..., 0], panel)
@@ -116,7 +116,7 @@ def fixed_derivatives(
     mixing : Mixing
         Mixing distributions; their maps must not depend on location or scale.
     """
-    f, people = len(population.fixed), PersonTastes(population, mixing)
+    f, people = len(population.fixed), PersonTastes.of(population, mixing, panel)
     if mixing.scale_position is None and (mixing.is_identity or shift is None):
         values = panel.values[..., :f]
         if shift is not None:
@@ -180,7 +180,7 @@ class Remainder:
         mixing: Mixing,
     ) -> None:
         self._xi, self._shift, self._panel = xi, shift, panel
-        self._people = PersonTastes(population, mixing)
+        self._people = PersonTastes.of(population, mixing, panel)
         at = fixed_derivatives(xi[..., None], shift, population, panel, mixing)
         self._first, self._second = at.first[..., 0], at.second[..., 0]
         parameters, _ = self._moved(torch.zeros_like(population.fixed)[:, None])

@@ -339,7 +339,7 @@ def supports_fixed_draws(marginal: MarginalLikelihood, draws: int) -> bool:
     space, mixing = marginal.space, marginal.mixing
     linear = mixing.scale_position is None or mixing.scale_position >= space.n_fixed
     fits = _count_numbers(marginal, draws) <= _MOST_NUMBERS
-    return space.n_random > 0 and not mixing.direct and linear and marginal.flow is None and fits
+    return space.n_random > 0 and not mixing.is_direct and linear and marginal.flow is None and fits
 
 
 def _count_numbers(marginal: MarginalLikelihood, draws: int) -> int:

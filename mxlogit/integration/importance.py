@@ -169,7 +169,7 @@ def draw_utilities(
 ) -> DrawnUtility:
     """Draw whitened tastes from the mixture and compute utility differences (see `weigh_draws`)."""
     xi, log_q, log_factor = draw_whitened(factor, base)
-    people = PersonTastes(population, mixing)
+    people = PersonTastes.of(population, mixing, panel)
     latents = people.latents(xi)
     value = people.mapped(latents)
     utility = people.utility(latents if value is None else value.taste, panel, scratch)
@@ -178,7 +178,7 @@ def draw_utilities(
 
 def log_joint(xi: Tensor, population: PopulationParameters, panel: Panels, mixing: Mixing) -> Tensor:
     """Log P(y_n | xi) + log p(xi), shape (n, s), at any whitened tastes (n, k, s)."""
-    tastes = PersonTastes(population, mixing).tastes(xi)
+    tastes = PersonTastes.of(population, mixing, panel).tastes(xi)
     return drawn_log_prob(tastes, population, panel, mixing) + log_standard_normal(xi.square().sum(1), xi.shape[1])
 
 
@@ -259,7 +259,7 @@ def weigh_draws(
     WeightedDraws
     """
     xi, log_q, log_factor = draw_whitened(factor, base)
-    tastes = PersonTastes(population, mixing).tastes(xi)
+    tastes = PersonTastes.of(population, mixing, panel).tastes(xi)
     log_prob = drawn_log_prob(tastes, population, panel, mixing, scratch)
     return _weigh(xi, log_prob, log_q, log_factor, near_normal=factor.warp is None)
 

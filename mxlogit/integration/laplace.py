@@ -157,7 +157,7 @@ class _LocalPoint:
 
 def whitened_log_prob(xi: Tensor, population: PopulationParameters, panel: PanelDifferences, mixing: Mixing) -> Tensor:
     """Log P(y_n | xi), shape (n, s), at s whitened tastes of each person, (n, k, s)."""
-    people = PersonTastes(population, mixing)
+    people = PersonTastes.of(population, mixing, panel)
     parts = [
         compute_odds(people.whitened_utility(part, panel), panel).log_prob
         for part in xi.split(draws_at_once(panel), -1)
@@ -169,7 +169,7 @@ def drawn_log_prob(
     tastes: Tensor, population: PopulationParameters, panel: Panels, mixing: Mixing, scratch: Scratch | None = None
 ) -> Tensor:
     """Log P(y_n | tastes), shape (n, s), at s taste vectors of each person, (n, k, s)."""
-    people = PersonTastes(population, mixing)
+    people = PersonTastes.of(population, mixing, panel)
 
     def log_prob(place: slice | Tensor, piece: PanelDifferences) -> tuple[Tensor]:
         parts = [
@@ -187,7 +187,7 @@ def draws_at_once(panel: PanelDifferences) -> int:
 
 
 def _evaluate(xi: Tensor, population: PopulationParameters, panel: PanelDifferences, mixing: Mixing) -> _LocalPoint:
-    people, loading = PersonTastes(population, mixing), population.scale_tril
+    people, loading = PersonTastes.of(population, mixing, panel), population.scale_tril
     value = people.values_of_each(xi)
     if not mixing.is_identity:
         loading = value.slope[..., None] * loading

@@ -175,7 +175,7 @@ class LatentDraws(_Drawn):
         n_fixed = model.space.n_fixed
         if n_fixed == 0:
             return weights.new_zeros(0)
-        people = PersonTastes(population, model.mixing)
+        people = PersonTastes.of(population, model.mixing, self.panel)
         odds = compute_odds(people.utility(people.tastes_at(self.latent), self.panel), self.panel)
         mean = odds.weigh_probabilities(weights[..., None])[..., 0]
         return -torch.einsum("nrf,nr->f", self.panel.values[..., :n_fixed], mean)
@@ -186,7 +186,7 @@ class LatentDraws(_Drawn):
         return flat.view_as(centred).transpose(0, 1)
 
     def _log_prob(self, model: MixedLogitModel, population: PopulationParameters) -> Tensor:
-        tastes = PersonTastes(population, model.mixing).tastes_at(self.latent)
+        tastes = PersonTastes.of(population, model.mixing, self.panel).tastes_at(self.latent)
         return drawn_log_prob(tastes, population, self.panel, model.mixing)
 
 
@@ -300,7 +300,7 @@ def _kinds(
     if integration.from_population:
         return
     yield WhitenedDraws.around_modes(marginal, proposal)
-    if not model.mixing.direct and model.mixing.scale_position is None:
+    if not model.mixing.is_direct and model.mixing.scale_position is None:
         yield LatentDraws.around_modes(model, marginal, proposal, anchor)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from mxlogit.integration.expansion import slopes_at
 from mxlogit.integration.importance import DrawnUtility, WeightedDraws, latent_moments
 from mxlogit.model.dense_panels import PanelDifferences
+from mxlogit.model.latent_shifts import LatentShifts
 from mxlogit.model.likelihood import Odds, compute_odds
 from mxlogit.model.mixing import MapValue, Mixing
 from mxlogit.model.parameters import ParameterSpace, PopulationParameters
@@ -69,8 +70,19 @@ def score_people(
     if drawn.value is not None and mixing.direct:
         extra_u, extra_a = _direct_scores(drawn.value, weights, odds, population, panel, mixing, gradients)
         score_u, score_a = score_u + extra_u, score_a + extra_a
+    if mixing.shifts is not None:
+        parts[0][:, list(mixing.shifts.effects)] = _scores_of_effects(score_u, population, panel, mixing.shifts)
     rows, columns = space.triangle
     return weighted, space.drop_held(torch.cat([*parts, score_u, score_a[:, rows, columns]], -1))
+
+
+def _scores_of_effects(
+    score_u: Tensor, population: PopulationParameters, panel: PanelDifferences, shifts: LatentShifts
+) -> Tensor:
+    """Scores (n, e) of effects on latent normals, from those of relative moves L u of the location, (n, k)."""
+    assert panel.covariates is not None
+    by_location = torch.linalg.solve_triangular(population.scale_tril, score_u, upper=False, left=False)
+    return shifts.pull(by_location[..., None], shifts.loads(panel.covariates, score_u))
 
 
 def _mean_gradients(

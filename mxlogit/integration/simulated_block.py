@@ -16,10 +16,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mxlogit.integration.drawn_tastes import DrawnTastes, draw_tastes
+from mxlogit.integration.drawn_tastes import DrawnTastes, draw_tastes, loads_of
 from mxlogit.integration.laplace import draws_at_once
 from mxlogit.model.dense_panels import PanelDifferences
-from mxlogit.model.likelihood import panel_probabilities, situation_means
+from mxlogit.model.likelihood import Odds, compute_odds, situation_means
 from mxlogit.model.mixed_logit import MixedLogitModel
 from mxlogit.model.mixing import SecondDerivatives
 from mxlogit.model.parameters import PopulationParameters
@@ -46,14 +46,14 @@ class Block:
     second: Tensor | None
 
 
-def _probabilities(model: MixedLogitModel, drawn: DrawnTastes, panel: PanelDifferences) -> tuple[Tensor, Tensor]:
+def _odds(model: MixedLogitModel, drawn: DrawnTastes, panel: PanelDifferences) -> Odds:
     coefficients = to_coefficients(drawn.parameters, model.mixing.scale_position, dim=1)
-    return panel_probabilities(multiply(panel.values, coefficients), panel)
+    return compute_odds(multiply(panel.values, coefficients), panel)
 
 
 def weigh_block(model: MixedLogitModel, drawn: DrawnTastes, panel: PanelDifferences) -> Tensor:
     """Log probability of each person's choices on every draw, (n, r)."""
-    return _probabilities(model, drawn, panel)[0]
+    return _odds(model, drawn, panel).log_prob
 
 
 def sum_scores(
@@ -64,8 +64,9 @@ def sum_scores(
     weigh: Callable[[Tensor], Tensor],
 ) -> Tensor:
     """Gradients of log P, summed over draws with the weights (n, r) that ``weigh`` makes of log P (n, r): (n, D)."""
-    drawn = draw_tastes(model, population, z)
-    log_prob, prob = _probabilities(model, drawn, panel)
+    drawn = draw_tastes(model, population, z, loads_of(model, panel))
+    odds = _odds(model, drawn, panel)
+    log_prob, prob = odds.log_prob, odds.probabilities()
     gradient = multiply(panel.values.mT, prob)
     pulled = pull_back(gradient, drawn.parameters, model.mixing.scale_position)
     return score_coordinates(model, population, drawn, pulled * -weigh(log_prob)[:, None])
@@ -99,8 +100,9 @@ def evaluate_block(
     -------
     Block
     """
-    drawn = draw_tastes(model, population, z)
-    log_prob, prob = _probabilities(model, drawn, panel)
+    drawn = draw_tastes(model, population, z, loads_of(model, panel))
+    odds = _odds(model, drawn, panel)
+    log_prob, prob = odds.log_prob, odds.probabilities()
     if log_ratio is not None:
         log_prob = log_prob + log_ratio
     top = log_prob.amax(-1, keepdim=True)
@@ -114,7 +116,7 @@ def evaluate_block(
     if curvature:
         design = _design(model, population, drawn)
         directions = _directions(model, drawn, design)
-        second = _outer_and_information(directions, panel, prob, gradient, weights)
+        second = _outer_and_information(directions, panel, prob, odds.shares, gradient, weights)
         if model.mixing.scale_position is not None:
             _add_wtp_curvature(second, model, design, gradient * weights[:, None])
         if drawn.value is not None:
@@ -134,12 +136,16 @@ def score_coordinates(
     by_latent = by_taste if value is None else by_taste * value.slope
     by_location = by_latent.sum(-1)
     by_tril = torch.bmm(by_latent, drawn.z.mT)
+    by_fixed = weighted[:, :n_fixed].sum(-1)
+    if model.mixing.shifts is not None and drawn.loads is not None:
+        moved = by_latent if value is None or value.by_location is None else by_latent + value.by_location * by_taste
+        by_fixed[:, list(model.mixing.shifts.effects)] = model.mixing.shifts.pull(moved, drawn.loads)
     if value is not None and value.by_location is not None and value.by_scale is not None:
         by_location = by_location + (value.by_location * by_taste).sum(-1)
         by_scale = (value.by_scale * by_taste).sum(-1)
         by_tril = by_tril + by_scale[..., None] * (population.scale_tril / population.scale[..., None])
     rows, columns = model.space.triangle
-    return torch.cat([weighted[:, :n_fixed].sum(-1), by_location, by_tril[:, rows, columns]], -1)
+    return torch.cat([by_fixed, by_location, by_tril[:, rows, columns]], -1)
 
 
 def _design(model: MixedLogitModel, population: PopulationParameters, drawn: DrawnTastes) -> Tensor:
@@ -154,13 +160,19 @@ def _design(model: MixedLogitModel, population: PopulationParameters, drawn: Dra
         direction = (population.scale_tril / population.scale[:, None])[rows, columns]
         by_location = by_location + value.by_location
         by_tril = by_tril + value.by_scale[:, rows] * direction[:, None]
+    if model.mixing.shifts is not None and drawn.loads is not None:
+        fixed[:, list(model.mixing.shifts.effects)] = by_location[:, list(model.mixing.shifts.tastes)] * drawn.loads
     return torch.cat([fixed, by_location, by_tril], 1)
 
 
 def _owners(model: MixedLogitModel) -> list[int]:
-    """Index of the parameter that each coordinate moves, length D."""
+    """Index of the parameter that each coordinate moves, length D; effects on latent normals move their tastes."""
     f, k = model.space.n_fixed, model.space.n_random
-    return [*range(f + k), *(f + row for row in model.space.triangle[0])]
+    owners = [*range(f + k), *(f + row for row in model.space.triangle[0])]
+    if model.mixing.shifts is not None:
+        for effect, taste in zip(model.mixing.shifts.effects, model.mixing.shifts.tastes, strict=True):
+            owners[effect] = f + taste
+    return owners
 
 
 @dataclass(frozen=True)
@@ -206,7 +218,12 @@ def _directions(model: MixedLogitModel, drawn: DrawnTastes, design: Tensor) -> _
 
 
 def _outer_and_information(
-    directions: _Directions, panel: PanelDifferences, prob: Tensor, gradient: Tensor, weights: Tensor
+    directions: _Directions,
+    panel: PanelDifferences,
+    prob: Tensor,
+    shares: list[Tensor] | None,
+    gradient: Tensor,
+    weights: Tensor,
 ) -> Tensor:
     """Weighted sum over draws (n, D, D) of the gradient's outer product plus the Hessian of log P, linear utility.
 
@@ -216,7 +233,7 @@ def _outer_and_information(
     attribute = torch.tensor(directions.attribute)
     mine = [torch.nonzero(attribute == i)[:, 0] for i in range(gradient.shape[1])]
     functions = [directions.functions[:, index] for index in mine]
-    inner = _outer_and_hessian_of_attributes(panel, prob, gradient) * weights[:, None]
+    inner = _outer_and_hessian_of_attributes(panel, prob, shares, gradient) * weights[:, None]
     size = len(attribute)
     products = gradient.new_empty(len(gradient), size, size)
     for pair, (i, j) in enumerate(torch.triu_indices(len(mine), len(mine)).T.tolist()):
@@ -227,19 +244,47 @@ def _outer_and_information(
     return products if collect is None else collect.T @ products @ collect
 
 
-def _outer_and_hessian_of_attributes(panel: PanelDifferences, prob: Tensor, gradient: Tensor) -> Tensor:
+def _outer_and_hessian_of_attributes(
+    panel: PanelDifferences, prob: Tensor, shares: list[Tensor] | None, gradient: Tensor
+) -> Tensor:
     """Gradient's outer product plus Hessian of log P by the coefficients, per pair of attributes and draw, (n, m, r).
 
     Pairs are the upper triangle in row order.
     """
+    if shares is not None:
+        return _outer_and_hessian_over_nodes(panel, prob, shares, gradient)
     first, second = torch.triu_indices(gradient.shape[1], gradient.shape[1])
     total = torch.bmm((panel.values[..., first] * panel.values[..., second]).mT, prob).neg_()
     for place in [gradient, *situation_means(panel.values, prob, panel).unbind(1)]:
-        start = 0
-        for i in range(place.shape[1]):
-            stop = start + place.shape[1] - i
-            total[:, start:stop].addcmul_(place[:, i, None], place[:, i:])
-            start = stop
+        _add_square(total, place)
+    return total
+
+
+def _add_square(total: Tensor, place: Tensor, times: float = 1.0) -> None:
+    """Add the outer product of vectors (n, k, r), times a number, to its upper triangle (n, m, r)."""
+    start = 0
+    for i in range(place.shape[1]):
+        stop = start + place.shape[1] - i
+        total[:, start:stop].addcmul_(place[:, i, None], place[:, i:], value=times)
+        start = stop
+
+
+def _outer_and_hessian_over_nodes(
+    panel: PanelDifferences, prob: Tensor, shares: list[Tensor], gradient: Tensor
+) -> Tensor:
+    """The same where the probability of a situation is an average over nodes with shares (n, t q, r) given the choice.
+
+    The Hessian is the mean over nodes of their Hessians and outer products, less the outer product of their mean.
+    """
+    first, second = torch.triu_indices(gradient.shape[1], gradient.shape[1])
+    total = torch.bmm((panel.values[..., first] * panel.values[..., second]).mT, prob).neg_()
+    _add_square(total, gradient)
+    means = situation_means(panel.values, prob, panel)
+    of_nodes = means * torch.cat(shares, 1).rsqrt()[:, :, None]
+    for node in of_nodes.unbind(1):
+        _add_square(total, node, 2.0)
+    for situation in means.unflatten(1, (-1, panel.n_nodes)).sum(2).unbind(1):
+        _add_square(total, situation, -1.0)
     return total
 
 
@@ -267,23 +312,32 @@ def _add_mixing_curvature(
         if family.name == "normal":
             continue
         cells = rows == i
-        ones = torch.ones_like(drawn.z[:, :1])
-        zero = torch.zeros(int(cells.sum()) + 1).to(ones)
-        lead = zero.clone()
-        lead[0] = 1.0
-        ratio = zero.clone()
-        ratio[1:] = population.scale_tril[i, columns[cells]] / population.scale[i]
-        inputs = torch.stack([lead, ratio]).expand(len(ones), -1, -1)
-        moved = torch.cat([ones, drawn.z[:, columns[cells]]], 1)
-        second_map = family.second_derivatives(drawn.latent[:, i], population.location[i], population.scale[i])
+        factor = _factor_of_location(model, drawn, i)
+        of_scale = torch.cat([torch.zeros(factor.shape[1]), torch.ones(int(cells.sum()))]).to(factor)
+        lead = torch.cat([factor, factor.new_zeros(len(factor), int(cells.sum()))], 1)
+        ratio = of_scale.clone()
+        ratio[factor.shape[1] :] = population.scale_tril[i, columns[cells]] / population.scale[i]
+        inputs = torch.stack([lead, ratio.expand(len(lead), -1)], 1)
+        moved = torch.cat([factor[..., None].expand(-1, -1, drawn.z.shape[-1]), drawn.z[:, columns[cells]]], 1)
+        location = population.location[i] if drawn.shift is None else population.location[i] + drawn.shift[:, i]
+        second_map = family.second_derivatives(drawn.latent[:, i], location, population.scale[i])
         pull = weighted[:, f + i]
         block = torch.bmm(moved * (pull * second_map.latent_latent)[:, None], moved.mT)
         if family.direct:
             block = block + _direct_curvature(second_map, pull, moved, inputs)
-            outside = torch.diag_embed(1.0 - lead) - torch.outer(ratio, ratio)
+            outside = torch.diag_embed(of_scale) - torch.outer(ratio, ratio)
             block = block + (pull * second_map.scale).sum(-1)[:, None, None] * outside / population.scale[i]
         mine = torch.nonzero(owners == f + i)[:, 0]
         second[:, mine[:, None], mine] += block
+
+
+def _factor_of_location(model: MixedLogitModel, drawn: DrawnTastes, i: int) -> Tensor:
+    """Derivatives (n, 1 + e) of a person's location of one taste with respect to the effects on it and the location."""
+    one = torch.ones_like(drawn.z[:, :1, 0])
+    if model.mixing.shifts is None or drawn.loads is None:
+        return one
+    mine = [place for place, taste in enumerate(model.mixing.shifts.tastes) if taste == i]
+    return torch.cat([drawn.loads[:, mine, 0].expand(len(one), -1), one], 1)
 
 
 def _direct_curvature(second_map: SecondDerivatives, pull: Tensor, moved: Tensor, inputs: Tensor) -> Tensor:

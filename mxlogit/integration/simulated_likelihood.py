@@ -21,7 +21,7 @@ from torch import Tensor
 from mxlogit.choices.chunks import cells_at_once, people_at_once
 from mxlogit.draws.simulation import PersonDraws
 from mxlogit.execution.people import on_cpu, places_inside
-from mxlogit.integration.drawn_tastes import draw_tastes
+from mxlogit.integration.drawn_tastes import draw_tastes, loads_of
 from mxlogit.integration.simulated_block import evaluate_block, merge_blocks, sum_second, weigh_block
 from mxlogit.model.dense_panels import PanelDifferences
 from mxlogit.model.mixed_logit import MixedLogitModel
@@ -203,6 +203,6 @@ class SimulatedLikelihood:
         """Indices, Bayes weights of the draws (n, r) and tastes (n, k, r) of each chunk of people, float64."""
         local = population.to(self.panel.values)
         for part, panel, normals in self._pieces():
-            drawn = draw_tastes(self.model, local, normals)
+            drawn = draw_tastes(self.model, local, normals, loads_of(self.model, panel))
             weights = weigh_block(self.model, drawn, panel).double().softmax(-1)
             yield part, weights, drawn.parameters[:, local.fixed.shape[0] :].double()

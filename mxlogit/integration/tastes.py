@@ -20,6 +20,7 @@ from mxlogit.integration.marginal import MarginalLikelihood
 from mxlogit.integration.proposals import Proposal
 from mxlogit.integration.settings import IntegrationSettings
 from mxlogit.integration.simulated_likelihood import SimulatedLikelihood
+from mxlogit.model.dense_panels import PanelDifferences
 from mxlogit.model.mixed_logit import MixedLogitModel
 from mxlogit.model.parameters import PopulationParameters
 from mxlogit.model.person_tastes import PersonTastes
@@ -220,9 +221,9 @@ class ImportanceTastes(WeighedTastes):
         )
         yield from marginal.weigh(population, marginal.propose(population, integration))
 
-    def _tastes(self, drawn: WeightedDraws, population: PopulationParameters) -> Tensor:
-        """Tastes (n, k, s) of weighted draws."""
-        return PersonTastes(population, self.model.mixing).tastes(drawn.xi)
+    def _tastes(self, drawn: WeightedDraws, population: PopulationParameters, panel: PanelDifferences) -> Tensor:
+        """Tastes (n, k, s) of weighted draws of the people of a panel."""
+        return PersonTastes.of(population, self.model.mixing, panel).tastes(drawn.xi)
 
     def moments(
         self, panel: PanelSource, population: PopulationParameters, seed: int = 0, places: Tensor | None = None
@@ -243,7 +244,7 @@ class ImportanceTastes(WeighedTastes):
         whose halves of the draws disagree get more, and those whom such draws do not represent, draws under each
         population: who they are depends on their own choices only.
         """
-        if len(populations) == 1 or self.model.mixing.direct or self.model.space.n_random == 0:
+        if len(populations) == 1 or self.model.mixing.is_direct or self.model.space.n_random == 0:
             return self._one_by_one(panel, populations)
         near = Populations.near(anchor, list(populations), panel.like)
         mean = torch.zeros(len(panel), self.model.space.n_random, dtype=torch.float64, device=panel.like.device)
@@ -271,7 +272,7 @@ class ImportanceTastes(WeighedTastes):
         """Averaged moments of all people from some draws, chunk after chunk."""
         marginal, mixing = self._marginal_alike(panel), self.model.mixing
         for proposal, drawn in self._propose(marginal, anchor, draws, 0):
-            tastes = self._tastes(drawn, near.anchor)
+            tastes = self._tastes(drawn, near.anchor, proposal.panel)
             base = self._chunk_moments(proposal.factor, drawn, near.anchor, tastes)
             weights, unevenness = near.average_weights(drawn, proposal.panel, mixing)
             covered = near.is_covered(unevenness, proposal.factor.mean, proposal.panel, mixing)
@@ -293,7 +294,7 @@ class ImportanceTastes(WeighedTastes):
         mean = like.new_zeros(shape, dtype=torch.float64)
         deviation, local = torch.zeros_like(mean), population.to(like)
         for proposal, drawn in self._propose(marginal, population, self.draws_of_moments, seed):
-            tastes = self._tastes(drawn, local)
+            tastes = self._tastes(drawn, local, proposal.panel)
             mean[proposal.part], deviation[proposal.part] = self._chunk_moments(proposal.factor, drawn, local, tastes)
         return mean, deviation
 
@@ -328,7 +329,7 @@ class ImportanceTastes(WeighedTastes):
         """Weighted draws of people's random tastes, chunk after chunk of people."""
         local = population.to(panel.like)
         for proposal, drawn in self._propose(self._marginal_alike(panel), population, self.draws, seed):
-            yield WeightedTastes(proposal.part, drawn.weights, self._tastes(drawn, local))
+            yield WeightedTastes(proposal.part, drawn.weights, self._tastes(drawn, local, proposal.panel))
 
     def check(self, people: People, population: PopulationParameters, draws: int = 256) -> PeopleCheck:
         """Effective sample size fractions and Pareto k of the importance weights of the people of all processes."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mxlogit.integration.laplace import LocalFactor
 from mxlogit.model.dense_panels import PanelDifferences
-from mxlogit.model.likelihood import Scratch, by_pieces, panel_probabilities, situation_means
+from mxlogit.model.likelihood import Scratch, by_pieces, compute_odds, situation_means
 from mxlogit.model.mixing import Mixing
 from mxlogit.model.panels import Panels
 from mxlogit.model.parameters import PopulationParameters
@@ -92,14 +92,17 @@ def _step(
 ) -> LocalFactor:
     tril, count = population.scale_tril, points.shape[-1]
     xi = torch.baddbmm(factor.mean[..., None], factor.root, points)
-    people = PersonTastes(population, mixing)
+    people = PersonTastes.of(population, mixing, panel)
     tastes, slope = population.location[:, None] + tril @ xi, None
+    if people.shift is not None:
+        tastes = tastes + people.shift
     value = people.mapped(tastes)
     if value is not None:
         tastes, slope = value.taste, value.slope
-    _, prob = panel_probabilities(people.utility(tastes, panel, scratch), panel)
+    odds = compute_odds(people.utility(tastes, panel, scratch), panel)
+    prob = odds.probabilities()
     values = panel.values[..., population.fixed.shape[0] :].contiguous()
-    information = _mean_information(values, prob, panel)
+    information = _mean_information(values, prob, odds.shares, panel)
     if slope is None:
         gradient = -torch.bmm(values.mT, prob.mean(-1, keepdim=True))[..., 0]
     else:
@@ -110,11 +113,17 @@ def _step(
     return _new_factor(factor, gradient @ tril - factor.mean, precision)
 
 
-def _mean_information(values: Tensor, prob: Tensor, panel: PanelDifferences) -> Tensor:
-    """Logit information (n, k, k) averaged over draws, from attributes (n, r, k) and probabilities (n, r, s)."""
+def _mean_information(values: Tensor, prob: Tensor, shares: list[Tensor] | None, panel: PanelDifferences) -> Tensor:
+    """Logit information (n, k, k) averaged over draws, from attributes (n, r, k) and probabilities (n, r, s).
+
+    If situations have nodes, probabilities are weighted by their ``shares``, and it is averaged over them as well.
+    """
     n, k, count = len(values), values.shape[-1], prob.shape[-1]
     within = torch.bmm((values * prob.mean(-1, keepdim=True)).mT, values)
-    mean = situation_means(values, prob, panel).transpose(1, 2).reshape(n, k, -1)
+    means = situation_means(values, prob, panel)
+    if shares is not None:
+        means = means * torch.cat(shares, 1).rsqrt()[:, :, None]
+    mean = means.transpose(1, 2).reshape(n, k, -1)
     return within - torch.bmm(mean, mean.mT) / count
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -11,11 +12,13 @@ from mxlogit.choices.moments import AttributeMoments, check_identification
 from mxlogit.errors import SpecificationError
 from mxlogit.model.class_prior import resolve_class_prior
 from mxlogit.model.classes import ClassSpace
+from mxlogit.model.latent_shifts import LatentShifts
 from mxlogit.model.mean_shifters import Covariates, MeanShifters
 from mxlogit.model.mixed_logit import MixedLogitModel
 from mxlogit.model.mixing import Mixing
 from mxlogit.model.parameters import ParameterSpace
-from mxlogit.model.priors import Priors, resolve_priors
+from mxlogit.model.priors import PriorDensity, Priors, resolve_priors
+from mxlogit.model.situation_deviations import SituationDeviations
 from mxlogit.spec import Specification
 
 # Smallest eigenvalue of the correlation matrix of covariates below which one is a combination of the others.
@@ -41,9 +44,19 @@ def build_model(
     if space.size == 0:
         raise SpecificationError("nothing to estimate: all coefficients are held.")
     _check_labels([*space.labels, *(getattr(space, "share_labels", ()))])
-    scales = check_identification(moments, specification.names, specification.products, dict(specification.held))
-    mixing = Mixing(specification.mixing, specification.scale_position)
-    prior = resolve_priors(priors, mixing, space.n_fixed, _units_of_parameters(scales, mixing.scale_position))
+    exempt = {*dict(specification.held), *(label for _, label in specification.copies)}
+    scales = check_identification(moments, specification.names, specification.products, exempt)
+    mixing = Mixing(specification.mixing, specification.scale_position, *_more(specification))
+    units = _units_of_parameters(scales, mixing.scale_position)
+    for i in specification.latent_effects:
+        # A unit of an effect on a latent normal is that of the latent per typical difference of the covariate.
+        taste, effect = specification.names.index(specification.shifters[i][0]), specification.products[i]
+        linear = mixing.families[taste - space.n_fixed].units == "linear"
+        place = specification.names.index(effect)
+        units[place] = scales[place] = (units[taste] if linear else 1.0) * _deviation(specification, i, everybody)
+    prior = resolve_priors(priors, mixing, space.n_fixed, units)
+    if mixing.varying is not None:
+        prior = _with_prior_of_deviations(prior, priors, mixing.varying, units)
     if isinstance(space, ClassSpace):
         prior = resolve_class_prior(prior, _deviations(specification.membership, everybody))
     shifters = _mean_shifters(specification, offsets)
@@ -108,7 +121,42 @@ def _mean_shifters(specification: Specification, offsets: tuple[float, ...]) -> 
         tuple(covariates.index(covariate) for _, covariate in specification.shifters),
         covariates,
         offsets or (0.0,) * len(specification.shifters),
+        tuple(i in specification.latent_effects for i in range(len(specification.shifters))),
     )
+
+
+def _with_prior_of_deviations(
+    prior: PriorDensity, priors: Priors, varying: SituationDeviations, units: list[float]
+) -> PriorDensity:
+    """Half-normal priors, in their sizes, of standard deviations between situations: normal about zero."""
+    deviation = prior.deviation.clone()
+    for place in varying.deviations:
+        deviation[place] = priors.sd_scale / (units[place] if priors.standardize else 1.0)
+    return replace(prior, deviation=deviation)
+
+
+def _more(specification: Specification) -> tuple[LatentShifts | None, SituationDeviations | None]:
+    """What else than distributions tastes depend on."""
+    names = specification.names
+    deviations = tuple(names.index(label) for _, label in specification.copies)
+    coefficients = tuple(names.index(column) for column in specification.within)
+    varying = SituationDeviations(deviations, coefficients) if specification.within else None
+    return _latent_shifts(specification), varying
+
+
+def _latent_shifts(specification: Specification) -> LatentShifts | None:
+    """Effects of covariates on latent normals, whose covariates stand in panels in their order; None without any."""
+    mine = specification.latent_effects
+    effects = tuple(specification.names.index(specification.products[i]) for i in mine)
+    tastes = tuple(specification.random.index(specification.shifters[i][0]) for i in mine)
+    return LatentShifts(effects, tastes, tuple(range(len(mine))), len(specification.random)) if mine else None
+
+
+def _deviation(specification: Specification, i: int, everybody: Covariates | None) -> float:
+    """Standard deviation over people of the covariate of a shifter."""
+    assert everybody is not None
+    place = specification.covariates.index(specification.shifters[i][1])
+    return float(everybody.moments()[1][place, place].sqrt())
 
 
 def _units_of_parameters(scales: list[float], scale_position: int | None) -> list[float]:

@@ -85,7 +85,10 @@ class PanelDifferences(Ranked):
     clusters : Tensor or None, int64, shape (n,)
         Cluster 0, 1, ... of each decision maker, for standard errors.
     covariates : Tensor or None, float64, shape (n, z)
-        Covariates of each decision maker on which the probabilities of classes depend.
+        Covariates of each decision maker on which latent normals or the probabilities of classes depend.
+    log_nodes : Tensor or None, float64, shape (q,)
+        Log weights of the nodes of tastes over which the probability of every situation is averaged: the rows of a
+        situation then come once for each of them (`mxlogit.model.situation_nodes`).
     """
 
     values: Tensor
@@ -96,6 +99,7 @@ class PanelDifferences(Ranked):
     appearance: Tensor | None = None
     clusters: Tensor | None = None
     covariates: Tensor | None = None
+    log_nodes: Tensor | None = None
 
     @classmethod
     def regular(
@@ -141,7 +145,13 @@ class PanelDifferences(Ranked):
             None if self.appearance is None else self.appearance[people],
             None if self.clusters is None else self.clusters[people],
             None if self.covariates is None else self.covariates[people],
+            self.log_nodes,
         )
+
+    @property
+    def n_nodes(self) -> int:
+        """Number of nodes of every situation."""
+        return 1 if self.log_nodes is None else len(self.log_nodes)
 
     def to(self, dtype: torch.dtype) -> PanelDifferences:
         """Return the panels with attributes and weights in another floating point type."""
@@ -157,10 +167,25 @@ class PanelDifferences(Ranked):
 
     def available_rows(self) -> AvailableRows:
         """Return the rows without padding."""
+        if self.log_nodes is not None:
+            return self._first_nodes().available_rows()
         available = ~self.unavailable_rows()
         sizes = torch.cat([part.sum(-1) for part in self.by_section(available)], 1)
         real = sizes > 0
         return AvailableRows(self.values[available], sizes[real], available.sum(1), real.sum(1))
+
+    def _first_nodes(self) -> PanelDifferences:
+        """The panels with one node of every situation."""
+        first = [part[:, :: self.n_nodes].flatten(1, 2) for part in self.by_section(self.values)]
+        unavailable = [part[:, :: self.n_nodes].flatten(1, 2) for part in self.by_section(self.unavailable_rows())]
+        sections = tuple(Section(section.situations // self.n_nodes, section.others) for section in self.sections)
+        return replace(
+            self,
+            values=torch.cat(first, 1),
+            unavailable=torch.cat(unavailable, 1),
+            sections=sections,
+            log_nodes=None,
+        )
 
     def by_section(self, rows: Tensor) -> list[Tensor]:
         """Split rows (n, r, ...) into views (n, t, J - 1, ...), one per section."""

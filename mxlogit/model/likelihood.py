@@ -66,20 +66,31 @@ class Odds:
         Sums of the odds of all alternatives, the chosen one included, one tensor per section.
     log_prob : Tensor, shape (n, s)
         Sum over situations of the log probability of the choice.
+    shares : list of Tensor or None, shape (n, t, s)
+        Shares of the nodes of each situation (`mxlogit.model.situation_nodes`) given the choice, if tastes vary between
+        situations: probabilities are weighted by them.
     """
 
     odds: list[Tensor]
     total: list[Tensor]
     log_prob: Tensor
+    shares: list[Tensor] | None = None
 
     def probabilities(self) -> Tensor:
         """Probabilities of the other alternatives, shape (n, r, s); may overwrite the odds."""
-        return join_rows([_share(odds, total[:, :, None]) for odds, total in zip(self.odds, self.total, strict=True)])
+        parts = [_share(odds, total[:, :, None]) for odds, total in zip(self.odds, self._divisors(), strict=True)]
+        return join_rows(parts)
+
+    def _divisors(self) -> list[Tensor]:
+        """Totals over shares of nodes, (n, t, s)."""
+        if self.shares is None:
+            return self.total
+        return [total / share for total, share in zip(self.total, self.shares, strict=True)]
 
     def weigh_probabilities(self, weights: Tensor) -> Tensor:
         """Sums over draws of probabilities times weights (n, s, c), shape (n, r, c)."""
         parts = []
-        for odds, total in zip(self.odds, self.total, strict=True):
+        for odds, total in zip(self.odds, self._divisors(), strict=True):
             n, t, others, s = odds.shape
             scaled = weights[:, None] / total[..., None]
             parts.append(torch.bmm(odds.reshape(n * t, others, s), scaled.view(n * t, s, -1)).view(n, t, others, -1))
@@ -137,6 +148,8 @@ def compute_odds(utility: Tensor, panel: PanelDifferences) -> Odds:
         utility = utility.masked_fill_(panel.unavailable[..., None], -math.inf)
     largest = float(utility.detach().amax()) if utility.numel() else 0.0
     parts = panel.by_section(utility)
+    if panel.log_nodes is not None:
+        return _odds_over_nodes([part.clone() if part.requires_grad else part for part in parts], panel.log_nodes)
     if len(parts) == 1:
         odds, total, log_prob = _section_odds(parts[0], largest)
         return Odds([odds], [total], log_prob)
@@ -144,6 +157,23 @@ def compute_odds(utility: Tensor, panel: PanelDifferences) -> Odds:
     found = [_section_odds(part.clone() if part.requires_grad else part, largest) for part in parts]
     log_probs = torch.stack([log_prob for _, _, log_prob in found])
     return Odds([odds for odds, _, _ in found], [total for _, total, _ in found], log_probs.sum(0))
+
+
+def _odds_over_nodes(parts: list[Tensor], log_nodes: Tensor) -> Odds:
+    """Odds where each situation has nodes, one after the other, over which its probability is averaged."""
+    all_odds, totals, shares, log_prob = [], [], [], parts[0].new_zeros(())
+    for utility in parts:
+        top = utility.detach().amax(2).clamp_(min=0.0)
+        odds = utility.sub_(top[:, :, None]).exp_()
+        total = sum_alternatives(odds) + (-top).exp()
+        joint = -(top + total.log()).unflatten(1, (-1, len(log_nodes))) + log_nodes.to(top)[:, None]
+        whole = joint.logsumexp(2, keepdim=True)
+        log_prob = log_prob + whole.sum((1, 2))
+        all_odds.append(odds)
+        totals.append(total)
+        # Never zero, since totals are divided by them.
+        shares.append((joint - whole).exp().flatten(1, 2).clamp(min=torch.finfo(total.dtype).tiny ** 0.5))
+    return Odds(all_odds, totals, log_prob, shares)
 
 
 def _section_odds(utility: Tensor, largest: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -241,7 +271,8 @@ class Derivatives:
     gradient : Tensor, shape (n, k)
         Derivatives of the log probability with respect to the coefficients.
     information : Tensor, shape (n, k, k)
-        Minus the Hessian, positive semidefinite since the logit is log-concave.
+        Minus the Hessian, positive semidefinite since the logit is log-concave; where situations have nodes, its mean
+        over these, which is positive semidefinite as well and somewhat larger.
     """
 
     log_prob: Tensor
@@ -265,12 +296,14 @@ def panel_derivatives(utility: Tensor, panel: PanelDifferences, columns: slice =
     -------
     Derivatives
     """
-    log_prob, prob = panel_probabilities(utility[..., None], panel)
+    odds = compute_odds(utility[..., None], panel)
+    log_prob, prob = odds.log_prob, odds.probabilities()
     values = panel.values[..., columns]
     weighted = values * prob
     parts = [sum_alternatives(part) for part in panel.by_section(weighted)]
     mean = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
-    information = torch.bmm(weighted.mT, values) - torch.bmm(mean.mT, mean)
+    scaled = mean if odds.shares is None else mean * torch.cat(odds.shares, 1).rsqrt()
+    information = torch.bmm(weighted.mT, values) - torch.bmm(scaled.mT, scaled)
     return Derivatives(log_prob[:, 0], -mean.sum(1), information)
 
 

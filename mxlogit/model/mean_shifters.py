@@ -28,6 +28,8 @@ class MeanShifters:
         Names of the covariates.
     offsets : tuple of float
         What engines subtract from the covariate of each effect (`mxlogit.inference.uncentred`).
+    on_latents : tuple of bool
+        Whether each effect shifts a latent normal (`mxlogit.model.latent_shifts`) instead of the taste itself.
     """
 
     effects: tuple[int, ...] = ()
@@ -35,16 +37,35 @@ class MeanShifters:
     covariates: tuple[int, ...] = ()
     names: tuple[str, ...] = ()
     offsets: tuple[float, ...] = ()
+    on_latents: tuple[bool, ...] = ()
 
     def __bool__(self) -> bool:
         return bool(self.effects)
 
     def of(self, taste: int) -> MeanShifters:
         """Return those of the effects that shift the parameter at position ``taste``."""
-        mine = [i for i, place in enumerate(self.tastes) if place == taste]
-        effects, covariates = (tuple(part[i] for i in mine) for part in (self.effects, self.covariates))
-        offsets = tuple(self.offsets[i] for i in mine)
-        return MeanShifters(effects, (taste,) * len(mine), covariates, self.names, offsets)
+        return self._take([i for i, place in enumerate(self.tastes) if place == taste])
+
+    def _take(self, mine: list[int]) -> MeanShifters:
+        effects, tastes, covariates = (
+            tuple(part[i] for i in mine) for part in (self.effects, self.tastes, self.covariates)
+        )
+        offsets, on_latents = tuple(self.offsets[i] for i in mine), tuple(self._is_on_latent(i) for i in mine)
+        return MeanShifters(effects, tastes, covariates, self.names, offsets, on_latents)
+
+    @property
+    def of_tastes(self) -> MeanShifters:
+        """Return those of the effects that shift tastes themselves."""
+        return self._take([i for i in range(len(self.effects)) if not self._is_on_latent(i)])
+
+    @property
+    def of_latents(self) -> MeanShifters:
+        """Return those of the effects that shift latent normals."""
+        return self._take([i for i in range(len(self.effects)) if self._is_on_latent(i)])
+
+    def _is_on_latent(self, i: int) -> bool:
+        # Models saved by earlier versions have no such effects.
+        return bool(self.on_latents) and self.on_latents[i]
 
     def uncentre(self, means: Tensor) -> Tensor:
         """Coefficients and locations (..., f + k) at covariates of zero, from those where covariates are centred."""
@@ -53,18 +74,42 @@ class MeanShifters:
             result[..., taste] -= offset * means[..., effect]
         return result
 
+    def index(self, parameters: Tensor, covariates: Tensor) -> Tensor:
+        """Sums (n,) of effects among parameters (f + k,) times covariates (n, c): an order of people."""
+        effects = parameters[list(self.effects)]
+        return covariates[:, list(self.covariates)].to(parameters) @ effects
+
+    def index_at(self, fixed: Tensor, people: Covariates) -> Tensor:
+        """Sums (*s,) of effects among fixed coefficients (*s, f) times the average covariates of people."""
+        centre, _ = people.moments()
+        return fixed[..., list(self.effects)] @ centre[list(self.covariates)].to(fixed)
+
+    def shift_of_latents(self, fixed: Tensor, covariates: Tensor, n_random: int) -> Tensor:
+        """Shifts (..., k) of latent normals at fixed coefficients (..., f) and covariates (..., c)."""
+        shape = torch.broadcast_shapes(fixed.shape[:-1], covariates.shape[:-1])
+        result, mine = fixed.new_zeros(*shape, n_random), self.of_latents
+        for effect, taste, covariate in zip(mine.effects, mine.tastes, mine.covariates, strict=True):
+            result[..., taste - fixed.shape[-1]] += fixed[..., effect] * covariates[..., covariate].to(fixed)
+        return result
+
     def shift(self, parameters: Tensor, covariates: Tensor) -> Tensor:
-        """Parameters (..., f + k) of people with covariates (..., c): tastes are shifted, effects are unchanged."""
-        result = parameters.clone()
-        for effect, taste, covariate in zip(self.effects, self.tastes, self.covariates, strict=True):
+        """Parameters (..., f + k) of people with covariates (..., c): tastes are shifted, effects are unchanged.
+
+        Effects on latent normals are not among these shifts.
+        """
+        result, mine = parameters.clone(), self.of_tastes
+        for effect, taste, covariate in zip(mine.effects, mine.tastes, mine.covariates, strict=True):
             result[..., taste] += parameters[..., effect] * covariates[..., covariate].to(parameters)
         return result
 
     def moments(self, parameters: Tensor, people: Covariates) -> tuple[Tensor, Tensor]:
-        """Mean and variance over people, (..., f + k) each, of what covariates add to parameters (..., f + k)."""
+        """Mean and variance over people, (..., f + k) each, of what covariates add to parameters (..., f + k).
+
+        Effects on latent normals are not among these.
+        """
         centre, spread = people.moments()
-        loading = parameters.new_zeros(*parameters.shape, len(centre))
-        for effect, taste, covariate in zip(self.effects, self.tastes, self.covariates, strict=True):
+        loading, mine = parameters.new_zeros(*parameters.shape, len(centre)), self.of_tastes
+        for effect, taste, covariate in zip(mine.effects, mine.tastes, mine.covariates, strict=True):
             loading[..., taste, covariate] += parameters[..., effect]
         return loading @ centre.to(parameters), ((loading @ spread.to(parameters)) * loading).sum(-1)
 

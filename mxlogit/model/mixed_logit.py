@@ -65,9 +65,12 @@ class MixedLogitModel:
         f = self.space.n_fixed
         return [*sorted({taste for taste in self.shifters.tastes if taste < f}), *range(f, f + self.space.n_random)]
 
-    def coefficients(self, population: PopulationParameters, xi: Tensor) -> Tensor:
-        """Compute the coefficients of each person (n, f + k) from whitened tastes (n, k)."""
-        tastes = PersonTastes(population, self.mixing).values_of_each(xi).taste
+    def coefficients(self, population: PopulationParameters, xi: Tensor, panel: Panels | None = None) -> Tensor:
+        """Compute the coefficients of each person (n, f + k) from whitened tastes (n, k).
+
+        Their ``panel`` is needed if covariates shift latent normals.
+        """
+        tastes = PersonTastes.of(population, self.mixing, panel).values_of_each(xi).taste
         return self.mixing.coefficients(population.fixed, tastes)
 
     def log_prior(self, vector: Tensor) -> Tensor:
@@ -103,6 +106,6 @@ class MixedLogitModel:
         Tensor, scalar
         """
         population = self.space.constrain(vector)
-        log_prob = panel_log_prob(self.coefficients(population, xi), panel)
+        log_prob = panel_log_prob(self.coefficients(population, xi, panel), panel)
         log_tastes = torch.distributions.Normal(0.0, 1.0).log_prob(xi).sum(-1)
         return self.log_prior(vector) + ((log_prob + log_tastes) * panel.weights).sum()

@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 
 from mxlogit.model import taste_moments as moments
+from mxlogit.model.latent_shifts import LatentShifts
+from mxlogit.model.situation_deviations import SituationDeviations
 from mxlogit.model.wtp_space import to_coefficients
 
 # Logarithm of the square root of 2 pi.
@@ -283,19 +285,38 @@ class Mixing:
         Family of each random coefficient.
     scale_position : int, optional
         Position of the scale column among all coefficients in willingness-to-pay space (`mxlogit.model.wtp_space`).
+    shifts : LatentShifts, optional
+        Effects of covariates on latent normals.
+    varying : SituationDeviations, optional
+        Coefficients that vary between the situations of a person.
     """
 
-    def __init__(self, names: Sequence[str], scale_position: int | None = None) -> None:
-        self.scale_position = scale_position
+    def __init__(
+        self,
+        names: Sequence[str],
+        scale_position: int | None = None,
+        shifts: LatentShifts | None = None,
+        varying: SituationDeviations | None = None,
+    ) -> None:
+        self.scale_position, self.shifts, self.varying = scale_position, shifts, varying
         self.families = tuple(FAMILIES[name] for name in names)
-        self.is_identity = all(family.name == "normal" for family in self.families)
+        self.is_identity = shifts is None and all(family.name == "normal" for family in self.families)
         self.is_kinked = any(family.kinked for family in self.families)
         self.direct = tuple(i for i, family in enumerate(self.families) if family.direct)
+        # Whether the likelihood is another function of the population parameters than that of logits given latents of
+        # one distribution.
+        self.is_direct = bool(self.direct) or shifts is not None or varying is not None
         self._groups = {
             name: _as_slice([i for i, family in enumerate(self.families) if family.name == name])
             for name in dict.fromkeys(names)
             if name != "normal"
         }
+
+    @property
+    def unknown_to_logit(self) -> tuple[int, ...]:
+        """Positions of the fixed coefficients of which a multinomial logit knows nothing."""
+        effects = () if self.shifts is None else self.shifts.effects
+        return effects if self.varying is None else (*effects, *self.varying.deviations)
 
     def tastes(self, latent: Tensor, location: Tensor, scale: Tensor) -> Tensor:
         """Map latents to tastes.
@@ -356,6 +377,7 @@ class Mixing:
         Tensor, shape (..., f + k)
         """
         parameters = torch.cat([fixed.to(tastes).expand(*tastes.shape[:-1], -1), tastes], -1)
+        parameters = parameters if self.shifts is None else self.shifts.zero_effects(parameters)
         return to_coefficients(parameters, self.scale_position)
 
     def moments(self, location: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:

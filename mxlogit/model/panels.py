@@ -42,8 +42,8 @@ class RaggedPanels(Ranked):
         Number of situations of every person.
     weights : Tensor, shape (n,)
         Weight of each decision maker in sums over people.
-    appearance, clusters, covariates : Tensor or None, shape (n,) or (n, z)
-        Ranks, clusters and covariates as in `PanelDifferences`.
+    appearance, clusters, covariates, log_nodes : Tensor or None, shape (n,), (n, z) or (q,)
+        Ranks, clusters, covariates and nodes as in `PanelDifferences`; ``others`` has every node of a situation.
     classes : tuple of int
         Sizes to which situations are padded, increasing.
     first_row : int
@@ -59,6 +59,7 @@ class RaggedPanels(Ranked):
     classes: tuple[int, ...]
     first_row: int = 0
     covariates: Tensor | None = None
+    log_nodes: Tensor | None = None
     _windows: dict[int, list[tuple[slice, RaggedPanels]]] = field(default_factory=dict, init=False, repr=False)
     _plans: dict[tuple[int, int], list[Layout]] = field(default_factory=dict, init=False, repr=False)
 
@@ -88,7 +89,12 @@ class RaggedPanels(Ranked):
     @cached_property
     def _first_situations(self) -> Tensor:
         """Index of the first situation of every person, followed by the number of situations, (n + 1,)."""
-        return first_places(self.n_situations)
+        return first_places(self._n_places)
+
+    @property
+    def _n_places(self) -> Tensor:
+        """Number of nodes of all situations of every person, (n,)."""
+        return self.n_situations if self.log_nodes is None else self.n_situations * len(self.log_nodes)
 
     @cached_property
     def _first_rows(self) -> Tensor:
@@ -107,7 +113,7 @@ class RaggedPanels(Ranked):
     def take(self, people: slice | Tensor) -> Panels:
         """Return the panels of a subset of people (attributes are not copied for a slice)."""
         lengths, first = self.n_situations[people], self._first_situations
-        about = [None if x is None else x[people] for x in (self.appearance, self.clusters, self.covariates)]
+        about = tuple(None if x is None else x[people] for x in (self.appearance, self.clusters, self.covariates))
         if isinstance(people, slice):
             start, stop, _ = people.indices(len(self))
             return replace(
@@ -120,11 +126,14 @@ class RaggedPanels(Ranked):
                 covariates=about[2],
                 first_row=self.first_row + int(self._first_rows[start]),
             )
-        situations = places_of_runs(first[people], lengths)
+        situations = places_of_runs(first[people], self._n_places[people])
         others = self.others[situations]
         rows = places_of_runs(self.first_row + first_places(self.others)[situations], others)
         values = self.values[torch.cat([rows, rows.new_tensor([len(self.values) - 1])])]
-        return arrange_panels(values, others, lengths, self.weights[people], *about)
+        appearance, clusters, covariates = about
+        return arrange_panels(
+            values, others, lengths, self.weights[people], appearance, clusters, covariates, self.log_nodes
+        )
 
     def chunks(self, size: int) -> Iterator[tuple[slice, RaggedPanels]]:
         """Iterate over consecutive people, ``size`` at a time, without copying."""
@@ -139,10 +148,18 @@ class RaggedPanels(Ranked):
 
     def available_rows(self) -> AvailableRows:
         """Return the rows without padding."""
+        if self.log_nodes is not None:
+            return self._first_nodes(len(self.log_nodes)).available_rows()
         n_rows, real = self._first_rows.diff(), first_places(self.others > 0)
         n_situations = real[self._first_situations].diff()
         values = self.values[self.first_row : self.first_row + int(n_rows.sum())]
         return AvailableRows(values, self.others[self.others > 0], n_rows, n_situations)
+
+    def _first_nodes(self, count: int) -> RaggedPanels:
+        """The panels with one node of every situation, of which each has ``count``."""
+        first, others = first_places(self.others)[:-1][::count], self.others[::count]
+        values = torch.cat([self.values[places_of_runs(self.first_row + first, others)], self.values[-1:]])
+        return replace(self, values=values, others=others, log_nodes=None, first_row=0)
 
     def _part(self, people: slice) -> RaggedPanels:
         part = self.take(people)
@@ -170,7 +187,7 @@ class RaggedPanels(Ranked):
         return self._gather(self._situations((largest,)).layout(slice(0, len(self))))
 
     def _situations(self, classes: tuple[int, ...]) -> Situations:
-        return Situations(self.others, self.n_situations, classes, self.first_row, len(self.values) - 1)
+        return Situations(self.others, self._n_places, classes, self.first_row, len(self.values) - 1)
 
     def _gather(self, layout: Layout) -> PanelDifferences:
         people, index = layout.people, layout.index
@@ -183,6 +200,7 @@ class RaggedPanels(Ranked):
             None if self.appearance is None else self.appearance[people],
             None if self.clusters is None else self.clusters[people],
             None if self.covariates is None else self.covariates[people],
+            self.log_nodes,
         )
 
 
@@ -206,19 +224,24 @@ def arrange_panels(
     appearance: Tensor | None = None,
     clusters: Tensor | None = None,
     covariates: Tensor | None = None,
+    log_nodes: Tensor | None = None,
 ) -> Panels:
     """Build panels from rows: dense if there is little padding, else ragged.
 
     The parameters are the attributes of `RaggedPanels`.
     """
     n, real = len(n_situations), len(values) - 1
-    sizes, lengths = others.unique().tolist(), n_situations.unique().tolist()
+    nodes = 1 if log_nodes is None else len(log_nodes)
+    sizes, lengths = others.unique().tolist(), (n_situations * nodes).unique().tolist()
+    about = weights, n_situations, appearance, clusters
     if len(sizes) == 1 and len(lengths) == 1 and real:
         dense = values[:-1].view(n, lengths[0] * sizes[0], values.shape[1])
-        return PanelDifferences(
-            dense, None, (Section(lengths[0], sizes[0]),), weights, n_situations, appearance, clusters, covariates
-        )
+        return PanelDifferences(dense, None, (Section(lengths[0], sizes[0]),), *about, covariates, log_nodes)
     classes = size_classes(others)
-    panels = RaggedPanels(values, others, n_situations, weights, appearance, clusters, classes, covariates=covariates)
+    panels = RaggedPanels(
+        *(values, others, n_situations, weights, appearance, clusters, classes),
+        covariates=covariates,
+        log_nodes=log_nodes,
+    )
     padded = n * max(lengths, default=1) * max(1, max(sizes, default=1))
     return panels.dense() if padded <= (1.0 + _MOST_PADDING) * max(real, n) else panels

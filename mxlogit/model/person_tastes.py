@@ -16,6 +16,7 @@ from torch import Tensor
 from mxlogit.model.dense_panels import PanelDifferences
 from mxlogit.model.likelihood import Scratch
 from mxlogit.model.mixing import MapValue, Mixing
+from mxlogit.model.panels import Panels
 from mxlogit.model.parameters import PopulationParameters
 from mxlogit.model.products import add_products, multiply
 from mxlogit.model.wtp_space import to_coefficients
@@ -30,10 +31,23 @@ class PersonTastes:
     population : PopulationParameters
         Population parameters, in the dtype of what they are applied to; one value, or one (n, ...) per person.
     mixing : Mixing
+    shift : Tensor or None, broadcastable to (n, k, s)
+        What covariates add to the latent normals (`mxlogit.model.latent_shifts`).
     """
 
     population: PopulationParameters
     mixing: Mixing
+    shift: Tensor | None = None
+
+    @classmethod
+    def of(cls, population: PopulationParameters, mixing: Mixing, panel: Panels | None) -> PersonTastes:
+        """Tastes of the people of a panel, with their covariates."""
+        if mixing.shifts is None:
+            return cls(population, mixing)
+        assert panel is not None
+        assert panel.covariates is not None
+        loads = mixing.shifts.loads(panel.covariates, population.location)
+        return cls(population, mixing, mixing.shifts.of(population.fixed, loads))
 
     @property
     def n_fixed(self) -> int:
@@ -42,7 +56,8 @@ class PersonTastes:
 
     def latents(self, xi: Tensor) -> Tensor:
         """Latent normals (n, k, s) at whitened tastes (n, k, s)."""
-        return self.population.latent(xi)
+        latents = self.population.latent(xi)
+        return latents if self.shift is None else latents + self.shift.to(latents)
 
     def mapped(self, latents: Tensor) -> MapValue | None:
         """Tastes and their derivatives (n, k, s) at latents (n, k, s); None if tastes are the latents themselves."""
@@ -55,7 +70,9 @@ class PersonTastes:
     def _of_draws(self) -> tuple[Tensor, Tensor]:
         """Locations and scales, to be broadcast along draws."""
         location, scale = self.population.location, self.population.scale
-        return (location, scale) if location.dim() == 1 else (location[..., None, :], scale[..., None, :])
+        if location.dim() > 1:
+            location, scale = location[..., None, :], scale[..., None, :]
+        return (location, scale) if self.shift is None else (location + self.shift.mT.to(location), scale)
 
     def values(self, xi: Tensor) -> MapValue:
         """Tastes and slopes (n, k, s) at whitened tastes (n, k, s)."""
@@ -64,10 +81,11 @@ class PersonTastes:
     def values_of_each(self, xi: Tensor) -> MapValue:
         """Tastes and slopes (n, k) at one whitened taste vector (n, k) of each person."""
         population = self.population
-        latents = population.location + xi @ population.scale_tril.mT
+        location = population.location if self.shift is None else population.location + self.shift[..., 0]
+        latents = location + xi @ population.scale_tril.mT
         if self.mixing.is_identity:
             return MapValue(latents, torch.ones_like(latents))
-        return self.mixing.evaluate(latents, population.location, population.scale)
+        return self.mixing.evaluate(latents, location, population.scale)
 
     def curvature(self, xi: Tensor) -> Tensor:
         """Second derivatives (n, k, s) of the tastes with respect to the latents."""

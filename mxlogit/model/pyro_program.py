@@ -69,4 +69,4 @@ def mixed_logit(model: MixedLogitModel, panel: Panels, people: Tensor | None = N
     ):
         unit = part.values.new_zeros(len(part), model.space.n_random)
         xi = sample_site("xi", dist.Normal(unit, unit + 1.0).to_event(1))
-        pyro.factor("choices", panel_log_prob(model.coefficients(population, xi), part))
+        pyro.factor("choices", panel_log_prob(model.coefficients(population, xi, part), part))

@@ -15,6 +15,7 @@ from mxlogit.model.mixed_logit import MixedLogitModel
 from mxlogit.plots.classes import draw_shares
 from mxlogit.plots.figures import several_axes, single_axes
 from mxlogit.results.classes import mean_shares
+from mxlogit.results.population_nodes import LatentNodes
 
 # Largest number of posterior samples drawn in the band of a taste distribution.
 _SAMPLES = 200
@@ -80,11 +81,10 @@ def population_quantiles(est: Any) -> np.ndarray:
     people = est._state().people_with_covariates()
     if people is None:
         return tastes.numpy()
-    fixed = population.fixed[:, None].expand(-1, _QUANTILES, -1)
-    parameters = torch.cat([fixed, tastes], -1)
     # Quantiles are in order, so that people beside them must not be.
     covariates = people.nodes(people.values[:, 0], _QUANTILES)
     covariates = covariates[torch.randperm(_QUANTILES, generator=make_generator(est._state().seed, _ORDER_STREAM))]
+    parameters = LatentNodes(model, population.map(lambda x: x[:, None]), latent).parameters(covariates)
     return model.shifters.shift(parameters, covariates)[..., model.space.n_fixed :].numpy()
 
 

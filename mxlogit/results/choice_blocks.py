@@ -156,6 +156,9 @@ def _blocks_of_part(
         cells = len(data.choices.rows) * samples * width * classes
         window = classes * _window(cells, nodes // classes, -(-fewest // classes))
     at_once = _CELLS // (samples * window * width)
+    if part.latents is not None:
+        # Coefficients of every choice situation are in memory, besides the utilities of its alternatives.
+        at_once //= coefficients.shape[-1]
     if window < nodes:
         at_once = min(at_once, len(data.choices.rows) * window // (nodes * _BLOCKS_PER_WINDOW))
     equal = coefficients.new_full((1, 1, window), 1.0 / window)
@@ -170,12 +173,17 @@ def _blocks_of_part(
             mine = part.membership.weights(known, slice(start // classes, (start + window) // classes))
         else:
             mine = equal if weights is None else weights[person[situations]][:, None]
+        if part.latents is not None:
+            known = sets[:, 0, data.columns(part.latents.model.shifters.names)].double()
+            of_sets = part.latents.window(slice(start, start + window)).coefficients(known)
+        else:
+            of_sets = coefficients[:, start : start + window] if common else coefficients[person[situations]]
         yield ChoiceBlock(
             situations,
             data.rows_of(situations, sets.shape[1]),
             sets[..., columns].double(),
             sets,
-            coefficients[:, start : start + window] if common else coefficients[person[situations]],
+            of_sets,
             mine,
             classes,
         )

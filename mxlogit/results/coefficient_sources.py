@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from mxlogit.fit import Fit
 from mxlogit.model.mixed_logit import MixedLogitModel
 from mxlogit.model.parameters import PopulationParameters
 from mxlogit.results.individual_coefficients import Group, parameter_samples, weigh_coefficients
-from mxlogit.results.population_nodes import Membership, Nodes, predictive_nodes, taste_nodes
+from mxlogit.results.population_nodes import LatentNodes, Membership, Nodes, predictive_nodes, situation_nodes
 
 # Posterior samples of quantities with intervals: the ends of a 95 % interval err by a tenth of a standard deviation.
 _SAMPLES = 256
@@ -47,6 +47,8 @@ class Part:
         Weights of the nodes of people in general, of whom each draw has one per class.
     nodes_of_rows : int or None
         Number of nodes, the first ones, for quantities of single choice situations; None for all.
+    latents : LatentNodes or None
+        Latent normals of the nodes, if covariates shift them: coefficients depend on those of the choice situation.
     """
 
     people: Tensor | None
@@ -54,6 +56,7 @@ class Part:
     weights: Tensor | None = None
     nodes_of_rows: int | None = None
     membership: Membership | None = None
+    latents: LatentNodes | None = None
 
 
 class CoefficientSource(ABC):
@@ -96,6 +99,8 @@ class PopulationSource(CoefficientSource):
         Whether the first sample is the point estimate.
     membership : Membership, optional
         Weights of nodes that are members of classes.
+    latents : LatentNodes, optional
+        Latent normals of the nodes, if covariates shift them.
     """
 
     is_common = True
@@ -108,8 +113,10 @@ class PopulationSource(CoefficientSource):
         *,
         starts_at_center: bool = False,
         membership: Membership | None = None,
+        latents: LatentNodes | None = None,
     ) -> None:
         self.coefficients, self.kind, self.starts_at_center = coefficients, kind, starts_at_center
+        self.latents = latents
         self.n_samples, self.nodes_of_rows, self.membership = len(coefficients), nodes_of_rows, membership
 
     @classmethod
@@ -121,12 +128,19 @@ class PopulationSource(CoefficientSource):
         With ``member_of``, of the members of the class with this index.
         """
         population, starts = sampled_population(model, fit, _SAMPLES)
-        found = taste_nodes(model, population, nodes, seed)
+        found = situation_nodes(model, population, nodes, seed)
         if member_of is not None:
             found = found.of_class(member_of)
         of_rows = _NODES_OF_ROWS * (found.membership.n_classes if found.membership else 1)
         coefficients = _coefficients(model, found)
-        return cls(coefficients, fit.samples.kind, of_rows, starts_at_center=starts, membership=found.membership)
+        return cls(
+            coefficients,
+            fit.samples.kind,
+            of_rows,
+            starts_at_center=starts,
+            membership=found.membership,
+            latents=found.latents,
+        )
 
     @classmethod
     def of_mean(cls, model: MixedLogitModel, fit: Fit, seed: int, member_of: int | None = None) -> PopulationSource:
@@ -134,11 +148,12 @@ class PopulationSource(CoefficientSource):
         found = predictive_nodes(model, fit, seed)
         if member_of is not None:
             found = found.of_class(member_of)
-        return cls(_coefficients(model, found), fit.samples.kind, membership=found.membership)
+        coefficients = _coefficients(model, found)
+        return cls(coefficients, fit.samples.kind, membership=found.membership, latents=found.latents)
 
     def parts(self, data: ChoiceData) -> Iterator[Part]:
         """The nodes, common to all people."""
-        yield Part(None, self.coefficients, None, self.nodes_of_rows, self.membership)
+        yield Part(None, self.coefficients, None, self.nodes_of_rows, self.membership, self.latents)
 
 
 def _coefficients(model: MixedLogitModel, nodes: Nodes) -> Tensor:
@@ -162,7 +177,7 @@ class PeopleSource(CoefficientSource):
         for part, parameters in parameter_samples(self.model, self.fit, self.group, _SAMPLES):
             some = parameters.transpose(0, 1)
             coefficients = self.model.mixing.coefficients(some[..., :f], some[..., f:])
-            yield Part(indices[on_cpu(part)], coefficients[:, :, None])
+            yield _of_situations(self.model, Part(indices[on_cpu(part)], coefficients[:, :, None]))
 
 
 class WeightedPeopleSource(CoefficientSource):
@@ -177,7 +192,19 @@ class WeightedPeopleSource(CoefficientSource):
         """Weighted draws, chunk after chunk of people, possibly several times per chunk."""
         indices = torch.arange(data.n_decision_makers)
         for drawn in weigh_coefficients(self.model, self.fit, self.group):
-            yield Part(indices[on_cpu(drawn.part)], drawn.coefficients[:, None], drawn.weights)
+            part = Part(indices[on_cpu(drawn.part)], drawn.coefficients[:, None], drawn.weights)
+            yield _of_situations(self.model, part)
+
+
+def _of_situations(model: MixedLogitModel, part: Part) -> Part:
+    """Draws of the coefficients of people (n, s, r, k) in single situations, if they vary between these."""
+    varying = model.mixing.varying
+    if varying is None:
+        return part
+    coefficients, of_nodes = varying.spread_over_nodes(part.coefficients)
+    people, _, count = part.coefficients.shape[:3]
+    weights = part.weights if part.weights is not None else of_nodes.new_full((people, count), 1.0 / count)
+    return replace(part, coefficients=coefficients, weights=(weights[..., None] * of_nodes.to(weights)).flatten(1))
 
 
 def sampled_population(model: MixedLogitModel, fit: Fit, count: int) -> tuple[PopulationParameters, bool]:

@@ -94,14 +94,15 @@ class Cost:
     def _extremes(self, population: PopulationParameters) -> tuple[Tensor, Tensor]:
         """The least and the largest coefficient without random part over people, (s,) each, in some populations."""
         fixed, shifters = population.fixed, self.model.shifters.of(self.place)
+        whole = torch.cat([fixed, population.location], -1)[:, self.place]
         if not shifters:
-            return fixed[:, self.place], fixed[:, self.place]
+            return whole, whole
         assert self.people is not None
         low = torch.full_like(fixed[:, 0], torch.inf)
         high = -low
         for values in self.people.values.split(_PEOPLE_AT_ONCE):
             added = fixed[:, list(shifters.effects)] @ values[:, list(shifters.covariates)].T.to(fixed)
-            found = fixed[:, self.place, None] + added
+            found = whole[:, None] + added
             low, high = torch.minimum(low, found.amin(1)), torch.maximum(high, found.amax(1))
         return low, high
 
@@ -114,7 +115,9 @@ class Cost:
         place = self.place - self.model.space.n_fixed
         if place < 0:
             return bool(self._extremes(population)[0].median() > 0.0)
-        location, scale = population.location, population.scale
+        location, scale = population.location.clone(), population.scale
+        if self.people is not None:
+            location[:, place] += self.model.shifters.of(self.place).index_at(population.fixed, self.people)
         return bool(self.model.mixing.tastes(location, location, scale)[:, place].median() > 0.0)
 
     def judge(self, population: PopulationParameters, only: int | None = None) -> tuple[bool, str]:
@@ -135,7 +138,8 @@ class Cost:
                 f"infinite. Read quantiles; {offer}"
             )
         if family in ("uniform", "triangular"):
-            reach = population.location[:, place].abs() <= population.scale[:, place]
+            (low, high), scale = self._extremes(population), population.scale[:, place]
+            reach = (low <= scale) & (high >= -scale)
             if float(reach.double().mean()) < _RARE:
                 return True, f"The coefficient of {cost!r} keeps away from zero ({family}): the mean is finite."
         return False, (

@@ -20,6 +20,8 @@ from mxlogit.model.mixed_logit import MixedLogitModel
 from mxlogit.model.parameters import PopulationParameters
 from mxlogit.results.classes import class_moments, mean_shares, share_rows
 
+# Number of people who stand for all where moments of tastes are averaged over covariates.
+_PEOPLE = 128
 # Probabilities of the median and of the points one standard deviation from it in a normal distribution.
 _CENTRAL = (0.1587, 0.5, 0.8413)
 
@@ -154,12 +156,43 @@ def _moments(
     mean, deviation = model.mixing.moments(population.location, population.scale)
     if people is None or not model.shifters:
         return mean, deviation
+    if model.shifters.of_latents:
+        mean, deviation = _moments_of_shifted_latents(model, population, people)
     added, variance = model.shifters.moments(torch.cat([population.fixed, torch.zeros_like(mean)], -1), people)
     mean = torch.cat([population.fixed, mean], -1) + added
     deviation = torch.cat([torch.zeros_like(population.fixed), deviation], -1)
     # Infinite moments stay what they are.
     both = torch.where(variance > 0.0, (deviation.square() + variance).sqrt(), deviation)
     return mean[..., model.varying], both[..., model.varying]
+
+
+def _moments_of_shifted_latents(
+    model: MixedLogitModel, population: PopulationParameters, people: Covariates
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Means and standard deviations (*s, k) of tastes whose latent normals covariates shift, over all people.
+
+    Of many people some stand for all, in an order along the effects on each taste at the average population.
+    """
+    single, f = population.location.dim() == 1, model.space.n_fixed
+    if single:
+        population = population.map(lambda x: x[None])
+    centre = population.fixed.mean(0)
+    parts = []
+    for i in range(model.space.n_random):
+        mine = model.shifters.of_latents.of(f + i)
+        values = (
+            people.values if len(people.values) <= _PEOPLE else people.nodes(mine.index(centre, people.values), _PEOPLE)
+        )
+        weights = people.weights if len(values) == len(people.values) else torch.ones(len(values)).double()
+        shift = mine.shift_of_latents(population.fixed[:, None], values, model.space.n_random)
+        moments = model.mixing.moments(population.location[:, None] + shift, population.scale[:, None].expand_as(shift))
+        mean, deviation = (moment[..., i] for moment in moments)
+        share = (weights / weights.sum()).to(mean)
+        total = mean @ share
+        variance = deviation.square() @ share + (mean - total[:, None]).square() @ share
+        parts.append(torch.stack([total, variance.sqrt()]))
+    mean, deviation = torch.stack(parts, -1)
+    return (mean[0], deviation[0]) if single else (mean, deviation)
 
 
 def _moments_of_classes(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -61,6 +61,44 @@ class Membership:
 
 
 @dataclass(frozen=True)
+class LatentNodes:
+    """Latent normals of people drawn from populations, which become tastes at given covariates.
+
+    Attributes
+    ----------
+    model : MixedLogitModel
+    population : PopulationParameters
+        Parameters (s or 1, 1 or r, ...) of the populations that nodes are drawn from.
+    latents : Tensor, shape (s or 1, r, k)
+        Latent normals at covariates of zero.
+    """
+
+    model: MixedLogitModel
+    population: PopulationParameters
+    latents: Tensor
+
+    def parameters(self, covariates: Tensor) -> Tensor:
+        """Fixed coefficients and tastes (..., s, r, f + k) at covariates that broadcast to (..., s, r, c)."""
+        population, k = self.population, self.model.space.n_random
+        shift = self.model.shifters.shift_of_latents(population.fixed, covariates, k)
+        tastes = self.model.mixing.tastes(self.latents + shift, population.location + shift, population.scale)
+        return torch.cat([population.fixed.expand(*tastes.shape[:-1], -1), tastes], -1)
+
+    def coefficients(self, covariates: Tensor) -> Tensor:
+        """Coefficients of utility (m, s, r, f + k) in choice situations with covariates (m, c)."""
+        found, f = self.parameters(covariates[:, None, None]), self.model.space.n_fixed
+        return self.model.mixing.coefficients(found[..., :f], found[..., f:])
+
+    def window(self, draws: slice) -> LatentNodes:
+        """Some of the nodes."""
+
+        def part(values: Tensor) -> Tensor:
+            return values if values.shape[1] == 1 else values[:, draws]
+
+        return LatentNodes(self.model, self.population.map(part), self.latents[:, draws])
+
+
+@dataclass(frozen=True)
 class Nodes:
     """People drawn from each of some population values, the same draws for all.
 
@@ -70,15 +108,47 @@ class Nodes:
         Fixed coefficients and random tastes; amounts of money in willingness-to-pay space.
     membership : Membership or None
         Weights, if they are not equal.
+    latents : LatentNodes or None
+        Latent normals, if covariates shift them: ``parameters`` are those at covariates of zero.
     """
 
     parameters: Tensor
     membership: Membership | None = None
+    latents: LatentNodes | None = None
+
+    @classmethod
+    def of_latents(cls, model: MixedLogitModel, population: PopulationParameters, latents: Tensor) -> Nodes:
+        """People with latent normals (s, r, k), of populations with parameters (s or 1, 1 or r, ...)."""
+        found = LatentNodes(model, population, latents)
+        none = latents.new_zeros(1, 1, len(model.shifters.names))
+        return cls(found.parameters(none), None, found if model.shifters.of_latents else None)
 
     def of_class(self, number: int) -> Nodes:
         """The members of the class with this index."""
         assert self.membership is not None
         return Nodes(self.parameters[:, number :: self.membership.n_classes])
+
+
+def situation_nodes(model: MixedLogitModel, population: PopulationParameters, nodes: int, seed: int) -> Nodes:
+    """Nodes of single choice situations of people: those of `taste_nodes`, if tastes do not vary between situations."""
+    varying, k = model.mixing.varying, model.space.n_random
+    if varying is None:
+        return taste_nodes(model, population, nodes, seed)
+    draws = PersonDraws("sobol", nodes, k + len(varying.deviations), seed + TASTE_STREAM)
+    normal = draws.normals(0, 1)[0].to(population.location)
+    latents = population.location[..., None] + population.scale_tril @ normal[:k]
+    return _of_situations(model, population.map(lambda x: x[:, None]), latents.mT, normal[k:].mT)
+
+
+def _of_situations(model: MixedLogitModel, population: PopulationParameters, latents: Tensor, normals: Tensor) -> Nodes:
+    """Nodes with latent normals (s, r, k) of people, with standard normals (r, d) of what varies between situations."""
+    varying, f = model.mixing.varying, model.space.n_fixed
+    assert varying is not None
+    shape = latents.shape[:-1]
+    # Tastes that vary are normal: their latents are coefficients.
+    both = torch.cat([population.fixed.expand(*shape, -1), latents], -1)
+    fixed, latents = varying.spread(both, normals).split([f, model.space.n_random], -1)
+    return Nodes.of_latents(model, replace(population, fixed=fixed), latents)
 
 
 def taste_nodes(model: MixedLogitModel, population: PopulationParameters, nodes: int, seed: int) -> Nodes:
@@ -96,6 +166,8 @@ def taste_nodes(model: MixedLogitModel, population: PopulationParameters, nodes:
         return Nodes(_in_turn(found), Membership(population.membership[:, None], _names(model)))
     people = PersonTastes(population, model.mixing)
     latents = population.location[..., None] + population.scale_tril @ normal
+    if model.shifters.of_latents:
+        return Nodes.of_latents(model, population.map(lambda x: x[:, None]), latents.mT)
     return Nodes(people.parameters(people.tastes_at(latents)).mT)
 
 
@@ -117,12 +189,14 @@ def predictive_nodes(model: MixedLogitModel, fit: Fit, seed: int) -> Nodes:
     samples = fit.samples.unconstrained
     if fit.samples.kind != "posterior":
         samples = model.space.unconstrain(fit.center)[None]
-    if model.space.n_random == 0:
+    varying, k = model.mixing.varying, model.space.n_random
+    if k == 0 and varying is None:
         return Nodes(model.space.constrain(samples[:_PREDICTIVE_NODES]).fixed[None])
     count = _PREDICTIVE_NODES
     if model.has_classes:
         count = min(count, len(samples)) if fit.samples.kind == "posterior" and not _spreads(model) else count
-    draws = PersonDraws("sobol", count, 1 + model.space.n_random, seed + _PREDICTIVE_STREAM)
+    deviations = 0 if varying is None else len(varying.deviations)
+    draws = PersonDraws("sobol", count, 1 + k + deviations, seed + _PREDICTIVE_STREAM)
     normal = draws.normals(0, 1)[0].T
     # Ranks of the first coordinate are a permutation, so every sample is used equally often.
     rank, order = normal[:, 0].argsort().argsort(), order_along_curve(samples)
@@ -131,7 +205,11 @@ def predictive_nodes(model: MixedLogitModel, fit: Fit, seed: int) -> Nodes:
         found = population.class_tastes(model.mixing, normal[:, None, 1:, None])
         membership = Membership(population.membership[None], _names(model))
         return Nodes(_in_turn(found.movedim(0, 2).movedim(0, 1)), membership)
-    latent = population.location + (population.scale_tril @ normal[:, 1:, None])[..., 0]
+    latent = population.location + (population.scale_tril @ normal[:, 1 : 1 + k, None])[..., 0]
+    if varying is not None:
+        return _of_situations(model, population.map(lambda x: x[None]), latent[None], normal[:, 1 + k :])
+    if model.shifters.of_latents:
+        return Nodes.of_latents(model, population.map(lambda x: x[None]), latent[None])
     tastes = model.mixing.tastes(latent, population.location, population.scale)
     return Nodes(torch.cat([population.fixed, tastes], -1)[None])
 

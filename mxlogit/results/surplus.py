@@ -48,6 +48,8 @@ class Change:
         The cost.
     place : Tensor, int64, shape (number of situations,)
         Situation of ``after`` of every situation of ``before``.
+    kept : tuple of int
+        Columns of further covariates that must not differ.
     """
 
     before: ChoiceData
@@ -55,9 +57,17 @@ class Change:
     columns: list[int]
     cost: Attribute
     place: Tensor
+    kept: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, before: FrameChoices, after: FrameChoices, columns: list[int], cost: Attribute) -> Change:
+    def of(
+        cls,
+        before: FrameChoices,
+        after: FrameChoices,
+        columns: list[int],
+        cost: Attribute,
+        kept: tuple[int, ...] = (),
+    ) -> Change:
         """Match the situations of two frames by decision maker and situation.
 
         Raises
@@ -73,20 +83,20 @@ class Change:
                 f"{len(single)} choice situations are in one of the two frames only (first: {single[:5].tolist()}). "
                 "Both need the same pairs of decision maker and situation."
             )
-        change = cls(before.data, after.data, columns, cost, torch.from_numpy(place))
+        change = cls(before.data, after.data, columns, cost, torch.from_numpy(place), kept)
         change.check_covariates(keys[0])
         return change
 
     def check_covariates(self, keys: pd.MultiIndex) -> None:
-        """Refuse covariates of the cost that differ between the frames: money would be worth two amounts."""
-        mine = list(self.cost.covariates)
+        """Refuse covariates of the cost, for which money has one worth, and others to be kept, that differ."""
+        mine = [*self.cost.covariates, *self.kept]
         here, there = (data.choices.rows[data.first_rows[:-1]][:, mine].cpu() for data in (self.before, self.after))
         differs = (here != there[self.place]).any(1)
         if bool(differs.any()):
             raise ChoiceDataError(
-                f"covariates that shift the coefficient of the cost differ between the frames in {int(differs.sum())} "
-                f"choice situations (first: {keys[differs.numpy()][:5].tolist()}). People keep their covariates: "
-                "compare frames of the same people."
+                "covariates that shift the coefficient of the cost, or a latent normal, differ between the frames in "
+                f"{int(differs.sum())} choice situations (first: {keys[differs.numpy()][:5].tolist()}). People keep "
+                "their covariates: compare frames of the same people."
             )
 
     def levels_after(self, block: ChoiceBlock) -> tuple[Tensor, Tensor]:

@@ -27,7 +27,7 @@ from mxlogit.results.class_cost import counted_weights, ignoring_classes, judge_
 from mxlogit.results.classes import mean_shares
 from mxlogit.results.cost import Cost
 from mxlogit.results.individual_coefficients import Group, coefficient_samples
-from mxlogit.results.population_nodes import TASTE_STREAM, taste_nodes
+from mxlogit.results.population_nodes import TASTE_STREAM, Nodes, taste_nodes
 
 # Tastes per posterior sample, a power of two, and most posterior samples, whose intervals err by a thirtieth of a
 # standard deviation.
@@ -101,15 +101,22 @@ class Ratio:
         """Whether covariates shift one of the two coefficients."""
         return any(self.model.shifters.of(place) for place in self.places)
 
-    def with_covariates(self, parameters: Tensor, nodes: int) -> Tensor:
+    @property
+    def on_latents(self) -> bool:
+        """Whether covariates shift the latent normal of one of the two coefficients."""
+        return any(self.model.shifters.of_latents.of(place) for place in self.places)
+
+    def with_covariates(self, found: Nodes, nodes: int) -> Tensor:
         """Parameters (s, nodes, f + k), with what the covariates of as many people add to the two coefficients."""
+        parameters = found.parameters
         shifters = [shifter for shifter in map(self.model.shifters.of, self.places) if shifter]
         if not shifters:
             return parameters
         assert self.people is not None
-        centre, place = parameters.mean((0, 1)), shifters[0].tastes[0]
-        index = shifters[0].shift(centre.expand(len(self.people.values), -1), self.people.values)[:, place]
+        index = shifters[0].index(parameters.mean((0, 1)), self.people.values)
         covariates = self.people.nodes(index, nodes)
+        if found.latents is not None:
+            parameters = found.latents.parameters(covariates)
         return self.model.shifters.shift(parameters.expand(-1, nodes, -1), covariates)
 
     def mean_of_covariates(self, population: PopulationParameters) -> Tensor:
@@ -217,7 +224,7 @@ def _tastes(ratio: Ratio, population: PopulationParameters, seed: int) -> Iterat
     """Parameters (s, nodes, f + k) of people drawn from each of some population values, the same draws for all."""
     nodes = (_NODES_WITH_COVARIATES if ratio.varies else _NODES) if ratio.is_random else 1
     for some in _split(population):
-        yield ratio.with_covariates(taste_nodes(ratio.model, some, nodes, seed).parameters, nodes)
+        yield ratio.with_covariates(taste_nodes(ratio.model, some, nodes, seed), nodes)
 
 
 def _split(population: PopulationParameters) -> Iterator[PopulationParameters]:
@@ -267,6 +274,8 @@ def population_means(ratio: Ratio, population: PopulationParameters, seed: int) 
         return _class_means(ratio, population, seed)
     family, f = ratio.family, ratio.model.space.n_fixed
     cost = ratio.places[1]
+    if ratio.on_latents:
+        return torch.cat([ratio.values(parameters).mean(1) for parameters in _tastes(ratio, population, seed)])
     if ratio.in_money:
         return _mean_of(ratio, population, seed, None)
     if family == "fixed" and not ratio.cost_varies:
@@ -308,7 +317,7 @@ def _mean_of(ratio: Ratio, population: PopulationParameters, seed: int, cost: in
         return family.moments(moved, scale)[0] + added
     normal = PersonDraws("sobol", _NODES, 1, seed + TASTE_STREAM).normals(0, 1)[0].to(scale)
     latent = moved[:, None] + scale[:, None] * normal
-    return family.taste(latent, location[:, None], scale[:, None]).mean(1)
+    return family.taste(latent, location[:, None], scale[:, None]).mean(1) + added
 
 
 def people_frame(

@@ -117,6 +117,14 @@ class Noise:
         return torch.from_numpy(np.stack(parts)).to(like)
 
 
+def loads_in_chains(model: MixedLogitModel, panel: Panels) -> Tensor | None:
+    """Covariates (1, e, n) of the effects on latent normals of the people of a panel; None without such effects."""
+    if model.mixing.shifts is None:
+        return None
+    assert panel.covariates is not None
+    return model.mixing.shifts.loads_of_chains(panel.covariates, panel.like)
+
+
 class ChainLikelihood:
     """Likelihood of one panel at the states of all chains.
 
@@ -130,6 +138,7 @@ class ChainLikelihood:
     def __init__(self, model: MixedLogitModel, panel: Panels) -> None:
         self.model, self.panel = model, panel
         self._scratch = Scratch()
+        self.loads = loads_in_chains(model, panel)
 
     def __len__(self) -> int:
         return len(self.panel)
@@ -143,7 +152,7 @@ class ChainLikelihood:
         """Log probability of each person's choices, (chains, n), at whitened tastes (chains, k, n)."""
         local, result = population.to(xi), xi.new_empty(len(xi), len(self))
         for part, panel in dense_pieces(self.panel, self.chunk_size(len(xi))):
-            drawn = draw_tastes(self.model, local, xi[..., part])
+            drawn = self._draw(local, xi, part)
             result[:, part] = compute_odds(self._utility(drawn, panel), panel).log_prob.mT
         return result
 
@@ -155,7 +164,7 @@ class ChainLikelihood:
         local, log_prob, space = population.to(xi), xi.new_empty(len(xi), len(self)), self.model.space
         total = xi.new_zeros(len(xi), self.model.space.size, dtype=torch.float64)
         for part, panel in dense_pieces(self.panel, self.chunk_size(len(xi))):
-            drawn = draw_tastes(self.model, local, xi[..., part])
+            drawn = self._draw(local, xi, part)
             odds = compute_odds(self._utility(drawn, panel), panel)
             gradient = torch.bmm(panel.values.mT, odds.probabilities()).neg_().permute(2, 1, 0)
             pulled = pull_back(gradient, drawn.parameters, self.model.mixing.scale_position)
@@ -173,6 +182,11 @@ class ChainLikelihood:
             score = space.drop_held(block.score.double())
             total += score.T @ score - space.drop_held(block.second.double().sum(0), 0, 1)
         return total
+
+    def _draw(self, population: PopulationParameters, xi: Tensor, part: slice | Tensor) -> DrawnTastes:
+        """Parameters of some people at the states of all chains."""
+        loads = None if self.loads is None else self.loads[..., part]
+        return draw_tastes(self.model, population, xi[..., part], loads)
 
     def _utility(self, drawn: DrawnTastes, panel: PanelDifferences) -> Tensor:
         """Utility differences (people, rows, chains)."""

@@ -80,7 +80,7 @@ class GibbsSampler:
         self.prior = resolve_taste_prior(space, prior, covariance)
         fixed = prior.mean[: space.n_fixed], prior.deviation[: space.n_fixed]
         self._population_prior = PopulationPrior(space, self.prior, *fixed)
-        self.is_centred = space.n_random > 0 and not model.mixing.direct
+        self.is_centred = space.n_random > 0 and not model.mixing.is_direct
         self.expansion: Expansion | None = None
         self.whitened: WhitenedMove | None = None
         self.posterior: PosteriorMove | None = None

@@ -23,6 +23,7 @@ from torch import Tensor
 from mxlogit.execution.people import dense_pieces
 from mxlogit.integration.laplace import polish
 from mxlogit.model.dense_panels import PanelDifferences
+from mxlogit.model.latent_shifts import LatentShifts
 from mxlogit.model.likelihood import panel_derivatives
 from mxlogit.model.mixed_logit import MixedLogitModel
 from mxlogit.model.parameters import PopulationParameters
@@ -53,12 +54,16 @@ class Expansion:
         Information F of the latent tastes.
     cross : Tensor, shape (n, k, f)
         Cross information B of latent tastes and fixed coefficients.
+    shifts : LatentShifts or None
+        Effects of covariates on latent tastes, of people whose covariates are ``loads`` (1, e, n).
     """
 
     fixed: Tensor
     pull: Tensor
     information: Tensor
     cross: Tensor
+    shifts: LatentShifts | None = None
+    loads: Tensor | None = None
 
     @classmethod
     def around(cls, likelihood: ChainLikelihood, reference: PopulationParameters) -> Expansion:
@@ -69,7 +74,17 @@ class Expansion:
         pull, information, cross = (local.fixed.new_empty(n, *shape) for shape in ((k,), (k, k), (k, f)))
         for part, panel in dense_pieces(likelihood.panel, size):
             pull[part], information[part], cross[part] = _expand(likelihood.model, local, panel)
-        return cls(local.fixed, pull, information, cross)
+        return cls(local.fixed, pull, information, cross, likelihood.model.mixing.shifts, likelihood.loads)
+
+    def pull_of_covariates(self, fixed: Tensor) -> Tensor:
+        """Information times what covariates add to the latent tastes at fixed coefficients (chains, f), (chains, n, k).
+
+        Zero, to be broadcast, if they add nothing.
+        """
+        if self.shifts is None or self.loads is None:
+            return self.pull.new_zeros(1, 1, 1)
+        shift = self.shifts.of(fixed, self.loads.to(self.pull)).mT
+        return (self.information @ shift[..., None])[..., 0]
 
 
 def _expand(
@@ -79,8 +94,10 @@ def _expand(
     mixing, n_fixed = model.mixing, population.fixed.shape[0]
     start = panel.values.new_zeros(len(panel), model.space.n_random)
     xi = polish(start, population, panel, mixing, _NEWTON_STEPS).mean
-    people = PersonTastes(population, mixing)
+    people = PersonTastes.of(population, mixing, panel)
     value, latent = people.values_of_each(xi), population.location + xi @ population.scale_tril.mT
+    if people.shift is not None:
+        latent = latent + people.shift[..., 0]
     parameters = people.parameters(value.taste[..., None])
     utility = people.utility_of(parameters, panel)[..., 0]
     derivatives = panel_derivatives(utility, panel)
@@ -124,7 +141,8 @@ class PersonProposal:
         precision.diagonal(dim1=-2, dim2=-1).add_(1.0)
         shift = expansion.cross.reshape(n * k, -1) @ (population.fixed - expansion.fixed).mT
         shift = shift + expansion.information.reshape(n * k, k) @ population.location.mT
-        pull = (expansion.pull - shift.mT.view(-1, n, k)) @ loading
+        shift = shift.mT.view(-1, n, k) + expansion.pull_of_covariates(population.fixed)
+        pull = (expansion.pull - shift) @ loading
         tril = torch.linalg.cholesky_ex(precision).L
         inverse = inverse_of_lower(tril)
         mean = _transposed_times((inverse * pull[..., None, :]).sum(-1), inverse)

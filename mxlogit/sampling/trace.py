@@ -50,11 +50,15 @@ class Trace:
     taste_bytes : int
         Memory for states of people's tastes, in bytes; if all iterations do not fit, or are more than enough, evenly
         spaced ones are kept.
+    loads : Tensor, optional
+        Covariates that shift latent normals, of `ChainLikelihood`.
     """
 
-    def __init__(self, model: MixedLogitModel, xi: Tensor, length: int, taste_bytes: int) -> None:
+    def __init__(
+        self, model: MixedLogitModel, xi: Tensor, length: int, taste_bytes: int, loads: Tensor | None = None
+    ) -> None:
         chains, k, n = xi.shape
-        self.model, self.n_kept = model, 0
+        self.model, self.n_kept, self._loads = model, 0, None if loads is None else loads.double()
         self._vectors = torch.empty(length, chains, model.space.size, dtype=torch.float64)
         self.moments = TasteMoments((n, k), xi)
         size = max(1, xi.numel() * xi.element_size())
@@ -66,7 +70,9 @@ class Trace:
         """Keep the state of all chains."""
         population = state.population
         self._vectors[self.n_kept] = self.model.space.unconstrain(population).cpu()
-        tastes = PersonTastes(population, self.model.mixing).tastes_at(state.latents()).mT
+        shifts = self.model.mixing.shifts
+        shift = None if shifts is None or self._loads is None else shifts.of(population.fixed, self._loads)
+        tastes = PersonTastes(population, self.model.mixing, shift).tastes(state.xi.double()).mT
         self.moments.add(tastes)
         if self.n_kept % self._every == 0:
             self._states.append(tastes.to(state.xi))

@@ -4,7 +4,7 @@ from mxlogit.spec.arguments import MIXING_NAMES, make_specification
 from mxlogit.spec.columns import Columns
 from mxlogit.spec.mixture import Mixture
 from mxlogit.spec.names import check_names
-from mxlogit.spec.specification import CONSTANT_PREFIX, Specification, nest_label, product_label
+from mxlogit.spec.specification import CONSTANT_PREFIX, Specification, nest_label, product_label, within_label
 
 __all__ = [
     "CONSTANT_PREFIX",
@@ -16,4 +16,5 @@ __all__ = [
     "make_specification",
     "nest_label",
     "product_label",
+    "within_label",
 ]

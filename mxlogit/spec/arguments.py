@@ -10,8 +10,10 @@ import numpy as np
 from mxlogit.errors import SpecificationError, suggest
 from mxlogit.spec.mixture import CLASS_FAMILIES, Mixture
 from mxlogit.spec.names import as_list, check_names
-from mxlogit.spec.specification import CONSTANT_PREFIX, Specification, nest_label, product_label
+from mxlogit.spec.specification import CONSTANT_PREFIX, Specification, nest_label, product_label, within_label
 
+# Most columns whose coefficients vary between situations: their nodes multiply.
+MOST_WITHIN = 2
 # Names of the mixing distributions.
 MIXING_NAMES = (
     "normal",
@@ -37,6 +39,7 @@ def make_specification(
     held: Mapping[str, float] | None = None,
     nests: Mapping[str, Sequence[object]] | None = None,
     mixing: Mixture | None = None,
+    within: Mapping[str, str] | None = None,
 ) -> Specification:
     """Check the arguments and build the specification.
 
@@ -75,16 +78,18 @@ def make_specification(
     plain = Specification(fixed_names, random_names, families, blocks, bool(constants), base_alternative, scale)
     if mixing is not None:
         together = {"scale": scale, "mean_shifters": mean_shifters, "held": held, "nests": nests}
+        together["within"] = within
         return replace(plain, mixture=_check_mixture(mixing, plain, together))
     shifters = _check_shifters(mean_shifters, plain)
     values = _check_held(held, plain)
+    varying = _check_within(within, plain)
     if groups and scale is not None:
         raise SpecificationError("nests are terms in utils; leave out scale, or nests.")
     dummies = tuple(nest_label(name) for name, _ in groups)
     alone = tuple((len(random_names) + i,) for i in range(len(dummies)))
     return replace(
         plain,
-        fixed=fixed_names + tuple(product_label(*pair) for pair in shifters),
+        fixed=fixed_names + tuple([product_label(*pair) for pair in shifters] + [within_label(x) for x in varying]),
         random=random_names + dummies,
         mixing=families + ("normal",) * len(dummies),
         blocks=_divided(
@@ -96,6 +101,7 @@ def make_specification(
         shifters=shifters,
         held=values + tuple((label, 0.0) for label in dummies),
         nests=groups,
+        within=varying,
     )
 
 
@@ -178,6 +184,39 @@ def _check_held(asked: object, plain: Specification) -> tuple[tuple[str, float],
     return tuple((str(name), float(value)) for name, value in asked.items())
 
 
+def _check_within(asked: object, plain: Specification) -> tuple[str, ...]:
+    """Columns of a mapping to the distribution of what varies between situations, which is normal."""
+    if asked is None:
+        return ()
+    if not isinstance(asked, Mapping):
+        raise SpecificationError(f"within must map columns to 'normal', such as {{'time': 'normal'}}; got {asked!r}.")
+    unknown = [name for name in asked if name not in plain.names and not _is_constant(name, plain)]
+    if unknown:
+        raise SpecificationError(
+            f"within: {unknown} are no columns in fixed or random: {list(plain.names)}."
+            f"{suggest(unknown[0], plain.names)}"
+        )
+    families = dict(zip(plain.random, plain.mixing, strict=True))
+    other = {name: families[name] for name in asked if families.get(name, "normal") != "normal"}
+    wrong = {name: family for name, family in asked.items() if family != "normal"}
+    if other or wrong:
+        raise SpecificationError(
+            "within: normal deviations between situations are added to normal tastes and fixed coefficients; not so: "
+            f"{other or wrong}."
+        )
+    if len(asked) > MOST_WITHIN:
+        raise SpecificationError(
+            f"within: the coefficients of at most {MOST_WITHIN} columns can vary between situations, since each "
+            f"situation is averaged over all combinations of their nodes; got {list(asked)}."
+        )
+    if plain.scale is not None:
+        raise SpecificationError("within: deviations are in utils; leave out scale, or within.")
+    taken = [within_label(name) for name in asked if within_label(name) in plain.names]
+    if taken:
+        raise SpecificationError(f"{taken} are named in fixed or random and would be made by within; choose one.")
+    return tuple(str(name) for name in asked)
+
+
 def _divided(blocks: tuple[tuple[int, ...], ...], held: list[bool], *, explicit: bool) -> tuple[tuple[int, ...], ...]:
     """Blocks of which no one has both held and estimated means; explicit blocks are not divided but refused."""
     if explicit and any(len({held[i] for i in block}) > 1 for block in blocks):
@@ -217,15 +256,10 @@ def _check_shifted(column: object, plain: Specification) -> None:
             f"mean_shifters: {column!r} is no column in fixed or random: {list(plain.names)}."
             f"{suggest(column, plain.names)}"
         )
-    if column == plain.scale:
+    if column == plain.scale and column not in plain.random:
         raise SpecificationError(
-            f"mean_shifters: covariates cannot shift {column!r}, the scale of willingness-to-pay space."
-        )
-    family = dict(zip(plain.random, plain.mixing, strict=True)).get(str(column), "normal")
-    if family != "normal":
-        raise SpecificationError(
-            f"mean_shifters: {column!r} is {family}, and covariates shift the means of normal tastes and fixed "
-            "coefficients only. Make it normal or fixed, or divide people into groups by a column per group."
+            f"mean_shifters: covariates shift the scale of willingness-to-pay space, {column!r}, if it is random; make "
+            f"it random={{{column!r}: 'lognormal'}}, or 'negative_lognormal'."
         )
 
 

@@ -9,6 +9,10 @@ from mxlogit.spec.mixture import Mixture
 
 # Prefix of the labels of alternative-specific constants.
 CONSTANT_PREFIX = "asc."
+# Mixing distributions that move with their location and otherwise stay what they are.
+LOCATION_FAMILIES = ("normal", "uniform", "triangular")
+# Prefix of the labels of standard deviations between the situations of a person.
+_WITHIN_PREFIX = "sd.within."
 # Prefix of the labels of nests.
 _NEST_PREFIX = "nest."
 
@@ -34,7 +38,7 @@ class Specification:
     scale : str or None
         Column whose coefficient scales all others in willingness-to-pay space (`mxlogit.model.wtp_space`), else None.
     shifters : tuple of (str, str)
-        Pairs of a column and a covariate of the decision makers that shifts the mean of its coefficient. The effects
+        Pairs of a column and a covariate of the decision makers that shifts the mean of its latent normal. The effects
         are fixed coefficients of the product columns, labelled by `product_label`.
     held : tuple of (str, float)
         Columns whose coefficient, or the mean of whose taste, is not estimated, and its value.
@@ -42,6 +46,9 @@ class Specification:
         Names of nests and their alternatives. Their dummies, labelled by `nest_label`, are among the random columns.
     mixture : Mixture or None
         Classes, of each of which the random coefficients have a distribution of their own.
+    within : tuple of str
+        Columns whose coefficients vary between the choice situations of a person. Their standard deviations are fixed
+        coefficients of copies of the columns, labelled by `within_label`.
     """
 
     fixed: tuple[str, ...]
@@ -55,6 +62,7 @@ class Specification:
     held: tuple[tuple[str, float], ...] = ()
     nests: tuple[tuple[str, tuple[object, ...]], ...] = ()
     mixture: Mixture | None = None
+    within: tuple[str, ...] = ()
 
     @property
     def scale_position(self) -> int | None:
@@ -72,6 +80,21 @@ class Specification:
         return tuple(product_label(*pair) for pair in self.shifters)
 
     @property
+    def copies(self) -> tuple[tuple[str, str], ...]:
+        """Pairs of a column and the label of its copy, the standard deviation between situations."""
+        return tuple((column, within_label(column)) for column in self.within)
+
+    @property
+    def latent_effects(self) -> tuple[int, ...]:
+        """Indices of those of ``shifters`` that shift a latent normal: the taste does not move by as much."""
+        families = dict(zip(self.random, self.mixing, strict=True))
+        return tuple(
+            i
+            for i, (column, _) in enumerate(self.shifters)
+            if column in families and (families[column] not in LOCATION_FAMILIES or column == self.scale)
+        )
+
+    @property
     def covariates(self) -> tuple[str, ...]:
         """Covariates of the decision makers."""
         return tuple(dict.fromkeys([*(covariate for _, covariate in self.shifters), *self.membership]))
@@ -83,8 +106,8 @@ class Specification:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Attributes and covariates to be read from data: without products and dummies of nests, which are made."""
-        made = [*self.products, *(nest_label(name) for name, _ in self.nests)]
+        """Attributes and covariates to be read from data: without products, copies and dummies of nests."""
+        made = [*self.products, *(label for _, label in self.copies), *(nest_label(name) for name, _ in self.nests)]
         return tuple(dict.fromkeys([*(name for name in self.names if name not in made), *self.covariates]))
 
     def with_constants(self, constants: Sequence[str]) -> Specification:
@@ -96,6 +119,11 @@ class Specification:
 def product_label(column: str, covariate: str) -> str:
     """Label of the effect of a covariate on the mean of a column's coefficient."""
     return f"{column}:{covariate}"
+
+
+def within_label(column: str) -> str:
+    """Label of the standard deviation of a column's coefficient between the situations of a person."""
+    return f"{_WITHIN_PREFIX}{column}"
 
 
 def nest_label(name: str) -> str:

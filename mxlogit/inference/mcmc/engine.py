@@ -32,6 +32,7 @@ from mxlogit.inference.report import evaluate_center, report_fit
 from mxlogit.inference.start import (
     MultinomialLogit,
     fit_multinomial_logit,
+    held_in_logit,
     in_wtp_space,
     prior_of_logit,
     refuse_held,
@@ -188,7 +189,7 @@ class MCMC(BaseEstimator):  # type: ignore[misc]
         clock = Clock(callback, self.max_seconds)
         panel = people.require_single_process()
         seed = int(torch.randint(2**62, (1,), generator=generator))
-        found = fit_multinomial_logit(people, prior_of_logit(model), held=model.space.held)
+        found = fit_multinomial_logit(people, prior_of_logit(model), held=held_in_logit(model))
         model, logit = in_wtp_space(model, found)
         start = self._start(model, people, logit, generator, callback)
         settings = ChainSettings(

@@ -127,7 +127,7 @@ class _Run:
         self.acceptances = _Acceptances()
         self.iteration, self.state = 0, tuning.state
         self.visited: list[Tensor] = []
-        self.trace = Trace(model, tuning.state.xi, settings.samples, settings.taste_bytes)
+        self.trace = Trace(model, tuning.state.xi, settings.samples, settings.taste_bytes, sampler.likelihood.loads)
         self._tune(tuning)
 
     def run(self, file: Checkpoint | None) -> Status | None:

@@ -45,6 +45,11 @@ def check_numpyro(model: MixedLogitModel) -> None:
     SpecificationError
         If a family is not implemented.
     """
+    if model.mixing.shifts is not None or model.mixing.varying is not None:
+        raise SpecificationError(
+            "MCMC(sampler='numpyro') knows neither covariates of tastes other than normal ones nor within=... Use "
+            "sampler='gibbs' or 'nuts'."
+        )
     # Importing NumPyro draws once from NumPy's global generator.
     before = np.random.get_state()
     try:
@@ -87,7 +92,7 @@ def run_numpyro(
         return _as_tensors(blocks, settings), divergences
 
     with jax.enable_x64(True):
-        return chain_after_chain(settings, model, len(panel), sample, clock)
+        return chain_after_chain(settings, model, panel, sample, clock)
 
 
 def _run_chain(

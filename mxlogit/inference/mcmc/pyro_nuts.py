@@ -19,7 +19,7 @@ from mxlogit.model.mixed_logit import MixedLogitModel
 from mxlogit.model.panels import Panels
 from mxlogit.model.parameters import PopulationParameters
 from mxlogit.model.pyro_program import mixed_logit
-from mxlogit.sampling.chains import State
+from mxlogit.sampling.chains import State, loads_in_chains
 from mxlogit.sampling.trace import Trace
 
 # Sd of the initial states around the start, in relative coordinates; chosen by hand.
@@ -45,13 +45,13 @@ def run_nuts(
         def sample(chain: int) -> tuple[dict[str, Tensor], int]:
             return _run_chain(settings, model, panel, start, (seed, chain), clock)
 
-        return chain_after_chain(settings, model, len(panel), sample, clock)
+        return chain_after_chain(settings, model, panel, sample, clock)
 
 
 def chain_after_chain(
     settings: ChainSettings,
     model: MixedLogitModel,
-    n_people: int,
+    panel: Panels,
     sample: Callable[[int], tuple[dict[str, Tensor], int]],
     clock: Clock,
 ) -> Sampled:
@@ -63,7 +63,7 @@ def chain_after_chain(
     ----------
     settings : ChainSettings
     model : MixedLogitModel
-    n_people : int
+    panel : PanelDifferences or RaggedPanels
     sample : callable
         Function that runs the chain of a given number; returns kept iterations by site and the number of divergences.
     clock : Clock
@@ -83,7 +83,7 @@ def chain_after_chain(
     if shortest < settings.samples:
         ended_by = ended_by or Status.TIME
     chains = [{name: value[:shortest] for name, value in chain.items()} for chain in chains]
-    trace = _collect(settings, model, n_people, chains)
+    trace = _collect(settings, model, panel, chains)
     return Sampled(trace, Diagnostics(divergences=float(divergences)), ended_by)
 
 
@@ -145,7 +145,7 @@ def site_values(model: MixedLogitModel, population: PopulationParameters) -> dic
     return values
 
 
-def _collect(settings: ChainSettings, model: MixedLogitModel, n_people: int, chains: list[dict[str, Tensor]]) -> Trace:
+def _collect(settings: ChainSettings, model: MixedLogitModel, panel: Panels, chains: list[dict[str, Tensor]]) -> Trace:
     """Collect the samples of all chains, by site, in a trace."""
     sites = {name: torch.stack([chain[name] for chain in chains]).detach() for name in chains[0]}
     # The programs have no empty sites.
@@ -155,7 +155,7 @@ def _collect(settings: ChainSettings, model: MixedLogitModel, n_people: int, cha
         "fixed": none,
         "location": none,
         "scale": none,
-        "xi": none[:, :, None].expand(-1, -1, n_people, -1),
+        "xi": none[:, :, None].expand(-1, -1, len(panel), -1),
     } | sites
     factors = [sites[f"correlation_{i}"] for i in range(len(model.space.correlated_blocks))]
     population = model.space.assemble(sites["fixed"], sites["location"], sites["scale"], factors)
@@ -166,7 +166,7 @@ def _collect(settings: ChainSettings, model: MixedLogitModel, n_people: int, cha
         # A trace does not use log probabilities.
         state = State(here, xi.mT, xi.new_full(xi.shape[:2], float("nan")))
         if trace is None:
-            trace = Trace(model, state.xi, length, settings.taste_bytes)
+            trace = Trace(model, state.xi, length, settings.taste_bytes, loads_in_chains(model, panel))
         trace.add(state)
     assert trace is not None
     return trace

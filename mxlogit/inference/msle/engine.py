@@ -32,7 +32,7 @@ from mxlogit.inference.msle.covariance import (
 from mxlogit.inference.msle.draws_check import DrawsCheck
 from mxlogit.inference.msle.search import SCIPY, MaximumFound, SearchSettings, SimulatedSearch
 from mxlogit.inference.report import report_fit
-from mxlogit.inference.start import fit_multinomial_logit, in_wtp_space, start_population
+from mxlogit.inference.start import fit_multinomial_logit, held_in_logit, in_wtp_space, start_population
 from mxlogit.integration.marginal import MarginalLikelihood
 from mxlogit.integration.settings import IntegrationSettings
 from mxlogit.integration.simulated_likelihood import SimulatedLikelihood
@@ -179,7 +179,9 @@ class MSLE(BaseEstimator):  # type: ignore[misc]
         seed = int(torch.randint(2**62, (1,), generator=generator))
         panel = panel.by_appearance()
         people = People.gather(panel)
-        logit = fit_multinomial_logit(people, torch.full_like(model.prior.deviation, math.inf), held=model.space.held)
+        logit = fit_multinomial_logit(
+            people, torch.full_like(model.prior.deviation, math.inf), held=held_in_logit(model)
+        )
         model, start = in_wtp_space(model, logit)
         draws = PersonDraws(self.draws, self.n_draws, model.space.n_random, seed, antithetic=self.antithetic)
         if model.space.n_random == 0:

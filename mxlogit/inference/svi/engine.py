@@ -16,7 +16,7 @@ from mxlogit.guide.objectives import check_objective
 from mxlogit.guide.subsampling import SBP
 from mxlogit.inference.checks import DRAWS, FLOW, MAX_SECONDS, POLISH, SAMPLES, TAIL, check_layers
 from mxlogit.inference.method import Callback
-from mxlogit.inference.start import refuse_held, refuse_wtp_space
+from mxlogit.inference.start import refuse_held, refuse_within, refuse_wtp_space
 from mxlogit.inference.svi.backward import check_sbp, resolve_sbp
 from mxlogit.inference.svi.plan import GuidePlan
 from mxlogit.inference.svi.training import Training
@@ -299,6 +299,7 @@ class SVI(BaseEstimator):  # type: ignore[misc]
         self.check()
         refuse_wtp_space(model, "SVI")
         refuse_held(model, "SVI")
+        refuse_within(model, "SVI")
         task = Task.begin(model, people, generator, callback, self.max_seconds)
         # Imported here, because other engines do not need Pyro.
         from mxlogit.inference.svi.adam_route import AdamPlan, run_classic

@@ -123,7 +123,7 @@ def observed_information(
     # Louis' identity is for tastes that depend on the population through latents only, and utility linear in the fixed
     # coefficients.
     position = model.mixing.scale_position
-    moves = bool(model.mixing.direct) or (position is not None and position < model.space.n_fixed)
+    moves = model.mixing.is_direct or (position is not None and position < model.space.n_fixed)
     integration = replace(integration, pathwise=integration.pathwise or moves)
     noise = _noise_per_draw(model, marginal, population, integration)
     # One sample of the noise has as many degrees of freedom as a symmetric matrix: of few, it may seem small by chance.

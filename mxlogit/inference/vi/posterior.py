@@ -315,7 +315,7 @@ def widen_to_possible(model: MixedLogitModel, factor: GaussianFactor, weight: fl
         Widened factor; unchanged if it meets the bound, or if the mixing map depends on the population parameters.
     """
     space, f = model.space, model.space.n_free
-    if model.mixing.direct or space.n_random == 0:
+    if model.mixing.is_direct or space.n_random == 0:
         return factor
     population = space.constrain(factor.mean)
     jacobian = space.relative_jacobian(population)

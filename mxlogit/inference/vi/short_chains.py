@@ -24,7 +24,7 @@ from mxlogit.inference.report import report_samples
 from mxlogit.inference.task import Task
 from mxlogit.inference.vi.moment_matching import match_moments
 from mxlogit.inference.vi.surfaces import typical_situations
-from mxlogit.sampling.chains import State
+from mxlogit.sampling.chains import State, loads_in_chains
 from mxlogit.sampling.gibbs import GibbsSampler
 from mxlogit.sampling.particle_gibbs import DrawMoments, ParticleGibbs, ParticleState
 from mxlogit.sampling.population_step import coordinates
@@ -140,7 +140,7 @@ def count_affordable(task: Task) -> int:
 
 def _uses_particles(task: Task) -> bool:
     """Whether tastes depend on the population through their latents only, and utility is linear in all coefficients."""
-    return not task.model.mixing.direct and task.model.mixing.scale_position is None
+    return not task.model.mixing.is_direct and task.model.mixing.scale_position is None
 
 
 def _plan_of(task: Task) -> _Plan:
@@ -189,7 +189,8 @@ def run_short_chains(task: Task, gaussian: GaussianFactor, n_samples: int) -> Sh
 def _sample(task: Task, plan: _Plan, gaussian: GaussianFactor, most: int) -> tuple[Trace, list[dict[str, float]]]:
     """Kept iterations of all chains, and their acceptance rates."""
     xi = task.people.like.new_empty(_CHAINS, task.model.space.n_random, len(task.people))
-    trace, rates = Trace(task.model, xi, most, _TASTE_BYTES), list[dict[str, float]]()
+    loads = loads_in_chains(task.model, task.people.local_panels())
+    trace, rates = Trace(task.model, xi, most, _TASTE_BYTES, loads), list[dict[str, float]]()
     states = (_particle_states if _uses_particles(task) else _gibbs_states)(task, gaussian)
     for state, accepted in states:
         trace.add(state)
