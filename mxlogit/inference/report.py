@@ -15,7 +15,7 @@ from mxlogit.execution.people import People
 from mxlogit.fit import Fit, Outcome, Samples, Status
 from mxlogit.guide.population import GaussianFactor
 from mxlogit.inference.clock import Clock
-from mxlogit.inference.start import MultinomialLogit, is_separated, weakly_identified
+from mxlogit.inference.start import MultinomialLogit, is_separated, unknown_to_logit, weakly_identified
 from mxlogit.inference.vi.population_check import PopulationCheck
 from mxlogit.integration.marginal import MarginalLikelihood
 from mxlogit.integration.settings import IntegrationSettings
@@ -112,7 +112,7 @@ def _assess(fit: Fit, model: MixedLogitModel, people: People, logit: Multinomial
     """Turn poor diagnostics into sentences and into the status."""
     warnings, status = list(fit.warnings), fit.status
     names = (*model.space.fixed, *model.space.random)
-    estimated = [place for place in model.space.means if place not in model.mixing.unknown_to_logit]
+    estimated = [place for place in model.space.means if place not in unknown_to_logit(model)]
     weak = [names[i] for i in weakly_identified(logit, model.prior.deviation, estimated).tolist()]
     posterior = fit.samples.kind == "posterior"
     if weak and is_separated(people):

@@ -198,6 +198,13 @@ def _gather_rows(people: People, panels: PanelSource, direction: Tensor | None =
     return np.concatenate(people.team.gather(mine.numpy()))
 
 
+def unknown_to_logit(model: MixedLogitModel) -> tuple[int, ...]:
+    """Positions of the fixed coefficients of which a multinomial logit knows nothing."""
+    shifts, varying = model.mixing.shifts, model.mixing.varying
+    effects = () if shifts is None else shifts.effects
+    return effects if varying is None else (*effects, *varying.deviations)
+
+
 def held_in_logit(model: MixedLogitModel) -> tuple[tuple[int, float], ...]:
     """Positions and values of what a multinomial logit does not estimate: deviations between situations are zero."""
     varying = model.mixing.varying

@@ -70,7 +70,7 @@ def _in_moves(hessian: Tensor, score: Tensor, population: PopulationParameters, 
     result = jacobian.T @ hessian @ jacobian
     # L exp(A) has the second derivatives L (A B + B A) / 2, and unit matrices the product (i, j) (j, l) = (i, l).
     pull = tril.T @ space.triangle_matrix(score[f + k :])
-    m, n = torch.tensor(rows), torch.tensor(columns)
+    m, n = (torch.tensor(index, dtype=torch.int64) for index in (rows, columns))
     i, j = m[:, None], n[:, None]
     result[f + k :, f + k :] += 0.5 * ((j == m).to(pull) * pull[i, n] + (n == i).to(pull) * pull[m, j])
     return space.drop_held(result, 0, 1)

@@ -312,12 +312,6 @@ class Mixing:
             if name != "normal"
         }
 
-    @property
-    def unknown_to_logit(self) -> tuple[int, ...]:
-        """Positions of the fixed coefficients of which a multinomial logit knows nothing."""
-        effects = () if self.shifts is None else self.shifts.effects
-        return effects if self.varying is None else (*effects, *self.varying.deviations)
-
     def tastes(self, latent: Tensor, location: Tensor, scale: Tensor) -> Tensor:
         """Map latents to tastes.
 
