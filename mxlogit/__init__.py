@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from mxlogit.postestimation.memory_report import memory_report
     from mxlogit.postestimation.model_selection import compare_models, fits_by
     from mxlogit.sampling.covariance import HuangWand, InverseWishart
-    from mxlogit.spec import Mixture
+    from mxlogit.spec import Mixture, Network
 
 __version__ = "0.1.0"
 __all__ = [
@@ -63,6 +63,7 @@ __all__ = [
     "MixedLogit",
     "Mixture",
     "MxlogitError",
+    "Network",
     "NotFittedError",
     "PackedChoices",
     "Priors",
@@ -102,6 +103,7 @@ _HOMES = {
     "MixedLogit": "mxlogit.estimator",
     "Mixture": "mxlogit.spec",
     "MxlogitError": "mxlogit.errors",
+    "Network": "mxlogit.spec",
     "NotFittedError": "mxlogit.errors",
     "PackedChoices": "mxlogit.choices",
     "Priors": "mxlogit.model.priors",

@@ -31,7 +31,7 @@ from mxlogit.inference.weighting import cluster_sentences, scale_weights, weight
 from mxlogit.inference.wrong_sign import run_signed
 from mxlogit.model.build import build_model
 from mxlogit.model.priors import Priors
-from mxlogit.reading import complete, read_choices
+from mxlogit.reading import complete, read_choices, with_made_columns
 from mxlogit.request import (
     Fitted,
     ProgressLine,
@@ -45,7 +45,7 @@ from mxlogit.request import (
     sum_moments,
 )
 from mxlogit.results import frames
-from mxlogit.spec import Columns, Mixture, Specification, make_specification
+from mxlogit.spec import Columns, Mixture, Network, Specification, make_specification
 
 
 class MixedLogit(Answers):
@@ -92,13 +92,15 @@ class MixedLogit(Answers):
         Column of ``fixed`` or ``random``, such as a cost, whose coefficient is the scale in willingness-to-pay space:
         every other coefficient is then an amount in units of this column, positive if people pay for more
         (`mxlogit.model.wtp_space`). With ``method`` "vi", "mcmc" or "msle".
-    mean_shifters : mapping column -> sequence of str, optional
+    mean_shifters : mapping column -> sequence of str or Network, optional
         Covariates of the decision makers, numbers that are constant within a person, on which the location of a taste
         (or a fixed coefficient, or a constant) depends linearly: ``{"price": ["income", "urban"]}`` makes the mean of
         the price's coefficient ``price + price:income * income + price:urban * urban``, so that ``price`` is the mean
         at covariates of zero. Of distributions other than the normal, it is the mean of the latent normal: of a
         lognormal taste, effects are on its logarithm, and of a lognormal ``scale``, on that of the scale of utility
-        (heteroscedastic groups). Tables of tastes and of willingness to pay include what covariates add.
+        (heteroscedastic groups). With ``Network(["income", "age"])`` it depends on them smoothly; with ``method``
+        "vi", "svi" or "mcmc". `covariate_effects` gives average effects. Tables of tastes and of willingness to pay
+        include what covariates add.
     held : mapping column -> float, optional
         Fixed coefficients and means of tastes that are not estimated, and their values: ``{"transit": 0.0}`` makes the
         random coefficient of a dummy an error component, which its alternatives share. Random coefficients with held
@@ -177,7 +179,7 @@ class MixedLogit(Answers):
         constants: bool = False,
         base_alternative: object = None,
         scale: str | None = None,
-        mean_shifters: Mapping[str, Sequence[str]] | None = None,
+        mean_shifters: Mapping[str, Sequence[str] | Network] | None = None,
         held: Mapping[str, float] | None = None,
         nests: Mapping[str, Sequence[object]] | None = None,
         mixing: Mixture | None = None,
@@ -266,9 +268,10 @@ class MixedLogit(Answers):
         others = {"priors": repr(self.priors), "weights_sum": repr(self.weights_sum), "dtype": str(dtype)}
         others["a checkpoint"] = repr(getattr(method, "checkpoint", None) is not None)
         agree_on(team, {**describe_settings(method, WITHOUT_EFFECT), **asked, **others})
-        data = share_people(read_choices(X, self._columns(), specification, **given), team, dtype)
-        data = scale_weights(data, self.weights_sum, team)
+        data = read_choices(X, self._columns(), specification, **given)
         specification = complete(specification, data)
+        data = share_people(with_made_columns(data, specification, complete=True), team, dtype)
+        data = scale_weights(data, self.weights_sum, team)
         everybody = gather_covariates(data, specification, team)
         offsets = find_offsets(specification, everybody)
         centred = centre_products(data, specification.shifters, offsets)

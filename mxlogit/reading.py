@@ -9,6 +9,7 @@ from typing import Any
 from mxlogit.choices import ChoiceData, FrameChoices, PackedChoices, read_frame
 from mxlogit.choices.constants import constant_labels
 from mxlogit.choices.covariates import add_copies, add_products, check_covariates
+from mxlogit.choices.hidden_units import add_hidden_units, standardise
 from mxlogit.choices.ingest import add_constants
 from mxlogit.choices.nests import add_nests
 from mxlogit.errors import ChoiceDataError, ChoiceDataWarning
@@ -19,7 +20,7 @@ from mxlogit.spec import Columns, Specification
 def read_choices(
     X: Any, columns: Columns, specification: Specification, *, y: Any = None, weights: Any = None
 ) -> ChoiceData | PackedChoices:
-    """Read X for a fit.
+    """Read X for a fit, without the columns that `with_made_columns` adds.
 
     Raises
     ------
@@ -29,8 +30,8 @@ def read_choices(
     _check_alone(X, y, weights)
     if isinstance(X, (ChoiceData, PackedChoices)):
         _warn_of_missing_roles(X, columns)
-        return _completed(X, specification, of_fit=True)
-    data = read_frame(
+        return _with_constants(X, specification)
+    return read_frame(
         X,
         columns,
         specification.columns,
@@ -39,11 +40,13 @@ def read_choices(
         chosen=y,
         weights=weights,
     ).data
-    return _with_made_columns(data, specification, complete=True)
 
 
 def complete(specification: Specification, data: ChoiceData | PackedChoices) -> Specification:
-    """Return the specification with the alternative-specific constants of the data."""
+    """Return the specification with the alternative-specific constants of the data, and standardised networks."""
+    if specification.networks and isinstance(data, ChoiceData):
+        networks = tuple(standardise(units, data) for units in specification.networks)
+        specification = replace(specification, networks=networks)
     if not specification.constants:
         return specification
     whole = specification.with_constants(list(constant_labels(data.alternatives, specification.base_alternative)))
@@ -59,7 +62,7 @@ def read_like_fit(
     """Read choices of people in or outside the fit, in the same way as the fit."""
     _check_alone(X, y, weights)
     if isinstance(X, (ChoiceData, PackedChoices)):
-        return _completed(X, fitted.specification)
+        return with_made_columns(_with_constants(X, fitted.specification), fitted.specification)
     return _read_frame_like_fit(X, columns, fitted, need_choice=True, y=y, weights=weights).data
 
 
@@ -86,7 +89,7 @@ def _read_frame_like_fit(X: Any, columns: Columns, fitted: Fitted, *, need_choic
     )
     if fitted.specification.membership:
         check_covariates(rows.data, fitted.specification.membership, per_person=need_choice)
-    made = _with_made_columns(rows.data, fitted.specification, per_person=need_choice, fitted=fitted.alternatives)
+    made = with_made_columns(rows.data, fitted.specification, per_person=need_choice, fitted=fitted.alternatives)
     completed = replace(rows, data=made)
     return completed.to(fitted.panel.like.device)
 
@@ -112,10 +115,8 @@ def _warn_of_missing_roles(X: ChoiceData | PackedChoices, columns: Columns) -> N
         )
 
 
-def _completed(
-    X: ChoiceData | PackedChoices, specification: Specification, *, of_fit: bool = False
-) -> ChoiceData | PackedChoices:
-    """Choice data with the constants, nests and products of a specification."""
+def _with_constants(X: ChoiceData | PackedChoices, specification: Specification) -> ChoiceData | PackedChoices:
+    """Choice data with the constants of a specification, if they can have its other columns as well."""
     if isinstance(X, PackedChoices):
         if specification.shifters:
             raise ChoiceDataError(
@@ -138,13 +139,16 @@ def _completed(
                 "means at zero: held={'transit': 0.0}."
             )
         return X.with_constants(specification.base_alternative) if specification.constants else X
-    data = add_constants(X, specification.base_alternative) if specification.constants else X
-    return _with_made_columns(data, specification, complete=of_fit)
+    return add_constants(X, specification.base_alternative) if specification.constants else X
 
 
-def _with_made_columns(
-    data: ChoiceData, specification: Specification, *, per_person: bool = True, **of_nests: Any
-) -> ChoiceData:
-    """Choice data with the dummies of nests, the products with covariates and the copies of a specification."""
-    with_nests = add_nests(data, specification.nests, **of_nests)
-    return add_copies(add_products(with_nests, specification.shifters, per_person=per_person), specification.copies)
+def with_made_columns(data: Any, specification: Specification, *, per_person: bool = True, **of_nests: Any) -> Any:
+    """Choice data with the dummies of nests, hidden units, products with covariates and copies of a specification.
+
+    Packs have all columns.
+    """
+    if isinstance(data, PackedChoices):
+        return data
+    data = add_nests(data, specification.nests, **of_nests)
+    data = add_hidden_units(data, specification.networks, per_person=per_person)
+    return add_copies(add_products(data, specification.shifters, per_person=per_person), specification.copies)

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from mxlogit.choices import ChoiceData, PackedChoices
 from mxlogit.choices.covariates import read_covariates
+from mxlogit.choices.hidden_units import activate
 from mxlogit.choices.labels import explain_kinds, find_labels, listed
 from mxlogit.choices.moments import AttributeMoments
 from mxlogit.errors import ChoiceDataError, SpecificationError, check_option
@@ -93,19 +94,24 @@ class Fitted:
         SpecificationError
             If given values are not those of the model's covariates.
         """
-        names = self.specification.covariates
+        networks, names = self.specification.networks, list(self.specification.covariates)
+        names = [name for name in names if name not in self.specification.features]
         if given is None:
             return self.everybody
         given = dict(given) if isinstance(given, (Mapping, pd.Series)) else given
         if not isinstance(given, Mapping) or set(given) != set(names):
             raise SpecificationError(
-                f"covariates must give a number for each covariate of this model, {list(names)}; got {given!r}."
+                f"covariates must give a number for each covariate of this model, {names}; got {given!r}."
             )
         values = [given[name] for name in names]
         if not all(isinstance(value, (int, float, np.number, np.bool_)) and np.isfinite(value) for value in values):
             raise SpecificationError(f"covariates must be finite numbers; got {given!r}.")
+        known = {name: torch.tensor([float(value)], dtype=torch.float64) for name, value in given.items()}
+        for units in networks:
+            found = activate(units, torch.stack([known[name] for name in units.covariates], 1))
+            known.update(zip(units.features, found.T, strict=True))
         return Covariates(
-            torch.tensor([[float(value) for value in values]], dtype=torch.float64), torch.ones(1).double()
+            torch.stack([known[name] for name in self.specification.covariates], 1), torch.ones(1).double()
         )
 
     def covariates_in(self, data: ChoiceData) -> Covariates | None:

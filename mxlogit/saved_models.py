@@ -44,12 +44,14 @@ from mxlogit.model.priors import PriorDensity, Priors
 from mxlogit.model.situation_deviations import SituationDeviations
 from mxlogit.request import Fitted
 from mxlogit.sampling.covariance import HuangWand, InverseWishart
-from mxlogit.spec import Mixture, Specification
+from mxlogit.spec import HiddenUnits, Mixture, Network, Specification
 
 _SETTINGS = (VI, SVI, MSLE, MCMC, DADVI, Encoder, SBP, Training, HuangWand, InverseWishart, Priors)
 _MODEL = (
     Specification,
     Mixture,
+    Network,
+    HiddenUnits,
     ParameterSpace,
     PopulationParameters,
     ClassSpace,

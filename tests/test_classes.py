@@ -451,7 +451,8 @@ class TestBadRequests:
         ("settings", "words"),
         [
             ({"mixing": "latent"}, "must be None or Mixture"),
-            ({"mixing": Mixture(classes=1)}, "at least 2"),
+            ({"mixing": Mixture(classes=0)}, "at least 1"),
+            ({"mixing": Mixture(classes=1, ignored={1: ["x"]})}, r"classes=1\) has neither"),
             ({"mixing": Mixture(classes=2, spread=0.5)}, "must be None"),
             ({"mixing": Mixture(classes=2, spread=0, membership="z")}, "list of column names"),
             ({"mixing": Mixture(classes=2, spread=0, membership=["x"])}, "named as attributes"),
@@ -508,3 +509,13 @@ def test_the_layout_of_one_class_is_the_plain_one():
     layout = space(spread=True)
     assert layout.of_class == ParameterSpace((), ("b", "c"), ((0, 1),))
     assert MSLE().n_starts == 3
+
+
+def test_a_mixture_of_one_class_is_the_plain_model(frame):
+    """With spread within the class, and without: coefficients are fixed."""
+    one, plain = (latent(mixing=mixing).fit(frame) for mixing in (Mixture(classes=1), None))
+    assert (one.coef_ == plain.coef_).all()
+    assert one.log_likelihood_ == plain.log_likelihood_
+    single = latent(mixing=Mixture(classes=1, spread=0)).fit(frame)
+    fixed = MixedLogit(fixed=["x", "y"], random_state=0).fit(frame)
+    assert (single.coef_ == fixed.coef_).all()

@@ -14,6 +14,7 @@ from mxlogit.errors import SpecificationError, check_option
 from mxlogit.model.mean_shifters import Covariates
 from mxlogit.results import frames, willingness_to_pay
 from mxlogit.results.classes import class_frame, class_names, class_number, membership_frame, require_classes
+from mxlogit.results.covariate_effects import effects_frame
 from mxlogit.results.individual_coefficients import class_memberships, individual_frame, sampled_tastes
 from mxlogit.results.person_fit import person_fit_frame
 
@@ -37,6 +38,29 @@ class Tastes(FittedModel):
         """
         fitted = self._state()
         return frames.taste_frame(fitted.model, self.result_, fitted.people_with_covariates(covariates))
+
+    def covariate_effects(self, interval: float = 0.95) -> pd.DataFrame:
+        """Average effects of the covariates in ``mean_shifters`` on the means of coefficients, over people.
+
+        Parameters
+        ----------
+        interval : float
+            Probability of the intervals.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Index: ``coefficient``, ``covariate``. Columns: ``estimate``, ``lower``, ``upper``: the average derivative
+            of the mean (of the latent normal, if the distribution is not normal) by the covariate, or, of a covariate
+            with values zero and one, the average difference between one and zero. Linear effects are equal for all.
+
+        Raises
+        ------
+        SpecificationError
+            If no covariates shift means.
+        """
+        fitted = self._state()
+        return effects_frame(fitted.specification, fitted.model, self.result_, fitted.everybody, interval)
 
     def posterior_samples(self, n: int | None = None) -> pd.DataFrame:
         """Posterior samples of the population parameters, one row per sample and one column per label."""

@@ -199,10 +199,11 @@ def _gather_rows(people: People, panels: PanelSource, direction: Tensor | None =
 
 
 def unknown_to_logit(model: MixedLogitModel) -> tuple[int, ...]:
-    """Positions of the fixed coefficients of which a multinomial logit knows nothing."""
+    """Positions of the fixed coefficients of which a multinomial logit without priors knows nothing."""
     shifts, varying = model.mixing.shifts, model.mixing.varying
     effects = () if shifts is None else shifts.effects
-    return effects if varying is None else (*effects, *varying.deviations)
+    deviations = () if varying is None else varying.deviations
+    return (*effects, *deviations, *model.regularised)
 
 
 def held_in_logit(model: MixedLogitModel) -> tuple[tuple[int, float], ...]:

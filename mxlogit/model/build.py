@@ -21,6 +21,9 @@ from mxlogit.model.priors import PriorDensity, Priors, resolve_priors
 from mxlogit.model.situation_deviations import SituationDeviations
 from mxlogit.spec import Specification
 
+# Prior standard deviation of what all hidden units of a network add to a mean, in natural units of the coefficient:
+# weak (simulated sine of amplitude 1.2, 800 people: errors of the mean of .15 with 3, .19 with 1, .13 with 10).
+_DEVIATION_OF_HIDDEN = 3.0
 # Smallest eigenvalue of the correlation matrix of covariates below which one is a combination of the others.
 _COLLINEAR = 1e-10
 
@@ -44,7 +47,9 @@ def build_model(
     if space.size == 0:
         raise SpecificationError("nothing to estimate: all coefficients are held.")
     _check_labels([*space.labels, *(getattr(space, "share_labels", ()))])
+    regularised = _effects_of_hidden_units(specification)
     exempt = {*dict(specification.held), *(label for _, label in specification.copies)}
+    exempt |= {specification.names[place] for place in regularised.values()}
     scales = check_identification(moments, specification.names, specification.products, exempt)
     mixing = Mixing(specification.mixing, specification.scale_position, *_more(specification))
     units = _units_of_parameters(scales, mixing.scale_position)
@@ -55,12 +60,15 @@ def build_model(
         place = specification.names.index(effect)
         units[place] = scales[place] = (units[taste] if linear else 1.0) * _deviation(specification, i, everybody)
     prior = resolve_priors(priors, mixing, space.n_fixed, units)
+    if regularised:
+        prior = _with_prior_of_hidden_units(prior, specification, regularised, mixing, units, everybody)
     if mixing.varying is not None:
         prior = _with_prior_of_deviations(prior, priors, mixing.varying, units)
     if isinstance(space, ClassSpace):
         prior = resolve_class_prior(prior, _deviations(specification.membership, everybody))
     shifters = _mean_shifters(specification, offsets)
-    return MixedLogitModel(space, mixing, prior, torch.tensor(scales, dtype=torch.float64), shifters)
+    attribute_scale = torch.tensor(scales, dtype=torch.float64)
+    return MixedLogitModel(space, mixing, prior, attribute_scale, shifters, tuple(regularised.values()))
 
 
 def _make_space(
@@ -123,6 +131,31 @@ def _mean_shifters(specification: Specification, offsets: tuple[float, ...]) -> 
         offsets or (0.0,) * len(specification.shifters),
         tuple(i in specification.latent_effects for i in range(len(specification.shifters))),
     )
+
+
+def _effects_of_hidden_units(specification: Specification) -> dict[int, int]:
+    """Positions of the effects of hidden units among all coefficients, by their indices among the shifters."""
+    pairs = enumerate(zip(specification.shifters, specification.products, strict=True))
+    return {i: specification.names.index(label) for i, ((_, name), label) in pairs if name in specification.features}
+
+
+def _with_prior_of_hidden_units(
+    prior: PriorDensity,
+    specification: Specification,
+    effects: dict[int, int],
+    mixing: Mixing,
+    units: list[float],
+    everybody: Covariates | None,
+) -> PriorDensity:
+    """Priors of the effects of hidden units under which these together have a standard deviation of three units."""
+    counts, deviation = Counter(specification.shifters[i][0] for i in effects), prior.deviation.clone()
+    for i, place in effects.items():
+        column = specification.shifters[i][0]
+        taste, f = specification.names.index(column), len(specification.fixed)
+        linear = taste < f or mixing.families[taste - f].units == "linear"
+        unit = (units[taste] if linear else 1.0) * _deviation(specification, i, everybody)
+        deviation[place] = _DEVIATION_OF_HIDDEN / (unit * counts[column] ** 0.5)
+    return replace(prior, deviation=deviation)
 
 
 def _with_prior_of_deviations(

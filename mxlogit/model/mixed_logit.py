@@ -46,6 +46,8 @@ class MixedLogitModel:
         Within-situation standard deviation of the attributes: the natural unit of 1 / coefficient.
     shifters : MeanShifters
         Effects of covariates, among the fixed coefficients.
+    regularised : tuple of int
+        Positions of the effects of hidden units, which their priors make identified.
     """
 
     space: ParameterSpace
@@ -53,6 +55,7 @@ class MixedLogitModel:
     prior: PriorDensity
     attribute_scale: Tensor
     shifters: MeanShifters = field(default_factory=MeanShifters)
+    regularised: tuple[int, ...] = ()
 
     @property
     def has_classes(self) -> bool:

@@ -10,6 +10,7 @@ import numpy as np
 from mxlogit.errors import SpecificationError, suggest
 from mxlogit.spec.mixture import CLASS_FAMILIES, Mixture
 from mxlogit.spec.names import as_list, check_names
+from mxlogit.spec.network import HiddenUnits, Network
 from mxlogit.spec.specification import CONSTANT_PREFIX, Specification, nest_label, product_label, within_label
 
 # Most columns whose coefficients vary between situations: their nodes multiply.
@@ -35,7 +36,7 @@ def make_specification(
     constants: bool = False,
     base_alternative: object = None,
     scale: str | None = None,
-    mean_shifters: Mapping[str, Sequence[str]] | None = None,
+    mean_shifters: Mapping[str, Sequence[str] | Network] | None = None,
     held: Mapping[str, float] | None = None,
     nests: Mapping[str, Sequence[object]] | None = None,
     mixing: Mixture | None = None,
@@ -79,8 +80,9 @@ def make_specification(
     if mixing is not None:
         together = {"scale": scale, "mean_shifters": mean_shifters, "held": held, "nests": nests}
         together["within"] = within
-        return replace(plain, mixture=_check_mixture(mixing, plain, together))
-    shifters = _check_shifters(mean_shifters, plain)
+        mixture = _check_mixture(mixing, plain, together)
+        return replace(plain, mixture=mixture) if mixture.classes > 1 else _of_one_class(mixture, plain)
+    shifters, networks = _check_shifters(mean_shifters, plain)
     values = _check_held(held, plain)
     varying = _check_within(within, plain)
     if groups and scale is not None:
@@ -102,6 +104,7 @@ def make_specification(
         held=values + tuple((label, 0.0) for label in dummies),
         nests=groups,
         within=varying,
+        networks=networks,
     )
 
 
@@ -125,6 +128,11 @@ def _check_mixture(asked: object, plain: Specification, others: Mapping[str, obj
             f"Mixture(ignored=...): {unknown} are not in random, {list(plain.random)}."
             f"{suggest(unknown[0], plain.random)}"
         )
+    if mixture.classes == 1 and (mixture.membership or mixture.ignored or mixture.indifferent):
+        raise SpecificationError(
+            "Mixture(classes=1) has neither covariates of membership nor ignored columns nor indifferent people; leave "
+            "these out."
+        )
     places = mixture.places_ignored(plain.names)
     nowhere = [name for i, name in enumerate(plain.names) if all(i in ignored_by for ignored_by in places)]
     if nowhere:
@@ -133,6 +141,18 @@ def _check_mixture(asked: object, plain: Specification, others: Mapping[str, obj
     if both:
         raise SpecificationError(f"{both} are named as attributes and in Mixture(membership=...); choose one.")
     return mixture
+
+
+def _of_one_class(mixture: Mixture, plain: Specification) -> Specification:
+    """The plain model that a mixture of one class is: without spread, one of fixed coefficients."""
+    if mixture.spread is None:
+        return plain
+    other = {name: kind for name, kind in zip(plain.random, plain.mixing, strict=True) if kind != "normal"}
+    if other:
+        raise SpecificationError(
+            f"Mixture(classes=1, spread=0) is a model of fixed coefficients, and these are not: {other}."
+        )
+    return replace(plain, fixed=plain.names, random=(), mixing=(), blocks=())
 
 
 def _check_nests(asked: object, taken: list[str]) -> tuple[tuple[str, tuple[object, ...]], ...]:
@@ -225,18 +245,21 @@ def _divided(blocks: tuple[tuple[int, ...], ...], held: list[bool], *, explicit:
     return tuple(sorted(part for part in parts if part))
 
 
-def _check_shifters(asked: object, plain: Specification) -> tuple[tuple[str, str], ...]:
-    """Pairs (column, covariate) of a mapping from columns to lists of covariates."""
+def _check_shifters(asked: object, plain: Specification) -> tuple[tuple[tuple[str, str], ...], tuple[HiddenUnits, ...]]:
+    """Pairs (column, covariate) of a mapping from columns to lists of covariates or networks, and hidden units."""
     if asked is None:
-        return ()
+        return (), ()
     if not isinstance(asked, Mapping):
         raise SpecificationError(
             "mean_shifters must map columns to lists of covariates, such as {'price': ['income', 'urban']}; "
             f"got {asked!r}."
         )
-    pairs = []
+    pairs, networks = list[tuple[str, str]](), list[HiddenUnits]()
     for column, covariates in asked.items():
         _check_shifted(column, plain)
+        if isinstance(covariates, Network):
+            networks.append(covariates.check(column))
+            covariates = [*covariates.covariates, *networks[-1].features]
         listed = check_names(f"mean_shifters[{column!r}]", covariates)
         if column in listed:
             raise SpecificationError(f"mean_shifters: {column!r} cannot be a covariate of its own coefficient.")
@@ -246,7 +269,7 @@ def _check_shifters(asked: object, plain: Specification) -> tuple[tuple[str, str
         raise SpecificationError(
             f"{taken} are named in fixed or random and would be made by mean_shifters; choose one."
         )
-    return tuple(pairs)
+    return tuple(pairs), tuple(networks)
 
 
 def _check_shifted(column: object, plain: Specification) -> None:

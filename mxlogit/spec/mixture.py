@@ -23,7 +23,7 @@ class Mixture:
     Parameters
     ----------
     classes : int
-        Number of classes, at least two.
+        Number of classes. One is the plain model.
     spread : None or 0
         None: tastes are normal within classes (or lognormal), each class with covariances of its own. 0: a latent class
         model, all members of a class have the same tastes.
@@ -56,7 +56,7 @@ class Mixture:
         SpecificationError
             If a setting is invalid.
         """
-        check_whole("Mixture(classes=...)", self.classes, 2)
+        check_whole("Mixture(classes=...)", self.classes, 1)
         check_flag("Mixture(indifferent=...)", self.indifferent)
         if self.spread is not None and (isinstance(self.spread, bool) or self.spread != 0):
             raise SpecificationError(

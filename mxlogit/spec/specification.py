@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from mxlogit.spec.mixture import Mixture
+from mxlogit.spec.network import HiddenUnits
 
 # Prefix of the labels of alternative-specific constants.
 CONSTANT_PREFIX = "asc."
@@ -46,6 +47,8 @@ class Specification:
         Names of nests and their alternatives. Their dummies, labelled by `nest_label`, are among the random columns.
     mixture : Mixture or None
         Classes, of each of which the random coefficients have a distribution of their own.
+    networks : tuple of HiddenUnits
+        Hidden units of networks of covariates. They are covariates as well, and have effects.
     within : tuple of str
         Columns whose coefficients vary between the choice situations of a person. Their standard deviations are fixed
         coefficients of copies of the columns, labelled by `within_label`.
@@ -63,6 +66,12 @@ class Specification:
     nests: tuple[tuple[str, tuple[object, ...]], ...] = ()
     mixture: Mixture | None = None
     within: tuple[str, ...] = ()
+    networks: tuple[HiddenUnits, ...] = ()
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Names of hidden units."""
+        return tuple(name for units in self.networks for name in units.features)
 
     @property
     def scale_position(self) -> int | None:
@@ -108,7 +117,8 @@ class Specification:
     def columns(self) -> tuple[str, ...]:
         """Attributes and covariates to be read from data: without products, copies and dummies of nests."""
         made = [*self.products, *(label for _, label in self.copies), *(nest_label(name) for name, _ in self.nests)]
-        return tuple(dict.fromkeys([*(name for name in self.names if name not in made), *self.covariates]))
+        covariates = [name for name in self.covariates if name not in self.features]
+        return tuple(dict.fromkeys([*(name for name in self.names if name not in made), *covariates]))
 
     def with_constants(self, constants: Sequence[str]) -> Specification:
         """Return the specification with constants added as fixed coefficients, unless they are named already."""

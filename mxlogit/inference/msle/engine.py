@@ -173,6 +173,11 @@ class MSLE(BaseEstimator):  # type: ignore[misc]
                 "MSLE(covariance='clustered') needs clusters: MixedLogit(cluster='<column>') for a frame, "
                 "ChoiceData.from_arrays(clusters=...) for arrays."
             )
+        if model.regularised:
+            raise SpecificationError(
+                "mean_shifters: the effects of the hidden units of a Network have priors, without which they are not "
+                "identified; take method='vi', 'svi' or 'mcmc'."
+            )
         if model.has_classes:
             return fit_class_maximum(model, people, self, self.covariance, self.n_starts, generator, callback)
         clock = Clock(callback, self.max_seconds)
