@@ -1,11 +1,12 @@
 """Populations of classes: latent class models and mixtures of normals.
 
-    python tests/benchmarks/bench_classes.py [swissmetro] [panels] [calibration] [time] [route] [--count 100]
+    python tests/benchmarks/bench_classes.py [swissmetro] [panels] [calibration] [time] [number] [route] [--count 100]
         [--processes 2] [--threads 2] [--tuna PATH] [--swiss-route PATH] [--json docs/benchmarks/classes.json]
 
 ``swissmetro``: models of biogeme's examples; ``panels``: leave-one-person-out of spread and segments on electricity, and
 on tuna, a file of R's Ecdat (Tuna, in pydataset); ``calibration``: bias and coverage of classes over simulated data
-sets; ``time``: seconds beside the plain model; ``route``: latent classes of the route choices of R's apollo package
+sets; ``time``: seconds beside the plain model; ``number``: numbers of classes found in ten simulated data sets, by
+log_evidence and by leave-one-person-out; ``route``: latent classes of the route choices of R's apollo package
 (apollo_swissRouteChoiceData as CSV), whose licence does not allow to ship them here.
 """
 
@@ -16,7 +17,6 @@ import sys
 import time
 import warnings
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -28,17 +28,29 @@ from measurement import Table
 from recording import record_results, table_of
 from scipy import stats
 
-from mxlogit import ConvergenceWarning, MixedLogit, Mixture, datasets, wide_to_long
+from mxlogit import ConvergenceWarning, MixedLogit, Mixture, compare_models, datasets, wide_to_long
 from mxlogit.simulate import simulate_choices
 
-PARTS = ("swissmetro", "panels", "calibration", "time", "route")
+PARTS = ("swissmetro", "panels", "calibration", "time", "number", "route")
 LEVELS = (0.5, 0.9, 0.95)
 # Published log likelihoods of latent classes of the route choices, by their number.
 _ROUTE = {2: -1552.534, 3: -1490.216, 4: -1449.524, 5: -1431.005}
 # Tastes (x, y) and shares of well separated classes.
 _CLASSES = {2: ([(1.5, -1.0), (-1.5, -2.0)], [0.6, 0.4]), 3: ([(1.5, -1.0), (-1.5, -2.0), (0.0, 2.0)], [0.5, 0.3, 0.2])}
 _PEOPLE, _SITUATIONS, _ALTERNATIVES = 400, 8, 3
-_REPEATS = 3
+# Timed fits: attributes' means and standard deviations, models, and repetitions by number of people.
+_TIMED = {"z": (0.7, 0.9), "w": (-0.5, 0.6), "v": (0.3, 0.5)}
+_TIMED_MODELS = {
+    "plain": None,
+    "2 latent classes": Mixture(2, 0),
+    "3 latent classes": Mixture(3, 0),
+    "2 normals": Mixture(2),
+}
+_REPEATS = {2_000: 3, 50_000: 1}
+# Planted numbers of classes, one a data set, and the numbers that are fitted (one class is no Mixture).
+_PLANTED, _FITTED = (2, 3, 4, 2, 3, 4, 2, 3, 4, 2), (2, 3, 4, 5)
+# Planted classes: standard deviation of tastes, their least distance, and the least share.
+_TASTE, _APART, _LEAST_SHARE = 1.5, 2.0, 0.15
 
 
 def fit_row(name: str, frame: pd.DataFrame, published: float = np.nan, **settings: Any) -> dict[str, Any]:
@@ -105,12 +117,20 @@ def compare_panels(options: argparse.Namespace) -> pd.DataFrame:
 def simulate_classes(count: int, seed: int, people: int = _PEOPLE) -> pd.DataFrame:
     """Choices of people in well separated classes."""
     rng, (tastes, shares) = np.random.default_rng([seed, count]), _CLASSES[count]
-    member = rng.choice(count, size=people, p=shares)
-    x = rng.normal(size=(people, _SITUATIONS, _ALTERNATIVES, 2))
-    utility = (x * np.array(tastes)[member][:, None, None]).sum(-1) + rng.gumbel(size=x.shape[:3])
+    frame = simulate_members(rng, np.array(tastes), np.array(shares), people, _SITUATIONS)
+    return frame.rename(columns={"x0": "x", "x1": "y"})
+
+
+def simulate_members(
+    rng: np.random.Generator, tastes: np.ndarray, shares: np.ndarray, people: int, situations: int
+) -> pd.DataFrame:
+    """Choices of members of classes with tastes (classes, attributes) and shares (classes,)."""
+    member = rng.choice(len(shares), size=people, p=shares)
+    x = rng.normal(size=(people, situations, _ALTERNATIVES, tastes.shape[1]))
+    utility = (x * tastes[member][:, None, None]).sum(-1) + rng.gumbel(size=x.shape[:3])
     n, t, j = np.indices(x.shape[:3]).reshape(3, -1)
     frame = pd.DataFrame({"id": n, "situation": t, "alternative": j, "choice": j == utility.argmax(-1)[n, t]})
-    return frame.assign(x=x[..., 0].ravel(), y=x[..., 1].ravel())
+    return frame.assign(**{f"x{i}": x[..., i].ravel() for i in range(tastes.shape[1])})
 
 
 def replicate(job: tuple[int, int]) -> pd.DataFrame:
@@ -151,33 +171,105 @@ def calibrate(options: argparse.Namespace) -> pd.DataFrame:
 
 
 def measure_seconds(options: argparse.Namespace) -> pd.DataFrame:
-    """Median seconds of fits of the plain model and of classes, in turn."""
+    """Median seconds of fits of the plain model and of classes, in turn, and their ratios per class."""
     torch.set_num_threads(options.threads)
     rows = []
-    random = {"z": (0.7, 0.9), "w": (-0.5, 0.6), "v": (0.3, 0.5)}
-    makers = {
-        "plain": partial(MixedLogit, random=list(random), random_state=0),
-        "two latent classes": partial(MixedLogit, random=list(random), random_state=0, mixing=Mixture(2, 0)),
-        "two normals": partial(MixedLogit, random=list(random), random_state=0, mixing=Mixture(2)),
-    }
-    for people, repeats in ((2_000, _REPEATS), (50_000, 1)):
-        frame, _ = simulate_choices(people, 10, 4, random=random, random_state=1)
-        shifted = frame["id"] % 2 == 0
-        frame["z"] = np.where(shifted, -frame["z"], frame["z"])
-        seconds: dict[str, list[float]] = {name: [] for name in makers}
-        for _ in range(repeats):
-            for name, make in makers.items():
-                start = time.perf_counter()
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore", ConvergenceWarning)
-                    make().fit(frame)
-                seconds[name].append(time.perf_counter() - start)
-        median = {name: float(np.median(values)) for name, values in seconds.items()}
-        per_class = median["two normals"] / median["plain"] / 2.0
-        rows.append({"people": people, **median, "two normals / plain, per class": per_class})
-        sys.stdout.write(f"{rows[-1]}\n")
-        sys.stdout.flush()
-    return pd.DataFrame(rows)
+    for people, repeats in _REPEATS.items():
+        frame = simulate_two_normals(people)
+        runs = pd.DataFrame([time_fit(frame, name) for _ in range(repeats) for name in _TIMED_MODELS])
+        found = runs.groupby("model", sort=False).agg({"seconds": "median", "trusted": "all"}).reset_index()
+        plain = found["seconds"].iloc[0]
+        per_class = [
+            found["seconds"][i] / plain / (m.classes if m else 1) for i, m in enumerate(_TIMED_MODELS.values())
+        ]
+        found.insert(0, "people", people)
+        rows.append(found.assign(repeats=repeats).assign(**{"times plain, per class": per_class}))
+    return pd.concat(rows)
+
+
+def simulate_two_normals(people: int) -> pd.DataFrame:
+    """Choices of people of whom half have the opposite mean of one taste."""
+    frame, _ = simulate_choices(people, 10, 4, random=_TIMED, random_state=1)
+    return frame.assign(z=np.where(frame["id"] % 2 == 0, -frame["z"], frame["z"]))
+
+
+def time_fit(frame: pd.DataFrame, name: str) -> dict[str, Any]:
+    """Seconds of one fit."""
+    start = time.perf_counter()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        est = MixedLogit(random=list(_TIMED), random_state=0, mixing=_TIMED_MODELS[name]).fit(frame)
+    row = {"model": name, "seconds": time.perf_counter() - start, "trusted": bool(est.diagnostics_["trusted"])}
+    sys.stdout.write(f"{row}\n")
+    sys.stdout.flush()
+    return row
+
+
+def plant(number: int) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """One of the data sets whose number of classes is to be found, and its design."""
+    rng, count = np.random.default_rng([number, 7]), _PLANTED[number]
+    people, situations = int(rng.integers(400, 801)), int(rng.integers(6, 11))
+    tastes, shares = plant_classes(rng, count)
+    frame = simulate_members(rng, tastes, shares, people, situations)
+    apart = min(np.linalg.norm(tastes[i] - tastes[j]) for i in range(count) for j in range(i))
+    design = {"data set": number + 1, "planted": count, "people": people, "situations": situations}
+    return frame, design | {"least distance": float(apart), "least share": float(shares.min())}
+
+
+def plant_classes(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Tastes (classes, 3) and shares of classes, drawn until they are well apart and none is small."""
+    while True:
+        tastes, shares = _TASTE * rng.normal(size=(count, 3)), rng.dirichlet(np.ones(count))
+        apart = np.linalg.norm(tastes[:, None] - tastes, axis=-1) + _APART * np.eye(count)
+        if apart.min() >= _APART and shares.min() >= _LEAST_SHARE:
+            return tastes, shares
+
+
+def count_classes(number: int) -> pd.DataFrame:
+    """Fits of all numbers of classes to one planted data set, a row each."""
+    torch.set_num_threads(1)
+    frame, design = plant(number)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        models = {c: MixedLogit(random=["x0", "x1", "x2"], mixing=Mixture(c, 0), random_state=number) for c in _FITTED}
+        table = compare_models({str(c): model.fit(frame) for c, model in models.items()})
+    kept = ["log_evidence", "elpd", "elpd_difference", "difference_error", "bic", "trusted", "seconds"]
+    table = table.rename(index=int).sort_index()[kept].rename_axis("classes").reset_index()
+    table.insert(1, "rung", [models[c].diagnostics_["rung"] for c in table["classes"]])
+    sys.stdout.write(f"{design}\n{table.to_string()}\n")
+    sys.stdout.flush()
+    return pd.DataFrame([design] * len(table)).join(table)
+
+
+def find_numbers(options: argparse.Namespace) -> pd.DataFrame:
+    """Fits of two to five classes to data sets with two to four planted ones."""
+    with ProcessPoolExecutor(options.processes, mp_context=get_context("spawn")) as pool:
+        return pd.concat(list(pool.map(count_classes, range(len(_PLANTED)))))
+
+
+def choose_number(fits: pd.DataFrame) -> dict[str, Any]:
+    """Numbers of classes that rules choose among the fits to one data set."""
+    by_number = fits.set_index("classes")
+    evidence = by_number["log_evidence"]
+    near = by_number["elpd_difference"] + by_number["difference_error"] >= 0.0
+    row = fits.iloc[0][["data set", "planted", "people", "situations", "least distance", "least share"]].to_dict()
+    row |= {"by log_evidence": evidence.idxmax(), "nats above next": evidence.max() - evidence.nlargest(2).min()}
+    row |= {"by leave-one-out": by_number["elpd"].idxmax(), "smallest within its error": near.idxmax()}
+    return row | {"by BIC": by_number["bic"].idxmin(), "seconds of all fits": by_number["seconds"].sum()}
+
+
+def tables_of_numbers(fits: pd.DataFrame) -> list[Table]:
+    """Table of the numbers that are chosen, its last row of how many are the planted ones, and one of all fits."""
+    chosen = pd.DataFrame([choose_number(some) for _, some in fits.groupby("data set")])
+    rules = ["by log_evidence", "by leave-one-out", "smallest within its error", "by BIC"]
+    right = pd.DataFrame([{"rule": rule, "right": (chosen[rule] == chosen["planted"]).sum()} for rule in rules])
+    right["data sets"] = len(chosen)
+    right["too many"] = [(chosen[rule] > chosen["planted"]).sum() for rule in rules]
+    return [
+        table_of("number of classes, rules", right),
+        table_of("number of classes, data sets", chosen, {"log_evidence": ".2f"}),
+        table_of("number of classes, fits", fits, {"elpd": ".2f", "bic": ".2f"}, shown=False),
+    ]
 
 
 def climb_route(options: argparse.Namespace) -> pd.DataFrame:
@@ -206,6 +298,7 @@ _MEASURES = {
     "panels": compare_panels,
     "calibration": calibrate,
     "time": measure_seconds,
+    "number": find_numbers,
     "route": climb_route,
 }
 
@@ -225,7 +318,10 @@ def main() -> None:
         parser.error(f"unknown parts {unknown}; known: {', '.join(PARTS)}")
     if "route" in parts and options.swiss_route is None:
         parser.error("route needs --swiss-route PATH")
-    tables: list[Table] = [table_of(part, _MEASURES[part](options)) for part in parts]
+    tables: list[Table] = []
+    for part in parts:
+        found = _MEASURES[part](options)
+        tables += tables_of_numbers(found) if part == "number" else [table_of(part, found)]
     for table in tables:
         sys.stdout.write(f"\n{table.name}\n{pd.DataFrame(table.rows, columns=table.columns).to_string()}\n")
     if options.json is not None:
