@@ -267,7 +267,7 @@ def tables_of_numbers(fits: pd.DataFrame) -> list[Table]:
     right["too many"] = [(chosen[rule] > chosen["planted"]).sum() for rule in rules]
     return [
         table_of("number of classes, rules", right),
-        table_of("number of classes, data sets", chosen, {"log_evidence": ".2f"}),
+        table_of("number of classes, data sets", chosen, {"nats above next": ".2f"}),
         table_of("number of classes, fits", fits, {"elpd": ".2f", "bic": ".2f"}, shown=False),
     ]
 
