@@ -20,7 +20,8 @@ from mxlogit import (
     plots,
 )
 from mxlogit.guide.population import GaussianFactor
-from mxlogit.inference.classes.chains import relabel
+from mxlogit.inference.classes.labels import of_one_labelling, relabel
+from mxlogit.inference.vi.weighted_draws import WeightedVectors
 from mxlogit.integration.class_likelihood import ClassLikelihood
 from mxlogit.integration.mixture_likelihood import MixtureLikelihood
 from mxlogit.integration.settings import IntegrationSettings
@@ -326,6 +327,33 @@ class TestEngines:
         found, count = relabel(layout, torch.stack([vector, moved])[None], gaussian)
         assert count == 1
         assert torch.allclose(found[0, 1], vector)
+
+    def test_weighted_draws_have_one_labelling(self):
+        """Copies of the posterior under other labels are left out of its integral, which counts all labellings."""
+        layout = space()
+        vector = torch.arange(layout.size, dtype=torch.float64)
+        moved = layout.unconstrain(layout.permuted(layout.constrain(vector), [1, 2, 0]))
+        gaussian = GaussianFactor(vector, torch.eye(layout.size, dtype=torch.float64))
+        weights = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
+        drawn = WeightedVectors(torch.stack([vector, moved, vector + 0.1]), weights.log(), 0.3, weights, -7.0)
+        found = of_one_labelling(layout, drawn, gaussian)
+        assert torch.equal(found.vectors, drawn.vectors[[0, 2]])
+        torch.testing.assert_close(found.log_weights.exp(), torch.tensor([5.0, 2.0], dtype=torch.float64) / 7.0)
+        assert found.log_evidence == pytest.approx(-7.0 + np.log(0.7))
+        assert of_one_labelling(layout, found, gaussian) is found
+
+    @pytest.mark.slow
+    @pytest.mark.filterwarnings("ignore::mxlogit.errors.ConvergenceWarning")
+    def test_empty_classes_are_not_missed(self):
+        """With four classes where there are two, most of the posterior has classes without members."""
+        data = simulate(300, 8, seed=5)
+        right, wrong = (latent(mixing=Mixture(classes=c, spread=0)).fit(data) for c in (2, 4))
+        assert right.diagnostics_["trusted"]
+        assert not wrong.diagnostics_["trusted"]
+        if wrong.diagnostics_["rung"] == "weighted draws":
+            assert "hardly any members" in wrong.diagnostics_["trust"]
+        # Two more classes cost what their empty shares cost: a few nats each.
+        assert 0.0 < right.diagnostics_["log_evidence"] - wrong.diagnostics_["log_evidence"] < 14.0
 
 
 def by_hand(est, frame):

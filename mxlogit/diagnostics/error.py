@@ -32,6 +32,10 @@ class Cause(Enum):
         "more data, a narrower prior, or medians and quantiles instead",
     )
     CHAINS = "the chains are short or have not mixed", "longer chains, by method='mcmc'"
+    EMPTY = (
+        "much of the posterior, where some classes have hardly any members, is not among the weighted draws",
+        "fewer classes, which describe the data as well",
+    )
     TIME = "time was over before they were checked", "a larger max_seconds"
     PEOPLE = "uneven weights of the draws of people's tastes", "method='mcmc'"
 

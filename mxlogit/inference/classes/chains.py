@@ -8,16 +8,15 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from mxlogit.diagnostics.convergence import ess_bulk, ess_tail, rhat
 from mxlogit.draws.generators import make_generator
 from mxlogit.guide.population import GaussianFactor
+from mxlogit.inference.classes.labels import relabel
 from mxlogit.inference.classes.posterior import ClassPosterior
 from mxlogit.inference.clock import Clock
 from mxlogit.integration.mixture_likelihood import MixtureLikelihood
-from mxlogit.model.classes import ClassSpace
 from mxlogit.sampling.chains import Noise
 from mxlogit.sampling.hamiltonian_move import HamiltonianMove, accept
 
@@ -208,37 +207,6 @@ def _fitted(gaussian: GaussianFactor, states: Tensor) -> GaussianFactor:
     prior = _PRIOR_STATES * size
     total = centred.T @ centred + prior * gaussian.tril @ gaussian.tril.T
     return GaussianFactor(mean, torch.linalg.cholesky(total / (len(states) + prior)))
-
-
-def relabel(space: ClassSpace, vectors: Tensor, gaussian: GaussianFactor) -> tuple[Tensor, int]:
-    """Vectors (*s, D) whose classes have the labels of the closest classes of a Gaussian's mean, and how many moved.
-
-    Labels of classes have no meaning, and a chain may exchange them (Stephens 2000, Journal of the Royal Statistical
-    Society B 62).
-    """
-    groups = [alike for alike in space.exchangeable if len(alike) > 1]
-    if not groups:
-        return vectors, 0
-    flat = vectors.reshape(-1, vectors.shape[-1])
-    _, centre, _ = space.own(gaussian.mean)
-    unit = space.own(gaussian.tril.norm(dim=1))[1].clamp(min=1e-12)
-    _, tastes, _ = space.own(flat)
-    distance = (((tastes[:, :, None] - centre) / unit).square()).sum(-1)
-    order = torch.arange(space.n_classes).repeat(len(flat), 1)
-    for alike in groups:
-        cost = distance[:, alike][:, :, alike]
-        # Rows whose classes are all closest to their own labels need no assignment.
-        doubtful = (cost.argmin(1) != torch.arange(len(alike))).any(1).nonzero()[:, 0].tolist()
-        for row in doubtful:
-            mine, theirs = linear_sum_assignment(cost[row].numpy())
-            order[row, [alike[b] for b in theirs]] = torch.tensor([alike[a] for a in mine])
-    result, natural = flat.clone(), torch.arange(space.n_classes)
-    changed = (order != natural).any(1)
-    for kind in order[changed].unique(dim=0):
-        rows = (order == kind).all(1)
-        result[rows] = space.unconstrain(space.permuted(space.constrain(flat[rows]), kind.tolist()))
-    moved = int(changed.sum())
-    return result.view(vectors.shape), moved
 
 
 def draw_until_mixed(

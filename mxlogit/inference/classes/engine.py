@@ -26,6 +26,7 @@ from mxlogit.fit import Fit, Samples, Status
 from mxlogit.guide.population import GaussianFactor
 from mxlogit.inference.classes.chains import ChainPlan, ClassChains, draw_until_mixed, run_chains
 from mxlogit.inference.classes.conclusion import ClassFit
+from mxlogit.inference.classes.empty_classes import LARGEST_SHARE, find_empty_classes
 from mxlogit.inference.classes.objective import ClassObjective
 from mxlogit.inference.classes.posterior import (
     ClassPosterior,
@@ -233,12 +234,19 @@ def _of_weighted(fit: ClassFit, weighed: Weighed, n_samples: int) -> Fit:
     scores = (reported - mean) / (weights @ (reported - mean).square()).sqrt()
     error = ErrorEstimate(samples.labels, (error_of_weighted(scores, weights),))
     error = error.with_part(weighed.error_of_draws(scores, fit.seed))
+    evidence = weighted.log_evidence
+    if not fit.space.is_spread:
+        empty = find_empty_classes(fit, weighed.density, weighted.vectors, weights)
+        missing = empty.log_missing(evidence)
+        evidence += math.log1p(math.exp(min(missing, 700.0)))
+        if missing > math.log(LARGEST_SHARE):
+            error = error.with_part(unknown_errors(Cause.EMPTY, fit.space.size))
     found = Diagnostics(
         pareto_k=weighted.pareto_k,
         ess_population=weighted.ess / len(weighted.vectors),
         corrected=True,
         rung="weighted draws",
-        log_evidence=_log_evidence(fit, weighted.log_evidence),
+        log_evidence=_log_evidence(fit, evidence),
     )
     return fit.conclude(samples, fit.space.from_report(mean), Status.CONVERGED, found, error, [])
 

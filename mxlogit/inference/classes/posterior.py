@@ -12,6 +12,7 @@ from mxlogit.diagnostics.error import Cause, SquaredErrors, error_of_reweighting
 from mxlogit.diagnostics.thresholds import largest_pareto_k
 from mxlogit.draws.generators import make_generator
 from mxlogit.guide.population import GaussianFactor
+from mxlogit.inference.classes.labels import of_one_labelling, relabel
 from mxlogit.inference.classes.objective import ClassObjective, Likelihood, Place
 from mxlogit.inference.vi.student import StudentFactor
 from mxlogit.inference.vi.weighted_draws import PosteriorSampler, WeightedVectors
@@ -136,15 +137,18 @@ def weigh(posterior: ClassPosterior, gaussian: GaussianFactor, seed: int) -> Wei
     wide = sampler.widen(found, most, enough)
     # Draws of tastes may not cover what lies far out.
     kept = [some for some in (wide, found) if some.pareto_k < largest_pareto_k(len(some.vectors))]
-    return Weighed(kept[0], posterior) if kept else None
+    return Weighed(of_one_labelling(likelihood.space, kept[0], gaussian), posterior) if kept else None
 
 
 def evidence_around(posterior: ClassPosterior, vectors: Tensor, seed: int) -> float:
-    """Log integral of the posterior density by importance sampling around states (n, D) of one labelling."""
+    """Log integral of the posterior density of one labelling, by importance sampling around states (n, D) of it."""
     mean, deviations = vectors.mean(0), vectors - vectors.mean(0)
     covariance = deviations.T @ deviations / len(vectors)
     covariance.diagonal().mul_(1.0 + 1e-9)
-    proposal = StudentFactor(GaussianFactor(mean, torch.linalg.cholesky(covariance)), _FREEDOM)
+    gaussian = GaussianFactor(mean, torch.linalg.cholesky(covariance))
+    proposal = StudentFactor(gaussian, _FREEDOM)
     drawn = proposal.sample(_PATIENCE, make_generator(seed, 41))
     ratio = posterior.log_prob(drawn) - proposal.log_prob(drawn)
+    own = (relabel(posterior.space, drawn, gaussian)[0] == drawn).all(1)
+    ratio = ratio.masked_fill(~own, -math.inf)
     return float(ratio.logsumexp(0)) - math.log(len(drawn))
