@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy import stats
 
 from mxlogit import (
     MCMC,
@@ -547,3 +548,21 @@ def test_a_mixture_of_one_class_is_the_plain_model(frame):
     single = latent(mixing=Mixture(classes=1, spread=0)).fit(frame)
     fixed = MixedLogit(fixed=["x", "y"], random_state=0).fit(frame)
     assert (single.coef_ == fixed.coef_).all()
+
+
+def test_evidence_of_one_class_is_its_integral(frame):
+    """Against importance sampling of the posterior of a multinomial logit, and as a class of its own."""
+    one, two = (latent(mixing=Mixture(classes=c, spread=0, membership=["z"][: c - 1])).fit(frame) for c in (1, 2))
+    rows = frame.sort_values(["id", "situation", "alternative"])
+    values = rows[["x", "y"]].to_numpy().reshape(-1, 3, 2)
+    chosen = rows["choice"].to_numpy(bool).reshape(-1, 3)
+    samples = one.posterior_samples()[["x", "y"]].to_numpy()
+    proposal = stats.multivariate_normal(samples.mean(0), 1.3 * np.cov(samples.T))
+    points = proposal.rvs(2000, random_state=1)
+    utility = values @ points.T
+    log_prob = (utility[chosen] - np.log(np.exp(utility).sum(1))).sum(0)
+    deviation = one._state().model.prior.deviation.numpy()
+    ratio = log_prob + stats.norm.logpdf(points / deviation).sum(1) - np.log(deviation).sum() - proposal.logpdf(points)
+    wanted = np.log(np.exp(ratio - ratio.max()).mean()) + ratio.max()
+    assert one.diagnostics_["log_evidence"] == pytest.approx(wanted, abs=0.05)
+    assert two.diagnostics_["log_evidence"] > wanted + 20.0

@@ -114,7 +114,8 @@ class Diagnostics:
     trust : str
         The same as a sentence, with cause and remedy where one does.
     log_evidence : float
-        Log marginal likelihood of a model of classes, for every labelling of these.
+        Log marginal likelihood of a model of classes, for every labelling of these, or of a model of fixed
+        coefficients.
     wrong_sign : list of str
         Columns whose effect has not the sign that their distribution allows, held at zero.
     """

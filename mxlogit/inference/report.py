@@ -15,7 +15,14 @@ from mxlogit.execution.people import People
 from mxlogit.fit import Fit, Outcome, Samples, Status
 from mxlogit.guide.population import GaussianFactor
 from mxlogit.inference.clock import Clock
-from mxlogit.inference.start import MultinomialLogit, is_separated, unknown_to_logit, weakly_identified
+from mxlogit.inference.start import (
+    MultinomialLogit,
+    evidence_of_logit,
+    is_logit,
+    is_separated,
+    unknown_to_logit,
+    weakly_identified,
+)
 from mxlogit.inference.vi.population_check import PopulationCheck
 from mxlogit.integration.marginal import MarginalLikelihood
 from mxlogit.integration.settings import IntegrationSettings
@@ -88,6 +95,8 @@ def report_fit(outcome: Outcome, model: MixedLogitModel, people: People, logit: 
     """
     passes = outcome.diagnostics.passes or clock.passes or None
     diagnostics = replace(_with_error(outcome), passes=passes, seconds=clock.seconds())
+    if outcome.samples.kind == "posterior" and is_logit(model):
+        diagnostics = replace(diagnostics, log_evidence=evidence_of_logit(model, logit))
     return _assess(with_history(replace(outcome, diagnostics=diagnostics), clock), model, people, logit)
 
 

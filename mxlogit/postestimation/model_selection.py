@@ -48,7 +48,8 @@ def compare_models(models: Mapping[str, MixedLogit] | Sequence[MixedLogit]) -> p
             p value of the likelihood ratio test against the largest model before it, among those given, in which it is
             nested; NaN except after maximum likelihood.
         ``log_evidence``
-            Log marginal likelihood of models of classes, by which their number may be chosen; NaN of other models.
+            Log marginal likelihood of models of classes, by which their number may be chosen, and of fixed
+            coefficients, which are those of one class; NaN of other models.
         ``seconds``, ``trusted``
             Duration of the fit, and whether its estimated error is small.
 
