@@ -44,6 +44,7 @@ def simulate_choices(
     unavailable: float = 0.0,
     scales: Mapping[str, float] | None = None,
     mean_shifters: Mapping[str, Mapping[str, float]] | None = None,
+    within: Mapping[str, float] | None = None,
     random_state: int = 0,
 ) -> tuple[pd.DataFrame, Truth]:
     """Simulate a long frame of choices from a mixed logit.
@@ -69,6 +70,8 @@ def simulate_choices(
     mean_shifters : mapping column -> mapping covariate -> effect
         Effects of covariates of the decision makers (standard normal) on fixed coefficients and on the means of the
         latent normals of random ones.
+    within : mapping column -> standard deviation
+        Standard deviations, between the choice situations of a person, of fixed coefficients and normal tastes.
     random_state : int
         Seed.
 
@@ -91,6 +94,7 @@ def simulate_choices(
         random=families,
         constants=constants is not None,
         mean_shifters={name: list(covariates) for name, covariates in effects.items()},
+        within=dict.fromkeys(within or {}, "normal"),
     )
     check_at_least("n_decision_makers", n_decision_makers, 1)
     check_at_least("n_alternatives", n_alternatives, 2)
@@ -115,6 +119,9 @@ def simulate_choices(
         coefficients[:, names.index(column)] += effects[column][covariate] * covariates[covariate].to_numpy()
     tastes = coefficients[:, len(fixed) :]
     utility = (frame[names].to_numpy() * coefficients[person]).sum(1)
+    situation = np.arange(len(frame)) // n_alternatives
+    for column, wander in zip(made.within, _draw_deviations(within, len(frame), random_state), strict=True):
+        utility += wander[situation] * frame[column].to_numpy()
     if constants is not None:
         utility += np.concatenate([[0.0], constants])[np.tile(np.arange(n_alternatives), counts.sum())]
     keep = (np.tile(np.arange(n_alternatives), counts.sum()) < 2) | (rng.random(len(frame)) >= unavailable)
@@ -123,6 +130,7 @@ def simulate_choices(
     frame.insert(3, "choice", chosen.ravel())
     frame[list(made.covariates)] = covariates.to_numpy()[person]
     moved = {label: effects[pair[0]][pair[1]] for label, pair in zip(made.products, made.shifters, strict=True)}
+    moved |= {label: float((within or {})[column]) for column, label in made.copies}
     known = {**fixed, **moved, **{f"{CONSTANT_PREFIX}a{j}": value for j, value in enumerate(constants or (), start=2)}}
     truth = _make_truth(known, list(random), location, scale, None if correlation is None else matrix, tastes)
     return frame[keep].reset_index(drop=True), truth
@@ -150,6 +158,12 @@ def _draw_covariates(names: Sequence[str], n: int, random_state: int) -> pd.Data
     """Standard normal covariates (n, c), of a random stream of their own."""
     rng = np.random.default_rng([random_state, 1])
     return pd.DataFrame({name: rng.standard_normal(n) for name in names}, index=range(n))
+
+
+def _draw_deviations(within: Mapping[str, float] | None, n: int, random_state: int) -> np.ndarray:
+    """Normal deviations (columns, n) of choice situations, of a random stream of their own."""
+    sizes = np.array(list((within or {}).values()), dtype=np.float64)
+    return sizes[:, None] * np.random.default_rng([random_state, 2]).standard_normal((len(sizes), n))
 
 
 def _correlation_matrix(correlation: float | np.ndarray | None, k: int) -> np.ndarray:

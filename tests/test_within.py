@@ -436,3 +436,15 @@ def test_bad_data(frame, tmp_path):
         asked().fit(packed)
     with pytest.raises(SpecificationError, match="'z' is not identified"):
         asked().fit(frame.assign(z=1.0))
+
+
+def test_simulated_choices_have_deviations():
+    """Their truth has the label, and an estimate finds it."""
+    made, truth = simulate_choices(
+        400, 8, 3, fixed={"x": -0.8}, random={"z": (0.7, 0.6)}, within={"z": 1.0}, random_state=1
+    )
+    row = asked(method=MSLE(n_draws=64)).fit(made).summary().loc[LABEL]
+    assert truth.coef[LABEL] == 1.0
+    assert abs(row["estimate"] - 1.0) < 3.0 * row["std_error"]
+    same, _ = simulate_choices(400, 8, 3, fixed={"x": -0.8}, random={"z": (0.7, 0.6)}, random_state=1)
+    assert (same["z"] == made["z"]).all()

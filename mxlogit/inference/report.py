@@ -30,6 +30,8 @@ from mxlogit.model.mixed_logit import MixedLogitModel
 from mxlogit.model.parameters import ParameterSpace, PopulationParameters
 
 _SMALL_EIGENVALUE = 1e-4
+# Size of a standard deviation between situations, in its standard errors, below which it may be zero.
+_FEWEST_ERRORS = 2.0
 # Standard deviations in utils, for an attribute's typical difference: negligible; and modest, which is called
 # zero only if the posterior of its logarithm is this wide.
 _SMALL_DEVIATION = 0.02
@@ -111,10 +113,6 @@ def _with_error(outcome: Outcome) -> Diagnostics:
     if error is None:
         return replace(outcome.diagnostics, trusted=False, trust="The error of this fit was not estimated.")
     return replace(outcome.diagnostics, error=error.by_group(), trusted=error.is_small, trust=error.sentence())
-
-
-# Size of a standard deviation between situations, in its standard errors, below which it may be zero.
-_FEWEST_ERRORS = 2.0
 
 
 def _assess(fit: Fit, model: MixedLogitModel, people: People, logit: MultinomialLogit) -> Fit:

@@ -1,11 +1,12 @@
 """Models of who wants what: covariates of people that shift the means of tastes.
 
-    python tests/benchmarks/bench_populations.py [covariates] [time] [ladder] [--count 100] [--processes 2]
-        [--threads 2] [--json docs/benchmarks/populations.json]
+    python tests/benchmarks/bench_populations.py [covariates] [latents] [within] [time] [ladder] [--count 100]
+        [--processes 2] [--threads 2] [--json docs/benchmarks/populations.json]
 
-``covariates``: bias and coverage of effects and means over simulated data sets; ``time``: seconds of fits with two
-covariates beside those of the plain model, in turn; ``ladder``: models of the Swissmetro panel, by their log likelihood
-and leave-one-person-out.
+``covariates``: bias and coverage of effects and means over simulated data sets; ``latents``: the same of effects on a
+lognormal taste; ``within``: the same, by maximum likelihood, of a taste that varies between situations; ``time``:
+seconds of fits with two covariates beside those of the plain model, in turn; ``ladder``: models of the Swissmetro
+panel, by their log likelihood and leave-one-person-out.
 """
 
 from __future__ import annotations
@@ -14,10 +15,14 @@ import argparse
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -29,25 +34,61 @@ from scipy import stats
 from mxlogit import ConvergenceWarning, MixedLogit, datasets
 from mxlogit.simulate import simulate_choices
 
-PARTS = ("covariates", "time", "ladder")
+PARTS = ("covariates", "latents", "within", "time", "ladder")
 LEVELS = (0.5, 0.9, 0.95)
 # People, choices of each and alternatives of a simulated data set.
 _SIZE = (500, 6, 3)
 _EFFECTS = {"z": {"income": 0.5, "age": -0.3}, "x": {"income": 0.2}}
 _SHIFTERS = {column: list(effects) for column, effects in _EFFECTS.items()}
 _RANDOM = {"z": (0.7, 0.9), "w": (-0.5, 0.6)}
-# Sizes of the data sets whose fits are timed: ten choices among four alternatives.
-_TIMED = (2_000, 50_000)
-_REPEATS = 3
+# Sizes of the data sets whose fits are timed, ten choices among four alternatives, and how often.
+_TIMED = {2_000: 3, 50_000: 1}
 
 
-def replicate(number: int) -> pd.DataFrame:
+@dataclass(frozen=True)
+class Design:
+    """Truth of simulated data sets, and what else than their columns the fitted model is told."""
+
+    truth: dict[str, Any]
+    model: dict[str, Any]
+
+    def simulate(self, people: int, *size: int, random_state: int) -> tuple[pd.DataFrame, Any]:
+        """Choices, and the true parameters."""
+        return simulate_choices(people, *size, **self.truth, random_state=random_state)
+
+    def estimator(self, **settings: Any) -> MixedLogit:
+        """Estimator of the true model."""
+        random = {name: value[2] if len(value) > 2 else "normal" for name, value in self.truth["random"].items()}
+        return MixedLogit(fixed=list(self.truth["fixed"]), random=random, **{**self.model, **settings})
+
+
+_LATENT = {"x": {"income": 0.3, "age": -0.2}}
+DESIGNS = {
+    "covariates": Design(
+        {"fixed": {"x": -0.6}, "random": _RANDOM, "correlation": 0.3, "mean_shifters": _EFFECTS},
+        {"mean_shifters": _SHIFTERS},
+    ),
+    "latents": Design(
+        {
+            "fixed": {"w": 0.5},
+            "random": {"x": (-0.2, 0.5, "negative_lognormal"), "z": (0.7, 0.9)},
+            "correlation": 0.3,
+            "mean_shifters": _LATENT,
+        },
+        {"mean_shifters": {"x": list(_LATENT["x"])}},
+    ),
+    "within": Design(
+        {"fixed": {"x": -0.8}, "random": {"z": (0.7, 0.6)}, "within": {"z": 1.0}},
+        {"within": {"z": "normal"}, "method": "msle"},
+    ),
+}
+
+
+def replicate(number: int, design: str = "covariates") -> pd.DataFrame:
     """Estimate, truth and intervals of every parameter in one simulated data set."""
     torch.set_num_threads(1)
-    frame, truth = simulate_choices(
-        *_SIZE, fixed={"x": -0.6}, random=_RANDOM, correlation=0.3, mean_shifters=_EFFECTS, random_state=1_000 + number
-    )
-    est = MixedLogit(fixed=["x"], random=list(_RANDOM), mean_shifters=_SHIFTERS, random_state=number)
+    frame, truth = DESIGNS[design].simulate(*_SIZE, random_state=1_000 + number)
+    est = DESIGNS[design].estimator(random_state=number)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         est.fit(frame)
@@ -58,10 +99,10 @@ def replicate(number: int) -> pd.DataFrame:
     return table
 
 
-def calibrate(options: argparse.Namespace) -> pd.DataFrame:
+def calibrate(options: argparse.Namespace, design: str) -> pd.DataFrame:
     """Bias in standard errors of its own, and coverage beside binomial 95 % bands, of every parameter."""
     with ProcessPoolExecutor(options.processes, mp_context=get_context("spawn")) as pool:
-        found = pd.concat(list(pool.map(replicate, range(options.count))))
+        found = pd.concat(list(pool.map(partial(replicate, design=design), range(options.count))))
     rows = []
     for label, table in found.groupby(level=0, sort=False):
         error = table["estimate"] - table["truth"]
@@ -85,28 +126,32 @@ def measure_seconds(options: argparse.Namespace) -> pd.DataFrame:
     """Median seconds of fits with and without covariates, in turn."""
     torch.set_num_threads(options.threads)
     rows = []
-    for people in _TIMED:
-        frame, _ = simulate_choices(
-            people,
-            10,
-            4,
-            fixed={"x": -0.6},
-            random={**_RANDOM, "v": (0.3, 0.5)},
-            mean_shifters=_EFFECTS,
-            random_state=1,
-        )
-        plain = partial(MixedLogit, fixed=["x"], random=["z", "w", "v"], random_state=0)
-        shifted = partial(plain, mean_shifters={"z": ["income", "age"], "x": ["income"]})
-        seconds = {"plain": list[float](), "covariates": list[float]()}
-        for _ in range(_REPEATS):
-            for name, make in (("plain", plain), ("covariates", shifted)):
+    for (people, repeats), (name, design) in product(_TIMED.items(), _timed_designs().items()):
+        frame, _ = design.simulate(people, 10, 4, random_state=1)
+        models: dict[str, Callable[[], MixedLogit]] = {
+            "plain": partial(design.estimator, mean_shifters=None, random_state=0),
+            "covariates": partial(design.estimator, random_state=0),
+        }
+        seconds = {kind: list[float]() for kind in models}
+        for _ in range(repeats):
+            for kind, make in models.items():
                 start = time.perf_counter()
                 make().fit(frame)
-                seconds[name].append(time.perf_counter() - start)
-        median = {name: float(np.median(values)) for name, values in seconds.items()}
-        rows.append({"people": people, **median, "ratio": median["covariates"] / median["plain"]})
+                seconds[kind].append(time.perf_counter() - start)
+        median = {kind: float(np.median(values)) for kind, values in seconds.items()}
+        rows.append({"people": people, "tastes": name, **median, "ratio": median["covariates"] / median["plain"]})
         sys.stdout.write(f"{rows[-1]}\n")
     return pd.DataFrame(rows)
+
+
+def _timed_designs() -> dict[str, Design]:
+    """Designs with three tastes, normal ones and with a lognormal one, some of which covariates shift."""
+    normal, latent = DESIGNS["covariates"], DESIGNS["latents"]
+    more = {**normal.truth["random"], "v": (0.3, 0.5)}
+    return {
+        "normal": replace(normal, truth={**normal.truth, "random": more}),
+        "one lognormal": replace(latent, truth={**latent.truth, "random": {**latent.truth["random"], "v": (0.3, 0.5)}}),
+    }
 
 
 def climb(options: argparse.Namespace) -> pd.DataFrame:
@@ -153,8 +198,7 @@ def main() -> None:
     parts, tables = options.parts or list(PARTS), list[Table]()
     if unknown := [part for part in parts if part not in PARTS]:
         parser.error(f"unknown parts {unknown}; known: {', '.join(PARTS)}")
-    if "covariates" in parts:
-        tables.append(table_of("covariates", calibrate(options)))
+    tables += [table_of(design, calibrate(options, design)) for design in DESIGNS if design in parts]
     if "time" in parts:
         tables.append(table_of("time", measure_seconds(options)))
     if "ladder" in parts:
