@@ -1,5 +1,6 @@
 """Plots of a fit, readable in greyscale; matplotlib is imported on first use."""
 
+from mxlogit.plots.checks import plot_predictive_check
 from mxlogit.plots.classes import plot_classes
 from mxlogit.plots.demand import plot_elasticities, plot_price_curve, plot_willingness_to_pay
 from mxlogit.plots.samples import plot_convergence, plot_marginals, plot_ranks
@@ -17,6 +18,7 @@ __all__ = [
     "plot_elasticities",
     "plot_individual_tastes",
     "plot_marginals",
+    "plot_predictive_check",
     "plot_price_curve",
     "plot_ranks",
     "plot_shrinkage",

@@ -177,7 +177,7 @@ class PeopleSource(CoefficientSource):
         for part, parameters in parameter_samples(self.model, self.fit, self.group, _SAMPLES):
             some = parameters.transpose(0, 1)
             coefficients = self.model.mixing.coefficients(some[..., :f], some[..., f:])
-            yield _of_situations(self.model, Part(indices[on_cpu(part)], coefficients[:, :, None]))
+            yield of_situations(self.model, Part(indices[on_cpu(part)], coefficients[:, :, None]))
 
 
 class WeightedPeopleSource(CoefficientSource):
@@ -193,10 +193,10 @@ class WeightedPeopleSource(CoefficientSource):
         indices = torch.arange(data.n_decision_makers)
         for drawn in weigh_coefficients(self.model, self.fit, self.group):
             part = Part(indices[on_cpu(drawn.part)], drawn.coefficients[:, None], drawn.weights)
-            yield _of_situations(self.model, part)
+            yield of_situations(self.model, part)
 
 
-def _of_situations(model: MixedLogitModel, part: Part) -> Part:
+def of_situations(model: MixedLogitModel, part: Part) -> Part:
     """Draws of the coefficients of people (n, s, r, k) in single situations, if they vary between these."""
     varying = model.mixing.varying
     if varying is None:
