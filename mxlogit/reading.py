@@ -50,9 +50,18 @@ def complete(specification: Specification, data: ChoiceData | PackedChoices) -> 
     if not specification.constants:
         return specification
     whole = specification.with_constants(list(constant_labels(data.alternatives, specification.base_alternative)))
-    unknown = [name for name, _ in whole.held if name not in whole.names]
-    if unknown:
-        raise ChoiceDataError(f"held: there are no constants {unknown}; the model has {list(whole.names)}.")
+    named = {
+        "held": [name for name, _ in whole.held],
+        "mean_shifters": [name for name, _ in whole.shifters],
+        "within": list(whole.within),
+    }
+    for argument, names in named.items():
+        unknown = [name for name in names if name not in whole.names]
+        if unknown:
+            raise ChoiceDataError(
+                f"{argument}: there are no constants {unknown}: the base alternative has none; the model has "
+                f"{list(whole.names)}."
+            )
     return whole
 
 

@@ -1,6 +1,7 @@
 """Networks of covariates that shift means of tastes, and average effects of covariates."""
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,7 @@ import torch
 from mxlogit import MCMC, ChoiceDataError, ConvergenceWarning, MixedLogit, Network, SpecificationError
 from mxlogit.choices.hidden_units import activate
 from mxlogit.simulate import simulate_choices
+from mxlogit.spec import HiddenUnits
 
 
 def made(shape, people=500, seed=0):
@@ -133,6 +135,15 @@ def test_hidden_units_are_the_same_in_other_data(est, frame, tmp_path):
     assert (other.predict_proba(some) == est.predict_proba(some)).all()
     assert other.mean_shifters == est.mean_shifters
     pd.testing.assert_frame_equal(other.covariate_effects(), est.covariate_effects())
+
+
+def test_hidden_units_far_from_zero():
+    """Seconds since 1970 bend as seconds since noon do."""
+    near = HiddenUnits("z", ("t",), (5, 3), 2**70, (0.0,), (3.0,))
+    far = replace(near, centre=(1.7e9 + 50.0,))
+    values = torch.linspace(-6.0, 6.0, 7, dtype=torch.float64)[:, None]
+    torch.testing.assert_close(activate(far, values + 1.7e9 + 50.0), activate(near, values), rtol=0.0, atol=1e-6)
+    assert float(activate(near, values).std(0).amin()) > 0.01
 
 
 @pytest.mark.slow

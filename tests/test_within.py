@@ -9,7 +9,17 @@ import pytest
 import torch
 from scipy import optimize, stats
 
-from mxlogit import MCMC, MSLE, SVI, ChoiceDataError, ConvergenceWarning, MixedLogit, Mixture, SpecificationError
+from mxlogit import (
+    MCMC,
+    MSLE,
+    SVI,
+    ChoiceDataError,
+    ConvergenceWarning,
+    MixedLogit,
+    Mixture,
+    SpecificationError,
+    likelihood_ratio_test,
+)
 from mxlogit.choices import pack_choices
 from mxlogit.execution.people import People
 from mxlogit.execution.processes import Communicator
@@ -327,6 +337,59 @@ def test_marginal_effects_are_differences(est, frame):
     assert moved.loc["mean", "estimate"] == pytest.approx(1.0, abs=1e-9)
 
 
+def test_surplus_of_people_weighs_what_varies(est, frame):
+    """Quantiles over people and situations, given their choices, by hand."""
+    some = frame[frame["id"] <= 40]
+    after = some.assign(z=some["z"] - 0.8 * (some["alternative"] == "a1"))
+    table = est.surplus(some, after, "x", tastes="individual")
+    samples = est.sample_tastes(some, 400)
+    grid, log_weights = est._state().model.mixing.varying.nodes()
+    values, weights = [], []
+    for (person, _), rows in some.groupby(["id", "situation"]):
+        own = samples.xs(person, level="decision_maker")
+        taste = own["z"].to_numpy()[:, None] + est.coef_[LABEL] * grid[:, 0].numpy()
+        both = [
+            np.log(np.exp(taste * z[:, None, None] + est.coef_["x"] * rows["x"].to_numpy()[:, None, None]).sum(0))
+            for z in (rows["z"].to_numpy(), after.loc[rows.index, "z"].to_numpy())
+        ]
+        gain = (both[1] - both[0]) / -est.coef_["x"]
+        values.append(gain.ravel())
+        weights.append(np.broadcast_to(log_weights.exp().numpy(), gain.shape).ravel())
+    values, weights = np.concatenate(values), np.concatenate(weights)
+    order = values.argsort()
+    below = weights[order].cumsum() / weights.sum()
+    for share, label in ((0.05, "5 %"), (0.25, "25 %"), (0.75, "75 %"), (0.95, "95 %")):
+        wanted = values[order][np.searchsorted(below, share)]
+        assert table.loc[label, "estimate"] == pytest.approx(wanted, abs=0.06)
+    assert table.loc["share of winners", "estimate"] == pytest.approx(
+        (weights @ (values > 0)) / weights.sum(), abs=0.03
+    )
+    assert table.loc["mean", "estimate"] == pytest.approx((weights @ values) / weights.sum(), abs=0.02)
+
+
+def test_money_that_varies_within_people_has_no_surplus(frame):
+    est = asked(within={"x": "normal"}, method=MSLE(n_draws=32))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        est.fit(frame)
+    with pytest.raises(SpecificationError, match="no mean over choice situations"):
+        est.surplus(frame, frame, "x")
+
+
+def test_likelihood_ratio_of_variation_within_people(est, frame):
+    plain = asked(within=None, method=MSLE(n_draws=128)).fit(frame)
+    test = likelihood_ratio_test(plain, est)
+    assert test.degrees_of_freedom == 1
+    assert test.p_value < 1e-3
+    assert "boundary" in test.sentence
+    both = asked(within={"z": "normal", "x": "normal"}, method=MSLE(n_draws=128))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        more = likelihood_ratio_test(est, both.fit(frame))
+    assert more.degrees_of_freedom == 1
+    assert more.p_value > 1e-4
+
+
 def test_scores_and_criteria_count_situations_once(est, frame):
     assert est.n_situations_ == frame.groupby(["id", "situation"]).ngroups
     assert est.score(frame) * est.n_situations_ == pytest.approx(est.log_likelihood_, abs=1.0)
@@ -362,6 +425,9 @@ def test_what_does_not_vary_is_said():
     ):
         est = asked(method=MSLE(n_draws=64)).fit(with_choices(found, 0.0, seed=1))
     assert est.coef_[LABEL] >= 0.0
+    # Robust errors of a standard deviation vanish with it.
+    assert np.isnan(est.summary().loc[LABEL, "std_error"])
+    assert est.summary().drop(index=LABEL)["std_error"].notna().all()
 
 
 @pytest.mark.slow
@@ -372,6 +438,9 @@ def test_samples_of_what_does_not_vary_are_positive():
         posterior = asked().fit(with_choices(found, 0.0, seed=1))
     assert (posterior.posterior_samples()[LABEL] >= 0.0).all()
     assert posterior.summary().loc[LABEL, "lower"] >= 0.0
+    assert posterior.score(with_choices(found, 0.0, seed=1)) * posterior.n_situations_ == pytest.approx(
+        posterior.log_likelihood_, abs=0.05
+    )
 
 
 def test_covariates_and_deviations_together(frame):
@@ -418,6 +487,7 @@ def test_saved_models_give_the_same_answers(est, frame, tmp_path):
         ({"scale": "x"}, "leave out scale"),
         ({"fixed": ["x", "w", "v"], "within": {"x": "normal", "w": "normal", "v": "normal"}}, "at most 2"),
         ({"fixed": ["x", LABEL]}, "choose one"),
+        ({"within": {"z": np.array(["normal", "z"])}}, "normal deviations between situations"),
         ({"mixing": Mixture(classes=2)}, r"mixing cannot be combined with \['within'\]"),
         ({"method": SVI()}, "knows no tastes that vary between situations"),
         ({"method": MCMC(sampler="numpyro")}, "sampler='gibbs' or 'nuts'"),
@@ -434,6 +504,8 @@ def test_bad_data(frame, tmp_path):
     )
     with pytest.raises(ChoiceDataError, match="packs have no nodes"):
         asked().fit(packed)
+    with pytest.raises(ChoiceDataError, match=r"within: there are no constants \['asc.a1'\]: the base alternative"):
+        asked(within={"asc.a1": "normal"}, constants=True).fit(frame)
     with pytest.raises(SpecificationError, match="'z' is not identified"):
         asked().fit(frame.assign(z=1.0))
 

@@ -234,6 +234,12 @@ class Demand(FittedModel):
             )
         if not exists:
             raise SpecificationError(f"a surplus has no mean over people. {verdict}")
+        varying = fitted.model.mixing.varying
+        if varying is not None and cost.place in varying.coefficients:
+            raise SpecificationError(
+                f"a surplus has no mean over choice situations. The coefficient of {label!r} varies between these "
+                "(within) and reaches zero in some: money is worth any amount there. Leave it out of within."
+            )
         if cost.is_positive(population):
             raise SpecificationError(
                 f"the coefficient of {label!r} is positive: more of it raises utility, so it does not measure what "

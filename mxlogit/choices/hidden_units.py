@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -41,11 +42,12 @@ def standardise(units: HiddenUnits, data: ChoiceData) -> HiddenUnits:
 
 def activate(units: HiddenUnits, covariates: Tensor) -> Tensor:
     """Values (n, h), float64, of the units of the last layer at covariates (n, c)."""
-    generator = torch.Generator().manual_seed(units.seed)
-    values = (covariates.double().cpu() - torch.tensor(units.centre).double()) / torch.tensor(units.scale).double()
+    rng = np.random.default_rng(units.seed)
+    centre, scale = (torch.tensor(part, dtype=torch.float64) for part in (units.centre, units.scale))
+    values = (covariates.double().cpu() - centre) / scale
     for inputs, outputs in units.shapes:
-        weights = torch.randn(outputs, inputs, generator=generator, dtype=torch.float64) * (_GAIN / inputs**0.5)
-        values = torch.tanh(values @ weights.T + torch.randn(outputs, generator=generator, dtype=torch.float64))
+        weights = torch.from_numpy(rng.standard_normal((outputs, inputs))) * (_GAIN / inputs**0.5)
+        values = torch.tanh(values @ weights.T + torch.from_numpy(rng.standard_normal(outputs)))
     return values
 
 

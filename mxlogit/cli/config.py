@@ -11,7 +11,7 @@ from typing import Any
 from mxlogit.errors import SpecificationError, check_probability, suggest
 from mxlogit.estimator import MixedLogit
 from mxlogit.request import resolve_method
-from mxlogit.spec import Mixture
+from mxlogit.spec import Mixture, Network
 
 # Known keys by section.
 _KEYS = {
@@ -84,6 +84,8 @@ def read_config(path: str | Path) -> Config:
     settings = engine.pop("settings", {})
     if settings:
         engine["method"] = _with_settings(engine.get("method", "vi"), settings)
+    if isinstance(model.get("mean_shifters"), dict):
+        model["mean_shifters"] = {name: _make_network(words) for name, words in model["mean_shifters"].items()}
     if "mixing" in model:
         model["mixing"] = _make_mixture(model["mixing"])
     output = dict(words.get("output", {}))
@@ -115,6 +117,19 @@ def _with_settings(method: str, settings: Mapping[str, Any]) -> Any:
                 f"engine {method!r} has no setting {name!r}; it has {known}.{suggest(name, known)}"
             )
     return engine.set_params(**settings)  # type: ignore[attr-defined]
+
+
+def _make_network(words: Any) -> Any:
+    """A network from a table such as ``{covariates = ["income"], hidden = [16]}``; lists of covariates as they are."""
+    if not isinstance(words, dict):
+        return words
+    known = [part.name for part in fields(Network)]
+    if set(words) - set(known) or "covariates" not in words:
+        raise SpecificationError(
+            f"[model] mean_shifters: a network is a table of {known}, such as {{covariates = ['income']}}; got "
+            f"{words!r}."
+        )
+    return Network(**words)
 
 
 def _make_mixture(words: Any) -> Mixture:

@@ -7,8 +7,18 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from mxlogit.fit import Fit
+from mxlogit.fit import Fit, Samples
 from mxlogit.model.mixed_logit import MixedLogitModel
+from mxlogit.model.parameters import PopulationParameters
+
+
+def mean_population(model: MixedLogitModel, samples: Samples) -> PopulationParameters:
+    """Population at the means of reported parameters, of standard deviations between situations by absolute values."""
+    mean, varying = samples.mean.clone(), model.mixing.varying
+    if varying is not None:
+        places = [model.space.means.index(place) for place in varying.deviations]
+        mean[places] = samples.reported[:, places].abs().mean(0).to(mean)
+    return model.space.from_report(mean)
 
 
 def with_positive_deviations(fit: Fit, model: MixedLogitModel) -> Fit:
@@ -31,11 +41,6 @@ def with_positive_deviations(fit: Fit, model: MixedLogitModel) -> Fit:
         fit.samples, unconstrained=absolute(fit.samples.unconstrained), reported=absolute(fit.samples.reported)
     )
     center = replace(fit.center, fixed=absolute(fit.center.fixed, fixed))
-    if fit.samples.kind == "posterior":
-        # The mean of absolute values, which is that of values only far from zero.
-        center = replace(
-            center, fixed=center.fixed.index_copy(0, torch.tensor(fixed), samples.reported[:, places].mean(0))
-        )
     return replace(
         fit,
         samples=samples,

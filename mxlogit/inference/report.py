@@ -136,6 +136,7 @@ def _assess(fit: Fit, model: MixedLogitModel, people: People, logit: Multinomial
             "multinomial logit leaves more than 18 % of the prior's standard deviation."
         )
     edge = boundary_sentences(model, fit)
+    fit = _without_errors(fit, small_deviations(model, fit), model.space)
     if edge and status is Status.CONVERGED:
         status = Status.BOUNDARY
     warnings += edge + (_vague_sentences(model, fit) if posterior else []) + _quality_sentences(fit.diagnostics)
@@ -183,19 +184,24 @@ def boundary_sentences(model: MixedLogitModel, fit: Fit) -> list[str]:
 
 def _deviation_sentences(model: MixedLogitModel, fit: Fit) -> list[str]:
     """Say which coefficients may not vary between situations: as likely with a deviation of zero or of either sign."""
+    return [
+        f"The standard deviation of {label.removeprefix('sd.within.')!r} between the situations of a person is "
+        "indistinguishable from zero (the boundary of the parameter space): its taste may not vary within."
+        for label in small_deviations(model, fit)
+    ]
+
+
+def small_deviations(model: MixedLogitModel, fit: Fit) -> list[str]:
+    """Labels of standard deviations between situations that may be zero, where errors of an estimator mean nothing."""
     varying = model.mixing.varying
     if varying is None:
         return []
-    names, means = [*model.space.fixed, *model.space.random], model.space.means
-    sentences = []
-    for place, coefficient in zip(varying.deviations, varying.coefficients, strict=True):
-        samples = fit.samples.reported[:, means.index(place)]
+    found = []
+    for place in varying.deviations:
+        samples = fit.samples.reported[:, model.space.means.index(place)]
         if float(fit.center.fixed[place].abs()) < _FEWEST_ERRORS * float(samples.std()):
-            sentences.append(
-                f"The standard deviation of {names[coefficient]!r} between the situations of a person is "
-                "indistinguishable from zero (the boundary of the parameter space): its taste may not vary within."
-            )
-    return sentences
+            found.append(model.space.fixed[place])
+    return found
 
 
 def _upper_end_sentences(model: MixedLogitModel, fit: Fit) -> list[str]:

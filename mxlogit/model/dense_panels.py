@@ -168,13 +168,13 @@ class PanelDifferences(Ranked):
     def available_rows(self) -> AvailableRows:
         """Return the rows without padding."""
         if self.log_nodes is not None:
-            return self._first_nodes().available_rows()
+            return self.first_nodes().available_rows()
         available = ~self.unavailable_rows()
         sizes = torch.cat([part.sum(-1) for part in self.by_section(available)], 1)
         real = sizes > 0
         return AvailableRows(self.values[available], sizes[real], available.sum(1), real.sum(1))
 
-    def _first_nodes(self) -> PanelDifferences:
+    def first_nodes(self) -> PanelDifferences:
         """The panels with one node of every situation."""
         first = [part[:, :: self.n_nodes].flatten(1, 2) for part in self.by_section(self.values)]
         unavailable = [part[:, :: self.n_nodes].flatten(1, 2) for part in self.by_section(self.unavailable_rows())]

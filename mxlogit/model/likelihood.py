@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -66,15 +67,24 @@ class Odds:
         Sums of the odds of all alternatives, the chosen one included, one tensor per section.
     log_prob : Tensor, shape (n, s)
         Sum over situations of the log probability of the choice.
-    shares : list of Tensor or None, shape (n, t, s)
-        Shares of the nodes of each situation (`mxlogit.model.situation_nodes`) given the choice, if tastes vary between
-        situations: probabilities are weighted by them.
+    chances : list of Tensor or None, shape (n, t / q, q, s)
+        Probabilities of the choice at the nodes of each situation (`mxlogit.model.situation_nodes`), times their
+        weights, up to a factor of the situation, if tastes vary between situations.
     """
 
     odds: list[Tensor]
     total: list[Tensor]
     log_prob: Tensor
-    shares: list[Tensor] | None = None
+    chances: list[Tensor] | None = None
+
+    @cached_property
+    def shares(self) -> list[Tensor] | None:
+        """Shares of the nodes of each situation given the choice, (n, t, s), by which probabilities are weighted."""
+        if self.chances is None:
+            return None
+        parts = [chance / chance.sum(2, keepdim=True) for chance in self.chances]
+        # Never zero, since totals are divided by them.
+        return [part.flatten(1, 2).clamp(min=torch.finfo(part.dtype).tiny ** 0.5) for part in parts]
 
     def probabilities(self) -> Tensor:
         """Probabilities of the other alternatives, shape (n, r, s); may overwrite the odds."""
@@ -149,7 +159,8 @@ def compute_odds(utility: Tensor, panel: PanelDifferences) -> Odds:
     largest = float(utility.detach().amax()) if utility.numel() else 0.0
     parts = panel.by_section(utility)
     if panel.log_nodes is not None:
-        return _odds_over_nodes([part.clone() if part.requires_grad else part for part in parts], panel.log_nodes)
+        own = [part.clone() if part.requires_grad and len(parts) > 1 else part for part in parts]
+        return _odds_over_nodes(own, panel.log_nodes, largest)
     if len(parts) == 1:
         odds, total, log_prob = _section_odds(parts[0], largest)
         return Odds([odds], [total], log_prob)
@@ -159,21 +170,32 @@ def compute_odds(utility: Tensor, panel: PanelDifferences) -> Odds:
     return Odds([odds for odds, _, _ in found], [total for _, total, _ in found], log_probs.sum(0))
 
 
-def _odds_over_nodes(parts: list[Tensor], log_nodes: Tensor) -> Odds:
+def _odds_over_nodes(parts: list[Tensor], log_nodes: Tensor, largest: float) -> Odds:
     """Odds where each situation has nodes, one after the other, over which its probability is averaged."""
-    all_odds, totals, shares, log_prob = [], [], [], parts[0].new_zeros(())
-    for utility in parts:
-        top = utility.detach().amax(2).clamp_(min=0.0)
-        odds = utility.sub_(top[:, :, None]).exp_()
-        total = sum_alternatives(odds) + (-top).exp()
-        joint = -(top + total.log()).unflatten(1, (-1, len(log_nodes))) + log_nodes.to(top)[:, None]
-        whole = joint.logsumexp(2, keepdim=True)
-        log_prob = log_prob + whole.sum((1, 2))
-        all_odds.append(odds)
-        totals.append(total)
-        # Never zero, since totals are divided by them.
-        shares.append((joint - whole).exp().flatten(1, 2).clamp(min=torch.finfo(total.dtype).tiny ** 0.5))
-    return Odds(all_odds, totals, log_prob, shares)
+    found = [_section_odds_over_nodes(part, log_nodes.to(part), largest) for part in parts]
+    odds, totals, chances, log_probs = (list(column) for column in zip(*found, strict=True))
+    return Odds(odds, totals, log_probs[0] if len(found) == 1 else torch.stack(log_probs).sum(0), chances)
+
+
+def _section_odds_over_nodes(
+    utility: Tensor, log_nodes: Tensor, largest: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Odds in place of utility differences, totals, weighted probabilities of the nodes, and log probabilities (n, s).
+
+    Probabilities are averaged without logarithms of single nodes where none can underflow.
+    """
+    if largest < _SAFE_EXPONENT:
+        odds = utility.exp_()
+        total = sum_alternatives(odds) + 1.0
+        chances = total.reciprocal().unflatten(1, (-1, len(log_nodes))) * log_nodes.exp()[:, None]
+        return odds, total, chances, chances.sum(2).log().sum(1)
+    top = utility.detach().amax(2).clamp_(min=0.0)
+    odds = utility.sub_(top[:, :, None]).exp_()
+    total = sum_alternatives(odds) + (-top).exp()
+    joint = -(top + total.log()).unflatten(1, (-1, len(log_nodes))) + log_nodes[:, None]
+    highest = joint.detach().amax(2, keepdim=True)
+    chances = (joint - highest).exp()
+    return odds, total, chances, (highest[:, :, 0] + chances.sum(2).log()).sum(1)
 
 
 def _section_odds(utility: Tensor, largest: float) -> tuple[Tensor, Tensor, Tensor]:

@@ -281,18 +281,30 @@ def _check_same_model(restricted: MixedLogit, full: MixedLogit) -> None:
 
 def _check_same_choices(restricted: MixedLogit, full: MixedLogit) -> None:
     """Check that sums of shared attributes, as differences to the chosen alternatives, are equal."""
-    for name in restricted._fitted.specification.names:
-        sums = []
-        for est in (restricted, full):
-            column, total = est._fitted.specification.names.index(name), torch.zeros(2, dtype=torch.float64)
-            for _, part in dense_pieces(est._fitted.panel, PEOPLE_AT_ONCE):
-                values = part.values[..., column].double()
-                total += torch.stack([values.sum(), values.square().sum()]).cpu()
-            sums.append(total.tolist())
+    specifications = [est._fitted.specification for est in (restricted, full)]
+    made = [{label for _, label in specification.copies} for specification in specifications]
+    totals = [_sums_of_columns(est) for est in (restricted, full)]
+    for name in specifications[0].names:
+        if name in made[0]:
+            # Its column holds nodes, which depend on how many columns have some.
+            continue
+        sums = [
+            total[:, specification.names.index(name)].tolist()
+            for total, specification in zip(totals, specifications, strict=True)
+        ]
         if not np.allclose(sums[0], sums[1], rtol=1e-6, atol=1e-6 * sums[0][1] ** 0.5):
             raise SpecificationError(
                 f"the models were fitted to different data: attribute {name!r} or the choices differ."
             )
+
+
+def _sums_of_columns(est: MixedLogit) -> torch.Tensor:
+    """Sums and sums of squares (2, f + k) of the columns of the people of a fit, of one node of each situation."""
+    total = torch.zeros(2, len(est._fitted.specification.names), dtype=torch.float64)
+    for _, part in dense_pieces(est._fitted.panel, PEOPLE_AT_ONCE):
+        values = (part if part.log_nodes is None else part.first_nodes()).values.double().flatten(0, 1)
+        total += torch.stack([values.sum(0), values.square().sum(0)]).cpu()
+    return total
 
 
 def _as_restriction(
@@ -316,7 +328,8 @@ def _as_restriction(
 
 
 def _boundary_words(labels: Sequence[str], est: MixedLogit) -> str:
-    deviations = {f"sd.{name}" for name in est._fitted.specification.random}
+    specification = est._fitted.specification
+    deviations = {*(f"sd.{name}" for name in specification.random), *(label for _, label in specification.copies)}
     # Labels of classes begin with the class: class1.sd.x.
     if not any(label in deviations or label.partition(".")[2] in deviations for label in labels):
         return ""

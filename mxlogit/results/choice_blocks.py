@@ -62,6 +62,11 @@ class ChoiceBlock:
     weights: Tensor
     classes: int = 1
 
+    @property
+    def is_weighted(self) -> bool:
+        """Whether nodes of people have weights of their own."""
+        return self.classes == 1 and self.coefficients.dim() == 4 and len(self.weights) > 1
+
     def average(self, function: NodeFunction, width: int = 1) -> Tensor:
         """Average a function over the nodes.
 

@@ -21,7 +21,7 @@ from mxlogit.model.parameters import PopulationParameters
 from mxlogit.results.classes import class_moments, mean_shares, share_rows
 
 # Number of people who stand for all where moments of tastes are averaged over covariates.
-_PEOPLE = 128
+_PEOPLE = 64
 # Probabilities of the median and of the points one standard deviation from it in a normal distribution.
 _CENTRAL = (0.1587, 0.5, 0.8413)
 
@@ -185,8 +185,8 @@ def _moments_of_shifted_latents(
         )
         weights = people.weights if len(values) == len(people.values) else torch.ones(len(values)).double()
         shift = mine.shift_of_latents(population.fixed[:, None], values, model.space.n_random)
-        moments = model.mixing.moments(population.location[:, None] + shift, population.scale[:, None].expand_as(shift))
-        mean, deviation = (moment[..., i] for moment in moments)
+        location, scale = population.location[:, None, i] + shift[..., i], population.scale[:, None, i]
+        mean, deviation = model.mixing.families[i].moments(location, scale.expand_as(location))
         share = (weights / weights.sum()).to(mean)
         total = mean @ share
         variance = deviation.square() @ share + (mean - total[:, None]).square() @ share

@@ -10,7 +10,7 @@ under the conditions of `mxlogit.results.cost`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -32,6 +32,8 @@ _FEWEST_NODES = 8
 _ARRAYS = 2
 # Values per sample of which quantiles are taken, forty megabytes with 256 samples: probabilities err by less than .003.
 _VALUES = 20_000
+# Golden ratio, whose multiples fill the unit interval evenly.
+_GOLDEN = 0.6180339887498949
 
 
 @dataclass(frozen=True)
@@ -174,6 +176,8 @@ def _kept_values(change: Change, source: CoefficientSource, weights: Tensor) -> 
     n = change.before.n_situations
     step, values, shares = max(1, n // _VALUES), list[Tensor](), list[Tensor]()
     for number, block in enumerate(choice_blocks(change.before, change.columns, source, fewest=1, width=_ARRAYS)):
+        if block.is_weighted:
+            block = _resampled(block, max(1, _VALUES // n))
         nodes = block.coefficients.shape[-2]
         count = block.classes * max(1, min(nodes, _VALUES // n) // block.classes)
         start = number * count % (nodes // count * count)
@@ -187,6 +191,19 @@ def _kept_values(change: Change, source: CoefficientSource, weights: Tensor) -> 
             mine = mine * of_nodes[..., start : start + count] * (nodes / count)
         shares.append(mine.permute(1, 0, 2).flatten(1))
     return torch.cat(values, 1), torch.cat(shares, 1)
+
+
+def _resampled(block: ChoiceBlock, count: int) -> ChoiceBlock:
+    """A block with ``count`` equal nodes of each situation, drawn by their weights: systematic resampling."""
+    coefficients = block.coefficients
+    cumulative = block.weights.expand(*coefficients.shape[:-1]).cumsum(-1)
+    # Each situation has its own offset, of a sequence that fills the interval evenly.
+    offset = (block.situations.to(cumulative) * _GOLDEN).remainder(1.0)[:, None, None]
+    points = (torch.arange(count).to(cumulative) + offset) / count
+    index = torch.searchsorted(cumulative, (points * cumulative[..., -1:]).contiguous())
+    index = index.clamp(max=cumulative.shape[-1] - 1)[..., None].expand(-1, -1, -1, coefficients.shape[-1])
+    equal = block.weights.new_full((1, 1, count), 1.0 / count)
+    return replace(block, coefficients=coefficients.gather(2, index), weights=equal)
 
 
 def _weighted_quantiles(values: Tensor, weights: Tensor, probabilities: Sequence[float]) -> Tensor:

@@ -64,6 +64,9 @@ def make_specification(
         random_names = check_names("random", random)
         families = ("normal",) * len(random_names)
     both = [name for name in random_names if name in fixed_names]
+    if isinstance(mixing, Mixture) and mixing.check().classes == 1:
+        fixed_names, families = _of_one_class(mixing, fixed_names, random_names, families)
+        random_names, mixing = random_names[: len(families)], None
     if both:
         raise SpecificationError(f"{both} are listed both in fixed and in random; choose one.")
     groups = _check_nests(nests, [*fixed_names, *random_names])
@@ -80,8 +83,7 @@ def make_specification(
     if mixing is not None:
         together = {"scale": scale, "mean_shifters": mean_shifters, "held": held, "nests": nests}
         together["within"] = within
-        mixture = _check_mixture(mixing, plain, together)
-        return replace(plain, mixture=mixture) if mixture.classes > 1 else _of_one_class(mixture, plain)
+        return replace(plain, mixture=_check_mixture(mixing, plain, together))
     shifters, networks = _check_shifters(mean_shifters, plain)
     values = _check_held(held, plain)
     varying = _check_within(within, plain)
@@ -128,11 +130,6 @@ def _check_mixture(asked: object, plain: Specification, others: Mapping[str, obj
             f"Mixture(ignored=...): {unknown} are not in random, {list(plain.random)}."
             f"{suggest(unknown[0], plain.random)}"
         )
-    if mixture.classes == 1 and (mixture.membership or mixture.ignored or mixture.indifferent):
-        raise SpecificationError(
-            "Mixture(classes=1) has neither covariates of membership nor ignored columns nor indifferent people; leave "
-            "these out."
-        )
     places = mixture.places_ignored(plain.names)
     nowhere = [name for i, name in enumerate(plain.names) if all(i in ignored_by for ignored_by in places)]
     if nowhere:
@@ -143,16 +140,23 @@ def _check_mixture(asked: object, plain: Specification, others: Mapping[str, obj
     return mixture
 
 
-def _of_one_class(mixture: Mixture, plain: Specification) -> Specification:
-    """The plain model that a mixture of one class is: without spread, one of fixed coefficients."""
+def _of_one_class(
+    mixture: Mixture, fixed: tuple[str, ...], random: tuple[str, ...], families: tuple[str, ...]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Fixed coefficients and families of the plain model that a mixture of one class is: without spread, all fixed."""
+    if mixture.membership or mixture.ignored or mixture.indifferent:
+        raise SpecificationError(
+            "Mixture(classes=1) has neither covariates of membership nor ignored columns nor indifferent people; leave "
+            "these out."
+        )
     if mixture.spread is None:
-        return plain
-    other = {name: kind for name, kind in zip(plain.random, plain.mixing, strict=True) if kind != "normal"}
+        return fixed, families
+    other = {name: kind for name, kind in zip(random, families, strict=True) if kind != "normal"}
     if other:
         raise SpecificationError(
             f"Mixture(classes=1, spread=0) is a model of fixed coefficients, and these are not: {other}."
         )
-    return replace(plain, fixed=plain.names, random=(), mixing=(), blocks=())
+    return fixed + random, ()
 
 
 def _check_nests(asked: object, taken: list[str]) -> tuple[tuple[str, tuple[object, ...]], ...]:
@@ -218,7 +222,7 @@ def _check_within(asked: object, plain: Specification) -> tuple[str, ...]:
         )
     families = dict(zip(plain.random, plain.mixing, strict=True))
     other = {name: families[name] for name in asked if families.get(name, "normal") != "normal"}
-    wrong = {name: family for name, family in asked.items() if family != "normal"}
+    wrong = {name: family for name, family in asked.items() if not isinstance(family, str) or family != "normal"}
     if other or wrong:
         raise SpecificationError(
             "within: normal deviations between situations are added to normal tastes and fixed coefficients; not so: "

@@ -28,6 +28,7 @@ from mxlogit.inference.classes.engine import fit_class_chains, refuse_settings
 from mxlogit.inference.clock import Clock
 from mxlogit.inference.mcmc.gibbs_run import ChainSettings, Sampled, run_gibbs
 from mxlogit.inference.method import Callback
+from mxlogit.inference.positive_deviations import mean_population
 from mxlogit.inference.report import evaluate_center, report_fit
 from mxlogit.inference.start import (
     MultinomialLogit,
@@ -283,7 +284,7 @@ def _conclude(model: MixedLogitModel, sampled: Sampled, panel: Panels, seed: int
     """Samples of the chains, whether they have mixed, and the likelihood at their mean."""
     trace = sampled.trace
     samples = trace.samples(torch.Generator().manual_seed(seed))
-    center = model.space.from_report(samples.mean)
+    center = mean_population(model, samples)
     states, tastes = _of_people(trace, panel), ImportanceTastes(model, seed, degrees_of_freedom=8)
     reported = trace.reported()
     diagnostics, status, warnings = _mixing(reported, sampled.ended_by)

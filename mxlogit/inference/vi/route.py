@@ -14,6 +14,7 @@ from mxlogit.execution.checkpoint import Journal
 from mxlogit.fit import Fit, Outcome, Samples, Status
 from mxlogit.inference.budgets import AT_THE_ESTIMATE
 from mxlogit.inference.error_estimate import error_of_people
+from mxlogit.inference.positive_deviations import mean_population
 from mxlogit.inference.report import evaluate_center, report_fit, report_samples
 from mxlogit.inference.task import Task
 from mxlogit.inference.vi.assessment import assess_posterior, check_people
@@ -99,7 +100,7 @@ def run_newton(task: Task, plan: NewtonPlan) -> Fit:
         part = MarginalLikelihood(task.sample, model.space, model.mixing, task.seed, "sample", plan.journal)
     optimum, sampled = _find_posterior(task, plan, marginal, part)
     samples, chains = sampled.samples, sampled.chains
-    center = model.space.from_report(samples.mean)
+    center = mean_population(model, samples)
     # By default no flow is trained for tastes that are states of chains.
     if chains is None or plan.flow != "auto":
         marginal.flow = _train_flow(plan, task, part, [center, *_typical(model, samples)], optimum)
