@@ -542,11 +542,11 @@ def test_the_layout_of_one_class_is_the_plain_one():
 
 def test_a_mixture_of_one_class_is_the_plain_model(frame):
     """With spread within the class, and without: coefficients are fixed."""
-    one, plain = (latent(mixing=mixing).fit(frame) for mixing in (Mixture(classes=1), None))
+    one, plain = (latent("msle", mixing=mixing).fit(frame) for mixing in (Mixture(classes=1), None))
     assert (one.coef_ == plain.coef_).all()
     assert one.log_likelihood_ == plain.log_likelihood_
-    single = latent(mixing=Mixture(classes=1, spread=0)).fit(frame)
-    fixed = MixedLogit(fixed=["x", "y"], random_state=0).fit(frame)
+    single = latent("msle", mixing=Mixture(classes=1, spread=0)).fit(frame)
+    fixed = MixedLogit(fixed=["x", "y"], method="msle", random_state=0).fit(frame)
     assert (single.coef_ == fixed.coef_).all()
 
 

@@ -63,7 +63,7 @@ def test_people_have_the_moments_of_the_population(est):
 
 
 def test_simulated_choices_have_the_predicted_probabilities(est, frame):
-    some = frame[frame["id"] <= 25]
+    some = frame[frame["id"] <= 10]
     for tastes in ("population", "individual"):
         shares = est.simulate(some, 250, tastes).mean(axis=1)
         wanted = est.predict_proba(some, tastes=tastes)

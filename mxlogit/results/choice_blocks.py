@@ -159,6 +159,9 @@ def _blocks_of_part(
         nodes = window = min(nodes, part.nodes_of_rows or nodes)
     elif common:
         cells = len(data.choices.rows) * samples * width * classes
+        if part.latents is not None:
+            # Coefficients are computed for every choice situation.
+            cells *= coefficients.shape[-1]
         window = classes * _window(cells, nodes // classes, -(-fewest // classes))
     at_once = _CELLS // (samples * window * width)
     if part.latents is not None:
