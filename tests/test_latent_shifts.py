@@ -452,8 +452,9 @@ def test_scale_of_money_depends_on_groups():
     assert abs(summary.loc["x:urban", "estimate"] - 0.6) < 3.0 * summary.loc["x:urban", "std_error"]
     assert abs(summary.loc["z", "estimate"] - 0.8) < 3.0 * summary.loc["z", "std_error"]
     assert not any("weakly" in sentence for sentence in est.result_.warnings)
-    by_group = est.predict_proba(made.assign(urban=1.0)) - est.predict_proba(made.assign(urban=0.0))
-    assert by_group[made["choice"]].mean() > 0.02
+    some = made[made["id"] <= 40]
+    by_group = est.predict_proba(some.assign(urban=1.0)) - est.predict_proba(some.assign(urban=0.0))
+    assert by_group[some["choice"]].mean() > 0.02
 
 
 @pytest.mark.parametrize("family", ["uniform", "triangular"])
