@@ -169,7 +169,7 @@ def _with_prior_of_deviations(
 
 
 def _more(specification: Specification) -> tuple[LatentShifts | None, SituationDeviations | None]:
-    """What else than distributions tastes depend on."""
+    """Effects of covariates on latent normals, and deviations between situations, if there are any."""
     names = specification.names
     deviations = tuple(names.index(label) for _, label in specification.copies)
     coefficients = tuple(names.index(column) for column in specification.within)
