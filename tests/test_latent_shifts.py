@@ -511,3 +511,13 @@ def test_numpyro_refuses(frame):
     model, _ = prepared(asked(), frame)
     with pytest.raises(SpecificationError, match="sampler='gibbs' or 'nuts'"):
         check_numpyro(model)
+
+
+@pytest.mark.parametrize("names", [["level"], ["income", "twice"], ["here", "there"]])
+def test_covariates_that_cannot_be_told_apart(frame, names):
+    """A constant, a multiple of another, and shares that add up to one, as with normal tastes."""
+    some = frame[frame["id"] <= 40]
+    here = (some["id"] % 2).astype(float)
+    some = some.assign(level=1.0, twice=2.0 * some["income"], here=here, there=1.0 - here)
+    with pytest.raises(SpecificationError, match="not identified"):
+        asked(mean_shifters={"x": names}).fit(some)
