@@ -97,8 +97,10 @@ def report_fit(outcome: Outcome, model: MixedLogitModel, people: People, logit: 
     """
     passes = outcome.diagnostics.passes or clock.passes or None
     diagnostics = replace(_with_error(outcome), passes=passes, seconds=clock.seconds())
-    if outcome.samples.kind == "posterior" and is_logit(model):
-        diagnostics = replace(diagnostics, log_evidence=evidence_of_logit(model, logit))
+    value = diagnostics.log_likelihood
+    if outcome.samples.kind == "posterior" and is_logit(model) and value is not None:
+        evidence = evidence_of_logit(model, outcome.center.fixed, value, logit)
+        diagnostics = replace(diagnostics, log_evidence=evidence)
     return _assess(with_history(replace(outcome, diagnostics=diagnostics), clock), model, people, logit)
 
 

@@ -204,19 +204,19 @@ def is_logit(model: MixedLogitModel) -> bool:
     return model.space.n_random == 0 and model.mixing.varying is None and model.mixing.scale_position is None
 
 
-def evidence_of_logit(model: MixedLogitModel, logit: MultinomialLogit) -> float:
-    """Log marginal likelihood of a multinomial logit by Laplace's method, from its posterior mode.
+def evidence_of_logit(model: MixedLogitModel, fixed: Tensor, log_likelihood: float, logit: MultinomialLogit) -> float:
+    """Log marginal likelihood of a multinomial logit by Laplace's method, at its estimates (f,).
 
-    Its relative error falls with the number of choices (Tierney and Kadane 1986, J. of the American Statistical
+    ``logit`` has the information of all people. The relative error falls with the number of choices (Tierney and Kadane 1986, J. of the American Statistical
     Association 81).
     """
     free = model.space.means
     mean, deviation = model.prior.mean[free], model.prior.deviation[free]
-    point, information = logit.coefficients[free], logit.information[free][:, free]
-    log_prior = torch.distributions.Normal(mean, deviation).log_prob(point).sum()
+    information = logit.information[free][:, free]
+    log_prior = torch.distributions.Normal(mean, deviation).log_prob(fixed[free].to(mean)).sum()
     curvature = information + deviation.square().reciprocal().diag()
     volume = 0.5 * len(free) * math.log(2.0 * math.pi) - 0.5 * torch.logdet(curvature)
-    return logit.log_likelihood + float(log_prior + volume)
+    return log_likelihood + float(log_prior + volume)
 
 
 def unknown_to_logit(model: MixedLogitModel) -> tuple[int, ...]:
