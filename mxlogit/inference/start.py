@@ -207,8 +207,8 @@ def is_logit(model: MixedLogitModel) -> bool:
 def evidence_of_logit(model: MixedLogitModel, fixed: Tensor, log_likelihood: float, logit: MultinomialLogit) -> float:
     """Log marginal likelihood of a multinomial logit by Laplace's method, at its estimates (f,).
 
-    ``logit`` has the information of all people. The relative error falls with the number of choices (Tierney and Kadane 1986, J. of the American Statistical
-    Association 81).
+    ``logit`` has the information of all people. The relative error falls with the number of choices (Tierney and Kadane
+    1986, J. of the American Statistical Association 81).
     """
     free = model.space.means
     mean, deviation = model.prior.mean[free], model.prior.deviation[free]

@@ -125,7 +125,7 @@ class Reduction:
         return Mixing(names, None if position is None else columns.index(position), mine, self._varying(columns))
 
     def _varying(self, columns: list[int]) -> SituationDeviations | None:
-        """Deviations between situations at the places of the model; no dropped taste has one, since it is not normal."""
+        """Deviations between situations at the places of the model; no dropped taste, which is not normal, has one."""
         varying = self.full.mixing.varying
         if varying is None:
             return None
