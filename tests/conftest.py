@@ -21,6 +21,8 @@ torch.set_num_threads(1)
 # Costly cases of laws that other cases of the same test have by default: with them the default suite takes a tenth longer.
 REPEATED = {
     "test_classes.py::TestEngines::test_evidence_and_leave_one_out_find_two_classes",
+    "test_classes.py::TestEngines::test_a_mixture_of_normals",
+    "test_classes.py::TestEngines::test_variational_inference_against_chains",
     "test_classes.py::TestEngines::test_the_mode_of_a_flat_prior_is_the_maximum",
     "test_classes.py::TestAnswers::test_comparison_with_chains",
     "test_classes.py::TestBadRequests::test_more_classes_than_people_tell",

@@ -450,6 +450,10 @@ class TestAnswers:
         plain = latent("msle", mixing=Mixture(classes=2, spread=0)).fit(frame)
         assert likelihood_ratio_test(plain, maximum).degrees_of_freedom == 1
         assert likelihood_ratio_test(plain, maximum).p_value < 1e-6
+
+    @pytest.mark.slow
+    def test_another_number_of_classes_is_refused(self, frame):
+        plain = latent("msle", mixing=Mixture(classes=2, spread=0)).fit(frame)
         with pytest.raises(SpecificationError, match="no chi-square"):
             likelihood_ratio_test(plain, latent("msle", mixing=Mixture(classes=3, spread=0)).fit(frame))
 
