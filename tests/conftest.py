@@ -22,6 +22,10 @@ torch.set_num_threads(1)
 REPEATED = {
     "test_classes.py::TestEngines::test_evidence_and_leave_one_out_find_two_classes",
     "test_classes.py::TestEngines::test_a_mixture_of_normals",
+    "test_team.py::test_covariates_are_those_of_everybody",
+    "test_subsampling.py::test_training_under_masks[settings5]",
+    "test_subsampling.py::test_training_under_masks[settings6]",
+    "test_marginal.py::test_effect_of_draws[families0]",
     "test_classes.py::TestEngines::test_variational_inference_against_chains",
     "test_classes.py::TestEngines::test_the_mode_of_a_flat_prior_is_the_maximum",
     "test_classes.py::TestAnswers::test_comparison_with_chains",

@@ -382,6 +382,10 @@ def test_likelihood_ratio_of_variation_within_people(est, frame):
     assert test.degrees_of_freedom == 1
     assert test.p_value < 1e-3
     assert "boundary" in test.sentence
+
+
+@pytest.mark.slow
+def test_likelihood_ratio_of_one_and_two_columns(est, frame):
     both = asked(within={"z": "normal", "x": "normal"}, method=MSLE(n_draws=128))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
